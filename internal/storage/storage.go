@@ -1,0 +1,117 @@
+// Package storage holds the number types that weights are stored in: how many elements a block
+// has, how many bytes, how to decode it to real values and how to encode real values into it.
+// It knows nothing of files, models or devices. Every type is one file that registers itself;
+// a new type changes no existing file.
+//
+// Block types (q4_0, q4_k, ...) follow the layouts of ggml; see each file for the source. Blocks
+// run along a row, which is the input dimension of a weight [out,in].
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+)
+
+// Type names a stored number type. The zero value is not a type.
+type Type string
+
+// ErrNotBlock is the reason when a row length does not divide into the blocks of a type.
+var ErrNotBlock = errors.New("row length is not a multiple of the block")
+
+// Info is everything known about a stored type.
+type Info struct {
+	Type       Type
+	Doc        string // one line: layout and meaning
+	BlockElems int    // elements in a block, along the row; 1 for plain numbers
+	BlockBytes int    // bytes in a block
+	GGML       int    // ggml type id in GGUF files, -1 when GGUF has no such type
+	Float      bool   // a plain floating-point type, as opposed to an integer or a block type
+
+	// Decode writes the real values of whole blocks: len(src) = n*BlockBytes, len(dst) = n*BlockElems.
+	// It is the reference that every faster decoder is compared with, bit for bit.
+	Decode func(dst []float32, src []byte)
+
+	// Encode writes one row (or several whole blocks) as bytes; nil when pare does not write the
+	// type. importance is nil or one weight per element of the row: how much an error of that
+	// input matters. Types that have no use for it ignore it. Values that are not finite are
+	// refused with fault.ErrNotFinite.
+	Encode func(dst []byte, src []float32, importance []float32) error
+
+	// Grid and SetCodes exist for block types on which codes can be chosen after the scales
+	// (GPTQ). Grid reads the scales of one encoded row; SetCodes replaces the codes of the row
+	// and leaves its scales. Both are nil otherwise.
+	Grid     func(g *Grid, row []byte)
+	SetCodes func(row []byte, codes []int8)
+}
+
+// Grid is the set of real values that the elements of an encoded row can take: element i decodes
+// to Scale[i/Sub]*q + Min[i/Sub] for an integer q in [Lo,Hi]. The product and the sum are rounded
+// to float32 one after the other, as Decode does.
+type Grid struct {
+	Sub    int // elements that share a scale
+	Lo, Hi int
+	Scale  []float32
+	Min    []float32 // nil when the type has no minimum
+}
+
+var byType = map[Type]*Info{}
+
+// register adds a type; called from init functions of this package only.
+func register(i Info) {
+	if _, dup := byType[i.Type]; dup {
+		panic("storage: duplicate type " + string(i.Type))
+	}
+	byType[i.Type] = &i
+}
+
+// Lookup returns the description of a type, or false.
+func Lookup(t Type) (*Info, bool) {
+	i, ok := byType[t]
+	return i, ok
+}
+
+// MustLookup is Lookup for types known to exist.
+func MustLookup(t Type) *Info {
+	i, ok := byType[t]
+	if !ok {
+		panic("storage: unknown type " + string(t))
+	}
+	return i
+}
+
+// ByGGML returns the type with the given ggml id, or false.
+func ByGGML(id uint32) (*Info, bool) {
+	for _, i := range byType {
+		if i.GGML >= 0 && uint32(i.GGML) == id {
+			return i, true
+		}
+	}
+	return nil, false
+}
+
+// All lists every type, sorted by name.
+func All() []*Info {
+	all := make([]*Info, 0, len(byType))
+	for _, i := range byType {
+		all = append(all, i)
+	}
+	sort.Slice(all, func(a, b int) bool { return all[a].Type < all[b].Type })
+	return all
+}
+
+// RowBytes is the size of a row of cols elements. It fails with ErrNotBlock when the row does not
+// divide into blocks.
+func (t Type) RowBytes(cols int) (int64, error) {
+	i, ok := byType[t]
+	if !ok {
+		return 0, fmt.Errorf("unknown stored type %q", string(t))
+	}
+	if cols%i.BlockElems != 0 {
+		return 0, fmt.Errorf("%w: %d columns, %s blocks hold %d", ErrNotBlock, cols, t, i.BlockElems)
+	}
+	return int64(cols/i.BlockElems) * int64(i.BlockBytes), nil
+}
+
+// Bits is the number of bits an element takes on average, scales included.
+func (i *Info) Bits() float64 { return 8 * float64(i.BlockBytes) / float64(i.BlockElems) }
