@@ -1,0 +1,154 @@
+package kernels
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+)
+
+// Dot is the sum of a[i]*b[i]; the slices have the same length.
+func (s *Set) Dot(a, b []float32) float32 {
+	if len(a) != len(b) {
+		panic(fmt.Sprintf("kernels: dot of %d and %d numbers", len(a), len(b)))
+	}
+	if s.code == nil {
+		return dotPortable(a, b)
+	}
+	args := dotArgs{a: at(a), b: at(b), n: len(a)}
+	s.code.call(fnDot, unsafe.Pointer(&args))
+	return args.out
+}
+
+type dotArgs struct {
+	a, b unsafe.Pointer
+	n    int
+	out  float32
+	_    float32
+}
+
+// GemmNT is dst = x * w^T, or dst += x * w^T: x is [m,k], w is [n,k], dst is [m,n], each with its
+// own stride. This is the product of activations with a weight as checkpoints store it.
+//
+// Element (i,j) depends on row i of x, row j of w and k, and on nothing else: cutting m or n into
+// parts, for threads or for batches, changes no bit. dst must not overlap x or w.
+func (s *Set) GemmNT(dst, x, w Matrix, add bool) {
+	dst.check("dst")
+	x.check("x")
+	w.check("w")
+	if x.Cols != w.Cols || dst.Rows != x.Rows || dst.Cols != w.Rows {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, x.Rows, x.Cols, w.Rows, w.Cols))
+	}
+	if s.code == nil {
+		gemmNTPortable(dst, x, w, add)
+		return
+	}
+	s.code.gemmNT(dst, x, w, add)
+}
+
+const (
+	ntRows   = 64 // most rows of x in one call of the kernel
+	ntTile   = 8  // most rows of w in one register tile, at any level
+	ntCache  = 1 << 18
+	ntVector = 16 // most lanes of a vector
+)
+
+type gemmNTArgs struct {
+	dst, x, w, sums    unsafe.Pointer
+	ldd, ldx, ldw      int
+	m, n, k, add, more int
+}
+
+// ntSums holds the unfinished sums of ntRows x ntTile elements, one vector each: long rows are
+// taken in pieces that fit the first-level cache.
+var ntSums = sync.Pool{New: func() any { return new([ntRows * ntTile * ntVector]float32) }}
+
+// gemmNT keeps a group of rows of x in the second-level cache (1 MiB of them) while all of w passes
+// by once. One call of the kernel takes the group and a few rows of w.
+func (c *code) gemmNT(dst, x, w Matrix, add bool) {
+	if dst.Rows == 0 || dst.Cols == 0 {
+		return
+	}
+	sums := ntSums.Get().(*[ntRows * ntTile * ntVector]float32)
+	defer ntSums.Put(sums)
+	args := gemmNTArgs{sums: unsafe.Pointer(sums), ldd: dst.Stride, ldx: x.Stride, ldw: w.Stride, k: x.Cols}
+	if add {
+		args.add = 1
+	}
+	group := min(ntRows, max(8, ntCache/max(x.Cols, 1)&^7))
+	step := ntStep(group, x.Cols)
+	for i := 0; i < dst.Rows; i += group {
+		args.m = min(group, dst.Rows-i)
+		if args.m < group {
+			step = ntStep(args.m, x.Cols)
+		}
+		for j := 0; j < dst.Cols; j += step {
+			args.n = min(step, dst.Cols-j)
+			args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride+j])
+			if x.Cols > 0 {
+				args.x, args.w = unsafe.Pointer(&x.Data[i*x.Stride]), unsafe.Pointer(&w.Data[j*w.Stride])
+			}
+			c.call(fnGemmNT, unsafe.Pointer(&args))
+		}
+	}
+}
+
+// ntStep is how many rows of w go into one call: about 2^20 multiplications, far below a millisecond,
+// because compiled code cannot be interrupted. It is a multiple of every level's tile.
+func ntStep(m, k int) int {
+	return max(1, 1<<20/(max(m, 1)*max(k, 1)*24)) * 24
+}
+
+// GemmNN is dst = a * b, or dst += a * b: a is [m,k], b is [k,n], dst is [m,n]. Each element is
+// summed over k in order, so that, as with GemmNT, no cut changes a bit. It suits short k: low-rank
+// products, weighted sums of values, block updates. dst must not overlap a or b.
+func (s *Set) GemmNN(dst, a, b Matrix, add bool) {
+	dst.check("dst")
+	a.check("a")
+	b.check("b")
+	if a.Cols != b.Rows || dst.Rows != a.Rows || dst.Cols != b.Cols {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]", dst.Rows, dst.Cols, a.Rows, a.Cols, b.Rows, b.Cols))
+	}
+	if s.code == nil {
+		gemmNNPortable(dst, a, b, add)
+		return
+	}
+	s.code.gemmNN(dst, a, b, add)
+}
+
+type gemmOuterArgs struct {
+	dst, a, b     unsafe.Pointer
+	ldd, lda, ldb int
+	m, n, k, add  int
+}
+
+// nnDepth is the most of k in one call; longer sums go on from dst, which keeps them exactly.
+const nnDepth = 256
+
+func (c *code) gemmNN(dst, a, b Matrix, add bool) {
+	if dst.Rows == 0 || dst.Cols == 0 {
+		return
+	}
+	const cols, rows = 64, 64
+	args := gemmOuterArgs{ldd: dst.Stride, lda: a.Stride, ldb: b.Stride}
+	for p := 0; p < max(a.Cols, 1); p += nnDepth {
+		args.k = min(nnDepth, a.Cols-p)
+		args.add = 1
+		if p == 0 && !add {
+			args.add = 0
+		}
+		for j := 0; j < dst.Cols; j += cols {
+			args.n = min(cols, dst.Cols-j)
+			if args.k > 0 {
+				args.b = unsafe.Pointer(&b.Data[p*b.Stride+j])
+			}
+			for i := 0; i < dst.Rows; i += rows {
+				args.m = min(rows, dst.Rows-i)
+				if args.k > 0 {
+					args.a = unsafe.Pointer(&a.Data[i*a.Stride+p])
+				}
+				args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride+j])
+				c.call(fnGemmOuter, unsafe.Pointer(&args))
+			}
+		}
+	}
+}
