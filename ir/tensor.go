@@ -58,6 +58,9 @@ type Tensor struct {
 	Type    storage.Type    // how the bytes are laid out
 	Scheme  *storage.Scheme // set exactly when Type is storage.Planes
 	Data    Source
+	// Side is a change kept beside the weight, nil for none: an adapter that is attached and not
+	// merged. Only the runner computes with it; passes and writers see Data alone.
+	Side *LowRank
 }
 
 // Source yields whole rows, so that even one tensor larger than the budget can pass through.
