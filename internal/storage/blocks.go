@@ -141,7 +141,7 @@ func sumSquares(x []float32) float32 {
 func weigh(w, x, qw []float32, sigma2 float32) {
 	w, qw = w[:len(x)], qw[:len(x)]
 	for i, v := range x {
-		w[i] = qw[i] * sqrt(sigma2+float32(v*v))
+		w[i] = float32(qw[i] * sqrt(sigma2+float32(v*v)))
 	}
 }
 
@@ -161,9 +161,10 @@ func putHalf(b []byte, v float32) float32 {
 
 // nearest rounds to an integer, ties to even, for |v| < 2^22: adding 1.5*2^23 leaves the integer in
 // the low mantissa bits. Beyond that range, for infinities and for NaN it answers as the reference
-// does on every machine, which the callers then clamp.
+// does on every machine, which the callers then clamp. The conversion keeps a product that is passed
+// in from being fused with the sum.
 func nearest(v float32) int {
-	return int(math.Float32bits(v+12582912)&0x7fffff) - 0x400000
+	return int(math.Float32bits(float32(v)+12582912)&0x7fffff) - 0x400000
 }
 
 func clamp(v, lo, hi int) int { return min(max(v, lo), hi) }

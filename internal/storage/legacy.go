@@ -224,7 +224,7 @@ func encodeQ8_0(b []byte, x []float32) {
 	id := inverse(d)
 	putHalf(b, d)
 	for i, v := range x {
-		s := v * id
+		s := float32(v * id)
 		if s < 0 {
 			b[2+i] = byte(int8(-roundUp(-s)))
 		} else {

@@ -14,7 +14,7 @@ func init() {
 			unpackPairs(&l, b[16:80])
 			d, dmin := half(b[80:]), half(b[82:])
 			for j, s := range b[:16] {
-				dl, ml := d*float32(s&15), dmin*float32(s>>4)
+				dl, ml := float32(d*float32(s&15)), float32(dmin*float32(s>>4))
 				out, q := dst[16*j:16*j+16], l[16*j:16*j+16]
 				for i := range out {
 					out[i] = float32(dl*float32(q[i])) - ml
@@ -59,14 +59,14 @@ func encodeQ2K(b []byte, x []float32) {
 	if top > 0 {
 		is := 15 / top
 		for j, s := range scales {
-			sc[j] = uint8(nearest(is * s))
+			sc[j] = uint8(nearest(float32(is * s)))
 		}
 		d = top / 15
 	}
 	if topMin > 0 {
 		is := 15 / topMin
 		for j, m := range mins {
-			mn[j] = uint8(nearest(is * m))
+			mn[j] = uint8(nearest(float32(is * m)))
 		}
 		dmin = topMin / 15
 	}
@@ -99,7 +99,7 @@ func finishQ2K(b []byte, x []float32, l *codes256, sc, mn *[16]uint8, d, dmin fl
 	for j := range 16 {
 		s := sc[j] | mn[j]<<4
 		b[j] = s
-		recode(l[16*j:16*j+16], x[16*j:16*j+16], d*float32(s&15), dmin*float32(s>>4), 3)
+		recode(l[16*j:16*j+16], x[16*j:16*j+16], d*float32(s&15), float32(dmin*float32(s>>4)), 3)
 	}
 	packPairs(b[16:80], l)
 }

@@ -38,7 +38,7 @@ func init() {
 			}
 			is := float32(-32) / v
 			for j, s := range scales {
-				sc[j] = uint8(clamp(nearest(is*s), -32, 31) + 32)
+				sc[j] = uint8(clamp(nearest(float32(is*s)), -32, 31) + 32)
 			}
 			finishQ3K(b, x, &l, &sc, 1/is)
 		},

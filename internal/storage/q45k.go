@@ -84,7 +84,7 @@ func decodeSixes(dst []float32, l *codes256, b []byte) {
 	unpackSixes(&sc, &mn, b[4:16])
 	d, dmin := half(b), half(b[2:])
 	for j := range sc {
-		dl, ml := d*float32(sc[j]), dmin*float32(mn[j])
+		dl, ml := d*float32(sc[j]), float32(dmin*float32(mn[j]))
 		out, q := dst[32*j:32*j+32], l[32*j:32*j+32]
 		for i := range out {
 			out[i] = float32(dl*float32(q[i])) - ml
@@ -127,8 +127,8 @@ func encodeSixes(b []byte, x []float32, l *codes256, n int, grid affineGrid) {
 	}
 	var sc, mn [8]uint8
 	for j := range sc {
-		sc[j] = min(63, uint8(nearest(is*scales[j])))
-		mn[j] = min(63, uint8(nearest(im*mins[j])))
+		sc[j] = min(63, uint8(nearest(float32(is*scales[j]))))
+		mn[j] = min(63, uint8(nearest(float32(im*mins[j]))))
 	}
 	finishSixes(b, x, l, &sc, &mn, top/63, topMin/63, n)
 }
@@ -157,6 +157,6 @@ func finishSixes(b []byte, x []float32, l *codes256, sc, mn *[8]uint8, d, dmin f
 	d, dmin = putHalf(b, d), putHalf(b[2:], dmin)
 	packSixes(b[4:16], sc, mn)
 	for j := range sc {
-		recode(l[32*j:32*j+32], x[32*j:32*j+32], d*float32(sc[j]), dmin*float32(mn[j]), n)
+		recode(l[32*j:32*j+32], x[32*j:32*j+32], d*float32(sc[j]), float32(dmin*float32(mn[j])), n)
 	}
 }

@@ -60,7 +60,7 @@ func encodeQ6K(b []byte, x, qw []float32) {
 	is := float32(-128) / v
 	d := putHalf(b[208:], 1/is)
 	for j, s := range scales {
-		c := int8(min(127, nearest(is*s)))
+		c := int8(min(127, nearest(float32(is*s))))
 		b[192+j] = byte(c)
 		recodeSigned(l[16*j:16*j+16], x[16*j:16*j+16], d*float32(c), 32)
 	}
