@@ -1,0 +1,144 @@
+// Package recipe is what a person asks for, as data: the TOML file, the flags that override it,
+// and the resolved form that travels inside every package. It knows the shape of a recipe, not how
+// to carry one out.
+package recipe
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/human"
+)
+
+// Recipe is one build. Zero values mean "not said": the engine fills in defaults, which come from
+// the target where they can. Field names of the file are the json tags; doc and enum tags feed the
+// JSON Schema and the messages.
+type Recipe struct {
+	Source      Source      `json:"source" doc:"what goes in"`
+	Calibration Calibration `json:"calibration" doc:"text that passes with activations learn from"`
+	Passes      []Pass      `json:"pass,omitempty" doc:"work on the weights before the targets part, in order"`
+	Targets     []Target    `json:"target,omitempty" doc:"one package each"`
+	Verify      Verify      `json:"verify" doc:"how a package is compared with the original"`
+	Bench       Bench       `json:"bench" doc:"how latency is measured"`
+	Gate        Gate        `json:"gate,omitempty" doc:"limits; a package that misses one is not published"`
+}
+
+// Source names the model and what is merged into it.
+type Source struct {
+	Model    string    `json:"model,omitempty" doc:"Hugging Face folder, .safetensors, .gguf or llama2.c .bin"`
+	Adapters []Adapter `json:"adapters,omitempty" doc:"PEFT folders, merged in this order; \"DIR\" or \"DIR:WEIGHT\""`
+	// Dtype is how merged and pruned weights are held when they are stored or handed to the next step.
+	Dtype             string `json:"dtype,omitempty" doc:"type of merged weights: cast once, after the last merge" enum:"keep,f32,f16,bf16"`
+	AllowBaseMismatch bool   `json:"allow_base_mismatch,omitempty" doc:"merge an adapter that names another base model"`
+}
+
+// Adapter is a PEFT folder with a weight that scales what it adds.
+type Adapter struct {
+	Path   string
+	Weight float64 // 1 unless said otherwise
+}
+
+// ParseAdapter reads "DIR" or "DIR:WEIGHT". A colon that no number follows belongs to the path.
+func ParseAdapter(s string) (Adapter, error) {
+	a := Adapter{Path: s, Weight: 1}
+	if i := strings.LastIndexByte(s, ':'); i > 0 {
+		if w, err := strconv.ParseFloat(s[i+1:], 64); err == nil {
+			a = Adapter{Path: s[:i], Weight: w}
+		}
+	}
+	if a.Path == "" || a.Weight-a.Weight != 0 {
+		return Adapter{}, misuse("%q names no adapter; write DIR or DIR:WEIGHT", s)
+	}
+	return a, nil
+}
+
+// String is the form that ParseAdapter reads.
+func (a Adapter) String() string {
+	if a.Weight == 1 {
+		if _, err := strconv.ParseFloat(a.Path[strings.LastIndexByte(a.Path, ':')+1:], 64); err != nil || !strings.Contains(a.Path, ":") {
+			return a.Path
+		}
+	}
+	return a.Path + ":" + strconv.FormatFloat(a.Weight, 'g', -1, 64)
+}
+
+// Calibration says which text the passes with activations read.
+type Calibration struct {
+	Text    []string `json:"text,omitempty" doc:"text files, read in order"`
+	Tokens  int      `json:"tokens,omitempty" doc:"tokens used, from the beginning; default 65536"`
+	Context int      `json:"context,omitempty" doc:"tokens in a sequence; default 512"`
+	Imatrix string   `json:"imatrix,omitempty" doc:"importance matrix in llama.cpp's GGUF form, in place of measuring one"`
+	Seed    uint64   `json:"seed,omitempty" doc:"seed of everything random"`
+}
+
+// Pass is one piece of work on the weights before the targets part.
+type Pass struct {
+	Use      string   `json:"use" doc:"which pass" enum:"lora.merge,prune.magnitude,prune.wanda"`
+	Sparsity *Ratio   `json:"sparsity,omitempty" doc:"share of zeros, 0.5 or \"50%\""`
+	Pattern  string   `json:"pattern,omitempty" doc:"N:M zeros, such as \"2:4\": at most N of M consecutive weights stay"`
+	Scope    string   `json:"scope,omitempty" doc:"what competes: the weights of a row, of a matrix, or all" enum:"row,layer,global"`
+	Only     []string `json:"only,omitempty" doc:"tensor patterns; default all block matrices"`
+	Skip     []string `json:"skip,omitempty" doc:"tensor patterns left alone"`
+	Schedule []Share  `json:"schedule,omitempty" doc:"sparsity for some layers; the first match counts"`
+}
+
+// Share sets a sparsity for the tensors that a pattern matches.
+type Share struct {
+	Match    string `json:"match" doc:"tensor pattern"`
+	Sparsity Ratio  `json:"sparsity" doc:"share of zeros"`
+}
+
+// Target is one package.
+type Target struct {
+	Use       string   `json:"use" doc:"target name, see pare targets"`
+	Name      string   `json:"name,omitempty" doc:"folder name of the package; default the target's name"`
+	Quantize  string   `json:"quantize,omitempty" doc:"stored type or preset (q4_k_m, q8_0, int4, int8, bf16, ...); default from the target"`
+	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn" enum:"rtn,gptq"`
+	Keep      []string `json:"keep,omitempty" doc:"overrides, \"PATTERN=TYPE\"; the first match counts"`
+	Group     int      `json:"group,omitempty" doc:"group size of int4/int8 schemes; -1 per tensor, 0 as the target says"`
+	Container string   `json:"container,omitempty" doc:"file format, when the target takes several" enum:"gguf,safetensors"`
+	Archive   bool     `json:"archive,omitempty" doc:"write NAME.pare (one tar file) in place of a folder"`
+}
+
+// Verify says how a package is compared with the original.
+type Verify struct {
+	Text      []string `json:"text,omitempty" doc:"text files; default the part of the calibration text that was not used"`
+	Context   int      `json:"context,omitempty" doc:"tokens in a chunk; default 512"`
+	Chunks    int      `json:"chunks,omitempty" doc:"chunks compared at first; default 16"`
+	MaxChunks int      `json:"max_chunks,omitempty" doc:"cap when gates are inconclusive and the sample is doubled; default 128"`
+	Undecided string   `json:"undecided,omitempty" doc:"what a gate that stays inconclusive means; default fail" enum:"fail,pass"`
+	Off       bool     `json:"off,omitempty" doc:"do not compare; the verdict is then none"`
+}
+
+// Bench says how latency is measured.
+type Bench struct {
+	Prompt   int  `json:"prompt,omitempty" doc:"prompt tokens; default 128"`
+	Generate int  `json:"generate,omitempty" doc:"generated tokens; default 32"`
+	Repeat   int  `json:"repeat,omitempty" doc:"interleaved runs; default 5"`
+	Off      bool `json:"off,omitempty" doc:"do not measure"`
+}
+
+// Ratio is a fraction that a recipe spells as a number (0.5) or as a percentage ("50%").
+type Ratio float64
+
+// Gate is limits by name; verify.GateNames lists them.
+type Gate map[string]Ratio
+
+// Set reads "NAME=LIMIT", as the --gate flag has it, into g.
+func (g Gate) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok {
+		return misuse("gate %q: write NAME=LIMIT, such as kl_mean=0.05", s)
+	}
+	name = strings.TrimSpace(name)
+	if err := checkGate(name); err != nil {
+		return err
+	}
+	v, err := human.ParseRatio(value)
+	if err != nil {
+		return fmt.Errorf("gate %s: %w", name, err)
+	}
+	g[name] = Ratio(v)
+	return nil
+}

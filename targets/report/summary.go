@@ -1,0 +1,246 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/runner/verify"
+)
+
+// Summary is the verdict table: one row for every target, in words. The terminal, the Markdown
+// and the HTML form show the same cells.
+type Summary struct {
+	Head  []string // "target", "type", "size", ...; numbers are aligned to the right by their unit
+	Rows  [][]string
+	Foots []string // what the small numbers in the cells refer to, in order
+}
+
+// SummaryHead names the columns of a Summary.
+var SummaryHead = []string{"target", "type", "size", "", "KL (nats)", "top-1", "perplexity", "decode", "verdict"}
+
+var superscripts = []rune("⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+// Summarize makes the verdict table.
+func (r *Report) Summarize() Summary {
+	s := Summary{Head: SummaryHead}
+	foot := func(text string) string {
+		at := -1
+		for i, f := range s.Foots {
+			if f == text {
+				at = i
+			}
+		}
+		if at < 0 {
+			at = len(s.Foots)
+			s.Foots = append(s.Foots, text)
+		}
+		var b strings.Builder
+		for _, c := range fmt.Sprint(at + 1) {
+			b.WriteRune(superscripts[c-'0'])
+		}
+		return " " + b.String()
+	}
+	for i := range r.Targets {
+		t := &r.Targets[i]
+		if t.Verdict == Refused {
+			s.Rows = append(s.Rows, []string{t.Name, TypeName(t), "", "", "", "", "", "", t.VerdictText()})
+			continue
+		}
+		decode := ""
+		switch {
+		case t.Bench != nil:
+			decode = fmt.Sprintf("%.1fx", t.Bench.Ratio.Decode)
+			if len(t.NotExecuted) > 0 {
+				decode += " here"
+			}
+		case len(t.NotExecuted) > 0:
+			decode = "not run"
+		}
+		for _, n := range t.NotExecuted {
+			decode += foot(n)
+		}
+		s.Rows = append(s.Rows, []string{
+			t.Name, TypeName(t), human.Bytes(t.Bytes), fmt.Sprintf("%.2fx", t.Ratio),
+			t.KLText(), t.Top1Text(), t.PerplexityText(), decode, t.VerdictText(),
+		})
+	}
+	return s
+}
+
+// TypeName is the type as people write it: presets and block types in capitals, as their own
+// documentation does, schemes as they are.
+func TypeName(t *Target) string {
+	name := t.Type
+	if _, isBlock := strings.CutPrefix(name, "q"); isBlock {
+		name = strings.ToUpper(name)
+	}
+	if t.Method != "" && t.Method != "rtn" {
+		name += " " + t.Method
+	}
+	return name
+}
+
+// KLText is "0.0411 ± 0.0020": the mean and half of its 95 % interval.
+func (t *Target) KLText() string {
+	if t.KL == nil {
+		return ""
+	}
+	text := human.Float(t.KL.Mean)
+	if se := t.KL.SE; se > 0 && !math.IsInf(se, 0) {
+		text += " ± " + fixed(1.96*se, decimals(text))
+	}
+	return text
+}
+
+// decimals counts the digits after the point.
+func decimals(s string) int {
+	if _, after, ok := strings.Cut(s, "."); ok && !strings.Contains(s, "e") {
+		return len(after)
+	}
+	return 0
+}
+
+// fixed spells v with as many decimals as its partner has, and more when it would vanish.
+func fixed(v float64, places int) string {
+	s := fmt.Sprintf("%.*f", places, v)
+	if strings.Trim(s, "0.") == "" {
+		return human.Float(v)
+	}
+	return s
+}
+
+// Top1Text is the share of tokens on which both models rank the same token first.
+func (t *Target) Top1Text() string {
+	if t.Top1 == nil {
+		return ""
+	}
+	return human.Percent(t.Top1.Agreement, 1)
+}
+
+// PerplexityText is "61.4 → 63.0 +2.6 %".
+func (t *Target) PerplexityText() string {
+	if t.Perplexity == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s → %s %s", human.Float(t.Perplexity.Original), human.Float(t.Perplexity.Package), t.PerplexityChange())
+}
+
+// PerplexityChange is "+2.6 %".
+func (t *Target) PerplexityChange() string {
+	if t.Perplexity == nil {
+		return ""
+	}
+	return fmt.Sprintf("%+.1f %%", 100*math.Expm1(t.Perplexity.LogRatio))
+}
+
+// VerdictText is the verdict with the reason when it is not a plain pass.
+func (t *Target) VerdictText() string {
+	switch t.Verdict {
+	case Refused:
+		text := "REFUSED"
+		if len(t.Refusals) > 0 {
+			text += "  " + t.Refusals[0].Reason
+			if n := len(t.Refusals) - 1; n > 0 {
+				text += fmt.Sprintf(" (and %d more)", n)
+			}
+		}
+		return text
+	case None:
+		return "no gate"
+	case Pass:
+		return "pass"
+	}
+	text := strings.ToUpper(string(t.Verdict))
+	for _, c := range t.Gate.Checks {
+		if c.Verdict == t.Verdict {
+			text += "  " + CheckText(c)
+			break
+		}
+	}
+	return text
+}
+
+// CheckText says how a limit was met or missed: "kl_mean 0.412 > 0.1 (95 % bound 0.395)".
+func CheckText(c verify.Check) string {
+	least := c.Name == "top1" || strings.HasSuffix(c.Name, "_speedup")
+	sign := map[bool]map[verify.Verdict]string{
+		false: {verify.Pass: "≤", verify.Fail: ">", verify.Inconclusive: "?"},
+		true:  {verify.Pass: "≥", verify.Fail: "<", verify.Inconclusive: "?"},
+	}[least][c.Verdict]
+	if c.Value == 0 && c.Bound == 0 && c.Verdict == verify.Inconclusive {
+		return fmt.Sprintf("%s was not measured, limit %s", c.Name, human.Float(c.Limit))
+	}
+	text := fmt.Sprintf("%s %s %s %s", c.Name, human.Float(c.Value), sign, human.Float(c.Limit))
+	if c.Bound != c.Value {
+		text += fmt.Sprintf(" (95 %% bound %s)", human.Float(c.Bound))
+	}
+	return text
+}
+
+// Headline is one sentence about the whole.
+func (r *Report) Headline() string {
+	count := map[Verdict]int{}
+	for i := range r.Targets {
+		count[r.Targets[i].Verdict]++
+	}
+	n := len(r.Targets)
+	switch {
+	case n == 0:
+		return "nothing was built"
+	case count[Pass] == n:
+		return fmt.Sprintf("%s within every limit", packages(n))
+	case count[None] == n:
+		return fmt.Sprintf("%s built; no limits were set", packages(n))
+	}
+	var parts []string
+	for _, p := range []struct {
+		v    Verdict
+		text string
+	}{
+		{Fail, "failed a gate"}, {Inconclusive, "could not be decided"}, {Refused, "refused by the target"}, {Pass, "within every limit"}, {None, "without limits"},
+	} {
+		if c := count[p.v]; c > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", c, p.text))
+		}
+	}
+	return fmt.Sprintf("of %s: %s", packages(n), strings.Join(parts, ", "))
+}
+
+func packages(n int) string {
+	if n == 1 {
+		return "1 package"
+	}
+	return fmt.Sprintf("%d packages", n)
+}
+
+// Title names the source in one line: "books-llama · llama · 6.82 M parameters · bf16 · 13.0 MiB".
+func (r *Report) Title() string {
+	s := r.Source
+	parts := []string{filepath.Base(filepath.Clean(s.Path))}
+	if s.Architecture != "" {
+		parts = append(parts, s.Architecture)
+	}
+	return strings.Join(append(parts, human.Count(s.Parameters)+" parameters", s.Type, human.Bytes(s.Bytes)), " · ")
+}
+
+// Only is the report about one target: what travels inside its package.
+func (r *Report) Only(name string) *Report {
+	one := *r
+	one.Targets = nil
+	for _, t := range r.Targets {
+		if t.Name == name {
+			one.Targets = append(one.Targets, t)
+			one.Verdict = t.Verdict
+		}
+	}
+	one.Stages = nil
+	for _, s := range r.Stages {
+		if s.Target == "" || s.Target == name {
+			one.Stages = append(one.Stages, s)
+		}
+	}
+	return &one
+}
