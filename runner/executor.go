@@ -1,0 +1,276 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/ir"
+)
+
+// walkRows is how many tokens the row-wise steps of a walk take at a time, and how many rows Inputs
+// hands over at most.
+const walkRows = 512
+
+// walkMemory is what a walk's hidden states may take when no budget is given.
+const walkMemory = 2 << 30
+
+// Executor runs models block by block for methods that need activations.
+type Executor struct{ opt Options }
+
+// NewExecutor makes an executor. Of the options it uses Threads, ISA, Memory (half of it for hidden
+// states) and Work.
+func NewExecutor(opt Options) *Executor { return &Executor{opt} }
+
+var _ ir.Executor = (*Executor)(nil)
+
+// walk stands before one block. It keeps the results of the stages that were asked for, together
+// with the handles they were computed from, so that a block costs about one forward pass even when
+// a method asks for all four stages, and a stage is computed again exactly when a weight before it
+// was replaced.
+type walk struct {
+	opt     Options
+	e       *engine
+	m       *ir.Model
+	lengths []int
+	tokens  int
+	block   int
+	broken  error // set when the hidden states are neither those before nor after a block
+
+	spare int64   // bytes of hidden states that may still be kept in memory
+	x     *states // [tokens, Hidden] residual stream before the block
+	attn  stageStates
+	mid   stageStates // residual stream between attention and MLP
+	ffn   stageStates
+
+	weights map[*ir.Tensor]*linear
+	vectors map[*ir.Tensor][]float32
+	cache   cache
+	buf     buffers
+	xs, as  []float32 // scratch for rows of states
+	fs, ns  []float32
+}
+
+// stageStates is a stage's result and what it was computed from; nil from means nothing usable.
+type stageStates struct {
+	*states
+	from []*ir.Tensor
+}
+
+// Start embeds the sequences. See ir.Executor.
+func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) (ir.Walk, error) {
+	opt := x.opt
+	if err := executable(m, &opt); err != nil {
+		return nil, err
+	}
+	w := &walk{opt: opt, m: m, spare: opt.Memory / 2}
+	if opt.Memory <= 0 {
+		w.spare = walkMemory
+	}
+	for _, s := range sequences {
+		for i, id := range s {
+			if id < 0 || int(id) >= m.Decoder.Vocab {
+				return nil, &fault.Error{Op: "run", Err: fmt.Errorf("%w: %d at position %d, the vocabulary has %d", ErrToken, id, i, m.Decoder.Vocab)}
+			}
+		}
+		w.lengths = append(w.lengths, len(s))
+		w.tokens += len(s)
+	}
+	if w.tokens == 0 {
+		return nil, &fault.Error{Op: "run", Err: errors.New("no calibration tokens")}
+	}
+	w.e = newEngine(kernels.For(opt.ISA), opt.Threads, m.Decoder)
+	w.cache = cache{heads: m.Decoder.KVHeads, dim: m.Decoder.HeadDim}
+	if err := w.embed(ctx, sequences); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
+func (w *walk) embed(ctx context.Context, sequences [][]int32) error {
+	d := w.m.Decoder
+	table, err := indexOf(w.m).linear(ctx, w.e.k, ir.RoleEmbedding, ir.RoleUnknown, -1)
+	if err != nil {
+		return err
+	}
+	if w.x, err = w.newStates(d.Hidden); err != nil {
+		return err
+	}
+	at := 0
+	for _, s := range sequences {
+		for lo := 0; lo < len(s); lo += walkRows {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			part := s[lo:min(len(s), lo+walkRows)]
+			x := need(&w.xs, len(part)*d.Hidden)
+			for i, id := range part {
+				table.lookup(x[i*d.Hidden:][:d.Hidden], int(id))
+			}
+			if err := w.x.write(at, x); err != nil {
+				return err
+			}
+			at += len(part)
+		}
+	}
+	return nil
+}
+
+// newStates makes a matrix with a row for every token, in memory as long as the budget lasts.
+func (w *walk) newStates(cols int) (*states, error) {
+	size := int64(w.tokens) * int64(cols) * 4
+	spill := size > w.spare
+	if !spill {
+		w.spare -= size
+	}
+	return newStates(w.tokens, cols, spill, w.opt.Work)
+}
+
+// Block is the index of the current block.
+func (w *walk) Block() int { return w.block }
+
+// Close stops the workers and removes spilled states.
+func (w *walk) Close() error {
+	if w.e != nil {
+		w.e.pool.close()
+		w.e = nil
+	}
+	w.broken = errors.New("the walk is closed")
+	return errors.Join(w.x.close(), w.attn.close(), w.mid.close(), w.ffn.close())
+}
+
+// ready reports why the walk cannot go on, if so.
+func (w *walk) ready(needBlock bool) error {
+	if w.broken != nil {
+		return w.broken
+	}
+	if layers := w.m.Decoder.Layers; needBlock != (w.block < layers) {
+		return fmt.Errorf("the walk stands at block %d of %d", w.block, layers)
+	}
+	return nil
+}
+
+// Inputs hands over the input of a stage. See ir.Walk.
+func (w *walk) Inputs(ctx context.Context, stage ir.Stage, fn func(x []float32, rows, cols int) error) error {
+	if err := w.ready(true); err != nil {
+		return err
+	}
+	b, h, err := w.load(ctx)
+	if err != nil {
+		return err
+	}
+	d := w.m.Decoder
+	switch stage.Name {
+	case "qkv":
+		return w.stream(ctx, w.x, b.attnNorm, fn)
+	case "o":
+		if err := w.runAttention(ctx, b, h); err != nil {
+			return err
+		}
+		return w.stream(ctx, w.attn.states, nil, fn)
+	case "gate_up":
+		if err := w.runMid(ctx, b, h); err != nil {
+			return err
+		}
+		return w.stream(ctx, w.mid.states, b.mlpNorm, fn)
+	case "down":
+		if err := w.runExpand(ctx, b, h, d.FFN); err != nil {
+			return err
+		}
+		return w.stream(ctx, w.ffn.states, nil, fn)
+	}
+	return fmt.Errorf("stage %q is not one of a decoder block", stage.Name)
+}
+
+// Next runs the current block and moves on. See ir.Walk.
+func (w *walk) Next(ctx context.Context) error {
+	if err := w.ready(true); err != nil {
+		return err
+	}
+	b, h, err := w.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.runAttention(ctx, b, h); err != nil {
+		return err
+	}
+	d := w.m.Decoder
+	midDone, ffnDone := slices.Equal(w.mid.from, h.mid()), slices.Equal(w.ffn.from, h.ffn())
+	for lo := 0; lo < w.tokens; lo += walkRows {
+		if err := ctx.Err(); err != nil {
+			return w.fail(lo, err)
+		}
+		hi := min(w.tokens, lo+walkRows)
+		t := hi - lo
+		mid := need(&w.xs, t*d.Hidden)
+		if err := w.midRows(b, mid, lo, hi, midDone); err != nil {
+			return w.fail(lo, err)
+		}
+		x := kernels.View(mid, t, d.Hidden)
+		var ffn []float32
+		if ffnDone {
+			if ffn, err = w.ffn.read(&w.fs, lo, hi); err != nil {
+				return w.fail(lo, err)
+			}
+		} else {
+			ffn = need(&w.fs, t*d.FFN)
+			w.e.expand(b, &w.buf, kernels.View(ffn, t, d.FFN), x)
+		}
+		w.e.matmul(kernels.View(ffn, t, d.FFN), nil, product{w: b.down, dst: x, add: true})
+		if err := w.x.write(lo, mid); err != nil {
+			return w.fail(lo, err)
+		}
+	}
+	w.block++
+	w.attn.from, w.mid.from, w.ffn.from = nil, nil, nil
+	w.weights, w.vectors = nil, nil
+	return nil
+}
+
+// fail marks the walk unusable when some of the hidden states were already replaced.
+func (w *walk) fail(done int, err error) error {
+	if done > 0 {
+		w.broken = fmt.Errorf("the walk stopped inside block %d: %w", w.block, err)
+	}
+	return err
+}
+
+// Head hands over the input of the output matrix. See ir.Walk.
+func (w *walk) Head(ctx context.Context, fn func(x []float32, rows, cols int) error) error {
+	if err := w.ready(false); err != nil {
+		return err
+	}
+	norm, err := indexOf(w.m).vector(ctx, ir.RoleFinalNorm, -1)
+	if err != nil {
+		return err
+	}
+	return w.stream(ctx, w.x, norm, fn)
+}
+
+// stream hands over states, through a norm when gain is not nil.
+func (w *walk) stream(ctx context.Context, s *states, gain []float32, fn func(x []float32, rows, cols int) error) error {
+	for lo := 0; lo < w.tokens; lo += walkRows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		hi := min(w.tokens, lo+walkRows)
+		x, err := s.read(&w.xs, lo, hi)
+		if err != nil {
+			return err
+		}
+		// The receiver gets a copy, or it could change states that later stages read.
+		out := need(&w.ns, len(x))
+		if gain != nil {
+			w.e.norm(kernels.View(out, hi-lo, s.cols), kernels.View(x, hi-lo, s.cols), gain)
+		} else {
+			copy(out, x)
+		}
+		if err := fn(out, hi-lo, s.cols); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package runner
+
+import "github.com/pare-dev/pare/internal/kernels"
+
+// buffers hold the activations of one batch of tokens.
+type buffers struct {
+	norm, q, k, v, up []float32
+}
+
+// floats is the room that buffers take for t tokens, in numbers.
+func (e *engine) bufferFloats(t int) int {
+	d := e.d
+	return t * (d.Hidden + d.QDim() + 2*d.KVDim() + d.FFN)
+}
+
+// bytes is what the buffers hold at present.
+func (s *buffers) bytes() int64 {
+	return 4 * int64(cap(s.norm)+cap(s.q)+cap(s.k)+cap(s.v)+cap(s.up))
+}
+
+// attention computes the input of the output projection, dst [tokens, Heads*HeadDim], from the
+// hidden states x [tokens, Hidden] of positions [pos,pos+tokens), and puts their keys and values in
+// the cache. place has been called for these positions.
+func (e *engine) attention(b *block, layer int, c *cache, s *buffers, dst, x kernels.Matrix, pos int) {
+	t, d := x.Rows, e.d
+	norm := kernels.View(need(&s.norm, t*d.Hidden), t, d.Hidden)
+	q := kernels.View(need(&s.q, t*d.QDim()), t, d.QDim())
+	k := kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
+	v := kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
+	e.norm(norm, x, b.attnNorm)
+	e.matmul(norm, nil, product{w: b.q, dst: q}, product{w: b.k, dst: k}, product{w: b.v, dst: v})
+	e.heads(b, q, k)
+	c.grow(pos + t)
+	e.rows(t, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			c.put(pos+i, k.Row(i), v.Row(i))
+		}
+	})
+	window := 0
+	if d.Windowed(layer) {
+		window = d.Window
+	}
+	e.attend(c, dst, q, pos, window)
+}
+
+// expand computes the input of the down projection, dst [tokens, FFN], from hidden states x:
+// silu(gate) * up of the normalised x.
+func (e *engine) expand(b *block, s *buffers, dst, x kernels.Matrix) {
+	t, d := x.Rows, e.d
+	norm := kernels.View(need(&s.norm, t*d.Hidden), t, d.Hidden)
+	up := kernels.View(need(&s.up, t*d.FFN), t, d.FFN)
+	e.norm(norm, x, b.mlpNorm)
+	e.matmul(norm, func(lo, hi int) {
+		for i := range t {
+			g := dst.Row(i)[lo:hi]
+			e.k.SiLUMul(g, g, up.Row(i)[lo:hi])
+		}
+	}, product{w: b.gate, dst: dst}, product{w: b.up, dst: up})
+}

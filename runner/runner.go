@@ -1,0 +1,258 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir"
+)
+
+// Options say how a model is executed. The zero value uses all cores and the best kernels.
+type Options struct {
+	Threads int       // 0: all usable cores
+	ISA     cpu.Level // kernels to use; empty: the best that run here
+	// Context is the most tokens of a session; 0: the context the model was trained for.
+	Context int
+	// KV is the type of cached keys and values: storage.F32 (also when empty) or storage.F16.
+	KV    storage.Type
+	Batch int // tokens computed together in prefill; 0: 512, fewer where Memory is short
+	// Memory is the most bytes of heap to hold: weights that cannot be mapped, cache, activations.
+	// Mapped files do not count: the system can drop their pages. 0: no limit.
+	Memory int64
+	// Work is the folder for hidden states of a calibration walk that do not fit in Memory; empty:
+	// the system's folder for temporary files.
+	Work string
+}
+
+const defaultBatch = 512
+
+// logitNumbers bounds the logits held at once.
+const logitNumbers = 4 << 20
+
+// Runner is a loaded model. Its sessions may be used from several goroutines; they take turns.
+type Runner struct {
+	mu     sync.Mutex // held while a session computes
+	opt    Options
+	batch  int
+	d      *ir.Decoder
+	e      *engine
+	embed  *linear
+	norm   []float32
+	head   *linear
+	blocks []*block
+	owned  int64 // heap of weights
+	mapped int64
+	cached int64 // heap of the sessions' caches
+	spec   *tokenizer.Spec
+	buf    buffers
+	hidden []float32
+	attn   []float32
+	ffn    []float32
+	logits []float32
+}
+
+// ErrNoArchitecture is the reason when a model cannot be executed because its architecture is not
+// one that ir/arch describes.
+var ErrNoArchitecture = errors.New("the architecture is not known, so the model cannot be executed")
+
+// ErrContext is the reason when a session would grow beyond its context.
+var ErrContext = errors.New("context is full")
+
+// ErrToken is the reason when a token id is outside the vocabulary.
+var ErrToken = errors.New("token id outside the vocabulary")
+
+// Load prepares a model for execution. Weights in mapped files stay there; others are read once, in
+// the type they are stored in. It fails with ErrNoArchitecture, with fault.ErrBudget when the model
+// does not fit in opt.Memory, or with what reading a weight fails with.
+//
+// The model must stay open as long as the runner is used. Close stops the runner's workers.
+func Load(ctx context.Context, m *ir.Model, opt Options) (*Runner, error) {
+	if err := executable(m, &opt); err != nil {
+		return nil, err
+	}
+	r := &Runner{opt: opt, d: m.Decoder, spec: m.Tokenizer}
+	if r.opt.Context <= 0 {
+		r.opt.Context = r.d.Context
+	}
+	r.e = newEngine(kernels.For(opt.ISA), opt.Threads, r.d)
+	r.batch = r.chooseBatch()
+	if err := r.checkBudget(m); err != nil {
+		r.Close()
+		return nil, err
+	}
+	if err := r.load(ctx, m); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// executable checks what Load and NewExecutor need alike, and fills in defaults.
+func executable(m *ir.Model, opt *Options) error {
+	fail := func(err error, hint string) error {
+		return &fault.Error{File: m.Path, Op: "run", Err: err, Hint: hint}
+	}
+	d := m.Decoder
+	if d == nil {
+		err := ErrNoArchitecture
+		if m.Arch != "" {
+			err = fmt.Errorf("%w (%q)", err, m.Arch)
+		}
+		return fail(err, "weight-by-weight steps such as convert and quantize still work")
+	}
+	if err := m.Check(); err != nil {
+		return err
+	}
+	if d.HeadDim <= 0 || d.HeadDim%2 != 0 || d.KVHeads <= 0 || d.Heads%d.KVHeads != 0 || d.Layers <= 0 {
+		return fail(fmt.Errorf("%d heads over %d key heads of %d numbers do not make an attention layer", d.Heads, d.KVHeads, d.HeadDim), "")
+	}
+	if d.RopeFactors != nil && len(d.RopeFactors) != d.HeadDim/2 {
+		return fail(fmt.Errorf("%d rope factors, %d needed", len(d.RopeFactors), d.HeadDim/2), "")
+	}
+	if s := d.RopeScaling; d.RopeFactors == nil && s != nil && s.Kind != "linear" && s.Kind != "llama3" {
+		return fail(fmt.Errorf("rope scaling %q is not known", s.Kind), "")
+	}
+	if opt.KV == "" {
+		opt.KV = storage.F32
+	}
+	if opt.KV != storage.F32 && opt.KV != storage.F16 {
+		return fail(fault.As(fault.ErrMisuse, fmt.Errorf("cache type %s", opt.KV)), "use f32 or f16")
+	}
+	return nil
+}
+
+// activationBytes is what a batch of t tokens takes in the runner's own buffers.
+func (r *Runner) activationBytes(t int) int64 {
+	d := r.d
+	rows := min(t, max(1, logitNumbers/d.Vocab))
+	return 4 * int64(r.e.bufferFloats(t)+t*(d.Hidden+d.QDim()+d.FFN)+rows*d.Vocab)
+}
+
+// workBytes is what the workers take at most for a batch of t tokens, short of very long rows.
+func (r *Runner) workBytes(t int) int64 {
+	d := r.d
+	widest := max(d.Hidden, d.QDim(), d.FFN)
+	each := max(bandNumbers, 16*widest) + min(scoreNumbers, t*d.Heads/d.KVHeads*max(r.opt.Context, t)) + pageLen*d.HeadDim
+	return 4 * int64(each) * int64(r.e.pool.threads)
+}
+
+// chooseBatch is the largest batch whose activations take at most a quarter of the budget. Results
+// do not depend on it.
+func (r *Runner) chooseBatch() int {
+	b := r.opt.Batch
+	if b <= 0 {
+		b = defaultBatch
+	}
+	for r.opt.Memory > 0 && b > 16 && r.activationBytes(b) > r.opt.Memory/4 {
+		b /= 2
+	}
+	return b
+}
+
+// checkBudget refuses a model that cannot run in opt.Memory, before anything large is allocated.
+func (r *Runner) checkBudget(m *ir.Model) error {
+	if r.opt.Memory <= 0 {
+		return nil
+	}
+	var owned int64
+	for _, t := range m.Tensors() {
+		if t.Role == ir.RoleUnknown {
+			continue
+		}
+		n, _, err := sizeOf(t)
+		if err != nil {
+			return ir.Wrap(t, "run", err)
+		}
+		owned += n
+	}
+	c := r.newCache()
+	first := int64(r.d.Layers) * c.pageBytes()
+	total := owned + r.activationBytes(r.batch) + r.workBytes(r.batch) + first
+	if total > r.opt.Memory {
+		return &fault.Error{File: m.Path, Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf(
+			"needs %s (weights %s, activations of %d tokens and workers %s, cache %s a page of %d tokens), the budget is %s",
+			human.Bytes(total), human.Bytes(owned), r.batch, human.Bytes(total-owned-first), human.Bytes(first), pageLen, human.Bytes(r.opt.Memory))),
+			Hint: "raise --max-memory or use fewer threads"}
+	}
+	return nil
+}
+
+func (r *Runner) load(ctx context.Context, m *ir.Model) error {
+	x := indexOf(m)
+	var err error
+	if r.embed, err = x.linear(ctx, r.e.k, ir.RoleEmbedding, ir.RoleUnknown, -1); err != nil {
+		return err
+	}
+	if r.norm, err = x.vector(ctx, ir.RoleFinalNorm, -1); err != nil {
+		return err
+	}
+	r.head = r.embed
+	if x[indexKey{ir.RoleHead, -1}] != nil {
+		if r.head, err = x.linear(ctx, r.e.k, ir.RoleHead, ir.RoleUnknown, -1); err != nil {
+			return err
+		}
+	}
+	count := func(l *linear) { r.owned, r.mapped = r.owned+l.owned, r.mapped+l.mapped }
+	count(r.embed)
+	if r.head != r.embed {
+		count(r.head)
+	}
+	for b := range r.d.Layers {
+		w, err := x.loadBlock(ctx, r.e.k, b)
+		if err != nil {
+			return err
+		}
+		r.blocks = append(r.blocks, w)
+		for _, l := range blockLinears(w) {
+			count(*l.dst)
+		}
+	}
+	return nil
+}
+
+// Close stops the workers. The sessions of a closed runner must not be used.
+func (r *Runner) Close() { r.e.pool.close() }
+
+// Decoder describes the architecture that runs.
+func (r *Runner) Decoder() *ir.Decoder { return r.d }
+
+// Vocab is the length of a row of logits.
+func (r *Runner) Vocab() int { return r.d.Vocab }
+
+// Context is the most tokens of a session; 0 means no limit is known.
+func (r *Runner) Context() int { return r.opt.Context }
+
+// Threads is the number of workers in use.
+func (r *Runner) Threads() int { return r.e.pool.threads }
+
+// ISA is the level of the kernels in use.
+func (r *Runner) ISA() cpu.Level { return r.e.k.Level() }
+
+// Batch is the number of tokens computed together in prefill.
+func (r *Runner) Batch() int { return r.batch }
+
+// MemoryBytes is the heap held by weights, caches, activations and workers at present.
+func (r *Runner) MemoryBytes() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.memory()
+}
+
+func (r *Runner) memory() int64 {
+	return r.owned + r.cached + r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
+}
+
+// MappedBytes is the size of the weights that are used where they lie in mapped files.
+func (r *Runner) MappedBytes() int64 { return r.mapped }
+
+func (r *Runner) newCache() cache {
+	return cache{heads: r.d.KVHeads, dim: r.d.HeadDim, half: r.opt.KV == storage.F16}
+}

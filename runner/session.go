@@ -1,0 +1,177 @@
+package runner
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/kernels"
+)
+
+// Want says which rows of logits an Append hands over.
+type Want int
+
+// Values of Want.
+const (
+	WantNone Want = iota
+	WantLast      // the row after the last token
+	WantAll       // a row for every token
+)
+
+// Session is one text under way: the keys and values of the tokens so far. Sessions of one runner
+// are independent. A session is used by one goroutine at a time.
+type Session struct {
+	r     *Runner
+	pos   int
+	layer []cache
+	// OnBlock, when set, sees the residual stream after each block: hidden is [rows, cols]
+	// row-major, one row a token of the batch under way, valid during the call only.
+	OnBlock func(block int, hidden []float32, rows, cols int)
+}
+
+// NewSession starts an empty text.
+func (r *Runner) NewSession() *Session {
+	s := &Session{r: r, layer: make([]cache, r.d.Layers)}
+	for i := range s.layer {
+		s.layer[i] = r.newCache()
+	}
+	return s
+}
+
+// Pos is the number of tokens in the session.
+func (s *Session) Pos() int { return s.pos }
+
+// Truncate keeps the first n tokens and forgets the rest; n beyond Pos changes nothing.
+func (s *Session) Truncate(n int) { s.pos = max(0, min(n, s.pos)) }
+
+// Append adds tokens to the text and computes what follows them. fn gets the logits after the token
+// at position pos: one row of Vocab numbers, valid during the call only, in order of position; it
+// must not use the same runner, and its error ends the call. Memory does not grow with the number
+// of tokens other than by the cache.
+//
+// It fails with ErrContext or ErrToken before computing anything, with fault.ErrBudget when the
+// cache would outgrow Options.Memory, and with ctx's error. After a failure the session holds the
+// tokens of the batches that were finished: see Pos.
+func (s *Session) Append(ctx context.Context, tokens []int32, want Want, fn func(pos int, logits []float32) error) error {
+	r := s.r
+	if limit := r.opt.Context; limit > 0 && len(tokens) > limit-s.pos {
+		return &fault.Error{Op: "run", Err: fmt.Errorf("%w: %d tokens after %d, the context holds %d", ErrContext, len(tokens), s.pos, limit),
+			Hint: "shorten the text or raise the context"}
+	}
+	for i, id := range tokens {
+		if id < 0 || int(id) >= r.d.Vocab {
+			return &fault.Error{Op: "run", Err: fmt.Errorf("%w: %d at position %d, the vocabulary has %d", ErrToken, id, s.pos+i, r.d.Vocab)}
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(tokens) > 0 {
+		n := min(r.batch, len(tokens))
+		if err := s.reserve(s.pos + n); err != nil {
+			return err
+		}
+		if err := s.forward(ctx, tokens[:n]); err != nil {
+			return err
+		}
+		from := n
+		switch {
+		case want == WantAll:
+			from = 0
+		case want == WantLast && n == len(tokens):
+			from = n - 1
+		}
+		first := s.pos
+		s.pos += n
+		if err := s.logits(ctx, first, from, n, fn); err != nil {
+			return err
+		}
+		tokens = tokens[n:]
+	}
+	return nil
+}
+
+// reserve makes room in the caches for n positions, within the budget.
+func (s *Session) reserve(n int) error {
+	r := s.r
+	var grow int64
+	for i := range s.layer {
+		c := &s.layer[i]
+		if pages := (n+pageLen-1)/pageLen - len(c.pages); pages > 0 {
+			grow += int64(pages) * c.pageBytes()
+		}
+	}
+	if r.opt.Memory > 0 && grow > 0 && r.memory()+grow > r.opt.Memory {
+		return &fault.Error{Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf("the cache of %d tokens needs %s more, %s of %s are in use",
+			n, human.Bytes(grow), human.Bytes(r.memory()), human.Bytes(r.opt.Memory))), Hint: "raise --max-memory or shorten the text"}
+	}
+	for i := range s.layer {
+		s.layer[i].grow(n)
+	}
+	r.cached += grow
+	return nil
+}
+
+// Close gives the session's cache back. Using the session afterwards starts an empty text.
+func (s *Session) Close() {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	for i := range s.layer {
+		c := &s.layer[i]
+		s.r.cached -= int64(len(c.pages)) * c.pageBytes()
+		c.pages = nil
+	}
+	s.pos = 0
+}
+
+// forward runs all blocks on one batch; the hidden states are left in r.hidden.
+func (s *Session) forward(ctx context.Context, tokens []int32) error {
+	r, d, t := s.r, s.r.d, len(tokens)
+	x := kernels.View(need(&r.hidden, t*d.Hidden), t, d.Hidden)
+	attn := kernels.View(need(&r.attn, t*d.QDim()), t, d.QDim())
+	ffn := kernels.View(need(&r.ffn, t*d.FFN), t, d.FFN)
+	r.e.rows(t, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			r.embed.lookup(x.Row(i), int(tokens[i]))
+		}
+	})
+	r.e.place(s.pos, t)
+	for i, b := range r.blocks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r.e.attention(b, i, &s.layer[i], &r.buf, attn, x, s.pos)
+		r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
+		r.e.expand(b, &r.buf, ffn, x)
+		r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
+		if s.OnBlock != nil {
+			s.OnBlock(i, x.Data[:t*d.Hidden], t, d.Hidden)
+		}
+	}
+	return nil
+}
+
+// logits computes and hands over rows [from,n) of the batch, whose first position is first.
+func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos int, logits []float32) error) error {
+	r, d := s.r, s.r.d
+	step := max(1, logitNumbers/d.Vocab)
+	for lo := from; lo < n; lo += step {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		rows := min(step, n-lo)
+		norm := kernels.View(need(&r.buf.norm, rows*d.Hidden), rows, d.Hidden)
+		r.e.norm(norm, kernels.View(r.hidden[lo*d.Hidden:], rows, d.Hidden), r.norm)
+		out := kernels.View(need(&r.logits, rows*d.Vocab), rows, d.Vocab)
+		r.e.matmul(norm, nil, product{w: r.head, dst: out})
+		if fn == nil {
+			continue
+		}
+		for i := range rows {
+			if err := fn(first+lo+i, out.Row(i)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
