@@ -21,11 +21,11 @@ var blocks = map[string]block{
 	"q4_1": {32, 20, decodeQ41, fnDecodeQ41, fnDotQ41},
 	"q5_0": {32, 22, decodeQ50, fnDecodeQ50, fnDotQ50},
 	"q5_1": {32, 24, decodeQ51, fnDecodeQ51, fnDotQ51},
-	"q2_k": {256, 84, decodeQ2K, fnDecodeQ2k, fnDotQ2k},
-	"q3_k": {256, 110, decodeQ3K, fnDecodeQ3k, fnDotQ3k},
-	"q4_k": {256, 144, decodeQ4K, fnDecodeQ4k, fnDotQ4k},
-	"q5_k": {256, 176, decodeQ5K, fnDecodeQ5k, fnDotQ5k},
-	"q6_k": {256, 210, decodeQ6K, fnDecodeQ6k, fnDotQ6k},
+	"q2_k": {256, 84, decodeQ2K, fnDecodeQ2K, fnDotQ2K},
+	"q3_k": {256, 110, decodeQ3K, fnDecodeQ3K, fnDotQ3K},
+	"q4_k": {256, 144, decodeQ4K, fnDecodeQ4K, fnDotQ4K},
+	"q5_k": {256, 176, decodeQ5K, fnDecodeQ5K, fnDotQ5K},
+	"q6_k": {256, 210, decodeQ6K, fnDecodeQ6K, fnDotQ6K},
 }
 
 type decodeArgs struct {

@@ -87,7 +87,7 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 			if x.Cols > 0 {
 				args.x, args.w = unsafe.Pointer(&x.Data[i*x.Stride]), unsafe.Pointer(&w.Data[j*w.Stride])
 			}
-			c.call(fnGemmNT, unsafe.Pointer(&args))
+			c.call(fnGemmNt, unsafe.Pointer(&args))
 		}
 	}
 }

@@ -25,7 +25,7 @@ type code struct {
 // these names, which are the names of the C functions in mixed case.
 const (
 	fnDot = iota
-	fnGemmNT
+	fnGemmNt
 	fnGemmOuter
 	fnGramTile
 	fnExp
@@ -49,11 +49,11 @@ const (
 	fnDecodeQ41
 	fnDecodeQ50
 	fnDecodeQ51
-	fnDecodeQ2k
-	fnDecodeQ3k
-	fnDecodeQ4k
-	fnDecodeQ5k
-	fnDecodeQ6k
+	fnDecodeQ2K
+	fnDecodeQ3K
+	fnDecodeQ4K
+	fnDecodeQ5K
+	fnDecodeQ6K
 	fnDotF16
 	fnDotBf16
 	fnDotQ80
@@ -61,11 +61,11 @@ const (
 	fnDotQ41
 	fnDotQ50
 	fnDotQ51
-	fnDotQ2k
-	fnDotQ3k
-	fnDotQ4k
-	fnDotQ5k
-	fnDotQ6k
+	fnDotQ2K
+	fnDotQ3K
+	fnDotQ4K
+	fnDotQ5K
+	fnDotQ6K
 	fnCount
 )
 

@@ -1,0 +1,195 @@
+// Products of matrices. Sums run along fixed lanes, so that an element never depends on its tile.
+#include "vec.h"
+
+struct dot { const float* a; const float* b; long n; float out; };
+
+KERNEL(dot, dot)
+{
+  const float *a = p->a, *b = p->b;
+  long n = p->n, i = 0;
+  vf s0 = all(0), s1 = s0, s2 = s0, s3 = s0;
+  for (; i + 4 * VL <= n; i += 4 * VL) {
+    s0 = fma(load(a + i), load(b + i), s0);
+    s1 = fma(load(a + i + VL), load(b + i + VL), s1);
+    s2 = fma(load(a + i + 2 * VL), load(b + i + 2 * VL), s2);
+    s3 = fma(load(a + i + 3 * VL), load(b + i + 3 * VL), s3);
+  }
+  for (; i + VL <= n; i += VL) s0 = fma(load(a + i), load(b + i), s0);
+  if (i < n) s1 = fma(load_part(a + i, n - i), load_part(b + i, n - i), s1);
+  p->out = sum((s0 + s1) + (s2 + s3));
+}
+
+// dst[m,n] (+)= x[m,k] w[n,k]^T. An element has one vector of sums: lane l adds the products of
+// k = l, l+VL, l+2VL, ... Rows longer than DEPTH are taken in pieces, so that the rows of w in use
+// stay in the first-level cache; the vectors wait in sums meanwhile, which changes nothing.
+struct gemm_nt {
+  float* dst; const float* x; const float* w; float* sums;
+  long ldd, ldx, ldw, m, n, k, add, more;
+};
+
+#if VL == 8
+#define NT_M 3
+#define NT_N 4
+#else
+#define NT_M 4
+#define NT_N 6
+#endif
+#define DEPTH 1024
+
+INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, long from, long to, int start, int end)
+{
+  const float *x[NT_M], *w[NT_N];
+  vf acc[NT_M][NT_N];
+  vf* sums = (vf*)p->sums + i * NT_N;
+  for (int r = 0; r < mr; r++) x[r] = p->x + (i + r) * p->ldx;
+  // past the last row of w the last one is taken again, and its result not stored
+  for (int c = 0; c < NT_N; c++) w[c] = p->w + (j + c < p->n ? j + c : p->n - 1) * p->ldw;
+  for (int r = 0; r < mr; r++)
+    for (int c = 0; c < NT_N; c++) acc[r][c] = start ? all(0) : sums[r * NT_N + c];
+  long t = from;
+  for (; t + VL <= to; t += VL) {
+    vf xv[NT_M];
+    for (int r = 0; r < mr; r++) xv[r] = load(x[r] + t);
+    for (int c = 0; c < NT_N; c++) {
+      vf wv = load(w[c] + t);
+      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]);
+    }
+  }
+  if (t < to) {
+    vf xv[NT_M];
+    for (int r = 0; r < mr; r++) xv[r] = load_part(x[r] + t, to - t);
+    for (int c = 0; c < NT_N; c++) {
+      vf wv = load_part(w[c] + t, to - t);
+      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]);
+    }
+  }
+  if (!end) {
+    for (int r = 0; r < mr; r++)
+      for (int c = 0; c < NT_N; c++) sums[r * NT_N + c] = acc[r][c];
+    return;
+  }
+  for (int r = 0; r < mr; r++) {
+    float* d = p->dst + (i + r) * p->ldd + j;
+    for (int c = 0; c < NT_N; c++) {
+      if (j + c >= p->n) break;
+      float v = sum(acc[r][c]);
+      d[c] = p->add ? d[c] + v : v;
+    }
+  }
+}
+
+KERNEL(gemm_nt, gemm_nt)
+{
+  for (long j = 0; j < p->n; j += NT_N) {
+    long from = 0;
+    do {
+      long to = p->k - from > DEPTH + DEPTH / 2 ? from + DEPTH : p->k;
+      int start = from == 0, end = to == p->k;
+      long i = 0;
+      for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j, from, to, start, end);
+      switch (p->m - i) {
+#if NT_M > 3
+      case 3: nt_tile(p, 3, i, j, from, to, start, end); break;
+#endif
+      case 2: nt_tile(p, 2, i, j, from, to, start, end); break;
+      case 1: nt_tile(p, 1, i, j, from, to, start, end); break;
+      }
+      from = to;
+    } while (from < p->k);
+  }
+}
+
+// Outer products: a tile of OM rows and two vectors of columns, summed over k in order. Element
+// (i,t) of a is at i*ra + t*ka.
+#if VL == 8
+#define OM 6
+#else
+#define OM 8
+#endif
+#define ON 2
+
+INLINE void outer(vf acc[OM][ON], const int mr, const int nv, long part, const float* a, long ra, long ka,
+                  const float* b, long ldb, long k)
+{
+  for (long t = 0; t < k; t++, a += ka, b += ldb) {
+    vf bv[ON];
+    for (int c = 0; c < nv; c++) bv[c] = part ? load_part(b + c * VL, part) : load(b + c * VL);
+    for (int r = 0; r < mr; r++) {
+      vf av = all(a[r * ra]);
+      for (int c = 0; c < nv; c++) acc[r][c] = fma(av, bv[c], acc[r][c]);
+    }
+  }
+}
+
+// dst[m,n] (+)= a[m,k] b[k,n]
+struct gemm_outer {
+  float* dst; const float* a; const float* b;
+  long ldd, lda, ldb, m, n, k, add;
+};
+
+INLINE void outer_tile(struct gemm_outer* restrict p, const int mr, const int nv, long part, long i, long j)
+{
+  vf acc[OM][ON];
+  float* d = p->dst + i * p->ldd + j;
+  for (int r = 0; r < mr; r++)
+    for (int c = 0; c < nv; c++)
+      acc[r][c] = !p->add ? all(0) : part ? load_part(d + r * p->ldd, part) : load(d + r * p->ldd + c * VL);
+  outer(acc, mr, nv, part, p->a + i * p->lda, p->lda, 1, p->b + j, p->ldb, p->k);
+  for (int r = 0; r < mr; r++)
+    for (int c = 0; c < nv; c++) {
+      if (part) store_part(d + r * p->ldd, part, acc[r][c]);
+      else store(d + r * p->ldd + c * VL, acc[r][c]);
+    }
+}
+
+KERNEL(gemm_outer, gemm_outer)
+{
+  for (long j = 0; j < p->n;) {
+    long left = p->n - j, i = 0;
+#define BAND(nv, part) \
+    for (; i + OM <= p->m; i += OM) outer_tile(p, OM, nv, part, i, j); \
+    for (; i + 2 <= p->m; i += 2) outer_tile(p, 2, nv, part, i, j); \
+    for (; i < p->m; i++) outer_tile(p, 1, nv, part, i, j);
+    if (left >= 2 * VL) { BAND(2, 0) j += 2 * VL; }
+    else if (left >= VL) { BAND(1, 0) j += VL; }
+    else { BAND(1, left) j = p->n; }
+  }
+}
+
+// sum[m,n] += a^T b in double precision, of single-precision sums over t rows; a and b are [t,32].
+struct gram_tile {
+  double* sum; const float* a; const float* b;
+  long ld, t, m, n;
+};
+#define PANEL 32
+
+KERNEL(gram_tile, gram_tile)
+{
+  for (long i = 0; i < p->m; i += OM) {
+    // the last tile of a level whose tiles do not divide 32 starts earlier; its first rows are not stored again
+    long i0 = i + OM <= PANEL ? i : PANEL - OM;
+    for (long j = 0; j < p->n; j += ON * VL) {
+      vf acc[OM][ON];
+      for (int r = 0; r < OM; r++)
+        for (int c = 0; c < ON; c++) acc[r][c] = all(0);
+      outer(acc, OM, ON, 0, p->a + i0, 1, PANEL, p->b + j, PANEL, p->t);
+#pragma clang loop unroll(full)
+      for (int r = 0; r < OM; r++) {
+        if (i0 + r < i || i0 + r >= p->m) continue;
+        double* s = p->sum + (i0 + r) * p->ld + j;
+#pragma clang loop unroll(full)
+        for (int c = 0; c < ON; c++, s += VL) {
+          long left = p->n - j - c * VL;
+          if (left >= VL) {
+            *(vdu*)s += low(acc[r][c]);
+            *(vdu*)(s + VL / 2) += high(acc[r][c]);
+          } else if (left > 0) {
+            float part[VL];
+            store(part, acc[r][c]);
+            for (long e = 0; e < left; e++) s[e] += (double)part[e];
+          }
+        }
+      }
+    }
+  }
+}

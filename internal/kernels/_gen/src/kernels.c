@@ -1,0 +1,7 @@
+// One translation unit for a level, so that the blob has one pool of constants.
+#include "gemm.c"
+#include "rows.c"
+#include "decode.c"
+#undef UNROLL
+#undef AFFINE
+#include "dotrow.c"
