@@ -1,0 +1,142 @@
+package kernels
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/gonum"
+)
+
+func each2(b *testing.B, fn func(b *testing.B, s *Set)) {
+	for _, s := range All() {
+		b.Run(string(s.Level()), func(b *testing.B) { fn(b, s) })
+	}
+}
+
+// gflops reports 2*mnk operations a run as GFLOP/s.
+func gflops(b *testing.B, ops float64) {
+	b.ReportMetric(2*ops*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+}
+
+func BenchmarkGemmNT(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		for _, c := range [][3]int{{1, 4096, 4096}, {4, 1024, 4096}, {8, 1024, 4096}, {512, 256, 256}, {512, 512, 1024}, {512, 512, 4096}, {512, 64, 11008}} {
+			m, n, k := c[0], c[1], c[2]
+			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
+				rng := newRand()
+				x, w, d := View(random(rng, m*k), m, k), View(random(rng, n*k), n, k), View(make([]float32, m*n), m, n)
+				b.ReportAllocs()
+				for b.Loop() {
+					s.GemmNT(d, x, w, false)
+				}
+				gflops(b, float64(m)*float64(n)*float64(k))
+				b.ReportMetric(4*float64(n*k)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GB/s")
+			})
+		}
+	})
+	b.Run("gonum/512x512x1024", func(b *testing.B) {
+		rng := newRand()
+		x, w, d := random(rng, 512*1024), random(rng, 512*1024), make([]float32, 512*512)
+		for b.Loop() {
+			gonum.Implementation{}.Sgemm(blas.NoTrans, blas.Trans, 512, 512, 1024, 1, x, 1024, w, 1024, 0, d, 512)
+		}
+		gflops(b, 512*512*1024)
+	})
+}
+
+func BenchmarkGemmNN(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		for _, c := range [][3]int{{512, 4096, 16}, {512, 2048, 128}, {8, 128, 2048}, {512, 512, 512}} {
+			m, n, k := c[0], c[1], c[2]
+			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
+				rng := newRand()
+				x, w, d := View(random(rng, m*k), m, k), View(random(rng, n*k), k, n), View(make([]float32, m*n), m, n)
+				for b.Loop() {
+					s.GemmNN(d, x, w, false)
+				}
+				gflops(b, float64(m)*float64(n)*float64(k))
+			})
+		}
+	})
+}
+
+func BenchmarkGram(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		const rows, k = 512, 1024
+		x := random(newRand(), rows*k)
+		g := s.NewGram(k)
+		for b.Loop() {
+			if err := g.Add(context.Background(), 1, x); err != nil {
+				b.Fatal(err)
+			}
+		}
+		gflops(b, rows*k*(k+gramCols)/2)
+	})
+}
+
+func BenchmarkDot(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		x, y := random(newRand(), 4096), random(newRand(), 4096)
+		for b.Loop() {
+			s.Dot(x, y)
+		}
+		gflops(b, 4096)
+	})
+}
+
+func BenchmarkDecodeRow(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
+			b.Run(name, func(b *testing.B) {
+				const n = 1 << 14
+				src, dst, decode := randomBlocks(newRand(), name, n/blocks[name].elems, true), make([]float32, n), s.DecodeRow(name)
+				for b.Loop() {
+					decode(dst, src)
+				}
+				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+			})
+		}
+	})
+}
+
+func BenchmarkDotRow(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
+			b.Run(name, func(b *testing.B) {
+				const n = 4096
+				row, x, dot := randomBlocks(newRand(), name, n/blocks[name].elems, true), random(newRand(), n), s.DotRow(name)
+				for b.Loop() {
+					dot(row, x)
+				}
+				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+				b.SetBytes(int64(len(row)))
+			})
+		}
+	})
+}
+
+func BenchmarkRows(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		const n = 4096
+		rng := newRand()
+		x, y, z := random(rng, n), random(rng, n), make([]float32, n)
+		for name, fn := range map[string]func(){
+			"softmax": func() { copy(z, x); s.Softmax(z) },
+			"rmsnorm": func() { s.RMSNorm(z, x, y, 1e-5) },
+			"silu":    func() { s.SiLUMul(z, x, y) },
+			"rope":    func() { copy(z, x); s.RoPE(z, y[:n/2], y[n/2:]) },
+			"axpy":    func() { s.Axpy(z, 1e-9, x) },
+			"stats":   func() { s.LogitStats(x) },
+			"pair":    func() { s.LogitPair(x, y) },
+		} {
+			b.Run(name, func(b *testing.B) {
+				for b.Loop() {
+					fn()
+				}
+				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds()/1e9, "Gelem/s")
+			})
+		}
+	})
+}
