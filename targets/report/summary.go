@@ -37,11 +37,7 @@ func (r *Report) Summarize() Summary {
 			at = len(s.Foots)
 			s.Foots = append(s.Foots, text)
 		}
-		var b strings.Builder
-		for _, c := range fmt.Sprint(at + 1) {
-			b.WriteRune(superscripts[c-'0'])
-		}
-		return " " + b.String()
+		return " " + superscript(at+1)
 	}
 	for i := range r.Targets {
 		t := &r.Targets[i]

@@ -1,0 +1,180 @@
+package report
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/human"
+)
+
+// Markdown is the report for a pull request or a terminal: the verdict table first, then what
+// explains it.
+func (r *Report) Markdown() []byte {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line("# %s", r.Title())
+	line("")
+	for _, a := range r.Adapters {
+		line("+ adapter %s · %s · %d matrices", filepath.Base(a.Path), a.Kind, a.Matrices)
+	}
+	if m := r.Merge; m != nil {
+		line("")
+		line("Merge differs from base + adapter by at most %s in the logits, whose spread is %s: %s.", human.Float(m.MaxAbsDiff), human.Float(m.Spread), m.Verdict)
+	}
+	line("")
+	line("**%s**: %s", r.Verdict, r.Headline())
+	line("")
+	s := r.Summarize()
+	mdTable(&b, s.Head, s.Rows, numeric)
+	for i, f := range s.Foots {
+		line("")
+		line("%s %s", superscript(i+1), f)
+	}
+	for i := range r.Targets {
+		r.Targets[i].markdown(&b, line)
+	}
+	if len(r.Passes) > 0 {
+		line("\n## Before the targets\n")
+		for _, p := range r.Passes {
+			line("- %s changed %d tensors, left %d alone", p.Name, p.Changed, len(p.Skipped))
+			for _, n := range p.Notes {
+				line("  - %s", n)
+			}
+		}
+	}
+	if len(r.Problems)+len(r.Notes) > 0 {
+		line("\n## Notes\n")
+		for _, p := range r.Problems {
+			line("- %s", remark(p))
+		}
+		for _, n := range r.Notes {
+			line("- %s", n)
+		}
+	}
+	if len(r.Stages) > 0 {
+		line("\n## Time and memory\n")
+		var rows [][]string
+		for _, s := range r.Stages {
+			name := s.Name
+			if s.Reused {
+				name += " (kept from an earlier run)"
+			}
+			rows = append(rows, []string{name, s.Target, seconds(s.Seconds), amount(s), human.Bytes(s.PeakMemoryBytes)})
+		}
+		mdTable(&b, []string{"stage", "target", "time", "amount", "peak memory by then"}, rows, func(c int) bool { return c >= 2 })
+	}
+	line("\n## Where it comes from\n")
+	for _, f := range r.provenance() {
+		if f.Code {
+			line("- %s: `%s`", f.Name, f.Text)
+		} else {
+			line("- %s: %s", f.Name, f.Text)
+		}
+	}
+	if r.Reproduce != "" {
+		line("\n## How to get the same\n\n    %s", r.Reproduce)
+	}
+	return []byte(b.String())
+}
+
+// markdown writes the part of one target.
+func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
+	line("\n## %s: %s", t.Name, t.Verdict)
+	for _, l := range t.Refusals {
+		line("\n- %s", remark(l))
+	}
+	if len(t.Gate.Checks) > 0 {
+		line("")
+		for _, c := range t.Gate.Checks {
+			line("- %s: %s", c.Verdict, CheckText(c))
+		}
+	}
+	if t.KL != nil {
+		line("\nKL per token, nats: mean %s, median %s, 90 %% %s, 99 %% %s, largest %s.",
+			human.Float(t.KL.Mean), human.Float(t.KL.Median), human.Float(t.KL.P90), human.Float(t.KL.P99), human.Float(t.KL.Max))
+	}
+	if v := t.Bench; v != nil && len(v.Models) >= 2 {
+		p, o := v.Models[0], v.Models[1]
+		line("\nTokens per second, original → package: prefill %s → %s, decode %s → %s (%.2fx, 95 %% between %.2f and %.2f).",
+			human.Float(o.PrefillTokS.Median), human.Float(p.PrefillTokS.Median), human.Float(o.DecodeTokS.Median), human.Float(p.DecodeTokS.Median),
+			v.Ratio.Decode, v.Ratio.DecodeLower95, v.Ratio.DecodeUpper95)
+	}
+	if len(t.Layers) > 0 {
+		line("\nError after each block (signal to error, dB; more is better):\n")
+		var rows [][]string
+		for _, l := range t.Layers {
+			rows = append(rows, []string{fmt.Sprint(l.Block), human.Float(l.SQNR), fmt.Sprintf("%.5f", l.Cosine)})
+		}
+		mdTable(b, []string{"block", "dB", "cosine"}, rows, func(int) bool { return true })
+	}
+	if s := cutSample(t.Sample); s != nil {
+		line("\nOriginal: …%s**%s**%s\n\nPackage: …%s**%s**%s",
+			mdText(s.Common), mdText(strings.TrimSpace(s.MarkA)), mdText(s.RestA), mdText(s.Common), mdText(strings.TrimSpace(s.MarkB)), mdText(s.RestB))
+	}
+	if rest := t.remarks(); len(rest)+len(t.Notes) > 0 {
+		line("")
+		for _, l := range rest {
+			line("- %s", remark(l))
+		}
+		for _, n := range t.Notes {
+			line("- %s", n)
+		}
+	}
+	if len(t.Tensors) > 0 {
+		line("\n<details><summary>What was done to every tensor (%d)</summary>\n", len(t.Tensors))
+		figures := figureNames(t)
+		var rows [][]string
+		for _, x := range t.Tensors {
+			row := []string{"`" + x.Name + "`", x.From, x.To, human.Bytes(x.Bytes)}
+			for _, f := range figures {
+				cell := ""
+				if v, ok := x.Figures[f]; ok {
+					cell = human.Float(v)
+				}
+				row = append(row, cell)
+			}
+			rows = append(rows, append(row, x.Reason))
+		}
+		head := append(append([]string{"tensor", "from", "to", "bytes"}, figures...), "reason")
+		mdTable(b, head, rows, func(c int) bool { return c >= 3 && c < len(head)-1 })
+		line("\n</details>")
+	}
+}
+
+func remark(l Line) string {
+	text := l.Reason
+	if l.Tensor != "" {
+		text = "`" + l.Tensor + "`: " + text
+	}
+	if l.Hint != "" {
+		text += "; " + l.Hint
+	}
+	return text
+}
+
+// mdText keeps the words of a sample from being read as Markdown.
+func mdText(s string) string {
+	return strings.NewReplacer("\n", " ", "*", `\*`, "_", `\_`, "`", "\\`", "<", "&lt;", "#", `\#`).Replace(s)
+}
+
+func mdTable(b *strings.Builder, head []string, rows [][]string, right func(column int) bool) {
+	write := func(cells []string) {
+		for _, c := range cells {
+			b.WriteString("| " + strings.ReplaceAll(strings.ReplaceAll(c, "|", `\|`), "\n", " ") + " ")
+		}
+		b.WriteString("|\n")
+	}
+	write(head)
+	for i := range head {
+		if right(i) {
+			b.WriteString("|---:")
+		} else {
+			b.WriteString("|---")
+		}
+	}
+	b.WriteString("|\n")
+	for _, r := range rows {
+		write(r)
+	}
+}
