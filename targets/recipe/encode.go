@@ -177,9 +177,7 @@ func schema(t reflect.Type, enum string) map[string]any {
 		return s
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
-	case reflect.Int:
-		return map[string]any{"type": "integer", "minimum": -1}
-	case reflect.Uint64:
+	case reflect.Int, reflect.Uint64:
 		return map[string]any{"type": "integer", "minimum": 0}
 	}
 	panic("recipe: no schema for " + t.String())

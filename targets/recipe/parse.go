@@ -146,7 +146,7 @@ func (d *decoder) value(path, section string, v any, out reflect.Value, enum str
 			wrong("a whole number")
 			return
 		}
-		if n < 0 && !(key == "group" && n == -1) {
+		if n < 0 {
 			d.fail(path, "", "%s in %s must not be negative", key, section)
 			return
 		}

@@ -93,10 +93,9 @@ type Share struct {
 type Target struct {
 	Use       string   `json:"use" doc:"target name, see pare targets"`
 	Name      string   `json:"name,omitempty" doc:"folder name of the package; default the target's name"`
-	Quantize  string   `json:"quantize,omitempty" doc:"stored type or preset (q4_k_m, q8_0, int4, int8, bf16, ...); default from the target"`
+	Quantize  string   `json:"quantize,omitempty" doc:"preset or scheme (q4_k_m, q8_0, int4g128, int8, bf16, ...); default from the target"`
 	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn" enum:"rtn,gptq"`
 	Keep      []string `json:"keep,omitempty" doc:"overrides, \"PATTERN=TYPE\"; the first match counts"`
-	Group     int      `json:"group,omitempty" doc:"group size of int4/int8 schemes; -1 per tensor, 0 as the target says"`
 	Container string   `json:"container,omitempty" doc:"file format, when the target takes several" enum:"gguf,safetensors"`
 	Archive   bool     `json:"archive,omitempty" doc:"write NAME.pare (one tar file) in place of a folder"`
 }
