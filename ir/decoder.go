@@ -35,6 +35,8 @@ type Decoder struct {
 	WindowLayers []bool
 	QKNorm       bool // RMS norm over each head of q and k before RoPE
 	TiedHead     bool // logits use the embedding matrix
+	// Biases are the bias vectors that every block has, sorted.
+	Biases []Role
 }
 
 // RopeScaling is a published way to stretch RoPE beyond the trained context.
@@ -93,6 +95,7 @@ func (d *Decoder) Shape(r Role) []int {
 // check verifies presence and shapes. It reports everything wrong at once.
 func (d *Decoder) check(m *Model) error {
 	var errs []error
+	missing := 0
 	type key struct {
 		r Role
 		b int
@@ -109,7 +112,10 @@ func (d *Decoder) check(m *Model) error {
 		}
 	}
 	need := func(r Role, b int) {
-		if have[key{r, b}] == nil {
+		if have[key{r, b}] != nil {
+			return
+		}
+		if missing++; missing <= 20 { // a configuration may claim any number of layers
 			errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %s of block %d", ErrMissing, r, b)})
 		}
 	}
@@ -119,6 +125,9 @@ func (d *Decoder) check(m *Model) error {
 		need(RoleHead, -1)
 	}
 	for b := range d.Layers {
+		for _, r := range d.Biases {
+			need(r, b)
+		}
 		for _, r := range []Role{RoleAttnNorm, RoleAttnQ, RoleAttnK, RoleAttnV, RoleAttnO, RoleMLPNorm, RoleMLPGate, RoleMLPUp, RoleMLPDown} {
 			need(r, b)
 		}
@@ -126,6 +135,9 @@ func (d *Decoder) check(m *Model) error {
 			need(RoleAttnQNorm, b)
 			need(RoleAttnKNorm, b)
 		}
+	}
+	if missing > 20 {
+		errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %d in all", ErrMissing, missing)})
 	}
 	return errors.Join(errs...)
 }
