@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+)
+
+// Exit codes, a contract with scripts (docs/cli.md).
+const (
+	exitFailed      = 1
+	exitMisuse      = 2
+	exitGate        = 3
+	exitRefused     = 4
+	exitBudget      = 5
+	exitInterrupted = 130
+)
+
+// exitCode maps the class of an error to the code of the process.
+func exitCode(err error) int {
+	for _, c := range []struct {
+		class error
+		code  int
+	}{
+		{context.Canceled, exitInterrupted},
+		{fault.ErrMisuse, exitMisuse},
+		{fault.ErrBudget, exitBudget},
+		{fault.ErrRefused, exitRefused},
+		{fault.ErrGate, exitGate},
+	} {
+		if errors.Is(err, c.class) {
+			return c.code
+		}
+	}
+	return exitFailed
+}
+
+// codeOnly ends the run with a code when everything worth saying has been said.
+type codeOnly int
+
+func (c codeOnly) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+func exitOnly(err error) (int, bool) {
+	var c codeOnly
+	if errors.As(err, &c) {
+		return int(c), true
+	}
+	return 0, false
+}
+
+// misusef is a mistake on the command line.
+func misusef(format string, args ...any) error {
+	return fault.As(fault.ErrMisuse, fmt.Errorf(format, args...))
+}
+
+// misuse is a mistake on the command line with one thing to try.
+func misuse(hint, format string, args ...any) error {
+	return &fault.Error{Err: misusef(format, args...), Hint: hint}
+}
+
+// flagFault says which flag an error is about.
+func flagFault(flag string, err error) error {
+	return &fault.Error{File: "--" + flag, Err: fault.As(fault.ErrMisuse, err)}
+}
+
+var recipeLine = regexp.MustCompile(`^[^:\s]+\.toml:\d+`)
+
+// printError writes every reason as "pare: where: what is wrong" and one thing to try below it.
+func (a *app) printError(err error) {
+	if j, ok := a.sink.(*jsonSink); ok {
+		j.failed(err)
+	}
+	bold, plain := a.style(a.err, "1;31"), a.style(a.err, "0")
+	for _, e := range flatten(err) {
+		text, hints := describe(e)
+		name := bold + "pare:" + plain + " "
+		if recipeLine.MatchString(text) {
+			name = "" // an editor jumps to file:line at the start of a line
+		}
+		fmt.Fprintf(a.err, "%s%s\n", name, text)
+		for _, h := range hints {
+			fmt.Fprintf(a.err, "  %s\n", sentence(h))
+		}
+	}
+}
+
+// flatten lists the errors of errors.Join separately. An error that only has a class (see
+// fault.As) is one error: its text is not the text of its parts.
+func flatten(err error) []error {
+	many, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // the outermost level is what is split
+	if !ok {
+		return []error{err}
+	}
+	parts := many.Unwrap()
+	lines := make([]string, len(parts))
+	for i, p := range parts {
+		lines[i] = p.Error()
+	}
+	if err.Error() != strings.Join(lines, "\n") {
+		return []error{err}
+	}
+	var all []error
+	for _, p := range parts {
+		all = append(all, flatten(p)...)
+	}
+	return all
+}
+
+// describe splits an error into what is wrong and what to try.
+func describe(err error) (text string, hints []string) {
+	switch e := err.(type) { //nolint:errorlint // walks the chain itself
+	case *fault.Error:
+		var parts []string
+		if e.File != "" {
+			parts = append(parts, e.File)
+		}
+		if e.Tensor != "" {
+			parts = append(parts, `tensor "`+e.Tensor+`"`)
+		}
+		if e.Op != "" {
+			parts = append(parts, e.Op)
+		}
+		if e.Err != nil {
+			inner, more := describe(e.Err)
+			if e.File != "" { // the reason of a file error often starts with the same path
+				inner = strings.TrimPrefix(inner, e.File+": ")
+			}
+			parts, hints = append(parts, inner), more
+		}
+		if e.Hint != "" {
+			hints = append([]string{e.Hint}, hints...)
+		}
+		return strings.Join(parts, ": "), hints
+	case *fs.PathError:
+		return e.Path + ": " + reason(e.Err), nil
+	case *os.LinkError:
+		return e.New + ": " + reason(e.Err), nil
+	}
+	text = err.Error()
+	var inner error
+	switch u := err.(type) { //nolint:errorlint // as above
+	case interface{ Unwrap() error }:
+		inner = u.Unwrap()
+	case interface{ Unwrap() []error }:
+		if all := u.Unwrap(); len(all) > 0 {
+			inner = all[0]
+		}
+	}
+	if inner == nil {
+		return reason(err), nil
+	}
+	told, hints := describe(inner)
+	return strings.Replace(text, inner.Error(), told, 1), hints
+}
+
+// reason spells the errors of the operating system in words.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "no such file or folder"
+	case errors.Is(err, fs.ErrPermission):
+		return "permission denied"
+	case errors.Is(err, fs.ErrExist):
+		return "exists already"
+	}
+	return err.Error()
+}
+
+// sentence starts with a capital and ends with a stop, unless it is a command to type.
+func sentence(s string) string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return s
+	}
+	if strings.HasPrefix(s, "pare ") || strings.HasPrefix(s, "--") {
+		return s
+	}
+	r, n := utf8.DecodeRuneInString(s)
+	s = string(unicode.ToUpper(r)) + s[n:]
+	if !strings.ContainsAny(s[len(s)-1:], ".!?:") {
+		s += "."
+	}
+	return s
+}
+
+// unknownVerb is the root's argument check: a word that is no verb.
+func (a *app) unknownVerb(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return unknown(cmd, args[0])
+}
+
+// unknown reports a word that is no subcommand, with the nearest one.
+func unknown(cmd *cobra.Command, word string) error {
+	var verbs []string
+	for _, c := range cmd.Commands() {
+		if !c.Hidden {
+			verbs = append(verbs, c.Name())
+		}
+	}
+	if near := human.Nearest(word, verbs); near != "" {
+		return misusef("unknown verb %q; did you mean %q?   (%s --help lists all)", word, near, cmd.CommandPath())
+	}
+	return misusef("unknown verb %q   (%s --help lists all)", word, cmd.CommandPath())
+}
+
+// flagError rewords what the flag parser found.
+func flagError(cmd *cobra.Command, err error) error {
+	if errors.Is(err, pflag.ErrHelp) {
+		return err
+	}
+	var missing *pflag.NotExistError
+	var value *pflag.InvalidValueError
+	var empty *pflag.ValueRequiredError
+	see := cmd.CommandPath() + " --help"
+	switch {
+	case errors.As(err, &missing):
+		if missing.GetSpecifiedShortnames() != "" {
+			return misuse(see+" lists what it knows", "unknown flag -%s", missing.GetSpecifiedName())
+		}
+		var known []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				known = append(known, f.Name)
+			}
+		})
+		if near := human.Nearest(missing.GetSpecifiedName(), known); near != "" {
+			return misuse(see+" lists what it knows", "unknown flag --%s; did you mean --%s?", missing.GetSpecifiedName(), near)
+		}
+		return misuse(see+" lists what it knows", "unknown flag --%s", missing.GetSpecifiedName())
+	case errors.As(err, &value):
+		f := value.GetFlag()
+		cause := errors.Unwrap(value)
+		if wants := map[string]string{
+			"int": "a whole number", "uint64": "a whole number from 0", "float64": "a number", "bool": "true or false", "int32Slice": "token ids such as 1,15,27",
+			"intSlice": "whole numbers such as 1,15,27",
+		}[f.Value.Type()]; wants != "" {
+			return flagFault(f.Name, fmt.Errorf("%q is not %s", value.GetValue(), wants))
+		}
+		return flagFault(f.Name, cause)
+	case errors.As(err, &empty):
+		return misuse(see+" lists what it knows", "--%s needs a value", empty.GetFlag().Name)
+	}
+	return misuse(see+" lists what it knows", "%s", err.Error())
+}
+
+// exactly makes an argument check that names what is missing or too much.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < len(names) {
+			return misuse(cmd.CommandPath()+" --help has an example", "%s needs %s", cmd.CommandPath(), strings.Join(names[len(args):], " and "))
+		}
+		if len(args) > len(names) {
+			return extra(cmd, args[len(names)])
+		}
+		return nil
+	}
+}
+
+// atMost makes an argument check for optional arguments.
+func atMost(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > n {
+			return extra(cmd, args[n])
+		}
+		return nil
+	}
+}
+
+func extra(cmd *cobra.Command, arg string) error {
+	return misuse(cmd.CommandPath()+" --help has an example", "%s does not know what to do with %q", cmd.CommandPath(), arg)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/pare-dev/pare/internal/human"
+)
+
+// choice is a flag that takes one of a few words.
+type choice struct {
+	value string
+	of    []string
+}
+
+func (c *choice) String() string { return c.value }
+func (c *choice) Type() string   { return "WORD" }
+
+func (c *choice) Set(s string) error {
+	if !slices.Contains(c.of, s) {
+		if near := human.Nearest(s, c.of); near != "" {
+			return fmt.Errorf("%q is not a choice; did you mean %q?", s, near)
+		}
+		return fmt.Errorf("%q is not a choice; take %s", s, strings.Join(c.of, ", "))
+	}
+	c.value = s
+	return nil
+}
+
+// size is a flag in bytes: 512MiB.
+type size int64
+
+func (s *size) String() string {
+	if *s == 0 {
+		return ""
+	}
+	return human.Bytes(int64(*s))
+}
+func (s *size) Type() string { return "SIZE" }
+
+func (s *size) Set(v string) error {
+	n, err := human.ParseSize(v)
+	if err == nil {
+		*s = size(n)
+	}
+	return err
+}
+
+// ratio is a flag that takes 0.5 or 50%.
+type ratio float64
+
+func (r *ratio) String() string {
+	if *r == 0 {
+		return ""
+	}
+	return fmt.Sprint(float64(*r))
+}
+func (r *ratio) Type() string { return "RATIO" }
+
+func (r *ratio) Set(v string) error {
+	f, err := human.ParseRatio(v)
+	if err != nil {
+		return err
+	}
+	if f < 0 || f > 1 {
+		return fmt.Errorf("%q is not between 0 and 1", v)
+	}
+	*r = ratio(f)
+	return nil
+}
+
+// environment gives every flag that was not typed the value of PARE_<FLAG>, when there is one.
+// It makes the order flags, environment, recipe, defaults.
+func (a *app) environment(cmd *cobra.Command) error {
+	var err error
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed || err != nil || f.Name == "help" {
+			return
+		}
+		name := envName(f.Name)
+		v := a.getenv(name)
+		if v == "" {
+			return
+		}
+		if e := cmd.Flags().Set(f.Name, v); e != nil {
+			err = misusef("%s: %w", name, flagError(cmd, e))
+		}
+	})
+	return err
+}
+
+// envName is the environment variable of a flag: max-memory is PARE_MAX_MEMORY.
+func envName(flag string) string {
+	return "PARE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// complete offers fixed words for a flag.
+func complete(cmd *cobra.Command, flag string, words ...string) {
+	completeWith(cmd, flag, func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func completeWith(cmd *cobra.Command, flag string, fn func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, fn); err != nil {
+		panic("pare: completion of --" + flag + ": " + err.Error()) // a bug: no such flag
+	}
+}
