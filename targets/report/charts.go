@@ -45,30 +45,21 @@ const chartWidth, chartHeight = 360, 230 // points: readable one to one on a pho
 // newPlot is an empty chart in the house style.
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
-	sans := func(size font.Length) text.Style {
-		return text.Style{Color: inkColor, Font: font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}, Handler: plot.DefaultTextHandler}
+	sans := func(s *text.Style, size font.Length) {
+		s.Color, s.Font = inkColor, font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
 	}
 	p.BackgroundColor = color.Transparent
-	p.Title.Text = title
-	p.Title.TextStyle = sans(12)
-	p.Title.TextStyle.XAlign, p.Title.TextStyle.YAlign = draw.XCenter, draw.YTop
-	p.Title.Padding = 6
-	for _, a := range []struct {
-		axis  *plot.Axis
-		label string
-	}{{&p.X, x}, {&p.Y, y}} {
-		a.axis.Label.Text = a.label
-		a.axis.Label.TextStyle = sans(10)
-		a.axis.Label.TextStyle.XAlign, a.axis.Label.TextStyle.YAlign = draw.XCenter, draw.YBottom
-		a.axis.Tick.Label = sans(9)
-		a.axis.LineStyle.Color, a.axis.Tick.LineStyle.Color = gridColor, gridColor
+	p.Title.Text, p.Title.Padding = title, 8
+	sans(&p.Title.TextStyle, 12)
+	p.X.Label.Text, p.Y.Label.Text = x, y
+	for _, a := range []*plot.Axis{&p.X, &p.Y} {
+		sans(&a.Label.TextStyle, 10)
+		sans(&a.Tick.Label, 9)
+		a.Label.Padding = 3
+		a.LineStyle.Color, a.Tick.LineStyle.Color = gridColor, gridColor
 	}
-	p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = draw.XCenter, draw.YTop
-	p.Y.Tick.Label.XAlign, p.Y.Tick.Label.YAlign = draw.XRight, draw.YCenter
-	p.Y.Label.TextStyle.Rotation = math.Pi / 2
-	p.X.Label.TextStyle.YAlign = draw.YTop
-	p.Legend.TextStyle = sans(9)
-	p.Legend.TextStyle.YAlign = draw.YCenter
+	sans(&p.Legend.TextStyle, 9)
+	p.Legend.Padding = 2
 	p.Legend.Top = true
 	p.Legend.ThumbnailWidth = 12
 	return p
@@ -126,7 +117,7 @@ func (r *Report) scatterChart() template.HTML {
 			names.TextStyle[0] = p.Legend.TextStyle
 			names.TextStyle[0].YAlign = draw.YBottom
 			names.TextStyle[0].XAlign = draw.XCenter
-			names.Offset = vg.Point{Y: 7}
+			names.Offset = vg.Point{Y: 10}
 			p.Add(names)
 		}
 	}
@@ -171,7 +162,7 @@ func (t *Target) layerChart() template.HTML {
 	bars.Color, bars.LineStyle.Width = series[0], 0
 	p.Add(grid(), bars)
 	p.NominalX(names...)
-	p.Y.Min = 0
+	p.X.Min, p.X.Max, p.Y.Min = -0.6, float64(len(values))-0.4, 0
 	p.Y.Tick.Marker = ticks{}
 	return inline(p, "bars of the relative error after each block")
 }
@@ -204,7 +195,7 @@ func (t *Target) klChart() template.HTML {
 		box.LineStyle.Color = color.Transparent
 		p.Add(box)
 	}
-	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = exponent(h.Edges[lo]), exponent(h.Edges[hi]), 0, highest*1.22
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = exponent(h.Edges[lo]), exponent(h.Edges[hi])+0.1, 0, highest*1.32
 	for i, q := range []struct {
 		name string
 		at   float64
@@ -213,15 +204,16 @@ func (t *Target) klChart() template.HTML {
 		if q.at <= 0 || x < p.X.Min || x > p.X.Max {
 			continue
 		}
-		line, err := plotter.NewLine(plotter.XYs{{X: x, Y: 0}, {X: x, Y: highest * 1.04}})
+		line, err := plotter.NewLine(plotter.XYs{{X: x, Y: 0}, {X: x, Y: highest * (1.20 - 0.08*float64(i))}})
 		if err != nil {
 			continue
 		}
 		line.Color, line.Width, line.Dashes = series[1], 1.2, []vg.Length{3, 2}
 		p.Add(line)
-		if l, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: x, Y: highest * (1.05 + 0.0*float64(i))}}, Labels: []string{q.name}}); err == nil {
+		if l, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: x, Y: highest * (1.21 - 0.08*float64(i))}}, Labels: []string{q.name}}); err == nil {
 			l.TextStyle[0] = p.Legend.TextStyle
-			l.TextStyle[0].XAlign, l.TextStyle[0].YAlign = draw.XCenter, draw.YBottom
+			l.TextStyle[0].XAlign, l.TextStyle[0].YAlign = draw.XLeft, draw.YCenter
+			l.Offset = vg.Point{X: 3, Y: -3}
 			p.Add(l)
 		}
 	}
@@ -250,6 +242,7 @@ func (t *Target) latencyChart() template.HTML {
 		return ""
 	}
 	p := newPlot("Time per token, one at a time", "percentile", "milliseconds")
+	p.Add(grid())
 	for i, m := range []struct {
 		name string
 		of   BenchModel
@@ -264,10 +257,9 @@ func (t *Target) latencyChart() template.HTML {
 		p.Add(bars)
 		p.Legend.Add(m.name, bars)
 	}
-	p.Add(grid())
 	p.Legend.Left = true
 	p.NominalX("50", "90", "99")
-	p.Y.Min = 0
+	p.X.Min, p.X.Max, p.Y.Min = -0.6, 2.6, 0
 	p.Y.Max *= 1.35 // room for the legend
 	p.Y.Tick.Marker = ticks{}
 	return inline(p, "bars of the time per token at three percentiles")

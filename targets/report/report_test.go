@@ -42,7 +42,7 @@ func example() *Report {
 		Source:   Source{Path: "models/books-llama", Format: "hf", Architecture: "llama", Parameters: 6819072, Bytes: 13638144, Type: "bf16", Tensors: 57, Digest: "sha256:aa"},
 		Adapters: []Adapter{{Path: "adapter-shakespeare", Weight: 1, Kind: "LoRA r=8", Matrices: 42}},
 		Merge:    &Merge{Tokens: 256, MaxAbsDiff: 1.9e-5, Spread: 3.1, Verdict: Pass},
-		Passes:   []Pass{{Name: "prune.magnitude", Changed: 42, Skipped: []Line{{Tensor: "model.norm.weight", Reason: "one row"}}, Notes: []string{"zeros save no bytes in dense types"}}},
+		Passes:   []PassResult{{Name: "prune.magnitude", Changed: 42, Skipped: []Line{{Tensor: "model.norm.weight", Reason: "one row"}}, Notes: []string{"zeros save no bytes in dense types"}}},
 		Targets: []Target{
 			{
 				Name: "arm64", Target: "arm64", Package: "dist/arm64", Container: "gguf", Type: "q4_0", Method: "gptq", Bytes: 4299161, Ratio: 0.315, Verdict: Pass,
