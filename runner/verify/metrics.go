@@ -3,6 +3,8 @@ package verify
 import (
 	"math"
 	"slices"
+
+	"github.com/pare-dev/pare/internal/kernels"
 )
 
 // pair is what one scored position tells about two rows of logits.
@@ -15,43 +17,19 @@ type pair struct {
 // compare reads two rows of logits over the same vocabulary, original first.
 //
 //	KL(p||q) = sum_i p_i (ln p_i - ln q_i)
-//
-// Sums are float64 and run in index order. A tie for the first rank goes to the lower index.
-func compare(a, b []float32, target int) pair {
-	maxA, topA := peak(a)
-	maxB, topB := peak(b)
-	var za, zb, cross float64
-	for i, v := range a {
-		da, db := float64(v)-maxA, float64(b[i])-maxB
-		ea := math.Exp(da)
-		za += ea
-		zb += math.Exp(db)
-		cross += ea * (da - db)
-	}
-	la, lb := math.Log(za), math.Log(zb)
+func compare(k *kernels.Set, a, b []float32, target int) pair {
+	st := k.LogitPair(a, b)
 	return pair{
-		nllA: la - (float64(a[target]) - maxA),
-		nllB: lb - (float64(b[target]) - maxB),
-		// sum p (da - la - db + lb); rounding can leave a tiny negative number
-		kl:   max(0, cross/za-la+lb),
-		same: topA == topB,
+		nllA: st.P.LogSumExp - float64(a[target]),
+		nllB: st.Q.LogSumExp - float64(b[target]),
+		kl:   st.KL,
+		same: st.P.ArgMax == st.Q.ArgMax,
 	}
-}
-
-// peak returns the largest value and its first index.
-func peak(x []float32) (float64, int) {
-	at := 0
-	for i, v := range x {
-		if v > x[at] {
-			at = i
-		}
-	}
-	return float64(x[at]), at
 }
 
 // entropy of the softmax of a row, in nats.
 func entropy(x []float32) float64 {
-	m, _ := peak(x)
+	m := float64(slices.Max(x))
 	var z, s float64
 	for _, v := range x {
 		d := float64(v) - m

@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/pare-dev/pare/internal/kernels"
 )
 
 func logs(p ...float64) []float32 {
@@ -16,7 +18,13 @@ func logs(p ...float64) []float32 {
 
 // The metrics are tested first: a metric that lies makes every other test lie.
 func TestCompareByHand(t *testing.T) {
-	p := compare(logs(.5, .5), logs(.9, .1), 1)
+	for _, k := range kernels.All() {
+		t.Run(string(k.Level()), func(t *testing.T) { compareByHand(t, k) })
+	}
+}
+
+func compareByHand(t *testing.T, k *kernels.Set) {
+	p := compare(k, logs(.5, .5), logs(.9, .1), 1)
 	if want := 0.5108256; math.Abs(p.kl-want) > 1e-6 { // 0.5 ln(.5/.9) + 0.5 ln(.5/.1)
 		t.Errorf("KL = %v, want %v", p.kl, want)
 	}
@@ -26,15 +34,15 @@ func TestCompareByHand(t *testing.T) {
 	if !p.same { // a tie goes to index 0, which is also B's first
 		t.Error("first ranks differ")
 	}
-	if q := compare(logs(.2, .8), logs(.8, .2), 0); q.same {
+	if q := compare(k, logs(.2, .8), logs(.8, .2), 0); q.same {
 		t.Error("first ranks agree")
 	}
 	x := logs(.1, .2, .3, .4)
-	if q := compare(x, x, 2); q.kl != 0 {
+	if q := compare(k, x, x, 2); q.kl != 0 {
 		t.Errorf("KL of a row with itself = %v", q.kl)
 	}
 	uniform := make([]float32, 4096)
-	if q := compare(uniform, uniform, 17); math.Abs(math.Exp(q.nllA)-4096) > 1e-6 {
+	if q := compare(k, uniform, uniform, 17); math.Abs(math.Exp(q.nllA)-4096) > 1e-6 {
 		t.Errorf("perplexity of a uniform guess over 4096 tokens = %v", math.Exp(q.nllA))
 	}
 	if h := entropy(uniform); math.Abs(h-math.Log(4096)) > 1e-9 {
@@ -136,5 +144,21 @@ func TestEvaluate(t *testing.T) {
 	}
 	if err := CheckLimits(Limits{"top1": 93}); err == nil {
 		t.Error("top1 of 93 accepted: it is a fraction")
+	}
+}
+
+func TestRepetition(t *testing.T) {
+	for _, c := range []struct {
+		ids  []int32
+		want float64
+	}{
+		{[]int32{1, 2, 3}, 0},
+		{[]int32{1, 2, 3, 4, 5, 6, 7}, 0},
+		{[]int32{1, 2, 3, 4, 1, 2, 3, 4}, 0.2}, // the fifth of five sequences is the first again
+		{[]int32{9, 9, 9, 9, 9}, 0.5},
+	} {
+		if got := repetition(c.ids); got != c.want {
+			t.Errorf("repetition(%v) = %v, want %v", c.ids, got, c.want)
+		}
 	}
 }

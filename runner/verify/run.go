@@ -1,0 +1,273 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/progress"
+	"github.com/pare-dev/pare/runner"
+)
+
+// Options of a comparison.
+type Options struct {
+	Context  int    // tokens in a chunk; 0 means 512
+	Chunks   int    // chunks to score; 0 means all that the tokens fill
+	First    int    // index of the first chunk, so that a run can be continued with fresh chunks
+	BOS      int32  // replaces the first token of every chunk; negative: nothing does
+	TextHash string // digest of the text, for the record
+	Progress progress.Sink
+}
+
+// slice is the number of positions whose logits of both models are held at once: 16 MiB of them,
+// but no fewer than 16, so that a batch still amortises the decoding of weights.
+func slice(vocab int) int { return min(max(16, 4<<20/vocab), 128) }
+
+// Comparison scores chunks of one text by two models. More chunks can be added to it when a gate
+// cannot tell yet.
+type Comparison struct {
+	opt       Options
+	a, b      *runner.Runner
+	k         *kernels.Set
+	chunks    []chunk
+	kl        []float32 // one per scored token
+	layers    []layerSum
+	positions int64
+	seconds   float64
+}
+
+// layerSum accumulates the error of the residual stream after one block.
+type layerSum struct {
+	signal, noise, dot, other float64
+	maxAbs                    float64
+}
+
+// New prepares a comparison of b, the package, with a, the original. Both must have the same
+// vocabulary.
+func New(a, b *runner.Runner, opt Options) (*Comparison, error) {
+	if opt.Context == 0 {
+		opt.Context = 512
+	}
+	if opt.Context < 4 {
+		return nil, &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, fmt.Errorf("context of %d tokens", opt.Context)), Hint: "use --context 512"}
+	}
+	if va, vb := a.Vocab(), b.Vocab(); va != vb {
+		return nil, &fault.Error{Op: "verify", Err: fmt.Errorf("the original has %d tokens, the package %d: their outputs do not compare", va, vb)}
+	}
+	if opt.Progress == nil {
+		opt.Progress = progress.Discard
+	}
+	return &Comparison{opt: opt, a: a, b: b, k: kernels.For(b.ISA())}, nil
+}
+
+// Available is the number of chunks that the tokens fill.
+func (c *Comparison) Available(tokens []int32) int { return len(tokens) / c.opt.Context }
+
+// Scored is the number of chunks scored so far.
+func (c *Comparison) Scored() int { return len(c.chunks) }
+
+// Add scores up to n more chunks of the same tokens and returns how many there were.
+func (c *Comparison) Add(ctx context.Context, tokens []int32, n int) (int, error) {
+	start := time.Now()
+	first := c.opt.First + len(c.chunks)
+	n = min(n, c.Available(tokens)-first)
+	if n <= 0 {
+		return 0, nil
+	}
+	c.opt.Progress.Stage("verify", int64(n)*int64(c.opt.Context), "tokens")
+	for i := range n {
+		at := (first + i) * c.opt.Context
+		if err := c.chunk(ctx, tokens[at:at+c.opt.Context]); err != nil {
+			return i, err
+		}
+		c.opt.Progress.Add(int64(c.opt.Context))
+	}
+	c.seconds += time.Since(start).Seconds()
+	return n, nil
+}
+
+// side is one model at work on a chunk: a few rows of logits and the residual stream behind them.
+type side struct {
+	s      *runner.Session
+	logits []float32   // [slice(vocab), vocab]
+	blocks [][]float32 // by block: [slice(vocab), hidden]
+	rows   int
+}
+
+func newSide(r *runner.Runner) *side {
+	d := &side{s: r.NewSession(), logits: make([]float32, slice(r.Vocab())*r.Vocab()), blocks: make([][]float32, r.Decoder().Layers)}
+	d.s.OnBlock = func(block int, hidden []float32, _, _ int) {
+		d.blocks[block] = append(d.blocks[block], hidden...)
+	}
+	return d
+}
+
+// next runs tokens; when score is set it keeps their logits and hidden states.
+func (d *side) next(ctx context.Context, tokens []int32, score bool) error {
+	d.rows = 0
+	want := runner.WantNone
+	if score {
+		want = runner.WantAll
+	}
+	for i := range d.blocks {
+		d.blocks[i] = d.blocks[i][:0]
+	}
+	err := d.s.Append(ctx, tokens, want, func(_ int, row []float32) error {
+		copy(d.logits[d.rows*len(row):], row)
+		d.rows++
+		return nil
+	})
+	return err
+}
+
+// chunk scores one chunk.
+func (c *Comparison) chunk(ctx context.Context, tokens []int32) error {
+	if c.opt.BOS >= 0 {
+		tokens = slices.Clone(tokens)
+		tokens[0] = c.opt.BOS
+	}
+	a, b := newSide(c.a), newSide(c.b)
+	defer a.s.Close()
+	defer b.s.Close()
+	half := c.opt.Context / 2
+	sides := []*side{a, b}
+	for _, d := range sides {
+		hook := d.s.OnBlock
+		d.s.OnBlock = nil // the first half is context only
+		if err := d.next(ctx, tokens[:half], false); err != nil {
+			return err
+		}
+		d.s.OnBlock = hook
+	}
+	var sum chunk
+	vocab := c.a.Vocab()
+	step := slice(vocab)
+	for at := half; at < c.opt.Context-1; at += step {
+		part := tokens[at:min(at+step, c.opt.Context-1)]
+		for _, d := range sides {
+			if err := d.next(ctx, part, true); err != nil {
+				return err
+			}
+		}
+		for i := range part {
+			p := compare(c.k, a.logits[i*vocab:][:vocab], b.logits[i*vocab:][:vocab], int(tokens[at+i+1]))
+			if math.IsNaN(p.nllB) || math.IsNaN(p.kl) {
+				return &fault.Error{Op: "verify", Err: fmt.Errorf("%w: the package's logits at token %d of chunk %d", fault.ErrNotFinite, at+i, len(c.chunks))}
+			}
+			sum.add(p)
+			c.kl = append(c.kl, float32(p.kl))
+		}
+		c.addLayers(a.blocks, b.blocks)
+	}
+	c.chunks = append(c.chunks, sum)
+	return nil
+}
+
+// addLayers compares the residual streams of both models, block by block. Models of different
+// depth or width compare by their logits only.
+func (c *Comparison) addLayers(a, b [][]float32) {
+	if len(a) != len(b) || len(a) == 0 || len(a[0]) != len(b[0]) {
+		return
+	}
+	if c.layers == nil {
+		c.layers = make([]layerSum, len(a))
+	}
+	for i := range a {
+		l := &c.layers[i]
+		for j, v := range a[i] {
+			x, y := float64(v), float64(b[i][j])
+			e := x - y
+			l.signal += x * x
+			l.other += y * y
+			l.dot += x * y
+			l.noise += e * e
+			l.maxAbs = max(l.maxAbs, math.Abs(e))
+		}
+	}
+}
+
+// Result sums up what was scored so far.
+func (c *Comparison) Result() (*Result, error) {
+	if len(c.chunks) == 0 {
+		return nil, &fault.Error{Op: "verify", Err: fmt.Errorf("the text fills no chunk of %d tokens", c.opt.Context), Hint: "give a longer text, or a smaller --context"}
+	}
+	r := &Result{Schema: 1, Seconds: c.seconds, Gate: Gate{Verdict: None, Checks: []Check{}}}
+	r.Protocol = Protocol{
+		Name: "llama.cpp: chunks without overlap, second half scored", TextSHA256: c.opt.TextHash,
+		Context: c.opt.Context, Chunks: len(c.chunks), TokensScored: len(c.kl), ISA: string(c.k.Level()),
+	}
+	nllA := ratio(c.chunks, func(x *chunk) float64 { return x.nllA })
+	nllB := ratio(c.chunks, func(x *chunk) float64 { return x.nllB })
+	diff := func(x *chunk) float64 { return x.nllB - x.nllA }
+	r.Perplexity = Perplexity{Original: math.Exp(nllA), Package: math.Exp(nllB), LogRatio: nllB - nllA}
+	r.Perplexity.LogRatioSE, r.Perplexity.Lower95, r.Perplexity.Upper95 = finite(bootstrap(c.chunks, diff))
+	sorted := slices.Clone(c.kl)
+	slices.Sort(sorted)
+	kl := func(x *chunk) float64 { return x.kl }
+	r.KL = KL{
+		Mean: ratio(c.chunks, kl), Median: quantile(sorted, .5), P90: quantile(sorted, .9), P99: quantile(sorted, .99),
+		P999: quantile(sorted, .999), Max: float64(sorted[len(sorted)-1]), Histogram: histogram(sorted),
+	}
+	r.KL.SE, r.KL.Lower95, r.KL.Upper95 = finite(bootstrap(c.chunks, kl))
+	same := func(x *chunk) float64 { return float64(x.same) }
+	r.Top1.Agreement = ratio(c.chunks, same)
+	_, r.Top1.Lower95, r.Top1.Upper95 = finite(bootstrap(c.chunks, same))
+	r.Top1.Lower95, r.Top1.Upper95 = max(0, r.Top1.Lower95), min(1, r.Top1.Upper95)
+	for i := range c.layers {
+		l := &c.layers[i]
+		out := Layer{Block: i, SQNR: 200, Cosine: 1, MaxAbs: l.maxAbs}
+		if l.noise > 0 {
+			out.SQNR = min(200, 10*math.Log10(l.signal/l.noise))
+		}
+		if l.signal > 0 && l.other > 0 {
+			out.Cosine = l.dot / math.Sqrt(l.signal*l.other)
+		}
+		r.Layers = append(r.Layers, out)
+	}
+	return r, nil
+}
+
+// unbounded stands for an infinite bound: JSON has no infinity.
+const unbounded = 1e300
+
+func finite(se, lo, hi float64) (float64, float64, float64) {
+	clip := func(x float64) float64 { return min(max(x, -unbounded), unbounded) }
+	return clip(se), clip(lo), clip(hi)
+}
+
+// histogram counts sorted KL values in bins that grow by half a decade from 1e-6 nats.
+func histogram(sorted []float32) Histogram {
+	h := Histogram{}
+	for e := -12; e <= 6; e++ { // 10^(e/2): 1e-6 .. 1e3
+		h.Edges = append(h.Edges, math.Pow(10, float64(e)/2))
+	}
+	h.Counts = make([]int, len(h.Edges)-1)
+	bin := 0
+	for _, v := range sorted {
+		for bin < len(h.Counts)-1 && float64(v) >= h.Edges[bin+1] {
+			bin++
+		}
+		h.Counts[bin]++
+	}
+	return h
+}
+
+// Run is the whole comparison: score opt.Chunks chunks and sum up.
+func Run(ctx context.Context, a, b *runner.Runner, tokens []int32, opt Options) (*Result, error) {
+	c, err := New(a, b, opt)
+	if err != nil {
+		return nil, err
+	}
+	n := opt.Chunks
+	if n <= 0 {
+		n = c.Available(tokens)
+	}
+	if _, err := c.Add(ctx, tokens, n); err != nil {
+		return nil, err
+	}
+	return c.Result()
+}
