@@ -3,6 +3,7 @@ package kernels
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 
 	"gonum.org/v1/gonum/blas"
@@ -26,7 +27,7 @@ func BenchmarkGemmNT(b *testing.B) {
 			m, n, k := c[0], c[1], c[2]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
 				rng := newRand()
-				x, w, d := View(random(rng, m*k), m, k), View(random(rng, n*k), n, k), View(make([]float32, m*n), m, n)
+				x, w, d := View(fill(rng, m*k), m, k), View(fill(rng, n*k), n, k), View(make([]float32, m*n), m, n)
 				b.ReportAllocs()
 				for b.Loop() {
 					s.GemmNT(d, x, w, false)
@@ -38,7 +39,7 @@ func BenchmarkGemmNT(b *testing.B) {
 	})
 	b.Run("gonum/512x512x1024", func(b *testing.B) {
 		rng := newRand()
-		x, w, d := random(rng, 512*1024), random(rng, 512*1024), make([]float32, 512*512)
+		x, w, d := fill(rng, 512*1024), fill(rng, 512*1024), make([]float32, 512*512)
 		for b.Loop() {
 			gonum.Implementation{}.Sgemm(blas.NoTrans, blas.Trans, 512, 512, 1024, 1, x, 1024, w, 1024, 0, d, 512)
 		}
@@ -52,7 +53,7 @@ func BenchmarkGemmNN(b *testing.B) {
 			m, n, k := c[0], c[1], c[2]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
 				rng := newRand()
-				x, w, d := View(random(rng, m*k), m, k), View(random(rng, n*k), k, n), View(make([]float32, m*n), m, n)
+				x, w, d := View(fill(rng, m*k), m, k), View(fill(rng, n*k), k, n), View(make([]float32, m*n), m, n)
 				for b.Loop() {
 					s.GemmNN(d, x, w, false)
 				}
@@ -65,7 +66,7 @@ func BenchmarkGemmNN(b *testing.B) {
 func BenchmarkGram(b *testing.B) {
 	each2(b, func(b *testing.B, s *Set) {
 		const rows, k = 512, 1024
-		x := random(newRand(), rows*k)
+		x := fill(newRand(), rows*k)
 		g := s.NewGram(k)
 		for b.Loop() {
 			if err := g.Add(context.Background(), 1, x); err != nil {
@@ -78,7 +79,7 @@ func BenchmarkGram(b *testing.B) {
 
 func BenchmarkDot(b *testing.B) {
 	each2(b, func(b *testing.B, s *Set) {
-		x, y := random(newRand(), 4096), random(newRand(), 4096)
+		x, y := fill(newRand(), 4096), fill(newRand(), 4096)
 		for b.Loop() {
 			s.Dot(x, y)
 		}
@@ -106,7 +107,7 @@ func BenchmarkDotRow(b *testing.B) {
 		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
 			b.Run(name, func(b *testing.B) {
 				const n = 4096
-				row, x, dot := randomBlocks(newRand(), name, n/blocks[name].elems, true), random(newRand(), n), s.DotRow(name)
+				row, x, dot := randomBlocks(newRand(), name, n/blocks[name].elems, true), fill(newRand(), n), s.DotRow(name)
 				for b.Loop() {
 					dot(row, x)
 				}
@@ -121,7 +122,7 @@ func BenchmarkRows(b *testing.B) {
 	each2(b, func(b *testing.B, s *Set) {
 		const n = 4096
 		rng := newRand()
-		x, y, z := random(rng, n), random(rng, n), make([]float32, n)
+		x, y, z := fill(rng, n), fill(rng, n), make([]float32, n)
 		for name, fn := range map[string]func(){
 			"softmax": func() { copy(z, x); s.Softmax(z) },
 			"rmsnorm": func() { s.RMSNorm(z, x, y, 1e-5) },
@@ -139,4 +140,13 @@ func BenchmarkRows(b *testing.B) {
 			})
 		}
 	})
+}
+
+// fill makes n random numbers that begin on a page, as large allocations do.
+func fill(rng *rand.Rand, n int) []float32 {
+	x := make([]float32, max(n, 1<<14))[:n]
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	return x
 }

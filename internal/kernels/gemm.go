@@ -46,40 +46,42 @@ func (s *Set) GemmNT(dst, x, w Matrix, add bool) {
 }
 
 const (
-	ntRows   = 64 // most rows of x in one call of the kernel
-	ntTile   = 8  // most rows of w in one register tile, at any level
-	ntCache  = 1 << 18
-	ntVector = 16 // most lanes of a vector
+	ntRows   = 60      // most rows of x in one call of the kernel; a multiple of every level's tile
+	ntCols   = 24      // rows of w that pass together when rows are long, likewise
+	ntDepth  = 1024    // most of k at a time
+	ntWork   = 1 << 20 // multiplications in one call, far below a millisecond
+	ntVector = 16      // most lanes of a vector
 )
 
 type gemmNTArgs struct {
-	dst, x, w, sums    unsafe.Pointer
-	ldd, ldx, ldw      int
-	m, n, k, add, more int
+	dst, x, w, sums     unsafe.Pointer
+	ldd, ldx, ldw       int
+	m, n, k, depth, add int
 }
 
-// ntSums holds the unfinished sums of ntRows x ntTile elements, one vector each: long rows are
-// taken in pieces that fit the first-level cache.
-var ntSums = sync.Pool{New: func() any { return new([ntRows * ntTile * ntVector]float32) }}
+// ntSums holds unfinished sums, a vector for each element, while k passes in pieces.
+type ntSums [ntRows * ntCols * ntVector]float32
 
-// gemmNT keeps a group of rows of x in the second-level cache (1 MiB of them) while all of w passes
-// by once. One call of the kernel takes the group and a few rows of w.
+var ntPool = sync.Pool{New: func() any { return new(ntSums) }}
+
+// gemmNT takes a group of rows of x, which stays in the second-level cache, and lets w pass by it, a
+// few rows in one call of the kernel.
 func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 	if dst.Rows == 0 || dst.Cols == 0 {
 		return
 	}
-	sums := ntSums.Get().(*[ntRows * ntTile * ntVector]float32)
-	defer ntSums.Put(sums)
+	sums := ntPool.Get().(*ntSums)
+	defer ntPool.Put(sums)
 	args := gemmNTArgs{sums: unsafe.Pointer(sums), ldd: dst.Stride, ldx: x.Stride, ldw: w.Stride, k: x.Cols}
 	if add {
 		args.add = 1
 	}
-	group := min(ntRows, max(8, ntCache/max(x.Cols, 1)&^7))
-	step := ntStep(group, x.Cols)
-	for i := 0; i < dst.Rows; i += group {
-		args.m = min(group, dst.Rows-i)
-		if args.m < group {
-			step = ntStep(args.m, x.Cols)
+	for i := 0; i < dst.Rows; i += ntRows {
+		args.m = min(ntRows, dst.Rows-i)
+		step := max(1, ntWork/(args.m*max(x.Cols, 1)*ntCols)) * ntCols
+		// a few rows of x stay in the caches however long they are, and w streams best whole
+		if args.depth = ntDepth; args.m <= 8 {
+			args.depth = max(x.Cols, 1)
 		}
 		for j := 0; j < dst.Cols; j += step {
 			args.n = min(step, dst.Cols-j)
@@ -90,12 +92,6 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 			c.call(fnGemmNt, unsafe.Pointer(&args))
 		}
 	}
-}
-
-// ntStep is how many rows of w go into one call: about 2^20 multiplications, far below a millisecond,
-// because compiled code cannot be interrupted. It is a multiple of every level's tile.
-func ntStep(m, k int) int {
-	return max(1, 1<<20/(max(m, 1)*max(k, 1)*24)) * 24
 }
 
 // GemmNN is dst = a * b, or dst += a * b: a is [m,k], b is [k,n], dst is [m,n]. Each element is

@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0xd5158d48; WORD $0x00ba; BYTE $0x00 // leaq 0xbad5(%rip), %rdx # 0xbc50 <lanes>
+	LONG $0x35158d48; WORD $0x00bb; BYTE $0x00 // leaq 0xbb35(%rip), %rdx # 0xbcb0 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -121,788 +121,798 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x30ec8148; WORD $0x0001; BYTE $0x00 // subq $0x130, %rsp # imm = 0x130
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0ef38e0f; WORD $0x0000 // jle 0x10e5 <k_gemm_nt+0xf15>
-	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x485f8b48 // movq 0x48(%rdi), %rbx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
-	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
-	WORD $0x1eeb // jmp 0x249 <k_gemm_nt+0x79>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x24448348; WORD $0x1040 // addq $0x10, 0x40(%rsp)
-	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0x0e9c8d0f; WORD $0x0000 // jge 0x10e5 <k_gemm_nt+0xf15>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x02ca8348 // orq $0x2, %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x03c98348 // orq $0x3, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0xc14c0f48 // cmovlq %rcx, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x55eb // jmp 0x2fe <k_gemm_nt+0x12e>
-	LONG $0x3c29fcc5; BYTE $0x0a // vmovaps %ymm7, (%rdx,%rcx)
-	LONG $0x7429fcc5; WORD $0x200a // vmovaps %ymm6, 0x20(%rdx,%rcx)
-	LONG $0x6c29fcc5; WORD $0x400a // vmovaps %ymm5, 0x40(%rdx,%rcx)
-	LONG $0x6429fcc5; WORD $0x600a // vmovaps %ymm4, 0x60(%rdx,%rcx)
-	QUAD $0x0000800a9c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x80(%rdx,%rcx)
-	QUAD $0x0000a00a9429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xa0(%rdx,%rcx)
-	QUAD $0x0000c00a8c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0xc0(%rdx,%rcx)
-	QUAD $0x0000e00a8429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rdx,%rcx)
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x0f038e0f; WORD $0x0000 // jle 0x10f6 <k_gemm_nt+0xf26>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0xff328d0f; WORD $0xffff // jge 0x230 <k_gemm_nt+0x60>
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x48588b48 // movq 0x48(%rax), %rbx
+	LONG $0x50488b48 // movq 0x50(%rax), %rcx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x3feac148 // shrq $0x3f, %rdx
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0xd148; BYTE $0xfa // sarq %rdx
+	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0xff4a8d49 // leaq -0x1(%r10), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x38488b4c // movq 0x38(%rax), %r9
+	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	WORD $0x1deb // jmp 0x25e <k_gemm_nt+0x8e>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0x0e988e0f; WORD $0x0000 // jle 0x10f6 <k_gemm_nt+0xf26>
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x008e8d48; WORD $0x0004; BYTE $0x00 // leaq 0x400(%rsi), %rcx
-	LONG $0x06013d48; WORD $0x0000 // cmpq $0x601, %rax # imm = 0x601
-	LONG $0xcb4c0f48 // cmovlq %rbx, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x247c8348; WORD $0x0368 // cmpq $0x3, 0x68(%rsp)
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
-	WORD $0x767d // jge 0x3a0 <k_gemm_nt+0x1d0>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x0791840f; WORD $0x0000 // je 0xad0 <k_gemm_nt+0x900>
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xab75 // jne 0x2f0 <k_gemm_nt+0x120>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x18558b49 // movq 0x18(%r13), %rdx
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0x07a7840f; WORD $0x0000 // je 0xb03 <k_gemm_nt+0x933>
-	LONG $0x3c28fcc5; BYTE $0x0a // vmovaps (%rdx,%rcx), %ymm7
-	LONG $0x7428fcc5; WORD $0x200a // vmovaps 0x20(%rdx,%rcx), %ymm6
-	LONG $0x6c28fcc5; WORD $0x400a // vmovaps 0x40(%rdx,%rcx), %ymm5
-	LONG $0x6428fcc5; WORD $0x600a // vmovaps 0x60(%rdx,%rcx), %ymm4
-	QUAD $0x0000800a9c28fcc5; BYTE $0x00 // vmovaps 0x80(%rdx,%rcx), %ymm3
-	QUAD $0x0000a00a9428fcc5; BYTE $0x00 // vmovaps 0xa0(%rdx,%rcx), %ymm2
-	QUAD $0x0000c00a8c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rdx,%rcx), %ymm1
-	QUAD $0x0000e00a8428fcc5; BYTE $0x00 // vmovaps 0xe0(%rdx,%rcx), %ymm0
-	LONG $0x000787e9; BYTE $0x00 // jmp 0xb23 <k_gemm_nt+0x953>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24443b48; BYTE $0x68 // cmpq 0x68(%rsp), %rax
+	LONG $0xcb4e0f48 // cmovleq %rbx, %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x08428d48 // leaq 0x8(%rdx), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	WORD $0x2eeb // jmp 0x2c3 <k_gemm_nt+0xf3>
+	LONG $0x2429fcc5; BYTE $0x08 // vmovaps %ymm4, (%rax,%rcx)
+	LONG $0x5c29fcc5; WORD $0x2008 // vmovaps %ymm3, 0x20(%rax,%rcx)
+	LONG $0x5429fcc5; WORD $0x4008 // vmovaps %ymm2, 0x40(%rax,%rcx)
+	LONG $0x4c29fcc5; WORD $0x6008 // vmovaps %ymm1, 0x60(%rax,%rcx)
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x18458b49 // movq 0x18(%r13), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	LONG $0x087d8b4d // movq 0x8(%r13), %r15
-	LONG $0x10458b49 // movq 0x10(%r13), %rax
-	LONG $0x28458b4d // movq 0x28(%r13), %r8
-	LONG $0x30558b49 // movq 0x30(%r13), %rdx
-	LONG $0x084e8d48 // leaq 0x8(%rsi), %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x4caf0f48; WORD $0x0824 // imulq 0x8(%rsp), %rcx
-	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x4caf0f48; WORD $0x5824 // imulq 0x58(%rsp), %rcx
-	LONG $0x88348d4c // leaq (%rax,%rcx,4), %r14
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0x4caf0f48; WORD $0x5024 // imulq 0x50(%rsp), %rcx
-	LONG $0x88248d4c // leaq (%rax,%rcx,4), %r12
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0xdaaf0f4c // imulq %rdx, %r11
-	LONG $0x54af0f48; WORD $0x4824 // imulq 0x48(%rsp), %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	LONG $0xc7148d4b // leaq (%r15,%r8,8), %rdx
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
-	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
-	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
-	LONG $0x870c8d4f // leaq (%r15,%r8,4), %r9
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
-	LONG $0x000003be; BYTE $0x00 // movl $0x3, %esi
-	QUAD $0x000000b024bc894c // movq %r15, 0xb0(%rsp)
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x00008fe9; BYTE $0x00 // jmp 0x4e4 <k_gemm_nt+0x314>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0x1c297cc5; BYTE $0x30 // vmovaps %ymm11, (%rax,%rsi)
-	LONG $0x54297cc5; WORD $0x2030 // vmovaps %ymm10, 0x20(%rax,%rsi)
-	LONG $0x4c297cc5; WORD $0x4030 // vmovaps %ymm9, 0x40(%rax,%rsi)
-	LONG $0x44297cc5; WORD $0x6030 // vmovaps %ymm8, 0x60(%rax,%rsi)
-	QUAD $0x00008030bc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rax,%rsi)
-	QUAD $0x0000a030b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xa0(%rax,%rsi)
-	QUAD $0x0000c030ac29fcc5; BYTE $0x00 // vmovaps %ymm5, 0xc0(%rax,%rsi)
-	QUAD $0x0000e030a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0xe0(%rax,%rsi)
-	QUAD $0x000100309c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x100(%rax,%rsi)
-	QUAD $0x000120309429fcc5; BYTE $0x00 // vmovaps %ymm2, 0x120(%rax,%rsi)
-	QUAD $0x000140308c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rax,%rsi)
-	QUAD $0x000160308429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x160(%rax,%rsi)
-	LONG $0x03708d49 // leaq 0x3(%r8), %rsi
-	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	LONG $0x24743b48; BYTE $0x68 // cmpq 0x68(%rsp), %rsi
-	LONG $0xfe498f0f; WORD $0xffff // jg 0x32d <k_gemm_nt+0x15d>
-	WORD $0x8948; BYTE $0xdd // movq %rbx, %rbp
-	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x07e6c148 // shlq $0x7, %rsi
-	LONG $0x245c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r11
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x008e840f; WORD $0x0000 // je 0x590 <k_gemm_nt+0x3c0>
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0x287c41c4; WORD $0x301c // vmovaps (%r8,%rsi), %ymm11
-	LONG $0x287c41c4; WORD $0x3054; BYTE $0x20 // vmovaps 0x20(%r8,%rsi), %ymm10
-	LONG $0x287c41c4; WORD $0x304c; BYTE $0x40 // vmovaps 0x40(%r8,%rsi), %ymm9
-	LONG $0x287c41c4; WORD $0x3044; BYTE $0x60 // vmovaps 0x60(%r8,%rsi), %ymm8
-	QUAD $0x008030bc287cc1c4; WORD $0x0000 // vmovaps 0x80(%r8,%rsi), %ymm7
-	QUAD $0x00a030b4287cc1c4; WORD $0x0000 // vmovaps 0xa0(%r8,%rsi), %ymm6
-	QUAD $0x00c030ac287cc1c4; WORD $0x0000 // vmovaps 0xc0(%r8,%rsi), %ymm5
-	QUAD $0x00e030a4287cc1c4; WORD $0x0000 // vmovaps 0xe0(%r8,%rsi), %ymm4
-	QUAD $0x0100309c287cc1c4; WORD $0x0000 // vmovaps 0x100(%r8,%rsi), %ymm3
-	QUAD $0x01203094287cc1c4; WORD $0x0000 // vmovaps 0x120(%r8,%rsi), %ymm2
-	QUAD $0x0140308c287cc1c4; WORD $0x0000 // vmovaps 0x140(%r8,%rsi), %ymm1
-	QUAD $0x01603084287cc1c4; WORD $0x0000 // vmovaps 0x160(%r8,%rsi), %ymm0
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x000000b8248c3948 // cmpq %rcx, 0xb8(%rsp)
-	WORD $0x567e // jle 0x5d7 <k_gemm_nt+0x407>
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x666 <k_gemm_nt+0x496>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x000000b8248c3948 // cmpq %rcx, 0xb8(%rsp)
-	LONG $0x008f8f0f; WORD $0x0000 // jg 0x666 <k_gemm_nt+0x496>
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
-	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0x04c48349 // addq $0x4, %r12
+	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
+	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
+	LONG $0x24048b48 // movq (%rsp), %rax
+	WORD $0x8d7d // jge 0x250 <k_gemm_nt+0x80>
+	LONG $0x03f98349 // cmpq $0x3, %r9
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
+	LONG $0x009e8d0f; WORD $0x0000 // jge 0x370 <k_gemm_nt+0x1a0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x079b840f; WORD $0x0000 // je 0xa80 <k_gemm_nt+0x8b0>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0xbb75 // jne 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
+	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
+	LONG $0x02c88349 // orq $0x2, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xc24d0f4c // cmovgeq %rdx, %r8
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	LONG $0x03cb8349 // orq $0x3, %r11
+	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
+	LONG $0xda4d0f4c // cmovgeq %rdx, %r11
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x18420348 // addq 0x18(%rdx), %rax
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	LONG $0x07d2840f; WORD $0x0000 // je 0xb1d <k_gemm_nt+0x94d>
+	LONG $0x2428fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm4
+	LONG $0x5c28fcc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm3
+	LONG $0x5428fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm2
+	LONG $0x4c28fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm1
+	LONG $0x0007c6e9; BYTE $0x00 // jmp 0xb2d <k_gemm_nt+0x95d>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x107c01c4; WORD $0x8724 // vmovups (%r15,%r8,4), %ymm12
-	LONG $0x107c01c4; WORD $0x812c // vmovups (%r9,%r8,4), %ymm13
-	LONG $0x107c21c4; WORD $0x8234 // vmovups (%rdx,%r8,4), %ymm14
-	LONG $0x107c21c4; WORD $0x803c // vmovups (%rax,%r8,4), %ymm15
-	LONG $0xb81d42c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm15) + ymm11
-	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
-	LONG $0xb80dc2c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm15) + ymm3
-	LONG $0x107c01c4; WORD $0x863c // vmovups (%r14,%r8,4), %ymm15
-	LONG $0xb81d42c4; BYTE $0xd7 // vfmadd231ps %ymm15, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm15) + ymm10
-	LONG $0xb815c2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm15) + ymm6
-	LONG $0xb80dc2c4; BYTE $0xd7 // vfmadd231ps %ymm15, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm15) + ymm2
-	LONG $0x107c01c4; WORD $0x843c // vmovups (%r12,%r8,4), %ymm15
-	LONG $0xb81d42c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm15) + ymm9
-	LONG $0xb815c2c4; BYTE $0xef // vfmadd231ps %ymm15, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm15) + ymm5
-	LONG $0xb80dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm15) + ymm1
-	LONG $0x107c21c4; WORD $0x833c // vmovups (%rbx,%r8,4), %ymm15
-	LONG $0xb80542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
-	LONG $0xb805c2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm13) + ymm4
-	LONG $0xb80dc2c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm15) + ymm0
-	LONG $0x08588d4d // leaq 0x8(%r8), %r11
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	WORD $0x8a7e // jle 0x5f0 <k_gemm_nt+0x420>
-	LONG $0x01578d4c // leaq 0x1(%rdi), %r10
-	LONG $0x025f8d48 // leaq 0x2(%rdi), %rbx
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x18480348 // addq 0x18(%rax), %rcx
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x08788b48 // movq 0x8(%rax), %rdi
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x28408b4c // movq 0x28(%rax), %r8
+	LONG $0x30588b4c // movq 0x30(%rax), %r11
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	QUAD $0x000000c8249c8948 // movq %rbx, 0xc8(%rsp)
-	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
-	LONG $0x01168d0f; WORD $0x0000 // jge 0x7a0 <k_gemm_nt+0x5d0>
-	QUAD $0x000000a824ac8b48 // movq 0xa8(%rsp), %rbp
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	LONG $0xefaf0f4c // imulq %rdi, %r13
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0xebaf0f48 // imulq %rbx, %rbp
-	QUAD $0x000000b024948b4c // movq 0xb0(%rsp), %r10
-	LONG $0xaa2c8d4f // leaq (%r10,%r13,4), %r13
-	LONG $0x990d8d48; WORD $0x00b5; BYTE $0x00 // leaq 0xb599(%rip), %rcx # 0xbc50 <lanes>
-	LONG $0x64107cc5; WORD $0x2081 // vmovups 0x20(%rcx,%rax,4), %ymm12
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x2c1d02c4; WORD $0x9d6c; BYTE $0x00 // vmaskmovps (%r13,%r11,4), %ymm12, %ymm13
-	QUAD $0x00011024ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x110(%rsp)
-	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
-	LONG $0x82048d4b // leaq (%r10,%r8,4), %rax
-	LONG $0x2c1d22c4; WORD $0x982c // vmaskmovps (%rax,%r11,4), %ymm12, %ymm13
-	QUAD $0x0000d024ac117cc5; BYTE $0x00 // vmovups %ymm13, 0xd0(%rsp)
-	LONG $0xaa048d49 // leaq (%r10,%rbp,4), %rax
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x2c1d22c4; WORD $0x983c // vmaskmovps (%rax,%r11,4), %ymm12, %ymm15
-	QUAD $0x0000f024bc117cc5; BYTE $0x00 // vmovups %ymm15, 0xf0(%rsp)
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	LONG $0x2c1d22c4; WORD $0x9834 // vmaskmovps (%rax,%r11,4), %ymm12, %ymm14
-	QUAD $0x0110249cb80d62c4; WORD $0x0000 // vfmadd231ps 0x110(%rsp), %ymm14, %ymm11 # ymm11 = (ymm14 * mem) + ymm11
-	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x2c1d02c4; WORD $0x9e2c // vmaskmovps (%r14,%r11,4), %ymm12, %ymm13
-	LONG $0xb805c2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm14) + ymm3
-	QUAD $0x00011024bc107cc5; BYTE $0x00 // vmovups 0x110(%rsp), %ymm15
-	LONG $0xb80542c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm13) + ymm10
-	QUAD $0x0000d024b4107cc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm13) + ymm6
-	QUAD $0x00f02494b815e2c4; WORD $0x0000 // vfmadd231ps 0xf0(%rsp), %ymm13, %ymm2 # ymm2 = (ymm13 * mem) + ymm2
-	LONG $0x2c1d02c4; WORD $0x9c2c // vmaskmovps (%r12,%r11,4), %ymm12, %ymm13
-	LONG $0xb80542c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm13) + ymm9
-	LONG $0xb80dc2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm13) + ymm5
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x2c1d22c4; WORD $0x9824 // vmaskmovps (%rax,%r11,4), %ymm12, %ymm12
-	QUAD $0x0000f024b4107cc5; BYTE $0x00 // vmovups 0xf0(%rsp), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	LONG $0xb81d42c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm15) + ymm8
-	QUAD $0x00d024a4b81de2c4; WORD $0x0000 // vfmadd231ps 0xd0(%rsp), %ymm12, %ymm4 # ymm4 = (ymm12 * mem) + ymm4
-	LONG $0xb80dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm12) + ymm0
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfcc2850f; WORD $0xffff // jne 0x460 <k_gemm_nt+0x290>
-	WORD $0x11eb // jmp 0x7b1 <k_gemm_nt+0x5e1>
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
-	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfcaf850f; WORD $0xffff // jne 0x460 <k_gemm_nt+0x290>
-	LONG $0x20758b49 // movq 0x20(%r13), %rsi
-	LONG $0x50458b49 // movq 0x50(%r13), %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	QUAD $0x000000008d1c8d4c // leaq (,%rcx,4), %r11
-	LONG $0x005d034d // addq (%r13), %r11
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x197d43c4; WORD $0x01dc // vextractf128 $0x1, %ymm11, %xmm12
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0xc62141c4; WORD $0x01e3 // vshufpd $0x1, %xmm11, %xmm11, %xmm12 # xmm12 = xmm11[1,0]
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0x167a41c4; BYTE $0xe3 // vmovshdup %xmm11, %xmm12 # xmm12 = xmm11[1,1,3,3]
-	LONG $0x582241c4; BYTE $0xdc // vaddss %xmm12, %xmm11, %xmm11
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0x7f9 <k_gemm_nt+0x629>
-	LONG $0x582241c4; WORD $0xbb1c // vaddss (%r11,%rdi,4), %xmm11, %xmm11
-	QUAD $0x0000008024ac8b48 // movq 0x80(%rsp), %rbp
-	LONG $0x117a41c4; WORD $0xbb1c // vmovss %xmm11, (%r11,%rdi,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x00c58d0f; WORD $0x0000 // jge 0x8e0 <k_gemm_nt+0x710>
-	LONG $0x197d43c4; WORD $0x01d3 // vextractf128 $0x1, %ymm10, %xmm11
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x582a41c4; BYTE $0xd3 // vaddss %xmm11, %xmm10, %xmm10
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x84a <k_gemm_nt+0x67a>
-	LONG $0x582a41c4; WORD $0xbb54; BYTE $0x04 // vaddss 0x4(%r11,%rdi,4), %xmm10, %xmm10
-	LONG $0x117a41c4; WORD $0xbb54; BYTE $0x04 // vmovss %xmm10, 0x4(%r11,%rdi,4)
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x246c3948; BYTE $0x28 // cmpq %rbp, 0x28(%rsp)
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x007d8d0f; WORD $0x0000 // jge 0x8e0 <k_gemm_nt+0x710>
-	LONG $0x197d43c4; WORD $0x01ca // vextractf128 $0x1, %ymm9, %xmm10
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0xc63141c4; WORD $0x01d1 // vshufpd $0x1, %xmm9, %xmm9, %xmm10 # xmm10 = xmm9[1,0]
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0x167a41c4; BYTE $0xd1 // vmovshdup %xmm9, %xmm10 # xmm10 = xmm9[1,1,3,3]
-	LONG $0x583241c4; BYTE $0xca // vaddss %xmm10, %xmm9, %xmm9
-	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x892 <k_gemm_nt+0x6c2>
-	LONG $0x583241c4; WORD $0xbb4c; BYTE $0x08 // vaddss 0x8(%r11,%rdi,4), %xmm9, %xmm9
-	LONG $0x117a41c4; WORD $0xbb4c; BYTE $0x08 // vmovss %xmm9, 0x8(%r11,%rdi,4)
-	LONG $0x242c8b48 // movq (%rsp), %rbp
-	LONG $0x246c3948; BYTE $0x20 // cmpq %rbp, 0x20(%rsp)
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	WORD $0x397d // jge 0x8e0 <k_gemm_nt+0x710>
-	LONG $0x197d43c4; WORD $0x01c1 // vextractf128 $0x1, %ymm8, %xmm9
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x583a41c4; BYTE $0xc1 // vaddss %xmm9, %xmm8, %xmm8
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x8d3 <k_gemm_nt+0x703>
-	LONG $0x583a41c4; WORD $0xbb44; BYTE $0x0c // vaddss 0xc(%r11,%rdi,4), %xmm8, %xmm8
-	LONG $0x117a41c4; WORD $0xbb44; BYTE $0x0c // vmovss %xmm8, 0xc(%r11,%rdi,4)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xeeaf0f48 // imulq %rsi, %rbp
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
-	LONG $0x50458b49 // movq 0x50(%r13), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0x90e <k_gemm_nt+0x73e>
-	LONG $0x5842c1c4; WORD $0xab3c // vaddss (%r11,%rbp,4), %xmm7, %xmm7
-	LONG $0x117ac1c4; WORD $0xab3c // vmovss %xmm7, (%r11,%rbp,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x00ad8d0f; WORD $0x0000 // jge 0x9d0 <k_gemm_nt+0x800>
-	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x94a <k_gemm_nt+0x77a>
-	LONG $0x584ac1c4; WORD $0xab74; BYTE $0x04 // vaddss 0x4(%r11,%rbp,4), %xmm6, %xmm6
-	LONG $0x117ac1c4; WORD $0xab74; BYTE $0x04 // vmovss %xmm6, 0x4(%r11,%rbp,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x28 // cmpq %rdi, 0x28(%rsp)
-	WORD $0x747d // jge 0x9d0 <k_gemm_nt+0x800>
-	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
-	LONG $0xee58d2c5 // vaddss %xmm6, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x983 <k_gemm_nt+0x7b3>
-	LONG $0x5852c1c4; WORD $0xab6c; BYTE $0x08 // vaddss 0x8(%r11,%rbp,4), %xmm5, %xmm5
-	LONG $0x117ac1c4; WORD $0xab6c; BYTE $0x08 // vmovss %xmm5, 0x8(%r11,%rbp,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x20 // cmpq %rdi, 0x20(%rsp)
-	WORD $0x3b7d // jge 0x9d0 <k_gemm_nt+0x800>
-	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
-	LONG $0xe558dac5 // vaddss %xmm5, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0x9bc <k_gemm_nt+0x7ec>
-	LONG $0x585ac1c4; WORD $0xab64; BYTE $0x0c // vaddss 0xc(%r11,%rbp,4), %xmm4, %xmm4
-	LONG $0x117ac1c4; WORD $0xab64; BYTE $0x0c // vmovss %xmm4, 0xc(%r11,%rbp,4)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x0000c824b4af0f48; BYTE $0x00 // imulq 0xc8(%rsp), %rsi
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
-	LONG $0x50458b49 // movq 0x50(%r13), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0xa03 <k_gemm_nt+0x833>
-	LONG $0x5862c1c4; WORD $0xb31c // vaddss (%r11,%rsi,4), %xmm3, %xmm3
-	LONG $0x117ac1c4; WORD $0xb31c // vmovss %xmm3, (%r11,%rsi,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0xfaac8d0f; WORD $0xffff // jge 0x4c4 <k_gemm_nt+0x2f4>
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0xa3f <k_gemm_nt+0x86f>
-	LONG $0x586ac1c4; WORD $0xb354; BYTE $0x04 // vaddss 0x4(%r11,%rsi,4), %xmm2, %xmm2
-	LONG $0x117ac1c4; WORD $0xb354; BYTE $0x04 // vmovss %xmm2, 0x4(%r11,%rsi,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x28 // cmpq %rdi, 0x28(%rsp)
-	LONG $0xfa6f8d0f; WORD $0xffff // jge 0x4c4 <k_gemm_nt+0x2f4>
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0xa7c <k_gemm_nt+0x8ac>
-	LONG $0x5872c1c4; WORD $0xb34c; BYTE $0x08 // vaddss 0x8(%r11,%rsi,4), %xmm1, %xmm1
-	LONG $0x117ac1c4; WORD $0xb34c; BYTE $0x08 // vmovss %xmm1, 0x8(%r11,%rsi,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x20 // cmpq %rdi, 0x20(%rsp)
-	LONG $0xfa328d0f; WORD $0xffff // jge 0x4c4 <k_gemm_nt+0x2f4>
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0774 // je 0xab9 <k_gemm_nt+0x8e9>
-	LONG $0x587ac1c4; WORD $0xb344; BYTE $0x0c // vaddss 0xc(%r11,%rsi,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xb344; BYTE $0x0c // vmovss %xmm0, 0xc(%r11,%rsi,4)
-	LONG $0xfff9ffe9; BYTE $0xff // jmp 0x4c4 <k_gemm_nt+0x2f4>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x01c88348 // orq $0x1, %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x02c88348 // orq $0x2, %rax
+	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
+	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	LONG $0x03ce8348 // orq $0x3, %rsi
+	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
+	LONG $0xf14d0f48 // cmovgeq %rcx, %rsi
+	LONG $0x820c8d48 // leaq (%rdx,%rax,4), %rcx
+	LONG $0xf3af0f49 // imulq %r11, %rsi
+	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
+	LONG $0xc7148d4e // leaq (%rdi,%r8,8), %r10
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
+	LONG $0x87248d4e // leaq (%rdi,%r8,4), %r12
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x44af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0x000003be; BYTE $0x00 // movl $0x3, %esi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x4d7 <k_gemm_nt+0x307>
+	BYTE $0x90 // nop
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x14297cc5; BYTE $0x3e // vmovaps %ymm10, (%rsi,%rdi)
+	LONG $0x64297cc5; WORD $0x203e // vmovaps %ymm12, 0x20(%rsi,%rdi)
+	LONG $0x4c297cc5; WORD $0x403e // vmovaps %ymm9, 0x40(%rsi,%rdi)
+	LONG $0x5c297cc5; WORD $0x603e // vmovaps %ymm11, 0x60(%rsi,%rdi)
+	QUAD $0x0000803ebc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rsi,%rdi)
+	QUAD $0x0000a03e84297cc5; BYTE $0x00 // vmovaps %ymm8, 0xa0(%rsi,%rdi)
+	QUAD $0x0000c03eac29fcc5; BYTE $0x00 // vmovaps %ymm5, 0xc0(%rsi,%rdi)
+	QUAD $0x0000e03eb429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsi,%rdi)
+	QUAD $0x0001003e9c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x100(%rsi,%rdi)
+	QUAD $0x0001203ea429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x120(%rsi,%rdi)
+	QUAD $0x0001403e8c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsi,%rdi)
+	QUAD $0x0001603e9429fcc5; BYTE $0x00 // vmovaps %ymm2, 0x160(%rsi,%rdi)
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x03758d49 // leaq 0x3(%r13), %rsi
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
+	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
+	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x2d5 <k_gemm_nt+0x105>
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
+	LONG $0x07e7c148 // shlq $0x7, %rdi
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	LONG $0x0300840f; WORD $0x0000 // je 0x7f0 <k_gemm_nt+0x620>
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x14287cc5; BYTE $0x3e // vmovaps (%rsi,%rdi), %ymm10
+	LONG $0x64287cc5; WORD $0x203e // vmovaps 0x20(%rsi,%rdi), %ymm12
+	LONG $0x4c287cc5; WORD $0x403e // vmovaps 0x40(%rsi,%rdi), %ymm9
+	LONG $0x5c287cc5; WORD $0x603e // vmovaps 0x60(%rsi,%rdi), %ymm11
+	QUAD $0x0000803ebc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsi,%rdi), %ymm7
+	QUAD $0x0000a03e84287cc5; BYTE $0x00 // vmovaps 0xa0(%rsi,%rdi), %ymm8
+	QUAD $0x0000c03eac28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsi,%rdi), %ymm5
+	QUAD $0x0000e03eb428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsi,%rdi), %ymm6
+	QUAD $0x0001003e9c28fcc5; BYTE $0x00 // vmovaps 0x100(%rsi,%rdi), %ymm3
+	QUAD $0x0001203ea428fcc5; BYTE $0x00 // vmovaps 0x120(%rsi,%rdi), %ymm4
+	QUAD $0x0001403e8c28fcc5; BYTE $0x00 // vmovaps 0x140(%rsi,%rdi), %ymm1
+	QUAD $0x0001603e9428fcc5; BYTE $0x00 // vmovaps 0x160(%rsi,%rdi), %ymm2
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
+	WORD $0x747f // jg 0x5d4 <k_gemm_nt+0x404>
+	LONG $0x2c107cc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm13
+	LONG $0x107c41c4; WORD $0xb434 // vmovups (%r12,%rsi,4), %ymm14
+	LONG $0x107c41c4; WORD $0xb23c // vmovups (%r10,%rsi,4), %ymm15
+	LONG $0x107cc1c4; WORD $0xb004 // vmovups (%r8,%rsi,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
+	LONG $0xb80de2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm0) + ymm7
+	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0x107cc1c4; WORD $0xb704 // vmovups (%r15,%rsi,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm0) + ymm12
+	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0xb805e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm0) + ymm1
+	LONG $0x107cc1c4; WORD $0xb604 // vmovups (%r14,%rsi,4), %ymm0
+	LONG $0xb87d42c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm13) + ymm11
+	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0x085e8d4c // leaq 0x8(%rsi), %r11
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x8c7e // jle 0x560 <k_gemm_nt+0x390>
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
+	LONG $0x010b8d0f; WORD $0x0000 // jge 0x6f0 <k_gemm_nt+0x520>
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x07e0c148 // shlq $0x7, %rax
-	LONG $0x184d8b49 // movq 0x18(%r13), %rcx
-	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	LONG $0x037e840f; WORD $0x0000 // je 0xe65 <k_gemm_nt+0xc95>
-	LONG $0x1c28fcc5; BYTE $0x01 // vmovaps (%rcx,%rax), %ymm3
-	LONG $0x5428fcc5; WORD $0x2001 // vmovaps 0x20(%rcx,%rax), %ymm2
-	LONG $0x4c28fcc5; WORD $0x4001 // vmovaps 0x40(%rcx,%rax), %ymm1
-	LONG $0x4428fcc5; WORD $0x6001 // vmovaps 0x60(%rcx,%rax), %ymm0
-	LONG $0x000372e9; BYTE $0x00 // jmp 0xe75 <k_gemm_nt+0xca5>
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x014d8d4c // leaq 0x1(%rbp), %r9
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0x025d8d48 // leaq 0x2(%rbp), %rbx
+	LONG $0xd8af0f49 // imulq %r8, %rbx
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
+	LONG $0x962d8d48; WORD $0x00b6; BYTE $0x00 // leaq 0xb696(%rip), %rbp # 0xbcb0 <lanes>
+	LONG $0x107ca1c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%rbp,%r11,4), %ymm0
+	LONG $0x2c7d62c4; WORD $0xb03c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm15
+	QUAD $0x0000c024bc117cc5; BYTE $0x00 // vmovups %ymm15, 0xc0(%rsp)
+	LONG $0x88048d4b // leaq (%r8,%r9,4), %rax
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x2c7d62c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm13
+	LONG $0x98048d49 // leaq (%r8,%rbx,4), %rax
+	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x2c7d62c4; WORD $0xb034 // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm14
+	QUAD $0x0000a024b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xa0(%rsp)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x2c7d42c4; WORD $0xb334 // vmaskmovps (%r11,%rsi,4), %ymm0, %ymm14
+	LONG $0xb80542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
+	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
+	LONG $0x287c41c4; BYTE $0xfd // vmovaps %ymm13, %ymm15
+	LONG $0x2c7d42c4; WORD $0xb72c // vmaskmovps (%r15,%rsi,4), %ymm0, %ymm13
+	QUAD $0x00a0249cb80de2c4; WORD $0x0000 // vfmadd231ps 0xa0(%rsp), %ymm14, %ymm3 # ymm3 = (ymm14 * mem) + ymm3
+	QUAD $0x0000c024b4107cc5; BYTE $0x00 // vmovups 0xc0(%rsp), %ymm14
+	LONG $0xb80d42c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm13) + ymm12
+	LONG $0xb80542c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm13) + ymm8
+	QUAD $0x00a024a4b815e2c4; WORD $0x0000 // vfmadd231ps 0xa0(%rsp), %ymm13, %ymm4 # ymm4 = (ymm13 * mem) + ymm4
+	LONG $0x2c7d62c4; WORD $0xb12c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm13
+	LONG $0xb80d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm13) + ymm9
+	LONG $0xb805c2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
+	LONG $0x2c7dc2c4; WORD $0xb604 // vmaskmovps (%r14,%rsi,4), %ymm0, %ymm0
+	QUAD $0x0000a024b4107cc5; BYTE $0x00 // vmovups 0xa0(%rsp), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	QUAD $0x00c0249cb87d62c4; WORD $0x0000 // vfmadd231ps 0xc0(%rsp), %ymm0, %ymm11 # ymm11 = (ymm0 * mem) + ymm11
+	LONG $0xb87dc2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm15) + ymm6
+	LONG $0xb80de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm0) + ymm2
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xfd658f0f; WORD $0xffff // jg 0x450 <k_gemm_nt+0x280>
+	WORD $0x0feb // jmp 0x6fc <k_gemm_nt+0x52c>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
+	LONG $0xfd548f0f; WORD $0xffff // jg 0x450 <k_gemm_nt+0x280>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x20788b48 // movq 0x20(%rax), %rdi
+	LONG $0x58708b48 // movq 0x58(%rax), %rsi
+	LONG $0xefaf0f4c // imulq %rdi, %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x28 // addq (%rax), %r13
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x856c8d4d; BYTE $0x00 // leaq (%r13,%rax,4), %r13
+	LONG $0x182dc3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm12, %ymm10, %ymm0
+	LONG $0x062d43c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm12, %ymm10, %ymm10 # ymm10 = ymm10[2,3],ymm12[2,3]
+	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
+	LONG $0x183543c4; WORD $0x01d3 // vinsertf128 $0x1, %xmm11, %ymm9, %ymm10
+	LONG $0x063543c4; WORD $0x31cb // vperm2f128 $0x31, %ymm11, %ymm9, %ymm9 # ymm9 = ymm9[2,3],ymm11[2,3]
+	LONG $0x582c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm10, %ymm9
+	LONG $0x147d41c4; BYTE $0xd1 // vunpcklpd %ymm9, %ymm0, %ymm10 # ymm10 = ymm0[0],ymm9[0],ymm0[2],ymm9[2]
+	LONG $0x157dc1c4; BYTE $0xc1 // vunpckhpd %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm9[1],ymm0[3],ymm9[3]
+	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
+	LONG $0xc8167ec5 // vmovshdup %ymm0, %ymm9 # ymm9 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
+	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
+	LONG $0x00df8e0f; WORD $0x0000 // jle 0x840 <k_gemm_nt+0x670>
+	QUAD $0x0000b3870528f8c5 // vmovaps 0xb387(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0674 // je 0x779 <k_gemm_nt+0x5a9>
+	LONG $0x583041c4; WORD $0x004d // vaddps (%r13), %xmm9, %xmm9
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x117841c4; WORD $0x004d // vmovups %xmm9, (%r13)
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
+	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
+	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
+	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
+	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
+	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
+	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
+	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x00e78e0f; WORD $0x0000 // jle 0x8b0 <k_gemm_nt+0x6e0>
+	QUAD $0x0000b31f0528f8c5 // vmovaps 0xb31f(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0774 // je 0x7e2 <k_gemm_nt+0x612>
+	LONG $0x5850c1c4; WORD $0xbd6c; BYTE $0x00 // vaddps (%r13,%rdi,4), %xmm5, %xmm5
+	LONG $0x1178c1c4; WORD $0xbd6c; BYTE $0x00 // vmovups %xmm5, (%r13,%rdi,4)
+	LONG $0x000182e9; BYTE $0x00 // jmp 0x970 <k_gemm_nt+0x7a0>
+	WORD $0x9066 // nop
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
+	LONG $0xfd2b8e0f; WORD $0xffff // jle 0x560 <k_gemm_nt+0x390>
+	LONG $0xfffd9ae9; BYTE $0xff // jmp 0x5d4 <k_gemm_nt+0x404>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00b4840f; WORD $0x0000 // je 0x8fd <k_gemm_nt+0x72d>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	LONG $0x5832c1c4; WORD $0x0045 // vaddss (%r13), %xmm9, %xmm0
+	LONG $0x117ac1c4; WORD $0x0045 // vmovss %xmm0, (%r13)
+	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x01ec8c0f; WORD $0x0000 // jl 0xa60 <k_gemm_nt+0x890>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x587ac1c4; WORD $0x0445 // vaddss 0x4(%r13), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0445 // vmovss %xmm0, 0x4(%r13)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0xfef0850f; WORD $0xffff // jne 0x786 <k_gemm_nt+0x5b6>
+	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
+	LONG $0x587ac1c4; WORD $0x0845 // vaddss 0x8(%r13), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0845 // vmovss %xmm0, 0x8(%r13)
+	LONG $0xfffed6e9; BYTE $0xff // jmp 0x783 <k_gemm_nt+0x5b3>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0084840f; WORD $0x0000 // je 0x93d <k_gemm_nt+0x76d>
+	LONG $0x5852c1c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%rdi,4), %xmm5, %xmm0
+	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%rdi,4)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x009f8c0f; WORD $0x0000 // jl 0x970 <k_gemm_nt+0x7a0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x587ac1c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%rdi,4), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,4)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x0081850f; WORD $0x0000 // jne 0x970 <k_gemm_nt+0x7a0>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x587ac1c4; WORD $0xbd44; BYTE $0x08 // vaddss 0x8(%r13,%rdi,4), %xmm0, %xmm0
+	WORD $0x65eb // jmp 0x962 <k_gemm_nt+0x792>
+	LONG $0x117a41c4; WORD $0x004d // vmovss %xmm9, (%r13)
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x02fb8349 // cmpq $0x2, %r11
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x01558c0f; WORD $0x0000 // jl 0xa6b <k_gemm_nt+0x89b>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x117ac1c4; WORD $0x0445 // vmovss %xmm0, 0x4(%r13)
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x013f850f; WORD $0x0000 // jne 0xa6b <k_gemm_nt+0x89b>
+	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
+	LONG $0x117ac1c4; WORD $0x0845 // vmovss %xmm0, 0x8(%r13)
+	LONG $0xfffe46e9; BYTE $0xff // jmp 0x783 <k_gemm_nt+0x5b3>
+	LONG $0x117ac1c4; WORD $0xbd6c; BYTE $0x00 // vmovss %xmm5, (%r13,%rdi,4)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	WORD $0x267c // jl 0x970 <k_gemm_nt+0x7a0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,4)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x1375 // jne 0x970 <k_gemm_nt+0x7a0>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,4)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x1865e3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm4, %ymm3, %ymm0
+	LONG $0x0665e3c4; WORD $0x31dc // vperm2f128 $0x31, %ymm4, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm4[2,3]
+	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
+	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
+	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	WORD $0x267e // jle 0x9d0 <k_gemm_nt+0x800>
+	QUAD $0x0000b13e0528f8c5 // vmovaps 0xb13e(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0774 // je 0x9c3 <k_gemm_nt+0x7f3>
+	LONG $0x5870c1c4; WORD $0xfd4c; BYTE $0x00 // vaddps (%r13,%rdi,8), %xmm1, %xmm1
+	LONG $0x1178c1c4; WORD $0xfd4c; BYTE $0x00 // vmovups %xmm1, (%r13,%rdi,8)
+	LONG $0xfffae5e9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
+	BYTE $0x90 // nop
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x5074 // je 0xa25 <k_gemm_nt+0x855>
+	LONG $0x5872c1c4; WORD $0xfd44; BYTE $0x00 // vaddss (%r13,%rdi,8), %xmm1, %xmm0
+	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x00 // vmovss %xmm0, (%r13,%rdi,8)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xfac78c0f; WORD $0xffff // jl 0x4b4 <k_gemm_nt+0x2e4>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587ac1c4; WORD $0xfd44; BYTE $0x04 // vaddss 0x4(%r13,%rdi,8), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,8)
+	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
+	LONG $0xfaa7850f; WORD $0xffff // jne 0x4b4 <k_gemm_nt+0x2e4>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x587ac1c4; WORD $0xfd44; BYTE $0x08 // vaddss 0x8(%r13,%rdi,8), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,8)
+	LONG $0xfffa8fe9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
+	LONG $0x117ac1c4; WORD $0xfd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%rdi,8)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xfa7e8c0f; WORD $0xffff // jl 0x4b4 <k_gemm_nt+0x2e4>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,8)
+	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
+	LONG $0xfa65850f; WORD $0xffff // jne 0x4b4 <k_gemm_nt+0x2e4>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,8)
+	LONG $0xfffa54e9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0xfffd1be9; BYTE $0xff // jmp 0x786 <k_gemm_nt+0x5b6>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xfffd13e9; BYTE $0xff // jmp 0x786 <k_gemm_nt+0x5b6>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0xc3af0f49 // imulq %r11, %rax
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x18420348 // addq 0x18(%rdx), %rax
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xd64d0f48 // cmovgeq %rsi, %rdx
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x02cf8348 // orq $0x2, %rdi
+	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
+	LONG $0xfe4d0f48 // cmovgeq %rsi, %rdi
+	LONG $0x03cb8349 // orq $0x3, %r11
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0xde4d0f4c // cmovgeq %rsi, %r11
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	LONG $0x01e3840f; WORD $0x0000 // je 0xcc0 <k_gemm_nt+0xaf0>
+	LONG $0x3c28fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm7
+	LONG $0x44287cc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm8
+	LONG $0x6c28fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm5
+	LONG $0x7428fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm6
+	QUAD $0x00008008a428fcc5; BYTE $0x00 // vmovaps 0x80(%rax,%rcx), %ymm4
+	QUAD $0x0000a0089c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rax,%rcx), %ymm3
+	QUAD $0x0000c0088c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rax,%rcx), %ymm1
+	QUAD $0x0000e0089428fcc5; BYTE $0x00 // vmovaps 0xe0(%rax,%rcx), %ymm2
+	LONG $0x0001c4e9; BYTE $0x00 // jmp 0xce1 <k_gemm_nt+0xb11>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x28758b49 // movq 0x28(%r13), %rsi
-	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
-	LONG $0xd8af0f49 // imulq %r8, %rbx
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0x01688d49 // leaq 0x1(%r8), %rbp
-	LONG $0xf5af0f48 // imulq %rbp, %rsi
-	LONG $0x304d8b4d // movq 0x30(%r13), %r9
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x44af0f4c; WORD $0x5824 // imulq 0x58(%rsp), %r8
-	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
-	LONG $0x7caf0f4c; WORD $0x5024 // imulq 0x50(%rsp), %r15
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x64af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r12
-	LONG $0x08558b4d // movq 0x8(%r13), %r10
-	LONG $0x105d8b4d // movq 0x10(%r13), %r11
-	LONG $0x9a348d4d // leaq (%r10,%rbx,4), %r14
-	LONG $0xb21c8d49 // leaq (%r10,%rsi,4), %rbx
-	LONG $0x83148d4f // leaq (%r11,%r8,4), %r10
-	LONG $0xbb3c8d4b // leaq (%r11,%r15,4), %rdi
-	LONG $0xa3348d4b // leaq (%r11,%r12,4), %rsi
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x24448d4d; BYTE $0x08 // leaq 0x8(%r12), %r8
-	LONG $0x24443b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r8
-	WORD $0x077e // jle 0xb8e <k_gemm_nt+0x9be>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x7eeb // jmp 0xc0c <k_gemm_nt+0xa3c>
-	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
-	LONG $0xf9af0f4d // imulq %r9, %r15
-	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c01c4; WORD $0x8604 // vmovups (%r14,%r8,4), %ymm8
-	LONG $0x107c21c4; WORD $0x830c // vmovups (%rbx,%r8,4), %ymm9
-	LONG $0x107c01c4; WORD $0x8714 // vmovups (%r15,%r8,4), %ymm10
-	LONG $0xb83dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm8, %ymm7 # ymm7 = (ymm8 * ymm10) + ymm7
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x28518b49 // movq 0x28(%r9), %rdx
+	LONG $0xd5af0f49 // imulq %r13, %rdx
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x08510349 // addq 0x8(%r9), %rdx
+	LONG $0x10798b49 // movq 0x10(%r9), %rdi
+	LONG $0x30498b4d // movq 0x30(%r9), %r9
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0xd9af0f4d // imulq %r9, %r11
+	LONG $0xb7148d4c // leaq (%rdi,%rsi,4), %r10
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	WORD $0x0b7e // jle 0xb78 <k_gemm_nt+0x9a8>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x46eb // jmp 0xbbe <k_gemm_nt+0x9ee>
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x74af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r14
+	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x24248b4c // movq (%rsp), %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107ca1c4; WORD $0xba04 // vmovups (%rdx,%r15,4), %ymm0
+	LONG $0xb87d82c4; WORD $0xbe24 // vfmadd231ps (%r14,%r15,4), %ymm0, %ymm4 # ymm4 = (ymm0 * mem) + ymm4
+	LONG $0xb87d82c4; WORD $0xba1c // vfmadd231ps (%r10,%r15,4), %ymm0, %ymm3 # ymm3 = (ymm0 * mem) + ymm3
+	LONG $0xb87d82c4; WORD $0xb814 // vfmadd231ps (%r8,%r15,4), %ymm0, %ymm2 # ymm2 = (ymm0 * mem) + ymm2
+	LONG $0xb87da2c4; WORD $0xbe0c // vfmadd231ps (%rsi,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm0 * mem) + ymm1
+	LONG $0x085f8d4d // leaq 0x8(%r15), %r11
+	LONG $0x10c78349 // addq $0x10, %r15
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0xd27e // jle 0xb90 <k_gemm_nt+0x9c0>
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x294d; BYTE $0xe6 // subq %r12, %r14
+	WORD $0x637d // jge 0xc29 <k_gemm_nt+0xa59>
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
+	LONG $0xd60d8d4c; WORD $0x00b0; BYTE $0x00 // leaq 0xb0d6(%rip), %r9 # 0xbcb0 <lanes>
+	LONG $0x107c81c4; WORD $0xb144; BYTE $0x20 // vmovups 0x20(%r9,%r14,4), %ymm0
+	LONG $0x2c7da2c4; WORD $0x9a2c // vmaskmovps (%rdx,%r11,4), %ymm0, %ymm5
+	LONG $0x2c7da2c4; WORD $0x9f34 // vmaskmovps (%rdi,%r11,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
+	LONG $0x2c7d82c4; WORD $0x9a34 // vmaskmovps (%r10,%r11,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
+	LONG $0x2c7d82c4; WORD $0x9834 // vmaskmovps (%r8,%r11,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x2c7da2c4; WORD $0x9e04 // vmaskmovps (%rsi,%r11,4), %ymm0, %ymm0
+	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0xf66e8f0f; WORD $0xffff // jg 0x295 <k_gemm_nt+0xc5>
+	WORD $0x19eb // jmp 0xc42 <k_gemm_nt+0xa72>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	LONG $0xf6538f0f; WORD $0xffff // jg 0x295 <k_gemm_nt+0xc5>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
+	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
+	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
+	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
+	LONG $0x186de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm2, %ymm3
+	LONG $0x066de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[2,3],ymm1[2,3]
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
+	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x02c88e0f; WORD $0x0000 // jle 0xf63 <k_gemm_nt+0xd93>
+	QUAD $0x0000ae4d0528f8c5 // vmovaps 0xae4d(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0xcb4 <k_gemm_nt+0xae4>
+	LONG $0x587081c4; WORD $0xa54c; BYTE $0x00 // vaddps (%r13,%r12,4), %xmm1, %xmm1
+	LONG $0x117881c4; WORD $0xa54c; BYTE $0x00 // vmovups %xmm1, (%r13,%r12,4)
+	LONG $0xfff5f0e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x28718b49 // movq 0x28(%r9), %rsi
+	LONG $0x01458d4d // leaq 0x1(%r13), %r8
+	LONG $0xc6af0f4c // imulq %rsi, %r8
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x30718b49 // movq 0x30(%r9), %rsi
+	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	LONG $0xdeaf0f4c // imulq %rsi, %r11
+	LONG $0x08598b49 // movq 0x8(%r9), %rbx
+	LONG $0x10498b4d // movq 0x10(%r9), %r9
+	LONG $0x93348d4e // leaq (%rbx,%r10,4), %r14
+	LONG $0x83148d4e // leaq (%rbx,%r8,4), %r10
+	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
+	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
+	LONG $0x99148d4b // leaq (%r9,%r11,4), %rdx
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x241c3b4c // cmpq (%rsp), %r11
+	WORD $0x107e // jle 0xd45 <k_gemm_nt+0xb75>
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	WORD $0x77eb // jmp 0xdbc <k_gemm_nt+0xbec>
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
+	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	BYTE $0x90 // nop
+	LONG $0x107c81c4; WORD $0xbe04 // vmovups (%r14,%r15,4), %ymm0
+	LONG $0x107c01c4; WORD $0xba0c // vmovups (%r10,%r15,4), %ymm9
+	LONG $0x107c01c4; WORD $0xbb14 // vmovups (%r11,%r15,4), %ymm10
+	LONG $0xb87dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm10) + ymm7
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x107c01c4; WORD $0xb814 // vmovups (%r8,%r15,4), %ymm10
+	LONG $0xb87d42c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm10) + ymm8
 	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x107c01c4; WORD $0x8214 // vmovups (%r10,%r8,4), %ymm10
-	LONG $0xb83dc2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm10) + ymm6
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x107c21c4; WORD $0x8714 // vmovups (%rdi,%r8,4), %ymm10
-	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
+	LONG $0x107c21c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm10
+	LONG $0xb87dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm10) + ymm5
 	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x107c21c4; WORD $0x8614 // vmovups (%rsi,%r8,4), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm8) + ymm4
-	LONG $0xb835c2c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm9, %ymm0 # ymm0 = (ymm9 * ymm10) + ymm0
-	LONG $0x08608d4d // leaq 0x8(%r8), %r12
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0xa47e // jle 0xbb0 <k_gemm_nt+0x9e0>
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	WORD $0x647d // jge 0xc78 <k_gemm_nt+0xaa8>
-	LONG $0x4caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r9
-	LONG $0x2f3d8d4c; WORD $0x00b0; BYTE $0x00 // leaq 0xb02f(%rip), %r15 # 0xbc50 <lanes>
-	LONG $0x107c01c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm8
-	LONG $0x2c3d02c4; WORD $0xa60c // vmaskmovps (%r14,%r12,4), %ymm8, %ymm9
-	LONG $0x8b048d4f // leaq (%r11,%r9,4), %r8
-	LONG $0x2c3d22c4; WORD $0xa314 // vmaskmovps (%rbx,%r12,4), %ymm8, %ymm10
-	LONG $0x2c3d02c4; WORD $0xa01c // vmaskmovps (%r8,%r12,4), %ymm8, %ymm11
+	LONG $0x107c21c4; WORD $0xba14 // vmovups (%rdx,%r15,4), %ymm10
+	LONG $0xb82de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm0) + ymm6
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x08678d4d // leaq 0x8(%r15), %r12
+	LONG $0x10c78349 // addq $0x10, %r15
+	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	WORD $0xa47e // jle 0xd60 <k_gemm_nt+0xb90>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x294d; BYTE $0xeb // subq %r13, %r11
+	WORD $0x647d // jge 0xe28 <k_gemm_nt+0xc58>
+	LONG $0x74af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rsi
+	LONG $0xdf3d8d4c; WORD $0x00ae; BYTE $0x00 // leaq 0xaedf(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x107c81c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm0
+	LONG $0x2c7d02c4; WORD $0xa60c // vmaskmovps (%r14,%r12,4), %ymm0, %ymm9
+	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
+	LONG $0x2c7d02c4; WORD $0xa214 // vmaskmovps (%r10,%r12,4), %ymm0, %ymm10
+	LONG $0x2c7d22c4; WORD $0xa61c // vmaskmovps (%rsi,%r12,4), %ymm0, %ymm11
 	LONG $0xb835c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm11) + ymm7
+	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
+	LONG $0x2c7d02c4; WORD $0xa01c // vmaskmovps (%r8,%r12,4), %ymm0, %ymm11
+	LONG $0xb83542c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm11) + ymm8
+	LONG $0x2c7d22c4; WORD $0xa724 // vmaskmovps (%rdi,%r12,4), %ymm0, %ymm12
 	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
-	LONG $0x2c3d02c4; WORD $0xa21c // vmaskmovps (%r10,%r12,4), %ymm8, %ymm11
-	LONG $0xb835c2c4; BYTE $0xf3 // vfmadd231ps %ymm11, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm11) + ymm6
-	LONG $0x2c3d22c4; WORD $0xa724 // vmaskmovps (%rdi,%r12,4), %ymm8, %ymm12
-	LONG $0xb82dc2c4; BYTE $0xd3 // vfmadd231ps %ymm11, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm11) + ymm2
-	LONG $0x2c3d22c4; WORD $0xa604 // vmaskmovps (%rsi,%r12,4), %ymm8, %ymm8
+	LONG $0x2c7da2c4; WORD $0xa204 // vmaskmovps (%rdx,%r12,4), %ymm0, %ymm0
 	LONG $0xb835c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm12) + ymm5
 	LONG $0xb82dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm12) + ymm1
-	LONG $0xb83dc2c4; BYTE $0xe1 // vfmadd231ps %ymm9, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm9) + ymm4
-	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	LONG $0xf61c850f; WORD $0xffff // jne 0x2a9 <k_gemm_nt+0xd9>
-	LONG $0x204d8b49 // movq 0x20(%r13), %rcx
-	LONG $0x50758b49 // movq 0x50(%r13), %rsi
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	LONG $0x00550349 // addq (%r13), %rdx
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0574 // je 0xccf <k_gemm_nt+0xaff>
-	LONG $0x3c58c2c5; BYTE $0x82 // vaddss (%rdx,%rax,4), %xmm7, %xmm7
-	LONG $0x3c11fac5; BYTE $0x82 // vmovss %xmm7, (%rdx,%rax,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x009a8d0f; WORD $0x0000 // jge 0xd7d <k_gemm_nt+0xbad>
-	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0674 // je 0xd09 <k_gemm_nt+0xb39>
-	LONG $0x7458cac5; WORD $0x0482 // vaddss 0x4(%rdx,%rax,4), %xmm6, %xmm6
-	LONG $0x7411fac5; WORD $0x0482 // vmovss %xmm6, 0x4(%rdx,%rax,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x28 // cmpq %rdi, 0x28(%rsp)
-	WORD $0x637d // jge 0xd7d <k_gemm_nt+0xbad>
-	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
-	LONG $0xee58d2c5 // vaddss %xmm6, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0674 // je 0xd40 <k_gemm_nt+0xb70>
-	LONG $0x6c58d2c5; WORD $0x0882 // vaddss 0x8(%rdx,%rax,4), %xmm5, %xmm5
-	LONG $0x6c11fac5; WORD $0x0882 // vmovss %xmm5, 0x8(%rdx,%rax,4)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x20 // cmpq %rdi, 0x20(%rsp)
-	WORD $0x2c7d // jge 0xd7d <k_gemm_nt+0xbad>
-	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
-	LONG $0xe558dac5 // vaddss %xmm5, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0674 // je 0xd77 <k_gemm_nt+0xba7>
-	LONG $0x6458dac5; WORD $0x0c82 // vaddss 0xc(%rdx,%rax,4), %xmm4, %xmm4
-	LONG $0x6411fac5; WORD $0x0c82 // vmovss %xmm4, 0xc(%rdx,%rax,4)
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
-	LONG $0x50458b49 // movq 0x50(%r13), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0574 // je 0xdaa <k_gemm_nt+0xbda>
-	LONG $0x1c58e2c5; BYTE $0x8a // vaddss (%rdx,%rcx,4), %xmm3, %xmm3
-	LONG $0x1c11fac5; BYTE $0x8a // vmovss %xmm3, (%rdx,%rcx,4)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	LONG $0xf5328d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0xde4 <k_gemm_nt+0xc14>
-	LONG $0x5458eac5; WORD $0x048a // vaddss 0x4(%rdx,%rcx,4), %xmm2, %xmm2
-	LONG $0x5411fac5; WORD $0x048a // vmovss %xmm2, 0x4(%rdx,%rcx,4)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x24743948; BYTE $0x28 // cmpq %rsi, 0x28(%rsp)
-	LONG $0xf4f78d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0xe1f <k_gemm_nt+0xc4f>
-	LONG $0x4c58f2c5; WORD $0x088a // vaddss 0x8(%rdx,%rcx,4), %xmm1, %xmm1
-	LONG $0x4c11fac5; WORD $0x088a // vmovss %xmm1, 0x8(%rdx,%rcx,4)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x24743948; BYTE $0x20 // cmpq %rsi, 0x20(%rsp)
-	LONG $0xf4bc8d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0xe5a <k_gemm_nt+0xc8a>
-	LONG $0x4458fac5; WORD $0x0c8a // vaddss 0xc(%rdx,%rcx,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0c8a // vmovss %xmm0, 0xc(%rdx,%rcx,4)
-	LONG $0xfff48be9; BYTE $0xff // jmp 0x2f0 <k_gemm_nt+0x120>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x28558b49 // movq 0x28(%r13), %rdx
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0xd0af0f49 // imulq %r8, %rdx
+	LONG $0xb87dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm9) + ymm6
+	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x241c3b48 // cmpq (%rsp), %rbx
+	WORD $0x457e // jle 0xe82 <k_gemm_nt+0xcb2>
+	LONG $0x3c29fcc5; BYTE $0x08 // vmovaps %ymm7, (%rax,%rcx)
+	LONG $0x44297cc5; WORD $0x2008 // vmovaps %ymm8, 0x20(%rax,%rcx)
+	LONG $0x6c29fcc5; WORD $0x4008 // vmovaps %ymm5, 0x40(%rax,%rcx)
+	LONG $0x7429fcc5; WORD $0x6008 // vmovaps %ymm6, 0x60(%rax,%rcx)
+	QUAD $0x00008008a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x80(%rax,%rcx)
+	QUAD $0x0000a0089c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xa0(%rax,%rcx)
+	QUAD $0x0000c0088c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0xc0(%rax,%rcx)
+	QUAD $0x0000e0089429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xe0(%rax,%rcx)
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0xfff42ee9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0xd0af0f48 // imulq %rax, %rdx
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x08550349 // addq 0x8(%r13), %rdx
-	LONG $0x304d8b4d // movq 0x30(%r13), %r9
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x74af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rsi
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	LONG $0x5caf0f48; WORD $0x5024 // imulq 0x50(%rsp), %rbx
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x44af0f4c; WORD $0x4824 // imulq 0x48(%rsp), %r8
-	LONG $0x105d8b4d // movq 0x10(%r13), %r11
-	LONG $0xb3148d4d // leaq (%r11,%rsi,4), %r10
-	LONG $0x9b3c8d4d // leaq (%r11,%rbx,4), %r15
-	LONG $0x83348d4b // leaq (%r11,%r8,4), %rsi
-	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
-	LONG $0x08438d4c // leaq 0x8(%rbx), %r8
-	LONG $0x24443b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r8
-	WORD $0x077e // jle 0xed0 <k_gemm_nt+0xd00>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x4eeb // jmp 0xf1e <k_gemm_nt+0xd4e>
-	LONG $0x24748b4c; BYTE $0x40 // movq 0x40(%rsp), %r14
-	LONG $0xf1af0f4d // imulq %r9, %r14
-	WORD $0x014d; BYTE $0xde // addq %r11, %r14
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x8224 // vmovups (%rdx,%r8,4), %ymm4
-	LONG $0xb85d82c4; WORD $0x861c // vfmadd231ps (%r14,%r8,4), %ymm4, %ymm3 # ymm3 = (ymm4 * mem) + ymm3
-	LONG $0xb85d82c4; WORD $0x8214 // vfmadd231ps (%r10,%r8,4), %ymm4, %ymm2 # ymm2 = (ymm4 * mem) + ymm2
-	LONG $0xb85d82c4; WORD $0x870c // vfmadd231ps (%r15,%r8,4), %ymm4, %ymm1 # ymm1 = (ymm4 * mem) + ymm1
-	LONG $0xb85da2c4; WORD $0x8604 // vfmadd231ps (%rsi,%r8,4), %ymm4, %ymm0 # ymm0 = (ymm4 * mem) + ymm0
-	LONG $0x08588d49 // leaq 0x8(%r8), %rbx
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x394d; BYTE $0xe0 // cmpq %r12, %r8
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	WORD $0xd27e // jle 0xef0 <k_gemm_nt+0xd20>
-	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
-	WORD $0x294d; BYTE $0xe0 // subq %r12, %r8
-	WORD $0x4a7d // jge 0xf70 <k_gemm_nt+0xda0>
-	LONG $0x4caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r9
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0x191d8d4c; WORD $0x00ad; BYTE $0x00 // leaq 0xad19(%rip), %r11 # 0xbc50 <lanes>
-	LONG $0x107c81c4; WORD $0x8364; BYTE $0x20 // vmovups 0x20(%r11,%r8,4), %ymm4
-	LONG $0x2c5de2c4; WORD $0x9a2c // vmaskmovps (%rdx,%rbx,4), %ymm4, %ymm5
-	LONG $0x2c5dc2c4; WORD $0x9934 // vmaskmovps (%r9,%rbx,4), %ymm4, %ymm6
-	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
-	LONG $0x2c5dc2c4; WORD $0x9a34 // vmaskmovps (%r10,%rbx,4), %ymm4, %ymm6
-	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
-	LONG $0x2c5dc2c4; WORD $0x9f34 // vmaskmovps (%r15,%rbx,4), %ymm4, %ymm6
-	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x2c5de2c4; WORD $0x9e24 // vmaskmovps (%rsi,%rbx,4), %ymm4, %ymm4
-	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
-	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
-	LONG $0x0091850f; WORD $0x0000 // jne 0x1016 <k_gemm_nt+0xe46>
-	LONG $0x55af0f49; BYTE $0x20 // imulq 0x20(%r13), %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x00550349 // addq (%r13), %rdx
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
-	LONG $0x50458b49 // movq 0x50(%r13), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0574 // je 0xfc0 <k_gemm_nt+0xdf0>
-	LONG $0x1c58e2c5; BYTE $0x8a // vaddss (%rdx,%rcx,4), %xmm3, %xmm3
-	LONG $0x1c11fac5; BYTE $0x8a // vmovss %xmm3, (%rdx,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xf31c8d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3e74 // je 0x1032 <k_gemm_nt+0xe62>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5458eac5; WORD $0x048a // vaddss 0x4(%rdx,%rcx,4), %xmm2, %xmm2
-	LONG $0x5411fac5; WORD $0x048a // vmovss %xmm2, 0x4(%rdx,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x28 // cmpq %rcx, 0x28(%rsp)
-	LONG $0xf2dc8d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	WORD $0x36eb // jmp 0x104c <k_gemm_nt+0xe7c>
-	LONG $0x1c29fcc5; BYTE $0x01 // vmovaps %ymm3, (%rcx,%rax)
-	LONG $0x5429fcc5; WORD $0x2001 // vmovaps %ymm2, 0x20(%rcx,%rax)
-	LONG $0x4c29fcc5; WORD $0x4001 // vmovaps %ymm1, 0x40(%rcx,%rax)
-	LONG $0x4429fcc5; WORD $0x6001 // vmovaps %ymm0, 0x60(%rcx,%rax)
-	LONG $0xfff2bee9; BYTE $0xff // jmp 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5411fac5; WORD $0x048a // vmovss %xmm2, 0x4(%rdx,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x28 // cmpq %rcx, 0x28(%rsp)
-	LONG $0xf2a48d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2274 // je 0x108e <k_gemm_nt+0xebe>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4c58f2c5; WORD $0x088a // vaddss 0x8(%rdx,%rcx,4), %xmm1, %xmm1
-	LONG $0x4c11fac5; WORD $0x088a // vmovss %xmm1, 0x8(%rdx,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x20 // cmpq %rcx, 0x20(%rsp)
-	LONG $0xf2648d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	WORD $0x1aeb // jmp 0x10a8 <k_gemm_nt+0xed8>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4c11fac5; WORD $0x088a // vmovss %xmm1, 0x8(%rdx,%rcx,4)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x20 // cmpq %rcx, 0x20(%rsp)
-	LONG $0xf2488d0f; WORD $0xffff // jge 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x10d5 <k_gemm_nt+0xf05>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x4458fac5; WORD $0x0c82 // vaddss 0xc(%rdx,%rax,4), %xmm0, %xmm0
-	WORD $0x05eb // jmp 0x10da <k_gemm_nt+0xf0a>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x4411fac5; WORD $0x0c82 // vmovss %xmm0, 0xc(%rdx,%rax,4)
-	LONG $0xfff20be9; BYTE $0xff // jmp 0x2f0 <k_gemm_nt+0x120>
-	LONG $0x30c48148; WORD $0x0001; BYTE $0x00 // addq $0x130, %rsp # imm = 0x130
+	WORD $0x0348; BYTE $0x11 // addq (%rcx), %rdx
+	LONG $0x58718b48 // movq 0x58(%rcx), %rsi
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0xa20c8d4a // leaq (%rdx,%r12,4), %rcx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x294c; BYTE $0xe2 // subq %r12, %rdx
+	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
+	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
+	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
+	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
+	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
+	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
+	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
+	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0xfba <k_gemm_nt+0xdea>
+	QUAD $0x0000ac010528f8c5 // vmovaps 0xac01(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0474 // je 0xefd <k_gemm_nt+0xd2d>
+	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
+	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
+	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
+	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
+	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
+	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x00c68e0f; WORD $0x0000 // jle 0x1008 <k_gemm_nt+0xe38>
+	QUAD $0x0000aba60528f8c5 // vmovaps 0xaba6(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0574 // je 0xf59 <k_gemm_nt+0xd89>
+	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
+	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
+	LONG $0xfff34de9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00eb840f; WORD $0x0000 // je 0x1057 <k_gemm_nt+0xe87>
+	LONG $0x587281c4; WORD $0xa544; BYTE $0x00 // vaddss (%r13,%r12,4), %xmm1, %xmm0
+	LONG $0x117a81c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%r13,%r12,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xf32c8c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587a81c4; WORD $0xa544; BYTE $0x04 // vaddss 0x4(%r13,%r12,4), %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf30e850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x587a81c4; WORD $0xa544; BYTE $0x08 // vaddss 0x8(%r13,%r12,4), %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
+	LONG $0xfff2f6e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00cd840f; WORD $0x0000 // je 0x1090 <k_gemm_nt+0xec0>
+	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
+	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xff2a8c0f; WORD $0xffff // jl 0xf04 <k_gemm_nt+0xd34>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xff10850f; WORD $0xffff // jne 0xf04 <k_gemm_nt+0xd34>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfffef9e9; BYTE $0xff // jmp 0xf01 <k_gemm_nt+0xd31>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x00a9840f; WORD $0x0000 // je 0x10ba <k_gemm_nt+0xeea>
+	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
+	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xf28b8c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xf26f850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
+	LONG $0xfff259e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x117a81c4; WORD $0xa54c; BYTE $0x00 // vmovss %xmm1, (%r13,%r12,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xf2488c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf231850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
+	LONG $0xfff220e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x557c // jl 0x10ef <k_gemm_nt+0xf1f>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x4475 // jne 0x10ef <k_gemm_nt+0xf1f>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfffe47e9; BYTE $0xff // jmp 0xf01 <k_gemm_nt+0xd31>
+	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xf1e78c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xf1d1850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
+	LONG $0xfff1c1e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xfffe0ee9; BYTE $0xff // jmp 0xf04 <k_gemm_nt+0xd34>
+	LONG $0xe0c48148; WORD $0x0000; BYTE $0x00 // addq $0xe0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -911,12 +921,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// gemm_outer
 	LONG $0x38478b4c // movq 0x38(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0de18e0f; WORD $0x0000 // jle 0x1eee <k_gemm_outer+0xdee>
+	LONG $0x0de18e0f; WORD $0x0000 // jle 0x1efe <k_gemm_outer+0xdee>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -929,29 +939,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x23eb // jmp 0x115b <k_gemm_outer+0x5b>
+	WORD $0x23eb // jmp 0x116b <k_gemm_outer+0x5b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x0d858d0f; WORD $0x0000 // jge 0x1ee0 <k_gemm_outer+0xde0>
+	LONG $0x0d858d0f; WORD $0x0000 // jge 0x1ef0 <k_gemm_outer+0xde0>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x01638c0f; WORD $0x0000 // jl 0x12d0 <k_gemm_outer+0x1d0>
+	LONG $0x01638c0f; WORD $0x0000 // jl 0x12e0 <k_gemm_outer+0x1d0>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	LONG $0x06f98348 // cmpq $0x6, %rcx
-	LONG $0x02e08d0f; WORD $0x0000 // jge 0x1460 <k_gemm_outer+0x360>
+	LONG $0x02e08d0f; WORD $0x0000 // jge 0x1470 <k_gemm_outer+0x360>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x050e8e0f; WORD $0x0000 // jle 0x16a0 <k_gemm_outer+0x5a0>
+	LONG $0x050e8e0f; WORD $0x0000 // jle 0x16b0 <k_gemm_outer+0x5a0>
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0xa27d // jge 0x1140 <k_gemm_outer+0x40>
+	WORD $0xa27d // jge 0x1150 <k_gemm_outer+0x40>
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
@@ -971,27 +981,27 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
 	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x22eb // jmp 0x121b <k_gemm_outer+0x11b>
+	WORD $0x22eb // jmp 0x122b <k_gemm_outer+0x11b>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117ca1c4; WORD $0xae04 // vmovups %ymm0, (%rsi,%r13,4)
 	LONG $0x117ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rsi,%r13,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x0695840f; WORD $0x0000 // je 0x18b0 <k_gemm_outer+0x7b0>
+	LONG $0x0695840f; WORD $0x0000 // je 0x18c0 <k_gemm_outer+0x7b0>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0xe8af0f4d // imulq %r8, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1974 // je 0x1240 <k_gemm_outer+0x140>
+	WORD $0x1974 // je 0x1250 <k_gemm_outer+0x140>
 	LONG $0x107ca1c4; WORD $0xae04 // vmovups (%rsi,%r13,4), %ymm0
 	LONG $0x107ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups 0x20(%rsi,%r13,4), %ymm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x147f // jg 0x124d <k_gemm_outer+0x14d>
-	WORD $0xc5eb // jmp 0x1200 <k_gemm_outer+0x100>
+	WORD $0x147f // jg 0x125d <k_gemm_outer+0x14d>
+	WORD $0xc5eb // jmp 0x1210 <k_gemm_outer+0x100>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x1200 <k_gemm_outer+0x100>
+	WORD $0xb37e // jle 0x1210 <k_gemm_outer+0x100>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0xd0af0f49 // imulq %r8, %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -1000,7 +1010,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4074 // je 0x12ac <k_gemm_outer+0x1ac>
+	WORD $0x4074 // je 0x12bc <k_gemm_outer+0x1ac>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
 	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
@@ -1013,29 +1023,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
 	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0xc875 // jne 0x1270 <k_gemm_outer+0x170>
+	WORD $0xc875 // jne 0x1280 <k_gemm_outer+0x170>
 	LONG $0x24140348 // addq (%rsp), %rdx
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff4a840f; WORD $0xffff // je 0x1200 <k_gemm_outer+0x100>
+	LONG $0xff4a840f; WORD $0xffff // je 0x1210 <k_gemm_outer+0x100>
 	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
 	LONG $0xb86de2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0xb86de2c4; WORD $0x204a // vfmadd231ps 0x20(%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xffff35e9; BYTE $0xff // jmp 0x1200 <k_gemm_outer+0x100>
+	LONG $0xffff35e9; BYTE $0xff // jmp 0x1210 <k_gemm_outer+0x100>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x07f88349 // cmpq $0x7, %r8
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x090c8e0f; WORD $0x0000 // jle 0x1bef <k_gemm_outer+0xaef>
+	LONG $0x090c8e0f; WORD $0x0000 // jle 0x1bff <k_gemm_outer+0xaef>
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x05d38d0f; WORD $0x0000 // jge 0x18c0 <k_gemm_outer+0x7c0>
+	LONG $0x05d38d0f; WORD $0x0000 // jge 0x18d0 <k_gemm_outer+0x7c0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x07618e0f; WORD $0x0000 // jle 0x1a60 <k_gemm_outer+0x960>
+	LONG $0x07618e0f; WORD $0x0000 // jle 0x1a70 <k_gemm_outer+0x960>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0xfe2e8d0f; WORD $0xffff // jge 0x1140 <k_gemm_outer+0x40>
+	LONG $0xfe2e8d0f; WORD $0xffff // jge 0x1150 <k_gemm_outer+0x40>
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
@@ -1059,24 +1069,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x19eb // jmp 0x1392 <k_gemm_outer+0x292>
+	WORD $0x19eb // jmp 0x13a2 <k_gemm_outer+0x292>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117ca1c4; WORD $0xaf04 // vmovups %ymm0, (%rdi,%r13,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x084e840f; WORD $0x0000 // je 0x1be0 <k_gemm_outer+0xae0>
+	LONG $0x084e840f; WORD $0x0000 // je 0x1bf0 <k_gemm_outer+0xae0>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0xe8af0f4d // imulq %r8, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x13b0 <k_gemm_outer+0x2b0>
+	WORD $0x1274 // je 0x13c0 <k_gemm_outer+0x2b0>
 	LONG $0x107ca1c4; WORD $0xaf04 // vmovups (%rdi,%r13,4), %ymm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x13b9 <k_gemm_outer+0x2b9>
-	WORD $0xd5eb // jmp 0x1380 <k_gemm_outer+0x280>
+	WORD $0x107f // jg 0x13c9 <k_gemm_outer+0x2b9>
+	WORD $0xd5eb // jmp 0x1390 <k_gemm_outer+0x280>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xc77e // jle 0x1380 <k_gemm_outer+0x280>
+	WORD $0xc77e // jle 0x1390 <k_gemm_outer+0x280>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd0af0f49 // imulq %r8, %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -1085,7 +1095,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	WORD $0x5472 // jb 0x142d <k_gemm_outer+0x32d>
+	WORD $0x5472 // jb 0x143d <k_gemm_outer+0x32d>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x187de2c4; WORD $0x004d // vbroadcastss (%rbp), %ymm1
@@ -1102,11 +1112,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0xb875 // jne 0x13e0 <k_gemm_outer+0x2e0>
+	WORD $0xb875 // jne 0x13f0 <k_gemm_outer+0x2e0>
 	LONG $0x244c034c; BYTE $0x18 // addq 0x18(%rsp), %r9
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0xff45840f; WORD $0xffff // je 0x1380 <k_gemm_outer+0x280>
+	LONG $0xff45840f; WORD $0xffff // je 0x1390 <k_gemm_outer+0x280>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x187de2c4; WORD $0x954c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm1
@@ -1114,8 +1124,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0xe975 // jne 0x1440 <k_gemm_outer+0x340>
-	LONG $0xffff24e9; BYTE $0xff // jmp 0x1380 <k_gemm_outer+0x280>
+	WORD $0xe975 // jne 0x1450 <k_gemm_outer+0x340>
+	LONG $0xffff24e9; BYTE $0xff // jmp 0x1390 <k_gemm_outer+0x280>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
@@ -1144,7 +1154,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
 	LONG $0x0006ba41; WORD $0x0000 // movl $0x6, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x5beb // jmp 0x153a <k_gemm_outer+0x43a>
+	WORD $0x5beb // jmp 0x154a <k_gemm_outer+0x43a>
 	BYTE $0x90 // nop
 	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
 	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
@@ -1161,13 +1171,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06508d4d // leaq 0x6(%r8), %r10
 	LONG $0x245c0348; BYTE $0x18 // addq 0x18(%rsp), %rbx
 	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xfc498f0f; WORD $0xffff // jg 0x1183 <k_gemm_outer+0x83>
+	LONG $0xfc498f0f; WORD $0xffff // jg 0x1193 <k_gemm_outer+0x83>
 	LONG $0xc1af0f4d // imulq %r9, %r8
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x5f74 // je 0x15b0 <k_gemm_outer+0x4b0>
+	WORD $0x5f74 // je 0x15c0 <k_gemm_outer+0x4b0>
 	LONG $0x0110fcc5 // vmovups (%rcx), %ymm0
 	LONG $0x4910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm1
 	LONG $0x107ca1c4; WORD $0x8914 // vmovups (%rcx,%r9,4), %ymm2
@@ -1181,8 +1191,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14107cc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm10
 	LONG $0x5c107cc5; WORD $0x2011 // vmovups 0x20(%rcx,%rdx), %ymm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x517f // jg 0x15ed <k_gemm_outer+0x4ed>
-	LONG $0xffff3fe9; BYTE $0xff // jmp 0x14e0 <k_gemm_outer+0x3e0>
+	WORD $0x517f // jg 0x15fd <k_gemm_outer+0x4ed>
+	LONG $0xffff3fe9; BYTE $0xff // jmp 0x14f0 <k_gemm_outer+0x3e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1197,7 +1207,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfef38e0f; WORD $0xffff // jle 0x14e0 <k_gemm_outer+0x3e0>
+	LONG $0xfef38e0f; WORD $0xffff // jle 0x14f0 <k_gemm_outer+0x3e0>
 	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1229,8 +1239,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xff74850f; WORD $0xffff // jne 0x1600 <k_gemm_outer+0x500>
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x14e0 <k_gemm_outer+0x3e0>
+	LONG $0xff74850f; WORD $0xffff // jne 0x1610 <k_gemm_outer+0x500>
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x14f0 <k_gemm_outer+0x3e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
 	LONG $0x08718b4d // movq 0x8(%r9), %r14
@@ -1259,7 +1269,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x2434894c // movq %r14, (%rsp)
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x2eeb // jmp 0x1758 <k_gemm_outer+0x658>
+	WORD $0x2eeb // jmp 0x1768 <k_gemm_outer+0x658>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x4511fcc5; BYTE $0x00 // vmovups %ymm0, (%rbp)
 	LONG $0x4d11fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rbp)
@@ -1268,37 +1278,37 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xfa3a8f0f; WORD $0xffff // jg 0x1192 <k_gemm_outer+0x92>
+	LONG $0xfa3a8f0f; WORD $0xffff // jg 0x11a2 <k_gemm_outer+0x92>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2274 // je 0x1790 <k_gemm_outer+0x690>
+	WORD $0x2274 // je 0x17a0 <k_gemm_outer+0x690>
 	LONG $0x4510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm0
 	LONG $0x4d10fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm1
 	LONG $0x5410fcc5; WORD $0x008d // vmovups (%rbp,%rcx,4), %ymm2
 	LONG $0x5c10fcc5; WORD $0x208d // vmovups 0x20(%rbp,%rcx,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1c7f // jg 0x17a5 <k_gemm_outer+0x6a5>
-	WORD $0xa5eb // jmp 0x1730 <k_gemm_outer+0x630>
+	WORD $0x1c7f // jg 0x17b5 <k_gemm_outer+0x6a5>
+	WORD $0xa5eb // jmp 0x1740 <k_gemm_outer+0x630>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x8b7e // jle 0x1730 <k_gemm_outer+0x630>
+	WORD $0x8b7e // jle 0x1740 <k_gemm_outer+0x630>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2575 // jne 0x17d0 <k_gemm_outer+0x6d0>
+	WORD $0x2575 // jne 0x17e0 <k_gemm_outer+0x6d0>
 	LONG $0xd7af0f48 // imulq %rdi, %rdx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff6b840f; WORD $0xffff // je 0x1730 <k_gemm_outer+0x630>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x187a <k_gemm_outer+0x77a>
+	LONG $0xff6b840f; WORD $0xffff // je 0x1740 <k_gemm_outer+0x630>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x188a <k_gemm_outer+0x77a>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
@@ -1328,7 +1338,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c08348 // addq $0x8, %rax
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0x9575 // jne 0x17f0 <k_gemm_outer+0x6f0>
+	WORD $0x9575 // jne 0x1800 <k_gemm_outer+0x6f0>
 	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
@@ -1336,7 +1346,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfeb6840f; WORD $0xffff // je 0x1730 <k_gemm_outer+0x630>
+	LONG $0xfeb6840f; WORD $0xffff // je 0x1740 <k_gemm_outer+0x630>
 	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
 	LONG $0x107cc1c4; WORD $0x2069 // vmovups 0x20(%r9), %ymm5
 	LONG $0x187de2c4; BYTE $0x30 // vbroadcastss (%rax), %ymm6
@@ -1345,10 +1355,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	LONG $0xfffe87e9; BYTE $0xff // jmp 0x1730 <k_gemm_outer+0x630>
+	LONG $0xfffe87e9; BYTE $0xff // jmp 0x1740 <k_gemm_outer+0x630>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
-	LONG $0xfff88be9; BYTE $0xff // jmp 0x1145 <k_gemm_outer+0x45>
+	LONG $0xfff88be9; BYTE $0xff // jmp 0x1155 <k_gemm_outer+0x45>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
@@ -1376,7 +1386,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
 	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x39eb // jmp 0x1974 <k_gemm_outer+0x874>
+	WORD $0x39eb // jmp 0x1984 <k_gemm_outer+0x874>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
 	LONG $0x2411fcc5; BYTE $0x8e // vmovups %ymm4, (%rsi,%rcx,4)
@@ -1387,13 +1397,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06508d49 // leaq 0x6(%r8), %rdx
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xf97c8f0f; WORD $0xffff // jg 0x12f0 <k_gemm_outer+0x1f0>
+	LONG $0xf97c8f0f; WORD $0xffff // jg 0x1300 <k_gemm_outer+0x1f0>
 	LONG $0xc1af0f4c // imulq %rcx, %r8
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x86348d4a // leaq (%rsi,%r8,4), %rsi
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x3574 // je 0x19c0 <k_gemm_outer+0x8c0>
+	WORD $0x3574 // je 0x19d0 <k_gemm_outer+0x8c0>
 	LONG $0x2e10fcc5 // vmovups (%rsi), %ymm5
 	LONG $0x2410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm4
 	LONG $0x1c10fcc5; BYTE $0xce // vmovups (%rsi,%rcx,8), %ymm3
@@ -1401,8 +1411,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107ca1c4; WORD $0x3e0c // vmovups (%rsi,%r15), %ymm1
 	LONG $0x107ca1c4; WORD $0x2604 // vmovups (%rsi,%r12), %ymm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x317f // jg 0x19e1 <k_gemm_outer+0x8e1>
-	WORD $0x8eeb // jmp 0x1940 <k_gemm_outer+0x840>
+	WORD $0x317f // jg 0x19f1 <k_gemm_outer+0x8e1>
+	WORD $0x8eeb // jmp 0x1950 <k_gemm_outer+0x840>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1411,7 +1421,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff5f8e0f; WORD $0xffff // jle 0x1940 <k_gemm_outer+0x840>
+	LONG $0xff5f8e0f; WORD $0xffff // jle 0x1950 <k_gemm_outer+0x840>
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -1436,8 +1446,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x9775 // jne 0x19f0 <k_gemm_outer+0x8f0>
-	LONG $0xfffee2e9; BYTE $0xff // jmp 0x1940 <k_gemm_outer+0x840>
+	WORD $0x9775 // jne 0x1a00 <k_gemm_outer+0x8f0>
+	LONG $0xfffee2e9; BYTE $0xff // jmp 0x1950 <k_gemm_outer+0x840>
 	WORD $0x9066 // nop
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x087e8b4c // movq 0x8(%rsi), %r15
@@ -1462,38 +1472,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c78349 // addq $0x4, %r15
 	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
 	QUAD $0x00000000dd2c8d4e // leaq (,%r11,8), %r13
-	WORD $0x29eb // jmp 0x1afb <k_gemm_outer+0x9fb>
+	WORD $0x29eb // jmp 0x1b0b <k_gemm_outer+0x9fb>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
 	LONG $0x0411fcc5; BYTE $0x8e // vmovups %ymm0, (%rsi,%rcx,4)
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf8048f0f; WORD $0xffff // jg 0x12ff <k_gemm_outer+0x1ff>
+	LONG $0xf8048f0f; WORD $0xffff // jg 0x130f <k_gemm_outer+0x1ff>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x87348d48 // leaq (%rdi,%rax,4), %rsi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1f74 // je 0x1b30 <k_gemm_outer+0xa30>
+	WORD $0x1f74 // je 0x1b40 <k_gemm_outer+0xa30>
 	LONG $0x0e10fcc5 // vmovups (%rsi), %ymm1
 	LONG $0x0410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1e7f // jg 0x1b3d <k_gemm_outer+0xa3d>
-	WORD $0xbfeb // jmp 0x1ae0 <k_gemm_outer+0x9e0>
+	WORD $0x1e7f // jg 0x1b4d <k_gemm_outer+0xa3d>
+	WORD $0xbfeb // jmp 0x1af0 <k_gemm_outer+0x9e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x1ae0 <k_gemm_outer+0x9e0>
+	WORD $0xa37e // jle 0x1af0 <k_gemm_outer+0x9e0>
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x902c8d48 // leaq (%rax,%rdx,4), %rbp
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x1075 // jne 0x1b60 <k_gemm_outer+0xa60>
+	WORD $0x1075 // jne 0x1b70 <k_gemm_outer+0xa60>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x61eb // jmp 0x1bb7 <k_gemm_outer+0xab7>
+	WORD $0x61eb // jmp 0x1bc7 <k_gemm_outer+0xab7>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0xc031 // xorl %eax, %eax
@@ -1512,29 +1522,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
 	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xb975 // jne 0x1b70 <k_gemm_outer+0xa70>
+	WORD $0xb975 // jne 0x1b80 <k_gemm_outer+0xa70>
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff20840f; WORD $0xffff // je 0x1ae0 <k_gemm_outer+0x9e0>
+	LONG $0xff20840f; WORD $0xffff // je 0x1af0 <k_gemm_outer+0x9e0>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	LONG $0x187da2c4; WORD $0x955c; BYTE $0x00 // vbroadcastss (%rbp,%r10,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xffff00e9; BYTE $0xff // jmp 0x1ae0 <k_gemm_outer+0x9e0>
+	LONG $0xffff00e9; BYTE $0xff // jmp 0x1af0 <k_gemm_outer+0x9e0>
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	LONG $0xfff556e9; BYTE $0xff // jmp 0x1145 <k_gemm_outer+0x45>
+	LONG $0xfff556e9; BYTE $0xff // jmp 0x1155 <k_gemm_outer+0x45>
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x02f98d0f; WORD $0x0000 // jge 0x1ef2 <k_gemm_outer+0xdf2>
+	LONG $0x02f98d0f; WORD $0x0000 // jge 0x1f02 <k_gemm_outer+0xdf2>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x02728d49 // leaq 0x2(%r10), %rsi
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x21e6 <k_gemm_outer+0x10e6>
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x21f6 <k_gemm_outer+0x10e6>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x02bf8d0f; WORD $0x0000 // jge 0x1ee0 <k_gemm_outer+0xde0>
+	LONG $0x02bf8d0f; WORD $0x0000 // jge 0x1ef0 <k_gemm_outer+0xde0>
 	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x18518b4c // movq 0x18(%rcx), %r10
@@ -1559,33 +1569,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0xc83d8d4c; WORD $0x009f; BYTE $0x00 // leaq 0x9fc8(%rip), %r15 # 0xbc50 <lanes>
-	WORD $0x20eb // jmp 0x1caa <k_gemm_outer+0xbaa>
+	LONG $0x183d8d4c; WORD $0x00a0; BYTE $0x00 // leaq 0xa018(%rip), %r15 # 0xbcb0 <lanes>
+	WORD $0x20eb // jmp 0x1cba <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0x0236840f; WORD $0x0000 // je 0x1ee0 <k_gemm_outer+0xde0>
+	LONG $0x0236840f; WORD $0x0000 // je 0x1ef0 <k_gemm_outer+0xde0>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x8b148d48 // leaq (%rbx,%rcx,4), %rdx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3674 // je 0x1cf0 <k_gemm_outer+0xbf0>
+	WORD $0x3674 // je 0x1d00 <k_gemm_outer+0xbf0>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	WORD $0x7a75 // jne 0x1d40 <k_gemm_outer+0xc40>
+	WORD $0x7a75 // jne 0x1d50 <k_gemm_outer+0xc40>
 	LONG $0x0210fcc5 // vmovups (%rdx), %ymm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01e38e0f; WORD $0x0000 // jle 0x1eb6 <k_gemm_outer+0xdb6>
+	LONG $0x01e38e0f; WORD $0x0000 // jle 0x1ec6 <k_gemm_outer+0xdb6>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	WORD $0x34eb // jmp 0x1d1a <k_gemm_outer+0xc1a>
+	WORD $0x34eb // jmp 0x1d2a <k_gemm_outer+0xc1a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d18e0f; WORD $0x0000 // jle 0x1eca <k_gemm_outer+0xdca>
+	LONG $0x01d18e0f; WORD $0x0000 // jle 0x1eda <k_gemm_outer+0xdca>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -1593,18 +1603,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4c75 // jne 0x1d66 <k_gemm_outer+0xc66>
+	WORD $0x4c75 // jne 0x1d76 <k_gemm_outer+0xc66>
 	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	LONG $0x00fa830f; WORD $0x0000 // jae 0x1e20 <k_gemm_outer+0xd20>
+	LONG $0x00fa830f; WORD $0x0000 // jae 0x1e30 <k_gemm_outer+0xd20>
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	WORD $0x03a8 // testb $0x3, %al
-	LONG $0x0156850f; WORD $0x0000 // jne 0x1e87 <k_gemm_outer+0xd87>
-	LONG $0x000170e9; BYTE $0x00 // jmp 0x1ea6 <k_gemm_outer+0xda6>
+	LONG $0x0156850f; WORD $0x0000 // jne 0x1e97 <k_gemm_outer+0xd87>
+	LONG $0x000170e9; BYTE $0x00 // jmp 0x1eb6 <k_gemm_outer+0xda6>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107c81c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xff3b8e0f; WORD $0xffff // jle 0x1c90 <k_gemm_outer+0xb90>
+	LONG $0xff3b8e0f; WORD $0xffff // jle 0x1ca0 <k_gemm_outer+0xb90>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -1614,7 +1624,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	WORD $0x6072 // jb 0x1de0 <k_gemm_outer+0xce0>
+	WORD $0x6072 // jb 0x1df0 <k_gemm_outer+0xce0>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x2c75e2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm1, %ymm2
 	LONG $0x187de2c4; BYTE $0x19 // vbroadcastss (%rcx), %ymm3
@@ -1634,11 +1644,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xa575 // jne 0x1d80 <k_gemm_outer+0xc80>
+	WORD $0xa575 // jne 0x1d90 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x663d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9e66(%rip), %r15 # 0xbc50 <lanes>
-	LONG $0x00b6840f; WORD $0x0000 // je 0x1ea6 <k_gemm_outer+0xda6>
+	LONG $0xb63d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9eb6(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x00b6840f; WORD $0x0000 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x2c75c2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm1, %ymm2
@@ -1647,8 +1657,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0xe575 // jne 0x1e00 <k_gemm_outer+0xd00>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x1ea6 <k_gemm_outer+0xda6>
+	WORD $0xe575 // jne 0x1e10 <k_gemm_outer+0xd00>
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x1eb6 <k_gemm_outer+0xda6>
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1667,11 +1677,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xb975 // jne 0x1e30 <k_gemm_outer+0xd30>
+	WORD $0xb975 // jne 0x1e40 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0xcd3d8d4c; WORD $0x009d; BYTE $0x00 // leaq 0x9dcd(%rip), %r15 # 0xbc50 <lanes>
+	LONG $0x1d3d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9e1d(%rip), %r15 # 0xbcb0 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
-	WORD $0x1f74 // je 0x1ea6 <k_gemm_outer+0xda6>
+	WORD $0x1f74 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x187de2c4; WORD $0xb90c // vbroadcastss (%rcx,%rdi,4), %ymm1
@@ -1679,20 +1689,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0xea75 // jne 0x1e90 <k_gemm_outer+0xd90>
+	WORD $0xea75 // jne 0x1ea0 <k_gemm_outer+0xd90>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdda850f; WORD $0xffff // jne 0x1c90 <k_gemm_outer+0xb90>
+	LONG $0xfdda850f; WORD $0xffff // jne 0x1ca0 <k_gemm_outer+0xb90>
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0xfde2850f; WORD $0xffff // jne 0x1caa <k_gemm_outer+0xbaa>
-	WORD $0x16eb // jmp 0x1ee0 <k_gemm_outer+0xde0>
+	LONG $0xfde2850f; WORD $0xffff // jne 0x1cba <k_gemm_outer+0xbaa>
+	WORD $0x16eb // jmp 0x1ef0 <k_gemm_outer+0xde0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdb2850f; WORD $0xffff // jne 0x1c90 <k_gemm_outer+0xb90>
-	WORD $0xd6eb // jmp 0x1eb6 <k_gemm_outer+0xdb6>
+	LONG $0xfdb2850f; WORD $0xffff // jne 0x1ca0 <k_gemm_outer+0xb90>
+	WORD $0xd6eb // jmp 0x1ec6 <k_gemm_outer+0xdb6>
 	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1735,8 +1745,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0xbc3d8d48; WORD $0x009c; BYTE $0x00 // leaq 0x9cbc(%rip), %rdi # 0xbc50 <lanes>
-	WORD $0x5feb // jmp 0x1ff5 <k_gemm_outer+0xef5>
+	LONG $0x0c3d8d48; WORD $0x009d; BYTE $0x00 // leaq 0x9d0c(%rip), %rdi # 0xbcb0 <lanes>
+	WORD $0x5feb // jmp 0x2005 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
 	LONG $0x2e7dc2c4; WORD $0x2434 // vmaskmovps %ymm6, %ymm0, (%r12)
@@ -1753,16 +1763,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0xfc078f0f; WORD $0xffff // jg 0x1bfc <k_gemm_outer+0xafc>
+	LONG $0xfc078f0f; WORD $0xffff // jg 0x1c0c <k_gemm_outer+0xafc>
 	LONG $0xd1af0f4c // imulq %rcx, %r10
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x92248d4e // leaq (%rdx,%r10,4), %r12
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5374 // je 0x2060 <k_gemm_outer+0xf60>
+	WORD $0x5374 // je 0x2070 <k_gemm_outer+0xf60>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0x0123850f; WORD $0x0000 // jne 0x2140 <k_gemm_outer+0x1040>
+	LONG $0x0123850f; WORD $0x0000 // jne 0x2150 <k_gemm_outer+0x1040>
 	LONG $0x107cc1c4; WORD $0x242c // vmovups (%r12), %ymm5
 	LONG $0x107cc1c4; WORD $0x8c24 // vmovups (%r12,%rcx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xcc1c // vmovups (%r12,%rcx,8), %ymm3
@@ -1773,8 +1783,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x107cc1c4; WORD $0x1404 // vmovups (%r12,%rdx), %ymm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2d7f // jg 0x2081 <k_gemm_outer+0xf81>
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2187 <k_gemm_outer+0x1087>
+	WORD $0x2d7f // jg 0x2091 <k_gemm_outer+0xf81>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2197 <k_gemm_outer+0x1087>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1783,10 +1793,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01068e0f; WORD $0x0000 // jle 0x2187 <k_gemm_outer+0x1087>
+	LONG $0x01068e0f; WORD $0x0000 // jle 0x2197 <k_gemm_outer+0x1087>
 	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x2110 <k_gemm_outer+0x1010>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x2120 <k_gemm_outer+0x1010>
 	WORD $0x9066 // nop
 	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
 	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
@@ -1815,13 +1825,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe728fcc5 // vmovaps %ymm7, %ymm4
 	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
 	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	LONG $0x008f840f; WORD $0x0000 // je 0x219f <k_gemm_outer+0x109f>
+	LONG $0x008f840f; WORD $0x0000 // je 0x21af <k_gemm_outer+0x109f>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xff70840f; WORD $0xffff // je 0x2090 <k_gemm_outer+0xf90>
+	LONG $0xff70840f; WORD $0xffff // je 0x20a0 <k_gemm_outer+0xf90>
 	LONG $0x107ca1c4; WORD $0x9f74; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm6
 	LONG $0x2c4d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm6, %ymm12
-	LONG $0xffff63e9; BYTE $0xff // jmp 0x2094 <k_gemm_outer+0xf94>
+	LONG $0xffff63e9; BYTE $0xff // jmp 0x20a4 <k_gemm_outer+0xf94>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
 	LONG $0x2c7dc2c4; WORD $0x242c // vmaskmovps (%r12), %ymm0, %ymm5
@@ -1835,7 +1845,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x2c7dc2c4; WORD $0x1404 // vmaskmovps (%r12,%rdx), %ymm0, %ymm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfefa8f0f; WORD $0xffff // jg 0x2081 <k_gemm_outer+0xf81>
+	LONG $0xfefa8f0f; WORD $0xffff // jg 0x2091 <k_gemm_outer+0xf81>
 	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
 	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
 	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
@@ -1844,7 +1854,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf528fcc5 // vmovaps %ymm5, %ymm6
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xfdf1850f; WORD $0xffff // jne 0x1fa0 <k_gemm_outer+0xea0>
+	LONG $0xfdf1850f; WORD $0xffff // jne 0x1fb0 <k_gemm_outer+0xea0>
 	LONG $0x117cc1c4; WORD $0x2434 // vmovups %ymm6, (%r12)
 	LONG $0x117cc1c4; WORD $0x8c3c // vmovups %ymm7, (%r12,%rcx,4)
 	LONG $0x117c41c4; WORD $0xcc0c // vmovups %ymm9, (%r12,%rcx,8)
@@ -1854,7 +1864,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; WORD $0x141c // vmovups %ymm11, (%r12,%rdx)
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117c41c4; WORD $0x1414 // vmovups %ymm10, (%r12,%rdx)
-	LONG $0xfffdf8e9; BYTE $0xff // jmp 0x1fde <k_gemm_outer+0xede>
+	LONG $0xfffdf8e9; BYTE $0xff // jmp 0x1fee <k_gemm_outer+0xede>
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
 	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
@@ -1883,9 +1893,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0xdf158d48; WORD $0x0099; BYTE $0x00 // leaq 0x99df(%rip), %rdx # 0xbc50 <lanes>
+	LONG $0x2f158d48; WORD $0x009a; BYTE $0x00 // leaq 0x9a2f(%rip), %rdx # 0xbcb0 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x30eb // jmp 0x22a8 <k_gemm_outer+0x11a8>
+	WORD $0x30eb // jmp 0x22b8 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2e6dc2c4; BYTE $0x0b // vmaskmovps %ymm1, %ymm2, (%r11)
@@ -1894,51 +1904,51 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf9648f0f; WORD $0xffff // jg 0x1c0c <k_gemm_outer+0xb0c>
+	LONG $0xf9648f0f; WORD $0xffff // jg 0x1c1c <k_gemm_outer+0xb0c>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0xf2af0f49 // imulq %r10, %rsi
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0xb71c8d4c // leaq (%rdi,%rsi,4), %r11
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2e74 // je 0x22f0 <k_gemm_outer+0x11f0>
+	WORD $0x2e74 // je 0x2300 <k_gemm_outer+0x11f0>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4275 // jne 0x2310 <k_gemm_outer+0x1210>
+	WORD $0x4275 // jne 0x2320 <k_gemm_outer+0x1210>
 	LONG $0x107cc1c4; BYTE $0x0b // vmovups (%r11), %ymm1
 	LONG $0x107cc1c4; WORD $0x8b04 // vmovups (%r11,%rcx,4), %ymm0
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x4c7f // jg 0x232a <k_gemm_outer+0x122a>
-	LONG $0x000141e9; BYTE $0x00 // jmp 0x2424 <k_gemm_outer+0x1324>
+	WORD $0x4c7f // jg 0x233a <k_gemm_outer+0x122a>
+	LONG $0x000141e9; BYTE $0x00 // jmp 0x2434 <k_gemm_outer+0x1324>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2d7f // jg 0x232a <k_gemm_outer+0x122a>
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2424 <k_gemm_outer+0x1324>
+	WORD $0x2d7f // jg 0x233a <k_gemm_outer+0x122a>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x2434 <k_gemm_outer+0x1324>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x4410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm0
 	LONG $0x2c7dc2c4; BYTE $0x0b // vmaskmovps (%r11), %ymm0, %ymm1
 	LONG $0x2c7dc2c4; WORD $0x8b04 // vmaskmovps (%r11,%rcx,4), %ymm0, %ymm0
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x2424 <k_gemm_outer+0x1324>
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x2434 <k_gemm_outer+0x1324>
 	LONG $0x54af0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r10
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x96348d4a // leaq (%rsi,%r10,4), %rsi
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x3175 // jne 0x2370 <k_gemm_outer+0x1270>
+	WORD $0x3175 // jne 0x2380 <k_gemm_outer+0x1270>
 	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
 	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x00d6840f; WORD $0x0000 // je 0x2424 <k_gemm_outer+0x1324>
+	LONG $0x00d6840f; WORD $0x0000 // je 0x2434 <k_gemm_outer+0x1324>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x23ff <k_gemm_outer+0x12ff>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x240f <k_gemm_outer+0x12ff>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x240a <k_gemm_outer+0x130a>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x241a <k_gemm_outer+0x130a>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3deb // jmp 0x23b7 <k_gemm_outer+0x12b7>
+	WORD $0x3deb // jmp 0x23c7 <k_gemm_outer+0x12b7>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
 	LONG $0xa86de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm1
@@ -1951,12 +1961,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	LONG $0x2474394c; BYTE $0x58 // cmpq %r14, 0x58(%rsp)
-	WORD $0x8d74 // je 0x2344 <k_gemm_outer+0x1244>
+	WORD $0x8d74 // je 0x2354 <k_gemm_outer+0x1244>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	WORD $0x0d75 // jne 0x23d0 <k_gemm_outer+0x12d0>
+	WORD $0x0d75 // jne 0x23e0 <k_gemm_outer+0x12d0>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	WORD $0x11eb // jmp 0x23db <k_gemm_outer+0x12db>
+	WORD $0x11eb // jmp 0x23eb <k_gemm_outer+0x12db>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
@@ -1964,10 +1974,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3a3c8d4b // leaq (%r10,%r15), %rdi
 	LONG $0x187d82c4; WORD $0xb55c; BYTE $0xfc // vbroadcastss -0x4(%r13,%r14,4), %ymm3
 	LONG $0x246c3948; BYTE $0x30 // cmpq %rbp, 0x30(%rsp)
-	WORD $0x8e74 // je 0x2380 <k_gemm_outer+0x1280>
+	WORD $0x8e74 // je 0x2390 <k_gemm_outer+0x1280>
 	LONG $0x6c10fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm5
 	LONG $0x2c55e2c4; BYTE $0x2f // vmaskmovps (%rdi), %ymm5, %ymm5
-	WORD $0x85eb // jmp 0x2384 <k_gemm_outer+0x1284>
+	WORD $0x85eb // jmp 0x2394 <k_gemm_outer+0x1284>
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
 	LONG $0x187de2c4; BYTE $0x1e // vbroadcastss (%rsi), %ymm3
@@ -1977,10 +1987,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	LONG $0xfe4c850f; WORD $0xffff // jne 0x2280 <k_gemm_outer+0x1180>
+	LONG $0xfe4c850f; WORD $0xffff // jne 0x2290 <k_gemm_outer+0x1180>
 	LONG $0x117cc1c4; BYTE $0x0b // vmovups %ymm1, (%r11)
 	LONG $0x117cc1c4; WORD $0x8b04 // vmovups %ymm0, (%r11,%rcx,4)
-	LONG $0xfffe4de9; BYTE $0xff // jmp 0x2291 <k_gemm_outer+0x1191>
+	LONG $0xfffe4de9; BYTE $0xff // jmp 0x22a1 <k_gemm_outer+0x1191>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// gram_tile
@@ -1996,12 +2006,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x14448e0f; WORD $0x0000 // jle 0x38be <k_gram_tile+0x146e>
+	LONG $0x14448e0f; WORD $0x0000 // jle 0x38ce <k_gram_tile+0x146e>
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x142d8e0f; WORD $0x0000 // jle 0x38be <k_gram_tile+0x146e>
+	LONG $0x142d8e0f; WORD $0x0000 // jle 0x38ce <k_gram_tile+0x146e>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
@@ -2030,12 +2040,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
 	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	WORD $0x1deb // jmp 0x254d <k_gram_tile+0xfd>
+	WORD $0x1deb // jmp 0x255d <k_gram_tile+0xfd>
 	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	LONG $0x06c78348 // addq $0x6, %rdi
 	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x13718d0f; WORD $0x0000 // jge 0x38be <k_gram_tile+0x146e>
+	LONG $0x13718d0f; WORD $0x0000 // jge 0x38ce <k_gram_tile+0x146e>
 	LONG $0x1aff8348 // cmpq $0x1a, %rdi
 	LONG $0x001ab841; WORD $0x0000 // movl $0x1a, %r8d
 	LONG $0xc7420f4c // cmovbq %rdi, %r8
@@ -2117,7 +2127,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x65eb // jmp 0x272e <k_gram_tile+0x2de>
+	WORD $0x65eb // jmp 0x273e <k_gram_tile+0x2de>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc85afcc5 // vcvtps2pd %xmm0, %ymm1
 	LONG $0x4c58f5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm1, %ymm1
@@ -2136,10 +2146,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
 	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0xfe028d0f; WORD $0xffff // jge 0x2530 <k_gram_tile+0xe0>
+	LONG $0xfe028d0f; WORD $0xffff // jge 0x2540 <k_gram_tile+0xe0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b58e0f; WORD $0x0000 // jle 0x27f0 <k_gram_tile+0x3a0>
+	LONG $0x00b58e0f; WORD $0x0000 // jle 0x2800 <k_gram_tile+0x3a0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2175,8 +2185,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x8575 // jne 0x2770 <k_gram_tile+0x320>
-	WORD $0x33eb // jmp 0x2820 <k_gram_tile+0x3d0>
+	WORD $0x8575 // jne 0x2780 <k_gram_tile+0x320>
+	WORD $0x33eb // jmp 0x2830 <k_gram_tile+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -2207,7 +2217,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xe1 // addq %rsp, %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
 	LONG $0x3f247c80; BYTE $0x00 // cmpb $0x0, 0x3f(%rsp)
-	LONG $0x02cf840f; WORD $0x0000 // je 0x2b50 <k_gram_tile+0x700>
+	LONG $0x02cf840f; WORD $0x0000 // je 0x2b60 <k_gram_tile+0x700>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2218,7 +2228,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x317e // jle 0x28e0 <k_gram_tile+0x490>
+	WORD $0x317e // jle 0x28f0 <k_gram_tile+0x490>
 	LONG $0x5a7c41c4; BYTE $0xe3 // vcvtps2pd %xmm11, %ymm12
 	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
 	LONG $0x197d43c4; WORD $0x01db // vextractf128 $0x1, %ymm11, %xmm11
@@ -2226,15 +2236,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
 	LONG $0x582541c4; WORD $0x205d // vaddpd 0x20(%r13), %ymm11, %ymm11
 	LONG $0x117d41c4; WORD $0x205d // vmovupd %ymm11, 0x20(%r13)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x29ec <k_gram_tile+0x59c>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x29fc <k_gram_tile+0x59c>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x29ec <k_gram_tile+0x59c>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x29fc <k_gram_tile+0x59c>
 	LONG $0x1c117cc5; BYTE $0x24 // vmovups %ymm11, (%rsp)
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x0777 // ja 0x28fb <k_gram_tile+0x4ab>
+	WORD $0x0777 // ja 0x290b <k_gram_tile+0x4ab>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x29b7 <k_gram_tile+0x567>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x29c7 <k_gram_tile+0x567>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2245,12 +2255,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	WORD $0x1073 // jae 0x293a <k_gram_tile+0x4ea>
+	WORD $0x1073 // jae 0x294a <k_gram_tile+0x4ea>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x293a <k_gram_tile+0x4ea>
+	WORD $0x0c74 // je 0x294a <k_gram_tile+0x4ea>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x29b7 <k_gram_tile+0x567>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x29c7 <k_gram_tile+0x567>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
@@ -2271,10 +2281,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe774; BYTE $0x60 // vmovupd %ymm14, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x2950 <k_gram_tile+0x500>
+	WORD $0xa675 // jne 0x2960 <k_gram_tile+0x500>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3574 // je 0x29ec <k_gram_tile+0x59c>
+	WORD $0x3574 // je 0x29fc <k_gram_tile+0x59c>
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
 	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
@@ -2286,13 +2296,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c117bc5; BYTE $0xcf // vmovsd %xmm11, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe47c // jl 0x29d0 <k_gram_tile+0x580>
+	WORD $0xe47c // jl 0x29e0 <k_gram_tile+0x580>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x2a30 <k_gram_tile+0x5e0>
+	WORD $0x2f7e // jle 0x2a40 <k_gram_tile+0x5e0>
 	LONG $0x5a7c41c4; BYTE $0xda // vcvtps2pd %xmm10, %ymm11
 	LONG $0x582541c4; WORD $0x405d // vaddpd 0x40(%r13), %ymm11, %ymm11
 	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
@@ -2300,15 +2310,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x405d // vmovupd %ymm11, 0x40(%r13)
 	LONG $0x582d41c4; WORD $0x6055 // vaddpd 0x60(%r13), %ymm10, %ymm10
 	LONG $0x117d41c4; WORD $0x6055 // vmovupd %ymm10, 0x60(%r13)
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2b50 <k_gram_tile+0x700>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x2b60 <k_gram_tile+0x700>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x2b50 <k_gram_tile+0x700>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x2b60 <k_gram_tile+0x700>
 	LONG $0x14117cc5; BYTE $0x24 // vmovups %ymm10, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x2a4b <k_gram_tile+0x5fb>
+	WORD $0x0773 // jae 0x2a5b <k_gram_tile+0x5fb>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2b17 <k_gram_tile+0x6c7>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2b27 <k_gram_tile+0x6c7>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
@@ -2320,12 +2330,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	WORD $0x1073 // jae 0x2a8e <k_gram_tile+0x63e>
+	WORD $0x1073 // jae 0x2a9e <k_gram_tile+0x63e>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x2a8e <k_gram_tile+0x63e>
+	WORD $0x0c74 // je 0x2a9e <k_gram_tile+0x63e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x2b17 <k_gram_tile+0x6c7>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x2b27 <k_gram_tile+0x6c7>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
@@ -2346,10 +2356,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x2ab0 <k_gram_tile+0x660>
+	WORD $0xa675 // jne 0x2ac0 <k_gram_tile+0x660>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3974 // je 0x2b50 <k_gram_tile+0x700>
+	WORD $0x3974 // je 0x2b60 <k_gram_tile+0x700>
 	QUAD $0x0000882484af0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
 	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
@@ -2360,9 +2370,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xcf54; BYTE $0x40 // vmovsd %xmm10, 0x40(%r15,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe07c // jl 0x2b30 <k_gram_tile+0x6e0>
+	WORD $0xe07c // jl 0x2b40 <k_gram_tile+0x6e0>
 	LONG $0x3e247c80; BYTE $0x00 // cmpb $0x0, 0x3e(%rsp)
-	LONG $0x0265840f; WORD $0x0000 // je 0x2dc0 <k_gram_tile+0x970>
+	LONG $0x0265840f; WORD $0x0000 // je 0x2dd0 <k_gram_tile+0x970>
 	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
 	LONG $0x07e5c149 // shlq $0x7, %r13
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2374,7 +2384,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x2bc0 <k_gram_tile+0x770>
+	WORD $0x2f7e // jle 0x2bd0 <k_gram_tile+0x770>
 	LONG $0x5a7c41c4; BYTE $0xd1 // vcvtps2pd %xmm9, %ymm10
 	LONG $0x14582dc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm10, %ymm10
 	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
@@ -2382,16 +2392,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14117dc5; BYTE $0xc7 // vmovupd %ymm10, (%rdi,%rax,8)
 	LONG $0x4c5835c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x4c117dc5; WORD $0x20c7 // vmovupd %ymm9, 0x20(%rdi,%rax,8)
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x2cf6 <k_gram_tile+0x8a6>
+	LONG $0x00013ae9; BYTE $0x00 // jmp 0x2d06 <k_gram_tile+0x8a6>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x2cf6 <k_gram_tile+0x8a6>
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x2d06 <k_gram_tile+0x8a6>
 	LONG $0x0c117cc5; BYTE $0x24 // vmovups %ymm9, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x0773 // jae 0x2be3 <k_gram_tile+0x793>
+	WORD $0x0773 // jae 0x2bf3 <k_gram_tile+0x793>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x2cb7 <k_gram_tile+0x867>
+	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x2cc7 <k_gram_tile+0x867>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2404,12 +2414,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024843b4c // cmpq 0x90(%rsp), %r8
-	WORD $0x1073 // jae 0x2c29 <k_gram_tile+0x7d9>
+	WORD $0x1073 // jae 0x2c39 <k_gram_tile+0x7d9>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x2c29 <k_gram_tile+0x7d9>
+	WORD $0x0c74 // je 0x2c39 <k_gram_tile+0x7d9>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2cb7 <k_gram_tile+0x867>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2cc7 <k_gram_tile+0x867>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
@@ -2433,10 +2443,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d01c4; WORD $0xc464; BYTE $0x60 // vmovupd %ymm12, 0x60(%r12,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xa675 // jne 0x2c50 <k_gram_tile+0x800>
+	WORD $0xa675 // jne 0x2c60 <k_gram_tile+0x800>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3774 // je 0x2cee <k_gram_tile+0x89e>
+	WORD $0x3774 // je 0x2cfe <k_gram_tile+0x89e>
 	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
 	QUAD $0x0000a02484af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2448,14 +2458,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xc80c // vmovsd %xmm9, (%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe27c // jl 0x2cd0 <k_gram_tile+0x880>
+	WORD $0xe27c // jl 0x2ce0 <k_gram_tile+0x880>
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x357e // jle 0x2d40 <k_gram_tile+0x8f0>
+	WORD $0x357e // jle 0x2d50 <k_gram_tile+0x8f0>
 	LONG $0x5a7c41c4; BYTE $0xc8 // vcvtps2pd %xmm8, %ymm9
 	LONG $0x4c5835c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
@@ -2463,13 +2473,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c117dc5; WORD $0x40c7 // vmovupd %ymm9, 0x40(%rdi,%rax,8)
 	LONG $0x44583dc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm8, %ymm8
 	LONG $0x44117dc5; WORD $0x60c7 // vmovupd %ymm8, 0x60(%rdi,%rax,8)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x2dc0 <k_gram_tile+0x970>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x2dd0 <k_gram_tile+0x970>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2dc0 <k_gram_tile+0x970>
+	WORD $0x7b7e // jle 0x2dd0 <k_gram_tile+0x970>
 	LONG $0x04117cc5; BYTE $0x24 // vmovups %ymm8, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x4072 // jb 0x2d90 <k_gram_tile+0x940>
+	WORD $0x4072 // jb 0x2da0 <k_gram_tile+0x940>
 	LONG $0x40cd8349 // orq $0x40, %r13
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2482,9 +2492,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x083c830f; WORD $0x0000 // jae 0x35c4 <k_gram_tile+0x1174>
+	LONG $0x083c830f; WORD $0x0000 // jae 0x35d4 <k_gram_tile+0x1174>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0834840f; WORD $0x0000 // je 0x35c4 <k_gram_tile+0x1174>
+	LONG $0x0834840f; WORD $0x0000 // je 0x35d4 <k_gram_tile+0x1174>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2495,9 +2505,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xff44; BYTE $0x40 // vmovsd %xmm8, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe07c // jl 0x2da0 <k_gram_tile+0x950>
+	WORD $0xe07c // jl 0x2db0 <k_gram_tile+0x950>
 	LONG $0x3d247c80; BYTE $0x00 // cmpb $0x0, 0x3d(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x2f70 <k_gram_tile+0xb20>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x2f80 <k_gram_tile+0xb20>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2508,7 +2518,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2e30 <k_gram_tile+0x9e0>
+	WORD $0x377e // jle 0x2e40 <k_gram_tile+0x9e0>
 	LONG $0xc75a7cc5 // vcvtps2pd %xmm7, %ymm8
 	LONG $0x583d41c4; WORD $0x0045 // vaddpd (%r13), %ymm8, %ymm8
 	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
@@ -2516,13 +2526,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0045 // vmovupd %ymm8, (%r13)
 	LONG $0x5845c1c4; WORD $0x207d // vaddpd 0x20(%r13), %ymm7, %ymm7
 	LONG $0x117dc1c4; WORD $0x207d // vmovupd %ymm7, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x2eab <k_gram_tile+0xa5b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x2ebb <k_gram_tile+0xa5b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x2eab <k_gram_tile+0xa5b>
+	WORD $0x767e // jle 0x2ebb <k_gram_tile+0xa5b>
 	LONG $0x3c11fcc5; BYTE $0x24 // vmovups %ymm7, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x2e76 <k_gram_tile+0xa26>
+	WORD $0x3672 // jb 0x2e86 <k_gram_tile+0xa26>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
@@ -2532,9 +2542,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x07f0830f; WORD $0x0000 // jae 0x365e <k_gram_tile+0x120e>
+	LONG $0x07f0830f; WORD $0x0000 // jae 0x366e <k_gram_tile+0x120e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07e8840f; WORD $0x0000 // je 0x365e <k_gram_tile+0x120e>
+	LONG $0x07e8840f; WORD $0x0000 // je 0x366e <k_gram_tile+0x120e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -2547,13 +2557,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3c11fbc5; BYTE $0xcf // vmovsd %xmm7, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x2e90 <k_gram_tile+0xa40>
+	WORD $0xe57c // jl 0x2ea0 <k_gram_tile+0xa40>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x2ef0 <k_gram_tile+0xaa0>
+	WORD $0x307e // jle 0x2f00 <k_gram_tile+0xaa0>
 	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
 	LONG $0x5845c1c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm7, %ymm7
 	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
@@ -2561,13 +2571,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x407d // vmovupd %ymm7, 0x40(%r13)
 	LONG $0x584dc1c4; WORD $0x6075 // vaddpd 0x60(%r13), %ymm6, %ymm6
 	LONG $0x117dc1c4; WORD $0x6075 // vmovupd %ymm6, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x2f70 <k_gram_tile+0xb20>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x2f80 <k_gram_tile+0xb20>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2f70 <k_gram_tile+0xb20>
+	WORD $0x7b7e // jle 0x2f80 <k_gram_tile+0xb20>
 	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x2f3a <k_gram_tile+0xaea>
+	WORD $0x3a72 // jb 0x2f4a <k_gram_tile+0xaea>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2578,9 +2588,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x07ce830f; WORD $0x0000 // jae 0x3700 <k_gram_tile+0x12b0>
+	LONG $0x07ce830f; WORD $0x0000 // jae 0x3710 <k_gram_tile+0x12b0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07c6840f; WORD $0x0000 // je 0x3700 <k_gram_tile+0x12b0>
+	LONG $0x07c6840f; WORD $0x0000 // je 0x3710 <k_gram_tile+0x12b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2592,10 +2602,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff74; BYTE $0x40 // vmovsd %xmm6, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x2f50 <k_gram_tile+0xb00>
+	WORD $0xe17c // jl 0x2f60 <k_gram_tile+0xb00>
 	BYTE $0x90 // nop
 	LONG $0x3c247c80; BYTE $0x00 // cmpb $0x0, 0x3c(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x3120 <k_gram_tile+0xcd0>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x3130 <k_gram_tile+0xcd0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2606,7 +2616,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2fe0 <k_gram_tile+0xb90>
+	WORD $0x377e // jle 0x2ff0 <k_gram_tile+0xb90>
 	LONG $0xf55afcc5 // vcvtps2pd %xmm5, %ymm6
 	LONG $0x584dc1c4; WORD $0x0075 // vaddpd (%r13), %ymm6, %ymm6
 	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
@@ -2614,13 +2624,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x0075 // vmovupd %ymm6, (%r13)
 	LONG $0x5855c1c4; WORD $0x206d // vaddpd 0x20(%r13), %ymm5, %ymm5
 	LONG $0x117dc1c4; WORD $0x206d // vmovupd %ymm5, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x305b <k_gram_tile+0xc0b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x306b <k_gram_tile+0xc0b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x305b <k_gram_tile+0xc0b>
+	WORD $0x767e // jle 0x306b <k_gram_tile+0xc0b>
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x3026 <k_gram_tile+0xbd6>
+	WORD $0x3672 // jb 0x3036 <k_gram_tile+0xbd6>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
@@ -2630,9 +2640,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x0770830f; WORD $0x0000 // jae 0x378e <k_gram_tile+0x133e>
+	LONG $0x0770830f; WORD $0x0000 // jae 0x379e <k_gram_tile+0x133e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0768840f; WORD $0x0000 // je 0x378e <k_gram_tile+0x133e>
+	LONG $0x0768840f; WORD $0x0000 // je 0x379e <k_gram_tile+0x133e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -2645,13 +2655,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c11fbc5; BYTE $0xcf // vmovsd %xmm5, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x3040 <k_gram_tile+0xbf0>
+	WORD $0xe57c // jl 0x3050 <k_gram_tile+0xbf0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x30a0 <k_gram_tile+0xc50>
+	WORD $0x307e // jle 0x30b0 <k_gram_tile+0xc50>
 	LONG $0xec5afcc5 // vcvtps2pd %xmm4, %ymm5
 	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
 	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
@@ -2659,13 +2669,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
 	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
 	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x3120 <k_gram_tile+0xcd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x3130 <k_gram_tile+0xcd0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3120 <k_gram_tile+0xcd0>
+	WORD $0x7b7e // jle 0x3130 <k_gram_tile+0xcd0>
 	LONG $0x2411fcc5; BYTE $0x24 // vmovups %ymm4, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x30ea <k_gram_tile+0xc9a>
+	WORD $0x3a72 // jb 0x30fa <k_gram_tile+0xc9a>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2676,9 +2686,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x074e830f; WORD $0x0000 // jae 0x3830 <k_gram_tile+0x13e0>
+	LONG $0x074e830f; WORD $0x0000 // jae 0x3840 <k_gram_tile+0x13e0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0746840f; WORD $0x0000 // je 0x3830 <k_gram_tile+0x13e0>
+	LONG $0x0746840f; WORD $0x0000 // je 0x3840 <k_gram_tile+0x13e0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6024 // imulq 0x60(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2690,10 +2700,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff64; BYTE $0x40 // vmovsd %xmm4, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x3100 <k_gram_tile+0xcb0>
+	WORD $0xe17c // jl 0x3110 <k_gram_tile+0xcb0>
 	BYTE $0x90 // nop
 	LONG $0x3b247c80; BYTE $0x00 // cmpb $0x0, 0x3b(%rsp)
-	LONG $0x0275840f; WORD $0x0000 // je 0x33a0 <k_gram_tile+0xf50>
+	LONG $0x0275840f; WORD $0x0000 // je 0x33b0 <k_gram_tile+0xf50>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -2703,7 +2713,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3180 <k_gram_tile+0xd30>
+	WORD $0x2b7e // jle 0x3190 <k_gram_tile+0xd30>
 	LONG $0xe35afcc5 // vcvtps2pd %xmm3, %ymm4
 	LONG $0x2458ddc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm4, %ymm4
 	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
@@ -2711,16 +2721,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2411fdc5; BYTE $0xc7 // vmovupd %ymm4, (%rdi,%rax,8)
 	LONG $0x5c58e5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x5c11fdc5; WORD $0x20c7 // vmovupd %ymm3, 0x20(%rdi,%rax,8)
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3272 <k_gram_tile+0xe22>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3282 <k_gram_tile+0xe22>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3272 <k_gram_tile+0xe22>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3282 <k_gram_tile+0xe22>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x1c11fcc5; BYTE $0x24 // vmovups %ymm3, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x31a0 <k_gram_tile+0xd50>
+	WORD $0x0773 // jae 0x31b0 <k_gram_tile+0xd50>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x3232 <k_gram_tile+0xde2>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x3242 <k_gram_tile+0xde2>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
@@ -2744,9 +2754,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d81c4; WORD $0xec74; BYTE $0x60 // vmovupd %ymm6, 0x60(%r12,%r13,8)
 	LONG $0x10c58349 // addq $0x10, %r13
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	WORD $0xa675 // jne 0x31d0 <k_gram_tile+0xd80>
+	WORD $0xa675 // jne 0x31e0 <k_gram_tile+0xd80>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x3b74 // je 0x326d <k_gram_tile+0xe1d>
+	WORD $0x3b74 // je 0x327d <k_gram_tile+0xe1d>
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
 	LONG $0xe7af0f4d // imulq %r15, %r12
 	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
@@ -2758,14 +2768,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xcc1c // vmovsd %xmm3, (%r12,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe37c // jl 0x3250 <k_gram_tile+0xe00>
+	WORD $0xe37c // jl 0x3260 <k_gram_tile+0xe00>
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x397e // jle 0x32c0 <k_gram_tile+0xe70>
+	WORD $0x397e // jle 0x32d0 <k_gram_tile+0xe70>
 	LONG $0xda5afcc5 // vcvtps2pd %xmm2, %ymm3
 	LONG $0x5c58e5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
@@ -2773,15 +2783,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40c7 // vmovupd %ymm3, 0x40(%rdi,%rax,8)
 	LONG $0x5458edc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x5411fdc5; WORD $0x60c7 // vmovupd %ymm2, 0x60(%rdi,%rax,8)
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x33a0 <k_gram_tile+0xf50>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x33b0 <k_gram_tile+0xf50>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x33a0 <k_gram_tile+0xf50>
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x33b0 <k_gram_tile+0xf50>
 	LONG $0x1411fcc5; BYTE $0x24 // vmovups %ymm2, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x32db <k_gram_tile+0xe8b>
+	WORD $0x0773 // jae 0x32eb <k_gram_tile+0xe8b>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3365 <k_gram_tile+0xf15>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3375 <k_gram_tile+0xf15>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -2805,10 +2815,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm5, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3300 <k_gram_tile+0xeb0>
+	WORD $0xa675 // jne 0x3310 <k_gram_tile+0xeb0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3b74 // je 0x33a0 <k_gram_tile+0xf50>
+	WORD $0x3b74 // je 0x33b0 <k_gram_tile+0xf50>
 	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -2819,10 +2829,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xc854; BYTE $0x40 // vmovsd %xmm2, 0x40(%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe17c // jl 0x3380 <k_gram_tile+0xf30>
+	WORD $0xe17c // jl 0x3390 <k_gram_tile+0xf30>
 	BYTE $0x90 // nop
 	LONG $0x3a247c80; BYTE $0x00 // cmpb $0x0, 0x3a(%rsp)
-	LONG $0xf34b840f; WORD $0xffff // je 0x26f6 <k_gram_tile+0x2a6>
+	LONG $0xf34b840f; WORD $0xffff // je 0x2706 <k_gram_tile+0x2a6>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -2832,7 +2842,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3400 <k_gram_tile+0xfb0>
+	WORD $0x2b7e // jle 0x3410 <k_gram_tile+0xfb0>
 	LONG $0xd15afcc5 // vcvtps2pd %xmm1, %ymm2
 	LONG $0x1458edc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
@@ -2840,15 +2850,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1411fdc5; BYTE $0xc7 // vmovupd %ymm2, (%rdi,%rax,8)
 	LONG $0x4c58f5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm1, %ymm1
 	LONG $0x4c11fdc5; WORD $0x20c7 // vmovupd %ymm1, 0x20(%rdi,%rax,8)
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x34db <k_gram_tile+0x108b>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x34eb <k_gram_tile+0x108b>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x34db <k_gram_tile+0x108b>
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x34eb <k_gram_tile+0x108b>
 	LONG $0x0c11fcc5; BYTE $0x24 // vmovups %ymm1, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x341b <k_gram_tile+0xfcb>
+	WORD $0x0773 // jae 0x342b <k_gram_tile+0xfcb>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x34a5 <k_gram_tile+0x1055>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x34b5 <k_gram_tile+0x1055>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x245c2b48; BYTE $0x48 // subq 0x48(%rsp), %rbx
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -2872,10 +2882,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe164; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3440 <k_gram_tile+0xff0>
+	WORD $0xa675 // jne 0x3450 <k_gram_tile+0xff0>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3674 // je 0x34db <k_gram_tile+0x108b>
+	WORD $0x3674 // je 0x34eb <k_gram_tile+0x108b>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0xcfaf0f49 // imulq %r15, %rcx
 	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
@@ -2887,20 +2897,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xd9 // vmovsd %xmm1, (%rcx,%rbx,8)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0xe57c // jl 0x34c0 <k_gram_tile+0x1070>
+	WORD $0xe57c // jl 0x34d0 <k_gram_tile+0x1070>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x07f98348 // cmpq $0x7, %rcx
-	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x26d0 <k_gram_tile+0x280>
+	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x26e0 <k_gram_tile+0x280>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf1f98e0f; WORD $0xffff // jle 0x26f6 <k_gram_tile+0x2a6>
+	LONG $0xf1f98e0f; WORD $0xffff // jle 0x2706 <k_gram_tile+0x2a6>
 	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0473 // jae 0x350c <k_gram_tile+0x10bc>
+	WORD $0x0473 // jae 0x351c <k_gram_tile+0x10bc>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7eeb // jmp 0x358a <k_gram_tile+0x113a>
+	WORD $0x7eeb // jmp 0x359a <k_gram_tile+0x113a>
 	LONG $0x24742b48; BYTE $0x40 // subq 0x40(%rsp), %rsi
 	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -2922,9 +2932,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40fa // vmovupd %ymm3, 0x40(%rdx,%rdi,8)
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0xb275 // jne 0x3530 <k_gram_tile+0x10e0>
+	WORD $0xb275 // jne 0x3540 <k_gram_tile+0x10e0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf16c840f; WORD $0xffff // je 0x26f6 <k_gram_tile+0x2a6>
+	LONG $0xf16c840f; WORD $0xffff // je 0x2706 <k_gram_tile+0x2a6>
 	LONG $0x7caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -2935,8 +2945,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xf044; BYTE $0x40 // vmovsd %xmm0, 0x40(%r8,%rsi,8)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xe17c // jl 0x35a0 <k_gram_tile+0x1150>
-	LONG $0xfff132e9; BYTE $0xff // jmp 0x26f6 <k_gram_tile+0x2a6>
+	WORD $0xe17c // jl 0x35b0 <k_gram_tile+0x1150>
+	LONG $0xfff132e9; BYTE $0xff // jmp 0x2706 <k_gram_tile+0x2a6>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
@@ -2960,11 +2970,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xc15c; BYTE $0x40 // vmovupd %ymm11, 0x40(%rcx,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xa675 // jne 0x35f0 <k_gram_tile+0x11a0>
+	WORD $0xa675 // jne 0x3600 <k_gram_tile+0x11a0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xf739850f; WORD $0xffff // jne 0x2d92 <k_gram_tile+0x942>
-	LONG $0xfff762e9; BYTE $0xff // jmp 0x2dc0 <k_gram_tile+0x970>
+	LONG $0xf739850f; WORD $0xffff // jne 0x2da2 <k_gram_tile+0x942>
+	LONG $0xfff762e9; BYTE $0xff // jmp 0x2dd0 <k_gram_tile+0x970>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -2989,11 +2999,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe754; BYTE $0x60 // vmovupd %ymm10, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3690 <k_gram_tile+0x1240>
+	WORD $0xa675 // jne 0x36a0 <k_gram_tile+0x1240>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf77d850f; WORD $0xffff // jne 0x2e78 <k_gram_tile+0xa28>
-	LONG $0xfff7abe9; BYTE $0xff // jmp 0x2eab <k_gram_tile+0xa5b>
+	LONG $0xf77d850f; WORD $0xffff // jne 0x2e88 <k_gram_tile+0xa28>
+	LONG $0xfff7abe9; BYTE $0xff // jmp 0x2ebb <k_gram_tile+0xa5b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
@@ -3017,11 +3027,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe14c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3720 <k_gram_tile+0x12d0>
+	WORD $0xa675 // jne 0x3730 <k_gram_tile+0x12d0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf7b3850f; WORD $0xffff // jne 0x2f3c <k_gram_tile+0xaec>
-	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x2f70 <k_gram_tile+0xb20>
+	LONG $0xf7b3850f; WORD $0xffff // jne 0x2f4c <k_gram_tile+0xaec>
+	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x2f80 <k_gram_tile+0xb20>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3046,11 +3056,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe744; BYTE $0x60 // vmovupd %ymm8, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x37c0 <k_gram_tile+0x1370>
+	WORD $0xa675 // jne 0x37d0 <k_gram_tile+0x1370>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf7fd850f; WORD $0xffff // jne 0x3028 <k_gram_tile+0xbd8>
-	LONG $0xfff82be9; BYTE $0xff // jmp 0x305b <k_gram_tile+0xc0b>
+	LONG $0xf7fd850f; WORD $0xffff // jne 0x3038 <k_gram_tile+0xbd8>
+	LONG $0xfff82be9; BYTE $0xff // jmp 0x306b <k_gram_tile+0xc0b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
@@ -3074,11 +3084,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe17c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3850 <k_gram_tile+0x1400>
+	WORD $0xa675 // jne 0x3860 <k_gram_tile+0x1400>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf833850f; WORD $0xffff // jne 0x30ec <k_gram_tile+0xc9c>
-	LONG $0xfff862e9; BYTE $0xff // jmp 0x3120 <k_gram_tile+0xcd0>
+	LONG $0xf833850f; WORD $0xffff // jne 0x30fc <k_gram_tile+0xc9c>
+	LONG $0xfff862e9; BYTE $0xff // jmp 0x3130 <k_gram_tile+0xcd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3092,36 +3102,36 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x38e1 <k_exp+0x11>
+	WORD $0x077d // jge 0x38f1 <k_exp+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000138e9; BYTE $0x00 // jmp 0x3a19 <k_exp+0x149>
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x3a29 <k_exp+0x149>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0081a405187de2c4; BYTE $0x00 // vbroadcastss 0x81a4(%rip), %ymm0 # 0xba98 <k_dot_q6_k+0x6a8>
-	QUAD $0x0081af0d187de2c4; BYTE $0x00 // vbroadcastss 0x81af(%rip), %ymm1 # 0xbaac <k_dot_q6_k+0x6bc>
-	QUAD $0x0081be25187de2c4; BYTE $0x00 // vbroadcastss 0x81be(%rip), %ymm4 # 0xbac4 <k_dot_q6_k+0x6d4>
-	QUAD $0x0081953d187de2c4; BYTE $0x00 // vbroadcastss 0x8195(%rip), %ymm7 # 0xbaa4 <k_dot_q6_k+0x6b4>
-	QUAD $0x0081a805187d62c4; BYTE $0x00 // vbroadcastss 0x81a8(%rip), %ymm8 # 0xbac0 <k_dot_q6_k+0x6d0>
-	QUAD $0x00819b0d187d62c4; BYTE $0x00 // vbroadcastss 0x819b(%rip), %ymm9 # 0xbabc <k_dot_q6_k+0x6cc>
-	QUAD $0x00816615187d62c4; BYTE $0x00 // vbroadcastss 0x8166(%rip), %ymm10 # 0xba90 <k_dot_q6_k+0x6a0>
-	QUAD $0x00814d1d187d62c4; BYTE $0x00 // vbroadcastss 0x814d(%rip), %ymm11 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x00814425587d62c4; BYTE $0x00 // vpbroadcastd 0x8144(%rip), %ymm12 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x0081632d187d62c4; BYTE $0x00 // vbroadcastss 0x8163(%rip), %ymm13 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x00828405187de2c4; BYTE $0x00 // vbroadcastss 0x8284(%rip), %ymm0 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x00828f0d187de2c4; BYTE $0x00 // vbroadcastss 0x828f(%rip), %ymm1 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x00829e25187de2c4; BYTE $0x00 // vbroadcastss 0x829e(%rip), %ymm4 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x0082753d187de2c4; BYTE $0x00 // vbroadcastss 0x8275(%rip), %ymm7 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x00828805187d62c4; BYTE $0x00 // vbroadcastss 0x8288(%rip), %ymm8 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x00827b0d187d62c4; BYTE $0x00 // vbroadcastss 0x827b(%rip), %ymm9 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x00824615187d62c4; BYTE $0x00 // vbroadcastss 0x8246(%rip), %ymm10 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x00822d1d187d62c4; BYTE $0x00 // vbroadcastss 0x822d(%rip), %ymm11 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x00822425587d62c4; BYTE $0x00 // vpbroadcastd 0x8224(%rip), %ymm12 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x0082432d187d62c4; BYTE $0x00 // vbroadcastss 0x8243(%rip), %ymm13 # 0xbb98 <k_dot_q6_k+0x798>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0081491d187de2c4; BYTE $0x00 // vbroadcastss 0x8149(%rip), %ymm3 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x0082291d187de2c4; BYTE $0x00 // vbroadcastss 0x8229(%rip), %ymm3 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x00812e2d187de2c4; BYTE $0x00 // vbroadcastss 0x812e(%rip), %ymm5 # 0xbab0 <k_dot_q6_k+0x6c0>
+	QUAD $0x00820e2d187de2c4; BYTE $0x00 // vbroadcastss 0x820e(%rip), %ymm5 # 0xbba0 <k_dot_q6_k+0x7a0>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0081242d187de2c4; BYTE $0x00 // vbroadcastss 0x8124(%rip), %ymm5 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x0082042d187de2c4; BYTE $0x00 // vbroadcastss 0x8204(%rip), %ymm5 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0080e62d187de2c4; BYTE $0x00 // vbroadcastss 0x80e6(%rip), %ymm5 # 0xba88 <k_dot_q6_k+0x698>
+	QUAD $0x0081c62d187de2c4; BYTE $0x00 // vbroadcastss 0x81c6(%rip), %ymm5 # 0xbb78 <k_dot_q6_k+0x778>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3147,54 +3157,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xff378e0f; WORD $0xffff // jle 0x3950 <k_exp+0x80>
+	LONG $0xff378e0f; WORD $0xffff // jle 0x3960 <k_exp+0x80>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x01238e0f; WORD $0x0000 // jle 0x3b45 <k_exp+0x275>
+	LONG $0x01238e0f; WORD $0x0000 // jle 0x3b55 <k_exp+0x275>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x1c3d8d48; WORD $0x0082; BYTE $0x00 // leaq 0x821c(%rip), %rdi # 0xbc50 <lanes>
+	LONG $0x6c3d8d48; WORD $0x0082; BYTE $0x00 // leaq 0x826c(%rip), %rdi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x00804d25187de2c4; BYTE $0x00 // vbroadcastss 0x804d(%rip), %ymm4 # 0xba98 <k_dot_q6_k+0x6a8>
+	QUAD $0x00812d25187de2c4; BYTE $0x00 // vbroadcastss 0x812d(%rip), %ymm4 # 0xbb88 <k_dot_q6_k+0x788>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0080532d187de2c4; BYTE $0x00 // vbroadcastss 0x8053(%rip), %ymm5 # 0xbaac <k_dot_q6_k+0x6bc>
+	QUAD $0x0081332d187de2c4; BYTE $0x00 // vbroadcastss 0x8133(%rip), %ymm5 # 0xbb9c <k_dot_q6_k+0x79c>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x00804725187de2c4; BYTE $0x00 // vbroadcastss 0x8047(%rip), %ymm4 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x00812725187de2c4; BYTE $0x00 // vbroadcastss 0x8127(%rip), %ymm4 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x00802c2d187de2c4; BYTE $0x00 // vbroadcastss 0x802c(%rip), %ymm5 # 0xbab0 <k_dot_q6_k+0x6c0>
-	QUAD $0x00802735187de2c4; BYTE $0x00 // vbroadcastss 0x8027(%rip), %ymm6 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x00810c2d187de2c4; BYTE $0x00 // vbroadcastss 0x810c(%rip), %ymm5 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x00810735187de2c4; BYTE $0x00 // vbroadcastss 0x8107(%rip), %ymm6 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x007fe81d187de2c4; BYTE $0x00 // vbroadcastss 0x7fe8(%rip), %ymm3 # 0xba88 <k_dot_q6_k+0x698>
-	QUAD $0x00801b2d187de2c4; BYTE $0x00 // vbroadcastss 0x801b(%rip), %ymm5 # 0xbac4 <k_dot_q6_k+0x6d4>
-	QUAD $0x007ff23d187de2c4; BYTE $0x00 // vbroadcastss 0x7ff2(%rip), %ymm7 # 0xbaa4 <k_dot_q6_k+0x6b4>
+	QUAD $0x0080c81d187de2c4; BYTE $0x00 // vbroadcastss 0x80c8(%rip), %ymm3 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x0080fb2d187de2c4; BYTE $0x00 // vbroadcastss 0x80fb(%rip), %ymm5 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x0080d23d187de2c4; BYTE $0x00 // vbroadcastss 0x80d2(%rip), %ymm7 # 0xbb94 <k_dot_q6_k+0x794>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x007ffb1d187de2c4; BYTE $0x00 // vbroadcastss 0x7ffb(%rip), %ymm3 # 0xbac0 <k_dot_q6_k+0x6d0>
+	QUAD $0x0080db1d187de2c4; BYTE $0x00 // vbroadcastss 0x80db(%rip), %ymm3 # 0xbbb0 <k_dot_q6_k+0x7b0>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x007fe92d187de2c4; BYTE $0x00 // vbroadcastss 0x7fe9(%rip), %ymm5 # 0xbabc <k_dot_q6_k+0x6cc>
+	QUAD $0x0080c92d187de2c4; BYTE $0x00 // vbroadcastss 0x80c9(%rip), %ymm5 # 0xbbac <k_dot_q6_k+0x7ac>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x007faf1d187de2c4; BYTE $0x00 // vbroadcastss 0x7faf(%rip), %ymm3 # 0xba90 <k_dot_q6_k+0x6a0>
+	QUAD $0x00808f1d187de2c4; BYTE $0x00 // vbroadcastss 0x808f(%rip), %ymm3 # 0xbb80 <k_dot_q6_k+0x780>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x007f881d187de2c4; BYTE $0x00 // vbroadcastss 0x7f88(%rip), %ymm3 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x0080681d187de2c4; BYTE $0x00 // vbroadcastss 0x8068(%rip), %ymm3 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x007f7235587de2c4; BYTE $0x00 // vpbroadcastd 0x7f72(%rip), %ymm6 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x00805235587de2c4; BYTE $0x00 // vpbroadcastd 0x8052(%rip), %ymm6 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x007f772d187de2c4; BYTE $0x00 // vbroadcastss 0x7f77(%rip), %ymm5 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x0080572d187de2c4; BYTE $0x00 // vbroadcastss 0x8057(%rip), %ymm5 # 0xbb98 <k_dot_q6_k+0x798>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3206,10 +3216,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x107d // jge 0x3b6a <k_max+0x1a>
-	QUAD $0x007f2905187de2c4; BYTE $0x00 // vbroadcastss 0x7f29(%rip), %ymm0 # 0xba8c <k_dot_q6_k+0x69c>
+	WORD $0x107d // jge 0x3b7a <k_max+0x1a>
+	QUAD $0x00800905187de2c4; BYTE $0x00 // vbroadcastss 0x8009(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3c0c <k_max+0xbc>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3c1c <k_max+0xbc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -3218,15 +3228,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1873 // jae 0x3b9f <k_max+0x4f>
-	QUAD $0x007efc05187de2c4; BYTE $0x00 // vbroadcastss 0x7efc(%rip), %ymm0 # 0xba8c <k_dot_q6_k+0x69c>
+	WORD $0x1873 // jae 0x3baf <k_max+0x4f>
+	QUAD $0x007fdc05187de2c4; BYTE $0x00 // vbroadcastss 0x7fdc(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5375 // jne 0x3bf0 <k_max+0xa0>
-	WORD $0x6deb // jmp 0x3c0c <k_max+0xbc>
+	WORD $0x5375 // jne 0x3c00 <k_max+0xa0>
+	WORD $0x6deb // jmp 0x3c1c <k_max+0xbc>
 	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x007ee005187de2c4; BYTE $0x00 // vbroadcastss 0x7ee0(%rip), %ymm0 # 0xba8c <k_dot_q6_k+0x69c>
+	QUAD $0x007fc005187de2c4; BYTE $0x00 // vbroadcastss 0x7fc0(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x9066 // nop
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
@@ -3239,24 +3249,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xcf75 // jne 0x3bb0 <k_max+0x60>
+	WORD $0xcf75 // jne 0x3bc0 <k_max+0x60>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2274 // je 0x3c0c <k_max+0xbc>
+	WORD $0x2274 // je 0x3c1c <k_max+0xbc>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xeb75 // jne 0x3bf0 <k_max+0xa0>
+	WORD $0xeb75 // jne 0x3c00 <k_max+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x3c42 <k_max+0xf2>
+	WORD $0x317e // jle 0x3c52 <k_max+0xf2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x31358d48; WORD $0x0080; BYTE $0x00 // leaq 0x8031(%rip), %rsi # 0xbc50 <lanes>
+	LONG $0x81358d48; WORD $0x0080; BYTE $0x00 // leaq 0x8081(%rip), %rsi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3292,22 +3302,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x107f // jg 0x3cbc <k_find+0x2c>
+	WORD $0x107f // jg 0x3ccc <k_find+0x2c>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x0cc2fcc5; WORD $0x0086 // vcmpeqps (%rsi,%rax,4), %ymm0, %ymm1
 	LONG $0x0e7de2c4; BYTE $0xc9 // vtestps %ymm1, %ymm1
-	WORD $0xe474 // je 0x3ca0 <k_find+0x10>
+	WORD $0xe474 // je 0x3cb0 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x277d // jge 0x3ce8 <k_find+0x58>
+	WORD $0x277d // jge 0x3cf8 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x3cdd <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x3ce8 <k_find+0x58>
+	WORD $0x0275 // jne 0x3ced <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x3cf8 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xeb7c // jl 0x3cd0 <k_find+0x40>
+	WORD $0xeb7c // jl 0x3ce0 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -3317,38 +3327,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x284f // vbroadcastss 0x28(%rdi), %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x3d0b <k_softmax_exp+0x1b>
+	WORD $0x0b7d // jge 0x3d1b <k_softmax_exp+0x1b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000134e9; BYTE $0x00 // jmp 0x3e3f <k_softmax_exp+0x14f>
+	LONG $0x000134e9; BYTE $0x00 // jmp 0x3e4f <k_softmax_exp+0x14f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x007d7b15187de2c4; BYTE $0x00 // vbroadcastss 0x7d7b(%rip), %ymm2 # 0xba98 <k_dot_q6_k+0x6a8>
-	QUAD $0x007d861d187de2c4; BYTE $0x00 // vbroadcastss 0x7d86(%rip), %ymm3 # 0xbaac <k_dot_q6_k+0x6bc>
-	QUAD $0x007d9115187d62c4; BYTE $0x00 // vbroadcastss 0x7d91(%rip), %ymm10 # 0xbac0 <k_dot_q6_k+0x6d0>
-	QUAD $0x007d841d187d62c4; BYTE $0x00 // vbroadcastss 0x7d84(%rip), %ymm11 # 0xbabc <k_dot_q6_k+0x6cc>
-	QUAD $0x007d4f25187d62c4; BYTE $0x00 // vbroadcastss 0x7d4f(%rip), %ymm12 # 0xba90 <k_dot_q6_k+0x6a0>
-	QUAD $0x007d362d187d62c4; BYTE $0x00 // vbroadcastss 0x7d36(%rip), %ymm13 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x007d2d35587d62c4; BYTE $0x00 // vpbroadcastd 0x7d2d(%rip), %ymm14 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x007d4c3d187d62c4; BYTE $0x00 // vbroadcastss 0x7d4c(%rip), %ymm15 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x007e5b15187de2c4; BYTE $0x00 // vbroadcastss 0x7e5b(%rip), %ymm2 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x007e661d187de2c4; BYTE $0x00 // vbroadcastss 0x7e66(%rip), %ymm3 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x007e7115187d62c4; BYTE $0x00 // vbroadcastss 0x7e71(%rip), %ymm10 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x007e641d187d62c4; BYTE $0x00 // vbroadcastss 0x7e64(%rip), %ymm11 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x007e2f25187d62c4; BYTE $0x00 // vbroadcastss 0x7e2f(%rip), %ymm12 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x007e162d187d62c4; BYTE $0x00 // vbroadcastss 0x7e16(%rip), %ymm13 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x007e0d35587d62c4; BYTE $0x00 // vpbroadcastd 0x7e0d(%rip), %ymm14 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x007e2c3d187d62c4; BYTE $0x00 // vbroadcastss 0x7e2c(%rip), %ymm15 # 0xbb98 <k_dot_q6_k+0x798>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x007d373d187de2c4; BYTE $0x00 // vbroadcastss 0x7d37(%rip), %ymm7 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x007e173d187de2c4; BYTE $0x00 // vbroadcastss 0x7e17(%rip), %ymm7 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x007d1c05187d62c4; BYTE $0x00 // vbroadcastss 0x7d1c(%rip), %ymm8 # 0xbab0 <k_dot_q6_k+0x6c0>
+	QUAD $0x007dfc05187d62c4; BYTE $0x00 // vbroadcastss 0x7dfc(%rip), %ymm8 # 0xbba0 <k_dot_q6_k+0x7a0>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007d1205187d62c4; BYTE $0x00 // vbroadcastss 0x7d12(%rip), %ymm8 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x007df205187d62c4; BYTE $0x00 // vbroadcastss 0x7df2(%rip), %ymm8 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007d1405187d62c4; BYTE $0x00 // vbroadcastss 0x7d14(%rip), %ymm8 # 0xbac4 <k_dot_q6_k+0x6d4>
-	QUAD $0x007ccf0d187d62c4; BYTE $0x00 // vbroadcastss 0x7ccf(%rip), %ymm9 # 0xba88 <k_dot_q6_k+0x698>
+	QUAD $0x007df405187d62c4; BYTE $0x00 // vbroadcastss 0x7df4(%rip), %ymm8 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x007daf0d187d62c4; BYTE $0x00 // vbroadcastss 0x7daf(%rip), %ymm9 # 0xbb78 <k_dot_q6_k+0x778>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x007cdd0d187d62c4; BYTE $0x00 // vbroadcastss 0x7cdd(%rip), %ymm9 # 0xbaa4 <k_dot_q6_k+0x6b4>
+	QUAD $0x007dbd0d187d62c4; BYTE $0x00 // vbroadcastss 0x7dbd(%rip), %ymm9 # 0xbb94 <k_dot_q6_k+0x794>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3374,54 +3384,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xff218e0f; WORD $0xffff // jle 0x3d60 <k_softmax_exp+0x70>
+	LONG $0xff218e0f; WORD $0xffff // jle 0x3d70 <k_softmax_exp+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x012b8e0f; WORD $0x0000 // jle 0x3f73 <k_softmax_exp+0x283>
+	LONG $0x012b8e0f; WORD $0x0000 // jle 0x3f83 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xfa358d48; WORD $0x007d; BYTE $0x00 // leaq 0x7dfa(%rip), %rsi # 0xbc50 <lanes>
+	LONG $0x4a358d48; WORD $0x007e; BYTE $0x00 // leaq 0x7e4a(%rip), %rsi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x007c2b25187de2c4; BYTE $0x00 // vbroadcastss 0x7c2b(%rip), %ymm4 # 0xba98 <k_dot_q6_k+0x6a8>
+	QUAD $0x007d0b25187de2c4; BYTE $0x00 // vbroadcastss 0x7d0b(%rip), %ymm4 # 0xbb88 <k_dot_q6_k+0x788>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x007c2d35187de2c4; BYTE $0x00 // vbroadcastss 0x7c2d(%rip), %ymm6 # 0xbaac <k_dot_q6_k+0x6bc>
+	QUAD $0x007d0d35187de2c4; BYTE $0x00 // vbroadcastss 0x7d0d(%rip), %ymm6 # 0xbb9c <k_dot_q6_k+0x79c>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x007c212d187de2c4; BYTE $0x00 // vbroadcastss 0x7c21(%rip), %ymm5 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x007d012d187de2c4; BYTE $0x00 // vbroadcastss 0x7d01(%rip), %ymm5 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x007c0635187de2c4; BYTE $0x00 // vbroadcastss 0x7c06(%rip), %ymm6 # 0xbab0 <k_dot_q6_k+0x6c0>
-	QUAD $0x007c013d187de2c4; BYTE $0x00 // vbroadcastss 0x7c01(%rip), %ymm7 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x007ce635187de2c4; BYTE $0x00 // vbroadcastss 0x7ce6(%rip), %ymm6 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x007ce13d187de2c4; BYTE $0x00 // vbroadcastss 0x7ce1(%rip), %ymm7 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x007bc225187de2c4; BYTE $0x00 // vbroadcastss 0x7bc2(%rip), %ymm4 # 0xba88 <k_dot_q6_k+0x698>
-	QUAD $0x007bf535187de2c4; BYTE $0x00 // vbroadcastss 0x7bf5(%rip), %ymm6 # 0xbac4 <k_dot_q6_k+0x6d4>
-	QUAD $0x007bcc05187d62c4; BYTE $0x00 // vbroadcastss 0x7bcc(%rip), %ymm8 # 0xbaa4 <k_dot_q6_k+0x6b4>
+	QUAD $0x007ca225187de2c4; BYTE $0x00 // vbroadcastss 0x7ca2(%rip), %ymm4 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x007cd535187de2c4; BYTE $0x00 // vbroadcastss 0x7cd5(%rip), %ymm6 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x007cac05187d62c4; BYTE $0x00 // vbroadcastss 0x7cac(%rip), %ymm8 # 0xbb94 <k_dot_q6_k+0x794>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x007bd525187de2c4; BYTE $0x00 // vbroadcastss 0x7bd5(%rip), %ymm4 # 0xbac0 <k_dot_q6_k+0x6d0>
+	QUAD $0x007cb525187de2c4; BYTE $0x00 // vbroadcastss 0x7cb5(%rip), %ymm4 # 0xbbb0 <k_dot_q6_k+0x7b0>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x007bc335187de2c4; BYTE $0x00 // vbroadcastss 0x7bc3(%rip), %ymm6 # 0xbabc <k_dot_q6_k+0x6cc>
+	QUAD $0x007ca335187de2c4; BYTE $0x00 // vbroadcastss 0x7ca3(%rip), %ymm6 # 0xbbac <k_dot_q6_k+0x7ac>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x007b8925187de2c4; BYTE $0x00 // vbroadcastss 0x7b89(%rip), %ymm4 # 0xba90 <k_dot_q6_k+0x6a0>
+	QUAD $0x007c6925187de2c4; BYTE $0x00 // vbroadcastss 0x7c69(%rip), %ymm4 # 0xbb80 <k_dot_q6_k+0x780>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x007b6225187de2c4; BYTE $0x00 // vbroadcastss 0x7b62(%rip), %ymm4 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x007c4225187de2c4; BYTE $0x00 // vbroadcastss 0x7c42(%rip), %ymm4 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x007b4c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x7b4c(%rip), %ymm7 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x007c2c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x7c2c(%rip), %ymm7 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x007b5135187de2c4; BYTE $0x00 // vbroadcastss 0x7b51(%rip), %ymm6 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x007c3135187de2c4; BYTE $0x00 // vbroadcastss 0x7c31(%rip), %ymm6 # 0xbb98 <k_dot_q6_k+0x798>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -3443,16 +3453,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x187d // jge 0x3fc6 <k_sum_squares+0x26>
+	WORD $0x187d // jge 0x3fd6 <k_sum_squares+0x26>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x40bd <k_sum_squares+0x11d>
+	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x40cd <k_sum_squares+0x11d>
 	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x2773 // jae 0x3ff7 <k_sum_squares+0x57>
+	WORD $0x2773 // jae 0x4007 <k_sum_squares+0x57>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -3460,8 +3470,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20c6f640 // testb $0x20, %sil
-	LONG $0x0099840f; WORD $0x0000 // je 0x408b <k_sum_squares+0xeb>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x40bd <k_sum_squares+0x11d>
+	LONG $0x0099840f; WORD $0x0000 // je 0x409b <k_sum_squares+0xeb>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x40cd <k_sum_squares+0x11d>
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -3490,10 +3500,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875e2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm1, %ymm1 # ymm1 = (ymm1 * ymm1) + ymm7
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0x9f75 // jne 0x4020 <k_sum_squares+0x80>
+	WORD $0x9f75 // jne 0x4030 <k_sum_squares+0x80>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20c6f640 // testb $0x20, %sil
-	WORD $0x3275 // jne 0x40bd <k_sum_squares+0x11d>
+	WORD $0x3275 // jne 0x40cd <k_sum_squares+0x11d>
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0x107ca1c4; WORD $0x806c; BYTE $0x20 // vmovups 0x20(%rax,%r8,4), %ymm5
 	LONG $0x107ca1c4; WORD $0x8074; BYTE $0x40 // vmovups 0x40(%rax,%r8,4), %ymm6
@@ -3506,9 +3516,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x077e // jle 0x40d0 <k_sum_squares+0x130>
+	WORD $0x077e // jle 0x40e0 <k_sum_squares+0x130>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x1deb // jmp 0x40eb <k_sum_squares+0x14b>
+	WORD $0x1deb // jmp 0x40fb <k_sum_squares+0x14b>
 	WORD $0x9066 // nop
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0xb85de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm4) + ymm0
@@ -3516,11 +3526,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe57e // jle 0x40d0 <k_sum_squares+0x130>
+	WORD $0xe57e // jle 0x40e0 <k_sum_squares+0x130>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	WORD $0x187d // jge 0x410b <k_sum_squares+0x16b>
-	LONG $0x560d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b56(%rip), %rcx # 0xbc50 <lanes>
+	WORD $0x187d // jge 0x411b <k_sum_squares+0x16b>
+	LONG $0xa60d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7ba6(%rip), %rcx # 0xbcb0 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -3542,20 +3552,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x087d // jge 0x4158 <k_rms_scale+0x18>
+	WORD $0x087d // jge 0x4168 <k_rms_scale+0x18>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x41f0 <k_rms_scale+0xb0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x4200 <k_rms_scale+0xb0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf8408d4c // leaq -0x8(%rax), %r8
 	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x1173 // jae 0x417e <k_rms_scale+0x3e>
+	WORD $0x1173 // jae 0x418e <k_rms_scale+0x3e>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x5f74 // je 0x41db <k_rms_scale+0x9b>
-	WORD $0x72eb // jmp 0x41f0 <k_rms_scale+0xb0>
+	WORD $0x5f74 // je 0x41eb <k_rms_scale+0x9b>
+	WORD $0x72eb // jmp 0x4200 <k_rms_scale+0xb0>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x03e9c149 // shrq $0x3, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -3570,20 +3580,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x910c // vmovups %ymm1, (%rcx,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xcf75 // jne 0x41a0 <k_rms_scale+0x60>
+	WORD $0xcf75 // jne 0x41b0 <k_rms_scale+0x60>
 	LONG $0xf84a8d4d // leaq -0x8(%r10), %r9
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x1575 // jne 0x41f0 <k_rms_scale+0xb0>
+	WORD $0x1575 // jne 0x4200 <k_rms_scale+0xb0>
 	LONG $0x597ca1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm0, %ymm1
 	LONG $0x5974a1c4; WORD $0x8e0c // vmulps (%rsi,%r9,4), %ymm1, %ymm1
 	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
-	WORD $0x387e // jle 0x422d <k_rms_scale+0xed>
+	WORD $0x387e // jle 0x423d <k_rms_scale+0xed>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x49358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a49(%rip), %rsi # 0xbc50 <lanes>
+	LONG $0x99358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a99(%rip), %rsi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -3599,41 +3609,41 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4251 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x4261 <k_silu_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000164e9; BYTE $0x00 // jmp 0x43b5 <k_silu_mul+0x175>
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x43c5 <k_silu_mul+0x175>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00783805187de2c4; BYTE $0x00 // vbroadcastss 0x7838(%rip), %ymm0 # 0xbaa0 <k_dot_q6_k+0x6b0>
-	QUAD $0x0078533d187de2c4; BYTE $0x00 // vbroadcastss 0x7853(%rip), %ymm7 # 0xbac4 <k_dot_q6_k+0x6d4>
-	QUAD $0x00782a15187d62c4; BYTE $0x00 // vbroadcastss 0x782a(%rip), %ymm10 # 0xbaa4 <k_dot_q6_k+0x6b4>
-	QUAD $0x00783d1d187d62c4; BYTE $0x00 // vbroadcastss 0x783d(%rip), %ymm11 # 0xbac0 <k_dot_q6_k+0x6d0>
-	QUAD $0x00783025187d62c4; BYTE $0x00 // vbroadcastss 0x7830(%rip), %ymm12 # 0xbabc <k_dot_q6_k+0x6cc>
-	QUAD $0x0077fb2d187d62c4; BYTE $0x00 // vbroadcastss 0x77fb(%rip), %ymm13 # 0xba90 <k_dot_q6_k+0x6a0>
-	QUAD $0x0077e235187d62c4; BYTE $0x00 // vbroadcastss 0x77e2(%rip), %ymm14 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x0077d93d587d62c4; BYTE $0x00 // vpbroadcastd 0x77d9(%rip), %ymm15 # 0xba80 <k_dot_q6_k+0x690>
-	QUAD $0x0077f80d187de2c4; BYTE $0x00 // vbroadcastss 0x77f8(%rip), %ymm1 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x00791805187de2c4; BYTE $0x00 // vbroadcastss 0x7918(%rip), %ymm0 # 0xbb90 <k_dot_q6_k+0x790>
+	QUAD $0x0079333d187de2c4; BYTE $0x00 // vbroadcastss 0x7933(%rip), %ymm7 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x00790a15187d62c4; BYTE $0x00 // vbroadcastss 0x790a(%rip), %ymm10 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x00791d1d187d62c4; BYTE $0x00 // vbroadcastss 0x791d(%rip), %ymm11 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x00791025187d62c4; BYTE $0x00 // vbroadcastss 0x7910(%rip), %ymm12 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x0078db2d187d62c4; BYTE $0x00 // vbroadcastss 0x78db(%rip), %ymm13 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x0078c235187d62c4; BYTE $0x00 // vbroadcastss 0x78c2(%rip), %ymm14 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x0078b93d587d62c4; BYTE $0x00 // vpbroadcastd 0x78b9(%rip), %ymm15 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x0078d80d187de2c4; BYTE $0x00 // vbroadcastss 0x78d8(%rip), %ymm1 # 0xbb98 <k_dot_q6_k+0x798>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x0077c11d187de2c4; BYTE $0x00 // vbroadcastss 0x77c1(%rip), %ymm3 # 0xba84 <k_dot_q6_k+0x694>
+	QUAD $0x0078a11d187de2c4; BYTE $0x00 // vbroadcastss 0x78a1(%rip), %ymm3 # 0xbb74 <k_dot_q6_k+0x774>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x0077c325187de2c4; BYTE $0x00 // vbroadcastss 0x77c3(%rip), %ymm4 # 0xba94 <k_dot_q6_k+0x6a4>
+	QUAD $0x0078a325187de2c4; BYTE $0x00 // vbroadcastss 0x78a3(%rip), %ymm4 # 0xbb84 <k_dot_q6_k+0x784>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x0077cd35187de2c4; BYTE $0x00 // vbroadcastss 0x77cd(%rip), %ymm6 # 0xbaac <k_dot_q6_k+0x6bc>
+	QUAD $0x0078ad35187de2c4; BYTE $0x00 // vbroadcastss 0x78ad(%rip), %ymm6 # 0xbb9c <k_dot_q6_k+0x79c>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x0077aa35187de2c4; BYTE $0x00 // vbroadcastss 0x77aa(%rip), %ymm6 # 0xba98 <k_dot_q6_k+0x6a8>
+	QUAD $0x00788a35187de2c4; BYTE $0x00 // vbroadcastss 0x788a(%rip), %ymm6 # 0xbb88 <k_dot_q6_k+0x788>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x0077bb35187de2c4; BYTE $0x00 // vbroadcastss 0x77bb(%rip), %ymm6 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x00789b35187de2c4; BYTE $0x00 // vbroadcastss 0x789b(%rip), %ymm6 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x0077a005187d62c4; BYTE $0x00 // vbroadcastss 0x77a0(%rip), %ymm8 # 0xbab0 <k_dot_q6_k+0x6c0>
+	QUAD $0x00788005187d62c4; BYTE $0x00 // vbroadcastss 0x7880(%rip), %ymm8 # 0xbba0 <k_dot_q6_k+0x7a0>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x00779605187d62c4; BYTE $0x00 // vbroadcastss 0x7796(%rip), %ymm8 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x00787605187d62c4; BYTE $0x00 // vbroadcastss 0x7876(%rip), %ymm8 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x00775805187d62c4; BYTE $0x00 // vbroadcastss 0x7758(%rip), %ymm8 # 0xba88 <k_dot_q6_k+0x698>
+	QUAD $0x00783805187d62c4; BYTE $0x00 // vbroadcastss 0x7838(%rip), %ymm8 # 0xbb78 <k_dot_q6_k+0x778>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -3661,52 +3671,52 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0x42b0 <k_silu_mul+0x70>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0x42c0 <k_silu_mul+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x015d8e0f; WORD $0x0000 // jle 0x451b <k_silu_mul+0x2db>
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x452b <k_silu_mul+0x2db>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x80058d4c; WORD $0x0078; BYTE $0x00 // leaq 0x7880(%rip), %r8 # 0xbc50 <lanes>
+	LONG $0xd0058d4c; WORD $0x0078; BYTE $0x00 // leaq 0x78d0(%rip), %r8 # 0xbcb0 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x0076b815187de2c4; BYTE $0x00 // vbroadcastss 0x76b8(%rip), %ymm2 # 0xbaa0 <k_dot_q6_k+0x6b0>
+	QUAD $0x00779815187de2c4; BYTE $0x00 // vbroadcastss 0x7798(%rip), %ymm2 # 0xbb90 <k_dot_q6_k+0x790>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x00768f15187de2c4; BYTE $0x00 // vbroadcastss 0x768f(%rip), %ymm2 # 0xba84 <k_dot_q6_k+0x694>
-	QUAD $0x0076961d187de2c4; BYTE $0x00 // vbroadcastss 0x7696(%rip), %ymm3 # 0xba94 <k_dot_q6_k+0x6a4>
+	QUAD $0x00776f15187de2c4; BYTE $0x00 // vbroadcastss 0x776f(%rip), %ymm2 # 0xbb74 <k_dot_q6_k+0x774>
+	QUAD $0x0077761d187de2c4; BYTE $0x00 // vbroadcastss 0x7776(%rip), %ymm3 # 0xbb84 <k_dot_q6_k+0x784>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x00769b2d187de2c4; BYTE $0x00 // vbroadcastss 0x769b(%rip), %ymm5 # 0xbaac <k_dot_q6_k+0x6bc>
+	QUAD $0x00777b2d187de2c4; BYTE $0x00 // vbroadcastss 0x777b(%rip), %ymm5 # 0xbb9c <k_dot_q6_k+0x79c>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x0076782d187de2c4; BYTE $0x00 // vbroadcastss 0x7678(%rip), %ymm5 # 0xba98 <k_dot_q6_k+0x6a8>
+	QUAD $0x0077582d187de2c4; BYTE $0x00 // vbroadcastss 0x7758(%rip), %ymm5 # 0xbb88 <k_dot_q6_k+0x788>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x0076892d187de2c4; BYTE $0x00 // vbroadcastss 0x7689(%rip), %ymm5 # 0xbab8 <k_dot_q6_k+0x6c8>
+	QUAD $0x0077692d187de2c4; BYTE $0x00 // vbroadcastss 0x7769(%rip), %ymm5 # 0xbba8 <k_dot_q6_k+0x7a8>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00766e35187de2c4; BYTE $0x00 // vbroadcastss 0x766e(%rip), %ymm6 # 0xbab0 <k_dot_q6_k+0x6c0>
+	QUAD $0x00774e35187de2c4; BYTE $0x00 // vbroadcastss 0x774e(%rip), %ymm6 # 0xbba0 <k_dot_q6_k+0x7a0>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00766425187de2c4; BYTE $0x00 // vbroadcastss 0x7664(%rip), %ymm4 # 0xbab4 <k_dot_q6_k+0x6c4>
+	QUAD $0x00774425187de2c4; BYTE $0x00 // vbroadcastss 0x7744(%rip), %ymm4 # 0xbba4 <k_dot_q6_k+0x7a4>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x00762a35187de2c4; BYTE $0x00 // vbroadcastss 0x762a(%rip), %ymm6 # 0xba88 <k_dot_q6_k+0x698>
-	QUAD $0x00765d3d187de2c4; BYTE $0x00 // vbroadcastss 0x765d(%rip), %ymm7 # 0xbac4 <k_dot_q6_k+0x6d4>
+	QUAD $0x00770a35187de2c4; BYTE $0x00 // vbroadcastss 0x770a(%rip), %ymm6 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x00773d3d187de2c4; BYTE $0x00 // vbroadcastss 0x773d(%rip), %ymm7 # 0xbbb4 <k_dot_q6_k+0x7b4>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x00762f35187de2c4; BYTE $0x00 // vbroadcastss 0x762f(%rip), %ymm6 # 0xbaa4 <k_dot_q6_k+0x6b4>
+	QUAD $0x00770f35187de2c4; BYTE $0x00 // vbroadcastss 0x770f(%rip), %ymm6 # 0xbb94 <k_dot_q6_k+0x794>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x00763d3d187de2c4; BYTE $0x00 // vbroadcastss 0x763d(%rip), %ymm7 # 0xbac0 <k_dot_q6_k+0x6d0>
-	QUAD $0x00763005187d62c4; BYTE $0x00 // vbroadcastss 0x7630(%rip), %ymm8 # 0xbabc <k_dot_q6_k+0x6cc>
+	QUAD $0x00771d3d187de2c4; BYTE $0x00 // vbroadcastss 0x771d(%rip), %ymm7 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x00771005187d62c4; BYTE $0x00 // vbroadcastss 0x7710(%rip), %ymm8 # 0xbbac <k_dot_q6_k+0x7ac>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x0075f135187de2c4; BYTE $0x00 // vbroadcastss 0x75f1(%rip), %ymm6 # 0xba90 <k_dot_q6_k+0x6a0>
+	QUAD $0x0076d135187de2c4; BYTE $0x00 // vbroadcastss 0x76d1(%rip), %ymm6 # 0xbb80 <k_dot_q6_k+0x780>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x0075cf05187d62c4; BYTE $0x00 // vbroadcastss 0x75cf(%rip), %ymm8 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x0076af05187d62c4; BYTE $0x00 // vbroadcastss 0x76af(%rip), %ymm8 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x0075af0d587d62c4; BYTE $0x00 // vpbroadcastd 0x75af(%rip), %ymm9 # 0xba80 <k_dot_q6_k+0x690>
+	QUAD $0x00768f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x768f(%rip), %ymm9 # 0xbb70 <k_dot_q6_k+0x770>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -3714,7 +3724,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x0075b12d187de2c4; BYTE $0x00 // vbroadcastss 0x75b1(%rip), %ymm5 # 0xbaa8 <k_dot_q6_k+0x6b8>
+	QUAD $0x0076912d187de2c4; BYTE $0x00 // vbroadcastss 0x7691(%rip), %ymm5 # 0xbb98 <k_dot_q6_k+0x798>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -3731,9 +3741,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x047d // jge 0x4535 <k_rope+0x15>
+	WORD $0x047d // jge 0x4545 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x4586 <k_rope+0x66>
+	WORD $0x51eb // jmp 0x4596 <k_rope+0x66>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -3751,11 +3761,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xba7e // jle 0x4540 <k_rope+0x20>
+	WORD $0xba7e // jle 0x4550 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
-	WORD $0x527e // jle 0x45dd <k_rope+0xbd>
+	WORD $0x527e // jle 0x45ed <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xba058d4c; WORD $0x0076; BYTE $0x00 // leaq 0x76ba(%rip), %r8 # 0xbc50 <lanes>
+	LONG $0x0a058d4c; WORD $0x0077; BYTE $0x00 // leaq 0x770a(%rip), %r8 # 0xbcb0 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -3778,9 +3788,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4607 <k_axpy+0x17>
+	WORD $0x077d // jge 0x4617 <k_axpy+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x46d3 <k_axpy+0xe3>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x46e3 <k_axpy+0xe3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
@@ -3790,12 +3800,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1273 // jae 0x463b <k_axpy+0x4b>
+	WORD $0x1273 // jae 0x464b <k_axpy+0x4b>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7a75 // jne 0x46b0 <k_axpy+0xc0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x46d3 <k_axpy+0xe3>
+	WORD $0x7a75 // jne 0x46c0 <k_axpy+0xc0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x46e3 <k_axpy+0xe3>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -3813,10 +3823,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xad75 // jne 0x4650 <k_axpy+0x60>
+	WORD $0xad75 // jne 0x4660 <k_axpy+0x60>
 	LONG $0x084a8d4c // leaq 0x8(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2774 // je 0x46d3 <k_axpy+0xe3>
+	WORD $0x2774 // je 0x46e3 <k_axpy+0xe3>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0c10fcc5; BYTE $0x96 // vmovups (%rsi,%rdx,4), %ymm1
 	LONG $0xa87de2c4; WORD $0x910c // vfmadd213ps (%rcx,%rdx,4), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
@@ -3824,15 +3834,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe475 // jne 0x46b0 <k_axpy+0xc0>
+	WORD $0xe475 // jne 0x46c0 <k_axpy+0xc0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x4709 <k_axpy+0x119>
+	WORD $0x317e // jle 0x4719 <k_axpy+0x119>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x663d8d48; WORD $0x0075; BYTE $0x00 // leaq 0x7566(%rip), %rdi # 0xbc50 <lanes>
+	LONG $0xb63d8d48; WORD $0x0075; BYTE $0x00 // leaq 0x75b6(%rip), %rdi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -3847,9 +3857,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4727 <k_scale+0x17>
+	WORD $0x077d // jge 0x4737 <k_scale+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x47cd <k_scale+0xbd>
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x47dd <k_scale+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -3858,12 +3868,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x0f73 // jae 0x4753 <k_scale+0x43>
+	WORD $0x0f73 // jae 0x4763 <k_scale+0x43>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5f75 // jne 0x47b0 <k_scale+0xa0>
-	WORD $0x7aeb // jmp 0x47cd <k_scale+0xbd>
+	WORD $0x5f75 // jne 0x47c0 <k_scale+0xa0>
+	WORD $0x7aeb // jmp 0x47dd <k_scale+0xbd>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -3877,24 +3887,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xc875 // jne 0x4760 <k_scale+0x50>
+	WORD $0xc875 // jne 0x4770 <k_scale+0x50>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2c74 // je 0x47cd <k_scale+0xbd>
+	WORD $0x2c74 // je 0x47dd <k_scale+0xbd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c59fcc5; BYTE $0x91 // vmulps (%rcx,%rdx,4), %ymm0, %ymm1
 	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xea75 // jne 0x47b0 <k_scale+0xa0>
+	WORD $0xea75 // jne 0x47c0 <k_scale+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x267e // jle 0x47f8 <k_scale+0xe8>
+	WORD $0x267e // jle 0x4808 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x70358d48; WORD $0x0074; BYTE $0x00 // leaq 0x7470(%rip), %rsi # 0xbc50 <lanes>
+	LONG $0xc0358d48; WORD $0x0074; BYTE $0x00 // leaq 0x74c0(%rip), %rsi # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3907,9 +3917,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4811 <k_add+0x11>
+	WORD $0x077d // jge 0x4821 <k_add+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x48d2 <k_add+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x48e2 <k_add+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -3919,12 +3929,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x4845 <k_add+0x45>
+	WORD $0x1273 // jae 0x4855 <k_add+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x48b0 <k_add+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x48d2 <k_add+0xd2>
+	WORD $0x7075 // jne 0x48c0 <k_add+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x48e2 <k_add+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -3942,10 +3952,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x4850 <k_add+0x50>
+	WORD $0xb175 // jne 0x4860 <k_add+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x48d2 <k_add+0xd2>
+	WORD $0x2a74 // je 0x48e2 <k_add+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0458fcc5; BYTE $0xb2 // vaddps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -3953,13 +3963,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x48b0 <k_add+0xb0>
+	WORD $0xe575 // jne 0x48c0 <k_add+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x4907 <k_add+0x107>
+	WORD $0x307e // jle 0x4917 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x6e0d8d48; WORD $0x0073; BYTE $0x00 // leaq 0x736e(%rip), %rcx # 0xbc50 <lanes>
+	LONG $0xbe0d8d48; WORD $0x0073; BYTE $0x00 // leaq 0x73be(%rip), %rcx # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -3975,9 +3985,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4921 <k_mul+0x11>
+	WORD $0x077d // jge 0x4931 <k_mul+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x49e2 <k_mul+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x49f2 <k_mul+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -3987,12 +3997,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x4955 <k_mul+0x45>
+	WORD $0x1273 // jae 0x4965 <k_mul+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x49c0 <k_mul+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x49e2 <k_mul+0xd2>
+	WORD $0x7075 // jne 0x49d0 <k_mul+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x49f2 <k_mul+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4010,10 +4020,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x4960 <k_mul+0x50>
+	WORD $0xb175 // jne 0x4970 <k_mul+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x49e2 <k_mul+0xd2>
+	WORD $0x2a74 // je 0x49f2 <k_mul+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0459fcc5; BYTE $0xb2 // vmulps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4021,13 +4031,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x49c0 <k_mul+0xb0>
+	WORD $0xe575 // jne 0x49d0 <k_mul+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x4a17 <k_mul+0x107>
+	WORD $0x307e // jle 0x4a27 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x5e0d8d48; WORD $0x0072; BYTE $0x00 // leaq 0x725e(%rip), %rcx # 0xbc50 <lanes>
+	LONG $0xae0d8d48; WORD $0x0072; BYTE $0x00 // leaq 0x72ae(%rip), %rcx # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4046,58 +4056,58 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x4a43 <k_sum_exp+0x23>
+	WORD $0x0b7d // jge 0x4a53 <k_sum_exp+0x23>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000247e9; BYTE $0x00 // jmp 0x4c8a <k_sum_exp+0x26a>
+	LONG $0x000247e9; BYTE $0x00 // jmp 0x4c9a <k_sum_exp+0x26a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x0070d325197de2c4; BYTE $0x00 // vbroadcastsd 0x70d3(%rip), %ymm4 # 0xbb28 <k_dot_q6_k+0x738>
-	QUAD $0x00707235197d62c4; BYTE $0x00 // vbroadcastsd 0x7072(%rip), %ymm14 # 0xbad0 <k_dot_q6_k+0x6e0>
-	QUAD $0x0070793d197d62c4; BYTE $0x00 // vbroadcastsd 0x7079(%rip), %ymm15 # 0xbae0 <k_dot_q6_k+0x6f0>
-	QUAD $0x0070d835197de2c4; BYTE $0x00 // vbroadcastsd 0x70d8(%rip), %ymm6 # 0xbb48 <k_dot_q6_k+0x758>
-	QUAD $0x00706f05197d62c4; BYTE $0x00 // vbroadcastsd 0x706f(%rip), %ymm8 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x0071b325197de2c4; BYTE $0x00 // vbroadcastsd 0x71b3(%rip), %ymm4 # 0xbc18 <k_dot_q6_k+0x818>
+	QUAD $0x00715235197d62c4; BYTE $0x00 // vbroadcastsd 0x7152(%rip), %ymm14 # 0xbbc0 <k_dot_q6_k+0x7c0>
+	QUAD $0x0071593d197d62c4; BYTE $0x00 // vbroadcastsd 0x7159(%rip), %ymm15 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x0071b835197de2c4; BYTE $0x00 // vbroadcastsd 0x71b8(%rip), %ymm6 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x00714f05197d62c4; BYTE $0x00 // vbroadcastsd 0x714f(%rip), %ymm8 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x0070a225197d62c4; BYTE $0x00 // vbroadcastsd 0x70a2(%rip), %ymm12 # 0xbb38 <k_dot_q6_k+0x748>
+	QUAD $0x00718225197d62c4; BYTE $0x00 // vbroadcastsd 0x7182(%rip), %ymm12 # 0xbc28 <k_dot_q6_k+0x828>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0070832d197d62c4; BYTE $0x00 // vbroadcastsd 0x7083(%rip), %ymm13 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x0071632d197d62c4; BYTE $0x00 // vbroadcastsd 0x7163(%rip), %ymm13 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x00702b15197de2c4; BYTE $0x00 // vbroadcastsd 0x702b(%rip), %ymm2 # 0xbaf0 <k_dot_q6_k+0x700>
+	QUAD $0x00710b15197de2c4; BYTE $0x00 // vbroadcastsd 0x710b(%rip), %ymm2 # 0xbbe0 <k_dot_q6_k+0x7e0>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0070412d197de2c4; BYTE $0x00 // vbroadcastsd 0x7041(%rip), %ymm5 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x0071212d197de2c4; BYTE $0x00 // vbroadcastsd 0x7121(%rip), %ymm5 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x00701905197de2c4; BYTE $0x00 // vbroadcastsd 0x7019(%rip), %ymm0 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x0070f905197de2c4; BYTE $0x00 // vbroadcastsd 0x70f9(%rip), %ymm0 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x00703f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x703f(%rip), %ymm1 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x00711f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x711f(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x006fb90d197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb9(%rip), %ymm1 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x0070990d197de2c4; BYTE $0x00 // vbroadcastsd 0x7099(%rip), %ymm1 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x006fbb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6fbb(%rip), %ymm1 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x00709b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x709b(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070250d197de2c4; BYTE $0x00 // vbroadcastsd 0x7025(%rip), %ymm1 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x0071050d197de2c4; BYTE $0x00 // vbroadcastsd 0x7105(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00701f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x701f(%rip), %ymm1 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x0070ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70ff(%rip), %ymm1 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x006fd90d197de2c4; BYTE $0x00 // vbroadcastsd 0x6fd9(%rip), %ymm1 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x0070b90d197de2c4; BYTE $0x00 // vbroadcastsd 0x70b9(%rip), %ymm1 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x006fbb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6fbb(%rip), %ymm1 # 0xbb10 <k_dot_q6_k+0x720>
+	QUAD $0x00709b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x709b(%rip), %ymm1 # 0xbc00 <k_dot_q6_k+0x800>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x006f8515197d62c4; BYTE $0x00 // vbroadcastsd 0x6f85(%rip), %ymm10 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x00706515197d62c4; BYTE $0x00 // vbroadcastsd 0x7065(%rip), %ymm10 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4117,28 +4127,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x006f3115197de2c4; BYTE $0x00 // vbroadcastsd 0x6f31(%rip), %ymm2 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x00701115197de2c4; BYTE $0x00 // vbroadcastsd 0x7011(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x006f5715197de2c4; BYTE $0x00 // vbroadcastsd 0x6f57(%rip), %ymm2 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x00703715197de2c4; BYTE $0x00 // vbroadcastsd 0x7037(%rip), %ymm2 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006ed115197de2c4; BYTE $0x00 // vbroadcastsd 0x6ed1(%rip), %ymm2 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x006fb115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb1(%rip), %ymm2 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006ed315197de2c4; BYTE $0x00 // vbroadcastsd 0x6ed3(%rip), %ymm2 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x006fb315197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb3(%rip), %ymm2 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006f3d15197de2c4; BYTE $0x00 // vbroadcastsd 0x6f3d(%rip), %ymm2 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x00701d15197de2c4; BYTE $0x00 // vbroadcastsd 0x701d(%rip), %ymm2 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006f3715197de2c4; BYTE $0x00 // vbroadcastsd 0x6f37(%rip), %ymm2 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x00701715197de2c4; BYTE $0x00 // vbroadcastsd 0x7017(%rip), %ymm2 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006ef115197de2c4; BYTE $0x00 // vbroadcastsd 0x6ef1(%rip), %ymm2 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x006fd115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fd1(%rip), %ymm2 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x006ea60d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ea6(%rip), %ymm1 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x006f860d197de2c4; BYTE $0x00 // vbroadcastsd 0x6f86(%rip), %ymm1 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x00006f001dc245c5; BYTE $0x07 // vcmpordpd 0x6f00(%rip), %ymm7, %ymm11 # 0xbb60 <k_dot_q6_k+0x770>
+	QUAD $0x00006ff01dc245c5; BYTE $0x07 // vcmpordpd 0x6ff0(%rip), %ymm7, %ymm11 # 0xbc60 <k_dot_q6_k+0x860>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4148,84 +4158,84 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xfdf68e0f; WORD $0xffff // jle 0x4a80 <k_sum_exp+0x60>
+	LONG $0xfdf68e0f; WORD $0xffff // jle 0x4a90 <k_sum_exp+0x60>
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x02248e0f; WORD $0x0000 // jle 0x4eb7 <k_sum_exp+0x497>
+	LONG $0x02248e0f; WORD $0x0000 // jle 0x4ec7 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xb20d8d48; WORD $0x006f; BYTE $0x00 // leaq 0x6fb2(%rip), %rcx # 0xbc50 <lanes>
+	LONG $0x020d8d48; WORD $0x0070; BYTE $0x00 // leaq 0x7002(%rip), %rcx # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x006dd025187de2c4; BYTE $0x00 // vbroadcastss 0x6dd0(%rip), %ymm4 # 0xba8c <k_dot_q6_k+0x69c>
+	QUAD $0x006eb025187de2c4; BYTE $0x00 // vbroadcastss 0x6eb0(%rip), %ymm4 # 0xbb7c <k_dot_q6_k+0x77c>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x006e5e05197d62c4; BYTE $0x00 // vbroadcastsd 0x6e5e(%rip), %ymm8 # 0xbb38 <k_dot_q6_k+0x748>
-	QUAD $0x006e452d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e45(%rip), %ymm13 # 0xbb28 <k_dot_q6_k+0x738>
+	QUAD $0x006f3e05197d62c4; BYTE $0x00 // vbroadcastsd 0x6f3e(%rip), %ymm8 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x006f252d197d62c4; BYTE $0x00 // vbroadcastsd 0x6f25(%rip), %ymm13 # 0xbc18 <k_dot_q6_k+0x818>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x006e3b25197de2c4; BYTE $0x00 // vbroadcastsd 0x6e3b(%rip), %ymm4 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x006f1b25197de2c4; BYTE $0x00 // vbroadcastsd 0x6f1b(%rip), %ymm4 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x006dca3d197d62c4; BYTE $0x00 // vbroadcastsd 0x6dca(%rip), %ymm15 # 0xbad0 <k_dot_q6_k+0x6e0>
+	QUAD $0x006eaa3d197d62c4; BYTE $0x00 // vbroadcastsd 0x6eaa(%rip), %ymm15 # 0xbbc0 <k_dot_q6_k+0x7c0>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x006dc715197de2c4; BYTE $0x00 // vbroadcastsd 0x6dc7(%rip), %ymm2 # 0xbae0 <k_dot_q6_k+0x6f0>
-	QUAD $0x006dce2d197de2c4; BYTE $0x00 // vbroadcastsd 0x6dce(%rip), %ymm5 # 0xbaf0 <k_dot_q6_k+0x700>
+	QUAD $0x006ea715197de2c4; BYTE $0x00 // vbroadcastsd 0x6ea7(%rip), %ymm2 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x006eae2d197de2c4; BYTE $0x00 // vbroadcastsd 0x6eae(%rip), %ymm5 # 0xbbe0 <k_dot_q6_k+0x7e0>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x006de415197de2c4; BYTE $0x00 // vbroadcastsd 0x6de4(%rip), %ymm2 # 0xbb18 <k_dot_q6_k+0x728>
-	QUAD $0x006e0b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e0b(%rip), %ymm9 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x006ec415197de2c4; BYTE $0x00 // vbroadcastsd 0x6ec4(%rip), %ymm2 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x006eeb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6eeb(%rip), %ymm9 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006d9815197de2c4; BYTE $0x00 // vbroadcastsd 0x6d98(%rip), %ymm2 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x006e7815197de2c4; BYTE $0x00 // vbroadcastsd 0x6e78(%rip), %ymm2 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x006d9b15197de2c4; BYTE $0x00 // vbroadcastsd 0x6d9b(%rip), %ymm2 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x006e7b15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e7b(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x006db12d197d62c4; BYTE $0x00 // vbroadcastsd 0x6db1(%rip), %ymm13 # 0xbb40 <k_dot_q6_k+0x750>
-	QUAD $0x006d303d197d62c4; BYTE $0x00 // vbroadcastsd 0x6d30(%rip), %ymm15 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x006e912d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e91(%rip), %ymm13 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x006e103d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e10(%rip), %ymm15 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x006d2d25197d62c4; BYTE $0x00 // vbroadcastsd 0x6d2d(%rip), %ymm12 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x006e0d25197d62c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm12 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x006d970d197d62c4; BYTE $0x00 // vbroadcastsd 0x6d97(%rip), %ymm9 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x006e770d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e77(%rip), %ymm9 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006d9115197d62c4; BYTE $0x00 // vbroadcastsd 0x6d91(%rip), %ymm10 # 0xbb58 <k_dot_q6_k+0x768>
-	QUAD $0x006d5035197d62c4; BYTE $0x00 // vbroadcastsd 0x6d50(%rip), %ymm14 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x006e7115197d62c4; BYTE $0x00 // vbroadcastsd 0x6e71(%rip), %ymm10 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x006e3035197d62c4; BYTE $0x00 // vbroadcastsd 0x6e30(%rip), %ymm14 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x006d2d15197de2c4; BYTE $0x00 // vbroadcastsd 0x6d2d(%rip), %ymm2 # 0xbb10 <k_dot_q6_k+0x720>
+	QUAD $0x006e0d15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm2 # 0xbc00 <k_dot_q6_k+0x800>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x006ce13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ce1(%rip), %ymm7 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x006dc13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6dc1(%rip), %ymm7 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006d0b3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d0b(%rip), %ymm7 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x006deb3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6deb(%rip), %ymm7 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006d2d3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d2d(%rip), %ymm7 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x006e0d3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm7 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006cbf3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6cbf(%rip), %ymm7 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x006d9f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d9f(%rip), %ymm7 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006cd13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6cd1(%rip), %ymm7 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x006db13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6db1(%rip), %ymm7 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x006c9a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c9a(%rip), %ymm7 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x006d7a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d7a(%rip), %ymm7 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4269,12 +4279,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x157d // jge 0x4f32 <k_sum_exp_pair+0x42>
+	WORD $0x157d // jge 0x4f42 <k_sum_exp_pair+0x42>
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x0004bae9; BYTE $0x00 // jmp 0x53ec <k_sum_exp_pair+0x4fc>
+	LONG $0x0004bae9; BYTE $0x00 // jmp 0x53fc <k_sum_exp_pair+0x4fc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
@@ -4289,46 +4299,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x006bb53d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bb5(%rip), %ymm15 # 0xbb38 <k_dot_q6_k+0x748>
-	QUAD $0x006b9c15197de2c4; BYTE $0x00 // vbroadcastsd 0x6b9c(%rip), %ymm2 # 0xbb28 <k_dot_q6_k+0x738>
+	QUAD $0x006c953d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c95(%rip), %ymm15 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x006c7c15197de2c4; BYTE $0x00 // vbroadcastsd 0x6c7c(%rip), %ymm2 # 0xbc18 <k_dot_q6_k+0x818>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x006b9225197de2c4; BYTE $0x00 // vbroadcastsd 0x6b92(%rip), %ymm4 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x006c7225197de2c4; BYTE $0x00 // vbroadcastsd 0x6c72(%rip), %ymm4 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x006b1c25197d62c4; BYTE $0x00 // vbroadcastsd 0x6b1c(%rip), %ymm12 # 0xbad0 <k_dot_q6_k+0x6e0>
+	QUAD $0x006bfc25197d62c4; BYTE $0x00 // vbroadcastsd 0x6bfc(%rip), %ymm12 # 0xbbc0 <k_dot_q6_k+0x7c0>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x006b2e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b2e(%rip), %ymm7 # 0xbaf0 <k_dot_q6_k+0x700>
+	QUAD $0x006c0e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c0e(%rip), %ymm7 # 0xbbe0 <k_dot_q6_k+0x7e0>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x006b110d197d62c4; BYTE $0x00 // vbroadcastsd 0x6b11(%rip), %ymm9 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x006bf10d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bf1(%rip), %ymm9 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006b3b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b3b(%rip), %ymm1 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x006c1b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c1b(%rip), %ymm1 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b5d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6b5d(%rip), %ymm9 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x006c3d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c3d(%rip), %ymm9 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006aef1d197d62c4; BYTE $0x00 // vbroadcastsd 0x6aef(%rip), %ymm11 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x006bcf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bcf(%rip), %ymm11 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x006b010d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b01(%rip), %ymm1 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x006be10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6be1(%rip), %ymm1 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b2b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b2b(%rip), %ymm1 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x006c0b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c0b(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006aa50d197de2c4; BYTE $0x00 // vbroadcastsd 0x6aa5(%rip), %ymm1 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x006b850d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b85(%rip), %ymm1 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006aa70d197de2c4; BYTE $0x00 // vbroadcastsd 0x6aa7(%rip), %ymm1 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x006b870d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b87(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b110d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b11(%rip), %ymm1 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x006bf10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bf1(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b0b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b0b(%rip), %ymm1 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x006beb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6beb(%rip), %ymm1 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006ac50d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ac5(%rip), %ymm1 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x006ba50d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ba5(%rip), %ymm1 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006aa725197de2c4; BYTE $0x00 // vbroadcastsd 0x6aa7(%rip), %ymm4 # 0xbb10 <k_dot_q6_k+0x720>
+	QUAD $0x006b8725197de2c4; BYTE $0x00 // vbroadcastsd 0x6b87(%rip), %ymm4 # 0xbc00 <k_dot_q6_k+0x800>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x006a720d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a72(%rip), %ymm1 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x006b520d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b52(%rip), %ymm1 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4339,7 +4349,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x006a7b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a7b(%rip), %ymm1 # 0xbb38 <k_dot_q6_k+0x748>
+	QUAD $0x006b5b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b5b(%rip), %ymm1 # 0xbc28 <k_dot_q6_k+0x828>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4348,33 +4358,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x0069f705197d62c4; BYTE $0x00 // vbroadcastsd 0x69f7(%rip), %ymm8 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x006ad705197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad7(%rip), %ymm8 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x006a211d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a21(%rip), %ymm11 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x006b011d197d62c4; BYTE $0x00 // vbroadcastsd 0x6b01(%rip), %ymm11 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069d90d197d62c4; BYTE $0x00 // vbroadcastsd 0x69d9(%rip), %ymm9 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x006ab90d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab9(%rip), %ymm9 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069eb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x69eb(%rip), %ymm9 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x006acb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6acb(%rip), %ymm9 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a150d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a15(%rip), %ymm9 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x006af50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6af5(%rip), %ymm9 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x00698f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x698f(%rip), %ymm9 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x006a6f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a6f(%rip), %ymm9 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069910d197d62c4; BYTE $0x00 // vbroadcastsd 0x6991(%rip), %ymm9 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x006a710d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a71(%rip), %ymm9 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069fb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x69fb(%rip), %ymm9 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x006adb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6adb(%rip), %ymm9 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069f50d197d62c4; BYTE $0x00 // vbroadcastsd 0x69f5(%rip), %ymm9 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x006ad50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad5(%rip), %ymm9 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0069af0d197d62c4; BYTE $0x00 // vbroadcastsd 0x69af(%rip), %ymm9 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x006a8f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a8f(%rip), %ymm9 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0069661d197de2c4; BYTE $0x00 // vbroadcastsd 0x6966(%rip), %ymm3 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x006a461d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a46(%rip), %ymm3 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4397,34 +4407,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x0069242d197de2c4; BYTE $0x00 // vbroadcastsd 0x6924(%rip), %ymm5 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x006a042d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a04(%rip), %ymm5 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0068b60d197de2c4; BYTE $0x00 // vbroadcastsd 0x68b6(%rip), %ymm1 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x0069960d197de2c4; BYTE $0x00 // vbroadcastsd 0x6996(%rip), %ymm1 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0068c825197d62c4; BYTE $0x00 // vbroadcastsd 0x68c8(%rip), %ymm12 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x0069a825197d62c4; BYTE $0x00 // vbroadcastsd 0x69a8(%rip), %ymm12 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0068f20d197de2c4; BYTE $0x00 // vbroadcastsd 0x68f2(%rip), %ymm1 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x0069d20d197de2c4; BYTE $0x00 // vbroadcastsd 0x69d2(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00686c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x686c(%rip), %ymm7 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x00694c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x694c(%rip), %ymm7 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x00686e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x686e(%rip), %ymm1 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x00694e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x694e(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0068d835197de2c4; BYTE $0x00 // vbroadcastsd 0x68d8(%rip), %ymm6 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x0069b835197de2c4; BYTE $0x00 // vbroadcastsd 0x69b8(%rip), %ymm6 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x0068d205197d62c4; BYTE $0x00 // vbroadcastsd 0x68d2(%rip), %ymm8 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x0069b205197d62c4; BYTE $0x00 // vbroadcastsd 0x69b2(%rip), %ymm8 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x00688c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x688c(%rip), %ymm9 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x00696c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x696c(%rip), %ymm9 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0068431d197d62c4; BYTE $0x00 // vbroadcastsd 0x6843(%rip), %ymm11 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x0069231d197d62c4; BYTE $0x00 // vbroadcastsd 0x6923(%rip), %ymm11 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -4432,24 +4442,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x00685705197de2c4; BYTE $0x00 // vbroadcastsd 0x6857(%rip), %ymm0 # 0xbb38 <k_dot_q6_k+0x748>
+	QUAD $0x00693705197de2c4; BYTE $0x00 // vbroadcastsd 0x6937(%rip), %ymm0 # 0xbc28 <k_dot_q6_k+0x828>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x00683d2d197de2c4; BYTE $0x00 // vbroadcastsd 0x683d(%rip), %ymm5 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x00691d2d197de2c4; BYTE $0x00 // vbroadcastsd 0x691d(%rip), %ymm5 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x0067cf15197de2c4; BYTE $0x00 // vbroadcastsd 0x67cf(%rip), %ymm2 # 0xbad0 <k_dot_q6_k+0x6e0>
+	QUAD $0x0068af15197de2c4; BYTE $0x00 // vbroadcastsd 0x68af(%rip), %ymm2 # 0xbbc0 <k_dot_q6_k+0x7c0>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x0067e11d197de2c4; BYTE $0x00 // vbroadcastsd 0x67e1(%rip), %ymm3 # 0xbaf0 <k_dot_q6_k+0x700>
-	QUAD $0x0067c815197de2c4; BYTE $0x00 // vbroadcastsd 0x67c8(%rip), %ymm2 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0068c11d197de2c4; BYTE $0x00 // vbroadcastsd 0x68c1(%rip), %ymm3 # 0xbbe0 <k_dot_q6_k+0x7e0>
+	QUAD $0x0068a815197de2c4; BYTE $0x00 // vbroadcastsd 0x68a8(%rip), %ymm2 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0067f215197de2c4; BYTE $0x00 // vbroadcastsd 0x67f2(%rip), %ymm2 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x0068d215197de2c4; BYTE $0x00 // vbroadcastsd 0x68d2(%rip), %ymm2 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x00681415197de2c4; BYTE $0x00 // vbroadcastsd 0x6814(%rip), %ymm2 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x0068f415197de2c4; BYTE $0x00 // vbroadcastsd 0x68f4(%rip), %ymm2 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0067a615197de2c4; BYTE $0x00 // vbroadcastsd 0x67a6(%rip), %ymm2 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x00688615197de2c4; BYTE $0x00 // vbroadcastsd 0x6886(%rip), %ymm2 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0067eb15197de2c4; BYTE $0x00 // vbroadcastsd 0x67eb(%rip), %ymm2 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x0068cb15197de2c4; BYTE $0x00 // vbroadcastsd 0x68cb(%rip), %ymm2 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -4480,11 +4490,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xfb748e0f; WORD $0xffff // jle 0x4f60 <k_sum_exp_pair+0x70>
+	LONG $0xfb748e0f; WORD $0xffff // jle 0x4f70 <k_sum_exp_pair+0x70>
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x050c8e0f; WORD $0x0000 // jle 0x5901 <k_sum_exp_pair+0xa11>
+	LONG $0x050c8e0f; WORD $0x0000 // jle 0x5911 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x500d8d48; WORD $0x0068; BYTE $0x00 // leaq 0x6850(%rip), %rcx # 0xbc50 <lanes>
+	LONG $0xa00d8d48; WORD $0x0068; BYTE $0x00 // leaq 0x68a0(%rip), %rcx # 0xbcb0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4492,7 +4502,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x0066662d187de2c4; BYTE $0x00 // vbroadcastss 0x6666(%rip), %ymm5 # 0xba8c <k_dot_q6_k+0x69c>
+	QUAD $0x0067462d187de2c4; BYTE $0x00 // vbroadcastss 0x6746(%rip), %ymm5 # 0xbb7c <k_dot_q6_k+0x77c>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -4502,23 +4512,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x0066dc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x66dc(%rip), %ymm3 # 0xbb38 <k_dot_q6_k+0x748>
+	QUAD $0x0067bc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x67bc(%rip), %ymm3 # 0xbc28 <k_dot_q6_k+0x828>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x0066b935197d62c4; BYTE $0x00 // vbroadcastsd 0x66b9(%rip), %ymm14 # 0xbb28 <k_dot_q6_k+0x738>
+	QUAD $0x00679935197d62c4; BYTE $0x00 // vbroadcastsd 0x6799(%rip), %ymm14 # 0xbc18 <k_dot_q6_k+0x818>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x0066a215197d62c4; BYTE $0x00 // vbroadcastsd 0x66a2(%rip), %ymm10 # 0xbb30 <k_dot_q6_k+0x740>
+	QUAD $0x00678215197d62c4; BYTE $0x00 // vbroadcastsd 0x6782(%rip), %ymm10 # 0xbc20 <k_dot_q6_k+0x820>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x00662f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x662f(%rip), %ymm3 # 0xbad0 <k_dot_q6_k+0x6e0>
+	QUAD $0x00670f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x670f(%rip), %ymm3 # 0xbbc0 <k_dot_q6_k+0x7c0>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x0066762d197d62c4; BYTE $0x00 // vbroadcastsd 0x6676(%rip), %ymm13 # 0xbb38 <k_dot_q6_k+0x748>
+	QUAD $0x0067562d197d62c4; BYTE $0x00 // vbroadcastsd 0x6756(%rip), %ymm13 # 0xbc28 <k_dot_q6_k+0x828>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -4548,38 +4558,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x00657a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x657a(%rip), %ymm3 # 0xbae0 <k_dot_q6_k+0x6f0>
-	QUAD $0x00658105197de2c4; BYTE $0x00 // vbroadcastsd 0x6581(%rip), %ymm0 # 0xbaf0 <k_dot_q6_k+0x700>
+	QUAD $0x00665a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x665a(%rip), %ymm3 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x00666105197de2c4; BYTE $0x00 // vbroadcastsd 0x6661(%rip), %ymm0 # 0xbbe0 <k_dot_q6_k+0x7e0>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065972d197de2c4; BYTE $0x00 // vbroadcastsd 0x6597(%rip), %ymm5 # 0xbb18 <k_dot_q6_k+0x728>
-	QUAD $0x0065be1d197de2c4; BYTE $0x00 // vbroadcastsd 0x65be(%rip), %ymm3 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x0066772d197de2c4; BYTE $0x00 // vbroadcastsd 0x6677(%rip), %ymm5 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x00669e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x669e(%rip), %ymm3 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00654b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x654b(%rip), %ymm3 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x00662b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x662b(%rip), %ymm3 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00655d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x655d(%rip), %ymm3 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x00663d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x663d(%rip), %ymm3 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065872d197de2c4; BYTE $0x00 // vbroadcastsd 0x6587(%rip), %ymm5 # 0xbb40 <k_dot_q6_k+0x750>
-	QUAD $0x0065061d197de2c4; BYTE $0x00 // vbroadcastsd 0x6506(%rip), %ymm3 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x0066672d197de2c4; BYTE $0x00 // vbroadcastsd 0x6667(%rip), %ymm5 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0065e61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e6(%rip), %ymm3 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065031d197de2c4; BYTE $0x00 // vbroadcastsd 0x6503(%rip), %ymm3 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x0065e31d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e3(%rip), %ymm3 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00656d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x656d(%rip), %ymm3 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x00664d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x664d(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065672d197de2c4; BYTE $0x00 // vbroadcastsd 0x6567(%rip), %ymm5 # 0xbb58 <k_dot_q6_k+0x768>
-	QUAD $0x0065261d197de2c4; BYTE $0x00 // vbroadcastsd 0x6526(%rip), %ymm3 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x0066472d197de2c4; BYTE $0x00 // vbroadcastsd 0x6647(%rip), %ymm5 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x0066061d197de2c4; BYTE $0x00 // vbroadcastsd 0x6606(%rip), %ymm3 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0064ff1d197d62c4; BYTE $0x00 // vbroadcastsd 0x64ff(%rip), %ymm11 # 0xbb10 <k_dot_q6_k+0x720>
+	QUAD $0x0065df1d197d62c4; BYTE $0x00 // vbroadcastsd 0x65df(%rip), %ymm11 # 0xbc00 <k_dot_q6_k+0x800>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x0064c12d197de2c4; BYTE $0x00 // vbroadcastsd 0x64c1(%rip), %ymm5 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x0065a12d197de2c4; BYTE $0x00 // vbroadcastsd 0x65a1(%rip), %ymm5 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -4589,26 +4599,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0064781d197de2c4; BYTE $0x00 // vbroadcastsd 0x6478(%rip), %ymm3 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0065581d197de2c4; BYTE $0x00 // vbroadcastsd 0x6558(%rip), %ymm3 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064a21d197de2c4; BYTE $0x00 // vbroadcastsd 0x64a2(%rip), %ymm3 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x0065821d197de2c4; BYTE $0x00 // vbroadcastsd 0x6582(%rip), %ymm3 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064c41d197de2c4; BYTE $0x00 // vbroadcastsd 0x64c4(%rip), %ymm3 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x0065a41d197de2c4; BYTE $0x00 // vbroadcastsd 0x65a4(%rip), %ymm3 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064561d197de2c4; BYTE $0x00 // vbroadcastsd 0x6456(%rip), %ymm3 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x0065361d197de2c4; BYTE $0x00 // vbroadcastsd 0x6536(%rip), %ymm3 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064681d197de2c4; BYTE $0x00 // vbroadcastsd 0x6468(%rip), %ymm3 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x0065481d197de2c4; BYTE $0x00 // vbroadcastsd 0x6548(%rip), %ymm3 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064920d197d62c4; BYTE $0x00 // vbroadcastsd 0x6492(%rip), %ymm9 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x0065720d197d62c4; BYTE $0x00 // vbroadcastsd 0x6572(%rip), %ymm9 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x00640c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x640c(%rip), %ymm3 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x0064ec1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ec(%rip), %ymm3 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00640e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x640e(%rip), %ymm3 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x0064ee1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ee(%rip), %ymm3 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064781d197de2c4; BYTE $0x00 // vbroadcastsd 0x6478(%rip), %ymm3 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x0065581d197de2c4; BYTE $0x00 // vbroadcastsd 0x6558(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0064352d197d62c4; BYTE $0x00 // vbroadcastsd 0x6435(%rip), %ymm13 # 0xbb20 <k_dot_q6_k+0x730>
+	QUAD $0x0065152d197d62c4; BYTE $0x00 // vbroadcastsd 0x6515(%rip), %ymm13 # 0xbc10 <k_dot_q6_k+0x810>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -4616,7 +4626,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x0063da3d197de2c4; BYTE $0x00 // vbroadcastsd 0x63da(%rip), %ymm7 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x0064ba3d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ba(%rip), %ymm7 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -4635,24 +4645,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x00635f35197de2c4; BYTE $0x00 // vbroadcastsd 0x635f(%rip), %ymm6 # 0xbae0 <k_dot_q6_k+0x6f0>
+	QUAD $0x00643f35197de2c4; BYTE $0x00 // vbroadcastsd 0x643f(%rip), %ymm6 # 0xbbd0 <k_dot_q6_k+0x7d0>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0063890d197de2c4; BYTE $0x00 // vbroadcastsd 0x6389(%rip), %ymm1 # 0xbb18 <k_dot_q6_k+0x728>
+	QUAD $0x0064690d197de2c4; BYTE $0x00 // vbroadcastsd 0x6469(%rip), %ymm1 # 0xbc08 <k_dot_q6_k+0x808>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x0063ab05197d62c4; BYTE $0x00 // vbroadcastsd 0x63ab(%rip), %ymm8 # 0xbb48 <k_dot_q6_k+0x758>
+	QUAD $0x00648b05197d62c4; BYTE $0x00 // vbroadcastsd 0x648b(%rip), %ymm8 # 0xbc38 <k_dot_q6_k+0x838>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x00633d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x633d(%rip), %ymm15 # 0xbae8 <k_dot_q6_k+0x6f8>
+	QUAD $0x00641d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x641d(%rip), %ymm15 # 0xbbd8 <k_dot_q6_k+0x7d8>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x00634f15197de2c4; BYTE $0x00 // vbroadcastsd 0x634f(%rip), %ymm2 # 0xbb08 <k_dot_q6_k+0x718>
+	QUAD $0x00642f15197de2c4; BYTE $0x00 // vbroadcastsd 0x642f(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x0062fc35197d62c4; BYTE $0x00 // vbroadcastsd 0x62fc(%rip), %ymm14 # 0xbac8 <k_dot_q6_k+0x6d8>
+	QUAD $0x0063dc35197d62c4; BYTE $0x00 // vbroadcastsd 0x63dc(%rip), %ymm14 # 0xbbb8 <k_dot_q6_k+0x7b8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x0062fe3d197de2c4; BYTE $0x00 // vbroadcastsd 0x62fe(%rip), %ymm7 # 0xbad8 <k_dot_q6_k+0x6e8>
+	QUAD $0x0063de3d197de2c4; BYTE $0x00 // vbroadcastsd 0x63de(%rip), %ymm7 # 0xbbc8 <k_dot_q6_k+0x7c8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0063681d197de2c4; BYTE $0x00 // vbroadcastsd 0x6368(%rip), %ymm3 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x0064481d197de2c4; BYTE $0x00 // vbroadcastsd 0x6448(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0063620d197d62c4; BYTE $0x00 // vbroadcastsd 0x6362(%rip), %ymm9 # 0xbb58 <k_dot_q6_k+0x768>
+	QUAD $0x0064420d197d62c4; BYTE $0x00 // vbroadcastsd 0x6442(%rip), %ymm9 # 0xbc48 <k_dot_q6_k+0x848>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -4665,18 +4675,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x0063020d197de2c4; BYTE $0x00 // vbroadcastsd 0x6302(%rip), %ymm1 # 0xbb40 <k_dot_q6_k+0x750>
+	QUAD $0x0063e20d197de2c4; BYTE $0x00 // vbroadcastsd 0x63e2(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0062fa0d197de2c4; BYTE $0x00 // vbroadcastsd 0x62fa(%rip), %ymm1 # 0xbb50 <k_dot_q6_k+0x760>
+	QUAD $0x0063da0d197de2c4; BYTE $0x00 // vbroadcastsd 0x63da(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x00627705197d62c4; BYTE $0x00 // vbroadcastsd 0x6277(%rip), %ymm8 # 0xbaf8 <k_dot_q6_k+0x708>
+	QUAD $0x00635705197d62c4; BYTE $0x00 // vbroadcastsd 0x6357(%rip), %ymm8 # 0xbbe8 <k_dot_q6_k+0x7e8>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -4732,9 +4742,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x5985 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x5995 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x5a7b <k_decode_f16+0x10b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x5a8b <k_decode_f16+0x10b>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -4743,12 +4753,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x59b9 <k_decode_f16+0x49>
+	WORD $0x1673 // jae 0x59c9 <k_decode_f16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x009c850f; WORD $0x0000 // jne 0x5a50 <k_decode_f16+0xe0>
-	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x5a7b <k_decode_f16+0x10b>
+	LONG $0x009c850f; WORD $0x0000 // jne 0x5a60 <k_decode_f16+0xe0>
+	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x5a8b <k_decode_f16+0x10b>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -4770,10 +4780,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0968411fcc5; BYTE $0x00 // vmovups %ymm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x8475 // jne 0x59c0 <k_decode_f16+0x50>
+	WORD $0x8475 // jne 0x59d0 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3674 // je 0x5a7b <k_decode_f16+0x10b>
+	WORD $0x3674 // je 0x5a8b <k_decode_f16+0x10b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x137de2c4; WORD $0x5004 // vcvtph2ps (%rax,%rdx,2), %ymm0
 	LONG $0x137de2c4; WORD $0x504c; BYTE $0x10 // vcvtph2ps 0x10(%rax,%rdx,2), %ymm1
@@ -4782,17 +4792,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdc75 // jne 0x5a50 <k_decode_f16+0xe0>
+	WORD $0xdc75 // jne 0x5a60 <k_decode_f16+0xe0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0x5b27 <k_decode_f16+0x1b7>
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0x5b37 <k_decode_f16+0x1b7>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2974 // je 0x5abc <k_decode_f16+0x14c>
+	WORD $0x2974 // je 0x5acc <k_decode_f16+0x14c>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -4800,9 +4810,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x5aa0 <k_decode_f16+0x130>
+	WORD $0xe475 // jne 0x5ab0 <k_decode_f16+0x130>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x5b27 <k_decode_f16+0x1b7>
+	WORD $0x6577 // ja 0x5b37 <k_decode_f16+0x1b7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -4822,7 +4832,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x5ad0 <k_decode_f16+0x160>
+	WORD $0xa975 // jne 0x5ae0 <k_decode_f16+0x160>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4831,18 +4841,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x5b45 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x5b55 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x5c03 <k_decode_bf16+0xd3>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x5c13 <k_decode_bf16+0xd3>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x1773 // jae 0x5b69 <k_decode_bf16+0x39>
+	WORD $0x1773 // jae 0x5b79 <k_decode_bf16+0x39>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	LONG $0x007a840f; WORD $0x0000 // je 0x5bde <k_decode_bf16+0xae>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x5c03 <k_decode_bf16+0xd3>
+	LONG $0x007a840f; WORD $0x0000 // je 0x5bee <k_decode_bf16+0xae>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x5c13 <k_decode_bf16+0xd3>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
@@ -4863,10 +4873,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7ea1c4; WORD $0x8e0c // vmovdqu %ymm1, (%rsi,%r9,4)
 	LONG $0x20c18349 // addq $0x20, %r9
 	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0xac75 // jne 0x5b80 <k_decode_bf16+0x50>
+	WORD $0xac75 // jne 0x5b90 <k_decode_bf16+0x50>
 	LONG $0xf0518d49 // leaq -0x10(%r9), %rdx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x2575 // jne 0x5c03 <k_decode_bf16+0xd3>
+	WORD $0x2575 // jne 0x5c13 <k_decode_bf16+0xd3>
 	LONG $0x337de2c4; WORD $0x5044; BYTE $0x10 // vpmovzxwd 0x10(%rax,%rdx,2), %ymm0
 	LONG $0x337de2c4; WORD $0x500c // vpmovzxwd (%rax,%rdx,2), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
@@ -4876,21 +4886,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x6c7d // jge 0x5c77 <k_decode_bf16+0x147>
+	WORD $0x6c7d // jge 0x5c87 <k_decode_bf16+0x147>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1e74 // je 0x5c35 <k_decode_bf16+0x105>
+	WORD $0x1e74 // je 0x5c45 <k_decode_bf16+0x105>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x5c20 <k_decode_bf16+0xf0>
+	WORD $0xeb75 // jne 0x5c30 <k_decode_bf16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x5c77 <k_decode_bf16+0x147>
+	WORD $0x3c77 // ja 0x5c87 <k_decode_bf16+0x147>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -4906,7 +4916,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x5c40 <k_decode_bf16+0x110>
+	WORD $0xc975 // jne 0x5c50 <k_decode_bf16+0x110>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4914,7 +4924,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x707e // jle 0x5cf9 <k_decode_q8_0+0x79>
+	WORD $0x707e // jle 0x5d09 <k_decode_q8_0+0x79>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -4940,7 +4950,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c28348 // addq $0x22, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9775 // jne 0x5c90 <k_decode_q8_0+0x10>
+	WORD $0x9775 // jne 0x5ca0 <k_decode_q8_0+0x10>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -4948,11 +4958,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x5dbd <k_decode_q4_0+0xbd>
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x5dcd <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005f03057879e2c4; BYTE $0x00 // vpbroadcastb 0x5f03(%rip), %xmm0 # 0xbc20 <k_dot_q6_k+0x830>
-	QUAD $0x005efb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5efb(%rip), %xmm1 # 0xbc21 <k_dot_q6_k+0x831>
+	QUAD $0x005f53057879e2c4; BYTE $0x00 // vpbroadcastb 0x5f53(%rip), %xmm0 # 0xbc80 <k_dot_q6_k+0x880>
+	QUAD $0x005f4b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5f4b(%rip), %xmm1 # 0xbc81 <k_dot_q6_k+0x881>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -4985,7 +4995,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff73850f; WORD $0xffff // jne 0x5d30 <k_decode_q4_0+0x30>
+	LONG $0xff73850f; WORD $0xffff // jne 0x5d40 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4993,10 +5003,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x5e97 <k_decode_q4_1+0xc7>
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x5ea7 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005e35057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e35(%rip), %xmm0 # 0xbc22 <k_dot_q6_k+0x832>
+	QUAD $0x005e85057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e85(%rip), %xmm0 # 0xbc82 <k_dot_q6_k+0x882>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5035,7 +5045,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff59850f; WORD $0xffff // jne 0x5df0 <k_decode_q4_1+0x20>
+	LONG $0xff59850f; WORD $0xffff // jne 0x5e00 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5043,14 +5053,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f78e0f; WORD $0x0000 // jle 0x5fa4 <k_decode_q5_0+0x104>
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x5fb4 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005c43055979e2c4; BYTE $0x00 // vpbroadcastq 0x5c43(%rip), %xmm0 # 0xbb00 <k_dot_q6_k+0x710>
-	QUAD $0x00005d1b0d6ff9c5 // vmovdqa 0x5d1b(%rip), %xmm1 # 0xbbe0 <k_dot_q6_k+0x7f0>
-	QUAD $0x005d55157879e2c4; BYTE $0x00 // vpbroadcastb 0x5d55(%rip), %xmm2 # 0xbc23 <k_dot_q6_k+0x833>
-	QUAD $0x005d4d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5d4d(%rip), %xmm3 # 0xbc24 <k_dot_q6_k+0x834>
-	QUAD $0x005d45257879e2c4; BYTE $0x00 // vpbroadcastb 0x5d45(%rip), %xmm4 # 0xbc25 <k_dot_q6_k+0x835>
+	QUAD $0x005d23055979e2c4; BYTE $0x00 // vpbroadcastq 0x5d23(%rip), %xmm0 # 0xbbf0 <k_dot_q6_k+0x7f0>
+	QUAD $0x00005c5b0d6ff9c5 // vmovdqa 0x5c5b(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
+	QUAD $0x005da5157879e2c4; BYTE $0x00 // vpbroadcastb 0x5da5(%rip), %xmm2 # 0xbc83 <k_dot_q6_k+0x883>
+	QUAD $0x005d9d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5d9d(%rip), %xmm3 # 0xbc84 <k_dot_q6_k+0x884>
+	QUAD $0x005d95257879e2c4; BYTE $0x00 // vpbroadcastb 0x5d95(%rip), %xmm4 # 0xbc85 <k_dot_q6_k+0x885>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5095,7 +5105,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x5ee0 <k_decode_q5_0+0x40>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x5ef0 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -5103,13 +5113,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x60d2 <k_decode_q5_1+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x60e2 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005c59057879e2c4; BYTE $0x00 // vpbroadcastb 0x5c59(%rip), %xmm0 # 0xbc26 <k_dot_q6_k+0x836>
-	QUAD $0x00005c0b0d6ff9c5 // vmovdqa 0x5c0b(%rip), %xmm1 # 0xbbe0 <k_dot_q6_k+0x7f0>
-	QUAD $0x005b22155979e2c4; BYTE $0x00 // vpbroadcastq 0x5b22(%rip), %xmm2 # 0xbb00 <k_dot_q6_k+0x710>
-	QUAD $0x005c401d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5c40(%rip), %xmm3 # 0xbc27 <k_dot_q6_k+0x837>
+	QUAD $0x005ca9057879e2c4; BYTE $0x00 // vpbroadcastb 0x5ca9(%rip), %xmm0 # 0xbc86 <k_dot_q6_k+0x886>
+	QUAD $0x00005b4b0d6ff9c5 // vmovdqa 0x5b4b(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
+	QUAD $0x005c02155979e2c4; BYTE $0x00 // vpbroadcastq 0x5c02(%rip), %xmm2 # 0xbbf0 <k_dot_q6_k+0x7f0>
+	QUAD $0x005c901d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5c90(%rip), %xmm3 # 0xbc87 <k_dot_q6_k+0x887>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5162,7 +5172,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff1e850f; WORD $0xffff // jne 0x5ff0 <k_decode_q5_1+0x40>
+	LONG $0xff1e850f; WORD $0xffff // jne 0x6000 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5170,10 +5180,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075f8e0f; WORD $0x0000 // jle 0x684c <k_decode_q2_k+0x76c>
+	LONG $0x075f8e0f; WORD $0x0000 // jle 0x685c <k_decode_q2_k+0x76c>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005b2b057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b2b(%rip), %xmm0 # 0xbc28 <k_dot_q6_k+0x838>
+	QUAD $0x005b7b057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b7b(%rip), %xmm0 # 0xbc88 <k_dot_q6_k+0x888>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5592,20 +5602,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8b4850f; WORD $0xffff // jne 0x6100 <k_decode_q2_k+0x20>
+	LONG $0xf8b4850f; WORD $0xffff // jne 0x6110 <k_decode_q2_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075a8e0f; WORD $0x0000 // jle 0x6fb7 <k_decode_q3_k+0x767>
+	LONG $0x075a8e0f; WORD $0x0000 // jle 0x6fc7 <k_decode_q3_k+0x767>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x0053b8057879e2c4; BYTE $0x00 // vpbroadcastb 0x53b8(%rip), %xmm0 # 0xbc29 <k_dot_q6_k+0x839>
-	QUAD $0x0053b00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x53b0(%rip), %xmm1 # 0xbc2a <k_dot_q6_k+0x83a>
-	QUAD $0x0053a8157879e2c4; BYTE $0x00 // vpbroadcastb 0x53a8(%rip), %xmm2 # 0xbc2b <k_dot_q6_k+0x83b>
+	QUAD $0x005408057879e2c4; BYTE $0x00 // vpbroadcastb 0x5408(%rip), %xmm0 # 0xbc89 <k_dot_q6_k+0x889>
+	QUAD $0x0054000d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5400(%rip), %xmm1 # 0xbc8a <k_dot_q6_k+0x88a>
+	QUAD $0x0053f8157879e2c4; BYTE $0x00 // vpbroadcastb 0x53f8(%rip), %xmm2 # 0xbc8b <k_dot_q6_k+0x88b>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -6021,7 +6031,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8d9850f; WORD $0xffff // jne 0x6890 <k_decode_q3_k+0x40>
+	LONG $0xf8d9850f; WORD $0xffff // jne 0x68a0 <k_decode_q3_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6029,10 +6039,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x08548e0f; WORD $0x0000 // jle 0x7821 <k_decode_q4_k+0x861>
+	LONG $0x08548e0f; WORD $0x0000 // jle 0x7831 <k_decode_q4_k+0x861>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004abf051879e2c4; BYTE $0x00 // vbroadcastss 0x4abf(%rip), %xmm0 # 0xba9c <k_dot_q6_k+0x6ac>
+	QUAD $0x004b9f051879e2c4; BYTE $0x00 // vbroadcastss 0x4b9f(%rip), %xmm0 # 0xbb8c <k_dot_q6_k+0x78c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -6507,7 +6517,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf7bf850f; WORD $0xffff // jne 0x6fe0 <k_decode_q4_k+0x20>
+	LONG $0xf7bf850f; WORD $0xffff // jne 0x6ff0 <k_decode_q4_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6515,11 +6525,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x097c8e0f; WORD $0x0000 // jle 0x81b9 <k_decode_q5_k+0x989>
+	LONG $0x097c8e0f; WORD $0x0000 // jle 0x81c9 <k_decode_q5_k+0x989>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00424f051879e2c4; BYTE $0x00 // vbroadcastss 0x424f(%rip), %xmm0 # 0xba9c <k_dot_q6_k+0x6ac>
-	QUAD $0x0043d60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x43d6(%rip), %xmm1 # 0xbc2c <k_dot_q6_k+0x83c>
+	QUAD $0x00432f051879e2c4; BYTE $0x00 // vbroadcastss 0x432f(%rip), %xmm0 # 0xbb8c <k_dot_q6_k+0x78c>
+	QUAD $0x0044260d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4426(%rip), %xmm1 # 0xbc8c <k_dot_q6_k+0x88c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7054,7 +7064,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf6a7850f; WORD $0xffff // jne 0x7860 <k_decode_q5_k+0x30>
+	LONG $0xf6a7850f; WORD $0xffff // jne 0x7870 <k_decode_q5_k+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -7062,13 +7072,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x063b8e0f; WORD $0x0000 // jle 0x8808 <k_decode_q6_k+0x648>
+	LONG $0x063b8e0f; WORD $0x0000 // jle 0x8818 <k_decode_q6_k+0x648>
 	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
 	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x003a4b057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a4b(%rip), %xmm0 # 0xbc2d <k_dot_q6_k+0x83d>
-	QUAD $0x003a430d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3a43(%rip), %xmm1 # 0xbc2e <k_dot_q6_k+0x83e>
-	QUAD $0x003a3b157879e2c4; BYTE $0x00 // vpbroadcastb 0x3a3b(%rip), %xmm2 # 0xbc2f <k_dot_q6_k+0x83f>
+	QUAD $0x003a9b057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a9b(%rip), %xmm0 # 0xbc8d <k_dot_q6_k+0x88d>
+	QUAD $0x003a930d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3a93(%rip), %xmm1 # 0xbc8e <k_dot_q6_k+0x88e>
+	QUAD $0x003a8b157879e2c4; BYTE $0x00 // vpbroadcastb 0x3a8b(%rip), %xmm2 # 0xbc8f <k_dot_q6_k+0x88f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -7388,7 +7398,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f8850f; WORD $0xffff // jne 0x8200 <k_decode_q6_k+0x40>
+	LONG $0xf9f8850f; WORD $0xffff // jne 0x8210 <k_decode_q6_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00401f0f // nopl (%rax)
@@ -7401,7 +7411,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x637c // jl 0x888e <k_dot_f16+0x7e>
+	WORD $0x637c // jl 0x889e <k_dot_f16+0x7e>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7417,7 +7427,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xba7e // jle 0x8840 <k_dot_f16+0x30>
+	WORD $0xba7e // jle 0x8850 <k_dot_f16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7429,10 +7439,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x8963 <k_dot_f16+0x153>
+	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x8973 <k_dot_f16+0x153>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2b74 // je 0x88ed <k_dot_f16+0xdd>
+	WORD $0x2b74 // je 0x88fd <k_dot_f16+0xdd>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -7440,9 +7450,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0x88d0 <k_dot_f16+0xc0>
+	WORD $0xe375 // jne 0x88e0 <k_dot_f16+0xc0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0x8963 <k_dot_f16+0x153>
+	WORD $0x7077 // ja 0x8973 <k_dot_f16+0x153>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -7462,7 +7472,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0x8900 <k_dot_f16+0xf0>
+	WORD $0x9d75 // jne 0x8910 <k_dot_f16+0xf0>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -7476,7 +7486,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x777c // jl 0x8a02 <k_dot_bf16+0x92>
+	WORD $0x777c // jl 0x8a12 <k_dot_bf16+0x92>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7496,7 +7506,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xa67e // jle 0x89a0 <k_dot_bf16+0x30>
+	WORD $0xa67e // jle 0x89b0 <k_dot_bf16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7508,10 +7518,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x8acf <k_dot_bf16+0x15f>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x8adf <k_dot_bf16+0x15f>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2674 // je 0x8a5c <k_dot_bf16+0xec>
+	WORD $0x2674 // je 0x8a6c <k_dot_bf16+0xec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -7519,9 +7529,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0x8a40 <k_dot_bf16+0xd0>
+	WORD $0xe475 // jne 0x8a50 <k_dot_bf16+0xd0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0x8acf <k_dot_bf16+0x15f>
+	WORD $0x6d77 // ja 0x8adf <k_dot_bf16+0x15f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -7541,7 +7551,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x8a70 <k_dot_bf16+0x100>
+	WORD $0xa175 // jne 0x8a80 <k_dot_bf16+0x100>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -7550,7 +7560,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00868e0f; WORD $0x0000 // jle 0x8b73 <k_dot_q8_0+0x93>
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x8b83 <k_dot_q8_0+0x93>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -7577,11 +7587,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c18348 // addq $0x22, %rcx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9b75 // jne 0x8b00 <k_dot_q8_0+0x20>
+	WORD $0x9b75 // jne 0x8b10 <k_dot_q8_0+0x20>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	WORD $0x08eb // jmp 0x8b7b <k_dot_q8_0+0x9b>
+	WORD $0x08eb // jmp 0x8b8b <k_dot_q8_0+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7599,13 +7609,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x8c87 <k_dot_q4_0+0xd7>
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x8c97 <k_dot_q4_0+0xd7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00305b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x305b(%rip), %xmm1 # 0xbc30 <k_dot_q6_k+0x840>
-	QUAD $0x003053157879e2c4; BYTE $0x00 // vpbroadcastb 0x3053(%rip), %xmm2 # 0xbc31 <k_dot_q6_k+0x841>
+	QUAD $0x0030ab0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x30ab(%rip), %xmm1 # 0xbc90 <k_dot_q6_k+0x890>
+	QUAD $0x0030a3157879e2c4; BYTE $0x00 // vpbroadcastb 0x30a3(%rip), %xmm2 # 0xbc91 <k_dot_q6_k+0x891>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -7637,11 +7647,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff77850f; WORD $0xffff // jne 0x8bf0 <k_dot_q4_0+0x40>
+	LONG $0xff77850f; WORD $0xffff // jne 0x8c00 <k_dot_q4_0+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	WORD $0x08eb // jmp 0x8c8f <k_dot_q4_0+0xdf>
+	WORD $0x08eb // jmp 0x8c9f <k_dot_q4_0+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7659,12 +7669,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8dc6 <k_dot_q4_1+0x106>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8dd6 <k_dot_q4_1+0x106>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002f4d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f4d(%rip), %xmm1 # 0xbc32 <k_dot_q6_k+0x842>
+	QUAD $0x002f9d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f9d(%rip), %xmm1 # 0xbc92 <k_dot_q6_k+0x892>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -7708,10 +7718,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff44850f; WORD $0xffff // jne 0x8d00 <k_dot_q4_1+0x40>
+	LONG $0xff44850f; WORD $0xffff // jne 0x8d10 <k_dot_q4_1+0x40>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
-	WORD $0x08eb // jmp 0x8dce <k_dot_q4_1+0x10e>
+	WORD $0x08eb // jmp 0x8dde <k_dot_q4_1+0x10e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7729,16 +7739,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x8f22 <k_dot_q5_0+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x8f32 <k_dot_q5_0+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00002dbc0d6ff9c5 // vmovdqa 0x2dbc(%rip), %xmm1 # 0xbbe0 <k_dot_q6_k+0x7f0>
-	QUAD $0x002cd3155979e2c4; BYTE $0x00 // vpbroadcastq 0x2cd3(%rip), %xmm2 # 0xbb00 <k_dot_q6_k+0x710>
-	QUAD $0x002dfd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2dfd(%rip), %xmm3 # 0xbc33 <k_dot_q6_k+0x843>
-	QUAD $0x002df5257879e2c4; BYTE $0x00 // vpbroadcastb 0x2df5(%rip), %xmm4 # 0xbc34 <k_dot_q6_k+0x844>
-	QUAD $0x002ded2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ded(%rip), %xmm5 # 0xbc35 <k_dot_q6_k+0x845>
+	QUAD $0x00002cfc0d6ff9c5 // vmovdqa 0x2cfc(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
+	QUAD $0x002db3155979e2c4; BYTE $0x00 // vpbroadcastq 0x2db3(%rip), %xmm2 # 0xbbf0 <k_dot_q6_k+0x7f0>
+	QUAD $0x002e4d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e4d(%rip), %xmm3 # 0xbc93 <k_dot_q6_k+0x893>
+	QUAD $0x002e45257879e2c4; BYTE $0x00 // vpbroadcastb 0x2e45(%rip), %xmm4 # 0xbc94 <k_dot_q6_k+0x894>
+	QUAD $0x002e3d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e3d(%rip), %xmm5 # 0xbc95 <k_dot_q6_k+0x895>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -7783,11 +7793,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x8e50 <k_dot_q5_0+0x50>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x8e60 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
-	WORD $0x08eb // jmp 0x8f2a <k_dot_q5_0+0x12a>
+	WORD $0x08eb // jmp 0x8f3a <k_dot_q5_0+0x12a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7805,15 +7815,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01498e0f; WORD $0x0000 // jle 0x90b6 <k_dot_q5_1+0x156>
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x90c6 <k_dot_q5_1+0x156>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002cb10d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2cb1(%rip), %xmm1 # 0xbc36 <k_dot_q6_k+0x846>
-	QUAD $0x00002c53156ff9c5 // vmovdqa 0x2c53(%rip), %xmm2 # 0xbbe0 <k_dot_q6_k+0x7f0>
-	QUAD $0x002b6a1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2b6a(%rip), %xmm3 # 0xbb00 <k_dot_q6_k+0x710>
-	QUAD $0x002c98257879e2c4; BYTE $0x00 // vpbroadcastb 0x2c98(%rip), %xmm4 # 0xbc37 <k_dot_q6_k+0x847>
+	QUAD $0x002d010d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2d01(%rip), %xmm1 # 0xbc96 <k_dot_q6_k+0x896>
+	QUAD $0x00002b93156ff9c5 // vmovdqa 0x2b93(%rip), %xmm2 # 0xbb30 <k_dot_q6_k+0x730>
+	QUAD $0x002c4a1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2c4a(%rip), %xmm3 # 0xbbf0 <k_dot_q6_k+0x7f0>
+	QUAD $0x002ce8257879e2c4; BYTE $0x00 // vpbroadcastb 0x2ce8(%rip), %xmm4 # 0xbc97 <k_dot_q6_k+0x897>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -7871,10 +7881,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff04850f; WORD $0xffff // jne 0x8fb0 <k_dot_q5_1+0x50>
+	LONG $0xff04850f; WORD $0xffff // jne 0x8fc0 <k_dot_q5_1+0x50>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
-	WORD $0x08eb // jmp 0x90be <k_dot_q5_1+0x15e>
+	WORD $0x08eb // jmp 0x90ce <k_dot_q5_1+0x15e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7892,12 +7902,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x082e8e0f; WORD $0x0000 // jle 0x992b <k_dot_q2_k+0x83b>
+	LONG $0x082e8e0f; WORD $0x0000 // jle 0x993b <k_dot_q2_k+0x83b>
 	LONG $0x50ec8348 // subq $0x50, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002b270d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b27(%rip), %xmm1 # 0xbc38 <k_dot_q6_k+0x848>
-	QUAD $0x002986051879e2c4; BYTE $0x00 // vbroadcastss 0x2986(%rip), %xmm0 # 0xbaa0 <k_dot_q6_k+0x6b0>
+	QUAD $0x002b770d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b77(%rip), %xmm1 # 0xbc98 <k_dot_q6_k+0x898>
+	QUAD $0x002a66051879e2c4; BYTE $0x00 // vbroadcastss 0x2a66(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
 	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -8329,11 +8339,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c18348 // addq $0x54, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf813850f; WORD $0xffff // jne 0x9130 <k_dot_q2_k+0x40>
+	LONG $0xf813850f; WORD $0xffff // jne 0x9140 <k_dot_q2_k+0x40>
 	LONG $0xc058d4c5 // vaddps %ymm0, %ymm5, %ymm0
 	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
 	LONG $0x50c48348 // addq $0x50, %rsp
-	WORD $0x08eb // jmp 0x9933 <k_dot_q2_k+0x843>
+	WORD $0x08eb // jmp 0x9943 <k_dot_q2_k+0x843>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8351,7 +8361,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07ea8e0f; WORD $0x0000 // jle 0xa157 <k_dot_q3_k+0x7f7>
+	LONG $0x07ea8e0f; WORD $0x0000 // jle 0xa167 <k_dot_q3_k+0x7f7>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -8464,9 +8474,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6f7a41c4; WORD $0xb477 // vmovdqu -0x4c(%r15), %xmm14
 	LONG $0x6f7a41c4; WORD $0xc46f // vmovdqu -0x3c(%r15), %xmm13
 	LONG $0xf771f1c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm1
-	QUAD $0x002101157879e2c4; BYTE $0x00 // vpbroadcastb 0x2101(%rip), %xmm2 # 0xbc39 <k_dot_q6_k+0x849>
+	QUAD $0x002151157879e2c4; BYTE $0x00 // vpbroadcastb 0x2151(%rip), %xmm2 # 0xbc99 <k_dot_q6_k+0x899>
 	LONG $0xcadbf1c5 // vpand %xmm2, %xmm1, %xmm1
-	QUAD $0x0020f51d7879e2c4; BYTE $0x00 // vpbroadcastb 0x20f5(%rip), %xmm3 # 0xbc3a <k_dot_q6_k+0x84a>
+	QUAD $0x0021451d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2145(%rip), %xmm3 # 0xbc9a <k_dot_q6_k+0x89a>
 	LONG $0xebeb89c5 // vpor %xmm3, %xmm14, %xmm5
 	LONG $0xc9fcd1c5 // vpaddb %xmm1, %xmm5, %xmm1
 	LONG $0xe970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm5 # xmm5 = xmm1[2,3,2,3]
@@ -8604,7 +8614,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0be0f41 // movsbl %r8b, %eax
 	WORD $0xd801 // addl %ebx, %eax
 	LONG $0x7171c1c4; WORD $0x06d6 // vpsrlw $0x6, %xmm14, %xmm1
-	QUAD $0x001e8a05787962c4; BYTE $0x00 // vpbroadcastb 0x1e8a(%rip), %xmm8 # 0xbc3b <k_dot_q6_k+0x84b>
+	QUAD $0x001eda05787962c4; BYTE $0x00 // vpbroadcastb 0x1eda(%rip), %xmm8 # 0xbc9b <k_dot_q6_k+0x89b>
 	LONG $0xc9dbb9c5 // vpand %xmm1, %xmm8, %xmm1
 	LONG $0xd771b1c5; BYTE $0x01 // vpsrlw $0x1, %xmm7, %xmm9
 	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
@@ -8719,7 +8729,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x7131c1c4; WORD $0x06d1 // vpsrlw $0x6, %xmm9, %xmm9
 	LONG $0xd771c1c5; BYTE $0x05 // vpsrlw $0x5, %xmm7, %xmm7
-	QUAD $0x001c2b25787962c4; BYTE $0x00 // vpbroadcastb 0x1c2b(%rip), %xmm12 # 0xbc3b <k_dot_q6_k+0x84b>
+	QUAD $0x001c7b25787962c4; BYTE $0x00 // vpbroadcastb 0x1c7b(%rip), %xmm12 # 0xbc9b <k_dot_q6_k+0x89b>
 	LONG $0xdb3141c4; BYTE $0xcc // vpand %xmm12, %xmm9, %xmm9
 	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
 	LONG $0xffebb1c5 // vpor %xmm7, %xmm9, %xmm7
@@ -8773,7 +8783,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0x6ec78349 // addq $0x6e, %r15
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf86c850f; WORD $0xffff // jne 0x99a0 <k_dot_q3_k+0x40>
+	LONG $0xf86c850f; WORD $0xffff // jne 0x99b0 <k_dot_q3_k+0x40>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
@@ -8785,7 +8795,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xa15f <k_dot_q3_k+0x7ff>
+	WORD $0x08eb // jmp 0xa16f <k_dot_q3_k+0x7ff>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8803,7 +8813,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x081c8e0f; WORD $0x0000 // jle 0xa9b9 <k_dot_q4_k+0x829>
+	LONG $0x081c8e0f; WORD $0x0000 // jle 0xa9c9 <k_dot_q4_k+0x829>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -8813,7 +8823,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0018e2051879e2c4; BYTE $0x00 // vbroadcastss 0x18e2(%rip), %xmm0 # 0xbaa0 <k_dot_q6_k+0x6b0>
+	QUAD $0x0019c2051879e2c4; BYTE $0x00 // vbroadcastss 0x19c2(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
 	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -8840,7 +8850,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54117cc5; WORD $0x4024 // vmovups %ymm10, 0x40(%rsp)
 	LONG $0x2a12c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm13, %xmm0
 	LONG $0x616f7ac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm12
-	QUAD $0x0019eb1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19eb(%rip), %xmm3 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x001a3b1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1a3b(%rip), %xmm3 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xcbdb99c5 // vpand %xmm3, %xmm12, %xmm1
 	LONG $0x317de2c4; BYTE $0xd1 // vpmovzxbd %xmm1, %ymm2 # ymm2 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
 	LONG $0xf25bfcc5 // vcvtdq2ps %ymm2, %ymm6
@@ -8873,7 +8883,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85d62c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm10 # ymm10 = (ymm4 * ymm6) + ymm10
 	QUAD $0x000000c0a210fcc5 // vmovups 0xc0(%rdx), %ymm4
 	LONG $0x7169c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm2
-	QUAD $0x0019460d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1946(%rip), %xmm1 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x0019960d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1996(%rip), %xmm1 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
 	LONG $0xf270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm6 # xmm6 = xmm2[2,3,2,3]
@@ -8910,7 +8920,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xc0(%rsp)
 	LONG $0x416ffac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm0
 	LONG $0x447ffac5; WORD $0x1024 // vmovdqu %xmm0, 0x10(%rsp)
-	QUAD $0x00187d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x187d(%rip), %xmm1 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x0018cd0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18cd(%rip), %xmm1 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xf1dbf9c5 // vpand %xmm1, %xmm0, %xmm6
 	LONG $0xce7079c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm9 # xmm9 = xmm6[2,3,2,3]
 	LONG $0xa86d62c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm12 # ymm12 = (ymm2 * ymm12) + ymm7
@@ -8999,7 +9009,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c107cc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm9
 	LONG $0xa85d42c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm4, %ymm9 # ymm9 = (ymm4 * ymm9) + ymm12
 	LONG $0x796f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm15
-	QUAD $0x0016b735787962c4; BYTE $0x00 // vpbroadcastb 0x16b7(%rip), %xmm14 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x00170735787962c4; BYTE $0x00 // vpbroadcastb 0x1707(%rip), %xmm14 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xdb01c1c4; BYTE $0xce // vpand %xmm14, %xmm15, %xmm1
 	LONG $0x317d62c4; BYTE $0xe1 // vpmovzxbd %xmm1, %ymm12 # ymm12 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
 	LONG $0x7c10fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm7
@@ -9062,7 +9072,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa85562c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm7
 	QUAD $0x000002e0aa10fcc5 // vmovups 0x2e0(%rdx), %ymm5
 	LONG $0x7149c1c4; WORD $0x04d7 // vpsrlw $0x4, %xmm15, %xmm6
-	QUAD $0x0015960d787962c4; BYTE $0x00 // vpbroadcastb 0x1596(%rip), %xmm9 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x0015e60d787962c4; BYTE $0x00 // vpbroadcastb 0x15e6(%rip), %xmm9 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
 	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
@@ -9098,7 +9108,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa85d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm8
 	QUAD $0x00000360a210fcc5 // vmovups 0x360(%rdx), %ymm4
 	QUAD $0x00000080816ffac5 // vmovdqu 0x80(%rcx), %xmm0
-	QUAD $0x0014da35787962c4; BYTE $0x00 // vpbroadcastb 0x14da(%rip), %xmm14 # 0xbc3c <k_dot_q6_k+0x84c>
+	QUAD $0x00152a35787962c4; BYTE $0x00 // vpbroadcastb 0x152a(%rip), %xmm14 # 0xbc9c <k_dot_q6_k+0x89c>
 	LONG $0xc8db89c5 // vpand %xmm0, %xmm14, %xmm1
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
 	LONG $0xd170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm2 # xmm2 = xmm1[2,3,2,3]
@@ -9213,7 +9223,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf842850f; WORD $0xffff // jne 0xa1e0 <k_dot_q4_k+0x50>
+	LONG $0xf842850f; WORD $0xffff // jne 0xa1f0 <k_dot_q4_k+0x50>
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0xca58d4c5 // vaddps %ymm2, %ymm5, %ymm1
 	LONG $0x20c48148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsp # imm = 0x120
@@ -9223,7 +9233,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xa9c1 <k_dot_q4_k+0x831>
+	WORD $0x08eb // jmp 0xa9d1 <k_dot_q4_k+0x831>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9241,7 +9251,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09bf8e0f; WORD $0x0000 // jle 0xb3bc <k_dot_q5_k+0x9cc>
+	LONG $0x09bf8e0f; WORD $0x0000 // jle 0xb3cc <k_dot_q5_k+0x9cc>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9250,7 +9260,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001084051879e2c4; BYTE $0x00 // vbroadcastss 0x1084(%rip), %xmm0 # 0xbaa0 <k_dot_q6_k+0x6b0>
+	QUAD $0x001164051879e2c4; BYTE $0x00 // vbroadcastss 0x1164(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
 	LONG $0x4411f8c5; WORD $0x6024 // vmovups %xmm0, 0x60(%rsp)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -9271,14 +9281,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3fe68040 // andb $0x3f, %sil
 	LONG $0x6a10fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm5
 	LONG $0x7110f8c5; BYTE $0x40 // vmovups 0x40(%rcx), %xmm6
-	QUAD $0x001001151879e2c4; BYTE $0x00 // vbroadcastss 0x1001(%rip), %xmm2 # 0xba9c <k_dot_q6_k+0x6ac>
+	QUAD $0x0010e1151879e2c4; BYTE $0x00 // vbroadcastss 0x10e1(%rip), %xmm2 # 0xbb8c <k_dot_q6_k+0x78c>
 	LONG $0xc254c8c5 // vandps %xmm2, %xmm6, %xmm0
 	LONG $0xda2878c5 // vmovaps %xmm2, %xmm11
 	LONG $0xf6b60f40 // movzbl %sil, %esi
 	LONG $0xf171e9c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm2
 	LONG $0xe62a9ac5 // vcvtsi2ss %esi, %xmm12, %xmm4
 	LONG $0x6411f8c5; WORD $0x2024 // vmovups %xmm4, 0x20(%rsp)
-	QUAD $0x00117e257879e2c4; BYTE $0x00 // vpbroadcastb 0x117e(%rip), %xmm4 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x0011ce257879e2c4; BYTE $0x00 // vpbroadcastb 0x11ce(%rip), %xmm4 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
 	LONG $0xec6f79c5 // vmovdqa %xmm4, %xmm13
 	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
@@ -9313,14 +9323,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc359bcc5 // vmulps %ymm3, %ymm8, %ymm0
 	QUAD $0x000000c082107cc5 // vmovups 0xc0(%rdx), %ymm8
 	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	QUAD $0x0010cf1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10cf(%rip), %xmm3 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x00111f1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x111f(%rip), %xmm3 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xf3dbc9c5 // vpand %xmm3, %xmm6, %xmm6
 	LONG $0xb855c2c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm14) + ymm0
 	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
 	LONG $0xc16ff9c5 // vmovdqa %xmm1, %xmm0
 	LONG $0x4c7ffac5; WORD $0x1024 // vmovdqu %xmm1, 0x10(%rsp)
 	LONG $0xf171d1c5; BYTE $0x03 // vpsllw $0x3, %xmm1, %xmm5
-	QUAD $0x0010a70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10a7(%rip), %xmm1 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x0010f70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10f7(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
 	LONG $0xeeebd1c5 // vpor %xmm6, %xmm5, %xmm5
 	LONG $0xf570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm6 # xmm6 = xmm5[2,3,2,3]
@@ -9354,11 +9364,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x74117cc5; WORD $0x7024 // vmovups %ymm14, 0x70(%rsp)
 	QUAD $0x00000160aa10fcc5 // vmovups 0x160(%rdx), %ymm5
 	LONG $0x696f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm13
-	QUAD $0x000ffa15787962c4; BYTE $0x00 // vpbroadcastb 0xffa(%rip), %xmm10 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x00104a15787962c4; BYTE $0x00 // vpbroadcastb 0x104a(%rip), %xmm10 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xdb11c1c4; BYTE $0xf2 // vpand %xmm10, %xmm13, %xmm6
-	QUAD $0x000f0e25a875e2c4; BYTE $0x00 // vfmadd213ps 0xf0e(%rip), %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + mem
+	QUAD $0x000ffe25a875e2c4; BYTE $0x00 // vfmadd213ps 0xffe(%rip), %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + mem
 	LONG $0xf071f1c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm1
-	QUAD $0x000fdd057879e2c4; BYTE $0x00 // vpbroadcastb 0xfdd(%rip), %xmm0 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x00102d057879e2c4; BYTE $0x00 // vpbroadcastb 0x102d(%rip), %xmm0 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xc8dbf1c5 // vpand %xmm0, %xmm1, %xmm1
 	LONG $0xf6ebf1c5 // vpor %xmm6, %xmm1, %xmm6
 	LONG $0xa86d62c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm4
@@ -9413,13 +9423,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa83d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + ymm0
 	QUAD $0x000001c09a10fcc5 // vmovups 0x1c0(%rdx), %ymm3
 	LONG $0x7151c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm5
-	QUAD $0x000ed1357879e2c4; BYTE $0x00 // vpbroadcastb 0xed1(%rip), %xmm6 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x000f21357879e2c4; BYTE $0x00 // vpbroadcastb 0xf21(%rip), %xmm6 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xeedbd1c5 // vpand %xmm6, %xmm5, %xmm5
 	LONG $0x5410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm2
 	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
 	LONG $0x4c6f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm9
 	LONG $0xfc3141c4; BYTE $0xc1 // vpaddb %xmm9, %xmm9, %xmm8
-	QUAD $0x000ead057879e2c4; BYTE $0x00 // vpbroadcastb 0xead(%rip), %xmm0 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x000efd057879e2c4; BYTE $0x00 // vpbroadcastb 0xefd(%rip), %xmm0 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xc0db39c5 // vpand %xmm0, %xmm8, %xmm8
 	LONG $0xedebb9c5 // vpor %xmm5, %xmm8, %xmm5
 	LONG $0xa84542c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm7, %ymm15 # ymm15 = (ymm7 * ymm15) + ymm11
@@ -9471,7 +9481,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x447ffac5; WORD $0x7024 // vmovdqu %xmm0, 0x70(%rsp)
 	LONG $0xe66f79c5 // vmovdqa %xmm6, %xmm12
 	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
-	QUAD $0x000da60d7879e2c4; BYTE $0x00 // vpbroadcastb 0xda6(%rip), %xmm1 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x000df60d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdf6(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xe1dbb1c5 // vpand %xmm1, %xmm9, %xmm4
 	QUAD $0x0000d024b410fcc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm6
 	LONG $0xa865c2c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) + ymm15
@@ -9547,13 +9557,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000002e082107cc5 // vmovups 0x2e0(%rdx), %ymm8
 	LONG $0x446ffac5; WORD $0x7024 // vmovdqu 0x70(%rsp), %xmm0
 	LONG $0xd071c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm6
-	QUAD $0x000c3d0d787962c4; BYTE $0x00 // vpbroadcastb 0xc3d(%rip), %xmm9 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x000c8d0d787962c4; BYTE $0x00 // vpbroadcastb 0xc8d(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
 	QUAD $0x0000f0248410fcc5; BYTE $0x00 // vmovups 0xf0(%rsp), %ymm0
 	LONG $0xa855e2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm7
 	LONG $0x6c6ffac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm5
 	LONG $0xd571d1c5; BYTE $0x01 // vpsrlw $0x1, %xmm5, %xmm5
-	QUAD $0x000c1615787962c4; BYTE $0x00 // vpbroadcastb 0xc16(%rip), %xmm10 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x000c6615787962c4; BYTE $0x00 // vpbroadcastb 0xc66(%rip), %xmm10 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xeddba9c5 // vpand %xmm5, %xmm10, %xmm5
 	LONG $0xf6ebd1c5 // vpor %xmm6, %xmm5, %xmm6
 	LONG $0xee70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm5 # xmm5 = xmm6[2,3,2,3]
@@ -9602,12 +9612,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000003609a107cc5 // vmovups 0x360(%rdx), %ymm11
 	QUAD $0x000000a0816ffac5 // vmovdqu 0xa0(%rcx), %xmm0
 	LONG $0x447ffac5; WORD $0x4024 // vmovdqu %xmm0, 0x40(%rsp)
-	QUAD $0x000b1d0d787962c4; BYTE $0x00 // vpbroadcastb 0xb1d(%rip), %xmm9 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x000b6d0d787962c4; BYTE $0x00 // vpbroadcastb 0xb6d(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xc0dbb1c5 // vpand %xmm0, %xmm9, %xmm0
 	LONG $0xa84542c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm7, %ymm12 # ymm12 = (ymm7 * ymm12) + ymm14
 	LONG $0x746f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm14
 	LONG $0x7139c1c4; WORD $0x02d6 // vpsrlw $0x2, %xmm14, %xmm8
-	QUAD $0x000afe0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xafe(%rip), %xmm1 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x000b4e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xb4e(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
 	LONG $0xc0ebb9c5 // vpor %xmm0, %xmm8, %xmm0
 	LONG $0xa845c2c4; BYTE $0xed // vfmadd213ps %ymm13, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm13
@@ -9652,9 +9662,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c6ffac5; WORD $0x4024 // vmovdqu 0x40(%rsp), %xmm1
 	LONG $0xd171f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm1, %xmm1
 	LONG $0x7139c1c4; WORD $0x03d6 // vpsrlw $0x3, %xmm14, %xmm8
-	QUAD $0x000a1c0d787962c4; BYTE $0x00 // vpbroadcastb 0xa1c(%rip), %xmm9 # 0xbc3e <k_dot_q6_k+0x84e>
+	QUAD $0x000a6c0d787962c4; BYTE $0x00 // vpbroadcastb 0xa6c(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
 	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	QUAD $0x000a0e1d787962c4; BYTE $0x00 // vpbroadcastb 0xa0e(%rip), %xmm11 # 0xbc3d <k_dot_q6_k+0x84d>
+	QUAD $0x000a5e1d787962c4; BYTE $0x00 // vpbroadcastb 0xa5e(%rip), %xmm11 # 0xbc9d <k_dot_q6_k+0x89d>
 	LONG $0xdb3941c4; BYTE $0xc3 // vpand %xmm11, %xmm8, %xmm8
 	LONG $0xc1eb39c5 // vpor %xmm1, %xmm8, %xmm8
 	LONG $0xd771f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm1
@@ -9726,7 +9736,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf69d850f; WORD $0xffff // jne 0xaa40 <k_dot_q5_k+0x50>
+	LONG $0xf69d850f; WORD $0xffff // jne 0xaa50 <k_dot_q5_k+0x50>
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
 	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
@@ -9735,7 +9745,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xb3c4 <k_dot_q5_k+0x9d4>
+	WORD $0x08eb // jmp 0xb3d4 <k_dot_q5_k+0x9d4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9753,14 +9763,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06448e0f; WORD $0x0000 // jle 0xba41 <k_dot_q6_k+0x651>
+	LONG $0x06448e0f; WORD $0x0000 // jle 0xba51 <k_dot_q6_k+0x651>
 	LONG $0x40ec8348 // subq $0x40, %rsp
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	QUAD $0x0008290d7879e2c4; BYTE $0x00 // vpbroadcastb 0x829(%rip), %xmm1 # 0xbc3f <k_dot_q6_k+0x84f>
-	QUAD $0x000821157879e2c4; BYTE $0x00 // vpbroadcastb 0x821(%rip), %xmm2 # 0xbc40 <k_dot_q6_k+0x850>
-	QUAD $0x0008191d7879e2c4; BYTE $0x00 // vpbroadcastb 0x819(%rip), %xmm3 # 0xbc41 <k_dot_q6_k+0x851>
+	QUAD $0x0008790d7879e2c4; BYTE $0x00 // vpbroadcastb 0x879(%rip), %xmm1 # 0xbc9f <k_dot_q6_k+0x89f>
+	QUAD $0x000871157879e2c4; BYTE $0x00 // vpbroadcastb 0x871(%rip), %xmm2 # 0xbca0 <k_dot_q6_k+0x8a0>
+	QUAD $0x0008691d7879e2c4; BYTE $0x00 // vpbroadcastb 0x869(%rip), %xmm3 # 0xbca1 <k_dot_q6_k+0x8a1>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
@@ -10069,12 +10079,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa01850f; WORD $0xffff // jne 0xb430 <k_dot_q6_k+0x40>
+	LONG $0xfa01850f; WORD $0xffff // jne 0xb440 <k_dot_q6_k+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158dcc5 // vaddps %ymm1, %ymm4, %ymm0
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x40c48348 // addq $0x40, %rsp
-	WORD $0x08eb // jmp 0xba49 <k_dot_q6_k+0x659>
+	WORD $0x08eb // jmp 0xba59 <k_dot_q6_k+0x659>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10102,134 +10112,91 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
-	BYTE $0xac // lodsb (%rsi), %al
-	BYTE $0xae // scasb %es:(%rdi), %al
-	WORD $0xce42 // <unknown>
-	WORD $0xb743; BYTE $0x3a // movb $0x3a, %r15b
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xff80; BYTE $0x00 // cmpb $0x0, %bh
+	WORD $0x0004 // addb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x3f // <unknown>
-	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
-	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
-	BYTE $0xae // scasb %es:(%rdi), %al
-	WORD $0x0fc2; BYTE $0x0f // retq $0xf0f # imm = 0xF0F
-	LONG $0x00000f0f // <unknown>
-	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
+	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
-	WORD $0x42b1 // movb $0x42, %cl
-	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
-	BYTE $0x5e // popq %rsi
-	WORD $0x3b39 // cmpl %edi, (%rbx)
-	BYTE $0xaa // stosb %al, %es:(%rdi)
-	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
-	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	WORD $0x1739 // cmpl %edx, (%rdi)
-	BYTE $0x6c // insb %dx, %es:(%rdi)
-	WORD $0x16c1; BYTE $0x6c // rcll $0x6c, (%rsi)
-	LONG $0x763f56c1 // rcll $0x76, 0x3f(%rsi)
-	WORD $0x793c // cmpb $0x79, %al
-	LONG $0xea39ef35; BYTE $0xbd // xorl $0xbdea39ef, %eax # imm = 0xBDEA39EF
-	WORD $0x1111 // adcl %edx, (%rcx)
-	WORD $0x1111 // adcl %edx, (%rcx)
-	WORD $0x1111 // adcl %edx, (%rcx)
-	LONG $0xd8983f81; WORD $0xeff8 // cmpl $0xeff8d898, (%rdi) # imm = 0xEFF8D898
-	WORD $0xeed8 // fsubr %st(6), %st
-	WORD $0x3e21 // andl %edi, (%rsi)
-	WORD $0xc734 // xorb $-0x39, %al
-	BYTE $0x56 // pushq %rsi
-	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xbb0b <k_dot_q6_k+0x71b>
-	WORD $0x3ec7 // <unknown>
-	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
-	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
-	WORD $0x3de6 // outb %al, $0x3d
+	BYTE $0x06 // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x2000 // addb %ah, (%rax)
-	WORD $0xc086 // xchgb %al, %al
-	WORD $0x0201 // addl %eax, (%rdx)
-	WORD $0x0804 // addb $0x8, %al
-	WORD $0x2010 // adcb %ah, (%rax)
-	LONG $0xa01a8040 // sbbb $-0x60, (%rdx)
-	WORD $0x1a01 // addl %ebx, (%rdx)
-	QUAD $0x000000003efa01a0; BYTE $0x00 // movabsb 0x3efa01, %al
 	WORD $0xf000 // addb %dh, %al
-	BYTE $0x3f // <unknown>
-	WORD $0x44e4 // inb $0x44, %al
-	BYTE $0xf5 // cmc
-	LONG $0x5ae64567 // addr32 outb %al, $0x5a
-	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xbb67 <k_dot_q6_k+0x777>
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xc338 // cmpb %al, %bl
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xbb32 <k_dot_q6_k+0x742>
-	WORD $0x2e42 // cs
-	WORD $0xbfe6 // outb %al, $0xbf
-	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
-	WORD $0x3ff7 // idivl (%rdi)
-	LONG $0x1a01a01a; WORD $0x01a0 // sbbb 0x1a01a01(%rax), %ah
-	WORD $0x3f2a // subb (%rdi), %bh
-	BYTE $0x5c // popq %rsp
-	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xbb03 <k_dot_q6_k+0x713>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xbae1 <k_dot_q6_k+0x6f1>
-	WORD $0x553e // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	BYTE $0x3f // <unknown>
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	BYTE $0x55 // pushq %rbp
-	QUAD $0x0000000000003fc5; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
-	WORD $0x0000; BYTE $0x00
-	QUAD $0x0000000000000000
-	LONG $0x00000000; BYTE $0x00
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0f00 // addb %cl, (%rdi)
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0xfc0f0f0f // <unknown>
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
 	BYTE $0xf0 // lock
@@ -10273,14 +10240,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xbbe2 <k_dot_q6_k+0x7f2>
-	WORD $0xe0e0 // loopne 0xbbe4 <k_dot_q6_k+0x7f4>
-	WORD $0xe0e0 // loopne 0xbbe6 <k_dot_q6_k+0x7f6>
-	WORD $0xe0e0 // loopne 0xbbe8 <k_dot_q6_k+0x7f8>
-	WORD $0xe0e0 // loopne 0xbbea <k_dot_q6_k+0x7fa>
-	WORD $0xe0e0 // loopne 0xbbec <k_dot_q6_k+0x7fc>
-	WORD $0xe0e0 // loopne 0xbbee <k_dot_q6_k+0x7fe>
-	WORD $0xe0e0 // loopne 0xbbf0 <k_dot_q6_k+0x800>
+	WORD $0xe0e0 // loopne 0xbb32 <k_dot_q6_k+0x732>
+	WORD $0xe0e0 // loopne 0xbb34 <k_dot_q6_k+0x734>
+	WORD $0xe0e0 // loopne 0xbb36 <k_dot_q6_k+0x736>
+	WORD $0xe0e0 // loopne 0xbb38 <k_dot_q6_k+0x738>
+	WORD $0xe0e0 // loopne 0xbb3a <k_dot_q6_k+0x73a>
+	WORD $0xe0e0 // loopne 0xbb3c <k_dot_q6_k+0x73c>
+	WORD $0xe0e0 // loopne 0xbb3e <k_dot_q6_k+0x73e>
+	WORD $0xe0e0 // loopne 0xbb40 <k_dot_q6_k+0x740>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -10297,13 +10264,126 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
+	BYTE $0xac // lodsb (%rsi), %al
+	BYTE $0xae // scasb %es:(%rdi), %al
+	WORD $0xce42 // <unknown>
+	WORD $0xb743; BYTE $0x3a // movb $0x3a, %r15b
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xff80; BYTE $0x00 // cmpb $0x0, %bh
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x3f // <unknown>
+	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
+	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
+	BYTE $0xae // scasb %es:(%rdi), %al
+	WORD $0x0fc2; BYTE $0x0f // retq $0xf0f # imm = 0xF0F
+	LONG $0x00000f0f // <unknown>
+	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
+	WORD $0x42b1 // movb $0x42, %cl
+	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
+	BYTE $0x5e // popq %rsi
+	WORD $0x3b39 // cmpl %edi, (%rbx)
+	BYTE $0xaa // stosb %al, %es:(%rdi)
+	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
+	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
+	WORD $0x1739 // cmpl %edx, (%rdi)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x16c1; BYTE $0x6c // rcll $0x6c, (%rsi)
+	LONG $0x763f56c1 // rcll $0x76, 0x3f(%rsi)
+	WORD $0x793c // cmpb $0x79, %al
+	LONG $0xea39ef35; BYTE $0xbd // xorl $0xbdea39ef, %eax # imm = 0xBDEA39EF
+	WORD $0x1111 // adcl %edx, (%rcx)
+	WORD $0x1111 // adcl %edx, (%rcx)
+	WORD $0x1111 // adcl %edx, (%rcx)
+	LONG $0xd8983f81; WORD $0xeff8 // cmpl $0xeff8d898, (%rdi) # imm = 0xEFF8D898
+	WORD $0xeed8 // fsubr %st(6), %st
+	WORD $0x3e21 // andl %edi, (%rsi)
+	WORD $0xc734 // xorb $-0x39, %al
+	BYTE $0x56 // pushq %rsi
+	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
+	WORD $0x1de3 // jrcxz 0xbbfb <k_dot_q6_k+0x7fb>
+	WORD $0x3ec7 // <unknown>
+	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
+	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
+	WORD $0x3de6 // outb %al, $0x3d
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0xc086 // xchgb %al, %al
+	WORD $0x0201 // addl %eax, (%rdx)
+	WORD $0x0804 // addb $0x8, %al
+	WORD $0x2010 // adcb %ah, (%rax)
+	LONG $0xa01a8040 // sbbb $-0x60, (%rdx)
+	WORD $0x1a01 // addl %ebx, (%rdx)
+	QUAD $0x000000003efa01a0; BYTE $0x00 // movabsb 0x3efa01, %al
+	WORD $0xf000 // addb %dh, %al
+	BYTE $0x3f // <unknown>
+	WORD $0x44e4 // inb $0x44, %al
+	BYTE $0xf5 // cmc
+	LONG $0x5ae64567 // addr32 outb %al, $0x5a
+	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3fe0 // loopne 0xbc57 <k_dot_q6_k+0x857>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xc338 // cmpb %al, %bl
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xfee0 // loopne 0xbc22 <k_dot_q6_k+0x822>
+	WORD $0x2e42 // cs
+	WORD $0xbfe6 // outb %al, $0xbf
+	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
+	WORD $0x3ff7 // idivl (%rdi)
+	LONG $0x1a01a01a; WORD $0x01a0 // sbbb 0x1a01a01(%rax), %ah
+	WORD $0x3f2a // subb (%rdi), %bh
+	BYTE $0x5c // popq %rsp
+	BYTE $0x9f // lahf
+	WORD $0xb778 // js 0xbbf3 <k_dot_q6_k+0x7f3>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xbbd1 <k_dot_q6_k+0x7d1>
+	WORD $0x553e // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
+	BYTE $0x3f // <unknown>
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	BYTE $0x55 // pushq %rbp
+	WORD $0x3fc5; BYTE $0xcc // <unknown>
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
+	WORD $0x0000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	WORD $0xf010 // adcb %dh, %al
 	LONG $0x03100f0f // <unknown>
 	WORD $0xfc04 // addb $-0x4, %al
 	WORD $0x1003 // addl (%rax), %edx
 	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xbc40 <k_dot_q6_k+0x850>
+	WORD $0x0fe0 // loopne 0xbca0 <k_dot_q6_k+0x8a0>
 	BYTE $0xf8 // clc
 	WORD $0x100f; BYTE $0xf0 // movups %xmm0, %xmm6
 	LONG $0x03100f0f // <unknown>
@@ -10311,7 +10391,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0f03 // addl (%rdi), %ecx
 	WORD $0x0f10 // adcb %cl, (%rdi)
 	WORD $0x300f // wrmsr
-	QUAD $0x00000000000000e0; LONG $0x00000000; WORD $0x0000 // loopne 0xbc43 <k_dot_q6_k+0x853>
+	QUAD $0x00000000000000e0; LONG $0x00000000; WORD $0x0000 // loopne 0xbca3 <k_dot_q6_k+0x8a3>
 	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

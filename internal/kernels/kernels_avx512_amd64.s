@@ -122,1686 +122,2143 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x98ec8148; WORD $0x0001; BYTE $0x00 // subq $0x198, %rsp # imm = 0x198
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x407f8b48 // movq 0x40(%rdi), %rdi
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x22bf8e0f; WORD $0x0000 // jle 0x24e2 <k_gemm_nt+0x22e2>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x38488b48 // movq 0x38(%rax), %rcx
-	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
-	LONG $0x48408b4c // movq 0x48(%rax), %r8
-	LONG $0xff478d48 // leaq -0x1(%rdi), %rax
-	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
-	QUAD $0x000000582444c748; BYTE $0x00 // movq $0x0, 0x58(%rsp)
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
 	LONG $0x243c8948 // movq %rdi, (%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
-	WORD $0x1eeb // jmp 0x27d <k_gemm_nt+0x7d>
-	BYTE $0x90 // nop
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x06c18348 // addq $0x6, %rcx
-	LONG $0x24048348; BYTE $0xfa // addq $-0x6, (%rsp)
-	LONG $0x24448348; WORD $0x1858 // addq $0x18, 0x58(%rsp)
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0x22658d0f; WORD $0x0000 // jge 0x24e2 <k_gemm_nt+0x22e2>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x2bd78e0f; WORD $0x0000 // jle 0x2dfe <k_gemm_nt+0x2bfe>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x48508b48 // movq 0x48(%rax), %rdx
+	LONG $0x50488b48 // movq 0x50(%rax), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x3feec148 // shrq $0x3f, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0xd148; BYTE $0xfe // sarq %rsi
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x38608b4c // movq 0x38(%rax), %r12
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0xd5c63528087c6162; WORD $0x0000 // vmovaps 0xd5c6(%rip), %xmm30 # 0xd830 <k_dot_q6_k+0x530>
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x1beb // jmp 0x291 <k_gemm_nt+0x91>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0x2b6d8e0f; WORD $0x0000 // jle 0x2dfe <k_gemm_nt+0x2bfe>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x311c8d48 // leaq (%rcx,%rsi), %rbx
+	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
+	LONG $0xda4e0f48 // cmovleq %rdx, %rbx
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x10468d48 // leaq 0x10(%rsi), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x79eb // jmp 0x33e <k_gemm_nt+0x13e>
+	LONG $0x487c7162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm12, (%rax,%rdx)
+	QUAD $0x01105c29487c7162 // vmovaps %zmm11, 0x40(%rax,%rdx)
+	QUAD $0x02105429487c7162 // vmovaps %zmm10, 0x80(%rax,%rdx)
+	QUAD $0x03104c29487c7162 // vmovaps %zmm9, 0xc0(%rax,%rdx)
+	QUAD $0x04107c29487cf162 // vmovaps %zmm7, 0x100(%rax,%rdx)
+	QUAD $0x05104429487c7162 // vmovaps %zmm8, 0x140(%rax,%rdx)
+	QUAD $0x06106c29487cf162 // vmovaps %zmm5, 0x180(%rax,%rdx)
+	QUAD $0x07107429487cf162 // vmovaps %zmm6, 0x1c0(%rax,%rdx)
+	QUAD $0x08106429487cf162 // vmovaps %zmm4, 0x200(%rax,%rdx)
+	QUAD $0x09105c29487cf162 // vmovaps %zmm3, 0x240(%rax,%rdx)
+	QUAD $0x0a105429487cf162 // vmovaps %zmm2, 0x280(%rax,%rdx)
+	QUAD $0x0b104c29487cf162 // vmovaps %zmm1, 0x2c0(%rax,%rdx)
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
+	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
+	LONG $0xff428d0f; WORD $0xffff // jge 0x280 <k_gemm_nt+0x80>
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	LONG $0x01438d0f; WORD $0x0000 // jge 0x490 <k_gemm_nt+0x290>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x0cf08e0f; WORD $0x0000 // jle 0x1050 <k_gemm_nt+0xe50>
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x0d9a840f; WORD $0x0000 // je 0x1109 <k_gemm_nt+0xf09>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x0e50840f; WORD $0x0000 // je 0x11c9 <k_gemm_nt+0xfc9>
+	LONG $0x05f88348 // cmpq $0x5, %rax
+	WORD $0xaa75 // jne 0x329 <k_gemm_nt+0x129>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x08e0c148 // shlq $0x8, %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x18510348 // addq 0x18(%rcx), %rdx
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xd64d0f4c // cmovgeq %rsi, %r10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x182e840f; WORD $0x0000 // je 0x1c0e <k_gemm_nt+0x1a0e>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487ce162; WORD $0x1c28; BYTE $0x02 // vmovaps (%rdx,%rax), %zmm19
+	QUAD $0x01026428487ce162 // vmovaps 0x40(%rdx,%rax), %zmm20
+	QUAD $0x02024c28487ce162 // vmovaps 0x80(%rdx,%rax), %zmm17
+	QUAD $0x03025428487ce162 // vmovaps 0xc0(%rdx,%rax), %zmm18
+	QUAD $0x04024428487ce162 // vmovaps 0x100(%rdx,%rax), %zmm16
+	QUAD $0x05027c28487c7162 // vmovaps 0x140(%rdx,%rax), %zmm15
+	QUAD $0x06027428487c7162 // vmovaps 0x180(%rdx,%rax), %zmm14
+	QUAD $0x07026c28487c7162 // vmovaps 0x1c0(%rdx,%rax), %zmm13
+	QUAD $0x08025c28487c7162 // vmovaps 0x200(%rdx,%rax), %zmm11
+	QUAD $0x09026428487c7162 // vmovaps 0x240(%rdx,%rax), %zmm12
+	QUAD $0x0a024c28487c7162 // vmovaps 0x280(%rdx,%rax), %zmm9
+	QUAD $0x0b025428487c7162 // vmovaps 0x2c0(%rdx,%rax), %zmm10
+	QUAD $0x0c024428487c7162 // vmovaps 0x300(%rdx,%rax), %zmm8
+	QUAD $0x0d027c28487cf162 // vmovaps 0x340(%rdx,%rax), %zmm7
+	QUAD $0x0e027428487cf162 // vmovaps 0x380(%rdx,%rax), %zmm6
+	QUAD $0x0f026c28487cf162 // vmovaps 0x3c0(%rdx,%rax), %zmm5
+	QUAD $0x10025c28487cf162 // vmovaps 0x400(%rdx,%rax), %zmm3
+	QUAD $0x11026428487cf162 // vmovaps 0x440(%rdx,%rax), %zmm4
+	QUAD $0x12024c28487cf162 // vmovaps 0x480(%rdx,%rax), %zmm1
+	QUAD $0x13025428487cf162 // vmovaps 0x4c0(%rdx,%rax), %zmm2
+	LONG $0x0017e7e9; BYTE $0x00 // jmp 0x1c70 <k_gemm_nt+0x1a70>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xefaf0f49 // imulq %r15, %rbp
+	LONG $0x06e5c148 // shlq $0x6, %rbp
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x18680348 // addq 0x18(%rax), %rbp
+	LONG $0x08588b4c // movq 0x8(%rax), %r11
+	LONG $0x10488b48 // movq 0x10(%rax), %rcx
+	LONG $0x28408b4c // movq 0x28(%rax), %r8
+	LONG $0x30488b4c // movq 0x30(%rax), %r9
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
 	LONG $0x01ca8348 // orq $0x1, %rdx
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	QUAD $0x0000008824b48948 // movq %rsi, 0x88(%rsp)
-	LONG $0x02518d48 // leaq 0x2(%rcx), %rdx
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0xd24d0f49 // cmovgeq %r10, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x91348d4c // leaq (%rcx,%rdx,4), %r14
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x02ca8348 // orq $0x2, %rdx
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	LONG $0x03518d48 // leaq 0x3(%rcx), %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
-	LONG $0x04518d48 // leaq 0x4(%rcx), %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
-	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x05c18348 // addq $0x5, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0xc14c0f48 // cmovlq %rcx, %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x39e <k_gemm_nt+0x19e>
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x1c29; BYTE $0x08 // vmovaps %zmm11, (%rax,%rcx)
-	QUAD $0x01085429487c7162 // vmovaps %zmm10, 0x40(%rax,%rcx)
-	QUAD $0x02084c29487c7162 // vmovaps %zmm9, 0x80(%rax,%rcx)
-	QUAD $0x03084429487c7162 // vmovaps %zmm8, 0xc0(%rax,%rcx)
-	QUAD $0x04087c29487cf162 // vmovaps %zmm7, 0x100(%rax,%rcx)
-	QUAD $0x05087429487cf162 // vmovaps %zmm6, 0x140(%rax,%rcx)
-	QUAD $0x06086c29487cf162 // vmovaps %zmm5, 0x180(%rax,%rcx)
-	QUAD $0x07086429487cf162 // vmovaps %zmm4, 0x1c0(%rax,%rcx)
-	QUAD $0x08085c29487cf162 // vmovaps %zmm3, 0x200(%rax,%rcx)
-	QUAD $0x09085429487cf162 // vmovaps %zmm2, 0x240(%rax,%rcx)
-	QUAD $0x0a084c29487cf162 // vmovaps %zmm1, 0x280(%rax,%rcx)
-	QUAD $0x0b084429487cf162 // vmovaps %zmm0, 0x2c0(%rax,%rcx)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0xfec28d0f; WORD $0xffff // jge 0x260 <k_gemm_nt+0x60>
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x008a8d48; WORD $0x0004; BYTE $0x00 // leaq 0x400(%rdx), %rcx
-	LONG $0x06013d48; WORD $0x0000 // cmpq $0x601, %rax # imm = 0x601
-	LONG $0xc84c0f49 // cmovlq %r8, %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	QUAD $0x000000c024bc8348; BYTE $0x04 // cmpq $0x4, 0xc0(%rsp)
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x00ef8d0f; WORD $0x0000 // jge 0x4c0 <k_gemm_nt+0x2c0>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x0f97840f; WORD $0x0000 // je 0x1380 <k_gemm_nt+0x1180>
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x0efd840f; WORD $0x0000 // je 0x12f0 <k_gemm_nt+0x10f0>
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x9775 // jne 0x390 <k_gemm_nt+0x190>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x18408b48 // movq 0x18(%rax), %rax
+	LONG $0xd24d0f49 // cmovgeq %r10, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
+	LONG $0x03ce8348 // orq $0x3, %rsi
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	LONG $0xf24d0f49 // cmovgeq %r10, %rsi
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0xb1148d4c // leaq (%rcx,%rsi,4), %r10
+	LONG $0x4caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r9
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
 	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x15fd840f; WORD $0x0000 // je 0x1a20 <k_gemm_nt+0x1820>
-	LONG $0x487ce162; WORD $0x0c28; BYTE $0x08 // vmovaps (%rax,%rcx), %zmm17
-	QUAD $0x01084428487ce162 // vmovaps 0x40(%rax,%rcx), %zmm16
-	QUAD $0x02087c28487c7162 // vmovaps 0x80(%rax,%rcx), %zmm15
-	QUAD $0x03087428487c7162 // vmovaps 0xc0(%rax,%rcx), %zmm14
-	QUAD $0x04086c28487c7162 // vmovaps 0x100(%rax,%rcx), %zmm13
-	QUAD $0x05086428487c7162 // vmovaps 0x140(%rax,%rcx), %zmm12
-	QUAD $0x06085c28487c7162 // vmovaps 0x180(%rax,%rcx), %zmm11
-	QUAD $0x07085428487c7162 // vmovaps 0x1c0(%rax,%rcx), %zmm10
-	QUAD $0x08084c28487c7162 // vmovaps 0x200(%rax,%rcx), %zmm9
-	QUAD $0x09084428487c7162 // vmovaps 0x240(%rax,%rcx), %zmm8
-	QUAD $0x0a087c28487cf162 // vmovaps 0x280(%rax,%rcx), %zmm7
-	QUAD $0x0b087428487cf162 // vmovaps 0x2c0(%rax,%rcx), %zmm6
-	QUAD $0x0c086c28487cf162 // vmovaps 0x300(%rax,%rcx), %zmm5
-	QUAD $0x0d086428487cf162 // vmovaps 0x340(%rax,%rcx), %zmm4
-	QUAD $0x0e085c28487cf162 // vmovaps 0x380(%rax,%rcx), %zmm3
-	QUAD $0x0f085428487cf162 // vmovaps 0x3c0(%rax,%rcx), %zmm2
-	QUAD $0x10084c28487cf162 // vmovaps 0x400(%rax,%rcx), %zmm1
-	QUAD $0x11084428487cf162 // vmovaps 0x440(%rax,%rcx), %zmm0
-	LONG $0x0015bde9; BYTE $0x00 // jmp 0x1a74 <k_gemm_nt+0x1874>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x18518b4c // movq 0x18(%rcx), %r10
-	LONG $0x08618b4c // movq 0x8(%rcx), %r12
-	LONG $0x10418b48 // movq 0x10(%rcx), %rax
-	LONG $0x28718b4c // movq 0x28(%rcx), %r14
-	LONG $0x30498b48 // movq 0x30(%rcx), %rcx
-	LONG $0x10c28348 // addq $0x10, %rdx
-	QUAD $0x0000010024948948 // movq %rdx, 0x100(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x54af0f48; WORD $0x0824 // imulq 0x8(%rsp), %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	QUAD $0x0000882494af0f48; BYTE $0x00 // imulq 0x88(%rsp), %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
-	LONG $0x90148d48 // leaq (%rax,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x74af0f48; WORD $0x7824 // imulq 0x78(%rsp), %rsi
-	LONG $0xb0148d48 // leaq (%rax,%rsi,4), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
-	LONG $0x7caf0f48; WORD $0x7024 // imulq 0x70(%rsp), %rdi
-	LONG $0xb8148d48 // leaq (%rax,%rdi,4), %rdx
-	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	LONG $0x4caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rcx
-	LONG $0x881c8d48 // leaq (%rax,%rcx,4), %rbx
-	LONG $0x760c8d4b // leaq (%r14,%r14,2), %rcx
-	LONG $0x8c2c8d4d // leaq (%r12,%rcx,4), %r13
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
-	LONG $0xf40c8d4b // leaq (%r12,%r14,8), %rcx
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
-	QUAD $0x000000f024b4894c // movq %r14, 0xf0(%rsp)
-	LONG $0xb4048d4b // leaq (%r12,%r14,4), %rax
-	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
-	QUAD $0x000000f824a4894c // movq %r12, 0xf8(%rsp)
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00010be9; BYTE $0x00 // jmp 0x6b3 <k_gemm_nt+0x4b3>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c8162; WORD $0x3c29; BYTE $0x22 // vmovaps %zmm23, (%r10,%r12)
-	QUAD $0x01227429487c8162 // vmovaps %zmm22, 0x40(%r10,%r12)
-	QUAD $0x02226c29487c8162 // vmovaps %zmm21, 0x80(%r10,%r12)
-	QUAD $0x03226429487c8162 // vmovaps %zmm20, 0xc0(%r10,%r12)
-	QUAD $0x04225c29487c8162 // vmovaps %zmm19, 0x100(%r10,%r12)
-	QUAD $0x05225429487c8162 // vmovaps %zmm18, 0x140(%r10,%r12)
-	QUAD $0x06224c29487c8162 // vmovaps %zmm17, 0x180(%r10,%r12)
-	QUAD $0x07224429487c8162 // vmovaps %zmm16, 0x1c0(%r10,%r12)
-	QUAD $0x08227c29487c1162 // vmovaps %zmm15, 0x200(%r10,%r12)
-	QUAD $0x09227429487c1162 // vmovaps %zmm14, 0x240(%r10,%r12)
-	QUAD $0x0a226c29487c1162 // vmovaps %zmm13, 0x280(%r10,%r12)
-	QUAD $0x0b226429487c1162 // vmovaps %zmm12, 0x2c0(%r10,%r12)
-	QUAD $0x0c225c29487c1162 // vmovaps %zmm11, 0x300(%r10,%r12)
-	QUAD $0x0d225429487c1162 // vmovaps %zmm10, 0x340(%r10,%r12)
-	QUAD $0x0e224c29487c1162 // vmovaps %zmm9, 0x380(%r10,%r12)
-	QUAD $0x0f224429487c1162 // vmovaps %zmm8, 0x3c0(%r10,%r12)
-	QUAD $0x10227c29487c9162 // vmovaps %zmm7, 0x400(%r10,%r12)
-	QUAD $0x11227429487c9162 // vmovaps %zmm6, 0x440(%r10,%r12)
-	QUAD $0x12226c29487c9162 // vmovaps %zmm5, 0x480(%r10,%r12)
-	QUAD $0x13226429487c9162 // vmovaps %zmm4, 0x4c0(%r10,%r12)
-	QUAD $0x14225c29487c9162 // vmovaps %zmm3, 0x500(%r10,%r12)
-	QUAD $0x15225429487c9162 // vmovaps %zmm2, 0x540(%r10,%r12)
-	QUAD $0x16224c29487c9162 // vmovaps %zmm1, 0x580(%r10,%r12)
-	QUAD $0x17227429487c0162 // vmovaps %zmm30, 0x5c0(%r10,%r12)
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
+	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x62c <k_gemm_nt+0x42c>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x001d7429487ca162 // vmovaps %zmm22, (%rbp,%r11)
+	QUAD $0x011d4429487c2162 // vmovaps %zmm24, 0x40(%rbp,%r11)
+	QUAD $0x021d6c29487ca162 // vmovaps %zmm21, 0x80(%rbp,%r11)
+	QUAD $0x031d7c29487ca162 // vmovaps %zmm23, 0xc0(%rbp,%r11)
+	QUAD $0x041d5c29487ca162 // vmovaps %zmm19, 0x100(%rbp,%r11)
+	QUAD $0x051d6429487ca162 // vmovaps %zmm20, 0x140(%rbp,%r11)
+	QUAD $0x061d4c29487ca162 // vmovaps %zmm17, 0x180(%rbp,%r11)
+	QUAD $0x071d5429487ca162 // vmovaps %zmm18, 0x1c0(%rbp,%r11)
+	QUAD $0x081d7c29487c3162 // vmovaps %zmm15, 0x200(%rbp,%r11)
+	QUAD $0x091d4429487ca162 // vmovaps %zmm16, 0x240(%rbp,%r11)
+	QUAD $0x0a1d6c29487c3162 // vmovaps %zmm13, 0x280(%rbp,%r11)
+	QUAD $0x0b1d7429487c3162 // vmovaps %zmm14, 0x2c0(%rbp,%r11)
+	QUAD $0x0c1d5c29487c3162 // vmovaps %zmm11, 0x300(%rbp,%r11)
+	QUAD $0x0d1d6429487c3162 // vmovaps %zmm12, 0x340(%rbp,%r11)
+	QUAD $0x0e1d4c29487c3162 // vmovaps %zmm9, 0x380(%rbp,%r11)
+	QUAD $0x0f1d5429487c3162 // vmovaps %zmm10, 0x3c0(%rbp,%r11)
+	QUAD $0x101d7c29487cb162 // vmovaps %zmm7, 0x400(%rbp,%r11)
+	QUAD $0x111d4429487c3162 // vmovaps %zmm8, 0x440(%rbp,%r11)
+	QUAD $0x121d6c29487cb162 // vmovaps %zmm5, 0x480(%rbp,%r11)
+	QUAD $0x131d7429487cb162 // vmovaps %zmm6, 0x4c0(%rbp,%r11)
+	QUAD $0x141d5c29487cb162 // vmovaps %zmm3, 0x500(%rbp,%r11)
+	QUAD $0x151d6429487cb162 // vmovaps %zmm4, 0x540(%rbp,%r11)
+	QUAD $0x161d4c29487cb162 // vmovaps %zmm1, 0x580(%rbp,%r11)
+	QUAD $0x171d5429487cb162 // vmovaps %zmm2, 0x5c0(%rbp,%r11)
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x064d8d49 // leaq 0x6(%r13), %rcx
+	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xfd248f0f; WORD $0xffff // jg 0x350 <k_gemm_nt+0x150>
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x08e3c149 // shlq $0x8, %r11
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x244c8d49; BYTE $0x04 // leaq 0x4(%r12), %rcx
-	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
-	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	QUAD $0x000000c824840148 // addq %rax, 0xc8(%rsp)
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	QUAD $0x000000c0248c3b48 // cmpq 0xc0(%rsp), %rcx
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	LONG $0xfd218f0f; WORD $0xffff // jg 0x3d4 <k_gemm_nt+0x1d4>
-	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	QUAD $0x000000d824a4894c // movq %r12, 0xd8(%rsp)
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x00ef840f; WORD $0x0000 // je 0x7d0 <k_gemm_nt+0x5d0>
-	LONG $0x487c8162; WORD $0x3c28; BYTE $0x22 // vmovaps (%r10,%r12), %zmm23
-	QUAD $0x01227428487c8162 // vmovaps 0x40(%r10,%r12), %zmm22
-	QUAD $0x02226c28487c8162 // vmovaps 0x80(%r10,%r12), %zmm21
-	QUAD $0x03226428487c8162 // vmovaps 0xc0(%r10,%r12), %zmm20
-	QUAD $0x04225c28487c8162 // vmovaps 0x100(%r10,%r12), %zmm19
-	QUAD $0x05225428487c8162 // vmovaps 0x140(%r10,%r12), %zmm18
-	QUAD $0x06224c28487c8162 // vmovaps 0x180(%r10,%r12), %zmm17
-	QUAD $0x07224428487c8162 // vmovaps 0x1c0(%r10,%r12), %zmm16
-	QUAD $0x08227c28487c1162 // vmovaps 0x200(%r10,%r12), %zmm15
-	QUAD $0x09227428487c1162 // vmovaps 0x240(%r10,%r12), %zmm14
-	QUAD $0x0a226c28487c1162 // vmovaps 0x280(%r10,%r12), %zmm13
-	QUAD $0x0b226428487c1162 // vmovaps 0x2c0(%r10,%r12), %zmm12
-	QUAD $0x0c225c28487c1162 // vmovaps 0x300(%r10,%r12), %zmm11
-	QUAD $0x0d225428487c1162 // vmovaps 0x340(%r10,%r12), %zmm10
-	QUAD $0x0e224c28487c1162 // vmovaps 0x380(%r10,%r12), %zmm9
-	QUAD $0x0f224428487c1162 // vmovaps 0x3c0(%r10,%r12), %zmm8
-	QUAD $0x10227c28487c9162 // vmovaps 0x400(%r10,%r12), %zmm7
-	QUAD $0x11227428487c9162 // vmovaps 0x440(%r10,%r12), %zmm6
-	QUAD $0x12226c28487c9162 // vmovaps 0x480(%r10,%r12), %zmm5
-	QUAD $0x13226428487c9162 // vmovaps 0x4c0(%r10,%r12), %zmm4
-	QUAD $0x14225c28487c9162 // vmovaps 0x500(%r10,%r12), %zmm3
-	QUAD $0x15225428487c9162 // vmovaps 0x540(%r10,%r12), %zmm2
-	QUAD $0x16224c28487c9162 // vmovaps 0x580(%r10,%r12), %zmm1
-	QUAD $0x17227428487c0162 // vmovaps 0x5c0(%r10,%r12), %zmm30
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	QUAD $0x00000100248c3948 // cmpq %rcx, 0x100(%rsp)
-	LONG $0x00aa8e0f; WORD $0x0000 // jle 0x865 <k_gemm_nt+0x665>
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x0001bae9; BYTE $0x00 // jmp 0x97f <k_gemm_nt+0x77f>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x000c0162; WORD $0xf657 // vxorps %xmm30, %xmm30, %xmm30
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x040a840f; WORD $0x0000 // je 0xa50 <k_gemm_nt+0x850>
+	QUAD $0x001d7428487ca162 // vmovaps (%rbp,%r11), %zmm22
+	QUAD $0x011d4428487c2162 // vmovaps 0x40(%rbp,%r11), %zmm24
+	QUAD $0x021d6c28487ca162 // vmovaps 0x80(%rbp,%r11), %zmm21
+	QUAD $0x031d7c28487ca162 // vmovaps 0xc0(%rbp,%r11), %zmm23
+	QUAD $0x041d5c28487ca162 // vmovaps 0x100(%rbp,%r11), %zmm19
+	QUAD $0x051d6428487ca162 // vmovaps 0x140(%rbp,%r11), %zmm20
+	QUAD $0x061d4c28487ca162 // vmovaps 0x180(%rbp,%r11), %zmm17
+	QUAD $0x071d5428487ca162 // vmovaps 0x1c0(%rbp,%r11), %zmm18
+	QUAD $0x081d7c28487c3162 // vmovaps 0x200(%rbp,%r11), %zmm15
+	QUAD $0x091d4428487ca162 // vmovaps 0x240(%rbp,%r11), %zmm16
+	QUAD $0x0a1d6c28487c3162 // vmovaps 0x280(%rbp,%r11), %zmm13
+	QUAD $0x0b1d7428487c3162 // vmovaps 0x2c0(%rbp,%r11), %zmm14
+	QUAD $0x0c1d5c28487c3162 // vmovaps 0x300(%rbp,%r11), %zmm11
+	QUAD $0x0d1d6428487c3162 // vmovaps 0x340(%rbp,%r11), %zmm12
+	QUAD $0x0e1d4c28487c3162 // vmovaps 0x380(%rbp,%r11), %zmm9
+	QUAD $0x0f1d5428487c3162 // vmovaps 0x3c0(%rbp,%r11), %zmm10
+	QUAD $0x101d7c28487cb162 // vmovaps 0x400(%rbp,%r11), %zmm7
+	QUAD $0x111d4428487c3162 // vmovaps 0x440(%rbp,%r11), %zmm8
+	QUAD $0x121d6c28487cb162 // vmovaps 0x480(%rbp,%r11), %zmm5
+	QUAD $0x131d7428487cb162 // vmovaps 0x4c0(%rbp,%r11), %zmm6
+	QUAD $0x141d5c28487cb162 // vmovaps 0x500(%rbp,%r11), %zmm3
+	QUAD $0x151d6428487cb162 // vmovaps 0x540(%rbp,%r11), %zmm4
+	QUAD $0x161d4c28487cb162 // vmovaps 0x580(%rbp,%r11), %zmm1
+	QUAD $0x171d5428487cb162 // vmovaps 0x5c0(%rbp,%r11), %zmm2
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x010c8f0f; WORD $0x0000 // jg 0x81d <k_gemm_nt+0x61d>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c0162; WORD $0x0c10; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm25
+	LONG $0x487c0162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm26
+	LONG $0x487c2162; WORD $0x1c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm27
+	LONG $0x487c0162; WORD $0x2410; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm28
+	LONG $0xa63c8d4a // leaq (%rsi,%r12,4), %rdi
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm29
+	LONG $0x40158262; WORD $0xf1b8 // vfmadd231ps %zmm25, %zmm29, %zmm22 # zmm22 = (zmm29 * zmm25) + zmm22
+	LONG $0x40150262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm26) + zmm24
+	LONG $0x40158262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm27) + zmm21
+	LONG $0x401d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm29) + zmm23
+	LONG $0x3f0c8d4a // leaq (%rdi,%r15), %rcx
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0x87 // vmovups (%rdi,%r8,4), %zmm29
+	LONG $0x40158262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm25) + zmm19
+	LONG $0x40158262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm20 # zmm20 = (zmm29 * zmm26) + zmm20
+	LONG $0x40158262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm17 # zmm17 = (zmm29 * zmm27) + zmm17
+	LONG $0x401d8262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm29) + zmm18
+	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xc7 // vmovups (%rdi,%r8,8), %zmm29
+	LONG $0x40151262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm25) + zmm15
+	LONG $0x40158262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm16 # zmm16 = (zmm29 * zmm26) + zmm16
+	LONG $0x40151262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm27) + zmm13
+	LONG $0x401d1262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm29) + zmm14
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0x81 // vmovups (%rcx,%r8,4), %zmm29
+	LONG $0x40151262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm11 # zmm11 = (zmm29 * zmm25) + zmm11
+	LONG $0x40151262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm26) + zmm12
+	LONG $0x40151262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm9 # zmm9 = (zmm29 * zmm27) + zmm9
+	LONG $0x401d1262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm29) + zmm10
+	LONG $0x3f3c8d4b // leaq (%r15,%r15), %rdi
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xc1 // vmovups (%rcx,%r8,8), %zmm29
+	LONG $0x40159262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm25) + zmm7
+	LONG $0x40151262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm26) + zmm8
+	LONG $0x40159262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm27) + zmm5
+	LONG $0x401d9262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm29) + zmm6
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0x87 // vmovups (%rdi,%r8,4), %zmm29
+	LONG $0x40159262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm25) + zmm3
+	LONG $0x40159262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm26) + zmm4
+	LONG $0x40159262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm1 # zmm1 = (zmm29 * zmm27) + zmm1
+	LONG $0x40159262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm28) + zmm2
+	LONG $0x244c8d49; BYTE $0x10 // leaq 0x10(%r12), %rcx
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0xff038e0f; WORD $0xffff // jle 0x720 <k_gemm_nt+0x520>
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0x01728e0f; WORD $0x0000 // jle 0x998 <k_gemm_nt+0x798>
+	WORD $0xd989 // movl %ebx, %ecx
+	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
+	QUAD $0x78248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0x78(%rsp)
+	LONG $0x024d8d49 // leaq 0x2(%r13), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
+	QUAD $0xb8248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0xb8(%rsp)
+	LONG $0x034d8d49 // leaq 0x3(%r13), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm28 {%k1} {z}
+	LONG $0x044d8d49 // leaq 0x4(%r13), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x2c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm29 {%k1} {z}
+	LONG $0x054d8d49 // leaq 0x5(%r13), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x3410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm30 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	LONG $0xc97c2162; WORD $0x3c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm31 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x0c10; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm25 {%k1} {z}
+	LONG $0xc97c2162; WORD $0x1410; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm26 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm27 {%k1} {z}
+	LONG $0x487d8262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm31) + zmm22
+	LONG $0x487d0262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm24 # zmm24 = (zmm0 * zmm25) + zmm24
+	LONG $0x487d8262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm21 # zmm21 = (zmm0 * zmm26) + zmm21
+	LONG $0x4025e262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm27, %zmm23 # zmm23 = (zmm27 * zmm0) + zmm23
+	QUAD $0x78248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0x78(%rsp), %zmm0
+	LONG $0x487d8262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm0, %zmm19 # zmm19 = (zmm0 * zmm31) + zmm19
+	LONG $0x487d8262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm0, %zmm20 # zmm20 = (zmm0 * zmm25) + zmm20
+	LONG $0x487d8262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm0, %zmm17 # zmm17 = (zmm0 * zmm26) + zmm17
+	LONG $0x4025e262; WORD $0xd0b8 // vfmadd231ps %zmm0, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm0) + zmm18
+	QUAD $0xb8248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0xb8(%rsp), %zmm0
+	LONG $0x487d1262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm0, %zmm15 # zmm15 = (zmm0 * zmm31) + zmm15
+	LONG $0x487d8262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm16 # zmm16 = (zmm0 * zmm25) + zmm16
+	LONG $0x487d1262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm13 # zmm13 = (zmm0 * zmm26) + zmm13
+	LONG $0x40257262; WORD $0xf0b8 // vfmadd231ps %zmm0, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm0) + zmm14
+	LONG $0x401d1262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm31) + zmm11
+	LONG $0x401d1262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm25) + zmm12
+	LONG $0x401d1262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm9 # zmm9 = (zmm28 * zmm26) + zmm9
+	LONG $0x40251262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm28) + zmm10
+	LONG $0x40159262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm31) + zmm7
+	LONG $0x40151262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm25) + zmm8
+	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
+	LONG $0x40259262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm29) + zmm6
+	LONG $0x400d9262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm30, %zmm3 # zmm3 = (zmm30 * zmm31) + zmm3
+	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
+	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
+	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
+	QUAD $0xce983528087c6162; WORD $0x0000 // vmovaps 0xce98(%rip), %xmm30 # 0xd830 <k_dot_q6_k+0x530>
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0xfbad8f0f; WORD $0xffff // jg 0x550 <k_gemm_nt+0x350>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0xe9af0f4c // imulq %rcx, %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
+	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x40cd9362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm24, %zmm22, %zmm0
+	LONG $0x40cd8362; WORD $0xf023; BYTE $0xee // vshuff64x2 $0xee, %zmm24, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7],zmm24[4,5,6,7]
+	LONG $0x487cb162; WORD $0xc658 // vaddps %zmm22, %zmm0, %zmm0
+	LONG $0x40d5a362; WORD $0xf71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm23, %zmm21, %zmm22
+	LONG $0x40d5a362; WORD $0xef23; BYTE $0xee // vshuff64x2 $0xee, %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],zmm23[4,5,6,7]
+	LONG $0x404ca162; WORD $0xed58 // vaddps %zmm21, %zmm22, %zmm21
+	LONG $0x48fda362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm21, %zmm0, %zmm22 # zmm22 = zmm0[0,1,4,5],zmm21[0,1,4,5]
+	LONG $0x48fdb362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm21, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm21[2,3,6,7]
+	LONG $0x404cf162; WORD $0xc058 // vaddps %zmm0, %zmm22, %zmm0
+	LONG $0x48fde162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm21 # zmm21 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cb162; WORD $0xc558 // vaddps %zmm21, %zmm0, %zmm0
+	LONG $0x487ee162; WORD $0xe816 // vmovshdup %zmm0, %zmm21 # zmm21 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487ca162; WORD $0xed58 // vaddps %zmm21, %zmm0, %zmm21
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x00b78e0f; WORD $0x0000 // jle 0xae0 <k_gemm_nt+0x8e0>
+	LONG $0x400da262; WORD $0xed16 // vpermps %zmm21, %zmm30, %zmm21
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0774 // je 0xa3b <k_gemm_nt+0x83b>
+	LONG $0x0054c162; WORD $0x2c58; BYTE $0x24 // vaddps (%r12), %xmm21, %xmm21
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x087cc162; WORD $0x2c11; BYTE $0x24 // vmovups %xmm21, (%r12)
+	LONG $0x000124e9; BYTE $0x00 // jmp 0xb70 <k_gemm_nt+0x970>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
+	LONG $0x003c0162; WORD $0xc057 // vxorps %xmm24, %xmm24, %xmm24
+	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
+	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0xfc4b8e0f; WORD $0xffff // jle 0x720 <k_gemm_nt+0x520>
+	LONG $0xfffd43e9; BYTE $0xff // jmp 0x81d <k_gemm_nt+0x61d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x4a74 // je 0xb2f <k_gemm_nt+0x92f>
+	LONG $0x0056d162; WORD $0x0458; BYTE $0x24 // vaddss (%r12), %xmm21, %xmm0
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x737c // jl 0xb70 <k_gemm_nt+0x970>
+	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x5875 // jne 0xb70 <k_gemm_nt+0x970>
+	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	WORD $0x41eb // jmp 0xb70 <k_gemm_nt+0x970>
+	LONG $0x087ec162; WORD $0x2c11; BYTE $0x24 // vmovss %xmm21, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x247c // jl 0xb65 <k_gemm_nt+0x965>
+	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1075 // jne 0xb65 <k_gemm_nt+0x965>
+	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	WORD $0x0beb // jmp 0xb70 <k_gemm_nt+0x970>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
+	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
+	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
+	LONG $0x40f5a362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm18, %zmm17, %zmm19
+	LONG $0x40f5a362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm18, %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],zmm18[4,5,6,7]
+	LONG $0x4064a162; WORD $0xc958 // vaddps %zmm17, %zmm19, %zmm17
+	LONG $0x48fda362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm17, %zmm0, %zmm18 # zmm18 = zmm0[0,1,4,5],zmm17[0,1,4,5]
+	LONG $0x48fdb362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm17, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm17[2,3,6,7]
+	LONG $0x406cf162; WORD $0xc058 // vaddps %zmm0, %zmm18, %zmm0
+	LONG $0x48fde162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm17 # zmm17 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cb162; WORD $0xc158 // vaddps %zmm17, %zmm0, %zmm0
+	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x217e // jle 0xbf0 <k_gemm_nt+0x9f0>
+	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0774 // je 0xbe1 <k_gemm_nt+0x9e1>
+	LONG $0x0074c162; WORD $0x0c58; BYTE $0x24 // vaddps (%r12), %xmm17, %xmm17
+	LONG $0x087cc162; WORD $0x0c11; BYTE $0x24 // vmovups %xmm17, (%r12)
+	LONG $0x000083e9; BYTE $0x00 // jmp 0xc70 <k_gemm_nt+0xa70>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x3e74 // je 0xc33 <k_gemm_nt+0xa33>
+	LONG $0x0076d162; WORD $0x0458; BYTE $0x24 // vaddss (%r12), %xmm17, %xmm0
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x687c // jl 0xc70 <k_gemm_nt+0xa70>
+	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x4d75 // jne 0xc70 <k_gemm_nt+0xa70>
+	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
+	WORD $0x28eb // jmp 0xc5b <k_gemm_nt+0xa5b>
+	LONG $0x087ec162; WORD $0x0c11; BYTE $0x24 // vmovss %xmm17, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x307c // jl 0xc70 <k_gemm_nt+0xa70>
+	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1c75 // jne 0xc70 <k_gemm_nt+0xa70>
+	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
+	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
+	LONG $0x48955362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm14, %zmm13, %zmm15
+	LONG $0x48955362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm14, %zmm13, %zmm13 # zmm13 = zmm13[4,5,6,7],zmm14[4,5,6,7]
+	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
+	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
+	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
+	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x217e // jle 0xcf0 <k_gemm_nt+0xaf0>
+	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0674 // je 0xce0 <k_gemm_nt+0xae0>
+	LONG $0x581041c4; WORD $0x242c // vaddps (%r12), %xmm13, %xmm13
+	LONG $0x117841c4; WORD $0x242c // vmovups %xmm13, (%r12)
+	WORD $0x78eb // jmp 0xd60 <k_gemm_nt+0xb60>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x3c74 // je 0xd31 <k_gemm_nt+0xb31>
+	LONG $0x5812c1c4; WORD $0x2404 // vaddss (%r12), %xmm13, %xmm0
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x597c // jl 0xd60 <k_gemm_nt+0xb60>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x3f75 // jne 0xd60 <k_gemm_nt+0xb60>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
+	WORD $0x26eb // jmp 0xd57 <k_gemm_nt+0xb57>
+	LONG $0x117a41c4; WORD $0x242c // vmovss %xmm13, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x237c // jl 0xd60 <k_gemm_nt+0xb60>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1075 // jne 0xd60 <k_gemm_nt+0xb60>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	WORD $0x9066 // nop
+	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
+	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
+	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
+	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
+	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
+	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
+	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
+	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x217e // jle 0xde0 <k_gemm_nt+0xbe0>
+	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0674 // je 0xdd0 <k_gemm_nt+0xbd0>
+	LONG $0x583041c4; WORD $0x240c // vaddps (%r12), %xmm9, %xmm9
+	LONG $0x117841c4; WORD $0x240c // vmovups %xmm9, (%r12)
+	WORD $0x78eb // jmp 0xe50 <k_gemm_nt+0xc50>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x3c74 // je 0xe21 <k_gemm_nt+0xc21>
+	LONG $0x5832c1c4; WORD $0x2404 // vaddss (%r12), %xmm9, %xmm0
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x597c // jl 0xe50 <k_gemm_nt+0xc50>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x3f75 // jne 0xe50 <k_gemm_nt+0xc50>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
+	WORD $0x26eb // jmp 0xe47 <k_gemm_nt+0xc47>
+	LONG $0x117a41c4; WORD $0x240c // vmovss %xmm9, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x237c // jl 0xe50 <k_gemm_nt+0xc50>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1075 // jne 0xe50 <k_gemm_nt+0xc50>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	WORD $0x9066 // nop
+	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
+	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
+	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
+	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
+	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
+	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
+	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
+	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x217e // jle 0xed0 <k_gemm_nt+0xcd0>
+	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0674 // je 0xec0 <k_gemm_nt+0xcc0>
+	LONG $0x5850c1c4; WORD $0x242c // vaddps (%r12), %xmm5, %xmm5
+	LONG $0x1178c1c4; WORD $0x242c // vmovups %xmm5, (%r12)
+	WORD $0x78eb // jmp 0xf40 <k_gemm_nt+0xd40>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x3c74 // je 0xf11 <k_gemm_nt+0xd11>
+	LONG $0x5852c1c4; WORD $0x2404 // vaddss (%r12), %xmm5, %xmm0
+	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x597c // jl 0xf40 <k_gemm_nt+0xd40>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x3f75 // jne 0xf40 <k_gemm_nt+0xd40>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
+	WORD $0x26eb // jmp 0xf37 <k_gemm_nt+0xd37>
+	LONG $0x117ac1c4; WORD $0x242c // vmovss %xmm5, (%r12)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x237c // jl 0xf40 <k_gemm_nt+0xd40>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1075 // jne 0xf40 <k_gemm_nt+0xd40>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
+	WORD $0x9066 // nop
+	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
+	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
+	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x257e // jle 0xfc0 <k_gemm_nt+0xdc0>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x0674 // je 0xfac <k_gemm_nt+0xdac>
+	LONG $0x5870c1c4; WORD $0x8c0c // vaddps (%r12,%rcx,4), %xmm1, %xmm1
+	LONG $0x1178c1c4; WORD $0x8c0c // vmovups %xmm1, (%r12,%rcx,4)
+	LONG $0xfff65ee9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x4e74 // je 0x1013 <k_gemm_nt+0xe13>
+	LONG $0x5872c1c4; WORD $0x8c04 // vaddss (%r12,%rcx,4), %xmm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8c04 // vmovss %xmm0, (%r12,%rcx,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xf63a8c0f; WORD $0xffff // jl 0x615 <k_gemm_nt+0x415>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587ac1c4; WORD $0x8c44; BYTE $0x04 // vaddss 0x4(%r12,%rcx,4), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x04 // vmovss %xmm0, 0x4(%r12,%rcx,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf61c850f; WORD $0xffff // jne 0x615 <k_gemm_nt+0x415>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x587ac1c4; WORD $0x8c44; BYTE $0x08 // vaddss 0x8(%r12,%rcx,4), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x08 // vmovss %xmm0, 0x8(%r12,%rcx,4)
+	LONG $0xfff602e9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
+	LONG $0x117ac1c4; WORD $0x8c0c // vmovss %xmm1, (%r12,%rcx,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xf5f28c0f; WORD $0xffff // jl 0x615 <k_gemm_nt+0x415>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x04 // vmovss %xmm0, 0x4(%r12,%rcx,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf5db850f; WORD $0xffff // jne 0x615 <k_gemm_nt+0x415>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x08 // vmovss %xmm0, 0x8(%r12,%rcx,4)
+	LONG $0xfff5c8e9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x024c840f; WORD $0x0000 // je 0x12ab <k_gemm_nt+0x10ab>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xf2c0850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x18410348 // addq 0x18(%rcx), %rax
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0x01cf8348 // orq $0x1, %rdi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xfe4d0f48 // cmovgeq %rsi, %rdi
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x02c88349 // orq $0x2, %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x0f74840f; WORD $0x0000 // je 0x2039 <k_gemm_nt+0x1e39>
+	LONG $0x487cf162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm7
+	QUAD $0x01104428487c7162 // vmovaps 0x40(%rax,%rdx), %zmm8
+	QUAD $0x02106c28487cf162 // vmovaps 0x80(%rax,%rdx), %zmm5
+	QUAD $0x03107428487cf162 // vmovaps 0xc0(%rax,%rdx), %zmm6
+	QUAD $0x04106428487cf162 // vmovaps 0x100(%rax,%rdx), %zmm4
+	QUAD $0x05105c28487cf162 // vmovaps 0x140(%rax,%rdx), %zmm3
+	QUAD $0x06105428487cf162 // vmovaps 0x180(%rax,%rdx), %zmm2
+	QUAD $0x07104c28487cf162 // vmovaps 0x1c0(%rax,%rdx), %zmm1
+	LONG $0x000f51e9; BYTE $0x00 // jmp 0x205a <k_gemm_nt+0x1e5a>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x18410348 // addq 0x18(%rcx), %rax
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x01c88349 // orq $0x1, %r8
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xd64d0f4c // cmovgeq %rsi, %r10
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x01c4840f; WORD $0x0000 // je 0x1329 <k_gemm_nt+0x1129>
+	LONG $0x487c7162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm12
+	QUAD $0x01105c28487c7162 // vmovaps 0x40(%rax,%rdx), %zmm11
+	QUAD $0x02105428487c7162 // vmovaps 0x80(%rax,%rdx), %zmm10
+	QUAD $0x03104c28487c7162 // vmovaps 0xc0(%rax,%rdx), %zmm9
+	QUAD $0x04107c28487cf162 // vmovaps 0x100(%rax,%rdx), %zmm7
+	QUAD $0x05104428487c7162 // vmovaps 0x140(%rax,%rdx), %zmm8
+	QUAD $0x06106c28487cf162 // vmovaps 0x180(%rax,%rdx), %zmm5
+	QUAD $0x07107428487cf162 // vmovaps 0x1c0(%rax,%rdx), %zmm6
+	QUAD $0x08106428487cf162 // vmovaps 0x200(%rax,%rdx), %zmm4
+	QUAD $0x09105c28487cf162 // vmovaps 0x240(%rax,%rdx), %zmm3
+	QUAD $0x0a105428487cf162 // vmovaps 0x280(%rax,%rdx), %zmm2
+	QUAD $0x0b104c28487cf162 // vmovaps 0x2c0(%rax,%rdx), %zmm1
+	LONG $0x000195e9; BYTE $0x00 // jmp 0x135e <k_gemm_nt+0x115e>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x18410348 // addq 0x18(%rcx), %rax
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0x02ce8349 // orq $0x2, %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0xf74d0f4c // cmovgeq %rdi, %r14
+	LONG $0x03cf8349 // orq $0x3, %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xff4d0f4c // cmovgeq %rdi, %r15
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0442840f; WORD $0x0000 // je 0x1669 <k_gemm_nt+0x1469>
+	LONG $0x487c7162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm15
+	QUAD $0x01104428487ce162 // vmovaps 0x40(%rax,%rdx), %zmm16
+	QUAD $0x02106c28487c7162 // vmovaps 0x80(%rax,%rdx), %zmm13
+	QUAD $0x03107428487c7162 // vmovaps 0xc0(%rax,%rdx), %zmm14
+	QUAD $0x04105c28487c7162 // vmovaps 0x100(%rax,%rdx), %zmm11
+	QUAD $0x05106428487c7162 // vmovaps 0x140(%rax,%rdx), %zmm12
+	QUAD $0x06104c28487c7162 // vmovaps 0x180(%rax,%rdx), %zmm9
+	QUAD $0x07105428487c7162 // vmovaps 0x1c0(%rax,%rdx), %zmm10
+	QUAD $0x08104428487c7162 // vmovaps 0x200(%rax,%rdx), %zmm8
+	QUAD $0x09107c28487cf162 // vmovaps 0x240(%rax,%rdx), %zmm7
+	QUAD $0x0a107428487cf162 // vmovaps 0x280(%rax,%rdx), %zmm6
+	QUAD $0x0b106c28487cf162 // vmovaps 0x2c0(%rax,%rdx), %zmm5
+	QUAD $0x0c105c28487cf162 // vmovaps 0x300(%rax,%rdx), %zmm3
+	QUAD $0x0d106428487cf162 // vmovaps 0x340(%rax,%rdx), %zmm4
+	QUAD $0x0e104c28487cf162 // vmovaps 0x380(%rax,%rdx), %zmm1
+	QUAD $0x0f105428487cf162 // vmovaps 0x3c0(%rax,%rdx), %zmm2
+	LONG $0x000408e9; BYTE $0x00 // jmp 0x16b3 <k_gemm_nt+0x14b3>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0x03cb8349 // orq $0x3, %r11
+	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	LONG $0xdf4d0f4c // cmovgeq %rdi, %r11
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x18460348 // addq 0x18(%rsi), %rax
+	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
+	LONG $0x0729840f; WORD $0x0000 // je 0x1a2e <k_gemm_nt+0x182e>
+	LONG $0x487cf162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm4
+	QUAD $0x01105c28487cf162 // vmovaps 0x40(%rax,%rdx), %zmm3
+	QUAD $0x02105428487cf162 // vmovaps 0x80(%rax,%rdx), %zmm2
+	QUAD $0x03104c28487cf162 // vmovaps 0xc0(%rax,%rdx), %zmm1
+	LONG $0x000715e9; BYTE $0x00 // jmp 0x1a3e <k_gemm_nt+0x183e>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
-	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
-	QUAD $0x00000100248c3948 // cmpq %rcx, 0x100(%rsp)
-	LONG $0xff568f0f; WORD $0xffff // jg 0x7bb <k_gemm_nt+0x5bb>
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c4162; WORD $0x0410; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm24
-	LONG $0x487c6162; WORD $0x0c10; BYTE $0x88 // vmovups (%rax,%rcx,4), %zmm25
-	LONG $0x487c4162; WORD $0x1410; BYTE $0x8e // vmovups (%r14,%rcx,4), %zmm26
-	QUAD $0x008d5c10487c4162 // vmovups (%r13,%rcx,4), %zmm27
-	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm28
-	LONG $0x403d8262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm24, %zmm23 # zmm23 = (zmm24 * zmm28) + zmm23
-	LONG $0x40358262; WORD $0xccb8 // vfmadd231ps %zmm28, %zmm25, %zmm17 # zmm17 = (zmm25 * zmm28) + zmm17
-	LONG $0x402d1262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm28) + zmm11
-	LONG $0x40259262; WORD $0xecb8 // vfmadd231ps %zmm28, %zmm27, %zmm5 # zmm5 = (zmm27 * zmm28) + zmm5
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm28
-	LONG $0x403d8262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm24, %zmm22 # zmm22 = (zmm24 * zmm28) + zmm22
-	LONG $0x40358262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm28) + zmm16
-	LONG $0x402d1262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm26, %zmm10 # zmm10 = (zmm26 * zmm28) + zmm10
-	LONG $0x40259262; WORD $0xe4b8 // vfmadd231ps %zmm28, %zmm27, %zmm4 # zmm4 = (zmm27 * zmm28) + zmm4
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm28
-	LONG $0x403d8262; WORD $0xecb8 // vfmadd231ps %zmm28, %zmm24, %zmm21 # zmm21 = (zmm24 * zmm28) + zmm21
-	LONG $0x40351262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm28) + zmm15
-	LONG $0x402d1262; WORD $0xccb8 // vfmadd231ps %zmm28, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm28) + zmm9
-	LONG $0x40259262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm27, %zmm3 # zmm3 = (zmm27 * zmm28) + zmm3
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm28
-	LONG $0x403d8262; WORD $0xe4b8 // vfmadd231ps %zmm28, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm28) + zmm20
-	LONG $0x40351262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm28) + zmm14
-	LONG $0x402d1262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm26, %zmm8 # zmm8 = (zmm26 * zmm28) + zmm8
-	LONG $0x40259262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm2 # zmm2 = (zmm27 * zmm28) + zmm2
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm28
-	LONG $0x403d8262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm28) + zmm19
-	LONG $0x40351262; WORD $0xecb8 // vfmadd231ps %zmm28, %zmm25, %zmm13 # zmm13 = (zmm25 * zmm28) + zmm13
-	LONG $0x402d9262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm26, %zmm7 # zmm7 = (zmm26 * zmm28) + zmm7
-	LONG $0x40259262; WORD $0xccb8 // vfmadd231ps %zmm28, %zmm27, %zmm1 # zmm1 = (zmm27 * zmm28) + zmm1
-	LONG $0x487c6162; WORD $0x2410; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm28
-	LONG $0x401d8262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm24) + zmm18
-	LONG $0x401d1262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm25) + zmm12
-	LONG $0x401d9262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm26) + zmm6
-	LONG $0x40250262; WORD $0xf4b8 // vfmadd231ps %zmm28, %zmm27, %zmm30 # zmm30 = (zmm27 * zmm28) + zmm30
-	LONG $0x10698d48 // leaq 0x10(%rcx), %rbp
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0xff018e0f; WORD $0xffff // jle 0x880 <k_gemm_nt+0x680>
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x01c98349 // orq $0x1, %r9
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x02cf8348 // orq $0x2, %rdi
-	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
-	LONG $0x03cf8349 // orq $0x3, %r15
-	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
-	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
-	QUAD $0x00000110248c894c // movq %r9, 0x110(%rsp)
-	LONG $0x01ab8e0f; WORD $0x0000 // jle 0xb60 <k_gemm_nt+0x960>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0xe929 // subl %ebp, %ecx
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf741; BYTE $0xd0 // notl %r8d
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	QUAD $0x000000f024bc8b4c // movq 0xf0(%rsp), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
-	QUAD $0x000000f8249c8b48 // movq 0xf8(%rsp), %rbx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	LONG $0xc97cf162; WORD $0x0410; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm0 {%k1} {z}
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	LONG $0xc97c6162; WORD $0x0410; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm24 {%k1} {z}
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0xcfaf0f48 // imulq %rdi, %rcx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	LONG $0xc97c6162; WORD $0x0c10; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm25 {%k1} {z}
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x8b0c8d48 // leaq (%rbx,%rcx,4), %rcx
-	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
-	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
-	LONG $0xc97c6162; WORD $0x1410; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm26 {%k1} {z}
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
-	LONG $0xc97c6162; WORD $0x2c10; BYTE $0xaa // vmovups (%rdx,%rbp,4), %zmm29 {%k1} {z}
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
-	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0xc97c6162; WORD $0x1c10; BYTE $0xa8 // vmovups (%rax,%rbp,4), %zmm27 {%k1} {z}
-	QUAD $0x58249c11487c6162; WORD $0x0001; BYTE $0x00 // vmovups %zmm27, 0x158(%rsp)
-	LONG $0xc97c6162; WORD $0x1c10; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm27 {%k1} {z}
-	QUAD $0x18249c11487c6162; WORD $0x0001; BYTE $0x00 // vmovups %zmm27, 0x118(%rsp)
-	LONG $0xc97c4162; WORD $0x3c10; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm31 {%k1} {z}
-	LONG $0xc97c6162; WORD $0x2410; BYTE $0xaa // vmovups (%rdx,%rbp,4), %zmm28 {%k1} {z}
-	LONG $0xc97c6162; WORD $0x1c10; BYTE $0xab // vmovups (%rbx,%rbp,4), %zmm27 {%k1} {z}
-	LONG $0x487d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm29) + zmm23
-	LONG $0x403d8262; WORD $0xcdb8 // vfmadd231ps %zmm29, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm29) + zmm17
-	LONG $0x40351262; WORD $0xddb8 // vfmadd231ps %zmm29, %zmm25, %zmm11 # zmm11 = (zmm25 * zmm29) + zmm11
-	LONG $0x402d9262; WORD $0xedb8 // vfmadd231ps %zmm29, %zmm26, %zmm5 # zmm5 = (zmm26 * zmm29) + zmm5
-	QUAD $0x5824ac10487c6162; WORD $0x0001; BYTE $0x00 // vmovups 0x158(%rsp), %zmm29
-	LONG $0x487d8262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm29) + zmm22
-	LONG $0x403d8262; WORD $0xc5b8 // vfmadd231ps %zmm29, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm29) + zmm16
-	LONG $0x40351262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm29) + zmm10
-	LONG $0x402d9262; WORD $0xe5b8 // vfmadd231ps %zmm29, %zmm26, %zmm4 # zmm4 = (zmm26 * zmm29) + zmm4
-	QUAD $0x1824ac10487c6162; WORD $0x0001; BYTE $0x00 // vmovups 0x118(%rsp), %zmm29
-	LONG $0x487d8262; WORD $0xedb8 // vfmadd231ps %zmm29, %zmm0, %zmm21 # zmm21 = (zmm0 * zmm29) + zmm21
-	LONG $0x403d1262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm24, %zmm15 # zmm15 = (zmm24 * zmm29) + zmm15
-	LONG $0x40351262; WORD $0xcdb8 // vfmadd231ps %zmm29, %zmm25, %zmm9 # zmm9 = (zmm25 * zmm29) + zmm9
-	LONG $0x402d9262; WORD $0xddb8 // vfmadd231ps %zmm29, %zmm26, %zmm3 # zmm3 = (zmm26 * zmm29) + zmm3
-	LONG $0x487d8262; WORD $0xe7b8 // vfmadd231ps %zmm31, %zmm0, %zmm20 # zmm20 = (zmm0 * zmm31) + zmm20
-	LONG $0x403d1262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm31) + zmm14
-	LONG $0x40351262; WORD $0xc7b8 // vfmadd231ps %zmm31, %zmm25, %zmm8 # zmm8 = (zmm25 * zmm31) + zmm8
-	LONG $0x402d9262; WORD $0xd7b8 // vfmadd231ps %zmm31, %zmm26, %zmm2 # zmm2 = (zmm26 * zmm31) + zmm2
-	LONG $0x487d8262; WORD $0xdcb8 // vfmadd231ps %zmm28, %zmm0, %zmm19 # zmm19 = (zmm0 * zmm28) + zmm19
-	LONG $0x403d1262; WORD $0xecb8 // vfmadd231ps %zmm28, %zmm24, %zmm13 # zmm13 = (zmm24 * zmm28) + zmm13
-	LONG $0x40359262; WORD $0xfcb8 // vfmadd231ps %zmm28, %zmm25, %zmm7 # zmm7 = (zmm25 * zmm28) + zmm7
-	LONG $0x402d9262; WORD $0xccb8 // vfmadd231ps %zmm28, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm28) + zmm1
-	LONG $0x4025e262; WORD $0xd0b8 // vfmadd231ps %zmm0, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm0) + zmm18
-	LONG $0x40251262; WORD $0xe0b8 // vfmadd231ps %zmm24, %zmm27, %zmm12 # zmm12 = (zmm27 * zmm24) + zmm12
-	LONG $0x40259262; WORD $0xf1b8 // vfmadd231ps %zmm25, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm25) + zmm6
-	LONG $0x402d0262; WORD $0xf3b8 // vfmadd231ps %zmm27, %zmm26, %zmm30 # zmm30 = (zmm26 * zmm27) + zmm30
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xfa58850f; WORD $0xffff // jne 0x5b0 <k_gemm_nt+0x3b0>
-	WORD $0x1ceb // jmp 0xb76 <k_gemm_nt+0x976>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
-	LONG $0xfa3a850f; WORD $0xffff // jne 0x5b0 <k_gemm_nt+0x3b0>
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	LONG $0x20788b49 // movq 0x20(%r8), %rdi
-	LONG $0x50608b4d // movq 0x50(%r8), %r12
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	WORD $0x0349; BYTE $0x08 // addq (%r8), %rcx
-	QUAD $0x000000d824848b48 // movq 0xd8(%rsp), %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x48fd8362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm23, %ymm24
-	LONG $0x20448162; WORD $0xf858 // vaddps %ymm24, %ymm23, %ymm23
-	LONG $0x287d8362; WORD $0xf819; BYTE $0x01 // vextractf32x4 $0x1, %ymm23, %xmm24
-	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
-	LONG $0x00c52162; WORD $0xc7c6; BYTE $0x01 // vshufpd $0x1, %xmm23, %xmm23, %xmm24 # xmm24 = xmm23[1,0]
-	LONG $0x00448162; WORD $0xf858 // vaddps %xmm24, %xmm23, %xmm23
-	LONG $0x087e2162; WORD $0xc716 // vmovshdup %xmm23, %xmm24 # xmm24 = xmm23[1,1,3,3]
-	LONG $0x00468162; WORD $0xf858 // vaddss %xmm24, %xmm23, %xmm23
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x0774 // je 0xbe4 <k_gemm_nt+0x9e4>
-	LONG $0x0046e162; WORD $0x3c58; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm23, %xmm23
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x087ee162; WORD $0x3c11; BYTE $0x81 // vmovss %xmm23, (%rcx,%rax,4)
-	QUAD $0x000000b024ac3948 // cmpq %rbp, 0xb0(%rsp)
-	LONG $0x01a28d0f; WORD $0x0000 // jge 0xda0 <k_gemm_nt+0xba0>
-	LONG $0x48fda362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm22, %ymm23
-	LONG $0x204ca162; WORD $0xf758 // vaddps %ymm23, %ymm22, %ymm22
-	LONG $0x287da362; WORD $0xf719; BYTE $0x01 // vextractf32x4 $0x1, %ymm22, %xmm23
-	LONG $0x004ca162; WORD $0xf758 // vaddps %xmm23, %xmm22, %xmm22
-	LONG $0x00cda162; WORD $0xfec6; BYTE $0x01 // vshufpd $0x1, %xmm22, %xmm22, %xmm23 # xmm23 = xmm22[1,0]
-	LONG $0x004ca162; WORD $0xf758 // vaddps %xmm23, %xmm22, %xmm22
-	LONG $0x087ea162; WORD $0xfe16 // vmovshdup %xmm22, %xmm23 # xmm23 = xmm22[1,1,3,3]
-	LONG $0x004ea162; WORD $0xf758 // vaddss %xmm23, %xmm22, %xmm22
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xc3e <k_gemm_nt+0xa3e>
-	QUAD $0x01817458004ee162 // vaddss 0x4(%rcx,%rax,4), %xmm22, %xmm22
-	QUAD $0x01817411087ee162 // vmovss %xmm22, 0x4(%rcx,%rax,4)
-	QUAD $0x000000a824ac3948 // cmpq %rbp, 0xa8(%rsp)
-	LONG $0x014c8d0f; WORD $0x0000 // jge 0xda0 <k_gemm_nt+0xba0>
-	LONG $0x48fda362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm21, %ymm22
-	LONG $0x2054a162; WORD $0xee58 // vaddps %ymm22, %ymm21, %ymm21
-	LONG $0x287da362; WORD $0xee19; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm22
-	LONG $0x0054a162; WORD $0xee58 // vaddps %xmm22, %xmm21, %xmm21
-	LONG $0x00d5a162; WORD $0xf5c6; BYTE $0x01 // vshufpd $0x1, %xmm21, %xmm21, %xmm22 # xmm22 = xmm21[1,0]
-	LONG $0x0054a162; WORD $0xee58 // vaddps %xmm22, %xmm21, %xmm21
-	LONG $0x087ea162; WORD $0xf516 // vmovshdup %xmm21, %xmm22 # xmm22 = xmm21[1,1,3,3]
-	LONG $0x0056a162; WORD $0xee58 // vaddss %xmm22, %xmm21, %xmm21
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xc94 <k_gemm_nt+0xa94>
-	QUAD $0x02816c580056e162 // vaddss 0x8(%rcx,%rax,4), %xmm21, %xmm21
-	QUAD $0x02816c11087ee162 // vmovss %xmm21, 0x8(%rcx,%rax,4)
-	QUAD $0x000000a024ac3948 // cmpq %rbp, 0xa0(%rsp)
-	LONG $0x00f68d0f; WORD $0x0000 // jge 0xda0 <k_gemm_nt+0xba0>
-	LONG $0x48fda362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm20, %ymm21
-	LONG $0x205ca162; WORD $0xe558 // vaddps %ymm21, %ymm20, %ymm20
-	LONG $0x287da362; WORD $0xe519; BYTE $0x01 // vextractf32x4 $0x1, %ymm20, %xmm21
-	LONG $0x005ca162; WORD $0xe558 // vaddps %xmm21, %xmm20, %xmm20
-	LONG $0x00dda162; WORD $0xecc6; BYTE $0x01 // vshufpd $0x1, %xmm20, %xmm20, %xmm21 # xmm21 = xmm20[1,0]
-	LONG $0x005ca162; WORD $0xe558 // vaddps %xmm21, %xmm20, %xmm20
-	LONG $0x087ea162; WORD $0xec16 // vmovshdup %xmm20, %xmm21 # xmm21 = xmm20[1,1,3,3]
-	LONG $0x005ea162; WORD $0xe558 // vaddss %xmm21, %xmm20, %xmm20
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xcea <k_gemm_nt+0xaea>
-	QUAD $0x03816458005ee162 // vaddss 0xc(%rcx,%rax,4), %xmm20, %xmm20
-	QUAD $0x03816411087ee162 // vmovss %xmm20, 0xc(%rcx,%rax,4)
-	QUAD $0x0000009824ac3948 // cmpq %rbp, 0x98(%rsp)
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0xda0 <k_gemm_nt+0xba0>
-	LONG $0x48fda362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm19, %ymm20
-	LONG $0x2064a162; WORD $0xdc58 // vaddps %ymm20, %ymm19, %ymm19
-	LONG $0x287da362; WORD $0xdc19; BYTE $0x01 // vextractf32x4 $0x1, %ymm19, %xmm20
-	LONG $0x0064a162; WORD $0xdc58 // vaddps %xmm20, %xmm19, %xmm19
-	LONG $0x00e5a162; WORD $0xe3c6; BYTE $0x01 // vshufpd $0x1, %xmm19, %xmm19, %xmm20 # xmm20 = xmm19[1,0]
-	LONG $0x0064a162; WORD $0xdc58 // vaddps %xmm20, %xmm19, %xmm19
-	LONG $0x087ea162; WORD $0xe316 // vmovshdup %xmm19, %xmm20 # xmm20 = xmm19[1,1,3,3]
-	LONG $0x0066a162; WORD $0xdc58 // vaddss %xmm20, %xmm19, %xmm19
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xd40 <k_gemm_nt+0xb40>
-	QUAD $0x04815c580066e162 // vaddss 0x10(%rcx,%rax,4), %xmm19, %xmm19
-	QUAD $0x04815c11087ee162 // vmovss %xmm19, 0x10(%rcx,%rax,4)
-	QUAD $0x0000009024ac3948 // cmpq %rbp, 0x90(%rsp)
-	WORD $0x4e7d // jge 0xda0 <k_gemm_nt+0xba0>
-	LONG $0x48fda362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm18, %ymm19
-	LONG $0x206ca162; WORD $0xd358 // vaddps %ymm19, %ymm18, %ymm18
-	LONG $0x287da362; WORD $0xd319; BYTE $0x01 // vextractf32x4 $0x1, %ymm18, %xmm19
-	LONG $0x006ca162; WORD $0xd358 // vaddps %xmm19, %xmm18, %xmm18
-	LONG $0x00eda162; WORD $0xdac6; BYTE $0x01 // vshufpd $0x1, %xmm18, %xmm18, %xmm19 # xmm19 = xmm18[1,0]
-	LONG $0x006ca162; WORD $0xd358 // vaddps %xmm19, %xmm18, %xmm18
-	LONG $0x087ea162; WORD $0xda16 // vmovshdup %xmm18, %xmm19 # xmm19 = xmm18[1,1,3,3]
-	LONG $0x006ea162; WORD $0xd358 // vaddss %xmm19, %xmm18, %xmm18
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xd92 <k_gemm_nt+0xb92>
-	QUAD $0x05815458006ee162 // vaddss 0x14(%rcx,%rax,4), %xmm18, %xmm18
-	QUAD $0x05815411087ee162 // vmovss %xmm18, 0x14(%rcx,%rax,4)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x48fda362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm17, %ymm18
-	LONG $0x2074a162; WORD $0xca58 // vaddps %ymm18, %ymm17, %ymm17
-	LONG $0x287da362; WORD $0xca19; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm18
-	LONG $0x0074a162; WORD $0xca58 // vaddps %xmm18, %xmm17, %xmm17
-	LONG $0x00f5a162; WORD $0xd1c6; BYTE $0x01 // vshufpd $0x1, %xmm17, %xmm17, %xmm18 # xmm18 = xmm17[1,0]
-	LONG $0x0074a162; WORD $0xca58 // vaddps %xmm18, %xmm17, %xmm17
-	LONG $0x087ea162; WORD $0xd116 // vmovshdup %xmm17, %xmm18 # xmm18 = xmm17[1,1,3,3]
-	LONG $0x0076a162; WORD $0xca58 // vaddss %xmm18, %xmm17, %xmm17
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0774 // je 0xdeb <k_gemm_nt+0xbeb>
-	LONG $0x0076e162; WORD $0x0c58; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm17, %xmm17
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
-	LONG $0x087ea162; WORD $0x0c11; BYTE $0x89 // vmovss %xmm17, (%rcx,%r9,4)
-	QUAD $0x000000b024ac3948 // cmpq %rbp, 0xb0(%rsp)
-	LONG $0x01958d0f; WORD $0x0000 // jge 0xfa0 <k_gemm_nt+0xda0>
-	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
-	LONG $0x48fda362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm16, %ymm17
-	LONG $0x207ca162; WORD $0xc158 // vaddps %ymm17, %ymm16, %ymm16
-	LONG $0x287da362; WORD $0xc119; BYTE $0x01 // vextractf32x4 $0x1, %ymm16, %xmm17
-	LONG $0x007ca162; WORD $0xc158 // vaddps %xmm17, %xmm16, %xmm16
-	LONG $0x00fda162; WORD $0xc8c6; BYTE $0x01 // vshufpd $0x1, %xmm16, %xmm16, %xmm17 # xmm17 = xmm16[1,0]
-	LONG $0x007ca162; WORD $0xc158 // vaddps %xmm17, %xmm16, %xmm16
-	LONG $0x087ea162; WORD $0xc816 // vmovshdup %xmm16, %xmm17 # xmm17 = xmm16[1,1,3,3]
-	LONG $0x007ea162; WORD $0xc158 // vaddss %xmm17, %xmm16, %xmm16
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0874 // je 0xe4e <k_gemm_nt+0xc4e>
-	QUAD $0x01b14458007ee162 // vaddss 0x4(%rcx,%rsi,4), %xmm16, %xmm16
-	QUAD $0x01894411087ea162 // vmovss %xmm16, 0x4(%rcx,%r9,4)
-	QUAD $0x000000a824ac3948 // cmpq %rbp, 0xa8(%rsp)
-	LONG $0x013c8d0f; WORD $0x0000 // jge 0xfa0 <k_gemm_nt+0xda0>
-	LONG $0x48fd3362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm16
-	LONG $0x28043162; WORD $0xf858 // vaddps %ymm16, %ymm15, %ymm15
-	LONG $0x287d3362; WORD $0xf819; BYTE $0x01 // vextractf32x4 $0x1, %ymm15, %xmm16
-	LONG $0x08043162; WORD $0xf858 // vaddps %xmm16, %xmm15, %xmm15
-	LONG $0x0885c162; WORD $0xc7c6; BYTE $0x01 // vshufpd $0x1, %xmm15, %xmm15, %xmm16 # xmm16 = xmm15[1,0]
-	LONG $0x08043162; WORD $0xf858 // vaddps %xmm16, %xmm15, %xmm15
-	LONG $0x087ec162; WORD $0xc716 // vmovshdup %xmm15, %xmm16 # xmm16 = xmm15[1,1,3,3]
-	LONG $0x08063162; WORD $0xf858 // vaddss %xmm16, %xmm15, %xmm15
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0xea5 <k_gemm_nt+0xca5>
-	LONG $0x7c5802c5; WORD $0x08b1 // vaddss 0x8(%rcx,%rsi,4), %xmm15, %xmm15
-	LONG $0x117a21c4; WORD $0x897c; BYTE $0x08 // vmovss %xmm15, 0x8(%rcx,%r9,4)
-	QUAD $0x000000a024ac3948 // cmpq %rbp, 0xa0(%rsp)
-	LONG $0x00e68d0f; WORD $0x0000 // jge 0xfa0 <k_gemm_nt+0xda0>
-	LONG $0x48fd5362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm15
-	LONG $0x580c41c4; BYTE $0xf7 // vaddps %ymm15, %ymm14, %ymm14
-	LONG $0x197d43c4; WORD $0x01f7 // vextractf128 $0x1, %ymm14, %xmm15
-	LONG $0x580841c4; BYTE $0xf7 // vaddps %xmm15, %xmm14, %xmm14
-	LONG $0xc60941c4; WORD $0x01fe // vshufpd $0x1, %xmm14, %xmm14, %xmm15 # xmm15 = xmm14[1,0]
-	LONG $0x580841c4; BYTE $0xf7 // vaddps %xmm15, %xmm14, %xmm14
-	LONG $0x167a41c4; BYTE $0xfe // vmovshdup %xmm14, %xmm15 # xmm15 = xmm14[1,1,3,3]
-	LONG $0x580a41c4; BYTE $0xf7 // vaddss %xmm15, %xmm14, %xmm14
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0xef4 <k_gemm_nt+0xcf4>
-	LONG $0x74580ac5; WORD $0x0cb1 // vaddss 0xc(%rcx,%rsi,4), %xmm14, %xmm14
-	LONG $0x117a21c4; WORD $0x8974; BYTE $0x0c // vmovss %xmm14, 0xc(%rcx,%r9,4)
-	QUAD $0x0000009824ac3948 // cmpq %rbp, 0x98(%rsp)
-	LONG $0x00978d0f; WORD $0x0000 // jge 0xfa0 <k_gemm_nt+0xda0>
-	LONG $0x48fd5362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm14
-	LONG $0x581441c4; BYTE $0xee // vaddps %ymm14, %ymm13, %ymm13
-	LONG $0x197d43c4; WORD $0x01ee // vextractf128 $0x1, %ymm13, %xmm14
-	LONG $0x581041c4; BYTE $0xee // vaddps %xmm14, %xmm13, %xmm13
-	LONG $0xc61141c4; WORD $0x01f5 // vshufpd $0x1, %xmm13, %xmm13, %xmm14 # xmm14 = xmm13[1,0]
-	LONG $0x581041c4; BYTE $0xee // vaddps %xmm14, %xmm13, %xmm13
-	LONG $0x167a41c4; BYTE $0xf5 // vmovshdup %xmm13, %xmm14 # xmm14 = xmm13[1,1,3,3]
-	LONG $0x581241c4; BYTE $0xee // vaddss %xmm14, %xmm13, %xmm13
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0xf43 <k_gemm_nt+0xd43>
-	LONG $0x6c5812c5; WORD $0x10b1 // vaddss 0x10(%rcx,%rsi,4), %xmm13, %xmm13
-	LONG $0x117a21c4; WORD $0x896c; BYTE $0x10 // vmovss %xmm13, 0x10(%rcx,%r9,4)
-	QUAD $0x0000009024ac3948 // cmpq %rbp, 0x90(%rsp)
-	WORD $0x4c7d // jge 0xfa0 <k_gemm_nt+0xda0>
-	LONG $0x48fd5362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm13
-	LONG $0x581c41c4; BYTE $0xe5 // vaddps %ymm13, %ymm12, %ymm12
-	LONG $0x197d43c4; WORD $0x01e5 // vextractf128 $0x1, %ymm12, %xmm13
-	LONG $0x581841c4; BYTE $0xe5 // vaddps %xmm13, %xmm12, %xmm12
-	LONG $0xc61941c4; WORD $0x01ec // vshufpd $0x1, %xmm12, %xmm12, %xmm13 # xmm13 = xmm12[1,0]
-	LONG $0x581841c4; BYTE $0xe5 // vaddps %xmm13, %xmm12, %xmm12
-	LONG $0x167a41c4; BYTE $0xec // vmovshdup %xmm12, %xmm13 # xmm13 = xmm12[1,1,3,3]
-	LONG $0x581a41c4; BYTE $0xe5 // vaddss %xmm13, %xmm12, %xmm12
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0xf8b <k_gemm_nt+0xd8b>
-	LONG $0x64581ac5; WORD $0x14b1 // vaddss 0x14(%rcx,%rsi,4), %xmm12, %xmm12
-	LONG $0x64117ac5; WORD $0x14b1 // vmovss %xmm12, 0x14(%rcx,%rsi,4)
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x48fd5362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm12
-	LONG $0x582441c4; BYTE $0xdc // vaddps %ymm12, %ymm11, %ymm11
-	LONG $0x197d43c4; WORD $0x01dc // vextractf128 $0x1, %ymm11, %xmm12
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0xc62141c4; WORD $0x01e3 // vshufpd $0x1, %xmm11, %xmm11, %xmm12 # xmm12 = xmm11[1,0]
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0x167a41c4; BYTE $0xe3 // vmovshdup %xmm11, %xmm12 # xmm12 = xmm11[1,1,3,3]
-	LONG $0x582241c4; BYTE $0xdc // vaddss %xmm12, %xmm11, %xmm11
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0574 // je 0xfda <k_gemm_nt+0xdda>
-	LONG $0x1c5822c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm11, %xmm11
-	LONG $0x1c117ac5; BYTE $0x81 // vmovss %xmm11, (%rcx,%rax,4)
-	QUAD $0x000000b024ac3948 // cmpq %rbp, 0xb0(%rsp)
-	LONG $0x01638d0f; WORD $0x0000 // jge 0x1150 <k_gemm_nt+0xf50>
-	LONG $0x48fd5362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm11
-	LONG $0x582c41c4; BYTE $0xd3 // vaddps %ymm11, %ymm10, %ymm10
-	LONG $0x197d43c4; WORD $0x01d3 // vextractf128 $0x1, %ymm10, %xmm11
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x582a41c4; BYTE $0xd3 // vaddss %xmm11, %xmm10, %xmm10
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x1024 <k_gemm_nt+0xe24>
-	LONG $0x54582ac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm10, %xmm10
-	LONG $0x54117ac5; WORD $0x0481 // vmovss %xmm10, 0x4(%rcx,%rax,4)
-	QUAD $0x000000a824ac3948 // cmpq %rbp, 0xa8(%rsp)
-	LONG $0x01188d0f; WORD $0x0000 // jge 0x1150 <k_gemm_nt+0xf50>
-	LONG $0x48fd5362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm10
-	LONG $0x583441c4; BYTE $0xca // vaddps %ymm10, %ymm9, %ymm9
-	LONG $0x197d43c4; WORD $0x01ca // vextractf128 $0x1, %ymm9, %xmm10
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0xc63141c4; WORD $0x01d1 // vshufpd $0x1, %xmm9, %xmm9, %xmm10 # xmm10 = xmm9[1,0]
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0x167a41c4; BYTE $0xd1 // vmovshdup %xmm9, %xmm10 # xmm10 = xmm9[1,1,3,3]
-	LONG $0x583241c4; BYTE $0xca // vaddss %xmm10, %xmm9, %xmm9
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x106f <k_gemm_nt+0xe6f>
-	LONG $0x4c5832c5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm9, %xmm9
-	LONG $0x4c117ac5; WORD $0x0881 // vmovss %xmm9, 0x8(%rcx,%rax,4)
-	QUAD $0x000000a024ac3948 // cmpq %rbp, 0xa0(%rsp)
-	LONG $0x00cd8d0f; WORD $0x0000 // jge 0x1150 <k_gemm_nt+0xf50>
-	LONG $0x48fd5362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm9
-	LONG $0x583c41c4; BYTE $0xc1 // vaddps %ymm9, %ymm8, %ymm8
-	LONG $0x197d43c4; WORD $0x01c1 // vextractf128 $0x1, %ymm8, %xmm9
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x583a41c4; BYTE $0xc1 // vaddss %xmm9, %xmm8, %xmm8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x10ba <k_gemm_nt+0xeba>
-	LONG $0x44583ac5; WORD $0x0c81 // vaddss 0xc(%rcx,%rax,4), %xmm8, %xmm8
-	LONG $0x44117ac5; WORD $0x0c81 // vmovss %xmm8, 0xc(%rcx,%rax,4)
-	QUAD $0x0000009824ac3948 // cmpq %rbp, 0x98(%rsp)
-	LONG $0x00828d0f; WORD $0x0000 // jge 0x1150 <k_gemm_nt+0xf50>
-	LONG $0x48fdd362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm8
-	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x10ff <k_gemm_nt+0xeff>
-	LONG $0x7c58c2c5; WORD $0x1081 // vaddss 0x10(%rcx,%rax,4), %xmm7, %xmm7
-	LONG $0x7c11fac5; WORD $0x1081 // vmovss %xmm7, 0x10(%rcx,%rax,4)
-	QUAD $0x0000009024ac3948 // cmpq %rbp, 0x90(%rsp)
-	WORD $0x417d // jge 0x1150 <k_gemm_nt+0xf50>
-	LONG $0x48fdf362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm7
-	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
-	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x1140 <k_gemm_nt+0xf40>
-	LONG $0x7458cac5; WORD $0x1481 // vaddss 0x14(%rcx,%rax,4), %xmm6, %xmm6
-	LONG $0x7411fac5; WORD $0x1481 // vmovss %xmm6, 0x14(%rcx,%rax,4)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0x48fdf362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm6
-	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
-	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
-	LONG $0xee58d2c5 // vaddss %xmm6, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0574 // je 0x1184 <k_gemm_nt+0xf84>
-	LONG $0x2c58d2c5; BYTE $0xb9 // vaddss (%rcx,%rdi,4), %xmm5, %xmm5
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x2c11fac5; BYTE $0xb9 // vmovss %xmm5, (%rcx,%rdi,4)
-	QUAD $0x000000b024ac3948 // cmpq %rbp, 0xb0(%rsp)
-	LONG $0xf4da8d0f; WORD $0xffff // jge 0x674 <k_gemm_nt+0x474>
-	LONG $0x48fdf362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm5
-	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
-	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
-	LONG $0xe558dac5 // vaddss %xmm5, %xmm4, %xmm4
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x11cb <k_gemm_nt+0xfcb>
-	LONG $0x6458dac5; WORD $0x04b9 // vaddss 0x4(%rcx,%rdi,4), %xmm4, %xmm4
-	LONG $0x6411fac5; WORD $0x04b9 // vmovss %xmm4, 0x4(%rcx,%rdi,4)
-	QUAD $0x000000a824843948 // cmpq %rax, 0xa8(%rsp)
-	LONG $0xf4958d0f; WORD $0xffff // jge 0x674 <k_gemm_nt+0x474>
-	LONG $0x48fdf362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm4
-	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x1210 <k_gemm_nt+0x1010>
-	LONG $0x5c58e2c5; WORD $0x08b9 // vaddss 0x8(%rcx,%rdi,4), %xmm3, %xmm3
-	LONG $0x5c11fac5; WORD $0x08b9 // vmovss %xmm3, 0x8(%rcx,%rdi,4)
-	QUAD $0x000000a024843948 // cmpq %rax, 0xa0(%rsp)
-	LONG $0xf4508d0f; WORD $0xffff // jge 0x674 <k_gemm_nt+0x474>
-	LONG $0x48fdf362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm3
-	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x1255 <k_gemm_nt+0x1055>
-	LONG $0x5458eac5; WORD $0x0cb9 // vaddss 0xc(%rcx,%rdi,4), %xmm2, %xmm2
-	LONG $0x5411fac5; WORD $0x0cb9 // vmovss %xmm2, 0xc(%rcx,%rdi,4)
-	QUAD $0x0000009824843948 // cmpq %rax, 0x98(%rsp)
-	LONG $0xf40b8d0f; WORD $0xffff // jge 0x674 <k_gemm_nt+0x474>
-	LONG $0x48fdf362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm2
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x129a <k_gemm_nt+0x109a>
-	LONG $0x4c58f2c5; WORD $0x10b9 // vaddss 0x10(%rcx,%rdi,4), %xmm1, %xmm1
-	LONG $0x4c11fac5; WORD $0x10b9 // vmovss %xmm1, 0x10(%rcx,%rdi,4)
-	QUAD $0x0000009024843948 // cmpq %rax, 0x90(%rsp)
-	LONG $0xf3c68d0f; WORD $0xffff // jge 0x674 <k_gemm_nt+0x474>
-	LONG $0x48fd6362; WORD $0xf11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm30, %ymm1
-	LONG $0x200cf162; WORD $0xc158 // vaddps %ymm1, %ymm30, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0674 // je 0x12e1 <k_gemm_nt+0x10e1>
-	LONG $0x4458fac5; WORD $0x14b9 // vaddss 0x14(%rcx,%rdi,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x14b9 // vmovss %xmm0, 0x14(%rcx,%rdi,4)
-	LONG $0xfff388e9; BYTE $0xff // jmp 0x674 <k_gemm_nt+0x474>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x18408b48 // movq 0x18(%rax), %rax
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x00bb840f; WORD $0x0000 // je 0x13d5 <k_gemm_nt+0x11d5>
-	LONG $0x487c7162; WORD $0x1c28; BYTE $0x08 // vmovaps (%rax,%rcx), %zmm11
-	QUAD $0x01085428487c7162 // vmovaps 0x40(%rax,%rcx), %zmm10
-	QUAD $0x02084c28487c7162 // vmovaps 0x80(%rax,%rcx), %zmm9
-	QUAD $0x03084428487c7162 // vmovaps 0xc0(%rax,%rcx), %zmm8
-	QUAD $0x04087c28487cf162 // vmovaps 0x100(%rax,%rcx), %zmm7
-	QUAD $0x05087428487cf162 // vmovaps 0x140(%rax,%rcx), %zmm6
-	QUAD $0x06086c28487cf162 // vmovaps 0x180(%rax,%rcx), %zmm5
-	QUAD $0x07086428487cf162 // vmovaps 0x1c0(%rax,%rcx), %zmm4
-	QUAD $0x08085c28487cf162 // vmovaps 0x200(%rax,%rcx), %zmm3
-	QUAD $0x09085428487cf162 // vmovaps 0x240(%rax,%rcx), %zmm2
-	QUAD $0x0a084c28487cf162 // vmovaps 0x280(%rax,%rcx), %zmm1
-	QUAD $0x0b084428487cf162 // vmovaps 0x2c0(%rax,%rcx), %zmm0
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x1409 <k_gemm_nt+0x1209>
-	WORD $0x9066 // nop
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x18688b48 // movq 0x18(%rax), %rbp
-	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x0452840f; WORD $0x0000 // je 0x17f2 <k_gemm_nt+0x15f2>
-	QUAD $0x00156c28487cf162 // vmovaps (%rbp,%rdx), %zmm5
-	QUAD $0x01156428487cf162 // vmovaps 0x40(%rbp,%rdx), %zmm4
-	QUAD $0x02155c28487cf162 // vmovaps 0x80(%rbp,%rdx), %zmm3
-	QUAD $0x03155428487cf162 // vmovaps 0xc0(%rbp,%rdx), %zmm2
-	QUAD $0x04154c28487cf162 // vmovaps 0x100(%rbp,%rdx), %zmm1
-	QUAD $0x05154428487cf162 // vmovaps 0x140(%rbp,%rdx), %zmm0
-	LONG $0x000435e9; BYTE $0x00 // jmp 0x180a <k_gemm_nt+0x160a>
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x02758d4d // leaq 0x2(%r13), %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	LONG $0xcbaf0f4d // imulq %r11, %r9
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0x08678b4c // movq 0x8(%rdi), %r12
+	LONG $0x107f8b4c // movq 0x10(%rdi), %r15
+	LONG $0xb43c8d49 // leaq (%r12,%rsi,4), %rdi
+	LONG $0xb4348d4b // leaq (%r12,%r14,4), %rsi
+	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
+	LONG $0x8f0c8d4f // leaq (%r15,%r9,4), %r9
+	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
+	WORD $0x087e // jle 0x13ba <k_gemm_nt+0x11ba>
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x146e <k_gemm_nt+0x126e>
+	LONG $0x01758d4d // leaq 0x1(%r13), %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0xb4248d4f // leaq (%r12,%r14,4), %r12
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0x6caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r13
+	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00ad4410487cd162 // vmovups (%r13,%rbp,4), %zmm0
+	LONG $0x487c5162; WORD $0x2c10; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm13
+	LONG $0x487c5162; WORD $0x3410; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm14
+	LONG $0x487c5162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm15
+	LONG $0x487ce162; WORD $0x0410; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm16
+	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
+	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
+	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
+	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
+	LONG $0x487cc162; WORD $0x0410; BYTE $0xac // vmovups (%r12,%rbp,4), %zmm16
+	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
+	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
+	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
+	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
+	LONG $0x487ce162; WORD $0x0410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm16
+	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
+	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
+	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
+	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
+	LONG $0x10758d4c // leaq 0x10(%rbp), %r14
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
+	LONG $0xff728e0f; WORD $0xffff // jle 0x13e0 <k_gemm_nt+0x11e0>
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0x00c08e0f; WORD $0x0000 // jle 0x1537 <k_gemm_nt+0x1337>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x01cc8349 // orq $0x1, %r12
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x5caf0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
+	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x9f1c8d4f // leaq (%r15,%r11,4), %r11
+	WORD $0xd989 // movl %ebx, %ecx
+	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	LONG $0xc97c9162; WORD $0x0410; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm0 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x2c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm13 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x3410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm14 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x3c10; BYTE $0xb2 // vmovups (%r10,%r14,4), %zmm15 {%k1} {z}
+	LONG $0xc97ca162; WORD $0x0410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm16 {%k1} {z}
+	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
+	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
+	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
+	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
+	LONG $0xc97c8162; WORD $0x0410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm16 {%k1} {z}
+	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
+	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
+	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
+	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
+	LONG $0xc97ca162; WORD $0x0410; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm16 {%k1} {z}
+	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
+	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
+	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
+	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0xed908f0f; WORD $0xffff // jg 0x2c5 <k_gemm_nt+0xc5>
+	WORD $0x15eb // jmp 0x154c <k_gemm_nt+0x134c>
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0xed798f0f; WORD $0xffff // jg 0x2c5 <k_gemm_nt+0xc5>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0x58798b48 // movq 0x58(%rcx), %rdi
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0x489dd362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm12, %zmm0
+	LONG $0x489d5362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm11, %zmm12, %zmm11 # zmm11 = zmm12[4,5,6,7],zmm11[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
+	LONG $0x48ad5362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm10, %zmm11
+	LONG $0x48ad5362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm9, %zmm10, %zmm9 # zmm9 = zmm10[4,5,6,7],zmm9[4,5,6,7]
+	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
+	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
+	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
+	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x0d6a8e0f; WORD $0x0000 // jle 0x2344 <k_gemm_nt+0x2144>
+	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0474 // je 0x15e9 <k_gemm_nt+0x13e9>
+	LONG $0x095830c5 // vaddps (%rcx), %xmm9, %xmm9
+	LONG $0x091178c5 // vmovups %xmm9, (%rcx)
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
+	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
+	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
+	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
+	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
+	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
+	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
+	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x0d458e0f; WORD $0x0000 // jle 0x2394 <k_gemm_nt+0x2194>
+	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0574 // je 0x165f <k_gemm_nt+0x145f>
+	LONG $0x2c58d0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm5, %xmm5
+	LONG $0x2c11f8c5; BYTE $0x81 // vmovups %xmm5, (%rcx,%rax,4)
+	LONG $0x000f67e9; BYTE $0x00 // jmp 0x25d0 <k_gemm_nt+0x23d0>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x285a8b4d // movq 0x28(%r10), %r11
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x28418b4d // movq 0x28(%r9), %r8
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
 	LONG $0xf4af0f49 // imulq %r12, %rsi
-	LONG $0x30428b49 // movq 0x30(%r10), %rax
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	QUAD $0x00008824bcaf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rdi
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	QUAD $0x0000802484af0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r8
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x4caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r9
-	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
-	LONG $0x6caf0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r13
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0x6caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rbp
-	LONG $0x08528b49 // movq 0x8(%r10), %rdx
-	LONG $0x104a8b49 // movq 0x10(%r10), %rcx
-	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
-	LONG $0xb91c8d48 // leaq (%rcx,%rdi,4), %rbx
-	LONG $0x81148d4e // leaq (%rcx,%r8,4), %r10
-	LONG $0x890c8d4e // leaq (%rcx,%r9,4), %r9
-	LONG $0xa9048d4e // leaq (%rcx,%r13,4), %r8
-	LONG $0xa93c8d48 // leaq (%rcx,%rbp,4), %rdi
-	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	LONG $0x10778d49 // leaq 0x10(%r15), %rsi
-	LONG $0x24743b48; BYTE $0x10 // cmpq 0x10(%rsp), %rsi
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x245c894c; BYTE $0x50 // movq %r11, 0x50(%rsp)
-	WORD $0x0a7e // jle 0x1499 <k_gemm_nt+0x1299>
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x1555 <k_gemm_nt+0x1355>
-	LONG $0x24748d49; BYTE $0x01 // leaq 0x1(%r12), %rsi
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0xb2348d48 // leaq (%rdx,%rsi,4), %rsi
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	LONG $0xe8af0f48 // imulq %rax, %rbp
-	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c1162; WORD $0x2410; BYTE $0xae // vmovups (%r14,%r13,4), %zmm12
-	LONG $0x487c3162; WORD $0x2c10; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm13
-	QUAD $0x00ad7410487c3162 // vmovups (%rbp,%r13,4), %zmm14
-	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	LONG $0x4815d262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm14) + zmm5
-	LONG $0x487c3162; WORD $0x3410; BYTE $0xab // vmovups (%rbx,%r13,4), %zmm14
-	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
-	LONG $0x4815d262; WORD $0xe6b8 // vfmadd231ps %zmm14, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm14) + zmm4
-	LONG $0x487c1162; WORD $0x3410; BYTE $0xaa // vmovups (%r10,%r13,4), %zmm14
-	LONG $0x481d5262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm12, %zmm9 # zmm9 = (zmm12 * zmm14) + zmm9
-	LONG $0x4815d262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm14) + zmm3
-	LONG $0x487c1162; WORD $0x3410; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm14
-	LONG $0x481d5262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm14) + zmm8
-	LONG $0x4815d262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm14) + zmm2
-	LONG $0x487c1162; WORD $0x3410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm14
-	LONG $0x481dd262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm14) + zmm7
-	LONG $0x4815d262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm14) + zmm1
-	LONG $0x487c3162; WORD $0x3410; BYTE $0xaf // vmovups (%rdi,%r13,4), %zmm14
-	LONG $0x480dd262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm14, %zmm6 # zmm6 = (zmm14 * zmm12) + zmm6
-	LONG $0x4815d262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm14) + zmm0
-	LONG $0x107d8d4d // leaq 0x10(%r13), %r15
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0xff6b8e0f; WORD $0xffff // jle 0x14c0 <k_gemm_nt+0x12c0>
+	LONG $0x247c8d49; BYTE $0x02 // leaq 0x2(%r12), %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	LONG $0x245c8d4d; BYTE $0x03 // leaq 0x3(%r12), %r11
+	LONG $0xd8af0f4d // imulq %r8, %r11
+	LONG $0x30518b4d // movq 0x30(%r9), %r10
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0xf2af0f4d // imulq %r10, %r14
+	LONG $0xfaaf0f4d // imulq %r10, %r15
+	LONG $0x08698b49 // movq 0x8(%r9), %rbp
+	LONG $0x10698b4d // movq 0x10(%r9), %r13
+	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	LONG $0xbd7c8d48; BYTE $0x00 // leaq (%rbp,%rdi,4), %rdi
+	LONG $0x9d748d4a; BYTE $0x00 // leaq (%rbp,%r11,4), %rsi
+	QUAD $0x000000008d1c8d4c // leaq (,%rcx,4), %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	QUAD $0x00000000bd3c8d4e // leaq (,%r15,4), %r15
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x246c8948; BYTE $0x30 // movq %rbp, 0x30(%rsp)
+	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
+	WORD $0x0a7e // jle 0x1742 <k_gemm_nt+0x1542>
 	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	LONG $0x01cd8349 // orq $0x1, %r13
-	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
-	LONG $0x00af8e0f; WORD $0x0000 // jle 0x1616 <k_gemm_nt+0x1416>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x8a348d48 // leaq (%rdx,%rcx,4), %rsi
-	WORD $0x8944; BYTE $0xe1 // movl %r12d, %ecx
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0x181e <k_gemm_nt+0x161e>
+	LONG $0x244c8d49; BYTE $0x01 // leaq 0x1(%r12), %rcx
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x6caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x00a54410487cb162 // vmovups (%rbp,%r12,4), %zmm0
+	LONG $0x487c8162; WORD $0x0c10; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm17
+	LONG $0x487c8162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm18
+	LONG $0x487c8162; WORD $0x1c10; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm19
+	LONG $0x487c8162; WORD $0x2410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm20
+	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
+	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
+	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
+	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
+	LONG $0x487ca162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm20
+	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
+	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
+	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
+	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
+	LONG $0x487ca162; WORD $0x2410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm20
+	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
+	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
+	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
+	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
+	LONG $0x487ca162; WORD $0x2410; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm20
+	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
+	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
+	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
+	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
+	LONG $0x246c8d4d; BYTE $0x10 // leaq 0x10(%r12), %r13
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0xff528e0f; WORD $0xffff // jle 0x1770 <k_gemm_nt+0x1570>
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x00cf8e0f; WORD $0x0000 // jle 0x18f6 <k_gemm_nt+0x16f6>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x54af0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r10
+	WORD $0xd989 // movl %ebx, %ecx
+	WORD $0x2944; BYTE $0xe9 // subl %r13d, %ecx
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	LONG $0xc97c9162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm0 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x0c10; BYTE $0xab // vmovups (%r11,%r13,4), %zmm17 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x1410; BYTE $0xae // vmovups (%r14,%r13,4), %zmm18 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x1c10; BYTE $0xaf // vmovups (%r15,%r13,4), %zmm19 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x2410; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm20 {%k1} {z}
+	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
+	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
+	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
+	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
+	LONG $0xc97ca162; WORD $0x2410; BYTE $0xa9 // vmovups (%rcx,%r13,4), %zmm20 {%k1} {z}
+	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
+	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
+	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
+	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
+	LONG $0xc97ca162; WORD $0x2410; BYTE $0xaf // vmovups (%rdi,%r13,4), %zmm20 {%k1} {z}
+	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
+	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
+	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
+	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
+	LONG $0xc97ca162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm20 {%k1} {z}
+	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
+	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
+	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
+	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0x00848e0f; WORD $0x0000 // jle 0x198a <k_gemm_nt+0x178a>
+	LONG $0x487c7162; WORD $0x3c29; BYTE $0x10 // vmovaps %zmm15, (%rax,%rdx)
+	QUAD $0x01104429487ce162 // vmovaps %zmm16, 0x40(%rax,%rdx)
+	QUAD $0x02106c29487c7162 // vmovaps %zmm13, 0x80(%rax,%rdx)
+	QUAD $0x03107429487c7162 // vmovaps %zmm14, 0xc0(%rax,%rdx)
+	QUAD $0x04105c29487c7162 // vmovaps %zmm11, 0x100(%rax,%rdx)
+	QUAD $0x05106429487c7162 // vmovaps %zmm12, 0x140(%rax,%rdx)
+	QUAD $0x06104c29487c7162 // vmovaps %zmm9, 0x180(%rax,%rdx)
+	QUAD $0x07105429487c7162 // vmovaps %zmm10, 0x1c0(%rax,%rdx)
+	QUAD $0x08104429487c7162 // vmovaps %zmm8, 0x200(%rax,%rdx)
+	QUAD $0x09107c29487cf162 // vmovaps %zmm7, 0x240(%rax,%rdx)
+	QUAD $0x0a107429487cf162 // vmovaps %zmm6, 0x280(%rax,%rdx)
+	QUAD $0x0b106c29487cf162 // vmovaps %zmm5, 0x2c0(%rax,%rdx)
+	QUAD $0x0c105c29487cf162 // vmovaps %zmm3, 0x300(%rax,%rdx)
+	QUAD $0x0d106429487cf162 // vmovaps %zmm4, 0x340(%rax,%rdx)
+	QUAD $0x0e104c29487cf162 // vmovaps %zmm1, 0x380(%rax,%rdx)
+	QUAD $0x0f105429487cf162 // vmovaps %zmm2, 0x3c0(%rax,%rdx)
+	LONG $0xffe99ae9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x0348; BYTE $0x31 // addq (%rcx), %rsi
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0xbe348d4a // leaq (%rsi,%r15,4), %rsi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
+	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
+	LONG $0x48955362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm14, %zmm13, %zmm15
+	LONG $0x48955362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm14, %zmm13, %zmm13 # zmm13 = zmm13[4,5,6,7],zmm14[4,5,6,7]
+	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
+	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
+	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
+	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x09c98e0f; WORD $0x0000 // jle 0x23df <k_gemm_nt+0x21df>
+	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0474 // je 0x1a25 <k_gemm_nt+0x1825>
+	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
+	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
+	LONG $0x000db5e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x28708b49 // movq 0x28(%r8), %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	LONG $0x08700349 // addq 0x8(%r8), %rsi
+	LONG $0x10788b49 // movq 0x10(%r8), %rdi
+	LONG $0x30408b4d // movq 0x30(%r8), %r8
+	LONG $0xc8af0f49 // imulq %r8, %rcx
+	LONG $0xd0af0f4d // imulq %r8, %r10
+	LONG $0xd8af0f4d // imulq %r8, %r11
+	LONG $0x8f0c8d4c // leaq (%rdi,%rcx,4), %r9
+	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
+	LONG $0x9f1c8d4e // leaq (%rdi,%r11,4), %r11
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	WORD $0x077e // jle 0x1a80 <k_gemm_nt+0x1880>
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	WORD $0x53eb // jmp 0x1ad3 <k_gemm_nt+0x18d3>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x4caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x0410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm0
+	LONG $0x487db262; WORD $0x24b8; BYTE $0xb9 // vfmadd231ps (%rcx,%r15,4), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
+	LONG $0x487d9262; WORD $0x1cb8; BYTE $0xb9 // vfmadd231ps (%r9,%r15,4), %zmm0, %zmm3 # zmm3 = (zmm0 * mem) + zmm3
+	LONG $0x487d9262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%r15,4), %zmm0, %zmm2 # zmm2 = (zmm0 * mem) + zmm2
+	LONG $0x487d9262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%r11,%r15,4), %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	LONG $0x10778d4d // leaq 0x10(%r15), %r14
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	WORD $0xcd7e // jle 0x1aa0 <k_gemm_nt+0x18a0>
+	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
+	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x1bda <k_gemm_nt+0x19da>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	WORD $0xd989 // movl %ebx, %ecx
+	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0x870c8d4a // leaq (%rdi,%r8,4), %rcx
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%r14,4), %zmm0 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x2c10; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm5 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x3410; BYTE $0xb2 // vmovups (%r10,%r14,4), %zmm6 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm7 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x0410; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm8 {%k1} {z}
+	LONG $0x483df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm0) + zmm4
+	LONG $0x483df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm5) + zmm3
+	LONG $0x483df262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm6) + zmm2
+	LONG $0x483df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm7) + zmm1
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0x00a98f0f; WORD $0x0000 // jg 0x1bea <k_gemm_nt+0x19ea>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
+	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
+	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x086e8e0f; WORD $0x0000 // jle 0x242a <k_gemm_nt+0x222a>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0x1bce <k_gemm_nt+0x19ce>
+	LONG $0x587081c4; WORD $0xbd4c; BYTE $0x00 // vaddps (%r13,%r15,4), %xmm1, %xmm1
+	LONG $0x117881c4; WORD $0xbd4c; BYTE $0x00 // vmovups %xmm1, (%r13,%r15,4)
+	LONG $0xffe74fe9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0xff578e0f; WORD $0xffff // jle 0x1b41 <k_gemm_nt+0x1941>
+	LONG $0x487cf162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm4, (%rax,%rdx)
+	QUAD $0x01105c29487cf162 // vmovaps %zmm3, 0x40(%rax,%rdx)
+	QUAD $0x02105429487cf162 // vmovaps %zmm2, 0x80(%rax,%rdx)
+	QUAD $0x03104c29487cf162 // vmovaps %zmm1, 0xc0(%rax,%rdx)
+	LONG $0xffe71be9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
+	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
+	LONG $0xc7af0f4d // imulq %r15, %r8
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	LONG $0xb3348d49 // leaq (%r11,%rsi,4), %rsi
+	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
+	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
+	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
+	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	WORD $0x087e // jle 0x1cc8 <k_gemm_nt+0x1ac8>
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x1db6 <k_gemm_nt+0x1bb6>
+	LONG $0x7caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r15
+	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
+	QUAD $0x000000008d2c8d4c // leaq (,%rcx,4), %r13
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0410; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm0
+	LONG $0x487cc162; WORD $0x2c10; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm21
+	LONG $0x487cc162; WORD $0x3410; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm22
+	LONG $0x487cc162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm23
+	LONG $0xae248d4c // leaq (%rsi,%rbp,4), %r12
+	LONG $0x487c6162; WORD $0x0410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm24
+	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
+	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
+	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
+	LONG $0x40458262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm18 # zmm18 = (zmm23 * zmm24) + zmm18
+	LONG $0x2c348d4f // leaq (%r12,%r13), %r14
+	LONG $0x487c4162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm24
+	LONG $0x403de262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm0) + zmm16
+	LONG $0x403d3262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm15 # zmm15 = (zmm24 * zmm21) + zmm15
+	LONG $0x403d3262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm22) + zmm14
+	LONG $0x40451262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm24) + zmm13
+	WORD $0x014d; BYTE $0xee // addq %r13, %r14
+	LONG $0x487c4162; WORD $0x0410; BYTE $0xcc // vmovups (%r12,%rcx,8), %zmm24
+	LONG $0x403d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm11 # zmm11 = (zmm24 * zmm0) + zmm11
+	LONG $0x403d3262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm21) + zmm12
+	LONG $0x403d3262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm22) + zmm9
+	LONG $0x40451262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm24) + zmm10
+	LONG $0x487c4162; WORD $0x0410; BYTE $0x8e // vmovups (%r14,%rcx,4), %zmm24
+	LONG $0x403d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm0) + zmm8
+	LONG $0x403db262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm7 # zmm7 = (zmm24 * zmm21) + zmm7
+	LONG $0x403db262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm6 # zmm6 = (zmm24 * zmm22) + zmm6
+	LONG $0x40459262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm24) + zmm5
+	LONG $0x487c4162; WORD $0x0410; BYTE $0xce // vmovups (%r14,%rcx,8), %zmm24
+	LONG $0x403df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm3 # zmm3 = (zmm24 * zmm0) + zmm3
+	LONG $0x403db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm4 # zmm4 = (zmm24 * zmm21) + zmm4
+	LONG $0x403db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm1 # zmm1 = (zmm24 * zmm22) + zmm1
+	LONG $0x403db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm24, %zmm2 # zmm2 = (zmm24 * zmm23) + zmm2
+	LONG $0x10658d4c // leaq 0x10(%rbp), %r12
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xff2a8e0f; WORD $0xffff // jle 0x1ce0 <k_gemm_nt+0x1ae0>
+	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
+	LONG $0x01198e0f; WORD $0x0000 // jle 0x1ed8 <k_gemm_nt+0x1cd8>
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	LONG $0x01ce8349 // orq $0x1, %r14
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0x027f8d4c // leaq 0x2(%rdi), %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
+	LONG $0x6caf0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r13
+	LONG $0xb32c8d4b // leaq (%r11,%r14,4), %rbp
+	LONG $0xbb348d4f // leaq (%r11,%r15,4), %r14
+	LONG $0x833c8d4d // leaq (%r11,%rax,4), %r15
+	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
+	WORD $0xd989 // movl %ebx, %ecx
+	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe7d3 // shll %cl, %edi
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x2c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm21 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x3410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm22 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x3c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm23 {%k1} {z}
+	LONG $0xc97c2162; WORD $0x0410; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm24 {%k1} {z}
+	QUAD $0x00a54c10c97c2162 // vmovups (%rbp,%r12,4), %zmm25 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm26 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm27 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x2410; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm28 {%k1} {z}
+	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
+	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
+	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
+	LONG $0x40458262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm18 # zmm18 = (zmm23 * zmm24) + zmm18
+	LONG $0x4035e262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm0) + zmm16
+	LONG $0x40353262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm21) + zmm15
+	LONG $0x40353262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm22) + zmm14
+	LONG $0x40451262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm25) + zmm13
+	LONG $0x402d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm0) + zmm11
+	LONG $0x402d3262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm21) + zmm12
+	LONG $0x402d3262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm22) + zmm9
+	LONG $0x40451262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm26) + zmm10
+	LONG $0x40257262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm27, %zmm8 # zmm8 = (zmm27 * zmm0) + zmm8
+	LONG $0x4025b262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm27, %zmm7 # zmm7 = (zmm27 * zmm21) + zmm7
+	LONG $0x4025b262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm22) + zmm6
+	LONG $0x40459262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm27) + zmm5
+	LONG $0x401df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm28, %zmm3 # zmm3 = (zmm28 * zmm0) + zmm3
+	LONG $0x401db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm21) + zmm4
+	LONG $0x401db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm28, %zmm1 # zmm1 = (zmm28 * zmm22) + zmm1
+	LONG $0x401db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm23) + zmm2
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0x00a98e0f; WORD $0x0000 // jle 0x1f91 <k_gemm_nt+0x1d91>
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x487ce162; WORD $0x1c29; BYTE $0x02 // vmovaps %zmm19, (%rdx,%rax)
+	QUAD $0x01026429487ce162 // vmovaps %zmm20, 0x40(%rdx,%rax)
+	QUAD $0x02024c29487ce162 // vmovaps %zmm17, 0x80(%rdx,%rax)
+	QUAD $0x03025429487ce162 // vmovaps %zmm18, 0xc0(%rdx,%rax)
+	QUAD $0x04024429487ce162 // vmovaps %zmm16, 0x100(%rdx,%rax)
+	QUAD $0x05027c29487c7162 // vmovaps %zmm15, 0x140(%rdx,%rax)
+	QUAD $0x06027429487c7162 // vmovaps %zmm14, 0x180(%rdx,%rax)
+	QUAD $0x07026c29487c7162 // vmovaps %zmm13, 0x1c0(%rdx,%rax)
+	QUAD $0x08025c29487c7162 // vmovaps %zmm11, 0x200(%rdx,%rax)
+	QUAD $0x09026429487c7162 // vmovaps %zmm12, 0x240(%rdx,%rax)
+	QUAD $0x0a024c29487c7162 // vmovaps %zmm9, 0x280(%rdx,%rax)
+	QUAD $0x0b025429487c7162 // vmovaps %zmm10, 0x2c0(%rdx,%rax)
+	QUAD $0x0c024429487c7162 // vmovaps %zmm8, 0x300(%rdx,%rax)
+	QUAD $0x0d027c29487cf162 // vmovaps %zmm7, 0x340(%rdx,%rax)
+	QUAD $0x0e027429487cf162 // vmovaps %zmm6, 0x380(%rdx,%rax)
+	QUAD $0x0f026c29487cf162 // vmovaps %zmm5, 0x3c0(%rdx,%rax)
+	QUAD $0x10025c29487cf162 // vmovaps %zmm3, 0x400(%rdx,%rax)
+	QUAD $0x11026429487cf162 // vmovaps %zmm4, 0x440(%rdx,%rax)
+	QUAD $0x12024c29487cf162 // vmovaps %zmm1, 0x480(%rdx,%rax)
+	QUAD $0x13025429487cf162 // vmovaps %zmm2, 0x4c0(%rdx,%rax)
+	LONG $0xffe393e9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xf0af0f48 // imulq %rax, %rsi
+	LONG $0x02e6c148 // shlq $0x2, %rsi
+	WORD $0x0348; BYTE $0x31 // addq (%rcx), %rsi
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0xbe348d4a // leaq (%rsi,%r15,4), %rsi
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
+	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
+	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
+	LONG $0x40f5a362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm18, %zmm17, %zmm19
+	LONG $0x40f5a362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm18, %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],zmm18[4,5,6,7]
+	LONG $0x4064a162; WORD $0xc958 // vaddps %zmm17, %zmm19, %zmm17
+	LONG $0x48fda362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm17, %zmm0, %zmm18 # zmm18 = zmm0[0,1,4,5],zmm17[0,1,4,5]
+	LONG $0x48fdb362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm17, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm17[2,3,6,7]
+	LONG $0x406cf162; WORD $0xc058 // vaddps %zmm0, %zmm18, %zmm0
+	LONG $0x48fde162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm17 # zmm17 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cb162; WORD $0xc158 // vaddps %zmm17, %zmm0, %zmm0
+	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x04668e0f; WORD $0x0000 // jle 0x2483 <k_gemm_nt+0x2283>
+	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0674 // je 0x202e <k_gemm_nt+0x1e2e>
+	LONG $0x0074e162; WORD $0x0e58 // vaddps (%rsi), %xmm17, %xmm17
+	LONG $0x087ce162; WORD $0x0e11 // vmovups %xmm17, (%rsi)
+	LONG $0x000a49e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24348b4c // movq (%rsp), %r14
+	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xf5af0f49 // imulq %r13, %rsi
+	LONG $0x30568b4d // movq 0x30(%r14), %r10
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0xcaaf0f4d // imulq %r10, %r9
+	LONG $0x085e8b4d // movq 0x8(%r14), %r11
+	LONG $0x10768b4d // movq 0x10(%r14), %r14
+	LONG $0xb3348d49 // leaq (%r11,%rsi,4), %rsi
+	LONG $0xbe3c8d49 // leaq (%r14,%rdi,4), %rdi
+	LONG $0x86048d4f // leaq (%r14,%r8,4), %r8
+	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
+	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
+	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
+	WORD $0x087e // jle 0x20a5 <k_gemm_nt+0x1ea5>
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x212b <k_gemm_nt+0x1f2b>
+	LONG $0x017d8d4d // leaq 0x1(%r13), %r15
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0xbb248d4f // leaq (%r11,%r15,4), %r12
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	LONG $0x6caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r13
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00ad4410487cd162 // vmovups (%r13,%rbp,4), %zmm0
+	LONG $0x487c7162; WORD $0x0c10; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm9
+	LONG $0x487c5162; WORD $0x1410; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm10
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm11
+	LONG $0x487c7162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm12
+	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
+	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
+	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
+	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
+	LONG $0x487c5162; WORD $0x2410; BYTE $0xac // vmovups (%r12,%rbp,4), %zmm12
+	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
+	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
+	LONG $0x107d8d4c // leaq 0x10(%rbp), %r15
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	WORD $0x957e // jle 0x20c0 <k_gemm_nt+0x1ec0>
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x22eb <k_gemm_nt+0x20eb>
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x01cc8349 // orq $0x1, %r12
+	LONG $0xccaf0f49 // imulq %r12, %rcx
+	LONG $0x54af0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r10
+	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
+	LONG $0x96148d4f // leaq (%r14,%r10,4), %r10
+	WORD $0xd989 // movl %ebx, %ecx
 	WORD $0x2944; BYTE $0xf9 // subl %r15d, %ecx
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x44af0f48; WORD $0x0824 // imulq 0x8(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97c1162; WORD $0x2410; BYTE $0xbe // vmovups (%r14,%r15,4), %zmm12 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x2c10; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm13 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x3410; BYTE $0xb9 // vmovups (%rcx,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x481d5262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm14) + zmm11
-	LONG $0x4815d262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm14) + zmm5
-	LONG $0xc97c3162; WORD $0x3410; BYTE $0xbb // vmovups (%rbx,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x481d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm12, %zmm10 # zmm10 = (zmm12 * zmm14) + zmm10
-	LONG $0x4815d262; WORD $0xe6b8 // vfmadd231ps %zmm14, %zmm13, %zmm4 # zmm4 = (zmm13 * zmm14) + zmm4
-	LONG $0xc97c1162; WORD $0x3410; BYTE $0xba // vmovups (%r10,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x481d5262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm12, %zmm9 # zmm9 = (zmm12 * zmm14) + zmm9
-	LONG $0x4815d262; WORD $0xdeb8 // vfmadd231ps %zmm14, %zmm13, %zmm3 # zmm3 = (zmm13 * zmm14) + zmm3
-	LONG $0xc97c1162; WORD $0x3410; BYTE $0xb9 // vmovups (%r9,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x481d5262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm14) + zmm8
-	LONG $0x4815d262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm13, %zmm2 # zmm2 = (zmm13 * zmm14) + zmm2
-	LONG $0xc97c1162; WORD $0x3410; BYTE $0xb8 // vmovups (%r8,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x481dd262; WORD $0xfeb8 // vfmadd231ps %zmm14, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm14) + zmm7
-	LONG $0x4815d262; WORD $0xceb8 // vfmadd231ps %zmm14, %zmm13, %zmm1 # zmm1 = (zmm13 * zmm14) + zmm1
-	LONG $0xc97c3162; WORD $0x3410; BYTE $0xbf // vmovups (%rdi,%r15,4), %zmm14 {%k1} {z}
-	LONG $0x480dd262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm14, %zmm6 # zmm6 = (zmm14 * zmm12) + zmm6
-	LONG $0x4815d262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm13, %zmm0 # zmm0 = (zmm13 * zmm14) + zmm0
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xecf5850f; WORD $0xffff // jne 0x31e <k_gemm_nt+0x11e>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xed57840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	LONG $0xc97c9162; WORD $0x0410; BYTE $0xba // vmovups (%r10,%r15,4), %zmm0 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x0c10; BYTE $0xbf // vmovups (%rdi,%r15,4), %zmm9 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x1410; BYTE $0xb8 // vmovups (%r8,%r15,4), %zmm10 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x1c10; BYTE $0xb9 // vmovups (%r9,%r15,4), %zmm11 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x2410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm12 {%k1} {z}
+	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
+	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
+	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
+	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
+	LONG $0xc97c1162; WORD $0x2410; BYTE $0xbb // vmovups (%r11,%r15,4), %zmm12 {%k1} {z}
+	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
+	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
+	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
+	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0x01328f0f; WORD $0x0000 // jg 0x2300 <k_gemm_nt+0x2100>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0x58718b48 // movq 0x58(%rcx), %rsi
+	LONG $0xe8af0f4c // imulq %rax, %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0348; BYTE $0x02 // addq (%rdx), %rax
-	LONG $0x204a8b48 // movq 0x20(%rdx), %rcx
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x48fd5362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm12
-	LONG $0x582441c4; BYTE $0xdc // vaddps %ymm12, %ymm11, %ymm11
-	LONG $0x197d43c4; WORD $0x01dc // vextractf128 $0x1, %ymm11, %xmm12
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0xc62141c4; WORD $0x01e3 // vshufpd $0x1, %xmm11, %xmm11, %xmm12 # xmm12 = xmm11[1,0]
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0x167a41c4; BYTE $0xe3 // vmovshdup %xmm11, %xmm12 # xmm12 = xmm11[1,1,3,3]
-	LONG $0x582241c4; BYTE $0xdc // vaddss %xmm12, %xmm11, %xmm11
-	LONG $0x50528b48 // movq 0x50(%rdx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x1690 <k_gemm_nt+0x1490>
-	LONG $0x1c5822c5; BYTE $0xb0 // vaddss (%rax,%rsi,4), %xmm11, %xmm11
-	LONG $0x1c117ac5; BYTE $0xb0 // vmovss %xmm11, (%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x0149840f; WORD $0x0000 // je 0x17e9 <k_gemm_nt+0x15e9>
-	LONG $0x48fd5362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm11
-	LONG $0x582c41c4; BYTE $0xd3 // vaddps %ymm11, %ymm10, %ymm10
-	LONG $0x197d43c4; WORD $0x01d3 // vextractf128 $0x1, %ymm10, %xmm11
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x582a41c4; BYTE $0xd3 // vaddss %xmm11, %xmm10, %xmm10
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x16d7 <k_gemm_nt+0x14d7>
-	LONG $0x54582ac5; WORD $0x04b0 // vaddss 0x4(%rax,%rsi,4), %xmm10, %xmm10
-	LONG $0x54117ac5; WORD $0x04b0 // vmovss %xmm10, 0x4(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0x0101840f; WORD $0x0000 // je 0x17e9 <k_gemm_nt+0x15e9>
-	LONG $0x48fd5362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm10
-	LONG $0x583441c4; BYTE $0xca // vaddps %ymm10, %ymm9, %ymm9
-	LONG $0x197d43c4; WORD $0x01ca // vextractf128 $0x1, %ymm9, %xmm10
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0xc63141c4; WORD $0x01d1 // vshufpd $0x1, %xmm9, %xmm9, %xmm10 # xmm10 = xmm9[1,0]
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0x167a41c4; BYTE $0xd1 // vmovshdup %xmm9, %xmm10 # xmm10 = xmm9[1,1,3,3]
-	LONG $0x583241c4; BYTE $0xca // vaddss %xmm10, %xmm9, %xmm9
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x171f <k_gemm_nt+0x151f>
-	LONG $0x4c5832c5; WORD $0x08b0 // vaddss 0x8(%rax,%rsi,4), %xmm9, %xmm9
-	LONG $0x4c117ac5; WORD $0x08b0 // vmovss %xmm9, 0x8(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x00b9840f; WORD $0x0000 // je 0x17e9 <k_gemm_nt+0x15e9>
-	LONG $0x48fd5362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm9
-	LONG $0x583c41c4; BYTE $0xc1 // vaddps %ymm9, %ymm8, %ymm8
-	LONG $0x197d43c4; WORD $0x01c1 // vextractf128 $0x1, %ymm8, %xmm9
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x583a41c4; BYTE $0xc1 // vaddss %xmm9, %xmm8, %xmm8
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1767 <k_gemm_nt+0x1567>
-	LONG $0x44583ac5; WORD $0x0cb0 // vaddss 0xc(%rax,%rsi,4), %xmm8, %xmm8
-	LONG $0x44117ac5; WORD $0x0cb0 // vmovss %xmm8, 0xc(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	WORD $0x7574 // je 0x17e9 <k_gemm_nt+0x15e9>
-	LONG $0x48fdd362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm8
-	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x17a5 <k_gemm_nt+0x15a5>
-	LONG $0x7c58c2c5; WORD $0x10b0 // vaddss 0x10(%rax,%rsi,4), %xmm7, %xmm7
-	LONG $0x7c11fac5; WORD $0x10b0 // vmovss %xmm7, 0x10(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	WORD $0x3774 // je 0x17e9 <k_gemm_nt+0x15e9>
-	LONG $0x48fdf362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm7
-	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
-	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x17e3 <k_gemm_nt+0x15e3>
-	LONG $0x7458cac5; WORD $0x14b0 // vaddss 0x14(%rax,%rsi,4), %xmm6, %xmm6
-	LONG $0x7411fac5; WORD $0x14b0 // vmovss %xmm6, 0x14(%rax,%rsi,4)
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x0008ece9; BYTE $0x00 // jmp 0x20de <k_gemm_nt+0x1ede>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x28718b49 // movq 0x28(%r9), %rsi
-	LONG $0x2464894c; BYTE $0x20 // movq %r12, 0x20(%rsp)
-	LONG $0xf4af0f49 // imulq %r12, %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0x08710349 // addq 0x8(%r9), %rsi
-	LONG $0x30598b4d // movq 0x30(%r9), %r11
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	QUAD $0x0000802494af0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r10
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x44af0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r8
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	LONG $0x7caf0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r15
-	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
-	LONG $0x64af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r12
-	LONG $0x10718b4d // movq 0x10(%r9), %r14
-	LONG $0x8e1c8d49 // leaq (%r14,%rcx,4), %rbx
-	LONG $0x96148d4f // leaq (%r14,%r10,4), %r10
-	LONG $0x860c8d4f // leaq (%r14,%r8,4), %r9
-	LONG $0xbe048d4f // leaq (%r14,%r15,4), %r8
-	LONG $0xa6048d4b // leaq (%r14,%r12,4), %rax
-	LONG $0x247c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r15
-	LONG $0x104f8d49 // leaq 0x10(%r15), %rcx
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	WORD $0x0a7e // jle 0x188d <k_gemm_nt+0x168d>
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x54eb // jmp 0x18e1 <k_gemm_nt+0x16e1>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	WORD $0x9066 // nop
-	LONG $0x487cb162; WORD $0x3410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm6
-	LONG $0x484db262; WORD $0x2cb8; BYTE $0xb9 // vfmadd231ps (%rcx,%r15,4), %zmm6, %zmm5 # zmm5 = (zmm6 * mem) + zmm5
-	LONG $0x484db262; WORD $0x24b8; BYTE $0xbb // vfmadd231ps (%rbx,%r15,4), %zmm6, %zmm4 # zmm4 = (zmm6 * mem) + zmm4
-	LONG $0x484d9262; WORD $0x1cb8; BYTE $0xba // vfmadd231ps (%r10,%r15,4), %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	LONG $0x484d9262; WORD $0x14b8; BYTE $0xb9 // vfmadd231ps (%r9,%r15,4), %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	LONG $0x484d9262; WORD $0x0cb8; BYTE $0xb8 // vfmadd231ps (%r8,%r15,4), %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
-	LONG $0x484db262; WORD $0x04b8; BYTE $0xb8 // vfmadd231ps (%rax,%r15,4), %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
-	LONG $0x106f8d4d // leaq 0x10(%r15), %r13
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	WORD $0xbf7e // jle 0x18a0 <k_gemm_nt+0x16a0>
-	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0x00848e0f; WORD $0x0000 // jle 0x196e <k_gemm_nt+0x176e>
-	LONG $0x5caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r11
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x2944; BYTE $0xe9 // subl %r13d, %ecx
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x9e0c8d4b // leaq (%r14,%r11,4), %rcx
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0xc97cb162; WORD $0x3410; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm6 {%k1} {z}
-	LONG $0xc97cb162; WORD $0x3c10; BYTE $0xa9 // vmovups (%rcx,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
-	LONG $0x484df262; WORD $0xefb8 // vfmadd231ps %zmm7, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm7) + zmm5
-	LONG $0xc97cb162; WORD $0x3c10; BYTE $0xab // vmovups (%rbx,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x484df262; WORD $0xe7b8 // vfmadd231ps %zmm7, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm7) + zmm4
-	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x484df262; WORD $0xdfb8 // vfmadd231ps %zmm7, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm7) + zmm3
-	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x484df262; WORD $0xd7b8 // vfmadd231ps %zmm7, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm7) + zmm2
-	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x484df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm7) + zmm1
-	LONG $0xc97cb162; WORD $0x3c10; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm7 {%k1} {z}
-	LONG $0x484df262; WORD $0xc7b8 // vfmadd231ps %zmm7, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm7) + zmm0
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x7375 // jne 0x19eb <k_gemm_nt+0x17eb>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0xea08840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x50af0f48; BYTE $0x20 // imulq 0x20(%rax), %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	WORD $0x0348; BYTE $0x10 // addq (%rax), %rdx
-	LONG $0x48fdf362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm6
-	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
-	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
-	LONG $0xee58d2c5 // vaddss %xmm6, %xmm5, %xmm5
-	LONG $0x50408b48 // movq 0x50(%rax), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x093d840f; WORD $0x0000 // je 0x2309 <k_gemm_nt+0x2109>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x2c58d2c5; BYTE $0x8a // vaddss (%rdx,%rcx,4), %xmm5, %xmm5
-	LONG $0x2c11fac5; BYTE $0x8a // vmovss %xmm5, (%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xe9aa840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x000933e9; BYTE $0x00 // jmp 0x231e <k_gemm_nt+0x211e>
-	QUAD $0x00156c29487cf162 // vmovaps %zmm5, (%rbp,%rdx)
-	QUAD $0x01156429487cf162 // vmovaps %zmm4, 0x40(%rbp,%rdx)
-	QUAD $0x02155c29487cf162 // vmovaps %zmm3, 0x80(%rbp,%rdx)
-	QUAD $0x03155429487cf162 // vmovaps %zmm2, 0xc0(%rbp,%rdx)
-	QUAD $0x04154c29487cf162 // vmovaps %zmm1, 0x100(%rbp,%rdx)
-	QUAD $0x05154429487cf162 // vmovaps %zmm0, 0x140(%rbp,%rdx)
-	LONG $0xffe970e9; BYTE $0xff // jmp 0x390 <k_gemm_nt+0x190>
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x284a8b49 // movq 0x28(%r10), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0xd4af0f49 // imulq %r12, %rdx
-	LONG $0x307a8b4d // movq 0x30(%r10), %r15
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	QUAD $0x00008824b4af0f48; BYTE $0x00 // imulq 0x88(%rsp), %rsi
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	QUAD $0x0000802484af0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r8
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x4caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r9
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x64af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r12
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x6caf0f48; WORD $0x6824 // imulq 0x68(%rsp), %rbp
-	LONG $0x087a8b49 // movq 0x8(%r10), %rdi
-	LONG $0x106a8b4d // movq 0x10(%r10), %r13
-	LONG $0x97348d4c // leaq (%rdi,%rdx,4), %r14
-	QUAD $0x00000000b51c8d48 // leaq (,%rsi,4), %rbx
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0x855c8d4f; BYTE $0x00 // leaq (%r13,%r8,4), %r11
-	LONG $0x8d548d4f; BYTE $0x00 // leaq (%r13,%r9,4), %r10
-	LONG $0xa5448d4f; BYTE $0x00 // leaq (%r13,%r12,4), %r8
-	LONG $0xad548d49; BYTE $0x00 // leaq (%r13,%rbp,4), %rdx
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
-	LONG $0x10558d48 // leaq 0x10(%rbp), %rdx
-	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	WORD $0x127e // jle 0x1b22 <k_gemm_nt+0x1922>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0000fde9; BYTE $0x00 // jmp 0x1c1f <k_gemm_nt+0x1a1f>
-	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
-	LONG $0x02508d48 // leaq 0x2(%rax), %rdx
-	LONG $0xd4af0f49 // imulq %r12, %rdx
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	LONG $0x01708d48 // leaq 0x1(%rax), %rsi
-	LONG $0xf4af0f49 // imulq %r12, %rsi
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cc162; WORD $0x1410; BYTE $0xae // vmovups (%r14,%rbp,4), %zmm18
-	LONG $0x487ce162; WORD $0x1c10; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm19
-	LONG $0x487ce162; WORD $0x2410; BYTE $0xaa // vmovups (%rdx,%rbp,4), %zmm20
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0xac // vmovups (%r12,%rbp,4), %zmm21
-	LONG $0x406da262; WORD $0xcdb8 // vfmadd231ps %zmm21, %zmm18, %zmm17 # zmm17 = (zmm18 * zmm21) + zmm17
-	LONG $0x40653262; WORD $0xddb8 // vfmadd231ps %zmm21, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm21) + zmm11
-	LONG $0x405db262; WORD $0xedb8 // vfmadd231ps %zmm21, %zmm20, %zmm5 # zmm5 = (zmm20 * zmm21) + zmm5
-	LONG $0x487ce162; WORD $0x2c10; BYTE $0xab // vmovups (%rbx,%rbp,4), %zmm21
-	LONG $0x406da262; WORD $0xc5b8 // vfmadd231ps %zmm21, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm21) + zmm16
-	LONG $0x40653262; WORD $0xd5b8 // vfmadd231ps %zmm21, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm21) + zmm10
-	LONG $0x405db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm21) + zmm4
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0xab // vmovups (%r11,%rbp,4), %zmm21
-	LONG $0x406d3262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm21) + zmm15
-	LONG $0x40653262; WORD $0xcdb8 // vfmadd231ps %zmm21, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm21) + zmm9
-	LONG $0x405db262; WORD $0xddb8 // vfmadd231ps %zmm21, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm21) + zmm3
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm21
-	LONG $0x406d3262; WORD $0xf5b8 // vfmadd231ps %zmm21, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm21) + zmm14
-	LONG $0x40653262; WORD $0xc5b8 // vfmadd231ps %zmm21, %zmm19, %zmm8 # zmm8 = (zmm19 * zmm21) + zmm8
-	LONG $0x405db262; WORD $0xd5b8 // vfmadd231ps %zmm21, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm21) + zmm2
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm21
-	LONG $0x406d3262; WORD $0xedb8 // vfmadd231ps %zmm21, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm21) + zmm13
-	LONG $0x4065b262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm19, %zmm7 # zmm7 = (zmm19 * zmm21) + zmm7
-	LONG $0x405db262; WORD $0xcdb8 // vfmadd231ps %zmm21, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm21) + zmm1
-	LONG $0x487ce162; WORD $0x2c10; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm21
-	LONG $0x40553262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm21, %zmm12 # zmm12 = (zmm21 * zmm18) + zmm12
-	LONG $0x4055b262; WORD $0xf3b8 // vfmadd231ps %zmm19, %zmm21, %zmm6 # zmm6 = (zmm21 * zmm19) + zmm6
-	LONG $0x405db262; WORD $0xc5b8 // vfmadd231ps %zmm21, %zmm20, %zmm0 # zmm0 = (zmm20 * zmm21) + zmm0
-	LONG $0x10458d48 // leaq 0x10(%rbp), %rax
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0xff418e0f; WORD $0xffff // jle 0x1b60 <k_gemm_nt+0x1960>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0x02cd8348 // orq $0x2, %rbp
-	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0x01008e0f; WORD $0x0000 // jle 0x1d3b <k_gemm_nt+0x1b3b>
-	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0xe6af0f4c // imulq %rsi, %r12
-	LONG $0xfdaf0f48 // imulq %rbp, %rdi
-	LONG $0x7caf0f4c; WORD $0x0824 // imulq 0x8(%rsp), %r15
-	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
-	LONG $0xa2248d4e // leaq (%rdx,%r12,4), %r12
-	LONG $0xba148d48 // leaq (%rdx,%rdi,4), %rdx
+	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
+	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
+	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
+	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
+	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
+	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
+	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
+	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x02758e0f; WORD $0x0000 // jle 0x24d1 <k_gemm_nt+0x22d1>
+	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0474 // je 0x226b <k_gemm_nt+0x206b>
+	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
+	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	QUAD $0x00000000bd348d4a // leaq (,%r15,4), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
-	WORD $0xc129 // subl %eax, %ecx
-	LONG $0xffffbd41; WORD $0xffff // movl $0xffffffff, %r13d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe5 // shll %cl, %r13d
-	WORD $0xf741; BYTE $0xd5 // notl %r13d
-	LONG $0x927bc1c4; BYTE $0xcd // kmovd %r13d, %k1
-	LONG $0xc97cc162; WORD $0x1410; BYTE $0x86 // vmovups (%r14,%rax,4), %zmm18 {%k1} {z}
-	LONG $0xc97cc162; WORD $0x1c10; BYTE $0x84 // vmovups (%r12,%rax,4), %zmm19 {%k1} {z}
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0xc97ce162; WORD $0x2410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm20 {%k1} {z}
-	LONG $0xc97ce162; WORD $0x2c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm21 {%k1} {z}
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0xc97ce162; WORD $0x3410; BYTE $0x83 // vmovups (%rbx,%rax,4), %zmm22 {%k1} {z}
-	LONG $0xc97cc162; WORD $0x3c10; BYTE $0x83 // vmovups (%r11,%rax,4), %zmm23 {%k1} {z}
-	LONG $0xc97c4162; WORD $0x0410; BYTE $0x82 // vmovups (%r10,%rax,4), %zmm24 {%k1} {z}
-	LONG $0xc97c4162; WORD $0x0c10; BYTE $0x80 // vmovups (%r8,%rax,4), %zmm25 {%k1} {z}
-	LONG $0xc97c4162; WORD $0x1410; BYTE $0x87 // vmovups (%r15,%rax,4), %zmm26 {%k1} {z}
-	LONG $0x406da262; WORD $0xcdb8 // vfmadd231ps %zmm21, %zmm18, %zmm17 # zmm17 = (zmm18 * zmm21) + zmm17
-	LONG $0x40653262; WORD $0xddb8 // vfmadd231ps %zmm21, %zmm19, %zmm11 # zmm11 = (zmm19 * zmm21) + zmm11
-	LONG $0x405db262; WORD $0xedb8 // vfmadd231ps %zmm21, %zmm20, %zmm5 # zmm5 = (zmm20 * zmm21) + zmm5
-	LONG $0x406da262; WORD $0xc6b8 // vfmadd231ps %zmm22, %zmm18, %zmm16 # zmm16 = (zmm18 * zmm22) + zmm16
-	LONG $0x40653262; WORD $0xd6b8 // vfmadd231ps %zmm22, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm22) + zmm10
-	LONG $0x405db262; WORD $0xe6b8 // vfmadd231ps %zmm22, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm22) + zmm4
-	LONG $0x406d3262; WORD $0xffb8 // vfmadd231ps %zmm23, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm23) + zmm15
-	LONG $0x40653262; WORD $0xcfb8 // vfmadd231ps %zmm23, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm23) + zmm9
-	LONG $0x405db262; WORD $0xdfb8 // vfmadd231ps %zmm23, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm23) + zmm3
-	LONG $0x406d1262; WORD $0xf0b8 // vfmadd231ps %zmm24, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm24) + zmm14
-	LONG $0x40651262; WORD $0xc0b8 // vfmadd231ps %zmm24, %zmm19, %zmm8 # zmm8 = (zmm19 * zmm24) + zmm8
-	LONG $0x405d9262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm24) + zmm2
-	LONG $0x406d1262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm25) + zmm13
-	LONG $0x40659262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm19, %zmm7 # zmm7 = (zmm19 * zmm25) + zmm7
-	LONG $0x405d9262; WORD $0xc9b8 // vfmadd231ps %zmm25, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm25) + zmm1
-	LONG $0x402d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm18) + zmm12
-	LONG $0x402db262; WORD $0xf3b8 // vfmadd231ps %zmm19, %zmm26, %zmm6 # zmm6 = (zmm26 * zmm19) + zmm6
-	LONG $0x405d9262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm20, %zmm0 # zmm0 = (zmm20 * zmm26) + zmm0
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
-	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	LONG $0x051d850f; WORD $0x0000 // jne 0x226b <k_gemm_nt+0x206b>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xe637840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x0348; BYTE $0x02 // addq (%rdx), %rax
-	LONG $0x204a8b48 // movq 0x20(%rdx), %rcx
-	LONG $0xe1af0f4c // imulq %rcx, %r12
-	LONG $0x48fda362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm17, %ymm18
-	LONG $0x2074a162; WORD $0xca58 // vaddps %ymm18, %ymm17, %ymm17
-	LONG $0x287da362; WORD $0xca19; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm18
-	LONG $0x0074a162; WORD $0xca58 // vaddps %xmm18, %xmm17, %xmm17
-	LONG $0x00f5a162; WORD $0xd1c6; BYTE $0x01 // vshufpd $0x1, %xmm17, %xmm17, %xmm18 # xmm18 = xmm17[1,0]
-	LONG $0x0074a162; WORD $0xca58 // vaddps %xmm18, %xmm17, %xmm17
-	LONG $0x087ea162; WORD $0xd116 // vmovshdup %xmm17, %xmm18 # xmm18 = xmm17[1,1,3,3]
-	LONG $0x0076a162; WORD $0xca58 // vaddss %xmm18, %xmm17, %xmm17
-	LONG $0x50528b48 // movq 0x50(%rdx), %rdx
+	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
+	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
+	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x02508e0f; WORD $0x0000 // jle 0x2521 <k_gemm_nt+0x2321>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0574 // je 0x22e1 <k_gemm_nt+0x20e1>
+	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
+	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
+	LONG $0xffe03ee9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	LONG $0xfece8e0f; WORD $0xffff // jle 0x21ce <k_gemm_nt+0x1fce>
+	LONG $0x487cf162; WORD $0x3c29; BYTE $0x10 // vmovaps %zmm7, (%rax,%rdx)
+	QUAD $0x01104429487c7162 // vmovaps %zmm8, 0x40(%rax,%rdx)
+	QUAD $0x02106c29487cf162 // vmovaps %zmm5, 0x80(%rax,%rdx)
+	QUAD $0x03107429487cf162 // vmovaps %zmm6, 0xc0(%rax,%rdx)
+	QUAD $0x04106429487cf162 // vmovaps %zmm4, 0x100(%rax,%rdx)
+	QUAD $0x05105c29487cf162 // vmovaps %zmm3, 0x140(%rax,%rdx)
+	QUAD $0x06105429487cf162 // vmovaps %zmm2, 0x180(%rax,%rdx)
+	QUAD $0x07104c29487cf162 // vmovaps %zmm1, 0x1c0(%rax,%rdx)
+	LONG $0xffdfe0e9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x0225840f; WORD $0x0000 // je 0x2572 <k_gemm_nt+0x2372>
+	LONG $0x0158b2c5 // vaddss (%rcx), %xmm9, %xmm0
+	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
+	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xf28c8c0f; WORD $0xffff // jl 0x15f0 <k_gemm_nt+0x13f0>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xf272850f; WORD $0xffff // jne 0x15f0 <k_gemm_nt+0x13f0>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfff259e9; BYTE $0xff // jmp 0x15ed <k_gemm_nt+0x13ed>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0209840f; WORD $0x0000 // je 0x25a6 <k_gemm_nt+0x23a6>
+	LONG $0x0458d2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm5, %xmm0
+	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x021f8c0f; WORD $0x0000 // jl 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x0203850f; WORD $0x0000 // jne 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x0001ebe9; BYTE $0x00 // jmp 0x25ca <k_gemm_nt+0x23ca>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0774 // je 0x1db9 <k_gemm_nt+0x1bb9>
-	LONG $0x0076a162; WORD $0x0c58; BYTE $0xa0 // vaddss (%rax,%r12,4), %xmm17, %xmm17
-	LONG $0x087ea162; WORD $0x0c11; BYTE $0xa0 // vmovss %xmm17, (%rax,%r12,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x0173840f; WORD $0x0000 // je 0x1f3e <k_gemm_nt+0x1d3e>
-	LONG $0x48fda362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm16, %ymm17
-	LONG $0x207ca162; WORD $0xc158 // vaddps %ymm17, %ymm16, %ymm16
-	LONG $0x287da362; WORD $0xc119; BYTE $0x01 // vextractf32x4 $0x1, %ymm16, %xmm17
-	LONG $0x007ca162; WORD $0xc158 // vaddps %xmm17, %xmm16, %xmm16
-	LONG $0x00fda162; WORD $0xc8c6; BYTE $0x01 // vshufpd $0x1, %xmm16, %xmm16, %xmm17 # xmm17 = xmm16[1,0]
-	LONG $0x007ca162; WORD $0xc158 // vaddps %xmm17, %xmm16, %xmm16
-	LONG $0x087ea162; WORD $0xc816 // vmovshdup %xmm16, %xmm17 # xmm17 = xmm16[1,1,3,3]
-	LONG $0x007ea162; WORD $0xc158 // vaddss %xmm17, %xmm16, %xmm16
+	LONG $0x02e1840f; WORD $0x0000 // je 0x26c9 <k_gemm_nt+0x24c9>
+	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x03e98c0f; WORD $0x0000 // jl 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x03cf850f; WORD $0x0000 // jne 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x0003b9e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02ca840f; WORD $0x0000 // je 0x26fd <k_gemm_nt+0x24fd>
+	LONG $0x587281c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%r15,4), %xmm1, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%r15,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xdede8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%r15,4), %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xdec0850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x08 // vaddss 0x8(%r13,%r15,4), %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r15,4)
+	LONG $0xffdea6e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0874 // je 0x1e0b <k_gemm_nt+0x1c0b>
-	QUAD $0x01a04458007ea162 // vaddss 0x4(%rax,%r12,4), %xmm16, %xmm16
-	QUAD $0x01a04411087ea162 // vmovss %xmm16, 0x4(%rax,%r12,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0x0120840f; WORD $0x0000 // je 0x1f3e <k_gemm_nt+0x1d3e>
-	LONG $0x48fd3362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm16
-	LONG $0x28043162; WORD $0xf858 // vaddps %ymm16, %ymm15, %ymm15
-	LONG $0x287d3362; WORD $0xf819; BYTE $0x01 // vextractf32x4 $0x1, %ymm15, %xmm16
-	LONG $0x08043162; WORD $0xf858 // vaddps %xmm16, %xmm15, %xmm15
-	LONG $0x0885c162; WORD $0xc7c6; BYTE $0x01 // vshufpd $0x1, %xmm15, %xmm15, %xmm16 # xmm16 = xmm15[1,0]
-	LONG $0x08043162; WORD $0xf858 // vaddps %xmm16, %xmm15, %xmm15
-	LONG $0x087ec162; WORD $0xc716 // vmovshdup %xmm15, %xmm16 # xmm16 = xmm15[1,1,3,3]
-	LONG $0x08063162; WORD $0xf858 // vaddss %xmm16, %xmm15, %xmm15
+	LONG $0x02ac840f; WORD $0x0000 // je 0x2738 <k_gemm_nt+0x2538>
+	LONG $0x0076f162; WORD $0x0658 // vaddss (%rsi), %xmm17, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x05e28c0f; WORD $0x0000 // jl 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x05c7850f; WORD $0x0000 // jne 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x0005b1e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0295840f; WORD $0x0000 // je 0x276f <k_gemm_nt+0x256f>
+	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
+	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
+	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xfd818c0f; WORD $0xffff // jl 0x2272 <k_gemm_nt+0x2072>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xfd67850f; WORD $0xffff // jne 0x2272 <k_gemm_nt+0x2072>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfffd4ee9; BYTE $0xff // jmp 0x226f <k_gemm_nt+0x206f>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x0279840f; WORD $0x0000 // je 0x27a3 <k_gemm_nt+0x25a3>
+	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
+	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xddeb8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xddcf850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
+	LONG $0xffddb7e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x09117ac5 // vmovss %xmm9, (%rcx)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x025a8c0f; WORD $0x0000 // jl 0x27da <k_gemm_nt+0x25da>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x0245850f; WORD $0x0000 // jne 0x27da <k_gemm_nt+0x25da>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfff047e9; BYTE $0xff // jmp 0x15ed <k_gemm_nt+0x13ed>
+	LONG $0x2c11fac5; BYTE $0x81 // vmovss %xmm5, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x1f7c // jl 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x0d75 // jne 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
+	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
+	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
+	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x1a7e // jle 0x2645 <k_gemm_nt+0x2445>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x0574 // je 0x263b <k_gemm_nt+0x243b>
+	LONG $0x0c58f0c5; BYTE $0xc1 // vaddps (%rcx,%rax,8), %xmm1, %xmm1
+	LONG $0x0c11f8c5; BYTE $0xc1 // vmovups %xmm1, (%rcx,%rax,8)
+	LONG $0xffdce4e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4874 // je 0x2692 <k_gemm_nt+0x2492>
+	LONG $0x0458f2c5; BYTE $0xc1 // vaddss (%rcx,%rax,8), %xmm1, %xmm0
+	LONG $0x0411fac5; BYTE $0xc1 // vmovss %xmm0, (%rcx,%rax,8)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xdccb8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4458fac5; WORD $0x04c1 // vaddss 0x4(%rcx,%rax,8), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xdcaf850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4458fac5; WORD $0x08c1 // vaddss 0x8(%rcx,%rax,8), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
+	LONG $0xffdc97e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x0c11fac5; BYTE $0xc1 // vmovss %xmm1, (%rcx,%rax,8)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xdc888c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xdc72850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
+	LONG $0xffdc60e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x010a8c0f; WORD $0x0000 // jl 0x27e1 <k_gemm_nt+0x25e1>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x00f5850f; WORD $0x0000 // jne 0x27e1 <k_gemm_nt+0x25e1>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x0000e6e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x117a81c4; WORD $0xbd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%r15,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0xdc1b8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xdc04850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r15,4)
+	LONG $0xffdbf1e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x087ee162; WORD $0x0e11 // vmovss %xmm17, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x03388c0f; WORD $0x0000 // jl 0x2a80 <k_gemm_nt+0x2880>
+	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x0322850f; WORD $0x0000 // jne 0x2a80 <k_gemm_nt+0x2880>
+	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x000313e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x067a8c0f; WORD $0x0000 // jl 0x2df7 <k_gemm_nt+0x2bf7>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x0665850f; WORD $0x0000 // jne 0x2df7 <k_gemm_nt+0x2bf7>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
+	LONG $0xfffacce9; BYTE $0xff // jmp 0x226f <k_gemm_nt+0x206f>
+	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xdb778c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0xdb61850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
+	LONG $0xffdb4fe9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xffee0fe9; BYTE $0xff // jmp 0x15f0 <k_gemm_nt+0x13f0>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
+	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
+	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
+	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
+	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
+	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
+	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
+	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x157e // jle 0x2857 <k_gemm_nt+0x2657>
+	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0774 // je 0x1e5d <k_gemm_nt+0x1c5d>
-	LONG $0x580221c4; WORD $0xa07c; BYTE $0x08 // vaddss 0x8(%rax,%r12,4), %xmm15, %xmm15
-	LONG $0x117a21c4; WORD $0xa07c; BYTE $0x08 // vmovss %xmm15, 0x8(%rax,%r12,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x00cf840f; WORD $0x0000 // je 0x1f3e <k_gemm_nt+0x1d3e>
-	LONG $0x48fd5362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm15
-	LONG $0x580c41c4; BYTE $0xf7 // vaddps %ymm15, %ymm14, %ymm14
-	LONG $0x197d43c4; WORD $0x01f7 // vextractf128 $0x1, %ymm14, %xmm15
-	LONG $0x580841c4; BYTE $0xf7 // vaddps %xmm15, %xmm14, %xmm14
-	LONG $0xc60941c4; WORD $0x01fe // vshufpd $0x1, %xmm14, %xmm14, %xmm15 # xmm15 = xmm14[1,0]
-	LONG $0x580841c4; BYTE $0xf7 // vaddps %xmm15, %xmm14, %xmm14
-	LONG $0x167a41c4; BYTE $0xfe // vmovshdup %xmm14, %xmm15 # xmm15 = xmm14[1,1,3,3]
-	LONG $0x580a41c4; BYTE $0xf7 // vaddss %xmm15, %xmm14, %xmm14
+	WORD $0x0474 // je 0x2851 <k_gemm_nt+0x2651>
+	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
+	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
+	WORD $0x5eeb // jmp 0x28b5 <k_gemm_nt+0x26b5>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0774 // je 0x1ea7 <k_gemm_nt+0x1ca7>
-	LONG $0x580a21c4; WORD $0xa074; BYTE $0x0c // vaddss 0xc(%rax,%r12,4), %xmm14, %xmm14
-	LONG $0x117a21c4; WORD $0xa074; BYTE $0x0c // vmovss %xmm14, 0xc(%rax,%r12,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x0085840f; WORD $0x0000 // je 0x1f3e <k_gemm_nt+0x1d3e>
-	LONG $0x48fd5362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm14
-	LONG $0x581441c4; BYTE $0xee // vaddps %ymm14, %ymm13, %ymm13
-	LONG $0x197d43c4; WORD $0x01ee // vextractf128 $0x1, %ymm13, %xmm14
-	LONG $0x581041c4; BYTE $0xee // vaddps %xmm14, %xmm13, %xmm13
-	LONG $0xc61141c4; WORD $0x01f5 // vshufpd $0x1, %xmm13, %xmm13, %xmm14 # xmm14 = xmm13[1,0]
-	LONG $0x581041c4; BYTE $0xee // vaddps %xmm14, %xmm13, %xmm13
-	LONG $0x167a41c4; BYTE $0xf5 // vmovshdup %xmm13, %xmm14 # xmm14 = xmm13[1,1,3,3]
-	LONG $0x581241c4; BYTE $0xee // vaddss %xmm14, %xmm13, %xmm13
+	WORD $0x3274 // je 0x288e <k_gemm_nt+0x268e>
+	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x4b7c // jl 0x28b5 <k_gemm_nt+0x26b5>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x3575 // jne 0x28b5 <k_gemm_nt+0x26b5>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	WORD $0x22eb // jmp 0x28b0 <k_gemm_nt+0x26b0>
+	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1d7c // jl 0x28b5 <k_gemm_nt+0x26b5>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x0c75 // jne 0x28b5 <k_gemm_nt+0x26b5>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x48bdf362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm8, %zmm0
+	LONG $0x48bdf362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm7, %zmm8, %zmm7 # zmm7 = zmm8[4,5,6,7],zmm7[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
+	LONG $0x48cdf362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm5, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[4,5,6,7],zmm5[4,5,6,7]
+	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
+	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
+	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
+	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x157e // jle 0x2929 <k_gemm_nt+0x2729>
+	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0774 // je 0x1ef1 <k_gemm_nt+0x1cf1>
-	LONG $0x581221c4; WORD $0xa06c; BYTE $0x10 // vaddss 0x10(%rax,%r12,4), %xmm13, %xmm13
-	LONG $0x117a21c4; WORD $0xa06c; BYTE $0x10 // vmovss %xmm13, 0x10(%rax,%r12,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	WORD $0x3f74 // je 0x1f3e <k_gemm_nt+0x1d3e>
-	LONG $0x48fd5362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm13
-	LONG $0x581c41c4; BYTE $0xe5 // vaddps %ymm13, %ymm12, %ymm12
-	LONG $0x197d43c4; WORD $0x01e5 // vextractf128 $0x1, %ymm12, %xmm13
-	LONG $0x581841c4; BYTE $0xe5 // vaddps %xmm13, %xmm12, %xmm12
-	LONG $0xc61941c4; WORD $0x01ec // vshufpd $0x1, %xmm12, %xmm12, %xmm13 # xmm13 = xmm12[1,0]
-	LONG $0x581841c4; BYTE $0xe5 // vaddps %xmm13, %xmm12, %xmm12
-	LONG $0x167a41c4; BYTE $0xec // vmovshdup %xmm12, %xmm13 # xmm13 = xmm12[1,1,3,3]
-	LONG $0x581a41c4; BYTE $0xe5 // vaddss %xmm13, %xmm12, %xmm12
+	WORD $0x0474 // je 0x2923 <k_gemm_nt+0x2723>
+	LONG $0x2e58d0c5 // vaddps (%rsi), %xmm5, %xmm5
+	LONG $0x2e11f8c5 // vmovups %xmm5, (%rsi)
+	WORD $0x5eeb // jmp 0x2987 <k_gemm_nt+0x2787>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0774 // je 0x1f37 <k_gemm_nt+0x1d37>
-	LONG $0x581a21c4; WORD $0xa064; BYTE $0x14 // vaddss 0x14(%rax,%r12,4), %xmm12, %xmm12
-	LONG $0x117a21c4; WORD $0xa064; BYTE $0x14 // vmovss %xmm12, 0x14(%rax,%r12,4)
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x48fd5362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm12
-	LONG $0x582441c4; BYTE $0xdc // vaddps %ymm12, %ymm11, %ymm11
-	LONG $0x197d43c4; WORD $0x01dc // vextractf128 $0x1, %ymm11, %xmm12
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0xc62141c4; WORD $0x01e3 // vshufpd $0x1, %xmm11, %xmm11, %xmm12 # xmm12 = xmm11[1,0]
-	LONG $0x582041c4; BYTE $0xdc // vaddps %xmm12, %xmm11, %xmm11
-	LONG $0x167a41c4; BYTE $0xe3 // vmovshdup %xmm11, %xmm12 # xmm12 = xmm11[1,1,3,3]
-	LONG $0x582241c4; BYTE $0xdc // vaddss %xmm12, %xmm11, %xmm11
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x50528b48 // movq 0x50(%rdx), %rdx
+	WORD $0x3274 // je 0x2960 <k_gemm_nt+0x2760>
+	LONG $0x0658d2c5 // vaddss (%rsi), %xmm5, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x4b7c // jl 0x2987 <k_gemm_nt+0x2787>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x3575 // jne 0x2987 <k_gemm_nt+0x2787>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	WORD $0x22eb // jmp 0x2982 <k_gemm_nt+0x2782>
+	LONG $0x2e11fac5 // vmovss %xmm5, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1d7c // jl 0x2987 <k_gemm_nt+0x2787>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x0c75 // jne 0x2987 <k_gemm_nt+0x2787>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
+	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
+	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x1a7e // jle 0x29fc <k_gemm_nt+0x27fc>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x1f81 <k_gemm_nt+0x1d81>
-	LONG $0x1c5822c5; BYTE $0xb0 // vaddss (%rax,%rsi,4), %xmm11, %xmm11
-	LONG $0x1c117ac5; BYTE $0xb0 // vmovss %xmm11, (%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x0149840f; WORD $0x0000 // je 0x20da <k_gemm_nt+0x1eda>
-	LONG $0x48fd5362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm11
-	LONG $0x582c41c4; BYTE $0xd3 // vaddps %ymm11, %ymm10, %ymm10
-	LONG $0x197d43c4; WORD $0x01d3 // vextractf128 $0x1, %ymm10, %xmm11
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0xc62941c4; WORD $0x01da // vshufpd $0x1, %xmm10, %xmm10, %xmm11 # xmm11 = xmm10[1,0]
-	LONG $0x582841c4; BYTE $0xd3 // vaddps %xmm11, %xmm10, %xmm10
-	LONG $0x167a41c4; BYTE $0xda // vmovshdup %xmm10, %xmm11 # xmm11 = xmm10[1,1,3,3]
-	LONG $0x582a41c4; BYTE $0xd3 // vaddss %xmm11, %xmm10, %xmm10
+	WORD $0x0574 // je 0x29f2 <k_gemm_nt+0x27f2>
+	LONG $0x0c58f0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm1, %xmm1
+	LONG $0x0c11f8c5; BYTE $0x86 // vmovups %xmm1, (%rsi,%rax,4)
+	LONG $0xffd92de9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1fc8 <k_gemm_nt+0x1dc8>
-	LONG $0x54582ac5; WORD $0x04b0 // vaddss 0x4(%rax,%rsi,4), %xmm10, %xmm10
-	LONG $0x54117ac5; WORD $0x04b0 // vmovss %xmm10, 0x4(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0x0101840f; WORD $0x0000 // je 0x20da <k_gemm_nt+0x1eda>
-	LONG $0x48fd5362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm10
-	LONG $0x583441c4; BYTE $0xca // vaddps %ymm10, %ymm9, %ymm9
-	LONG $0x197d43c4; WORD $0x01ca // vextractf128 $0x1, %ymm9, %xmm10
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0xc63141c4; WORD $0x01d1 // vshufpd $0x1, %xmm9, %xmm9, %xmm10 # xmm10 = xmm9[1,0]
-	LONG $0x583041c4; BYTE $0xca // vaddps %xmm10, %xmm9, %xmm9
-	LONG $0x167a41c4; BYTE $0xd1 // vmovshdup %xmm9, %xmm10 # xmm10 = xmm9[1,1,3,3]
-	LONG $0x583241c4; BYTE $0xca // vaddss %xmm10, %xmm9, %xmm9
+	WORD $0x4874 // je 0x2a49 <k_gemm_nt+0x2849>
+	LONG $0x0458f2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm1, %xmm0
+	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xd9148c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xd8f8850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
+	LONG $0xffd8e0e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x0c11fac5; BYTE $0x86 // vmovss %xmm1, (%rsi,%rax,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xd8d18c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xd8bb850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
+	LONG $0xffd8a9e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x40fdd362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm15, %zmm16, %zmm0
+	LONG $0x40fd5362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm15, %zmm16, %zmm15 # zmm15 = zmm16[4,5,6,7],zmm15[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
+	LONG $0x488d5362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm13, %zmm14, %zmm15
+	LONG $0x488d5362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm13, %zmm14, %zmm13 # zmm13 = zmm14[4,5,6,7],zmm13[4,5,6,7]
+	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
+	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
+	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
+	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x157e // jle 0x2af6 <k_gemm_nt+0x28f6>
+	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2010 <k_gemm_nt+0x1e10>
-	LONG $0x4c5832c5; WORD $0x08b0 // vaddss 0x8(%rax,%rsi,4), %xmm9, %xmm9
-	LONG $0x4c117ac5; WORD $0x08b0 // vmovss %xmm9, 0x8(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x00b9840f; WORD $0x0000 // je 0x20da <k_gemm_nt+0x1eda>
-	LONG $0x48fd5362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm9
-	LONG $0x583c41c4; BYTE $0xc1 // vaddps %ymm9, %ymm8, %ymm8
-	LONG $0x197d43c4; WORD $0x01c1 // vextractf128 $0x1, %ymm8, %xmm9
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0xc63941c4; WORD $0x01c8 // vshufpd $0x1, %xmm8, %xmm8, %xmm9 # xmm9 = xmm8[1,0]
-	LONG $0x583841c4; BYTE $0xc1 // vaddps %xmm9, %xmm8, %xmm8
-	LONG $0x167a41c4; BYTE $0xc8 // vmovshdup %xmm8, %xmm9 # xmm9 = xmm8[1,1,3,3]
-	LONG $0x583a41c4; BYTE $0xc1 // vaddss %xmm9, %xmm8, %xmm8
+	WORD $0x0474 // je 0x2af0 <k_gemm_nt+0x28f0>
+	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
+	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
+	WORD $0x5eeb // jmp 0x2b54 <k_gemm_nt+0x2954>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2058 <k_gemm_nt+0x1e58>
-	LONG $0x44583ac5; WORD $0x0cb0 // vaddss 0xc(%rax,%rsi,4), %xmm8, %xmm8
-	LONG $0x44117ac5; WORD $0x0cb0 // vmovss %xmm8, 0xc(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	WORD $0x7574 // je 0x20da <k_gemm_nt+0x1eda>
-	LONG $0x48fdd362; WORD $0xf81b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm8
-	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
-	LONG $0x197dc3c4; WORD $0x01f8 // vextractf128 $0x1, %ymm7, %xmm8
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7c641c5; BYTE $0x01 // vshufpd $0x1, %xmm7, %xmm7, %xmm8 # xmm8 = xmm7[1,0]
-	LONG $0xff58b8c5 // vaddps %xmm7, %xmm8, %xmm7
-	LONG $0xc7167ac5 // vmovshdup %xmm7, %xmm8 # xmm8 = xmm7[1,1,3,3]
-	LONG $0xff58bac5 // vaddss %xmm7, %xmm8, %xmm7
+	WORD $0x3274 // je 0x2b2d <k_gemm_nt+0x292d>
+	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x4b7c // jl 0x2b54 <k_gemm_nt+0x2954>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x3575 // jne 0x2b54 <k_gemm_nt+0x2954>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	WORD $0x22eb // jmp 0x2b4f <k_gemm_nt+0x294f>
+	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1d7c // jl 0x2b54 <k_gemm_nt+0x2954>
+	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x0c75 // jne 0x2b54 <k_gemm_nt+0x2954>
+	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
+	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
+	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
+	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
+	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
+	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
+	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
+	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
+	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
+	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
+	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
+	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x157e // jle 0x2bc8 <k_gemm_nt+0x29c8>
+	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2096 <k_gemm_nt+0x1e96>
-	LONG $0x7c58c2c5; WORD $0x10b0 // vaddss 0x10(%rax,%rsi,4), %xmm7, %xmm7
-	LONG $0x7c11fac5; WORD $0x10b0 // vmovss %xmm7, 0x10(%rax,%rsi,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	WORD $0x3774 // je 0x20da <k_gemm_nt+0x1eda>
-	LONG $0x48fdf362; WORD $0xf71b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm7
-	LONG $0xf758ccc5 // vaddps %ymm7, %ymm6, %ymm6
-	LONG $0x197de3c4; WORD $0x01f7 // vextractf128 $0x1, %ymm6, %xmm7
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfec6c9c5; BYTE $0x01 // vshufpd $0x1, %xmm6, %xmm6, %xmm7 # xmm7 = xmm6[1,0]
-	LONG $0xf758c8c5 // vaddps %xmm7, %xmm6, %xmm6
-	LONG $0xfe16fac5 // vmovshdup %xmm6, %xmm7 # xmm7 = xmm6[1,1,3,3]
-	LONG $0xf758cac5 // vaddss %xmm7, %xmm6, %xmm6
+	WORD $0x0474 // je 0x2bc2 <k_gemm_nt+0x29c2>
+	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
+	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
+	WORD $0x5eeb // jmp 0x2c26 <k_gemm_nt+0x2a26>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x20d4 <k_gemm_nt+0x1ed4>
-	LONG $0x7458cac5; WORD $0x14b0 // vaddss 0x14(%rax,%rsi,4), %xmm6, %xmm6
-	LONG $0x7411fac5; WORD $0x14b0 // vmovss %xmm6, 0x14(%rax,%rsi,4)
-	LONG $0xcdaf0f48 // imulq %rbp, %rcx
-	LONG $0x48fdf362; WORD $0xee1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm6
-	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
-	LONG $0x197de3c4; WORD $0x01ee // vextractf128 $0x1, %ymm5, %xmm6
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm6 # xmm6 = xmm5[1,0]
-	LONG $0xee58d0c5 // vaddps %xmm6, %xmm5, %xmm5
-	LONG $0xf516fac5 // vmovshdup %xmm5, %xmm6 # xmm6 = xmm5[1,1,3,3]
-	LONG $0xee58d2c5 // vaddss %xmm6, %xmm5, %xmm5
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x50528b48 // movq 0x50(%rdx), %rdx
+	WORD $0x3274 // je 0x2bff <k_gemm_nt+0x29ff>
+	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
+	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x4b7c // jl 0x2c26 <k_gemm_nt+0x2a26>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x3575 // jne 0x2c26 <k_gemm_nt+0x2a26>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
+	WORD $0x22eb // jmp 0x2c21 <k_gemm_nt+0x2a21>
+	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1d7c // jl 0x2c26 <k_gemm_nt+0x2a26>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x0c75 // jne 0x2c26 <k_gemm_nt+0x2a26>
+	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
+	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
+	LONG $0x48bdf362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm8, %zmm0
+	LONG $0x48bdf362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm7, %zmm8, %zmm7 # zmm7 = zmm8[4,5,6,7],zmm7[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
+	LONG $0x48cdf362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm5, %zmm6, %zmm7
+	LONG $0x48cdf362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[4,5,6,7],zmm5[4,5,6,7]
+	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
+	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
+	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
+	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x177e // jle 0x2c98 <k_gemm_nt+0x2a98>
+	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2117 <k_gemm_nt+0x1f17>
-	LONG $0x2c58d2c5; BYTE $0x88 // vaddss (%rax,%rcx,4), %xmm5, %xmm5
-	LONG $0x2c11fac5; BYTE $0x88 // vmovss %xmm5, (%rax,%rcx,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xe269840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm5
-	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
-	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
-	LONG $0xe558dac5 // vaddss %xmm5, %xmm4, %xmm4
+	WORD $0x0574 // je 0x2c91 <k_gemm_nt+0x2a91>
+	LONG $0x2c58d0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm5, %xmm5
+	LONG $0x2c11f8c5; BYTE $0x86 // vmovups %xmm5, (%rsi,%rax,4)
+	WORD $0x66eb // jmp 0x2cfe <k_gemm_nt+0x2afe>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2158 <k_gemm_nt+0x1f58>
-	LONG $0x6458dac5; WORD $0x0488 // vaddss 0x4(%rax,%rcx,4), %xmm4, %xmm4
-	LONG $0x6411fac5; WORD $0x0488 // vmovss %xmm4, 0x4(%rax,%rcx,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xe227840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm4
-	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
+	WORD $0x3774 // je 0x2cd4 <k_gemm_nt+0x2ad4>
+	LONG $0x0458d2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm5, %xmm0
+	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x517c // jl 0x2cfe <k_gemm_nt+0x2afe>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x3975 // jne 0x2cfe <k_gemm_nt+0x2afe>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
+	WORD $0x24eb // jmp 0x2cf8 <k_gemm_nt+0x2af8>
+	LONG $0x2c11fac5; BYTE $0x86 // vmovss %xmm5, (%rsi,%rax,4)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x1f7c // jl 0x2cfe <k_gemm_nt+0x2afe>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x0d75 // jne 0x2cfe <k_gemm_nt+0x2afe>
+	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
+	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
+	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
+	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
+	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
+	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
+	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
+	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
+	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
+	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
+	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x1a7e // jle 0x2d73 <k_gemm_nt+0x2b73>
+	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x219a <k_gemm_nt+0x1f9a>
-	LONG $0x5c58e2c5; WORD $0x0888 // vaddss 0x8(%rax,%rcx,4), %xmm3, %xmm3
-	LONG $0x5c11fac5; WORD $0x0888 // vmovss %xmm3, 0x8(%rax,%rcx,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xe1e5840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm3
-	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
+	WORD $0x0574 // je 0x2d69 <k_gemm_nt+0x2b69>
+	LONG $0x0c58f0c5; BYTE $0xc6 // vaddps (%rsi,%rax,8), %xmm1, %xmm1
+	LONG $0x0c11f8c5; BYTE $0xc6 // vmovups %xmm1, (%rsi,%rax,8)
+	LONG $0xffd5b6e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x21dc <k_gemm_nt+0x1fdc>
-	LONG $0x5458eac5; WORD $0x0c88 // vaddss 0xc(%rax,%rcx,4), %xmm2, %xmm2
-	LONG $0x5411fac5; WORD $0x0c88 // vmovss %xmm2, 0xc(%rax,%rcx,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xe1a3840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm2
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x221e <k_gemm_nt+0x201e>
-	LONG $0x4c58f2c5; WORD $0x1088 // vaddss 0x10(%rax,%rcx,4), %xmm1, %xmm1
-	LONG $0x4c11fac5; WORD $0x1088 // vmovss %xmm1, 0x10(%rax,%rcx,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xe161840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x2260 <k_gemm_nt+0x2060>
-	LONG $0x4458fac5; WORD $0x1488 // vaddss 0x14(%rax,%rcx,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x1488 // vmovss %xmm0, 0x14(%rax,%rcx,4)
-	LONG $0xffe125e9; BYTE $0xff // jmp 0x390 <k_gemm_nt+0x190>
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x487ce162; WORD $0x0c29; BYTE $0x08 // vmovaps %zmm17, (%rax,%rcx)
-	QUAD $0x01084429487ce162 // vmovaps %zmm16, 0x40(%rax,%rcx)
-	QUAD $0x02087c29487c7162 // vmovaps %zmm15, 0x80(%rax,%rcx)
-	QUAD $0x03087429487c7162 // vmovaps %zmm14, 0xc0(%rax,%rcx)
-	QUAD $0x04086c29487c7162 // vmovaps %zmm13, 0x100(%rax,%rcx)
-	QUAD $0x05086429487c7162 // vmovaps %zmm12, 0x140(%rax,%rcx)
-	QUAD $0x06085c29487c7162 // vmovaps %zmm11, 0x180(%rax,%rcx)
-	QUAD $0x07085429487c7162 // vmovaps %zmm10, 0x1c0(%rax,%rcx)
-	QUAD $0x08084c29487c7162 // vmovaps %zmm9, 0x200(%rax,%rcx)
-	QUAD $0x09084429487c7162 // vmovaps %zmm8, 0x240(%rax,%rcx)
-	QUAD $0x0a087c29487cf162 // vmovaps %zmm7, 0x280(%rax,%rcx)
-	QUAD $0x0b087429487cf162 // vmovaps %zmm6, 0x2c0(%rax,%rcx)
-	QUAD $0x0c086c29487cf162 // vmovaps %zmm5, 0x300(%rax,%rcx)
-	QUAD $0x0d086429487cf162 // vmovaps %zmm4, 0x340(%rax,%rcx)
-	QUAD $0x0e085c29487cf162 // vmovaps %zmm3, 0x380(%rax,%rcx)
-	QUAD $0x0f085429487cf162 // vmovaps %zmm2, 0x3c0(%rax,%rcx)
-	QUAD $0x10084c29487cf162 // vmovaps %zmm1, 0x400(%rax,%rcx)
-	QUAD $0x11084429487cf162 // vmovaps %zmm0, 0x440(%rax,%rcx)
-	LONG $0xffe087e9; BYTE $0xff // jmp 0x390 <k_gemm_nt+0x190>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x2c11fac5; BYTE $0x8a // vmovss %xmm5, (%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xe072840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xe51b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm5
-	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
-	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xecc6d9c5; BYTE $0x01 // vshufpd $0x1, %xmm4, %xmm4, %xmm5 # xmm5 = xmm4[1,0]
-	LONG $0xe558d8c5 // vaddps %xmm5, %xmm4, %xmm4
-	LONG $0xec16fac5 // vmovshdup %xmm4, %xmm5 # xmm5 = xmm4[1,1,3,3]
-	LONG $0xe558dac5 // vaddss %xmm5, %xmm4, %xmm4
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e74 // je 0x2367 <k_gemm_nt+0x2167>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x6458dac5; WORD $0x048a // vaddss 0x4(%rdx,%rcx,4), %xmm4, %xmm4
-	LONG $0x6411fac5; WORD $0x048a // vmovss %xmm4, 0x4(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xe02b840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	WORD $0x16eb // jmp 0x237d <k_gemm_nt+0x217d>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x6411fac5; WORD $0x048a // vmovss %xmm4, 0x4(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xe013840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xdc1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm4
-	LONG $0xdc58e4c5 // vaddps %ymm4, %ymm3, %ymm3
-	LONG $0x197de3c4; WORD $0x01dc // vextractf128 $0x1, %ymm3, %xmm4
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe3c6e1c5; BYTE $0x01 // vshufpd $0x1, %xmm3, %xmm3, %xmm4 # xmm4 = xmm3[1,0]
-	LONG $0xdc58e0c5 // vaddps %xmm4, %xmm3, %xmm3
-	LONG $0xe316fac5 // vmovshdup %xmm3, %xmm4 # xmm4 = xmm3[1,1,3,3]
-	LONG $0xdc58e2c5 // vaddss %xmm4, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e74 // je 0x23c6 <k_gemm_nt+0x21c6>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5c58e2c5; WORD $0x088a // vaddss 0x8(%rdx,%rcx,4), %xmm3, %xmm3
-	LONG $0x5c11fac5; WORD $0x088a // vmovss %xmm3, 0x8(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xdfcc840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	WORD $0x16eb // jmp 0x23dc <k_gemm_nt+0x21dc>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5c11fac5; WORD $0x088a // vmovss %xmm3, 0x8(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xdfb4840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xd31b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm3
-	LONG $0xd358ecc5 // vaddps %ymm3, %ymm2, %ymm2
-	LONG $0x197de3c4; WORD $0x01d3 // vextractf128 $0x1, %ymm2, %xmm3
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xdac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm3 # xmm3 = xmm2[1,0]
-	LONG $0xd358e8c5 // vaddps %xmm3, %xmm2, %xmm2
-	LONG $0xda16fac5 // vmovshdup %xmm2, %xmm3 # xmm3 = xmm2[1,1,3,3]
-	LONG $0xd358eac5 // vaddss %xmm3, %xmm2, %xmm2
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e74 // je 0x2425 <k_gemm_nt+0x2225>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5458eac5; WORD $0x0c8a // vaddss 0xc(%rdx,%rcx,4), %xmm2, %xmm2
-	LONG $0x5411fac5; WORD $0x0c8a // vmovss %xmm2, 0xc(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xdf6d840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	WORD $0x16eb // jmp 0x243b <k_gemm_nt+0x223b>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x5411fac5; WORD $0x0c8a // vmovss %xmm2, 0xc(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xdf55840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xca1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm2
-	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm2 # xmm2 = xmm1[1,0]
-	LONG $0xca58f0c5 // vaddps %xmm2, %xmm1, %xmm1
-	LONG $0xd116fac5 // vmovshdup %xmm1, %xmm2 # xmm2 = xmm1[1,1,3,3]
-	LONG $0xca58f2c5 // vaddss %xmm2, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1e74 // je 0x2484 <k_gemm_nt+0x2284>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4c58f2c5; WORD $0x108a // vaddss 0x10(%rdx,%rcx,4), %xmm1, %xmm1
-	LONG $0x4c11fac5; WORD $0x108a // vmovss %xmm1, 0x10(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xdf0e840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	WORD $0x16eb // jmp 0x249a <k_gemm_nt+0x229a>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x4c11fac5; WORD $0x108a // vmovss %xmm1, 0x10(%rdx,%rcx,4)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xdef6840f; WORD $0xffff // je 0x390 <k_gemm_nt+0x190>
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0d74 // je 0x24d2 <k_gemm_nt+0x22d2>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x4458fac5; WORD $0x1482 // vaddss 0x14(%rdx,%rax,4), %xmm0, %xmm0
-	WORD $0x05eb // jmp 0x24d7 <k_gemm_nt+0x22d7>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x4411fac5; WORD $0x1482 // vmovss %xmm0, 0x14(%rdx,%rax,4)
-	LONG $0xffdeaee9; BYTE $0xff // jmp 0x390 <k_gemm_nt+0x190>
-	LONG $0x98c48148; WORD $0x0001; BYTE $0x00 // addq $0x198, %rsp # imm = 0x198
+	WORD $0x4874 // je 0x2dc0 <k_gemm_nt+0x2bc0>
+	LONG $0x0458f2c5; BYTE $0xc6 // vaddss (%rsi,%rax,8), %xmm1, %xmm0
+	LONG $0x0411fac5; BYTE $0xc6 // vmovss %xmm0, (%rsi,%rax,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xd59d8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4458fac5; WORD $0x04c6 // vaddss 0x4(%rsi,%rax,8), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xd581850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4458fac5; WORD $0x08c6 // vaddss 0x8(%rsi,%rax,8), %xmm0, %xmm0
+	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
+	LONG $0xffd569e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x0c11fac5; BYTE $0xc6 // vmovss %xmm1, (%rsi,%rax,8)
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0xd55a8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0xd544850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
+	LONG $0xffd532e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xfff474e9; BYTE $0xff // jmp 0x2272 <k_gemm_nt+0x2072>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1810,12 +2267,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// gemm_outer
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0f658e0f; WORD $0x0000 // jle 0x3472 <k_gemm_outer+0xf72>
+	LONG $0x0f658e0f; WORD $0x0000 // jle 0x3d92 <k_gemm_outer+0xf72>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -1828,31 +2285,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x23eb // jmp 0x255b <k_gemm_outer+0x5b>
+	WORD $0x23eb // jmp 0x2e7b <k_gemm_outer+0x5b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x0f098d0f; WORD $0x0000 // jge 0x3464 <k_gemm_outer+0xf64>
+	LONG $0x0f098d0f; WORD $0x0000 // jge 0x3d84 <k_gemm_outer+0xf64>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x01708c0f; WORD $0x0000 // jl 0x26e0 <k_gemm_outer+0x1e0>
+	LONG $0x01708c0f; WORD $0x0000 // jl 0x3000 <k_gemm_outer+0x1e0>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x2880 <k_gemm_outer+0x380>
+	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x31a0 <k_gemm_outer+0x380>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x02c98348 // orq $0x2, %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0x06088e0f; WORD $0x0000 // jle 0x2ba0 <k_gemm_outer+0x6a0>
+	LONG $0x06088e0f; WORD $0x0000 // jle 0x34c0 <k_gemm_outer+0x6a0>
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x9c7d // jge 0x2540 <k_gemm_outer+0x40>
+	WORD $0x9c7d // jge 0x2e60 <k_gemm_outer+0x40>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08468b48 // movq 0x8(%rsi), %rax
 	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
@@ -1871,27 +2328,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd0c8d48 // leaq (,%rbx,8), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x23eb // jmp 0x261d <k_gemm_outer+0x11d>
+	WORD $0x23eb // jmp 0x2f3d <k_gemm_outer+0x11d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x0411; BYTE $0x89 // vmovups %zmm0, (%r9,%rcx,4)
 	QUAD $0x01894c11487cd162 // vmovups %zmm1, 0x40(%r9,%rcx,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x07c3840f; WORD $0x0000 // je 0x2de0 <k_gemm_outer+0x8e0>
+	LONG $0x07c3840f; WORD $0x0000 // je 0x3700 <k_gemm_outer+0x8e0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1774 // je 0x2640 <k_gemm_outer+0x140>
+	WORD $0x1774 // je 0x2f60 <k_gemm_outer+0x140>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm0
 	QUAD $0x01894c10487cd162 // vmovups 0x40(%r9,%rcx,4), %zmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x264d <k_gemm_outer+0x14d>
-	WORD $0xc1eb // jmp 0x2600 <k_gemm_outer+0x100>
+	WORD $0x107f // jg 0x2f6d <k_gemm_outer+0x14d>
+	WORD $0xc1eb // jmp 0x2f20 <k_gemm_outer+0x100>
 	BYTE $0x90 // nop
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x2600 <k_gemm_outer+0x100>
+	WORD $0xb37e // jle 0x2f20 <k_gemm_outer+0x100>
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	LONG $0xf0af0f49 // imulq %r8, %rsi
 	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
@@ -1899,7 +2356,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4b74 // je 0x26b2 <k_gemm_outer+0x1b2>
+	WORD $0x4b74 // je 0x2fd2 <k_gemm_outer+0x1b2>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
@@ -1912,30 +2369,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c68348 // addq $0x8, %rsi
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xc275 // jne 0x2670 <k_gemm_outer+0x170>
+	WORD $0xc275 // jne 0x2f90 <k_gemm_outer+0x170>
 	LONG $0x243c0348 // addq (%rsp), %rdi
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff44840f; WORD $0xffff // je 0x2600 <k_gemm_outer+0x100>
+	LONG $0xff44840f; WORD $0xffff // je 0x2f20 <k_gemm_outer+0x100>
 	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
 	LONG $0x486df262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x486df262; WORD $0x4fb8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0xffff2ce9; BYTE $0xff // jmp 0x2600 <k_gemm_outer+0x100>
+	LONG $0xffff2ce9; BYTE $0xff // jmp 0x2f20 <k_gemm_outer+0x100>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x0aa18e0f; WORD $0x0000 // jle 0x3194 <k_gemm_outer+0xc94>
+	LONG $0x0aa18e0f; WORD $0x0000 // jle 0x3ab4 <k_gemm_outer+0xc94>
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x07038d0f; WORD $0x0000 // jge 0x2e00 <k_gemm_outer+0x900>
+	LONG $0x07038d0f; WORD $0x0000 // jge 0x3720 <k_gemm_outer+0x900>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x02ce8348 // orq $0x2, %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0x08ff8e0f; WORD $0x0000 // jle 0x3010 <k_gemm_outer+0xb10>
+	LONG $0x08ff8e0f; WORD $0x0000 // jle 0x3930 <k_gemm_outer+0xb10>
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xfe1c8d0f; WORD $0xffff // jge 0x2540 <k_gemm_outer+0x40>
+	LONG $0xfe1c8d0f; WORD $0xffff // jge 0x2e60 <k_gemm_outer+0x40>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08468b48 // movq 0x8(%rsi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
@@ -1959,24 +2416,24 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e6c148 // shlq $0x4, %rsi
 	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x18eb // jmp 0x27a3 <k_gemm_outer+0x2a3>
+	WORD $0x18eb // jmp 0x30c3 <k_gemm_outer+0x2a3>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487c9162; WORD $0x0411; BYTE $0xa8 // vmovups %zmm0, (%r8,%r13,4)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x09dd840f; WORD $0x0000 // je 0x3180 <k_gemm_outer+0xc80>
+	LONG $0x09dd840f; WORD $0x0000 // je 0x3aa0 <k_gemm_outer+0xc80>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0xe9af0f4c // imulq %rcx, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1174 // je 0x27c0 <k_gemm_outer+0x2c0>
+	WORD $0x1174 // je 0x30e0 <k_gemm_outer+0x2c0>
 	LONG $0x487c9162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0e7f // jg 0x27c9 <k_gemm_outer+0x2c9>
-	WORD $0xd3eb // jmp 0x2790 <k_gemm_outer+0x290>
+	WORD $0x0e7f // jg 0x30e9 <k_gemm_outer+0x2c9>
+	WORD $0xd3eb // jmp 0x30b0 <k_gemm_outer+0x290>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xc77e // jle 0x2790 <k_gemm_outer+0x290>
+	WORD $0xc77e // jle 0x30b0 <k_gemm_outer+0x290>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -1985,7 +2442,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x5c72 // jb 0x2845 <k_gemm_outer+0x345>
+	WORD $0x5c72 // jb 0x3165 <k_gemm_outer+0x345>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x487df262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%rbp), %zmm1
@@ -2002,11 +2459,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xb075 // jne 0x27f0 <k_gemm_outer+0x2f0>
+	WORD $0xb075 // jne 0x3110 <k_gemm_outer+0x2f0>
 	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0xff3d840f; WORD $0xffff // je 0x2790 <k_gemm_outer+0x290>
+	LONG $0xff3d840f; WORD $0xffff // je 0x30b0 <k_gemm_outer+0x290>
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x00bd4c18487df262 // vbroadcastss (%rbp,%rdi,4), %zmm1
@@ -2014,8 +2471,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	WORD $0xe775 // jne 0x2860 <k_gemm_outer+0x360>
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x2790 <k_gemm_outer+0x290>
+	WORD $0xe775 // jne 0x3180 <k_gemm_outer+0x360>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x30b0 <k_gemm_outer+0x290>
 	WORD $0x9066 // nop
 	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
@@ -2050,7 +2507,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b51c8d4e // leaq (,%r14,4), %r11
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x29b3 <k_gemm_outer+0x4b3>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x32d3 <k_gemm_outer+0x4b3>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
 	LONG $0x487cd162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%r9)
@@ -2073,13 +2530,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08488d49 // leaq 0x8(%r8), %rcx
 	LONG $0x245c0348; BYTE $0x30 // addq 0x30(%rsp), %rbx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xfbd38f0f; WORD $0xffff // jg 0x2586 <k_gemm_outer+0x86>
+	LONG $0xfbd38f0f; WORD $0xffff // jg 0x2ea6 <k_gemm_outer+0x86>
 	LONG $0xc2af0f4d // imulq %r10, %r8
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x860c8d4e // leaq (%rsi,%r8,4), %r9
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x0091840f; WORD $0x0000 // je 0x2a60 <k_gemm_outer+0x560>
+	LONG $0x0091840f; WORD $0x0000 // je 0x3380 <k_gemm_outer+0x560>
 	LONG $0x487cd162; WORD $0x0110 // vmovups (%r9), %zmm0
 	LONG $0x487cd162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%r9), %zmm1
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x91 // vmovups (%r9,%r10,4), %zmm2
@@ -2099,8 +2556,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0x3410; BYTE $0x11 // vmovups (%r9,%rdx), %zmm14
 	QUAD $0x01117c10487c5162 // vmovups 0x40(%r9,%rdx), %zmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x5e7f // jg 0x2ab1 <k_gemm_outer+0x5b1>
-	LONG $0xfffec8e9; BYTE $0xff // jmp 0x2920 <k_gemm_outer+0x420>
+	WORD $0x5e7f // jg 0x33d1 <k_gemm_outer+0x5b1>
+	LONG $0xfffec8e9; BYTE $0xff // jmp 0x3240 <k_gemm_outer+0x420>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2119,7 +2576,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfe6f8e0f; WORD $0xffff // jle 0x2920 <k_gemm_outer+0x420>
+	LONG $0xfe6f8e0f; WORD $0xffff // jle 0x3240 <k_gemm_outer+0x420>
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -2160,8 +2617,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xff28850f; WORD $0xffff // jne 0x2ac0 <k_gemm_outer+0x5c0>
-	LONG $0xfffd83e9; BYTE $0xff // jmp 0x2920 <k_gemm_outer+0x420>
+	LONG $0xff28850f; WORD $0xffff // jne 0x33e0 <k_gemm_outer+0x5c0>
+	LONG $0xfffd83e9; BYTE $0xff // jmp 0x3240 <k_gemm_outer+0x420>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08568b4c // movq 0x8(%rsi), %r10
@@ -2191,7 +2648,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0x33eb // jmp 0x2c60 <k_gemm_outer+0x760>
+	WORD $0x33eb // jmp 0x3580 <k_gemm_outer+0x760>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cf162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%rbp)
 	LONG $0x487cf162; WORD $0x4d11; BYTE $0x01 // vmovups %zmm1, 0x40(%rbp)
@@ -2200,37 +2657,37 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02488d49 // leaq 0x2(%r8), %rcx
 	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xf9388f0f; WORD $0xffff // jg 0x2598 <k_gemm_outer+0x98>
+	LONG $0xf9388f0f; WORD $0xffff // jg 0x2eb8 <k_gemm_outer+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0xceaf0f48 // imulq %rsi, %rcx
 	LONG $0x8f2c8d48 // leaq (%rdi,%rcx,4), %rbp
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2a74 // je 0x2ca0 <k_gemm_outer+0x7a0>
+	WORD $0x2a74 // je 0x35c0 <k_gemm_outer+0x7a0>
 	LONG $0x487cf162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm0
 	LONG $0x487cf162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm1
 	QUAD $0x00955410487cf162 // vmovups (%rbp,%rdx,4), %zmm2
 	QUAD $0x01955c10487cf162 // vmovups 0x40(%rbp,%rdx,4), %zmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x207f // jg 0x2cb9 <k_gemm_outer+0x7b9>
-	WORD $0x95eb // jmp 0x2c30 <k_gemm_outer+0x730>
+	WORD $0x207f // jg 0x35d9 <k_gemm_outer+0x7b9>
+	WORD $0x95eb // jmp 0x3550 <k_gemm_outer+0x730>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff778e0f; WORD $0xffff // jle 0x2c30 <k_gemm_outer+0x730>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x3550 <k_gemm_outer+0x730>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2175 // jne 0x2ce0 <k_gemm_outer+0x7e0>
+	WORD $0x2175 // jne 0x3600 <k_gemm_outer+0x7e0>
 	LONG $0xf6af0f49 // imulq %r14, %rsi
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
 	LONG $0x24148b4c // movq (%rsp), %r10
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff57840f; WORD $0xffff // je 0x2c30 <k_gemm_outer+0x730>
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x2d9c <k_gemm_outer+0x89c>
+	LONG $0xff57840f; WORD $0xffff // je 0x3550 <k_gemm_outer+0x730>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x36bc <k_gemm_outer+0x89c>
 	WORD $0x9066 // nop
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
@@ -2260,7 +2717,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18348 // addq $0x8, %rcx
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xfec68349 // addq $-0x2, %r14
-	WORD $0x8375 // jne 0x2d00 <k_gemm_outer+0x800>
+	WORD $0x8375 // jne 0x3620 <k_gemm_outer+0x800>
 	LONG $0x2454034c; BYTE $0x30 // addq 0x30(%rsp), %r10
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
@@ -2268,7 +2725,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfe94840f; WORD $0xffff // je 0x2c30 <k_gemm_outer+0x730>
+	LONG $0xfe94840f; WORD $0xffff // je 0x3550 <k_gemm_outer+0x730>
 	LONG $0x487cd162; WORD $0x2210 // vmovups (%r10), %zmm4
 	LONG $0x487cd162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm5
 	LONG $0x487df262; WORD $0x3118 // vbroadcastss (%rcx), %zmm6
@@ -2277,12 +2734,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487db262; WORD $0x3418; BYTE $0xb1 // vbroadcastss (%rcx,%r14,4), %zmm6
 	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
 	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	LONG $0xfffe5de9; BYTE $0xff // jmp 0x2c30 <k_gemm_outer+0x730>
+	LONG $0xfffe5de9; BYTE $0xff // jmp 0x3550 <k_gemm_outer+0x730>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0xfff756e9; BYTE $0xff // jmp 0x254a <k_gemm_outer+0x4a>
+	LONG $0xfff756e9; BYTE $0xff // jmp 0x2e6a <k_gemm_outer+0x4a>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -2316,7 +2773,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x63eb // jmp 0x2ef4 <k_gemm_outer+0x9f4>
+	WORD $0x63eb // jmp 0x3814 <k_gemm_outer+0x9f4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
 	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
@@ -2331,13 +2788,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08798d48 // leaq 0x8(%rcx), %rdi
 	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	LONG $0xf80b8f0f; WORD $0xffff // jg 0x26ff <k_gemm_outer+0x1ff>
+	LONG $0xf80b8f0f; WORD $0xffff // jg 0x301f <k_gemm_outer+0x1ff>
 	LONG $0xcaaf0f48 // imulq %rdx, %rcx
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x880c8d4d // leaq (%r8,%rcx,4), %r9
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x5474 // je 0x2f60 <k_gemm_outer+0xa60>
+	WORD $0x5474 // je 0x3880 <k_gemm_outer+0xa60>
 	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
 	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
 	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
@@ -2349,8 +2806,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x29 // vmovups (%r9,%r13), %zmm1
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x29 // vmovups (%r9,%rbp), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x387f // jg 0x2f89 <k_gemm_outer+0xa89>
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x2ea0 <k_gemm_outer+0x9a0>
+	WORD $0x387f // jg 0x38a9 <k_gemm_outer+0xa89>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x37c0 <k_gemm_outer+0x9a0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2361,7 +2818,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff178e0f; WORD $0xffff // jle 0x2ea0 <k_gemm_outer+0x9a0>
+	LONG $0xff178e0f; WORD $0xffff // jle 0x37c0 <k_gemm_outer+0x9a0>
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2384,8 +2841,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x9e75 // jne 0x2fa0 <k_gemm_outer+0xaa0>
-	LONG $0xfffe99e9; BYTE $0xff // jmp 0x2ea0 <k_gemm_outer+0x9a0>
+	WORD $0x9e75 // jne 0x38c0 <k_gemm_outer+0xaa0>
+	LONG $0xfffe99e9; BYTE $0xff // jmp 0x37c0 <k_gemm_outer+0x9a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
 	LONG $0x08738b4d // movq 0x8(%r11), %r14
@@ -2410,38 +2867,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68349 // addq $0x4, %r14
 	QUAD $0x00000000cd3c8d4e // leaq (,%r9,8), %r15
 	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
-	WORD $0x2feb // jmp 0x30b1 <k_gemm_outer+0xbb1>
+	WORD $0x2feb // jmp 0x39d1 <k_gemm_outer+0xbb1>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x4d11; BYTE $0x00 // vmovups %zmm1, (%r13)
 	QUAD $0x00954411487cd162 // vmovups %zmm0, (%r13,%rdx,4)
 	LONG $0x02718d48 // leaq 0x2(%rcx), %rsi
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf6608f0f; WORD $0xffff // jg 0x2711 <k_gemm_outer+0x211>
+	LONG $0xf6608f0f; WORD $0xffff // jg 0x3031 <k_gemm_outer+0x211>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	LONG $0xb72c8d4c // leaq (%rdi,%rsi,4), %r13
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1974 // je 0x30e0 <k_gemm_outer+0xbe0>
+	WORD $0x1974 // je 0x3a00 <k_gemm_outer+0xbe0>
 	LONG $0x487cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1
 	QUAD $0x00954410487cd162 // vmovups (%r13,%rdx,4), %zmm0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x127f // jg 0x30ed <k_gemm_outer+0xbed>
-	WORD $0xb3eb // jmp 0x3090 <k_gemm_outer+0xb90>
+	WORD $0x127f // jg 0x3a0d <k_gemm_outer+0xbed>
+	WORD $0xb3eb // jmp 0x39b0 <k_gemm_outer+0xb90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x3090 <k_gemm_outer+0xb90>
+	WORD $0xa37e // jle 0x39b0 <k_gemm_outer+0xb90>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1175 // jne 0x3110 <k_gemm_outer+0xc10>
+	WORD $0x1175 // jne 0x3a30 <k_gemm_outer+0xc10>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x54eb // jmp 0x315a <k_gemm_outer+0xc5a>
+	WORD $0x54eb // jmp 0x3a7a <k_gemm_outer+0xc5a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	WORD $0xc031 // xorl %eax, %eax
@@ -2456,31 +2913,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xc675 // jne 0x3120 <k_gemm_outer+0xc20>
+	WORD $0xc675 // jne 0x3a40 <k_gemm_outer+0xc20>
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff2c840f; WORD $0xffff // je 0x3090 <k_gemm_outer+0xb90>
+	LONG $0xff2c840f; WORD $0xffff // je 0x39b0 <k_gemm_outer+0xb90>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
 	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x008d44b8586db262 // vfmadd231ps (%rbp,%r9,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x3090 <k_gemm_outer+0xb90>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x39b0 <k_gemm_outer+0xb90>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	LONG $0xfff3b6e9; BYTE $0xff // jmp 0x254a <k_gemm_outer+0x4a>
+	LONG $0xfff3b6e9; BYTE $0xff // jmp 0x2e6a <k_gemm_outer+0x4a>
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02d88d0f; WORD $0x0000 // jge 0x3476 <k_gemm_outer+0xf76>
+	LONG $0x02d88d0f; WORD $0x0000 // jge 0x3d96 <k_gemm_outer+0xf76>
 	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x02c88348 // orq $0x2, %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x05d78e0f; WORD $0x0000 // jle 0x3792 <k_gemm_outer+0x1292>
+	LONG $0x05d78e0f; WORD $0x0000 // jle 0x40b2 <k_gemm_outer+0x1292>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x02968d0f; WORD $0x0000 // jge 0x3464 <k_gemm_outer+0xf64>
+	LONG $0x02968d0f; WORD $0x0000 // jge 0x3d84 <k_gemm_outer+0xf64>
 	LONG $0x08408b49 // movq 0x8(%r8), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x18508b4d // movq 0x18(%r8), %r10
@@ -2509,47 +2966,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x02e7c148 // shlq $0x2, %rdi
 	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
-	WORD $0x18eb // jmp 0x3258 <k_gemm_outer+0xd58>
+	WORD $0x18eb // jmp 0x3b78 <k_gemm_outer+0xd58>
 	LONG $0x497cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13) {%k1}
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x020c840f; WORD $0x0000 // je 0x3464 <k_gemm_outer+0xf64>
+	LONG $0x020c840f; WORD $0x0000 // je 0x3d84 <k_gemm_outer+0xf64>
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0xb02c8d4c // leaq (%rax,%rsi,4), %r13
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3574 // je 0x32a0 <k_gemm_outer+0xda0>
+	WORD $0x3574 // je 0x3bc0 <k_gemm_outer+0xda0>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x7075 // jne 0x32e0 <k_gemm_outer+0xde0>
+	WORD $0x7075 // jne 0x3c00 <k_gemm_outer+0xde0>
 	LONG $0x487cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01b68e0f; WORD $0x0000 // jle 0x3436 <k_gemm_outer+0xf36>
+	LONG $0x01b68e0f; WORD $0x0000 // jle 0x3d56 <k_gemm_outer+0xf36>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
-	WORD $0x30eb // jmp 0x32c3 <k_gemm_outer+0xdc3>
+	WORD $0x30eb // jmp 0x3be3 <k_gemm_outer+0xdc3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x3450 <k_gemm_outer+0xf50>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x3d70 <k_gemm_outer+0xf50>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x3e75 // jne 0x3301 <k_gemm_outer+0xe01>
+	WORD $0x3e75 // jne 0x3c21 <k_gemm_outer+0xe01>
 	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	LONG $0x00ce830f; WORD $0x0000 // jae 0x339d <k_gemm_outer+0xe9d>
+	LONG $0x00ce830f; WORD $0x0000 // jae 0x3cbd <k_gemm_outer+0xe9d>
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	LONG $0x012f850f; WORD $0x0000 // jne 0x340a <k_gemm_outer+0xf0a>
-	LONG $0x000148e9; BYTE $0x00 // jmp 0x3428 <k_gemm_outer+0xf28>
+	LONG $0x012f850f; WORD $0x0000 // jne 0x3d2a <k_gemm_outer+0xf0a>
+	LONG $0x000148e9; BYTE $0x00 // jmp 0x3d48 <k_gemm_outer+0xf28>
 	LONG $0xc97cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0 {%k1} {z}
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff508e0f; WORD $0xffff // jle 0x3240 <k_gemm_outer+0xd40>
+	LONG $0xff508e0f; WORD $0xffff // jle 0x3b60 <k_gemm_outer+0xd40>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
@@ -2558,7 +3015,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	WORD $0x6172 // jb 0x3375 <k_gemm_outer+0xe75>
+	WORD $0x6172 // jb 0x3c95 <k_gemm_outer+0xe75>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
@@ -2574,18 +3031,18 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x3320 <k_gemm_outer+0xe20>
+	WORD $0xb075 // jne 0x3c40 <k_gemm_outer+0xe20>
 	LONG $0x245c034c; BYTE $0x30 // addq 0x30(%rsp), %r11
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00aa840f; WORD $0x0000 // je 0x3428 <k_gemm_outer+0xf28>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x3d48 <k_gemm_outer+0xf28>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc97cd162; WORD $0x0b10 // vmovups (%r11), %zmm1 {%k1} {z}
 	LONG $0x5875d262; WORD $0x04b8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3380 <k_gemm_outer+0xe80>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x3428 <k_gemm_outer+0xf28>
+	WORD $0xe875 // jne 0x3ca0 <k_gemm_outer+0xe80>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x3d48 <k_gemm_outer+0xf28>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2603,10 +3060,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x33b0 <k_gemm_outer+0xeb0>
+	WORD $0xb075 // jne 0x3cd0 <k_gemm_outer+0xeb0>
 	LONG $0x2444034c; BYTE $0x30 // addq 0x30(%rsp), %r8
 	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	WORD $0x1e74 // je 0x3428 <k_gemm_outer+0xf28>
+	WORD $0x1e74 // je 0x3d48 <k_gemm_outer+0xf28>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487dd262; WORD $0x0c18; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm1
@@ -2614,21 +3071,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3410 <k_gemm_outer+0xf10>
+	WORD $0xe875 // jne 0x3d30 <k_gemm_outer+0xf10>
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3240 <k_gemm_outer+0xd40>
+	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b60 <k_gemm_outer+0xd40>
 	LONG $0x487cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3258 <k_gemm_outer+0xd58>
-	WORD $0x14eb // jmp 0x3464 <k_gemm_outer+0xf64>
+	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b78 <k_gemm_outer+0xd58>
+	WORD $0x14eb // jmp 0x3d84 <k_gemm_outer+0xf64>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfdde850f; WORD $0xffff // jne 0x3240 <k_gemm_outer+0xd40>
-	WORD $0xd2eb // jmp 0x3436 <k_gemm_outer+0xf36>
+	LONG $0xfdde850f; WORD $0xffff // jne 0x3b60 <k_gemm_outer+0xd40>
+	WORD $0xd2eb // jmp 0x3d56 <k_gemm_outer+0xf36>
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2678,7 +3135,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d3c8d4a // leaq (,%r11,4), %rdi
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x66eb // jmp 0x358e <k_gemm_outer+0x108e>
+	WORD $0x66eb // jmp 0x3eae <k_gemm_outer+0x108e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
 	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
@@ -2695,15 +3152,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08428d4d // leaq 0x8(%r10), %r8
 	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0xfc168f0f; WORD $0xffff // jg 0x31a4 <k_gemm_outer+0xca4>
+	LONG $0xfc168f0f; WORD $0xffff // jg 0x3ac4 <k_gemm_outer+0xca4>
 	LONG $0xd2af0f4c // imulq %rdx, %r10
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x960c8d4e // leaq (%rsi,%r10,4), %r9
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x6a74 // je 0x3610 <k_gemm_outer+0x1110>
+	WORD $0x6a74 // je 0x3f30 <k_gemm_outer+0x1110>
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0x008f850f; WORD $0x0000 // jne 0x3640 <k_gemm_outer+0x1140>
+	LONG $0x008f850f; WORD $0x0000 // jne 0x3f60 <k_gemm_outer+0x1140>
 	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
 	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
 	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
@@ -2717,8 +3174,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1
 	LONG $0x487c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00978f0f; WORD $0x0000 // jg 0x369b <k_gemm_outer+0x119b>
-	LONG $0x000127e9; BYTE $0x00 // jmp 0x3730 <k_gemm_outer+0x1230>
+	LONG $0x00978f0f; WORD $0x0000 // jg 0x3fbb <k_gemm_outer+0x119b>
+	LONG $0x000127e9; BYTE $0x00 // jmp 0x4050 <k_gemm_outer+0x1230>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2729,8 +3186,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x667f // jg 0x369b <k_gemm_outer+0x119b>
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x3730 <k_gemm_outer+0x1230>
+	WORD $0x667f // jg 0x3fbb <k_gemm_outer+0x119b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x4050 <k_gemm_outer+0x1230>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
 	LONG $0xc97cd162; WORD $0x3910 // vmovups (%r9), %zmm7 {%k1} {z}
@@ -2747,10 +3204,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1 {%k1} {z}
 	LONG $0xc97c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0 {%k1} {z}
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00958e0f; WORD $0x0000 // jle 0x3730 <k_gemm_outer+0x1230>
+	LONG $0x00958e0f; WORD $0x0000 // jle 0x4050 <k_gemm_outer+0x1230>
 	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x77eb // jmp 0x371c <k_gemm_outer+0x121c>
+	WORD $0x77eb // jmp 0x403c <k_gemm_outer+0x121c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c5162; WORD $0x0010 // vmovups (%r8), %zmm8
 	LONG $0xa02c8d4a // leaq (%rax,%r12,4), %rbp
@@ -2772,14 +3229,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x1474 // je 0x3730 <k_gemm_outer+0x1230>
+	WORD $0x1474 // je 0x4050 <k_gemm_outer+0x1230>
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0x8d74 // je 0x36b0 <k_gemm_outer+0x11b0>
+	WORD $0x8d74 // je 0x3fd0 <k_gemm_outer+0x11b0>
 	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
-	WORD $0x8beb // jmp 0x36b6 <k_gemm_outer+0x11b6>
+	WORD $0x8beb // jmp 0x3fd6 <k_gemm_outer+0x11b6>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0xfdf5840f; WORD $0xffff // je 0x3530 <k_gemm_outer+0x1030>
+	LONG $0xfdf5840f; WORD $0xffff // je 0x3e50 <k_gemm_outer+0x1030>
 	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
 	LONG $0x497cd162; WORD $0x3911 // vmovups %zmm7, (%r9) {%k1}
 	LONG $0x497cd162; WORD $0x3011 // vmovups %zmm6, (%r8) {%k1}
@@ -2794,7 +3251,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x497cd162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%r9,%rsi) {%k1}
 	LONG $0x497c9162; WORD $0x0411; BYTE $0x39 // vmovups %zmm0, (%r9,%r15) {%k1}
-	LONG $0xfffde8e9; BYTE $0xff // jmp 0x357a <k_gemm_outer+0x107a>
+	LONG $0xfffde8e9; BYTE $0xff // jmp 0x3e9a <k_gemm_outer+0x107a>
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -2822,56 +3279,56 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd3c8d48 // leaq (,%rbx,8), %rdi
 	QUAD $0x00000000f52c8d4a // leaq (,%r14,8), %rbp
 	LONG $0x02e6c149 // shlq $0x2, %r14
-	WORD $0x21eb // jmp 0x3831 <k_gemm_outer+0x1331>
+	WORD $0x21eb // jmp 0x4151 <k_gemm_outer+0x1331>
 	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	LONG $0x02418d49 // leaq 0x2(%r9), %rax
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf98d8f0f; WORD $0xffff // jg 0x31be <k_gemm_outer+0xcbe>
+	LONG $0xf98d8f0f; WORD $0xffff // jg 0x3ade <k_gemm_outer+0xcbe>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
 	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x2574 // je 0x3870 <k_gemm_outer+0x1370>
+	WORD $0x2574 // je 0x4190 <k_gemm_outer+0x1370>
 	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x3c75 // jne 0x3890 <k_gemm_outer+0x1390>
+	WORD $0x3c75 // jne 0x41b0 <k_gemm_outer+0x1390>
 	LONG $0x487cd162; WORD $0x0810 // vmovups (%r8), %zmm1
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x407f // jg 0x38a5 <k_gemm_outer+0x13a5>
-	LONG $0x000100e9; BYTE $0x00 // jmp 0x396a <k_gemm_outer+0x146a>
+	WORD $0x407f // jg 0x41c5 <k_gemm_outer+0x13a5>
+	LONG $0x000100e9; BYTE $0x00 // jmp 0x428a <k_gemm_outer+0x146a>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x287f // jg 0x38a5 <k_gemm_outer+0x13a5>
-	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x396a <k_gemm_outer+0x146a>
+	WORD $0x287f // jg 0x41c5 <k_gemm_outer+0x13a5>
+	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x428a <k_gemm_outer+0x146a>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
 	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00c58e0f; WORD $0x0000 // jle 0x396a <k_gemm_outer+0x146a>
+	LONG $0x00c58e0f; WORD $0x0000 // jle 0x428a <k_gemm_outer+0x146a>
 	LONG $0xd3af0f4c // imulq %rbx, %r10
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	WORD $0x2875 // jne 0x38e0 <k_gemm_outer+0x13e0>
+	WORD $0x2875 // jne 0x4200 <k_gemm_outer+0x13e0>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x00a3840f; WORD $0x0000 // je 0x396a <k_gemm_outer+0x146a>
+	LONG $0x00a3840f; WORD $0x0000 // je 0x428a <k_gemm_outer+0x146a>
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x0087850f; WORD $0x0000 // jne 0x3957 <k_gemm_outer+0x1457>
+	LONG $0x0087850f; WORD $0x0000 // jne 0x4277 <k_gemm_outer+0x1457>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x395d <k_gemm_outer+0x145d>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x427d <k_gemm_outer+0x145d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x32eb // jmp 0x391b <k_gemm_outer+0x141b>
+	WORD $0x32eb // jmp 0x423b <k_gemm_outer+0x141b>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
 	LONG $0x586dd262; WORD $0x4ab8; BYTE $0x01 // vfmadd231ps 0x4(%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
@@ -2881,35 +3338,35 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0xa274 // je 0x38bd <k_gemm_outer+0x13bd>
+	WORD $0xa274 // je 0x41dd <k_gemm_outer+0x13bd>
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x1075 // jne 0x3930 <k_gemm_outer+0x1430>
+	WORD $0x1075 // jne 0x4250 <k_gemm_outer+0x1430>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	WORD $0x0eeb // jmp 0x3936 <k_gemm_outer+0x1436>
+	WORD $0x0eeb // jmp 0x4256 <k_gemm_outer+0x1436>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
 	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x361c8d4e // leaq (%rsi,%r14), %r11
 	QUAD $0xff8444b8586dd262 // vfmadd231ps -0x4(%r12,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0xa174 // je 0x38f0 <k_gemm_outer+0x13f0>
+	WORD $0xa174 // je 0x4210 <k_gemm_outer+0x13f0>
 	LONG $0xc97cd162; WORD $0x1310 // vmovups (%r11), %zmm2 {%k1} {z}
-	WORD $0x9feb // jmp 0x38f6 <k_gemm_outer+0x13f6>
+	WORD $0x9feb // jmp 0x4216 <k_gemm_outer+0x13f6>
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
 	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9a // vfmadd231ps (%r10,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0xfe99840f; WORD $0xffff // je 0x3810 <k_gemm_outer+0x1310>
+	LONG $0xfe99840f; WORD $0xffff // je 0x4130 <k_gemm_outer+0x1310>
 	LONG $0x497cd162; WORD $0x0811 // vmovups %zmm1, (%r8) {%k1}
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0xfffe94e9; BYTE $0xff // jmp 0x381c <k_gemm_outer+0x131c>
+	LONG $0xfffe94e9; BYTE $0xff // jmp 0x413c <k_gemm_outer+0x131c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// gram_tile
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x249d8e0f; WORD $0x0000 // jle 0x5e3a <k_gram_tile+0x24aa>
+	LONG $0x249d8e0f; WORD $0x0000 // jle 0x675a <k_gram_tile+0x24aa>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -2921,7 +3378,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x246a8e0f; WORD $0x0000 // jle 0x5e2c <k_gram_tile+0x249c>
+	LONG $0x246a8e0f; WORD $0x0000 // jle 0x674c <k_gram_tile+0x249c>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -2944,13 +3401,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
 	QUAD $0x000001b024948948 // movq %rdx, 0x1b0(%rsp)
 	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x20eb // jmp 0x3a6d <k_gram_tile+0xdd>
+	WORD $0x20eb // jmp 0x438d <k_gram_tile+0xdd>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
 	LONG $0x08c68348 // addq $0x8, %rsi
 	QUAD $0x00000150248c8b48 // movq 0x150(%rsp), %rcx
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x5e2c <k_gram_tile+0x249c>
+	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x674c <k_gram_tile+0x249c>
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
 	LONG $0x0018b841; WORD $0x0000 // movl $0x18, %r8d
 	LONG $0xc6420f4c // cmovbq %rsi, %r8
@@ -3069,7 +3526,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x3d14 <k_gram_tile+0x384>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x4634 <k_gram_tile+0x384>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xc85a // vcvtps2pd %ymm0, %zmm1
 	QUAD $0x02cb4c5848f5b162 // vaddpd 0x80(%rbx,%r9,8), %zmm1, %zmm1
@@ -3088,10 +3545,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
 	QUAD $0x000001b024948b48 // movq 0x1b0(%rsp), %rdx
-	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x3a50 <k_gram_tile+0xc0>
+	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4370 <k_gram_tile+0xc0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010f8e0f; WORD $0x0000 // jle 0x3e30 <k_gram_tile+0x4a0>
+	LONG $0x010f8e0f; WORD $0x0000 // jle 0x4750 <k_gram_tile+0x4a0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -3138,8 +3595,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xff45850f; WORD $0xffff // jne 0x3d70 <k_gram_tile+0x3e0>
-	WORD $0x47eb // jmp 0x3e74 <k_gram_tile+0x4e4>
+	LONG $0xff45850f; WORD $0xffff // jne 0x4690 <k_gram_tile+0x3e0>
+	WORD $0x47eb // jmp 0x4794 <k_gram_tile+0x4e4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -3177,7 +3634,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
 	LONG $0x5f247c80; BYTE $0x00 // cmpb $0x0, 0x5f(%rsp)
 	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x0402840f; WORD $0x0000 // je 0x42e0 <k_gram_tile+0x950>
+	LONG $0x0402840f; WORD $0x0000 // je 0x4c00 <k_gram_tile+0x950>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
@@ -3187,7 +3644,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x367e // jle 0x3f40 <k_gram_tile+0x5b0>
+	WORD $0x367e // jle 0x4860 <k_gram_tile+0x5b0>
 	LONG $0x487cc162; WORD $0xc75a // vcvtps2pd %ymm15, %zmm16
 	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
 	LONG $0x48fd5362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm15
@@ -3195,15 +3652,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm15, %zmm15
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm15, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x40e0 <k_gram_tile+0x750>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x4a00 <k_gram_tile+0x750>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01978e0f; WORD $0x0000 // jle 0x40e0 <k_gram_tile+0x750>
+	LONG $0x01978e0f; WORD $0x0000 // jle 0x4a00 <k_gram_tile+0x750>
 	QUAD $0x1024bc11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm15, 0x10(%rsp)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x0777 // ja 0x3f61 <k_gram_tile+0x5d1>
+	WORD $0x0777 // ja 0x4881 <k_gram_tile+0x5d1>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x404e <k_gram_tile+0x6be>
+	LONG $0x0000ede9; BYTE $0x00 // jmp 0x496e <k_gram_tile+0x6be>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -3213,12 +3670,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024943b4c // cmpq 0xa0(%rsp), %r10
-	WORD $0x1373 // jae 0x3fa5 <k_gram_tile+0x615>
+	WORD $0x1373 // jae 0x48c5 <k_gram_tile+0x615>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x3fa5 <k_gram_tile+0x615>
+	WORD $0x0f74 // je 0x48c5 <k_gram_tile+0x615>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x404e <k_gram_tile+0x6be>
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x496e <k_gram_tile+0x6be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
@@ -3240,15 +3697,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03ef541148fd8162 // vmovupd %zmm18, 0xc0(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x3fc0 <k_gram_tile+0x630>
+	WORD $0x8d75 // jne 0x48e0 <k_gram_tile+0x630>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0092840f; WORD $0x0000 // je 0x40e0 <k_gram_tile+0x750>
+	LONG $0x0092840f; WORD $0x0000 // je 0x4a00 <k_gram_tile+0x750>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x4073 <k_gram_tile+0x6e3>
+	WORD $0x1e74 // je 0x4993 <k_gram_tile+0x6e3>
 	LONG $0x7c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm15
 	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
 	LONG $0x580341c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm15, %xmm15
@@ -3257,7 +3714,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5e74 // je 0x40e0 <k_gram_tile+0x750>
+	WORD $0x5e74 // je 0x4a00 <k_gram_tile+0x750>
 	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
 	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3273,14 +3730,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xfa7c; BYTE $0x08 // vmovsd %xmm15, 0x8(%rdx,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xc575 // jne 0x40a0 <k_gram_tile+0x710>
+	WORD $0xc575 // jne 0x49c0 <k_gram_tile+0x710>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	LONG $0x10cf8349 // orq $0x10, %r15
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x4130 <k_gram_tile+0x7a0>
+	WORD $0x3d7e // jle 0x4a50 <k_gram_tile+0x7a0>
 	LONG $0x487c5162; WORD $0xfe5a // vcvtps2pd %ymm14, %zmm15
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm15, %zmm15
 	LONG $0x48fd5362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm14
@@ -3288,16 +3745,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm15, 0x80(%r10)
 	LONG $0x488d5162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm14, %zmm14
 	LONG $0x48fd5162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm14, 0xc0(%r10)
-	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x42e0 <k_gram_tile+0x950>
+	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x4c00 <k_gram_tile+0x950>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x42e0 <k_gram_tile+0x950>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x4c00 <k_gram_tile+0x950>
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	QUAD $0x1024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x4155 <k_gram_tile+0x7c5>
+	WORD $0x0773 // jae 0x4a75 <k_gram_tile+0x7c5>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x423e <k_gram_tile+0x8ae>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x4b5e <k_gram_tile+0x8ae>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -3307,12 +3764,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824943b4c // cmpq 0xa8(%rsp), %r10
-	WORD $0x1373 // jae 0x4199 <k_gram_tile+0x809>
+	WORD $0x1373 // jae 0x4ab9 <k_gram_tile+0x809>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x4199 <k_gram_tile+0x809>
+	WORD $0x0f74 // je 0x4ab9 <k_gram_tile+0x809>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x423e <k_gram_tile+0x8ae>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x4b5e <k_gram_tile+0x8ae>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
@@ -3333,15 +3790,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x41b0 <k_gram_tile+0x820>
+	WORD $0x8d75 // jne 0x4ad0 <k_gram_tile+0x820>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x00a2840f; WORD $0x0000 // je 0x42e0 <k_gram_tile+0x950>
+	LONG $0x00a2840f; WORD $0x0000 // je 0x4c00 <k_gram_tile+0x950>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x1e74 // je 0x4265 <k_gram_tile+0x8d5>
+	WORD $0x1e74 // je 0x4b85 <k_gram_tile+0x8d5>
 	LONG $0x74107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm14
 	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
 	LONG $0x580b41c4; WORD $0xd234 // vaddsd (%r10,%rdx,8), %xmm14, %xmm14
@@ -3350,7 +3807,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	WORD $0x6c74 // je 0x42e0 <k_gram_tile+0x950>
+	WORD $0x6c74 // je 0x4c00 <k_gram_tile+0x950>
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3366,14 +3823,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x88(%r8,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xb775 // jne 0x4290 <k_gram_tile+0x900>
+	WORD $0xb775 // jne 0x4bb0 <k_gram_tile+0x900>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x08e3c148 // shlq $0x8, %rbx
 	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
 	LONG $0x80938d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
 	LONG $0x5e247c80; BYTE $0x00 // cmpb $0x0, 0x5e(%rsp)
-	LONG $0x041a840f; WORD $0x0000 // je 0x4720 <k_gram_tile+0xd90>
+	LONG $0x041a840f; WORD $0x0000 // je 0x5040 <k_gram_tile+0xd90>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -3383,7 +3840,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x337e // jle 0x4360 <k_gram_tile+0x9d0>
+	WORD $0x337e // jle 0x4c80 <k_gram_tile+0x9d0>
 	LONG $0x487c5162; WORD $0xf55a // vcvtps2pd %ymm13, %zmm14
 	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
 	LONG $0x48fd5362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm13
@@ -3391,13 +3848,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm13, %zmm13
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm13, 0x40(%r10)
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x4516 <k_gram_tile+0xb86>
+	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x4e36 <k_gram_tile+0xb86>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x4516 <k_gram_tile+0xb86>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x4e36 <k_gram_tile+0xb86>
 	QUAD $0x1024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x43c1 <k_gram_tile+0xa31>
+	WORD $0x4772 // jb 0x4ce1 <k_gram_tile+0xa31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -3410,13 +3867,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x00a7830f; WORD $0x0000 // jae 0x4460 <k_gram_tile+0xad0>
+	LONG $0x00a7830f; WORD $0x0000 // jae 0x4d80 <k_gram_tile+0xad0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x009f840f; WORD $0x0000 // je 0x4460 <k_gram_tile+0xad0>
+	LONG $0x009f840f; WORD $0x0000 // je 0x4d80 <k_gram_tile+0xad0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1f74 // je 0x43ea <k_gram_tile+0xa5a>
+	WORD $0x1f74 // je 0x4d0a <k_gram_tile+0xa5a>
 	LONG $0x107a21c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm13
 	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
 	LONG $0x581301c4; WORD $0xea2c // vaddsd (%r10,%r13,8), %xmm13, %xmm13
@@ -3425,7 +3882,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01ca8348 // orq $0x1, %rdx
 	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
 	QUAD $0x0000009824ac394c // cmpq %r13, 0x98(%rsp)
-	LONG $0x010f840f; WORD $0x0000 // je 0x450c <k_gram_tile+0xb7c>
+	LONG $0x010f840f; WORD $0x0000 // je 0x4e2c <k_gram_tile+0xb7c>
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
 	LONG $0xefaf0f4d // imulq %r15, %r13
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
@@ -3441,8 +3898,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x08 // vmovsd %xmm13, 0x8(%r13,%rdx,8)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc575 // jne 0x4420 <k_gram_tile+0xa90>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x450c <k_gram_tile+0xb7c>
+	WORD $0xc575 // jne 0x4d40 <k_gram_tile+0xa90>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x4e2c <k_gram_tile+0xb7c>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0xe0e58349 // andq $-0x20, %r13
 	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
@@ -3466,9 +3923,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c2441148fda162 // vmovupd %zmm16, 0xc0(%rdx,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8d75 // jne 0x4490 <k_gram_tile+0xb00>
+	WORD $0x8d75 // jne 0x4db0 <k_gram_tile+0xb00>
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x43c4 <k_gram_tile+0xa34>
+	LONG $0xfeb8850f; WORD $0xffff // jne 0x4ce4 <k_gram_tile+0xa34>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3476,7 +3933,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x377e // jle 0x4560 <k_gram_tile+0xbd0>
+	WORD $0x377e // jle 0x4e80 <k_gram_tile+0xbd0>
 	LONG $0x487c5162; WORD $0xec5a // vcvtps2pd %ymm12, %zmm13
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm13, %zmm13
 	LONG $0x48fd5362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm12
@@ -3484,13 +3941,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm13, 0x80(%r10)
 	LONG $0x489d5162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm12, %zmm12
 	LONG $0x48fd5162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r10)
-	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x4720 <k_gram_tile+0xd90>
+	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5040 <k_gram_tile+0xd90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x4720 <k_gram_tile+0xd90>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5040 <k_gram_tile+0xd90>
 	QUAD $0x1024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x45c1 <k_gram_tile+0xc31>
+	WORD $0x4772 // jb 0x4ee1 <k_gram_tile+0xc31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3503,13 +3960,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x466e <k_gram_tile+0xcde>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x4f8e <k_gram_tile+0xcde>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x466e <k_gram_tile+0xcde>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x4f8e <k_gram_tile+0xcde>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x45f2 <k_gram_tile+0xc62>
+	WORD $0x2674 // je 0x4f12 <k_gram_tile+0xc62>
 	LONG $0x64107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm12
 	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
 	QUAD $0x0080d2a4581b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm12, %xmm12
@@ -3518,7 +3975,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x470e <k_gram_tile+0xd7e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x502e <k_gram_tile+0xd7e>
 	QUAD $0x0000f024bcaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -3533,8 +3990,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x4620 <k_gram_tile+0xc90>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x470e <k_gram_tile+0xd7e>
+	WORD $0xb775 // jne 0x4f40 <k_gram_tile+0xc90>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x502e <k_gram_tile+0xd7e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
@@ -3557,14 +4014,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd1162 // vmovupd %zmm15, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x4690 <k_gram_tile+0xd00>
+	WORD $0x8b75 // jne 0x4fb0 <k_gram_tile+0xd00>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x45c3 <k_gram_tile+0xc33>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x4ee3 <k_gram_tile+0xc33>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5d247c80; BYTE $0x00 // cmpb $0x0, 0x5d(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x4b40 <k_gram_tile+0x11b0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x5460 <k_gram_tile+0x11b0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -3574,7 +4031,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x4790 <k_gram_tile+0xe00>
+	WORD $0x3e7e // jle 0x50b0 <k_gram_tile+0xe00>
 	LONG $0x487c5162; WORD $0xe35a // vcvtps2pd %ymm11, %zmm12
 	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
 	LONG $0x48fd5362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm11
@@ -3582,13 +4039,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm11, %zmm11
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm11, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x4938 <k_gram_tile+0xfa8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5258 <k_gram_tile+0xfa8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x4938 <k_gram_tile+0xfa8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5258 <k_gram_tile+0xfa8>
 	QUAD $0x10249c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm11, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x47f1 <k_gram_tile+0xe61>
+	WORD $0x4772 // jb 0x5111 <k_gram_tile+0xe61>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -3601,13 +4058,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x4880 <k_gram_tile+0xef0>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x51a0 <k_gram_tile+0xef0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x4880 <k_gram_tile+0xef0>
+	LONG $0x008f840f; WORD $0x0000 // je 0x51a0 <k_gram_tile+0xef0>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x4818 <k_gram_tile+0xe88>
+	WORD $0x1e74 // je 0x5138 <k_gram_tile+0xe88>
 	LONG $0x5c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm11
 	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
 	LONG $0x582341c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm11, %xmm11
@@ -3616,7 +4073,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x492e <k_gram_tile+0xf9e>
+	LONG $0x0103840f; WORD $0x0000 // je 0x524e <k_gram_tile+0xf9e>
 	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3632,8 +4089,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea5c; BYTE $0x08 // vmovsd %xmm11, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x4840 <k_gram_tile+0xeb0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x492e <k_gram_tile+0xf9e>
+	WORD $0xc575 // jne 0x5160 <k_gram_tile+0xeb0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x524e <k_gram_tile+0xf9e>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -3657,9 +4114,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5741148fd1162 // vmovupd %zmm14, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x48b0 <k_gram_tile+0xf20>
+	WORD $0x8b75 // jne 0x51d0 <k_gram_tile+0xf20>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x47f3 <k_gram_tile+0xe63>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x5113 <k_gram_tile+0xe63>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3667,7 +4124,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x4980 <k_gram_tile+0xff0>
+	WORD $0x357e // jle 0x52a0 <k_gram_tile+0xff0>
 	LONG $0x487c5162; WORD $0xda5a // vcvtps2pd %ymm10, %zmm11
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm11, %zmm11
 	LONG $0x48fd5362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm10
@@ -3675,13 +4132,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm11, 0x80(%r10)
 	LONG $0x48ad5162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm10, %zmm10
 	LONG $0x48fd5162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm10, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x4b40 <k_gram_tile+0x11b0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5460 <k_gram_tile+0x11b0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x4b40 <k_gram_tile+0x11b0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5460 <k_gram_tile+0x11b0>
 	QUAD $0x10249411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm10, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x49e1 <k_gram_tile+0x1051>
+	WORD $0x4772 // jb 0x5301 <k_gram_tile+0x1051>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3694,13 +4151,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x4a8e <k_gram_tile+0x10fe>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x53ae <k_gram_tile+0x10fe>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x4a8e <k_gram_tile+0x10fe>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x53ae <k_gram_tile+0x10fe>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x4a12 <k_gram_tile+0x1082>
+	WORD $0x2674 // je 0x5332 <k_gram_tile+0x1082>
 	LONG $0x54107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm10
 	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
 	QUAD $0x0080d294582b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm10, %xmm10
@@ -3709,7 +4166,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x4b2e <k_gram_tile+0x119e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x544e <k_gram_tile+0x119e>
 	QUAD $0x0000e824bcaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -3724,8 +4181,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x4a40 <k_gram_tile+0x10b0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x4b2e <k_gram_tile+0x119e>
+	WORD $0xb775 // jne 0x5360 <k_gram_tile+0x10b0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x544e <k_gram_tile+0x119e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -3748,14 +4205,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x4ab0 <k_gram_tile+0x1120>
+	WORD $0x8b75 // jne 0x53d0 <k_gram_tile+0x1120>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x49e3 <k_gram_tile+0x1053>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5303 <k_gram_tile+0x1053>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5c247c80; BYTE $0x00 // cmpb $0x0, 0x5c(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x4f60 <k_gram_tile+0x15d0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x5880 <k_gram_tile+0x15d0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -3765,7 +4222,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x4bb0 <k_gram_tile+0x1220>
+	WORD $0x3e7e // jle 0x54d0 <k_gram_tile+0x1220>
 	LONG $0x487c5162; WORD $0xd15a // vcvtps2pd %ymm9, %zmm10
 	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
 	LONG $0x48fd5362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm9
@@ -3773,13 +4230,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm9, %zmm9
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x01 // vmovupd %zmm9, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x4d58 <k_gram_tile+0x13c8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5678 <k_gram_tile+0x13c8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x4d58 <k_gram_tile+0x13c8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5678 <k_gram_tile+0x13c8>
 	QUAD $0x10248c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm9, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x4c11 <k_gram_tile+0x1281>
+	WORD $0x4772 // jb 0x5531 <k_gram_tile+0x1281>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -3792,13 +4249,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x4ca0 <k_gram_tile+0x1310>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x55c0 <k_gram_tile+0x1310>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x4ca0 <k_gram_tile+0x1310>
+	LONG $0x008f840f; WORD $0x0000 // je 0x55c0 <k_gram_tile+0x1310>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x4c38 <k_gram_tile+0x12a8>
+	WORD $0x1e74 // je 0x5558 <k_gram_tile+0x12a8>
 	LONG $0x4c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm9
 	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
 	LONG $0x583341c4; WORD $0xd20c // vaddsd (%r10,%rdx,8), %xmm9, %xmm9
@@ -3807,7 +4264,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x4d4e <k_gram_tile+0x13be>
+	LONG $0x0103840f; WORD $0x0000 // je 0x566e <k_gram_tile+0x13be>
 	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3823,8 +4280,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea4c; BYTE $0x08 // vmovsd %xmm9, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x4c60 <k_gram_tile+0x12d0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x4d4e <k_gram_tile+0x13be>
+	WORD $0xc575 // jne 0x5580 <k_gram_tile+0x12d0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x566e <k_gram_tile+0x13be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -3848,9 +4305,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5641148fd1162 // vmovupd %zmm12, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x4cd0 <k_gram_tile+0x1340>
+	WORD $0x8b75 // jne 0x55f0 <k_gram_tile+0x1340>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x4c13 <k_gram_tile+0x1283>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x5533 <k_gram_tile+0x1283>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3858,7 +4315,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x4da0 <k_gram_tile+0x1410>
+	WORD $0x357e // jle 0x56c0 <k_gram_tile+0x1410>
 	LONG $0x487c5162; WORD $0xc85a // vcvtps2pd %ymm8, %zmm9
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm9, %zmm9
 	LONG $0x48fd5362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm8
@@ -3866,13 +4323,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x02 // vmovupd %zmm9, 0x80(%r10)
 	LONG $0x48bd5162; WORD $0x4258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm8, %zmm8
 	LONG $0x48fd5162; WORD $0x4211; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x4f60 <k_gram_tile+0x15d0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5880 <k_gram_tile+0x15d0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x4f60 <k_gram_tile+0x15d0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5880 <k_gram_tile+0x15d0>
 	QUAD $0x10248411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm8, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x4e01 <k_gram_tile+0x1471>
+	WORD $0x4772 // jb 0x5721 <k_gram_tile+0x1471>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3885,13 +4342,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x4eae <k_gram_tile+0x151e>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x57ce <k_gram_tile+0x151e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x4eae <k_gram_tile+0x151e>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x57ce <k_gram_tile+0x151e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x4e32 <k_gram_tile+0x14a2>
+	WORD $0x2674 // je 0x5752 <k_gram_tile+0x14a2>
 	LONG $0x44107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm8
 	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
 	QUAD $0x0080d284583b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm8, %xmm8
@@ -3900,7 +4357,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x4f4e <k_gram_tile+0x15be>
+	LONG $0x0109840f; WORD $0x0000 // je 0x586e <k_gram_tile+0x15be>
 	QUAD $0x0000e024bcaf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -3915,8 +4372,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x4e60 <k_gram_tile+0x14d0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x4f4e <k_gram_tile+0x15be>
+	WORD $0xb775 // jne 0x5780 <k_gram_tile+0x14d0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x586e <k_gram_tile+0x15be>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -3939,14 +4396,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x4ed0 <k_gram_tile+0x1540>
+	WORD $0x8b75 // jne 0x57f0 <k_gram_tile+0x1540>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x4e03 <k_gram_tile+0x1473>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5723 <k_gram_tile+0x1473>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5b247c80; BYTE $0x00 // cmpb $0x0, 0x5b(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x5370 <k_gram_tile+0x19e0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x5c90 <k_gram_tile+0x19e0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -3956,7 +4413,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x4fd0 <k_gram_tile+0x1640>
+	WORD $0x3e7e // jle 0x58f0 <k_gram_tile+0x1640>
 	LONG $0x487c7162; WORD $0xc75a // vcvtps2pd %ymm7, %zmm8
 	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
 	LONG $0x48fdf362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm7
@@ -3964,13 +4421,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm7, %zmm7
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm7, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5168 <k_gram_tile+0x17d8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5a88 <k_gram_tile+0x17d8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5168 <k_gram_tile+0x17d8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5a88 <k_gram_tile+0x17d8>
 	QUAD $0x1024bc11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm7, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5031 <k_gram_tile+0x16a1>
+	WORD $0x4772 // jb 0x5951 <k_gram_tile+0x16a1>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -3983,13 +4440,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x50be <k_gram_tile+0x172e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x59de <k_gram_tile+0x172e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x50be <k_gram_tile+0x172e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x59de <k_gram_tile+0x172e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x5057 <k_gram_tile+0x16c7>
+	WORD $0x1d74 // je 0x5977 <k_gram_tile+0x16c7>
 	LONG $0x7c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm7
 	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
 	LONG $0x5843c1c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm7, %xmm7
@@ -3998,7 +4455,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x515e <k_gram_tile+0x17ce>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x5a7e <k_gram_tile+0x17ce>
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4014,8 +4471,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea7c; BYTE $0x08 // vmovsd %xmm7, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x5080 <k_gram_tile+0x16f0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x515e <k_gram_tile+0x17ce>
+	WORD $0xc775 // jne 0x59a0 <k_gram_tile+0x16f0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5a7e <k_gram_tile+0x17ce>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -4039,9 +4496,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5541148fd1162 // vmovupd %zmm10, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x50e0 <k_gram_tile+0x1750>
+	WORD $0x8b75 // jne 0x5a00 <k_gram_tile+0x1750>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x5033 <k_gram_tile+0x16a3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x5953 <k_gram_tile+0x16a3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4049,7 +4506,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x51b0 <k_gram_tile+0x1820>
+	WORD $0x357e // jle 0x5ad0 <k_gram_tile+0x1820>
 	LONG $0x487cf162; WORD $0xfe5a // vcvtps2pd %ymm6, %zmm7
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm7, %zmm7
 	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
@@ -4057,13 +4514,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm7, 0x80(%r10)
 	LONG $0x48cdd162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm6, %zmm6
 	LONG $0x48fdd162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm6, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5370 <k_gram_tile+0x19e0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5c90 <k_gram_tile+0x19e0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5370 <k_gram_tile+0x19e0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5c90 <k_gram_tile+0x19e0>
 	QUAD $0x1024b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5211 <k_gram_tile+0x1881>
+	WORD $0x4772 // jb 0x5b31 <k_gram_tile+0x1881>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4076,13 +4533,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x52bc <k_gram_tile+0x192c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x5bdc <k_gram_tile+0x192c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x52bc <k_gram_tile+0x192c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x5bdc <k_gram_tile+0x192c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x5241 <k_gram_tile+0x18b1>
+	WORD $0x2574 // je 0x5b61 <k_gram_tile+0x18b1>
 	LONG $0x7410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm6
 	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
 	QUAD $0x0080d2b4584bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm6, %xmm6
@@ -4091,7 +4548,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x535e <k_gram_tile+0x19ce>
+	LONG $0x010a840f; WORD $0x0000 // je 0x5c7e <k_gram_tile+0x19ce>
 	QUAD $0x0000d824bcaf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4106,8 +4563,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x5270 <k_gram_tile+0x18e0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x535e <k_gram_tile+0x19ce>
+	WORD $0xb975 // jne 0x5b90 <k_gram_tile+0x18e0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x5c7e <k_gram_tile+0x19ce>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -4130,14 +4587,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x52e0 <k_gram_tile+0x1950>
+	WORD $0x8b75 // jne 0x5c00 <k_gram_tile+0x1950>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5213 <k_gram_tile+0x1883>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5b33 <k_gram_tile+0x1883>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5a247c80; BYTE $0x00 // cmpb $0x0, 0x5a(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x5780 <k_gram_tile+0x1df0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x60a0 <k_gram_tile+0x1df0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4147,7 +4604,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x53e0 <k_gram_tile+0x1a50>
+	WORD $0x3e7e // jle 0x5d00 <k_gram_tile+0x1a50>
 	LONG $0x487cf162; WORD $0xf55a // vcvtps2pd %ymm5, %zmm6
 	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
 	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
@@ -4155,13 +4612,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm5, %zmm5
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm5, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5578 <k_gram_tile+0x1be8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5e98 <k_gram_tile+0x1be8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5578 <k_gram_tile+0x1be8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5e98 <k_gram_tile+0x1be8>
 	QUAD $0x1024ac11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm5, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5441 <k_gram_tile+0x1ab1>
+	WORD $0x4772 // jb 0x5d61 <k_gram_tile+0x1ab1>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4174,13 +4631,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x54ce <k_gram_tile+0x1b3e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x5dee <k_gram_tile+0x1b3e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x54ce <k_gram_tile+0x1b3e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x5dee <k_gram_tile+0x1b3e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x5467 <k_gram_tile+0x1ad7>
+	WORD $0x1d74 // je 0x5d87 <k_gram_tile+0x1ad7>
 	LONG $0x6c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm5
 	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
 	LONG $0x5853c1c4; WORD $0xd22c // vaddsd (%r10,%rdx,8), %xmm5, %xmm5
@@ -4189,7 +4646,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x556e <k_gram_tile+0x1bde>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x5e8e <k_gram_tile+0x1bde>
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4205,8 +4662,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea6c; BYTE $0x08 // vmovsd %xmm5, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x5490 <k_gram_tile+0x1b00>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x556e <k_gram_tile+0x1bde>
+	WORD $0xc775 // jne 0x5db0 <k_gram_tile+0x1b00>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5e8e <k_gram_tile+0x1bde>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -4230,9 +4687,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5441148fd1162 // vmovupd %zmm8, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x54f0 <k_gram_tile+0x1b60>
+	WORD $0x8b75 // jne 0x5e10 <k_gram_tile+0x1b60>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x5443 <k_gram_tile+0x1ab3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x5d63 <k_gram_tile+0x1ab3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4240,7 +4697,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x55c0 <k_gram_tile+0x1c30>
+	WORD $0x357e // jle 0x5ee0 <k_gram_tile+0x1c30>
 	LONG $0x487cf162; WORD $0xec5a // vcvtps2pd %ymm4, %zmm5
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm5, %zmm5
 	LONG $0x48fdf362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm4
@@ -4248,13 +4705,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm5, 0x80(%r10)
 	LONG $0x48ddd162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm4, %zmm4
 	LONG $0x48fdd162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5780 <k_gram_tile+0x1df0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x60a0 <k_gram_tile+0x1df0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5780 <k_gram_tile+0x1df0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x60a0 <k_gram_tile+0x1df0>
 	QUAD $0x1024a411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm4, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5621 <k_gram_tile+0x1c91>
+	WORD $0x4772 // jb 0x5f41 <k_gram_tile+0x1c91>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4267,13 +4724,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x56cc <k_gram_tile+0x1d3c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x5fec <k_gram_tile+0x1d3c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x56cc <k_gram_tile+0x1d3c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x5fec <k_gram_tile+0x1d3c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x5651 <k_gram_tile+0x1cc1>
+	WORD $0x2574 // je 0x5f71 <k_gram_tile+0x1cc1>
 	LONG $0x6410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm4
 	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
 	QUAD $0x0080d2a4585bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm4, %xmm4
@@ -4282,7 +4739,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x576e <k_gram_tile+0x1dde>
+	LONG $0x010a840f; WORD $0x0000 // je 0x608e <k_gram_tile+0x1dde>
 	QUAD $0x0000d024bcaf0f4c; BYTE $0x00 // imulq 0xd0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4297,8 +4754,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x5680 <k_gram_tile+0x1cf0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x576e <k_gram_tile+0x1dde>
+	WORD $0xb975 // jne 0x5fa0 <k_gram_tile+0x1cf0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x608e <k_gram_tile+0x1dde>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -4321,14 +4778,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x56f0 <k_gram_tile+0x1d60>
+	WORD $0x8b75 // jne 0x6010 <k_gram_tile+0x1d60>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5623 <k_gram_tile+0x1c93>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5f43 <k_gram_tile+0x1c93>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x59247c80; BYTE $0x00 // cmpb $0x0, 0x59(%rsp)
-	LONG $0x0435840f; WORD $0x0000 // je 0x5bc0 <k_gram_tile+0x2230>
+	LONG $0x0435840f; WORD $0x0000 // je 0x64e0 <k_gram_tile+0x2230>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4338,7 +4795,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x57f0 <k_gram_tile+0x1e60>
+	WORD $0x3e7e // jle 0x6110 <k_gram_tile+0x1e60>
 	LONG $0x487cf162; WORD $0xe35a // vcvtps2pd %ymm3, %zmm4
 	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
 	LONG $0x48fdf362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm3
@@ -4346,15 +4803,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm3, %zmm3
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm3, 0x40(%r10)
-	LONG $0x0001bce9; BYTE $0x00 // jmp 0x59a0 <k_gram_tile+0x2010>
+	LONG $0x0001bce9; BYTE $0x00 // jmp 0x62c0 <k_gram_tile+0x2010>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x59a0 <k_gram_tile+0x2010>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x62c0 <k_gram_tile+0x2010>
 	QUAD $0x10249c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm3, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x5811 <k_gram_tile+0x1e81>
+	WORD $0x0773 // jae 0x6131 <k_gram_tile+0x1e81>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x5916 <k_gram_tile+0x1f86>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6236 <k_gram_tile+0x1f86>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -4368,12 +4825,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024bc3b4c // cmpq 0xa0(%rsp), %r15
-	WORD $0x1373 // jae 0x5866 <k_gram_tile+0x1ed6>
+	WORD $0x1373 // jae 0x6186 <k_gram_tile+0x1ed6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x5866 <k_gram_tile+0x1ed6>
+	WORD $0x0f74 // je 0x6186 <k_gram_tile+0x1ed6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x5916 <k_gram_tile+0x1f86>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6236 <k_gram_tile+0x1f86>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -4398,14 +4855,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03e8741148fd9162 // vmovupd %zmm6, 0xc0(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x5890 <k_gram_tile+0x1f00>
+	WORD $0x8d75 // jne 0x61b0 <k_gram_tile+0x1f00>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x008a840f; WORD $0x0000 // je 0x59a0 <k_gram_tile+0x2010>
+	LONG $0x008a840f; WORD $0x0000 // je 0x62c0 <k_gram_tile+0x2010>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x593a <k_gram_tile+0x1faa>
+	WORD $0x1d74 // je 0x625a <k_gram_tile+0x1faa>
 	LONG $0x5c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm3
 	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
 	LONG $0x5863c1c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm3, %xmm3
@@ -4414,7 +4871,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01c88349 // orq $0x1, %r8
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5774 // je 0x59a0 <k_gram_tile+0x2010>
+	WORD $0x5774 // je 0x62c0 <k_gram_tile+0x2010>
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4430,14 +4887,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xc25c; BYTE $0x08 // vmovsd %xmm3, 0x8(%rdx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0xc775 // jne 0x5960 <k_gram_tile+0x1fd0>
+	WORD $0xc775 // jne 0x6280 <k_gram_tile+0x1fd0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c88349 // orq $0x10, %r8
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x59f0 <k_gram_tile+0x2060>
+	WORD $0x3d7e // jle 0x6310 <k_gram_tile+0x2060>
 	LONG $0x487cf162; WORD $0xda5a // vcvtps2pd %ymm2, %zmm3
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm3, %zmm3
 	LONG $0x48fdf362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm2
@@ -4445,15 +4902,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm3, 0x80(%r10)
 	LONG $0x48edd162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm2, %zmm2
 	LONG $0x48fdd162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm2, 0xc0(%r10)
-	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x5bc0 <k_gram_tile+0x2230>
+	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x64e0 <k_gram_tile+0x2230>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x5bc0 <k_gram_tile+0x2230>
+	LONG $0x01c78e0f; WORD $0x0000 // jle 0x64e0 <k_gram_tile+0x2230>
 	QUAD $0x10249411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm2, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x5a11 <k_gram_tile+0x2081>
+	WORD $0x0773 // jae 0x6331 <k_gram_tile+0x2081>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x5b16 <k_gram_tile+0x2186>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6436 <k_gram_tile+0x2186>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -4467,12 +4924,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824bc3b4c // cmpq 0xa8(%rsp), %r15
-	WORD $0x1373 // jae 0x5a66 <k_gram_tile+0x20d6>
+	WORD $0x1373 // jae 0x6386 <k_gram_tile+0x20d6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x5a66 <k_gram_tile+0x20d6>
+	WORD $0x0f74 // je 0x6386 <k_gram_tile+0x20d6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x5b16 <k_gram_tile+0x2186>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6436 <k_gram_tile+0x2186>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -4496,14 +4953,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x5a90 <k_gram_tile+0x2100>
+	WORD $0x8d75 // jne 0x63b0 <k_gram_tile+0x2100>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x00aa840f; WORD $0x0000 // je 0x5bc0 <k_gram_tile+0x2230>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x64e0 <k_gram_tile+0x2230>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x5b44 <k_gram_tile+0x21b4>
+	WORD $0x2574 // je 0x6464 <k_gram_tile+0x21b4>
 	LONG $0x5410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm2
 	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
 	QUAD $0x0080d294586bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm2, %xmm2
@@ -4513,7 +4970,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
 	QUAD $0x000000902494394c // cmpq %r10, 0x90(%rsp)
-	WORD $0x6a74 // je 0x5bc0 <k_gram_tile+0x2230>
+	WORD $0x6a74 // je 0x64e0 <k_gram_tile+0x2230>
 	QUAD $0x0000c824bcaf0f4c; BYTE $0x00 // imulq 0xc8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4528,10 +4985,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x88(%rbx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xb975 // jne 0x5b70 <k_gram_tile+0x21e0>
+	WORD $0xb975 // jne 0x6490 <k_gram_tile+0x21e0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
-	LONG $0xe108840f; WORD $0xffff // je 0x3cd3 <k_gram_tile+0x343>
+	LONG $0xe108840f; WORD $0xffff // je 0x45f3 <k_gram_tile+0x343>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
@@ -4540,7 +4997,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x427e // jle 0x5c30 <k_gram_tile+0x22a0>
+	WORD $0x427e // jle 0x6550 <k_gram_tile+0x22a0>
 	LONG $0x487cf162; WORD $0xd15a // vcvtps2pd %ymm1, %zmm2
 	LONG $0x48edb162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%r9,8), %zmm2, %zmm2
 	LONG $0x48fdf362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm1
@@ -4548,15 +5005,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%r9,8)
 	QUAD $0x01cb4c5848f5b162 // vaddpd 0x40(%rbx,%r9,8), %zmm1, %zmm1
 	QUAD $0x01cb4c1148fdb162 // vmovupd %zmm1, 0x40(%rbx,%r9,8)
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x5d1c <k_gram_tile+0x238c>
+	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x663c <k_gram_tile+0x238c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x5d1c <k_gram_tile+0x238c>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x663c <k_gram_tile+0x238c>
 	QUAD $0x10248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x5c51 <k_gram_tile+0x22c1>
+	WORD $0x0773 // jae 0x6571 <k_gram_tile+0x22c1>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x5ce8 <k_gram_tile+0x2358>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x6608 <k_gram_tile+0x2358>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -4578,9 +5035,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03fa641148fdb162 // vmovupd %zmm4, 0xc0(%rdx,%r15,8)
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x8d75 // jne 0x5c70 <k_gram_tile+0x22e0>
+	WORD $0x8d75 // jne 0x6590 <k_gram_tile+0x22e0>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x3474 // je 0x5d1c <k_gram_tile+0x238c>
+	WORD $0x3474 // je 0x663c <k_gram_tile+0x238c>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4592,20 +5049,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xca // vmovsd %xmm1, (%rdx,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe475 // jne 0x5d00 <k_gram_tile+0x2370>
+	WORD $0xe475 // jne 0x6620 <k_gram_tile+0x2370>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10ca8348 // orq $0x10, %rdx
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x3ca0 <k_gram_tile+0x310>
+	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x45c0 <k_gram_tile+0x310>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf978e0f; WORD $0xffff // jle 0x3cd3 <k_gram_tile+0x343>
+	LONG $0xdf978e0f; WORD $0xffff // jle 0x45f3 <k_gram_tile+0x343>
 	QUAD $0x10248411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm0, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0873 // jae 0x5d55 <k_gram_tile+0x23c5>
+	WORD $0x0873 // jae 0x6675 <k_gram_tile+0x23c5>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x5dec <k_gram_tile+0x245c>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x670c <k_gram_tile+0x245c>
 	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
 	QUAD $0x00000088248c0348 // addq 0x88(%rsp), %rcx
@@ -4626,9 +5083,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02d15c1148fdf162 // vmovupd %zmm3, 0x80(%rcx,%rdx,8)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	WORD $0x8d75 // jne 0x5d70 <k_gram_tile+0x23e0>
+	WORD $0x8d75 // jne 0x6690 <k_gram_tile+0x23e0>
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xdee7840f; WORD $0xffff // je 0x3cd3 <k_gram_tile+0x343>
+	LONG $0xdee7840f; WORD $0xffff // je 0x45f3 <k_gram_tile+0x343>
 	QUAD $0x0001002494af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r10
 	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -4639,8 +5096,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0080e084117b81c4; WORD $0x0000 // vmovsd %xmm0, 0x80(%r8,%r12,8)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xd975 // jne 0x5e00 <k_gram_tile+0x2470>
-	LONG $0xffdea7e9; BYTE $0xff // jmp 0x3cd3 <k_gram_tile+0x343>
+	WORD $0xd975 // jne 0x6720 <k_gram_tile+0x2470>
+	LONG $0xffdea7e9; BYTE $0xff // jmp 0x45f3 <k_gram_tile+0x343>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4655,26 +5112,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x5e51 <k_exp+0x11>
+	WORD $0x077d // jge 0x6771 <k_exp+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x5fc0 <k_exp+0x180>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x68e0 <k_exp+0x180>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x70b30518487df262; WORD $0x0000 // vbroadcastss 0x70b3(%rip), %zmm0 # 0xcf18 <k_dot_q6_k+0x538>
-	QUAD $0x70bd0d18487df262; WORD $0x0000 // vbroadcastss 0x70bd(%rip), %zmm1 # 0xcf2c <k_dot_q6_k+0x54c>
-	QUAD $0x70bf1518487df262; WORD $0x0000 // vbroadcastss 0x70bf(%rip), %zmm2 # 0xcf38 <k_dot_q6_k+0x558>
-	QUAD $0x70ad1d18487df262; WORD $0x0000 // vbroadcastss 0x70ad(%rip), %zmm3 # 0xcf30 <k_dot_q6_k+0x550>
-	QUAD $0x70a72518487df262; WORD $0x0000 // vbroadcastss 0x70a7(%rip), %zmm4 # 0xcf34 <k_dot_q6_k+0x554>
-	QUAD $0x70b12d18487df262; WORD $0x0000 // vbroadcastss 0x70b1(%rip), %zmm5 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x70673518487df262; WORD $0x0000 // vbroadcastss 0x7067(%rip), %zmm6 # 0xcf08 <k_dot_q6_k+0x528>
-	QUAD $0x70793d18487df262; WORD $0x0000 // vbroadcastss 0x7079(%rip), %zmm7 # 0xcf24 <k_dot_q6_k+0x544>
-	QUAD $0x708b0518487d7262; WORD $0x0000 // vbroadcastss 0x708b(%rip), %zmm8 # 0xcf40 <k_dot_q6_k+0x560>
-	QUAD $0x707d0d18487d7262; WORD $0x0000 // vbroadcastss 0x707d(%rip), %zmm9 # 0xcf3c <k_dot_q6_k+0x55c>
-	QUAD $0x70471518487d7262; WORD $0x0000 // vbroadcastss 0x7047(%rip), %zmm10 # 0xcf10 <k_dot_q6_k+0x530>
-	QUAD $0x702d1d18487d7262; WORD $0x0000 // vbroadcastss 0x702d(%rip), %zmm11 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x70232558487d7262; WORD $0x0000 // vpbroadcastd 0x7023(%rip), %zmm12 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x70412d18487d7262; WORD $0x0000 // vbroadcastss 0x7041(%rip), %zmm13 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x71430518487df262; WORD $0x0000 // vbroadcastss 0x7143(%rip), %zmm0 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x714d0d18487df262; WORD $0x0000 // vbroadcastss 0x714d(%rip), %zmm1 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x714f1518487df262; WORD $0x0000 // vbroadcastss 0x714f(%rip), %zmm2 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x713d1d18487df262; WORD $0x0000 // vbroadcastss 0x713d(%rip), %zmm3 # 0xd8e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x71372518487df262; WORD $0x0000 // vbroadcastss 0x7137(%rip), %zmm4 # 0xd8e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x71412d18487df262; WORD $0x0000 // vbroadcastss 0x7141(%rip), %zmm5 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x70f73518487df262; WORD $0x0000 // vbroadcastss 0x70f7(%rip), %zmm6 # 0xd8b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x71093d18487df262; WORD $0x0000 // vbroadcastss 0x7109(%rip), %zmm7 # 0xd8d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x711b0518487d7262; WORD $0x0000 // vbroadcastss 0x711b(%rip), %zmm8 # 0xd8f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x710d0d18487d7262; WORD $0x0000 // vbroadcastss 0x710d(%rip), %zmm9 # 0xd8ec <k_dot_q6_k+0x5ec>
+	QUAD $0x70d71518487d7262; WORD $0x0000 // vbroadcastss 0x70d7(%rip), %zmm10 # 0xd8c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x70bd1d18487d7262; WORD $0x0000 // vbroadcastss 0x70bd(%rip), %zmm11 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x70b32558487d7262; WORD $0x0000 // vpbroadcastd 0x70b3(%rip), %zmm12 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x70d12d18487d7262; WORD $0x0000 // vbroadcastss 0x70d1(%rip), %zmm13 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -4710,43 +5167,43 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff308e0f; WORD $0xffff // jle 0x5ef0 <k_exp+0xb0>
+	LONG $0xff308e0f; WORD $0xffff // jle 0x6810 <k_exp+0xb0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01148e0f; WORD $0x0000 // jle 0x60dd <k_exp+0x29d>
+	LONG $0x01148e0f; WORD $0x0000 // jle 0x69fd <k_exp+0x29d>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x6f2d0d18487df262; WORD $0x0000 // vbroadcastss 0x6f2d(%rip), %zmm1 # 0xcf18 <k_dot_q6_k+0x538>
-	QUAD $0x6f371518487df262; WORD $0x0000 // vbroadcastss 0x6f37(%rip), %zmm2 # 0xcf2c <k_dot_q6_k+0x54c>
+	QUAD $0x6fbd0d18487df262; WORD $0x0000 // vbroadcastss 0x6fbd(%rip), %zmm1 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6fc71518487df262; WORD $0x0000 // vbroadcastss 0x6fc7(%rip), %zmm2 # 0xd8dc <k_dot_q6_k+0x5dc>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x6f2c1d595874f162; WORD $0x0000 // vmulps 0x6f2c(%rip){1to16}, %zmm1, %zmm3 # 0xcf38 <k_dot_q6_k+0x558>
+	QUAD $0x6fbc1d595874f162; WORD $0x0000 // vmulps 0x6fbc(%rip){1to16}, %zmm1, %zmm3 # 0xd8e8 <k_dot_q6_k+0x5e8>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x6f130db85865f262; WORD $0x0000 // vfmadd231ps 0x6f13(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x6f0d0db85865f262; WORD $0x0000 // vfmadd231ps 0x6f0d(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x6f172518487df262; WORD $0x0000 // vbroadcastss 0x6f17(%rip), %zmm4 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x6ecd25a85875f262; WORD $0x0000 // vfmadd213ps 0x6ecd(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6edf25a85875f262; WORD $0x0000 // vfmadd213ps 0x6edf(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6ef125a85875f262; WORD $0x0000 // vfmadd213ps 0x6ef1(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6ee325a85875f262; WORD $0x0000 // vfmadd213ps 0x6ee3(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6ead25a85875f262; WORD $0x0000 // vfmadd213ps 0x6ead(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x6fa30db85865f262; WORD $0x0000 // vfmadd231ps 0x6fa3(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x6f9d0db85865f262; WORD $0x0000 // vfmadd231ps 0x6f9d(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x6fa72518487df262; WORD $0x0000 // vbroadcastss 0x6fa7(%rip), %zmm4 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6f5d25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f5d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x6f6f25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f6f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x6f8125a85875f262; WORD $0x0000 // vfmadd213ps 0x6f81(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x6f7325a85875f262; WORD $0x0000 // vfmadd213ps 0x6f73(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x6f3d25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f3d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x6e840d585854f162; WORD $0x0000 // vaddps 0x6e84(%rip){1to16}, %zmm5, %zmm1 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x6f140d585854f162; WORD $0x0000 // vaddps 0x6f14(%rip){1to16}, %zmm5, %zmm1 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x6e5f2558487df262; WORD $0x0000 // vpbroadcastd 0x6e5f(%rip), %zmm4 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x6eef2558487df262; WORD $0x0000 // vpbroadcastd 0x6eef(%rip), %zmm4 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x6e641518487df262; WORD $0x0000 // vbroadcastss 0x6e64(%rip), %zmm2 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x6ef41518487df262; WORD $0x0000 // vbroadcastss 0x6ef4(%rip), %zmm2 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -4758,10 +5215,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x117d // jge 0x610b <k_max+0x1b>
-	QUAD $0x6e080518487df262; WORD $0x0000 // vbroadcastss 0x6e08(%rip), %zmm0 # 0xcf0c <k_dot_q6_k+0x52c>
+	WORD $0x117d // jge 0x6a2b <k_max+0x1b>
+	QUAD $0x6e980518487df262; WORD $0x0000 // vbroadcastss 0x6e98(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x61c9 <k_max+0xd9>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6ae9 <k_max+0xd9>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
@@ -4771,16 +5228,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x1d73 // jae 0x614f <k_max+0x5f>
-	QUAD $0x6dd00518487df262; WORD $0x0000 // vbroadcastss 0x6dd0(%rip), %zmm0 # 0xcf0c <k_dot_q6_k+0x52c>
+	WORD $0x1d73 // jae 0x6a6f <k_max+0x5f>
+	QUAD $0x6e600518487df262; WORD $0x0000 // vbroadcastss 0x6e60(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6375 // jne 0x61b0 <k_max+0xc0>
-	WORD $0x7aeb // jmp 0x61c9 <k_max+0xd9>
+	WORD $0x6375 // jne 0x6ad0 <k_max+0xc0>
+	WORD $0x7aeb // jmp 0x6ae9 <k_max+0xd9>
 	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x6daf0518487df262; WORD $0x0000 // vbroadcastss 0x6daf(%rip), %zmm0 # 0xcf0c <k_dot_q6_k+0x52c>
+	QUAD $0x6e3f0518487df262; WORD $0x0000 // vbroadcastss 0x6e3f(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
@@ -4792,20 +5249,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xbf75 // jne 0x6160 <k_max+0x70>
+	WORD $0xbf75 // jne 0x6a80 <k_max+0x70>
 	LONG $0x10488d4d // leaq 0x10(%r8), %r9
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0x61c9 <k_max+0xd9>
+	WORD $0x1c74 // je 0x6ae9 <k_max+0xd9>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe775 // jne 0x61b0 <k_max+0xc0>
+	WORD $0xe775 // jne 0x6ad0 <k_max+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x3a7e // jle 0x6208 <k_max+0x118>
+	WORD $0x3a7e // jle 0x6b28 <k_max+0x118>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -4814,7 +5271,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xc9058d48; WORD $0x006e; BYTE $0x00 // leaq 0x6ec9(%rip), %rax # 0xd0c0 <lanes>
+	LONG $0xb9058d48; WORD $0x006e; BYTE $0x00 // leaq 0x6eb9(%rip), %rax # 0xd9d0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
 	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
@@ -4861,22 +5318,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x117f // jg 0x62cd <k_find+0x2d>
+	WORD $0x117f // jg 0x6bed <k_find+0x2d>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	QUAD $0x008604c2487cf162 // vcmpeqps (%rsi,%rax,4), %zmm0, %k0
 	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0xe374 // je 0x62b0 <k_find+0x10>
+	WORD $0xe374 // je 0x6bd0 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x267d // jge 0x62f8 <k_find+0x58>
+	WORD $0x267d // jge 0x6c18 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x62ed <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x62f8 <k_find+0x58>
+	WORD $0x0275 // jne 0x6c0d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x6c18 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xeb75 // jne 0x62e0 <k_find+0x40>
+	WORD $0xeb75 // jne 0x6c00 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -4886,27 +5343,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm1
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x631c <k_softmax_exp+0x1c>
+	WORD $0x0b7d // jge 0x6c3c <k_softmax_exp+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x649c <k_softmax_exp+0x19c>
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x6dbc <k_softmax_exp+0x19c>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6be91518487df262; WORD $0x0000 // vbroadcastss 0x6be9(%rip), %zmm2 # 0xcf18 <k_dot_q6_k+0x538>
-	QUAD $0x6bf31d18487df262; WORD $0x0000 // vbroadcastss 0x6bf3(%rip), %zmm3 # 0xcf2c <k_dot_q6_k+0x54c>
-	QUAD $0x6bf52518487df262; WORD $0x0000 // vbroadcastss 0x6bf5(%rip), %zmm4 # 0xcf38 <k_dot_q6_k+0x558>
-	QUAD $0x6be32d18487df262; WORD $0x0000 // vbroadcastss 0x6be3(%rip), %zmm5 # 0xcf30 <k_dot_q6_k+0x550>
-	QUAD $0x6bdd3518487df262; WORD $0x0000 // vbroadcastss 0x6bdd(%rip), %zmm6 # 0xcf34 <k_dot_q6_k+0x554>
-	QUAD $0x6be73d18487df262; WORD $0x0000 // vbroadcastss 0x6be7(%rip), %zmm7 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x6b9d0518487d7262; WORD $0x0000 // vbroadcastss 0x6b9d(%rip), %zmm8 # 0xcf08 <k_dot_q6_k+0x528>
-	QUAD $0x6baf0d18487d7262; WORD $0x0000 // vbroadcastss 0x6baf(%rip), %zmm9 # 0xcf24 <k_dot_q6_k+0x544>
-	QUAD $0x6bc11518487d7262; WORD $0x0000 // vbroadcastss 0x6bc1(%rip), %zmm10 # 0xcf40 <k_dot_q6_k+0x560>
-	QUAD $0x6bb31d18487d7262; WORD $0x0000 // vbroadcastss 0x6bb3(%rip), %zmm11 # 0xcf3c <k_dot_q6_k+0x55c>
-	QUAD $0x6b7d2518487d7262; WORD $0x0000 // vbroadcastss 0x6b7d(%rip), %zmm12 # 0xcf10 <k_dot_q6_k+0x530>
-	QUAD $0x6b632d18487d7262; WORD $0x0000 // vbroadcastss 0x6b63(%rip), %zmm13 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x6b593558487d7262; WORD $0x0000 // vpbroadcastd 0x6b59(%rip), %zmm14 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x6b773d18487d7262; WORD $0x0000 // vbroadcastss 0x6b77(%rip), %zmm15 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x6c791518487df262; WORD $0x0000 // vbroadcastss 0x6c79(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6c831d18487df262; WORD $0x0000 // vbroadcastss 0x6c83(%rip), %zmm3 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x6c852518487df262; WORD $0x0000 // vbroadcastss 0x6c85(%rip), %zmm4 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x6c732d18487df262; WORD $0x0000 // vbroadcastss 0x6c73(%rip), %zmm5 # 0xd8e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x6c6d3518487df262; WORD $0x0000 // vbroadcastss 0x6c6d(%rip), %zmm6 # 0xd8e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x6c773d18487df262; WORD $0x0000 // vbroadcastss 0x6c77(%rip), %zmm7 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6c2d0518487d7262; WORD $0x0000 // vbroadcastss 0x6c2d(%rip), %zmm8 # 0xd8b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x6c3f0d18487d7262; WORD $0x0000 // vbroadcastss 0x6c3f(%rip), %zmm9 # 0xd8d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x6c511518487d7262; WORD $0x0000 // vbroadcastss 0x6c51(%rip), %zmm10 # 0xd8f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x6c431d18487d7262; WORD $0x0000 // vbroadcastss 0x6c43(%rip), %zmm11 # 0xd8ec <k_dot_q6_k+0x5ec>
+	QUAD $0x6c0d2518487d7262; WORD $0x0000 // vbroadcastss 0x6c0d(%rip), %zmm12 # 0xd8c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x6bf32d18487d7262; WORD $0x0000 // vbroadcastss 0x6bf3(%rip), %zmm13 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6be93558487d7262; WORD $0x0000 // vpbroadcastd 0x6be9(%rip), %zmm14 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6c073d18487d7262; WORD $0x0000 // vbroadcastss 0x6c07(%rip), %zmm15 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -4944,9 +5401,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xff248e0f; WORD $0xffff // jle 0x63c0 <k_softmax_exp+0xc0>
+	LONG $0xff248e0f; WORD $0xffff // jle 0x6ce0 <k_softmax_exp+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x65dc <k_softmax_exp+0x2dc>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x6efc <k_softmax_exp+0x2dc>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -4954,40 +5411,40 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x6a4c1518487df262; WORD $0x0000 // vbroadcastss 0x6a4c(%rip), %zmm2 # 0xcf18 <k_dot_q6_k+0x538>
-	QUAD $0x6a561d18487df262; WORD $0x0000 // vbroadcastss 0x6a56(%rip), %zmm3 # 0xcf2c <k_dot_q6_k+0x54c>
+	QUAD $0x6adc1518487df262; WORD $0x0000 // vbroadcastss 0x6adc(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6ae61d18487df262; WORD $0x0000 // vbroadcastss 0x6ae6(%rip), %zmm3 # 0xd8dc <k_dot_q6_k+0x5dc>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x6a4b2559586cf162; WORD $0x0000 // vmulps 0x6a4b(%rip){1to16}, %zmm2, %zmm4 # 0xcf38 <k_dot_q6_k+0x558>
+	QUAD $0x6adb2559586cf162; WORD $0x0000 // vmulps 0x6adb(%rip){1to16}, %zmm2, %zmm4 # 0xd8e8 <k_dot_q6_k+0x5e8>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x6a2b15b85875f262; WORD $0x0000 // vfmadd231ps 0x6a2b(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x6a2515b85875f262; WORD $0x0000 // vfmadd231ps 0x6a25(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x6a2f1d18487df262; WORD $0x0000 // vbroadcastss 0x6a2f(%rip), %zmm3 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x69e51da8586df262; WORD $0x0000 // vfmadd213ps 0x69e5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x69f71da8586df262; WORD $0x0000 // vfmadd213ps 0x69f7(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x6a091da8586df262; WORD $0x0000 // vfmadd213ps 0x6a09(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x69fb1da8586df262; WORD $0x0000 // vfmadd213ps 0x69fb(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x69c51da8586df262; WORD $0x0000 // vfmadd213ps 0x69c5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x6abb15b85875f262; WORD $0x0000 // vfmadd231ps 0x6abb(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x6ab515b85875f262; WORD $0x0000 // vfmadd231ps 0x6ab5(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x6abf1d18487df262; WORD $0x0000 // vbroadcastss 0x6abf(%rip), %zmm3 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6a751da8586df262; WORD $0x0000 // vfmadd213ps 0x6a75(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x6a871da8586df262; WORD $0x0000 // vfmadd213ps 0x6a87(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x6a991da8586df262; WORD $0x0000 // vfmadd213ps 0x6a99(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x6a8b1da8586df262; WORD $0x0000 // vfmadd213ps 0x6a8b(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x6a551da8586df262; WORD $0x0000 // vfmadd213ps 0x6a55(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x699f1558585cf162; WORD $0x0000 // vaddps 0x699f(%rip){1to16}, %zmm4, %zmm2 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x6a2f1558585cf162; WORD $0x0000 // vaddps 0x6a2f(%rip){1to16}, %zmm4, %zmm2 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x69812d58487df262; WORD $0x0000 // vpbroadcastd 0x6981(%rip), %zmm5 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x6a112d58487df262; WORD $0x0000 // vpbroadcastd 0x6a11(%rip), %zmm5 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x697a1558487df262; WORD $0x0000 // vpbroadcastd 0x697a(%rip), %zmm2 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x6a0a1558487df262; WORD $0x0000 // vpbroadcastd 0x6a0a(%rip), %zmm2 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xf4058d48; WORD $0x006a; BYTE $0x00 // leaq 0x6af4(%rip), %rax # 0xd0c0 <lanes>
+	LONG $0xe4058d48; WORD $0x006a; BYTE $0x00 // leaq 0x6ae4(%rip), %rax # 0xd9d0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -5008,23 +5465,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x6635 <k_sum_squares+0x25>
+	WORD $0x177d // jge 0x6f55 <k_sum_squares+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x6749 <k_sum_squares+0x139>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x7069 <k_sum_squares+0x139>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1873 // jae 0x6661 <k_sum_squares+0x51>
+	WORD $0x1873 // jae 0x6f81 <k_sum_squares+0x51>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x6709 <k_sum_squares+0xf9>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7029 <k_sum_squares+0xf9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -5053,10 +5510,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm7
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x6690 <k_sum_squares+0x80>
+	WORD $0x8775 // jne 0x6fb0 <k_sum_squares+0x80>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x6749 <k_sum_squares+0x139>
+	WORD $0x3775 // jne 0x7069 <k_sum_squares+0x139>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
 	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
@@ -5068,9 +5525,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x6760 <k_sum_squares+0x150>
+	WORD $0x0b7e // jle 0x7080 <k_sum_squares+0x150>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0x677d <k_sum_squares+0x16d>
+	WORD $0x23eb // jmp 0x709d <k_sum_squares+0x16d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm4) + zmm0
@@ -5078,9 +5535,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x6760 <k_sum_squares+0x150>
+	WORD $0xe37e // jle 0x7080 <k_sum_squares+0x150>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0x679e <k_sum_squares+0x18e>
+	WORD $0x1c7e // jle 0x70be <k_sum_squares+0x18e>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -5108,20 +5565,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x67f9 <k_rms_scale+0x19>
+	WORD $0x087d // jge 0x7119 <k_rms_scale+0x19>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x6899 <k_rms_scale+0xb9>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x71b9 <k_rms_scale+0xb9>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1173 // jae 0x681f <k_rms_scale+0x3f>
+	WORD $0x1173 // jae 0x713f <k_rms_scale+0x3f>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x6474 // je 0x6881 <k_rms_scale+0xa1>
-	WORD $0x7aeb // jmp 0x6899 <k_rms_scale+0xb9>
+	WORD $0x6474 // je 0x71a1 <k_rms_scale+0xa1>
+	WORD $0x7aeb // jmp 0x71b9 <k_rms_scale+0xb9>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -5136,16 +5593,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc975 // jne 0x6840 <k_rms_scale+0x60>
+	WORD $0xc975 // jne 0x7160 <k_rms_scale+0x60>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x1875 // jne 0x6899 <k_rms_scale+0xb9>
+	WORD $0x1875 // jne 0x71b9 <k_rms_scale+0xb9>
 	LONG $0x487cb162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%r8,4), %zmm0, %zmm1
 	LONG $0x4874b162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm1, %zmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x80 // vmovups %zmm1, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x397e // jle 0x68d7 <k_rms_scale+0xf7>
+	WORD $0x397e // jle 0x71f7 <k_rms_scale+0xf7>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -5165,30 +5622,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x68f1 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x7211 <k_silu_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x6a93 <k_silu_mul+0x1b3>
+	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x73b3 <k_silu_mul+0x1b3>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x65fb0518487df262; WORD $0x0000 // vbroadcastss 0x65fb(%rip), %zmm0 # 0xcf04 <k_dot_q6_k+0x524>
-	QUAD $0x66010d18487df262; WORD $0x0000 // vbroadcastss 0x6601(%rip), %zmm1 # 0xcf14 <k_dot_q6_k+0x534>
-	QUAD $0x660f1518487df262; WORD $0x0000 // vbroadcastss 0x660f(%rip), %zmm2 # 0xcf2c <k_dot_q6_k+0x54c>
-	QUAD $0x65f91d18487df262; WORD $0x0000 // vbroadcastss 0x65f9(%rip), %zmm3 # 0xcf20 <k_dot_q6_k+0x540>
-	QUAD $0x65e72518487df262; WORD $0x0000 // vbroadcastss 0x65e7(%rip), %zmm4 # 0xcf18 <k_dot_q6_k+0x538>
-	QUAD $0x65fd2d18487df262; WORD $0x0000 // vbroadcastss 0x65fd(%rip), %zmm5 # 0xcf38 <k_dot_q6_k+0x558>
-	QUAD $0x65eb3518487df262; WORD $0x0000 // vbroadcastss 0x65eb(%rip), %zmm6 # 0xcf30 <k_dot_q6_k+0x550>
-	QUAD $0x65e53d18487df262; WORD $0x0000 // vbroadcastss 0x65e5(%rip), %zmm7 # 0xcf34 <k_dot_q6_k+0x554>
-	QUAD $0x65ef0518487d7262; WORD $0x0000 // vbroadcastss 0x65ef(%rip), %zmm8 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x65a50d18487d7262; WORD $0x0000 // vbroadcastss 0x65a5(%rip), %zmm9 # 0xcf08 <k_dot_q6_k+0x528>
-	QUAD $0x65b71518487d7262; WORD $0x0000 // vbroadcastss 0x65b7(%rip), %zmm10 # 0xcf24 <k_dot_q6_k+0x544>
-	QUAD $0x65c91d18487d7262; WORD $0x0000 // vbroadcastss 0x65c9(%rip), %zmm11 # 0xcf40 <k_dot_q6_k+0x560>
-	QUAD $0x65bb2518487d7262; WORD $0x0000 // vbroadcastss 0x65bb(%rip), %zmm12 # 0xcf3c <k_dot_q6_k+0x55c>
-	QUAD $0x65852d18487d7262; WORD $0x0000 // vbroadcastss 0x6585(%rip), %zmm13 # 0xcf10 <k_dot_q6_k+0x530>
-	QUAD $0x656b3518487d7262; WORD $0x0000 // vbroadcastss 0x656b(%rip), %zmm14 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x65613d58487d7262; WORD $0x0000 // vpbroadcastd 0x6561(%rip), %zmm15 # 0xcf00 <k_dot_q6_k+0x520>
-	QUAD $0x657f0518487de262; WORD $0x0000 // vbroadcastss 0x657f(%rip), %zmm16 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x668b0518487df262; WORD $0x0000 // vbroadcastss 0x668b(%rip), %zmm0 # 0xd8b4 <k_dot_q6_k+0x5b4>
+	QUAD $0x66910d18487df262; WORD $0x0000 // vbroadcastss 0x6691(%rip), %zmm1 # 0xd8c4 <k_dot_q6_k+0x5c4>
+	QUAD $0x669f1518487df262; WORD $0x0000 // vbroadcastss 0x669f(%rip), %zmm2 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x66891d18487df262; WORD $0x0000 // vbroadcastss 0x6689(%rip), %zmm3 # 0xd8d0 <k_dot_q6_k+0x5d0>
+	QUAD $0x66772518487df262; WORD $0x0000 // vbroadcastss 0x6677(%rip), %zmm4 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x668d2d18487df262; WORD $0x0000 // vbroadcastss 0x668d(%rip), %zmm5 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x667b3518487df262; WORD $0x0000 // vbroadcastss 0x667b(%rip), %zmm6 # 0xd8e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x66753d18487df262; WORD $0x0000 // vbroadcastss 0x6675(%rip), %zmm7 # 0xd8e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x667f0518487d7262; WORD $0x0000 // vbroadcastss 0x667f(%rip), %zmm8 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x66350d18487d7262; WORD $0x0000 // vbroadcastss 0x6635(%rip), %zmm9 # 0xd8b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x66471518487d7262; WORD $0x0000 // vbroadcastss 0x6647(%rip), %zmm10 # 0xd8d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x66591d18487d7262; WORD $0x0000 // vbroadcastss 0x6659(%rip), %zmm11 # 0xd8f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x664b2518487d7262; WORD $0x0000 // vbroadcastss 0x664b(%rip), %zmm12 # 0xd8ec <k_dot_q6_k+0x5ec>
+	QUAD $0x66152d18487d7262; WORD $0x0000 // vbroadcastss 0x6615(%rip), %zmm13 # 0xd8c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x65fb3518487d7262; WORD $0x0000 // vbroadcastss 0x65fb(%rip), %zmm14 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x65f13d58487d7262; WORD $0x0000 // vpbroadcastd 0x65f1(%rip), %zmm15 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x660f0518487de262; WORD $0x0000 // vbroadcastss 0x660f(%rip), %zmm16 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -5227,47 +5684,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xff1d8e0f; WORD $0xffff // jle 0x69b0 <k_silu_mul+0xd0>
+	LONG $0xff1d8e0f; WORD $0xffff // jle 0x72d0 <k_silu_mul+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01438e0f; WORD $0x0000 // jle 0x6bdf <k_silu_mul+0x2ff>
+	LONG $0x01438e0f; WORD $0x0000 // jle 0x74ff <k_silu_mul+0x2ff>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x644515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x6445(%rip){1to16}, %zmm0, %k2 # 0xcf04 <k_dot_q6_k+0x524>
-	QUAD $0x644a1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x644a(%rip){1to16}, %zmm0, %k3 # 0xcf14 <k_dot_q6_k+0x534>
-	QUAD $0x64580d18487df262; WORD $0x0000 // vbroadcastss 0x6458(%rip), %zmm1 # 0xcf2c <k_dot_q6_k+0x54c>
-	QUAD $0x64420d575b7cf162; WORD $0x0000 // vxorps 0x6442(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xcf20 <k_dot_q6_k+0x540>
-	QUAD $0x64301518487df262; WORD $0x0000 // vbroadcastss 0x6430(%rip), %zmm2 # 0xcf18 <k_dot_q6_k+0x538>
+	QUAD $0x64d515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x64d5(%rip){1to16}, %zmm0, %k2 # 0xd8b4 <k_dot_q6_k+0x5b4>
+	QUAD $0x64da1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x64da(%rip){1to16}, %zmm0, %k3 # 0xd8c4 <k_dot_q6_k+0x5c4>
+	QUAD $0x64e80d18487df262; WORD $0x0000 // vbroadcastss 0x64e8(%rip), %zmm1 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x64d20d575b7cf162; WORD $0x0000 // vxorps 0x64d2(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xd8d0 <k_dot_q6_k+0x5d0>
+	QUAD $0x64c01518487df262; WORD $0x0000 // vbroadcastss 0x64c0(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x64400d59586cf162; WORD $0x0000 // vmulps 0x6440(%rip){1to16}, %zmm2, %zmm1 # 0xcf38 <k_dot_q6_k+0x558>
+	QUAD $0x64d00d59586cf162; WORD $0x0000 // vmulps 0x64d0(%rip){1to16}, %zmm2, %zmm1 # 0xd8e8 <k_dot_q6_k+0x5e8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x642415b85875f262; WORD $0x0000 // vfmadd231ps 0x6424(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x641e15b85875f262; WORD $0x0000 // vfmadd231ps 0x641e(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x64281d18487df262; WORD $0x0000 // vbroadcastss 0x6428(%rip), %zmm3 # 0xcf48 <k_dot_q6_k+0x568>
-	QUAD $0x63de1da8586df262; WORD $0x0000 // vfmadd213ps 0x63de(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x63f01da8586df262; WORD $0x0000 // vfmadd213ps 0x63f0(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x64021da8586df262; WORD $0x0000 // vfmadd213ps 0x6402(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x63f41da8586df262; WORD $0x0000 // vfmadd213ps 0x63f4(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x63be1da8586df262; WORD $0x0000 // vfmadd213ps 0x63be(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x64b415b85875f262; WORD $0x0000 // vfmadd231ps 0x64b4(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x64ae15b85875f262; WORD $0x0000 // vfmadd231ps 0x64ae(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x64b81d18487df262; WORD $0x0000 // vbroadcastss 0x64b8(%rip), %zmm3 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x646e1da8586df262; WORD $0x0000 // vfmadd213ps 0x646e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x64801da8586df262; WORD $0x0000 // vfmadd213ps 0x6480(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x64921da8586df262; WORD $0x0000 // vfmadd213ps 0x6492(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x64841da8586df262; WORD $0x0000 // vfmadd213ps 0x6484(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x644e1da8586df262; WORD $0x0000 // vfmadd213ps 0x644e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x63981518487df262; WORD $0x0000 // vbroadcastss 0x6398(%rip), %zmm2 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x64281518487df262; WORD $0x0000 // vbroadcastss 0x6428(%rip), %zmm2 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x63743558487df262; WORD $0x0000 // vpbroadcastd 0x6374(%rip), %zmm6 # 0xcf00 <k_dot_q6_k+0x520>
+	QUAD $0x64043558487df262; WORD $0x0000 // vpbroadcastd 0x6404(%rip), %zmm6 # 0xd8b0 <k_dot_q6_k+0x5b0>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x636d1d18487df262; WORD $0x0000 // vbroadcastss 0x636d(%rip), %zmm3 # 0xcf28 <k_dot_q6_k+0x548>
+	QUAD $0x63fd1d18487df262; WORD $0x0000 // vbroadcastss 0x63fd(%rip), %zmm3 # 0xd8d8 <k_dot_q6_k+0x5d8>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -5283,9 +5740,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x6c05 <k_rope+0x15>
+	WORD $0x047d // jge 0x7525 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5deb // jmp 0x6c62 <k_rope+0x72>
+	WORD $0x5deb // jmp 0x7582 <k_rope+0x72>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -5303,9 +5760,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xae7e // jle 0x6c10 <k_rope+0x20>
+	WORD $0xae7e // jle 0x7530 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x5b7e // jle 0x6cc2 <k_rope+0xd2>
+	WORD $0x5b7e // jle 0x75e2 <k_rope+0xd2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
@@ -5330,9 +5787,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6ce8 <k_axpy+0x18>
+	WORD $0x077d // jge 0x7608 <k_axpy+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x6dc8 <k_axpy+0xf8>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x76e8 <k_axpy+0xf8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5342,12 +5799,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x6d20 <k_axpy+0x50>
+	WORD $0x1673 // jae 0x7640 <k_axpy+0x50>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0085850f; WORD $0x0000 // jne 0x6da0 <k_axpy+0xd0>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x6dc8 <k_axpy+0xf8>
+	LONG $0x0085850f; WORD $0x0000 // jne 0x76c0 <k_axpy+0xd0>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x76e8 <k_axpy+0xf8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5365,21 +5822,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x6d30 <k_axpy+0x60>
+	WORD $0x9975 // jne 0x7650 <k_axpy+0x60>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x6dc8 <k_axpy+0xf8>
+	WORD $0x2874 // je 0x76e8 <k_axpy+0xf8>
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x487df262; WORD $0x0ca8; BYTE $0x82 // vfmadd213ps (%rdx,%rax,4), %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x6da0 <k_axpy+0xd0>
+	WORD $0xdf75 // jne 0x76c0 <k_axpy+0xd0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x6dfc <k_axpy+0x12c>
+	WORD $0x2f7e // jle 0x771c <k_axpy+0x12c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -5397,9 +5854,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6e18 <k_scale+0x18>
+	WORD $0x077d // jge 0x7738 <k_scale+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x6ed1 <k_scale+0xd1>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x77f1 <k_scale+0xd1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
@@ -5408,12 +5865,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1273 // jae 0x6e47 <k_scale+0x47>
+	WORD $0x1273 // jae 0x7767 <k_scale+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6e75 // jne 0x6eb0 <k_scale+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x6ed1 <k_scale+0xd1>
+	WORD $0x6e75 // jne 0x77d0 <k_scale+0xb0>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x77f1 <k_scale+0xd1>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -5427,21 +5884,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xb875 // jne 0x6e50 <k_scale+0x50>
+	WORD $0xb875 // jne 0x7770 <k_scale+0x50>
 	LONG $0x10408d4c // leaq 0x10(%rax), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3074 // je 0x6ed1 <k_scale+0xd1>
+	WORD $0x3074 // je 0x77f1 <k_scale+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe675 // jne 0x6eb0 <k_scale+0xb0>
+	WORD $0xe675 // jne 0x77d0 <k_scale+0xb0>
 	LONG $0xf0c08349 // addq $-0x10, %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x247e // jle 0x6efa <k_scale+0xfa>
+	WORD $0x247e // jle 0x781a <k_scale+0xfa>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5457,9 +5914,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6f11 <k_add+0x11>
+	WORD $0x077d // jge 0x7831 <k_add+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x6fe8 <k_add+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x7908 <k_add+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5469,12 +5926,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x6f49 <k_add+0x49>
+	WORD $0x1673 // jae 0x7869 <k_add+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x6fc0 <k_add+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x6fe8 <k_add+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x78e0 <k_add+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x7908 <k_add+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -5492,21 +5949,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x6f50 <k_add+0x50>
+	WORD $0x9975 // jne 0x7870 <k_add+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x6fe8 <k_add+0xe8>
+	WORD $0x2874 // je 0x7908 <k_add+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x6fc0 <k_add+0xc0>
+	WORD $0xdf75 // jne 0x78e0 <k_add+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x701c <k_add+0x11c>
+	WORD $0x2f7e // jle 0x793c <k_add+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -5523,9 +5980,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7031 <k_mul+0x11>
+	WORD $0x077d // jge 0x7951 <k_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x7108 <k_mul+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x7a28 <k_mul+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5535,12 +5992,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x7069 <k_mul+0x49>
+	WORD $0x1673 // jae 0x7989 <k_mul+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x70e0 <k_mul+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x7108 <k_mul+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x7a00 <k_mul+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x7a28 <k_mul+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -5558,21 +6015,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x7070 <k_mul+0x50>
+	WORD $0x9975 // jne 0x7990 <k_mul+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x7108 <k_mul+0xe8>
+	WORD $0x2874 // je 0x7a28 <k_mul+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x70e0 <k_mul+0xc0>
+	WORD $0xdf75 // jne 0x7a00 <k_mul+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x713c <k_mul+0x11c>
+	WORD $0x2f7e // jle 0x7a5c <k_mul+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -5592,33 +6049,33 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf262; WORD $0xc019 // vbroadcastsd %xmm0, %zmm0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x7164 <k_sum_exp+0x24>
+	WORD $0x0b7d // jge 0x7a84 <k_sum_exp+0x24>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00024fe9; BYTE $0x00 // jmp 0x73b3 <k_sum_exp+0x273>
+	LONG $0x00024fe9; BYTE $0x00 // jmp 0x7cd3 <k_sum_exp+0x273>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x5e3e1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e3e(%rip), %zmm3 # 0xcfc0 <k_dot_q6_k+0x5e0>
-	QUAD $0x5e24251948fdf262; WORD $0x0000 // vbroadcastsd 0x5e24(%rip), %zmm4 # 0xcfb0 <k_dot_q6_k+0x5d0>
-	QUAD $0x5e222d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e22(%rip), %zmm5 # 0xcfb8 <k_dot_q6_k+0x5d8>
-	QUAD $0x5db8351948fdf262; WORD $0x0000 // vbroadcastsd 0x5db8(%rip), %zmm6 # 0xcf58 <k_dot_q6_k+0x578>
-	QUAD $0x5dbe3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5dbe(%rip), %zmm7 # 0xcf68 <k_dot_q6_k+0x588>
-	QUAD $0x5dc4051948fd7262; WORD $0x0000 // vbroadcastsd 0x5dc4(%rip), %zmm8 # 0xcf78 <k_dot_q6_k+0x598>
-	QUAD $0x5de20d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5de2(%rip), %zmm9 # 0xcfa0 <k_dot_q6_k+0x5c0>
-	QUAD $0x5e08151948fd7262; WORD $0x0000 // vbroadcastsd 0x5e08(%rip), %zmm10 # 0xcfd0 <k_dot_q6_k+0x5f0>
-	QUAD $0x5d9e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5d9e(%rip), %zmm11 # 0xcf70 <k_dot_q6_k+0x590>
-	QUAD $0x5db4251948fd7262; WORD $0x0000 // vbroadcastsd 0x5db4(%rip), %zmm12 # 0xcf90 <k_dot_q6_k+0x5b0>
-	QUAD $0x5de22d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5de2(%rip), %zmm13 # 0xcfc8 <k_dot_q6_k+0x5e8>
-	QUAD $0x5d60351948fd7262; WORD $0x0000 // vbroadcastsd 0x5d60(%rip), %zmm14 # 0xcf50 <k_dot_q6_k+0x570>
-	QUAD $0x5d663d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5d66(%rip), %zmm15 # 0xcf60 <k_dot_q6_k+0x580>
-	QUAD $0x5dd4051948fde262; WORD $0x0000 // vbroadcastsd 0x5dd4(%rip), %zmm16 # 0xcfd8 <k_dot_q6_k+0x5f8>
-	QUAD $0x5dd20d1948fde262; WORD $0x0000 // vbroadcastsd 0x5dd2(%rip), %zmm17 # 0xcfe0 <k_dot_q6_k+0x600>
-	QUAD $0x5d90151948fde262; WORD $0x0000 // vbroadcastsd 0x5d90(%rip), %zmm18 # 0xcfa8 <k_dot_q6_k+0x5c8>
-	QUAD $0x5d761d1948fde262; WORD $0x0000 // vbroadcastsd 0x5d76(%rip), %zmm19 # 0xcf98 <k_dot_q6_k+0x5b8>
+	QUAD $0x5ece1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ece(%rip), %zmm3 # 0xd970 <k_dot_q6_k+0x670>
+	QUAD $0x5eb4251948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb4(%rip), %zmm4 # 0xd960 <k_dot_q6_k+0x660>
+	QUAD $0x5eb22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb2(%rip), %zmm5 # 0xd968 <k_dot_q6_k+0x668>
+	QUAD $0x5e48351948fdf262; WORD $0x0000 // vbroadcastsd 0x5e48(%rip), %zmm6 # 0xd908 <k_dot_q6_k+0x608>
+	QUAD $0x5e4e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e4e(%rip), %zmm7 # 0xd918 <k_dot_q6_k+0x618>
+	QUAD $0x5e54051948fd7262; WORD $0x0000 // vbroadcastsd 0x5e54(%rip), %zmm8 # 0xd928 <k_dot_q6_k+0x628>
+	QUAD $0x5e720d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm9 # 0xd950 <k_dot_q6_k+0x650>
+	QUAD $0x5e98151948fd7262; WORD $0x0000 // vbroadcastsd 0x5e98(%rip), %zmm10 # 0xd980 <k_dot_q6_k+0x680>
+	QUAD $0x5e2e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e2e(%rip), %zmm11 # 0xd920 <k_dot_q6_k+0x620>
+	QUAD $0x5e44251948fd7262; WORD $0x0000 // vbroadcastsd 0x5e44(%rip), %zmm12 # 0xd940 <k_dot_q6_k+0x640>
+	QUAD $0x5e722d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm13 # 0xd978 <k_dot_q6_k+0x678>
+	QUAD $0x5df0351948fd7262; WORD $0x0000 // vbroadcastsd 0x5df0(%rip), %zmm14 # 0xd900 <k_dot_q6_k+0x600>
+	QUAD $0x5df63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5df6(%rip), %zmm15 # 0xd910 <k_dot_q6_k+0x610>
+	QUAD $0x5e64051948fde262; WORD $0x0000 // vbroadcastsd 0x5e64(%rip), %zmm16 # 0xd988 <k_dot_q6_k+0x688>
+	QUAD $0x5e620d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e62(%rip), %zmm17 # 0xd990 <k_dot_q6_k+0x690>
+	QUAD $0x5e20151948fde262; WORD $0x0000 // vbroadcastsd 0x5e20(%rip), %zmm18 # 0xd958 <k_dot_q6_k+0x658>
+	QUAD $0x5e061d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e06(%rip), %zmm19 # 0xd948 <k_dot_q6_k+0x648>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x5d4f251948fde262; WORD $0x0000 // vbroadcastsd 0x5d4f(%rip), %zmm20 # 0xcf80 <k_dot_q6_k+0x5a0>
+	QUAD $0x5ddf251948fde262; WORD $0x0000 // vbroadcastsd 0x5ddf(%rip), %zmm20 # 0xd930 <k_dot_q6_k+0x630>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -5681,11 +6138,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f5b162; WORD $0xce58 // vaddpd %zmm22, %zmm1, %zmm1
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x7240 <k_sum_exp+0x100>
+	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x7b60 <k_sum_exp+0x100>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x024c8e0f; WORD $0x0000 // jle 0x7608 <k_sum_exp+0x4c8>
+	LONG $0x024c8e0f; WORD $0x0000 // jle 0x7f28 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xf5358d48; WORD $0x005c; BYTE $0x00 // leaq 0x5cf5(%rip), %rsi # 0xd0c0 <lanes>
+	LONG $0xe5358d48; WORD $0x005c; BYTE $0x00 // leaq 0x5ce5(%rip), %rsi # 0xd9d0 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -5694,47 +6151,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x5b152d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x5b15(%rip){1to16}, %zmm2, %zmm5 # 0xcf0c <k_dot_q6_k+0x52c>
+	QUAD $0x5ba52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x5ba5(%rip){1to16}, %zmm2, %zmm5 # 0xd8bc <k_dot_q6_k+0x5bc>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x5bb3151948fdf262; WORD $0x0000 // vbroadcastsd 0x5bb3(%rip), %zmm2 # 0xcfc0 <k_dot_q6_k+0x5e0>
-	QUAD $0x5b99351948fdf262; WORD $0x0000 // vbroadcastsd 0x5b99(%rip), %zmm6 # 0xcfb0 <k_dot_q6_k+0x5d0>
+	QUAD $0x5c43151948fdf262; WORD $0x0000 // vbroadcastsd 0x5c43(%rip), %zmm2 # 0xd970 <k_dot_q6_k+0x670>
+	QUAD $0x5c29351948fdf262; WORD $0x0000 // vbroadcastsd 0x5c29(%rip), %zmm6 # 0xd960 <k_dot_q6_k+0x660>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x5b8b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5b8b(%rip), %zmm3 # 0xcfb8 <k_dot_q6_k+0x5d8>
+	QUAD $0x5c1b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5c1b(%rip), %zmm3 # 0xd968 <k_dot_q6_k+0x668>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x5b153d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5b15(%rip), %zmm7 # 0xcf58 <k_dot_q6_k+0x578>
+	QUAD $0x5ba53d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm7 # 0xd908 <k_dot_q6_k+0x608>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x5b0f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm11 # 0xcf68 <k_dot_q6_k+0x588>
-	QUAD $0x5b15251948fdf262; WORD $0x0000 // vbroadcastsd 0x5b15(%rip), %zmm4 # 0xcf78 <k_dot_q6_k+0x598>
+	QUAD $0x5b9f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm11 # 0xd918 <k_dot_q6_k+0x618>
+	QUAD $0x5ba5251948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm4 # 0xd928 <k_dot_q6_k+0x628>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x5b272d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b27(%rip), %zmm13 # 0xcfa0 <k_dot_q6_k+0x5c0>
-	QUAD $0x5b4d351948fd7262; WORD $0x0000 // vbroadcastsd 0x5b4d(%rip), %zmm14 # 0xcfd0 <k_dot_q6_k+0x5f0>
+	QUAD $0x5bb72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5bb7(%rip), %zmm13 # 0xd950 <k_dot_q6_k+0x650>
+	QUAD $0x5bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0x5bdd(%rip), %zmm14 # 0xd980 <k_dot_q6_k+0x680>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x5ad73d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5ad7(%rip), %zmm15 # 0xcf70 <k_dot_q6_k+0x590>
+	QUAD $0x5b673d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b67(%rip), %zmm15 # 0xd920 <k_dot_q6_k+0x620>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x5ae7051948fde262; WORD $0x0000 // vbroadcastsd 0x5ae7(%rip), %zmm16 # 0xcf90 <k_dot_q6_k+0x5b0>
+	QUAD $0x5b77051948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm16 # 0xd940 <k_dot_q6_k+0x640>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x5b0f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm17 # 0xcfc8 <k_dot_q6_k+0x5e8>
-	QUAD $0x5a8d151948fde262; WORD $0x0000 // vbroadcastsd 0x5a8d(%rip), %zmm18 # 0xcf50 <k_dot_q6_k+0x570>
+	QUAD $0x5b9f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm17 # 0xd978 <k_dot_q6_k+0x678>
+	QUAD $0x5b1d151948fde262; WORD $0x0000 // vbroadcastsd 0x5b1d(%rip), %zmm18 # 0xd900 <k_dot_q6_k+0x600>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x5a871d1948fde262; WORD $0x0000 // vbroadcastsd 0x5a87(%rip), %zmm19 # 0xcf60 <k_dot_q6_k+0x580>
+	QUAD $0x5b171d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b17(%rip), %zmm19 # 0xd910 <k_dot_q6_k+0x610>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x5aef251948fde262; WORD $0x0000 // vbroadcastsd 0x5aef(%rip), %zmm20 # 0xcfd8 <k_dot_q6_k+0x5f8>
+	QUAD $0x5b7f251948fde262; WORD $0x0000 // vbroadcastsd 0x5b7f(%rip), %zmm20 # 0xd988 <k_dot_q6_k+0x688>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x5ae72d1948fde262; WORD $0x0000 // vbroadcastsd 0x5ae7(%rip), %zmm21 # 0xcfe0 <k_dot_q6_k+0x600>
-	QUAD $0x5aa5351948fde262; WORD $0x0000 // vbroadcastsd 0x5aa5(%rip), %zmm22 # 0xcfa8 <k_dot_q6_k+0x5c8>
+	QUAD $0x5b772d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm21 # 0xd990 <k_dot_q6_k+0x690>
+	QUAD $0x5b35351948fde262; WORD $0x0000 // vbroadcastsd 0x5b35(%rip), %zmm22 # 0xd958 <k_dot_q6_k+0x658>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x5a7f3d1948fde262; WORD $0x0000 // vbroadcastsd 0x5a7f(%rip), %zmm23 # 0xcf98 <k_dot_q6_k+0x5b8>
+	QUAD $0x5b0f3d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm23 # 0xd948 <k_dot_q6_k+0x648>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x5a51151948fd7262; WORD $0x0000 // vbroadcastsd 0x5a51(%rip), %zmm10 # 0xcf80 <k_dot_q6_k+0x5a0>
+	QUAD $0x5ae1151948fd7262; WORD $0x0000 // vbroadcastsd 0x5ae1(%rip), %zmm10 # 0xd930 <k_dot_q6_k+0x630>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -5801,12 +6258,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0xf819 // vbroadcastsd %xmm0, %zmm31
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x137d // jge 0x76a2 <k_sum_exp_pair+0x42>
+	WORD $0x137d // jge 0x7fc2 <k_sum_exp_pair+0x42>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0x000451e9; BYTE $0x00 // jmp 0x7af3 <k_sum_exp_pair+0x493>
+	LONG $0x000451e9; BYTE $0x00 // jmp 0x8413 <k_sum_exp_pair+0x493>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
@@ -5815,39 +6272,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x58de351948fde262; WORD $0x0000 // vbroadcastsd 0x58de(%rip), %zmm22 # 0xcfb0 <k_dot_q6_k+0x5d0>
-	QUAD $0x587c3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x587c(%rip), %zmm15 # 0xcf58 <k_dot_q6_k+0x578>
-	QUAD $0x588a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x588a(%rip), %zmm7 # 0xcf70 <k_dot_q6_k+0x590>
-	QUAD $0x58902d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5890(%rip), %zmm13 # 0xcf80 <k_dot_q6_k+0x5a0>
-	QUAD $0x5896251948fd7262; WORD $0x0000 // vbroadcastsd 0x5896(%rip), %zmm12 # 0xcf90 <k_dot_q6_k+0x5b0>
-	QUAD $0x58c43d1948fde262; WORD $0x0000 // vbroadcastsd 0x58c4(%rip), %zmm23 # 0xcfc8 <k_dot_q6_k+0x5e8>
-	QUAD $0x5842251948fde262; WORD $0x0000 // vbroadcastsd 0x5842(%rip), %zmm20 # 0xcf50 <k_dot_q6_k+0x570>
-	QUAD $0x58c0051948fde262; WORD $0x0000 // vbroadcastsd 0x58c0(%rip), %zmm16 # 0xcfd8 <k_dot_q6_k+0x5f8>
-	QUAD $0x58be151948fd7262; WORD $0x0000 // vbroadcastsd 0x58be(%rip), %zmm10 # 0xcfe0 <k_dot_q6_k+0x600>
-	QUAD $0x587c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x587c(%rip), %zmm21 # 0xcfa8 <k_dot_q6_k+0x5c8>
+	QUAD $0x596e351948fde262; WORD $0x0000 // vbroadcastsd 0x596e(%rip), %zmm22 # 0xd960 <k_dot_q6_k+0x660>
+	QUAD $0x590c3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm15 # 0xd908 <k_dot_q6_k+0x608>
+	QUAD $0x591a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x591a(%rip), %zmm7 # 0xd920 <k_dot_q6_k+0x620>
+	QUAD $0x59202d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5920(%rip), %zmm13 # 0xd930 <k_dot_q6_k+0x630>
+	QUAD $0x5926251948fd7262; WORD $0x0000 // vbroadcastsd 0x5926(%rip), %zmm12 # 0xd940 <k_dot_q6_k+0x640>
+	QUAD $0x59543d1948fde262; WORD $0x0000 // vbroadcastsd 0x5954(%rip), %zmm23 # 0xd978 <k_dot_q6_k+0x678>
+	QUAD $0x58d2251948fde262; WORD $0x0000 // vbroadcastsd 0x58d2(%rip), %zmm20 # 0xd900 <k_dot_q6_k+0x600>
+	QUAD $0x5950051948fde262; WORD $0x0000 // vbroadcastsd 0x5950(%rip), %zmm16 # 0xd988 <k_dot_q6_k+0x688>
+	QUAD $0x594e151948fd7262; WORD $0x0000 // vbroadcastsd 0x594e(%rip), %zmm10 # 0xd990 <k_dot_q6_k+0x690>
+	QUAD $0x590c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm21 # 0xd958 <k_dot_q6_k+0x658>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x585f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x585f(%rip), %zmm11 # 0xcfc0 <k_dot_q6_k+0x5e0>
+	QUAD $0x58ef1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x58ef(%rip), %zmm11 # 0xd970 <k_dot_q6_k+0x670>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x5835351948fd7262; WORD $0x0000 // vbroadcastsd 0x5835(%rip), %zmm14 # 0xcfb8 <k_dot_q6_k+0x5d8>
+	QUAD $0x58c5351948fd7262; WORD $0x0000 // vbroadcastsd 0x58c5(%rip), %zmm14 # 0xd968 <k_dot_q6_k+0x668>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x57d90d1948fde262; WORD $0x0000 // vbroadcastsd 0x57d9(%rip), %zmm17 # 0xcf78 <k_dot_q6_k+0x598>
+	QUAD $0x58690d1948fde262; WORD $0x0000 // vbroadcastsd 0x5869(%rip), %zmm17 # 0xd928 <k_dot_q6_k+0x628>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x57b30d1948fdf262; WORD $0x0000 // vbroadcastsd 0x57b3(%rip), %zmm1 # 0xcf68 <k_dot_q6_k+0x588>
+	QUAD $0x58430d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5843(%rip), %zmm1 # 0xd918 <k_dot_q6_k+0x618>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x57db151948fde262; WORD $0x0000 // vbroadcastsd 0x57db(%rip), %zmm18 # 0xcfa0 <k_dot_q6_k+0x5c0>
+	QUAD $0x586b151948fde262; WORD $0x0000 // vbroadcastsd 0x586b(%rip), %zmm18 # 0xd950 <k_dot_q6_k+0x650>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x57fb1d1948fde262; WORD $0x0000 // vbroadcastsd 0x57fb(%rip), %zmm19 # 0xcfd0 <k_dot_q6_k+0x5f0>
+	QUAD $0x588b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x588b(%rip), %zmm19 # 0xd980 <k_dot_q6_k+0x680>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -5874,7 +6331,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x56e0151948fde262; WORD $0x0000 // vbroadcastsd 0x56e0(%rip), %zmm18 # 0xcf60 <k_dot_q6_k+0x580>
+	QUAD $0x5770151948fde262; WORD $0x0000 // vbroadcastsd 0x5770(%rip), %zmm18 # 0xd910 <k_dot_q6_k+0x610>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -5899,13 +6356,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x56790d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5679(%rip), %zmm1 # 0xcf98 <k_dot_q6_k+0x5b8>
+	QUAD $0x57090d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5709(%rip), %zmm1 # 0xd948 <k_dot_q6_k+0x648>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x5659151948fdf262; WORD $0x0000 // vbroadcastsd 0x5659(%rip), %zmm2 # 0xcfa0 <k_dot_q6_k+0x5c0>
+	QUAD $0x56e9151948fdf262; WORD $0x0000 // vbroadcastsd 0x56e9(%rip), %zmm2 # 0xd950 <k_dot_q6_k+0x650>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -5930,14 +6387,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x55d80d1948fd6262; WORD $0x0000 // vbroadcastsd 0x55d8(%rip), %zmm25 # 0xcfc0 <k_dot_q6_k+0x5e0>
+	QUAD $0x56680d1948fd6262; WORD $0x0000 // vbroadcastsd 0x5668(%rip), %zmm25 # 0xd970 <k_dot_q6_k+0x670>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x55521da8588d7262; WORD $0x0000 // vfmadd213pd 0x5552(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x55e21da8588d7262; WORD $0x0000 // vfmadd213pd 0x55e2(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -5973,11 +6430,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xe328 // vmovaps %zmm19, %zmm4
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x7730 <k_sum_exp_pair+0xd0>
+	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8050 <k_sum_exp_pair+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x041f8e0f; WORD $0x0000 // jle 0x7f1b <k_sum_exp_pair+0x8bb>
+	LONG $0x041f8e0f; WORD $0x0000 // jle 0x883b <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xb5358d48; WORD $0x0055; BYTE $0x00 // leaq 0x55b5(%rip), %rsi # 0xd0c0 <lanes>
+	LONG $0xa5358d48; WORD $0x0055; BYTE $0x00 // leaq 0x55a5(%rip), %rsi # 0xd9d0 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -5986,7 +6443,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x53d51ddf587df162; WORD $0x0000 // vpandnd 0x53d5(%rip){1to16}, %zmm0, %zmm3 # 0xcf0c <k_dot_q6_k+0x52c>
+	QUAD $0x54651ddf587df162; WORD $0x0000 // vpandnd 0x5465(%rip){1to16}, %zmm0, %zmm3 # 0xd8bc <k_dot_q6_k+0x5bc>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -5994,34 +6451,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x54501d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5450(%rip), %zmm11 # 0xcfc0 <k_dot_q6_k+0x5e0>
-	QUAD $0x5436051948fd6262; WORD $0x0000 // vbroadcastsd 0x5436(%rip), %zmm24 # 0xcfb0 <k_dot_q6_k+0x5d0>
+	QUAD $0x54e01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x54e0(%rip), %zmm11 # 0xd970 <k_dot_q6_k+0x670>
+	QUAD $0x54c6051948fd6262; WORD $0x0000 // vbroadcastsd 0x54c6(%rip), %zmm24 # 0xd960 <k_dot_q6_k+0x660>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x54142d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5414(%rip), %zmm5 # 0xcfb8 <k_dot_q6_k+0x5d8>
+	QUAD $0x54a42d1948fdf262; WORD $0x0000 // vbroadcastsd 0x54a4(%rip), %zmm5 # 0xd968 <k_dot_q6_k+0x668>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x539e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x539e(%rip), %zmm25 # 0xcf58 <k_dot_q6_k+0x578>
-	QUAD $0x53a42d1948fd7262; WORD $0x0000 // vbroadcastsd 0x53a4(%rip), %zmm13 # 0xcf68 <k_dot_q6_k+0x588>
+	QUAD $0x542e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm25 # 0xd908 <k_dot_q6_k+0x608>
+	QUAD $0x54342d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm13 # 0xd918 <k_dot_q6_k+0x618>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x53a4051948fd7262; WORD $0x0000 // vbroadcastsd 0x53a4(%rip), %zmm8 # 0xcf78 <k_dot_q6_k+0x598>
+	QUAD $0x5434051948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm8 # 0xd928 <k_dot_q6_k+0x628>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x53b6351948fd7262; WORD $0x0000 // vbroadcastsd 0x53b6(%rip), %zmm14 # 0xcfa0 <k_dot_q6_k+0x5c0>
+	QUAD $0x5446351948fd7262; WORD $0x0000 // vbroadcastsd 0x5446(%rip), %zmm14 # 0xd950 <k_dot_q6_k+0x650>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x53d63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x53d6(%rip), %zmm15 # 0xcfd0 <k_dot_q6_k+0x5f0>
-	QUAD $0x536c051948fde262; WORD $0x0000 // vbroadcastsd 0x536c(%rip), %zmm16 # 0xcf70 <k_dot_q6_k+0x590>
+	QUAD $0x54663d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5466(%rip), %zmm15 # 0xd980 <k_dot_q6_k+0x680>
+	QUAD $0x53fc051948fde262; WORD $0x0000 // vbroadcastsd 0x53fc(%rip), %zmm16 # 0xd920 <k_dot_q6_k+0x620>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x53760d1948fde262; WORD $0x0000 // vbroadcastsd 0x5376(%rip), %zmm17 # 0xcf90 <k_dot_q6_k+0x5b0>
+	QUAD $0x54060d1948fde262; WORD $0x0000 // vbroadcastsd 0x5406(%rip), %zmm17 # 0xd940 <k_dot_q6_k+0x640>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x539e151948fde262; WORD $0x0000 // vbroadcastsd 0x539e(%rip), %zmm18 # 0xcfc8 <k_dot_q6_k+0x5e8>
+	QUAD $0x542e151948fde262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm18 # 0xd978 <k_dot_q6_k+0x678>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x53161d1948fde262; WORD $0x0000 // vbroadcastsd 0x5316(%rip), %zmm19 # 0xcf50 <k_dot_q6_k+0x570>
-	QUAD $0x531c251948fde262; WORD $0x0000 // vbroadcastsd 0x531c(%rip), %zmm20 # 0xcf60 <k_dot_q6_k+0x580>
+	QUAD $0x53a61d1948fde262; WORD $0x0000 // vbroadcastsd 0x53a6(%rip), %zmm19 # 0xd900 <k_dot_q6_k+0x600>
+	QUAD $0x53ac251948fde262; WORD $0x0000 // vbroadcastsd 0x53ac(%rip), %zmm20 # 0xd910 <k_dot_q6_k+0x610>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -6040,7 +6497,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x531d3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x531d(%rip), %zmm31 # 0xcfd8 <k_dot_q6_k+0x5f8>
+	QUAD $0x53ad3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x53ad(%rip), %zmm31 # 0xd988 <k_dot_q6_k+0x688>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -6050,11 +6507,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x52e4051948fdf262; WORD $0x0000 // vbroadcastsd 0x52e4(%rip), %zmm0 # 0xcfe0 <k_dot_q6_k+0x600>
+	QUAD $0x5374051948fdf262; WORD $0x0000 // vbroadcastsd 0x5374(%rip), %zmm0 # 0xd990 <k_dot_q6_k+0x690>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x529c051948fd6262; WORD $0x0000 // vbroadcastsd 0x529c(%rip), %zmm24 # 0xcfa8 <k_dot_q6_k+0x5c8>
+	QUAD $0x532c051948fd6262; WORD $0x0000 // vbroadcastsd 0x532c(%rip), %zmm24 # 0xd958 <k_dot_q6_k+0x658>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x527c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x527c(%rip), %zmm25 # 0xcf98 <k_dot_q6_k+0x5b8>
+	QUAD $0x530c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x530c(%rip), %zmm25 # 0xd948 <k_dot_q6_k+0x648>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -6099,7 +6556,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x51512d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5151(%rip), %zmm5 # 0xcf80 <k_dot_q6_k+0x5a0>
+	QUAD $0x51e12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x51e1(%rip), %zmm5 # 0xd930 <k_dot_q6_k+0x630>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -6187,9 +6644,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8005 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x8925 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x80c1 <k_decode_f16+0xd1>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x89e1 <k_decode_f16+0xd1>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -6198,12 +6655,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1273 // jae 0x8035 <k_decode_f16+0x45>
+	WORD $0x1273 // jae 0x8955 <k_decode_f16+0x45>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x80a0 <k_decode_f16+0xb0>
-	LONG $0x00008ce9; BYTE $0x00 // jmp 0x80c1 <k_decode_f16+0xd1>
+	WORD $0x7075 // jne 0x89c0 <k_decode_f16+0xb0>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x89e1 <k_decode_f16+0xd1>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6217,27 +6674,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x8040 <k_decode_f16+0x50>
+	WORD $0xb875 // jne 0x8960 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x80c1 <k_decode_f16+0xd1>
+	WORD $0x3074 // je 0x89e1 <k_decode_f16+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x0413; BYTE $0x50 // vcvtph2ps (%rax,%rdx,2), %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x80a0 <k_decode_f16+0xb0>
+	WORD $0xe675 // jne 0x89c0 <k_decode_f16+0xb0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x009a8d0f; WORD $0x0000 // jge 0x8167 <k_decode_f16+0x177>
+	LONG $0x009a8d0f; WORD $0x0000 // jge 0x8a87 <k_decode_f16+0x177>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2374 // je 0x80fc <k_decode_f16+0x10c>
+	WORD $0x2374 // je 0x8a1c <k_decode_f16+0x10c>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -6245,9 +6702,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x80e0 <k_decode_f16+0xf0>
+	WORD $0xe475 // jne 0x8a00 <k_decode_f16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x8167 <k_decode_f16+0x177>
+	WORD $0x6577 // ja 0x8a87 <k_decode_f16+0x177>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -6267,7 +6724,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x8110 <k_decode_f16+0x120>
+	WORD $0xa975 // jne 0x8a30 <k_decode_f16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6276,9 +6733,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8185 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x8aa5 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x8258 <k_decode_bf16+0xe8>
+	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x8b78 <k_decode_bf16+0xe8>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -6287,12 +6744,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x81b9 <k_decode_bf16+0x49>
+	WORD $0x1673 // jae 0x8ad9 <k_decode_bf16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x8230 <k_decode_bf16+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8258 <k_decode_bf16+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8b50 <k_decode_bf16+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8b78 <k_decode_bf16+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -6310,10 +6767,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0396447f48fef162 // vmovdqu64 %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9c75 // jne 0x81c0 <k_decode_bf16+0x50>
+	WORD $0x9c75 // jne 0x8ae0 <k_decode_bf16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2b74 // je 0x8258 <k_decode_bf16+0xe8>
+	WORD $0x2b74 // je 0x8b78 <k_decode_bf16+0xe8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487df262; WORD $0x0433; BYTE $0x50 // vpmovzxwd (%rax,%rdx,2), %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
@@ -6321,26 +6778,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8230 <k_decode_bf16+0xc0>
+	WORD $0xdf75 // jne 0x8b50 <k_decode_bf16+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x677d // jge 0x82c7 <k_decode_bf16+0x157>
+	WORD $0x677d // jge 0x8be7 <k_decode_bf16+0x157>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1974 // je 0x8285 <k_decode_bf16+0x115>
+	WORD $0x1974 // je 0x8ba5 <k_decode_bf16+0x115>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x8270 <k_decode_bf16+0x100>
+	WORD $0xeb75 // jne 0x8b90 <k_decode_bf16+0x100>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x82c7 <k_decode_bf16+0x157>
+	WORD $0x3c77 // ja 0x8be7 <k_decode_bf16+0x157>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -6356,7 +6813,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x8290 <k_decode_bf16+0x120>
+	WORD $0xc975 // jne 0x8bb0 <k_decode_bf16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6364,11 +6821,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x83fc <k_decode_q8_0+0x12c>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x8d1c <k_decode_q8_0+0x12c>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x00be840f; WORD $0x0000 // je 0x83ac <k_decode_q8_0+0xdc>
+	LONG $0x00be840f; WORD $0x0000 // je 0x8ccc <k_decode_q8_0+0xdc>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6399,9 +6856,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c18348 // addq $0x44, %rcx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff54850f; WORD $0xffff // jne 0x8300 <k_decode_q8_0+0x30>
+	LONG $0xff54850f; WORD $0xffff // jne 0x8c20 <k_decode_q8_0+0x30>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4b74 // je 0x83fc <k_decode_q8_0+0x12c>
+	WORD $0x4b74 // je 0x8d1c <k_decode_q8_0+0x12c>
 	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
 	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -6420,11 +6877,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x849a <k_decode_q4_0+0x9a>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x8dba <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004c73057879e2c4; BYTE $0x00 // vpbroadcastb 0x4c73(%rip), %xmm0 # 0xd090 <k_dot_q6_k+0x6b0>
-	QUAD $0x004c6b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4c6b(%rip), %xmm1 # 0xd091 <k_dot_q6_k+0x6b1>
+	QUAD $0x004c63057879e2c4; BYTE $0x00 // vpbroadcastb 0x4c63(%rip), %xmm0 # 0xd9a0 <k_dot_q6_k+0x6a0>
+	QUAD $0x004c5b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4c5b(%rip), %xmm1 # 0xd9a1 <k_dot_q6_k+0x6a1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -6447,7 +6904,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9675 // jne 0x8430 <k_decode_q4_0+0x30>
+	WORD $0x9675 // jne 0x8d50 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -6455,10 +6912,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00988e0f; WORD $0x0000 // jle 0x8545 <k_decode_q4_1+0xa5>
+	LONG $0x00988e0f; WORD $0x0000 // jle 0x8e65 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004bd5057879e2c4; BYTE $0x00 // vpbroadcastb 0x4bd5(%rip), %xmm0 # 0xd092 <k_dot_q6_k+0x6b2>
+	QUAD $0x004bc5057879e2c4; BYTE $0x00 // vpbroadcastb 0x4bc5(%rip), %xmm0 # 0xd9a2 <k_dot_q6_k+0x6a2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -6485,7 +6942,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff7b850f; WORD $0xffff // jne 0x84c0 <k_decode_q4_1+0x20>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x8de0 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -6493,14 +6950,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0x8630 <k_decode_q5_0+0xe0>
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x8f50 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004a1b055979e2c4; BYTE $0x00 // vpbroadcastq 0x4a1b(%rip), %xmm0 # 0xcf88 <k_dot_q6_k+0x5a8>
-	QUAD $0x00004adb0d6ff9c5 // vmovdqa 0x4adb(%rip), %xmm1 # 0xd050 <k_dot_q6_k+0x670>
-	QUAD $0x004b15157879e2c4; BYTE $0x00 // vpbroadcastb 0x4b15(%rip), %xmm2 # 0xd093 <k_dot_q6_k+0x6b3>
-	QUAD $0x004b0d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4b0d(%rip), %xmm3 # 0xd094 <k_dot_q6_k+0x6b4>
-	QUAD $0x004b05257879e2c4; BYTE $0x00 // vpbroadcastb 0x4b05(%rip), %xmm4 # 0xd095 <k_dot_q6_k+0x6b5>
+	QUAD $0x004aab055979e2c4; BYTE $0x00 // vpbroadcastq 0x4aab(%rip), %xmm0 # 0xd938 <k_dot_q6_k+0x638>
+	QUAD $0x000049db0d6ff9c5 // vmovdqa 0x49db(%rip), %xmm1 # 0xd870 <k_dot_q6_k+0x570>
+	QUAD $0x004b05157879e2c4; BYTE $0x00 // vpbroadcastb 0x4b05(%rip), %xmm2 # 0xd9a3 <k_dot_q6_k+0x6a3>
+	QUAD $0x004afd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4afd(%rip), %xmm3 # 0xd9a4 <k_dot_q6_k+0x6a4>
+	QUAD $0x004af5257879e2c4; BYTE $0x00 // vpbroadcastb 0x4af5(%rip), %xmm4 # 0xd9a5 <k_dot_q6_k+0x6a5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -6532,7 +6989,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff60850f; WORD $0xffff // jne 0x8590 <k_decode_q5_0+0x40>
+	LONG $0xff60850f; WORD $0xffff // jne 0x8eb0 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -6540,13 +6997,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f28e0f; WORD $0x0000 // jle 0x873f <k_decode_q5_1+0xff>
+	LONG $0x00f28e0f; WORD $0x0000 // jle 0x905f <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004a39057879e2c4; BYTE $0x00 // vpbroadcastb 0x4a39(%rip), %xmm0 # 0xd096 <k_dot_q6_k+0x6b6>
-	QUAD $0x000049eb0d6ff9c5 // vmovdqa 0x49eb(%rip), %xmm1 # 0xd050 <k_dot_q6_k+0x670>
-	QUAD $0x00491a155979e2c4; BYTE $0x00 // vpbroadcastq 0x491a(%rip), %xmm2 # 0xcf88 <k_dot_q6_k+0x5a8>
-	QUAD $0x004a201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4a20(%rip), %xmm3 # 0xd097 <k_dot_q6_k+0x6b7>
+	QUAD $0x004a29057879e2c4; BYTE $0x00 // vpbroadcastb 0x4a29(%rip), %xmm0 # 0xd9a6 <k_dot_q6_k+0x6a6>
+	QUAD $0x000048eb0d6ff9c5 // vmovdqa 0x48eb(%rip), %xmm1 # 0xd870 <k_dot_q6_k+0x570>
+	QUAD $0x0049aa155979e2c4; BYTE $0x00 // vpbroadcastq 0x49aa(%rip), %xmm2 # 0xd938 <k_dot_q6_k+0x638>
+	QUAD $0x004a101d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4a10(%rip), %xmm3 # 0xd9a7 <k_dot_q6_k+0x6a7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -6585,7 +7042,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff41850f; WORD $0xffff // jne 0x8680 <k_decode_q5_1+0x40>
+	LONG $0xff41850f; WORD $0xffff // jne 0x8fa0 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6593,10 +7050,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05f38e0f; WORD $0x0000 // jle 0x8d50 <k_decode_q2_k+0x600>
+	LONG $0x05f38e0f; WORD $0x0000 // jle 0x9670 <k_decode_q2_k+0x600>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0047d7051879e2c4; BYTE $0x00 // vbroadcastss 0x47d7(%rip), %xmm0 # 0xcf44 <k_dot_q6_k+0x564>
+	QUAD $0x004867051879e2c4; BYTE $0x00 // vbroadcastss 0x4867(%rip), %xmm0 # 0xd8f4 <k_dot_q6_k+0x5f4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -6907,7 +7364,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa20850f; WORD $0xffff // jne 0x8770 <k_decode_q2_k+0x20>
+	LONG $0xfa20850f; WORD $0xffff // jne 0x9090 <k_decode_q2_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -6915,13 +7372,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x062a8e0f; WORD $0x0000 // jle 0x9397 <k_decode_q3_k+0x637>
+	LONG $0x062a8e0f; WORD $0x0000 // jle 0x9cb7 <k_decode_q3_k+0x637>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x004317057879e2c4; BYTE $0x00 // vpbroadcastb 0x4317(%rip), %xmm0 # 0xd098 <k_dot_q6_k+0x6b8>
-	QUAD $0x00430f0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x430f(%rip), %xmm1 # 0xd099 <k_dot_q6_k+0x6b9>
-	QUAD $0x004307157879e2c4; BYTE $0x00 // vpbroadcastb 0x4307(%rip), %xmm2 # 0xd09a <k_dot_q6_k+0x6ba>
+	QUAD $0x004307057879e2c4; BYTE $0x00 // vpbroadcastb 0x4307(%rip), %xmm0 # 0xd9a8 <k_dot_q6_k+0x6a8>
+	QUAD $0x0042ff0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x42ff(%rip), %xmm1 # 0xd9a9 <k_dot_q6_k+0x6a9>
+	QUAD $0x0042f7157879e2c4; BYTE $0x00 // vpbroadcastb 0x42f7(%rip), %xmm2 # 0xd9aa <k_dot_q6_k+0x6aa>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xff94b271085df162; WORD $0xffff; BYTE $0x02 // vpsllw $0x2, -0x6c(%rdx), %xmm4
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -7229,7 +7686,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa09850f; WORD $0xffff // jne 0x8da0 <k_decode_q3_k+0x40>
+	LONG $0xfa09850f; WORD $0xffff // jne 0x96c0 <k_decode_q3_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7237,10 +7694,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8e0f; WORD $0x0000 // jle 0x9a9b <k_decode_q4_k+0x6fb>
+	LONG $0x06ee8e0f; WORD $0x0000 // jle 0xa3bb <k_decode_q4_k+0x6fb>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003b5f051879e2c4; BYTE $0x00 // vbroadcastss 0x3b5f(%rip), %xmm0 # 0xcf1c <k_dot_q6_k+0x53c>
+	QUAD $0x003bef051879e2c4; BYTE $0x00 // vbroadcastss 0x3bef(%rip), %xmm0 # 0xd8cc <k_dot_q6_k+0x5cc>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0x027ab70f // movzwl 0x2(%rdx), %edi
@@ -7611,7 +8068,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf925850f; WORD $0xffff // jne 0x93c0 <k_decode_q4_k+0x20>
+	LONG $0xf925850f; WORD $0xffff // jne 0x9ce0 <k_decode_q4_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0x90 // nop
@@ -7619,11 +8076,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07df8e0f; WORD $0x0000 // jle 0xa28c <k_decode_q5_k+0x7ec>
+	LONG $0x07df8e0f; WORD $0x0000 // jle 0xabac <k_decode_q5_k+0x7ec>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00345f051879e2c4; BYTE $0x00 // vbroadcastss 0x345f(%rip), %xmm0 # 0xcf1c <k_dot_q6_k+0x53c>
-	QUAD $0x0035d50d7879e2c4; BYTE $0x00 // vpbroadcastb 0x35d5(%rip), %xmm1 # 0xd09b <k_dot_q6_k+0x6bb>
+	QUAD $0x0034ef051879e2c4; BYTE $0x00 // vbroadcastss 0x34ef(%rip), %xmm0 # 0xd8cc <k_dot_q6_k+0x5cc>
+	QUAD $0x0035c50d7879e2c4; BYTE $0x00 // vpbroadcastb 0x35c5(%rip), %xmm1 # 0xd9ab <k_dot_q6_k+0x6ab>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -8026,20 +8483,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf844850f; WORD $0xffff // jne 0x9ad0 <k_decode_q5_k+0x30>
+	LONG $0xf844850f; WORD $0xffff // jne 0xa3f0 <k_decode_q5_k+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04a18e0f; WORD $0x0000 // jle 0xa73e <k_decode_q6_k+0x4ae>
+	LONG $0x04a18e0f; WORD $0x0000 // jle 0xb05e <k_decode_q6_k+0x4ae>
 	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
 	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x002dea057879e2c4; BYTE $0x00 // vpbroadcastb 0x2dea(%rip), %xmm0 # 0xd09c <k_dot_q6_k+0x6bc>
-	QUAD $0x002de20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2de2(%rip), %xmm1 # 0xd09d <k_dot_q6_k+0x6bd>
-	QUAD $0x002dda157879e2c4; BYTE $0x00 // vpbroadcastb 0x2dda(%rip), %xmm2 # 0xd09e <k_dot_q6_k+0x6be>
+	QUAD $0x002dda057879e2c4; BYTE $0x00 // vpbroadcastb 0x2dda(%rip), %xmm0 # 0xd9ac <k_dot_q6_k+0x6ac>
+	QUAD $0x002dd20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2dd2(%rip), %xmm1 # 0xd9ad <k_dot_q6_k+0x6ad>
+	QUAD $0x002dca157879e2c4; BYTE $0x00 // vpbroadcastb 0x2dca(%rip), %xmm2 # 0xd9ae <k_dot_q6_k+0x6ae>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -8243,7 +8700,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb92850f; WORD $0xffff // jne 0xa2d0 <k_decode_q6_k+0x40>
+	LONG $0xfb92850f; WORD $0xffff // jne 0xabf0 <k_decode_q6_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -8253,17 +8710,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa76c <k_dot_f16+0x1c>
+	WORD $0x0b7d // jge 0xb08c <k_dot_f16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa81f <k_dot_f16+0xcf>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xb13f <k_dot_f16+0xcf>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0d73 // jae 0xa783 <k_dot_f16+0x33>
+	WORD $0x0d73 // jae 0xb0a3 <k_dot_f16+0x33>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x65eb // jmp 0xa7e8 <k_dot_f16+0x98>
+	WORD $0x65eb // jmp 0xb108 <k_dot_f16+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8282,10 +8739,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038944984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm0 # zmm0 = (zmm0 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb875 // jne 0xa7a0 <k_dot_f16+0x50>
+	WORD $0xb875 // jne 0xb0c0 <k_dot_f16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x1e75 // jne 0xa816 <k_dot_f16+0xc6>
+	WORD $0x1e75 // jne 0xb136 <k_dot_f16+0xc6>
 	LONG $0x487db262; WORD $0x1413; BYTE $0x48 // vcvtph2ps (%rax,%r9,2), %zmm2
 	LONG $0x486db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x01485413487db262 // vcvtph2ps 0x20(%rax,%r9,2), %zmm2
@@ -8302,10 +8759,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa8f3 <k_dot_f16+0x1a3>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0xb213 <k_dot_f16+0x1a3>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2374 // je 0xa87d <k_dot_f16+0x12d>
+	WORD $0x2374 // je 0xb19d <k_dot_f16+0x12d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -8313,9 +8770,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0xa860 <k_dot_f16+0x110>
+	WORD $0xe375 // jne 0xb180 <k_dot_f16+0x110>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0xa8f3 <k_dot_f16+0x1a3>
+	WORD $0x7077 // ja 0xb213 <k_dot_f16+0x1a3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -8335,7 +8792,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0xa890 <k_dot_f16+0x140>
+	WORD $0x9d75 // jne 0xb1b0 <k_dot_f16+0x140>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8346,17 +8803,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa91c <k_dot_bf16+0x1c>
+	WORD $0x0b7d // jge 0xb23c <k_dot_bf16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0xa9f9 <k_dot_bf16+0xf9>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0xb319 <k_dot_bf16+0xf9>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x1073 // jae 0xa936 <k_dot_bf16+0x36>
+	WORD $0x1073 // jae 0xb256 <k_dot_bf16+0x36>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0xa9b4 <k_dot_bf16+0xb4>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xb2d4 <k_dot_bf16+0xb4>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8379,10 +8836,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03894c984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0x9c75 // jne 0xa950 <k_dot_bf16+0x50>
+	WORD $0x9c75 // jne 0xb270 <k_dot_bf16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x2c75 // jne 0xa9f0 <k_dot_bf16+0xf0>
+	WORD $0x2c75 // jne 0xb310 <k_dot_bf16+0xf0>
 	LONG $0x487db262; WORD $0x1433; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm2
 	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
 	LONG $0x486db262; WORD $0x04b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
@@ -8401,10 +8858,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0xaacf <k_dot_bf16+0x1cf>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0xb3ef <k_dot_bf16+0x1cf>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2874 // je 0xaa5c <k_dot_bf16+0x15c>
+	WORD $0x2874 // je 0xb37c <k_dot_bf16+0x15c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -8412,9 +8869,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0xaa40 <k_dot_bf16+0x140>
+	WORD $0xe475 // jne 0xb360 <k_dot_bf16+0x140>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0xaacf <k_dot_bf16+0x1cf>
+	WORD $0x6d77 // ja 0xb3ef <k_dot_bf16+0x1cf>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -8434,7 +8891,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0xaa70 <k_dot_bf16+0x170>
+	WORD $0xa175 // jne 0xb390 <k_dot_bf16+0x170>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8443,15 +8900,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x167e // jle 0xaaff <k_dot_q8_0+0x1f>
+	WORD $0x167e // jle 0xb41f <k_dot_q8_0+0x1f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x1275 // jne 0xab08 <k_dot_q8_0+0x28>
+	WORD $0x1275 // jne 0xb428 <k_dot_q8_0+0x28>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xabc5 <k_dot_q8_0+0xe5>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xb4e5 <k_dot_q8_0+0xe5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000111e9; BYTE $0x00 // jmp 0xac19 <k_dot_q8_0+0x139>
+	LONG $0x000111e9; BYTE $0x00 // jmp 0xb539 <k_dot_q8_0+0x139>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8481,9 +8938,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c08348 // addq $0x44, %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff5b850f; WORD $0xffff // jne 0xab20 <k_dot_q8_0+0x40>
+	LONG $0xff5b850f; WORD $0xffff // jne 0xb440 <k_dot_q8_0+0x40>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4574 // je 0xac0f <k_dot_q8_0+0x12f>
+	WORD $0x4574 // je 0xb52f <k_dot_q8_0+0x12f>
 	QUAD $0x00028821487df262; WORD $0x0000 // vpmovsxbd 0x2(%rax), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x4874f162; WORD $0x0959 // vmulps (%rcx), %zmm1, %zmm1
@@ -8513,13 +8970,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00938e0f; WORD $0x0000 // jle 0xacf0 <k_dot_q4_0+0xa0>
+	LONG $0x00938e0f; WORD $0x0000 // jle 0xb610 <k_dot_q4_0+0xa0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00242a0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x242a(%rip), %xmm1 # 0xd09f <k_dot_q6_k+0x6bf>
-	QUAD $0x002422157879e2c4; BYTE $0x00 // vpbroadcastb 0x2422(%rip), %xmm2 # 0xd0a0 <k_dot_q6_k+0x6c0>
+	QUAD $0x00241a0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm1 # 0xd9af <k_dot_q6_k+0x6af>
+	QUAD $0x002412157879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm2 # 0xd9b0 <k_dot_q6_k+0x6b0>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -8541,10 +8998,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9c75 // jne 0xac80 <k_dot_q4_0+0x30>
+	WORD $0x9c75 // jne 0xb5a0 <k_dot_q4_0+0x30>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xacf4 <k_dot_q4_0+0xa4>
+	WORD $0x04eb // jmp 0xb614 <k_dot_q4_0+0xa4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8562,12 +9019,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0xadf3 <k_dot_q4_1+0xc3>
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0xb713 <k_dot_q4_1+0xc3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00234c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x234c(%rip), %xmm1 # 0xd0a1 <k_dot_q6_k+0x6c1>
+	QUAD $0x00233c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x233c(%rip), %xmm1 # 0xd9b1 <k_dot_q6_k+0x6b1>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -8596,9 +9053,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff75850f; WORD $0xffff // jne 0xad60 <k_dot_q4_1+0x30>
+	LONG $0xff75850f; WORD $0xffff // jne 0xb680 <k_dot_q4_1+0x30>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	WORD $0x04eb // jmp 0xadf7 <k_dot_q4_1+0xc7>
+	WORD $0x04eb // jmp 0xb717 <k_dot_q4_1+0xc7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8616,16 +9073,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0xaf26 <k_dot_q5_0+0xf6>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0xb846 <k_dot_q5_0+0xf6>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021330d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2133(%rip), %xmm1 # 0xcf88 <k_dot_q6_k+0x5a8>
-	QUAD $0x000021f3156ff9c5 // vmovdqa 0x21f3(%rip), %xmm2 # 0xd050 <k_dot_q6_k+0x670>
-	QUAD $0x00223c1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x223c(%rip), %xmm3 # 0xd0a2 <k_dot_q6_k+0x6c2>
-	QUAD $0x002234257879e2c4; BYTE $0x00 // vpbroadcastb 0x2234(%rip), %xmm4 # 0xd0a3 <k_dot_q6_k+0x6c3>
-	QUAD $0x00222c2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x222c(%rip), %xmm5 # 0xd0a4 <k_dot_q6_k+0x6c4>
+	QUAD $0x0021c30d5979e2c4; BYTE $0x00 // vpbroadcastq 0x21c3(%rip), %xmm1 # 0xd938 <k_dot_q6_k+0x638>
+	QUAD $0x000020f3156ff9c5 // vmovdqa 0x20f3(%rip), %xmm2 # 0xd870 <k_dot_q6_k+0x570>
+	QUAD $0x00222c1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x222c(%rip), %xmm3 # 0xd9b2 <k_dot_q6_k+0x6b2>
+	QUAD $0x002224257879e2c4; BYTE $0x00 // vpbroadcastb 0x2224(%rip), %xmm4 # 0xd9b3 <k_dot_q6_k+0x6b3>
+	QUAD $0x00221c2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x221c(%rip), %xmm5 # 0xd9b4 <k_dot_q6_k+0x6b4>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -8657,10 +9114,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff66850f; WORD $0xffff // jne 0xae80 <k_dot_q5_0+0x50>
+	LONG $0xff66850f; WORD $0xffff // jne 0xb7a0 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xaf2a <k_dot_q5_0+0xfa>
+	WORD $0x04eb // jmp 0xb84a <k_dot_q5_0+0xfa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8678,15 +9135,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xb07d <k_dot_q5_1+0x11d>
+	LONG $0x01108e0f; WORD $0x0000 // jle 0xb99d <k_dot_q5_1+0x11d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021200d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2120(%rip), %xmm1 # 0xd0a5 <k_dot_q6_k+0x6c5>
-	QUAD $0x000020c3156ff9c5 // vmovdqa 0x20c3(%rip), %xmm2 # 0xd050 <k_dot_q6_k+0x670>
-	QUAD $0x001ff21d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ff2(%rip), %xmm3 # 0xcf88 <k_dot_q6_k+0x5a8>
-	QUAD $0x002107257879e2c4; BYTE $0x00 // vpbroadcastb 0x2107(%rip), %xmm4 # 0xd0a6 <k_dot_q6_k+0x6c6>
+	QUAD $0x0021100d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm1 # 0xd9b5 <k_dot_q6_k+0x6b5>
+	QUAD $0x00001fc3156ff9c5 // vmovdqa 0x1fc3(%rip), %xmm2 # 0xd870 <k_dot_q6_k+0x570>
+	QUAD $0x0020821d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2082(%rip), %xmm3 # 0xd938 <k_dot_q6_k+0x638>
+	QUAD $0x0020f7257879e2c4; BYTE $0x00 // vpbroadcastb 0x20f7(%rip), %xmm4 # 0xd9b6 <k_dot_q6_k+0x6b6>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -8727,9 +9184,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3b850f; WORD $0xffff // jne 0xafb0 <k_dot_q5_1+0x50>
+	LONG $0xff3b850f; WORD $0xffff // jne 0xb8d0 <k_dot_q5_1+0x50>
 	LONG $0x4854f162; WORD $0xc058 // vaddps %zmm0, %zmm5, %zmm0
-	WORD $0x04eb // jmp 0xb081 <k_dot_q5_1+0x121>
+	WORD $0x04eb // jmp 0xb9a1 <k_dot_q5_1+0x121>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8746,11 +9203,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06348e0f; WORD $0x0000 // jle 0xb6f1 <k_dot_q2_k+0x641>
+	LONG $0x06348e0f; WORD $0x0000 // jle 0xc011 <k_dot_q2_k+0x641>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001fd60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1fd6(%rip), %xmm1 # 0xd0a7 <k_dot_q6_k+0x6c7>
+	QUAD $0x001fc60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1fc6(%rip), %xmm1 # 0xd9b7 <k_dot_q6_k+0x6b7>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -9055,9 +9512,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c18348 // addq $0x54, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f7850f; WORD $0xffff // jne 0xb0e0 <k_dot_q2_k+0x30>
+	LONG $0xf9f7850f; WORD $0xffff // jne 0xba00 <k_dot_q2_k+0x30>
 	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
-	WORD $0x04eb // jmp 0xb6f5 <k_dot_q2_k+0x645>
+	WORD $0x04eb // jmp 0xc015 <k_dot_q2_k+0x645>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9075,7 +9532,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06458e0f; WORD $0x0000 // jle 0xbd82 <k_dot_q3_k+0x652>
+	LONG $0x06458e0f; WORD $0x0000 // jle 0xc6a2 <k_dot_q3_k+0x652>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9088,9 +9545,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b4c // movq 0x8(%rdi), %r10
 	LONG $0x6cc18348 // addq $0x6c, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0019400d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1940(%rip), %xmm1 # 0xd0a8 <k_dot_q6_k+0x6c8>
-	QUAD $0x001938157879e2c4; BYTE $0x00 // vpbroadcastb 0x1938(%rip), %xmm2 # 0xd0a9 <k_dot_q6_k+0x6c9>
-	QUAD $0x0019301d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1930(%rip), %xmm3 # 0xd0aa <k_dot_q6_k+0x6ca>
+	QUAD $0x0019300d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1930(%rip), %xmm1 # 0xd9b8 <k_dot_q6_k+0x6b8>
+	QUAD $0x001928157879e2c4; BYTE $0x00 // vpbroadcastb 0x1928(%rip), %xmm2 # 0xd9b9 <k_dot_q6_k+0x6b9>
+	QUAD $0x0019201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1920(%rip), %xmm3 # 0xd9ba <k_dot_q6_k+0x6ba>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x9066 // nop
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -9396,7 +9853,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r10 # imm = 0x400
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa1d850f; WORD $0xffff // jne 0xb780 <k_dot_q3_k+0x50>
+	LONG $0xfa1d850f; WORD $0xffff // jne 0xc0a0 <k_dot_q3_k+0x50>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
@@ -9407,7 +9864,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xbd86 <k_dot_q3_k+0x656>
+	WORD $0x04eb // jmp 0xc6a6 <k_dot_q3_k+0x656>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9425,7 +9882,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x054a8e0f; WORD $0x0000 // jle 0xc317 <k_dot_q4_k+0x557>
+	LONG $0x054a8e0f; WORD $0x0000 // jle 0xcc37 <k_dot_q4_k+0x557>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9434,7 +9891,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0012c20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12c2(%rip), %xmm1 # 0xd0ab <k_dot_q6_k+0x6cb>
+	QUAD $0x0012b20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12b2(%rip), %xmm1 # 0xd9bb <k_dot_q6_k+0x6bb>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -9683,14 +10140,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfaf9850f; WORD $0xffff // jne 0xbe00 <k_dot_q4_k+0x40>
+	LONG $0xfaf9850f; WORD $0xffff // jne 0xc720 <k_dot_q4_k+0x40>
 	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xc31b <k_dot_q4_k+0x55b>
+	WORD $0x04eb // jmp 0xcc3b <k_dot_q4_k+0x55b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9708,7 +10165,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06508e0f; WORD $0x0000 // jle 0xc9ad <k_dot_q5_k+0x65d>
+	LONG $0x06508e0f; WORD $0x0000 // jle 0xd2cd <k_dot_q5_k+0x65d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9717,8 +10174,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000d300d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd30(%rip), %xmm1 # 0xd0ac <k_dot_q6_k+0x6cc>
-	QUAD $0x000d28157879e2c4; BYTE $0x00 // vpbroadcastb 0xd28(%rip), %xmm2 # 0xd0ad <k_dot_q6_k+0x6cd>
+	QUAD $0x000d200d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %xmm1 # 0xd9bc <k_dot_q6_k+0x6bc>
+	QUAD $0x000d18157879e2c4; BYTE $0x00 // vpbroadcastb 0xd18(%rip), %xmm2 # 0xd9bd <k_dot_q6_k+0x6bd>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -10007,7 +10464,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9fa850f; WORD $0xffff // jne 0xc390 <k_dot_q5_k+0x40>
+	LONG $0xf9fa850f; WORD $0xffff // jne 0xccb0 <k_dot_q5_k+0x40>
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
 	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
 	BYTE $0x5b // popq %rbx
@@ -10015,7 +10472,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xc9b1 <k_dot_q5_k+0x661>
+	WORD $0x04eb // jmp 0xd2d1 <k_dot_q5_k+0x661>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10032,14 +10489,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04aa8e0f; WORD $0x0000 // jle 0xce97 <k_dot_q6_k+0x4b7>
+	LONG $0x04aa8e0f; WORD $0x0000 // jle 0xd7b7 <k_dot_q6_k+0x4b7>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0006a80d7879e2c4; BYTE $0x00 // vpbroadcastb 0x6a8(%rip), %xmm1 # 0xd0ae <k_dot_q6_k+0x6ce>
-	QUAD $0x0006a0157879e2c4; BYTE $0x00 // vpbroadcastb 0x6a0(%rip), %xmm2 # 0xd0af <k_dot_q6_k+0x6cf>
-	QUAD $0x0006981d7879e2c4; BYTE $0x00 // vpbroadcastb 0x698(%rip), %xmm3 # 0xd0b0 <k_dot_q6_k+0x6d0>
+	QUAD $0x0006980d7879e2c4; BYTE $0x00 // vpbroadcastb 0x698(%rip), %xmm1 # 0xd9be <k_dot_q6_k+0x6be>
+	QUAD $0x000690157879e2c4; BYTE $0x00 // vpbroadcastb 0x690(%rip), %xmm2 # 0xd9bf <k_dot_q6_k+0x6bf>
+	QUAD $0x0006881d7879e2c4; BYTE $0x00 // vpbroadcastb 0x688(%rip), %xmm3 # 0xd9c0 <k_dot_q6_k+0x6c0>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xf072be0f // movsbl -0x10(%rdx), %esi
@@ -10242,10 +10699,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb95850f; WORD $0xffff // jne 0xca20 <k_dot_q6_k+0x40>
+	LONG $0xfb95850f; WORD $0xffff // jne 0xd340 <k_dot_q6_k+0x40>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
-	WORD $0x04eb // jmp 0xce9b <k_dot_q6_k+0x4bb>
+	WORD $0x04eb // jmp 0xd7bb <k_dot_q6_k+0x4bb>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10280,38 +10737,110 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	BYTE $0xfc // cld
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0303 // addl (%rbx), %eax
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0004 // addb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0008 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	BYTE $0xf0 // lock
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x0404 // addb $0x4, %al
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	QUAD $0x0000000000003030; WORD $0x0000 // xorb %dh, (%rax)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x0101 // addl %eax, (%rcx)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0x1010 // adcb %dl, (%rax)
+	WORD $0xe0e0 // loopne 0xd872 <k_dot_q6_k+0x572>
+	WORD $0xe0e0 // loopne 0xd874 <k_dot_q6_k+0x574>
+	WORD $0xe0e0 // loopne 0xd876 <k_dot_q6_k+0x576>
+	WORD $0xe0e0 // loopne 0xd878 <k_dot_q6_k+0x578>
+	WORD $0xe0e0 // loopne 0xd87a <k_dot_q6_k+0x57a>
+	WORD $0xe0e0 // loopne 0xd87c <k_dot_q6_k+0x57c>
+	WORD $0xe0e0 // loopne 0xd87e <k_dot_q6_k+0x57e>
+	WORD $0xe0e0 // loopne 0xd880 <k_dot_q6_k+0x580>
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
+	BYTE $0xf8 // clc
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
@@ -10358,7 +10887,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xcf93 <k_dot_q6_k+0x5b3>
+	WORD $0x1de3 // jrcxz 0xd943 <k_dot_q6_k+0x643>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -10381,13 +10910,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xcfef <k_dot_q6_k+0x60f>
+	WORD $0x3fe0 // loopne 0xd99f <k_dot_q6_k+0x69f>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xcfba <k_dot_q6_k+0x5da>
+	WORD $0xfee0 // loopne 0xd96a <k_dot_q6_k+0x66a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -10396,8 +10925,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xcf8b <k_dot_q6_k+0x5ab>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xcf69 <k_dot_q6_k+0x589>
+	WORD $0xb778 // js 0xd93b <k_dot_q6_k+0x63b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xd919 <k_dot_q6_k+0x619>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -10420,109 +10949,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0x0f0f0f0f // <unknown>
-	LONG $0x0f0f0f0f // <unknown>
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	BYTE $0xfc // cld
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	WORD $0x0303 // addl (%rbx), %eax
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x0404 // addb $0x4, %al
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	WORD $0x3030 // xorb %dh, (%rax)
-	QUAD $0x0000000000003030; WORD $0x0000 // xorb %dh, (%rax)
-	WORD $0x0101 // addl %eax, (%rcx)
-	WORD $0x0101 // addl %eax, (%rcx)
-	WORD $0x0101 // addl %eax, (%rcx)
-	WORD $0x0101 // addl %eax, (%rcx)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xd052 <k_dot_q6_k+0x672>
-	WORD $0xe0e0 // loopne 0xd054 <k_dot_q6_k+0x674>
-	WORD $0xe0e0 // loopne 0xd056 <k_dot_q6_k+0x676>
-	WORD $0xe0e0 // loopne 0xd058 <k_dot_q6_k+0x678>
-	WORD $0xe0e0 // loopne 0xd05a <k_dot_q6_k+0x67a>
-	WORD $0xe0e0 // loopne 0xd05c <k_dot_q6_k+0x67c>
-	WORD $0xe0e0 // loopne 0xd05e <k_dot_q6_k+0x67e>
-	WORD $0xe0e0 // loopne 0xd060 <k_dot_q6_k+0x680>
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
-	BYTE $0xf8 // clc
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	BYTE $0xf0 // lock
 	WORD $0x0f10 // adcb %cl, (%rdi)
 	LONG $0xfc04100f // movups (%rsp,%rdi,8), %xmm0
 	WORD $0x1003 // addl (%rax), %edx
 	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xd0af <k_dot_q6_k+0x6cf>
+	WORD $0x0fe0 // loopne 0xd9bf <k_dot_q6_k+0x6bf>
 	BYTE $0xf8 // clc
 	WORD $0xf00f // <unknown>
 	WORD $0x0f10 // adcb %cl, (%rdi)

@@ -91,1717 +91,2304 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// gemm_nt
-	WORD $0xd10683ff // sub sp, sp, #0x1a0
+	WORD $0xd10543ff // sub sp, sp, #0x150
 	WORD $0xf9402008 // ldr x8, [x0, #0x40]
-	WORD $0x6d103bef // stp d15, d14, [sp, #0x100]
-	WORD $0x6d1133ed // stp d13, d12, [sp, #0x110]
-	WORD $0xf1000509 // subs x9, x8, #0x1
-	WORD $0x6d122beb // stp d11, d10, [sp, #0x120]
-	WORD $0x6d1323e9 // stp d9, d8, [sp, #0x130]
-	WORD $0xf900a3fd // str x29, [sp, #0x140]
-	WORD $0xa9156ffe // stp x30, x27, [sp, #0x150]
-	WORD $0xa91667fa // stp x26, x25, [sp, #0x160]
-	WORD $0xa9175ff8 // stp x24, x23, [sp, #0x170]
-	WORD $0xa91857f6 // stp x22, x21, [sp, #0x180]
-	WORD $0xa9194ff4 // stp x20, x19, [sp, #0x190]
-	WORD $0xf9000be9 // str x9, [sp, #0x10]
-	WORD $0x5400d20b // b.lt 0x1ba4 <k_gemm_nt+0x1a78>
-	WORD $0xf940241a // ldr x26, [x0, #0x48]
-	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa0803fe // mov x30, x8
-	WORD $0xf9000fff // str xzr, [sp, #0x18]
-	WORD $0xa90f27fa // stp x26, x9, [sp, #0xf0]
-	WORD $0x14000008 // b 0x1a0 <k_gemm_nt+0x74>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x91001bbd // add x29, x29, #0x6
-	WORD $0xd1001bde // sub x30, x30, #0x6
-	WORD $0xeb0803bf // cmp x29, x8
-	WORD $0x91006129 // add x9, x9, #0x18
-	WORD $0xf9000fe9 // str x9, [sp, #0x18]
-	WORD $0x5400d04a // b.ge 0x1ba4 <k_gemm_nt+0x1a78>
-	WORD $0xb24003a9 // orr x9, x29, #0x1
-	WORD $0x91000baa // add x10, x29, #0x2
-	WORD $0xaa1f03e7 // mov x7, xzr
-	WORD $0xf900a7e9 // str x9, [sp, #0x148]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xa90babfd // stp x29, x10, [sp, #0xb8]
-	WORD $0x9a9da52b // csinc x11, x9, x29, ge
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xf90013fe // str x30, [sp, #0x20]
-	WORD $0xf90027eb // str x11, [sp, #0x48]
-	WORD $0x91000fab // add x11, x29, #0x3
-	WORD $0x9a89b14a // csel x10, x10, x9, lt
-	WORD $0xeb08017f // cmp x11, x8
-	WORD $0xf90023ea // str x10, [sp, #0x40]
-	WORD $0x910013aa // add x10, x29, #0x4
-	WORD $0xf90053eb // str x11, [sp, #0xa0]
-	WORD $0x9a89b16b // csel x11, x11, x9, lt
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xf9001feb // str x11, [sp, #0x38]
-	WORD $0x910017ab // add x11, x29, #0x5
-	WORD $0xa9052beb // stp x11, x10, [sp, #0x50]
-	WORD $0x9a89b14a // csel x10, x10, x9, lt
-	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x9a89b169 // csel x9, x11, x9, lt
-	WORD $0xa902abe9 // stp x9, x10, [sp, #0x28]
-	WORD $0x1400000a // b 0x230 <k_gemm_nt+0x104>
-	WORD $0xad004933 // stp q19, q18, [x9]
-	WORD $0xad014131 // stp q17, q16, [x9, #0x20]
-	WORD $0xad021927 // stp q7, q6, [x9, #0x40]
-	WORD $0xad031125 // stp q5, q4, [x9, #0x60]
-	WORD $0xad040923 // stp q3, q2, [x9, #0x80]
-	WORD $0xad050121 // stp q1, q0, [x9, #0xa0]
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0xaa1503e7 // mov x7, x21
-	WORD $0x54fffaca // b.ge 0x184 <k_gemm_nt+0x58>
-	WORD $0xcb070349 // sub x9, x26, x7
-	WORD $0x911000ea // add x10, x7, #0x400
-	WORD $0xf118013f // cmp x9, #0x600
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0x9a9ac155 // csel x21, x10, x26, gt
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400034a // b.ge 0x2b0 <k_gemm_nt+0x184>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0xcb0b0129 // sub x9, x9, x11
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54005e80 // b.eq 0xe2c <k_gemm_nt+0xd00>
-	WORD $0xf9405ffd // ldr x29, [sp, #0xb8]
-	WORD $0xf94013fe // ldr x30, [sp, #0x20]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54005ca0 // b.eq 0xe00 <k_gemm_nt+0xcd4>
-	WORD $0xf1000d3f // cmp x9, #0x3
-	WORD $0x54fffd81 // b.ne 0x224 <k_gemm_nt+0xf8>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0x52800c0a // mov w10, #0x60 // =96
-	WORD $0x9b0a2569 // madd x9, x11, x10, x9
-	WORD $0xb4007747 // cbz x7, 0x116c <k_gemm_nt+0x1040>
-	WORD $0xad406139 // ldp q25, q24, [x9]
-	WORD $0xad415937 // ldp q23, q22, [x9, #0x20]
-	WORD $0xad425135 // ldp q21, q20, [x9, #0x40]
-	WORD $0xad434933 // ldp q19, q18, [x9, #0x60]
-	WORD $0xad444131 // ldp q17, q16, [x9, #0x80]
-	WORD $0xad451927 // ldp q7, q6, [x9, #0xa0]
-	WORD $0xad461125 // ldp q5, q4, [x9, #0xc0]
-	WORD $0xad470923 // ldp q3, q2, [x9, #0xe0]
-	WORD $0xad480121 // ldp q1, q0, [x9, #0x100]
-	WORD $0x140003c2 // b 0x11b4 <k_gemm_nt+0x1088>
-	WORD $0xa942a418 // ldp x24, x9, [x0, #0x28]
-	WORD $0x52800191 // mov w17, #0xc // =12
-	WORD $0xa9408405 // ldp x5, x1, [x0, #0x8]
-	WORD $0xd37ef4e6 // lsl x6, x7, #2
-	WORD $0xa94433ed // ldp x13, x12, [sp, #0x40]
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x9b1d7d2a // mul x10, x9, x29
-	WORD $0xa9433bef // ldp x15, x14, [sp, #0x30]
-	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
-	WORD $0xd37cef13 // lsl x19, x24, #4
-	WORD $0x8b180cbd // add x29, x5, x24, lsl #3
-	WORD $0x9b0c7d2c // mul x12, x9, x12
-	WORD $0xaa0503f9 // mov x25, x5
-	WORD $0x9b0d7d2d // mul x13, x9, x13
-	WORD $0x8b0a082a // add x10, x1, x10, lsl #2
-	WORD $0x9b0e7d2e // mul x14, x9, x14
-	WORD $0xf9005bea // str x10, [sp, #0xb0]
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0x9b0f7d2f // mul x15, x9, x15
-	WORD $0x9b107d30 // mul x16, x9, x16
-	WORD $0x9b090549 // madd x9, x10, x9, x1
-	WORD $0x8b0d082a // add x10, x1, x13, lsl #2
-	WORD $0x9b11171e // madd x30, x24, x17, x5
-	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
-	WORD $0x8b10083b // add x27, x1, x16, lsl #2
-	WORD $0x8b1808b0 // add x16, x5, x24, lsl #2
-	WORD $0xf90057e9 // str x9, [sp, #0xa8]
-	WORD $0x8b0c0829 // add x9, x1, x12, lsl #2
-	WORD $0xa90e47e9 // stp x9, x17, [sp, #0xe0]
-	WORD $0x8b0e0829 // add x9, x1, x14, lsl #2
-	WORD $0x8b0f0831 // add x17, x1, x15, lsl #2
-	WORD $0xa90d2be9 // stp x9, x10, [sp, #0xd0]
-	WORD $0x910010e9 // add x9, x7, #0x4
-	WORD $0xf90067e9 // str x9, [sp, #0xc8]
-	WORD $0x52800089 // mov w9, #0x4 // =4
-	WORD $0x14000015 // b 0x390 <k_gemm_nt+0x264>
-	WORD $0xad0079df // stp q31, q30, [x14]
-	WORD $0xad0171dd // stp q29, q28, [x14, #0x20]
-	WORD $0xad0269db // stp q27, q26, [x14, #0x40]
-	WORD $0xad0361d9 // stp q25, q24, [x14, #0x60]
-	WORD $0xad0459d7 // stp q23, q22, [x14, #0x80]
-	WORD $0xad0551d5 // stp q21, q20, [x14, #0xa0]
-	WORD $0xad0649d3 // stp q19, q18, [x14, #0xc0]
-	WORD $0xad0741d1 // stp q17, q16, [x14, #0xe0]
-	WORD $0xad0819c7 // stp q7, q6, [x14, #0x100]
-	WORD $0xad0911c5 // stp q5, q4, [x14, #0x120]
-	WORD $0xad0a09c3 // stp q3, q2, [x14, #0x140]
-	WORD $0xad0b01c1 // stp q1, q0, [x14, #0x160]
-	WORD $0xf9407fea // ldr x10, [sp, #0xf8]
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x8b1303de // add x30, x30, x19
-	WORD $0x8b1303bd // add x29, x29, x19
-	WORD $0x8b130210 // add x16, x16, x19
-	WORD $0x8b130339 // add x25, x25, x19
+	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0xf9007bfd // str x29, [sp, #0xf0]
+	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
+	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
+	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
+	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
+	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
+	WORD $0xf90053e0 // str x0, [sp, #0xa0]
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0x54011b2b // b.lt 0x24d0 <k_gemm_nt+0x23a4>
+	WORD $0xf94053e9 // ldr x9, [sp, #0xa0]
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0xa944a922 // ldp x2, x10, [x9, #0x48]
+	WORD $0xf9401d20 // ldr x0, [x9, #0x38]
+	WORD $0x8b4afd48 // add x8, x10, x10, lsr #63
+	WORD $0xa90883e2 // stp x2, x0, [sp, #0x88]
+	WORD $0x8b880548 // add x8, x10, x8, asr #1
+	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
+	WORD $0x14000004 // b 0x1a0 <k_gemm_nt+0x74>
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0xaa1103f0 // mov x16, x17
+	WORD $0x540119ad // b.le 0x24d0 <k_gemm_nt+0x23a4>
+	WORD $0xa940a7ea // ldp x10, x9, [sp, #0x8]
+	WORD $0xcb100048 // sub x8, x2, x16
+	WORD $0xd37ef601 // lsl x1, x16, #2
+	WORD $0xf90017ff // str xzr, [sp, #0x28]
+	WORD $0xf90057ff // str xzr, [sp, #0xa8]
+	WORD $0x8b100129 // add x9, x9, x16
+	WORD $0xeb0a011f // cmp x8, x10
+	WORD $0x91001208 // add x8, x16, #0x4
+	WORD $0x9a82c131 // csel x17, x9, x2, gt
+	WORD $0xf9007fe8 // str x8, [sp, #0xf8]
+	WORD $0xf9004ff0 // str x16, [sp, #0x98]
+	WORD $0x1400000f // b 0x208 <k_gemm_nt+0xdc>
+	WORD $0xad004893 // stp q19, q18, [x4]
+	WORD $0xad014091 // stp q17, q16, [x4, #0x20]
+	WORD $0xad021884 // stp q4, q6, [x4, #0x40]
+	WORD $0xad031c85 // stp q5, q7, [x4, #0x60]
+	WORD $0xad040883 // stp q3, q2, [x4, #0x80]
+	WORD $0xad050081 // stp q1, q0, [x4, #0xa0]
+	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
+	WORD $0xa94223ea // ldp x10, x8, [sp, #0x20]
+	WORD $0x91001129 // add x9, x9, #0x4
 	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x54fff62c // b.gt 0x250 <k_gemm_nt+0x124>
-	WORD $0xaa0b03f6 // mov x22, x11
-	WORD $0x52800c0a // mov w10, #0x60 // =96
-	WORD $0xf94077eb // ldr x11, [sp, #0xe8]
-	WORD $0x9b0a2ece // madd x14, x22, x10, x11
-	WORD $0xaa0903eb // mov x11, x9
-	WORD $0xb4000247 // cbz x7, 0x3ec <k_gemm_nt+0x2c0>
-	WORD $0xad4079df // ldp q31, q30, [x14]
-	WORD $0xad4171dd // ldp q29, q28, [x14, #0x20]
-	WORD $0xad4269db // ldp q27, q26, [x14, #0x40]
-	WORD $0xad4361d9 // ldp q25, q24, [x14, #0x60]
-	WORD $0xad4459d7 // ldp q23, q22, [x14, #0x80]
-	WORD $0xad4551d5 // ldp q21, q20, [x14, #0xa0]
-	WORD $0xad4649d3 // ldp q19, q18, [x14, #0xc0]
-	WORD $0xad4741d1 // ldp q17, q16, [x14, #0xe0]
-	WORD $0xad4819c7 // ldp q7, q6, [x14, #0x100]
-	WORD $0xad4911c5 // ldp q5, q4, [x14, #0x120]
-	WORD $0xad4a09c3 // ldp q3, q2, [x14, #0x140]
-	WORD $0xad4b01c1 // ldp q1, q0, [x14, #0x160]
-	WORD $0xf94067e9 // ldr x9, [sp, #0xc8]
-	WORD $0xeb15013f // cmp x9, x21
-	WORD $0x540003cd // b.le 0x458 <k_gemm_nt+0x32c>
-	WORD $0xaa0703ec // mov x12, x7
-	WORD $0x14000057 // b 0x544 <k_gemm_nt+0x418>
-	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0xf90057e9 // str x9, [sp, #0xa8]
+	WORD $0xf90017e8 // str x8, [sp, #0x28]
+	WORD $0x54fffc8a // b.ge 0x194 <k_gemm_nt+0x68>
+	WORD $0xf100181f // cmp x0, #0x6
+	WORD $0x540004ca // b.ge 0x2a4 <k_gemm_nt+0x178>
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xcb030008 // sub x8, x0, x3
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54004e2d // b.le 0xbe0 <k_gemm_nt+0xab4>
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x54005100 // b.eq 0xc44 <k_gemm_nt+0xb18>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x540053a0 // b.eq 0xca0 <k_gemm_nt+0xb74>
+	WORD $0xf100151f // cmp x8, #0x5
+	WORD $0x54fffda1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
+	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
+	WORD $0x9b0e7c08 // mul x8, x0, x14
+	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
+	WORD $0xb24001ca // orr x10, x14, #0x1
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0xb24005ca // orr x10, x14, #0x3
+	WORD $0x8b08112b // add x11, x9, x8, lsl #4
+	WORD $0xb27f01c9 // orr x9, x14, #0x2
+	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x8b031964 // add x4, x11, x3, lsl #6
+	WORD $0x9a8db14a // csel x10, x10, x13, lt
+	WORD $0xb4007cb0 // cbz x16, 0x1208 <k_gemm_nt+0x10dc>
+	WORD $0xad406898 // ldp q24, q26, [x4]
+	WORD $0xad416c99 // ldp q25, q27, [x4, #0x20]
+	WORD $0xad425897 // ldp q23, q22, [x4, #0x40]
+	WORD $0xad435095 // ldp q21, q20, [x4, #0x60]
+	WORD $0xad444890 // ldp q16, q18, [x4, #0x80]
+	WORD $0xad454c91 // ldp q17, q19, [x4, #0xa0]
+	WORD $0xad461887 // ldp q7, q6, [x4, #0xc0]
+	WORD $0xad471085 // ldp q5, q4, [x4, #0xe0]
+	WORD $0xad480880 // ldp q0, q2, [x4, #0x100]
+	WORD $0xad490c81 // ldp q1, q3, [x4, #0x120]
+	WORD $0x140003ee // b 0x1258 <k_gemm_nt+0x112c>
+	WORD $0xa94a57f0 // ldp x16, x21, [sp, #0xa0]
+	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xf94017e5 // ldr x5, [sp, #0x28]
+	WORD $0x9b157c08 // mul x8, x0, x21
+	WORD $0xa94183ee // ldp x14, x0, [sp, #0x18]
+	WORD $0xb24002aa // orr x10, x21, #0x1
+	WORD $0xb27f02ac // orr x12, x21, #0x2
+	WORD $0xb24006ad // orr x13, x21, #0x3
+	WORD $0xa942a604 // ldp x4, x9, [x16, #0x28]
+	WORD $0xf9400606 // ldr x6, [x16, #0x8]
+	WORD $0xeb00015f // cmp x10, x0
+	WORD $0xcb150019 // sub x25, x0, x21
+	WORD $0x9a95a5ca // csinc x10, x14, x21, ge
+	WORD $0xeb00019f // cmp x12, x0
+	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x9a8eb18c // csel x12, x12, x14, lt
+	WORD $0xeb0001bf // cmp x13, x0
+	WORD $0x9b157d2b // mul x11, x9, x21
+	WORD $0x9a8eb1ad // csel x13, x13, x14, lt
+	WORD $0xa9413a0f // ldp x15, x14, [x16, #0x10]
+	WORD $0x9b0a7d2a // mul x10, x9, x10
+	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
+	WORD $0xd37ef498 // lsl x24, x4, #2
+	WORD $0x9b0c7d2c // mul x12, x9, x12
+	WORD $0x8b0811c7 // add x7, x14, x8, lsl #4
+	WORD $0x8b0b09f3 // add x19, x15, x11, lsl #2
+	WORD $0x9b0d7d2d // mul x13, x9, x13
+	WORD $0x8b0a09f4 // add x20, x15, x10, lsl #2
+	WORD $0x9b053d25 // madd x5, x9, x5, x15
+	WORD $0x8b040489 // add x9, x4, x4, lsl #1
+	WORD $0x8b0c09e8 // add x8, x15, x12, lsl #2
+	WORD $0xd37df137 // lsl x23, x9, #3
+	WORD $0x528000c9 // mov w9, #0x6 // =6
+	WORD $0x8b0d09ef // add x15, x15, x13, lsl #2
+	WORD $0x14000011 // b 0x370 <k_gemm_nt+0x244>
+	WORD $0xad007bbc // stp q28, q30, [x29]
+	WORD $0xad017fbd // stp q29, q31, [x29, #0x20]
+	WORD $0xad026bb8 // stp q24, q26, [x29, #0x40]
+	WORD $0xad036fb9 // stp q25, q27, [x29, #0x60]
+	WORD $0xad045bb4 // stp q20, q22, [x29, #0x80]
+	WORD $0xad055fb5 // stp q21, q23, [x29, #0xa0]
+	WORD $0xad064bb0 // stp q16, q18, [x29, #0xc0]
+	WORD $0xad074fb1 // stp q17, q19, [x29, #0xe0]
+	WORD $0xad081ba4 // stp q4, q6, [x29, #0x100]
+	WORD $0xad091fa5 // stp q5, q7, [x29, #0x120]
+	WORD $0xad0a0ba0 // stp q0, q2, [x29, #0x140]
+	WORD $0xad0b0fa1 // stp q1, q3, [x29, #0x160]
+	WORD $0x91001869 // add x9, x3, #0x6
+	WORD $0x8b17035a // add x26, x26, x23
+	WORD $0xeb00013f // cmp x9, x0
+	WORD $0x54fff54c // b.gt 0x214 <k_gemm_nt+0xe8>
+	WORD $0x8b0318fd // add x29, x7, x3, lsl #6
+	WORD $0xaa0303fb // mov x27, x3
+	WORD $0xaa0903e3 // mov x3, x9
+	WORD $0xb40001d0 // cbz x16, 0x3b4 <k_gemm_nt+0x288>
+	WORD $0xad407bbc // ldp q28, q30, [x29]
+	WORD $0xad417fbd // ldp q29, q31, [x29, #0x20]
+	WORD $0xad426bb8 // ldp q24, q26, [x29, #0x40]
+	WORD $0xad436fb9 // ldp q25, q27, [x29, #0x60]
+	WORD $0xad445bb4 // ldp q20, q22, [x29, #0x80]
+	WORD $0xad455fb5 // ldp q21, q23, [x29, #0xa0]
+	WORD $0xad464bb0 // ldp q16, q18, [x29, #0xc0]
+	WORD $0xad474fb1 // ldp q17, q19, [x29, #0xe0]
+	WORD $0xad481ba4 // ldp q4, q6, [x29, #0x100]
+	WORD $0xad491fa5 // ldp q5, q7, [x29, #0x120]
+	WORD $0xad4a0ba0 // ldp q0, q2, [x29, #0x140]
+	WORD $0xad4b0fa1 // ldp q1, q3, [x29, #0x160]
+	WORD $0x14000019 // b 0x414 <k_gemm_nt+0x2e8>
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf94067e9 // ldr x9, [sp, #0xc8]
-	WORD $0xeb15013f // cmp x9, x21
-	WORD $0x54fffc8c // b.gt 0x3e4 <k_gemm_nt+0x2b8>
-	WORD $0xa94da7ef // ldp x15, x9, [sp, #0xd8]
-	WORD $0xaa1903ed // mov x13, x25
-	WORD $0xf94057e1 // ldr x1, [sp, #0xa8]
-	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
-	WORD $0xaa1003e3 // mov x3, x16
-	WORD $0xaa1d03f4 // mov x20, x29
-	WORD $0xaa1e03fa // mov x26, x30
-	WORD $0xaa1103e2 // mov x2, x17
-	WORD $0xaa1b03e4 // mov x4, x27
-	WORD $0xaa0703f7 // mov x23, x7
-	WORD $0x3ce669ab // ldr q11, [x13, x6]
-	WORD $0x3ce6686a // ldr q10, [x3, x6]
-	WORD $0x910012ec // add x12, x23, #0x4
-	WORD $0x3ce6682c // ldr q12, [x1, x6]
-	WORD $0x3ce66a88 // ldr q8, [x20, x6]
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x3ce66b49 // ldr q9, [x26, x6]
-	WORD $0x3ce6692d // ldr q13, [x9, x6]
-	WORD $0x91004129 // add x9, x9, #0x10
-	WORD $0x4e2bcd9f // fmla v31.4s, v12.4s, v11.4s
-	WORD $0x4e2acd99 // fmla v25.4s, v12.4s, v10.4s
-	WORD $0x9100435a // add x26, x26, #0x10
-	WORD $0x4e28cd93 // fmla v19.4s, v12.4s, v8.4s
-	WORD $0x4e29cd85 // fmla v5.4s, v12.4s, v9.4s
-	WORD $0x3ce669ec // ldr q12, [x15, x6]
-	WORD $0x4e2bcdbe // fmla v30.4s, v13.4s, v11.4s
-	WORD $0x4e2acdb8 // fmla v24.4s, v13.4s, v10.4s
-	WORD $0x910041ef // add x15, x15, #0x10
-	WORD $0x4e28cdb2 // fmla v18.4s, v13.4s, v8.4s
-	WORD $0x4e29cda4 // fmla v4.4s, v13.4s, v9.4s
-	WORD $0x3ce6694d // ldr q13, [x10, x6]
-	WORD $0x4e2bcd9d // fmla v29.4s, v12.4s, v11.4s
-	WORD $0x4e2acd97 // fmla v23.4s, v12.4s, v10.4s
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
+	WORD $0xaa0503ea // mov x10, x5
+	WORD $0xaa1403ec // mov x12, x20
+	WORD $0xaa0803f5 // mov x21, x8
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0xaa1003fe // mov x30, x16
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0xaa1a03e9 // mov x9, x26
+	WORD $0x5400062c // b.gt 0x4f8 <k_gemm_nt+0x3cc>
+	WORD $0x8b01012d // add x13, x9, x1
+	WORD $0x3ce1694b // ldr q11, [x10, x1]
+	WORD $0x3ce16989 // ldr q9, [x12, x1]
+	WORD $0x3dc001ac // ldr q12, [x13]
+	WORD $0x3ce16aaa // ldr q10, [x21, x1]
+	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x3ce16ac8 // ldr q8, [x22, x1]
+	WORD $0x3dc001ad // ldr q13, [x13]
+	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x4e2ccd7c // fmla v28.4s, v11.4s, v12.4s
+	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
+	WORD $0x910042d6 // add x22, x22, #0x10
+	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd1f // fmla v31.4s, v8.4s, v12.4s
+	WORD $0x3dc001ac // ldr q12, [x13]
+	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x4e2dcd78 // fmla v24.4s, v11.4s, v13.4s
+	WORD $0x4e2dcd3a // fmla v26.4s, v9.4s, v13.4s
+	WORD $0x4e2dcd59 // fmla v25.4s, v10.4s, v13.4s
+	WORD $0x4e2dcd1b // fmla v27.4s, v8.4s, v13.4s
+	WORD $0x3dc001ad // ldr q13, [x13]
+	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x4e2ccd74 // fmla v20.4s, v11.4s, v12.4s
+	WORD $0x4e2ccd36 // fmla v22.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd55 // fmla v21.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd17 // fmla v23.4s, v8.4s, v12.4s
+	WORD $0x3dc001ac // ldr q12, [x13]
+	WORD $0x4e2dcd70 // fmla v16.4s, v11.4s, v13.4s
+	WORD $0x4e2dcd32 // fmla v18.4s, v9.4s, v13.4s
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x4e2dcd51 // fmla v17.4s, v10.4s, v13.4s
+	WORD $0x4e2dcd13 // fmla v19.4s, v8.4s, v13.4s
+	WORD $0x3cf869ad // ldr q13, [x13, x24]
+	WORD $0x4e2ccd64 // fmla v4.4s, v11.4s, v12.4s
+	WORD $0x4e2ccd26 // fmla v6.4s, v9.4s, v12.4s
+	WORD $0x910023cd // add x13, x30, #0x8
+	WORD $0x4e2ccd45 // fmla v5.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd07 // fmla v7.4s, v8.4s, v12.4s
+	WORD $0x910013de // add x30, x30, #0x4
+	WORD $0x4e2dcd60 // fmla v0.4s, v11.4s, v13.4s
+	WORD $0x4e2dcd22 // fmla v2.4s, v9.4s, v13.4s
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x4e2dcd41 // fmla v1.4s, v10.4s, v13.4s
+	WORD $0x4e2dcd03 // fmla v3.4s, v8.4s, v13.4s
+	WORD $0xeb1101bf // cmp x13, x17
 	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0x4e28cd91 // fmla v17.4s, v12.4s, v8.4s
-	WORD $0x4e29cd83 // fmla v3.4s, v12.4s, v9.4s
-	WORD $0x3ce6684c // ldr q12, [x2, x6]
-	WORD $0x4e2bcdbc // fmla v28.4s, v13.4s, v11.4s
-	WORD $0x4e2acdb6 // fmla v22.4s, v13.4s, v10.4s
-	WORD $0x91004042 // add x2, x2, #0x10
-	WORD $0x4e28cdb0 // fmla v16.4s, v13.4s, v8.4s
-	WORD $0x4e29cda2 // fmla v2.4s, v13.4s, v9.4s
-	WORD $0x3ce6688d // ldr q13, [x4, x6]
-	WORD $0x4e2bcd9b // fmla v27.4s, v12.4s, v11.4s
-	WORD $0x4e2acd95 // fmla v21.4s, v12.4s, v10.4s
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0x4e28cd87 // fmla v7.4s, v12.4s, v8.4s
-	WORD $0x4e29cd81 // fmla v1.4s, v12.4s, v9.4s
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x4e2bcdba // fmla v26.4s, v13.4s, v11.4s
-	WORD $0x4e2acdb4 // fmla v20.4s, v13.4s, v10.4s
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0x4e28cda6 // fmla v6.4s, v13.4s, v8.4s
-	WORD $0x4e29cda0 // fmla v0.4s, v13.4s, v9.4s
-	WORD $0xeb1502ff // cmp x23, x21
-	WORD $0x91004021 // add x1, x1, #0x10
-	WORD $0x910041ad // add x13, x13, #0x10
-	WORD $0xaa0c03f7 // mov x23, x12
-	WORD $0x54fffa0d // b.le 0x480 <k_gemm_nt+0x354>
-	WORD $0xeb0c02a9 // subs x9, x21, x12
-	WORD $0xb24002cd // orr x13, x22, #0x1
-	WORD $0xb27f02c1 // orr x1, x22, #0x2
-	WORD $0xb24006c3 // orr x3, x22, #0x3
-	WORD $0x5400040d // b.le 0x5d4 <k_gemm_nt+0x4a8>
-	WORD $0x9b167f0a // mul x10, x24, x22
-	WORD $0xf9407bfa // ldr x26, [sp, #0xf0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x9b0d7f0f // mul x15, x24, x13
-	WORD $0x9b017f02 // mul x2, x24, x1
-	WORD $0x8b0a08aa // add x10, x5, x10, lsl #2
-	WORD $0x9b037f14 // mul x20, x24, x3
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0x8b0f08a4 // add x4, x5, x15, lsl #2
-	WORD $0x8b0208a2 // add x2, x5, x2, lsl #2
-	WORD $0xbd400148 // ldr s8, [x10]
-	WORD $0x8b1408af // add x15, x5, x20, lsl #2
-	WORD $0x540002eb // b.lt 0x5e4 <k_gemm_nt+0x4b8>
-	WORD $0x91001154 // add x20, x10, #0x4
-	WORD $0x0d409288 // ld1 { v8.s }[1], [x20]
-	WORD $0x54000801 // b.ne 0x694 <k_gemm_nt+0x568>
-	WORD $0xd37ef58a // lsl x10, x12, #2
-	WORD $0x4ea81d0d // mov v13.16b, v8.16b
-	WORD $0xfc6a6889 // ldr d9, [x4, x10]
-	WORD $0xfc6a6848 // ldr d8, [x2, x10]
-	WORD $0xad0427e8 // stp q8, q9, [sp, #0x80]
-	WORD $0xfc6a69e8 // ldr d8, [x15, x10]
-	WORD $0xf9405bef // ldr x15, [sp, #0xb0]
-	WORD $0xfc6a69ec // ldr d12, [x15, x10]
-	WORD $0x3d801fe8 // str q8, [sp, #0x70]
-	WORD $0xf94073ea // ldr x10, [sp, #0xe0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xfd400148 // ldr d8, [x10]
-	WORD $0x540009c1 // b.ne 0x704 <k_gemm_nt+0x5d8>
-	WORD $0x1400004f // b 0x70c <k_gemm_nt+0x5e0>
-	WORD $0xf9407bfa // ldr x26, [sp, #0xf0]
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54ffeb21 // b.ne 0x340 <k_gemm_nt+0x214>
-	WORD $0x14000080 // b 0x7e0 <k_gemm_nt+0x6b4>
-	WORD $0xd37ef589 // lsl x9, x12, #2
-	WORD $0x8b09008a // add x10, x4, x9
-	WORD $0x8b09004c // add x12, x2, x9
-	WORD $0x8b0901ef // add x15, x15, x9
-	WORD $0xbd40014d // ldr s13, [x10]
-	WORD $0xf9405bea // ldr x10, [sp, #0xb0]
-	WORD $0xbd40018a // ldr s10, [x12]
-	WORD $0xbd4001eb // ldr s11, [x15]
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0xbd400149 // ldr s9, [x10]
-	WORD $0xf94073ea // ldr x10, [sp, #0xe0]
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0x4e28cd3f // fmla v31.4s, v9.4s, v8.4s
-	WORD $0x4e2dcd39 // fmla v25.4s, v9.4s, v13.4s
-	WORD $0xbd40014c // ldr s12, [x10]
-	WORD $0xf9406fea // ldr x10, [sp, #0xd8]
-	WORD $0x4e2acd33 // fmla v19.4s, v9.4s, v10.4s
-	WORD $0x4e2bcd25 // fmla v5.4s, v9.4s, v11.4s
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0x4e28cd9e // fmla v30.4s, v12.4s, v8.4s
-	WORD $0x4e2dcd98 // fmla v24.4s, v12.4s, v13.4s
-	WORD $0xbd400149 // ldr s9, [x10]
-	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
-	WORD $0x4e2acd92 // fmla v18.4s, v12.4s, v10.4s
-	WORD $0x4e2bcd84 // fmla v4.4s, v12.4s, v11.4s
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0x4e28cd3d // fmla v29.4s, v9.4s, v8.4s
-	WORD $0x4e2dcd37 // fmla v23.4s, v9.4s, v13.4s
-	WORD $0xbd40014c // ldr s12, [x10]
-	WORD $0x8b09022a // add x10, x17, x9
-	WORD $0x4e2acd31 // fmla v17.4s, v9.4s, v10.4s
-	WORD $0x4e2bcd23 // fmla v3.4s, v9.4s, v11.4s
-	WORD $0xbd400149 // ldr s9, [x10]
-	WORD $0x8b090369 // add x9, x27, x9
-	WORD $0x4e28cd9c // fmla v28.4s, v12.4s, v8.4s
-	WORD $0x4e2dcd96 // fmla v22.4s, v12.4s, v13.4s
-	WORD $0x4e2acd90 // fmla v16.4s, v12.4s, v10.4s
-	WORD $0x4e2bcd82 // fmla v2.4s, v12.4s, v11.4s
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0x54fffa2d // b.le 0x438 <k_gemm_nt+0x30c>
+	WORD $0xeb1e022a // subs x10, x17, x30
+	WORD $0x5400142d // b.le 0x780 <k_gemm_nt+0x654>
+	WORD $0x91000b6d // add x13, x27, #0x2
+	WORD $0xb240036c // orr x12, x27, #0x1
+	WORD $0x9b1b7c89 // mul x9, x4, x27
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x9b0d7c95 // mul x21, x4, x13
+	WORD $0x91000f6d // add x13, x27, #0x3
+	WORD $0x9b0d7c90 // mul x16, x4, x13
+	WORD $0x9100136d // add x13, x27, #0x4
+	WORD $0x8b0908c2 // add x2, x6, x9, lsl #2
+	WORD $0x9b0d7c8b // mul x11, x4, x13
+	WORD $0x9100176d // add x13, x27, #0x5
+	WORD $0x8b1508d6 // add x22, x6, x21, lsl #2
+	WORD $0x9b0c7c8c // mul x12, x4, x12
+	WORD $0x8b1008d5 // add x21, x6, x16, lsl #2
+	WORD $0x9b0d7c80 // mul x0, x4, x13
+	WORD $0x8b1e0a6d // add x13, x19, x30, lsl #2
+	WORD $0x8b0b08c9 // add x9, x6, x11, lsl #2
+	WORD $0xbd4001ad // ldr s13, [x13]
+	WORD $0x8b0c08ce // add x14, x6, x12, lsl #2
+	WORD $0x8b0008cc // add x12, x6, x0, lsl #2
+	WORD $0x5400028d // b.le 0x5a0 <k_gemm_nt+0x474>
+	WORD $0x910011ab // add x11, x13, #0x4
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x0d40916d // ld1 { v13.s }[1], [x11]
+	WORD $0x54000741 // b.ne 0x648 <k_gemm_nt+0x51c>
+	WORD $0xd37ef7cb // lsl x11, x30, #2
+	WORD $0xfc6b6a88 // ldr d8, [x20, x11]
+	WORD $0xfc6b684c // ldr d12, [x2, x11]
+	WORD $0xad0337e8 // stp q8, q13, [sp, #0x60]
+	WORD $0xfc6b6908 // ldr d8, [x8, x11]
+	WORD $0x3d8017e8 // str q8, [sp, #0x50]
+	WORD $0xfc6b69e8 // ldr d8, [x15, x11]
+	WORD $0x3d8013e8 // str q8, [sp, #0x40]
+	WORD $0x8b1e09cd // add x13, x14, x30, lsl #2
+	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
+	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xfd4001a8 // ldr d8, [x13]
+	WORD $0x54000901 // b.ne 0x6b8 <k_gemm_nt+0x58c>
+	WORD $0x14000049 // b 0x6c0 <k_gemm_nt+0x594>
+	WORD $0xd37ef7ca // lsl x10, x30, #2
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0x8b0a028b // add x11, x20, x10
+	WORD $0x8b0a004d // add x13, x2, x10
+	WORD $0x8b0a01ce // add x14, x14, x10
+	WORD $0xbd400169 // ldr s9, [x11]
+	WORD $0x8b0a010b // add x11, x8, x10
+	WORD $0xbd4001a8 // ldr s8, [x13]
+	WORD $0x8b0a01ed // add x13, x15, x10
+	WORD $0xbd40016a // ldr s10, [x11]
+	WORD $0xbd4001cc // ldr s12, [x14]
+	WORD $0xbd4001ab // ldr s11, [x13]
+	WORD $0x8b0a02cb // add x11, x22, x10
+	WORD $0x4e28cdbc // fmla v28.4s, v13.4s, v8.4s
+	WORD $0x4e28cd3e // fmla v30.4s, v9.4s, v8.4s
+	WORD $0x4e28cd5d // fmla v29.4s, v10.4s, v8.4s
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0x4e28cd7f // fmla v31.4s, v11.4s, v8.4s
+	WORD $0xbd400168 // ldr s8, [x11]
+	WORD $0x8b0a02ab // add x11, x21, x10
+	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
+	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
+	WORD $0xbd40016c // ldr s12, [x11]
+	WORD $0x4e28cdb4 // fmla v20.4s, v13.4s, v8.4s
+	WORD $0x4e28cd36 // fmla v22.4s, v9.4s, v8.4s
+	WORD $0x4e28cd55 // fmla v21.4s, v10.4s, v8.4s
+	WORD $0x4e28cd77 // fmla v23.4s, v11.4s, v8.4s
+	WORD $0xbd400128 // ldr s8, [x9]
+	WORD $0x8b0a0189 // add x9, x12, x10
+	WORD $0xa94883e2 // ldp x2, x0, [sp, #0x88]
+	WORD $0x4e2ccdb0 // fmla v16.4s, v13.4s, v12.4s
+	WORD $0x4e2ccd32 // fmla v18.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd51 // fmla v17.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd73 // fmla v19.4s, v11.4s, v12.4s
 	WORD $0xbd40012c // ldr s12, [x9]
-	WORD $0x4e28cd3b // fmla v27.4s, v9.4s, v8.4s
-	WORD $0x4e2dcd35 // fmla v21.4s, v9.4s, v13.4s
-	WORD $0x4e2acd27 // fmla v7.4s, v9.4s, v10.4s
-	WORD $0x4e2bcd21 // fmla v1.4s, v9.4s, v11.4s
-	WORD $0x1400004e // b 0x7c8 <k_gemm_nt+0x69c>
-	WORD $0xd37ef594 // lsl x20, x12, #2
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408148 // ld1 { v8.s }[2], [x10]
-	WORD $0x8b140084 // add x4, x4, x20
-	WORD $0x8b140042 // add x2, x2, x20
-	WORD $0x8b1401ef // add x15, x15, x20
-	WORD $0xfc408489 // ldr d9, [x4], #0x8
-	WORD $0xfc40844a // ldr d10, [x2], #0x8
-	WORD $0x4ea81d0d // mov v13.16b, v8.16b
-	WORD $0x4d408089 // ld1 { v9.s }[2], [x4]
-	WORD $0xf9405be4 // ldr x4, [sp, #0xb0]
-	WORD $0xfc4085eb // ldr d11, [x15], #0x8
-	WORD $0x4d40804a // ld1 { v10.s }[2], [x2]
-	WORD $0x8b140084 // add x4, x4, x20
-	WORD $0xfc40848c // ldr d12, [x4], #0x8
-	WORD $0x4d4081eb // ld1 { v11.s }[2], [x15]
+	WORD $0x4e28cda4 // fmla v4.4s, v13.4s, v8.4s
+	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
+	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
+	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
+	WORD $0x1400004b // b 0x770 <k_gemm_nt+0x644>
+	WORD $0xd37ef7cb // lsl x11, x30, #2
+	WORD $0x8b0b0290 // add x16, x20, x11
+	WORD $0x8b0b0040 // add x0, x2, x11
+	WORD $0xfc408608 // ldr d8, [x16], #0x8
+	WORD $0xfc40840c // ldr d12, [x0], #0x8
+	WORD $0x4d408208 // ld1 { v8.s }[2], [x16]
+	WORD $0x8b0b0110 // add x16, x8, x11
+	WORD $0x8b0b01eb // add x11, x15, x11
+	WORD $0xfc408609 // ldr d9, [x16], #0x8
+	WORD $0x4d40800c // ld1 { v12.s }[2], [x0]
+	WORD $0xfc40856a // ldr d10, [x11], #0x8
+	WORD $0x4d408209 // ld1 { v9.s }[2], [x16]
+	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
+	WORD $0x4d40816a // ld1 { v10.s }[2], [x11]
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4e1c1fec // mov v12.s[3], wzr
+	WORD $0x4d40816d // ld1 { v13.s }[2], [x11]
 	WORD $0x4e1c1fe9 // mov v9.s[3], wzr
 	WORD $0x4e1c1fea // mov v10.s[3], wzr
-	WORD $0x4d40808c // ld1 { v12.s }[2], [x4]
-	WORD $0x4e1c1feb // mov v11.s[3], wzr
-	WORD $0x4e1c1fec // mov v12.s[3], wzr
-	WORD $0xad0427ea // stp q10, q9, [sp, #0x80]
-	WORD $0x3d801feb // str q11, [sp, #0x70]
-	WORD $0xf94073ea // ldr x10, [sp, #0xe0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xfd400148 // ldr d8, [x10]
-	WORD $0x54000060 // b.eq 0x70c <k_gemm_nt+0x5e0>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408148 // ld1 { v8.s }[2], [x10]
-	WORD $0xf9406fea // ldr x10, [sp, #0xd8]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xfd40014e // ldr d14, [x10]
-	WORD $0x54003141 // b.ne 0xd44 <k_gemm_nt+0xc18>
-	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xfd40014f // ldr d15, [x10]
-	WORD $0x54003181 // b.ne 0xd60 <k_gemm_nt+0xc34>
-	WORD $0x8b0c0a2a // add x10, x17, x12, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x3d801be8 // str q8, [sp, #0x60]
-	WORD $0xfd400149 // ldr d9, [x10]
-	WORD $0x54000060 // b.eq 0x750 <k_gemm_nt+0x624>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408149 // ld1 { v9.s }[2], [x10]
-	WORD $0x4ead1da8 // mov v8.16b, v13.16b
-	WORD $0x4e2dcd9f // fmla v31.4s, v12.4s, v13.4s
-	WORD $0x3dc01feb // ldr q11, [sp, #0x70]
-	WORD $0xad4437ea // ldp q10, q13, [sp, #0x80]
-	WORD $0x8b0c0b6a // add x10, x27, x12, lsl #2
-	WORD $0x4e2bcd85 // fmla v5.4s, v12.4s, v11.4s
-	WORD $0x4e2bcdc3 // fmla v3.4s, v14.4s, v11.4s
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x4e28cddd // fmla v29.4s, v14.4s, v8.4s
-	WORD $0x4e28cdfc // fmla v28.4s, v15.4s, v8.4s
-	WORD $0x4e2dcd99 // fmla v25.4s, v12.4s, v13.4s
-	WORD $0x4e2acd93 // fmla v19.4s, v12.4s, v10.4s
-	WORD $0x3dc01bec // ldr q12, [sp, #0x60]
-	WORD $0x4e2dcdd7 // fmla v23.4s, v14.4s, v13.4s
-	WORD $0x4e2acdd1 // fmla v17.4s, v14.4s, v10.4s
-	WORD $0x4e28cd9e // fmla v30.4s, v12.4s, v8.4s
-	WORD $0x4e2dcd98 // fmla v24.4s, v12.4s, v13.4s
-	WORD $0x4e2acd92 // fmla v18.4s, v12.4s, v10.4s
-	WORD $0x4e2bcd84 // fmla v4.4s, v12.4s, v11.4s
-	WORD $0xfd40014c // ldr d12, [x10]
-	WORD $0x4e2dcdf6 // fmla v22.4s, v15.4s, v13.4s
-	WORD $0x4e2acdf0 // fmla v16.4s, v15.4s, v10.4s
-	WORD $0x4e2bcde2 // fmla v2.4s, v15.4s, v11.4s
-	WORD $0x4e28cd3b // fmla v27.4s, v9.4s, v8.4s
-	WORD $0x4e2dcd35 // fmla v21.4s, v9.4s, v13.4s
-	WORD $0x4e2acd27 // fmla v7.4s, v9.4s, v10.4s
-	WORD $0x4e2bcd21 // fmla v1.4s, v9.4s, v11.4s
-	WORD $0x54000060 // b.eq 0x7c8 <k_gemm_nt+0x69c>
-	WORD $0x91002149 // add x9, x10, #0x8
+	WORD $0x3d801fed // str q13, [sp, #0x70]
+	WORD $0xad02a3e9 // stp q9, q8, [sp, #0x50]
+	WORD $0x3d8013ea // str q10, [sp, #0x40]
+	WORD $0x8b1e09cd // add x13, x14, x30, lsl #2
+	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
+	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xfd4001a8 // ldr d8, [x13]
+	WORD $0x54000060 // b.eq 0x6c0 <k_gemm_nt+0x594>
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
+	WORD $0x8b1e0acd // add x13, x22, x30, lsl #2
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xfd4001ae // ldr d14, [x13]
+	WORD $0x54000b01 // b.ne 0x82c <k_gemm_nt+0x700>
+	WORD $0x8b1e0aad // add x13, x21, x30, lsl #2
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x3d800fe8 // str q8, [sp, #0x30]
+	WORD $0xfd4001af // ldr d15, [x13]
+	WORD $0x54000b41 // b.ne 0x848 <k_gemm_nt+0x71c>
+	WORD $0x8b1e0929 // add x9, x9, x30, lsl #2
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xfd400128 // ldr d8, [x9]
+	WORD $0x54000060 // b.eq 0x6fc <k_gemm_nt+0x5d0>
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x4d408128 // ld1 { v8.s }[2], [x9]
+	WORD $0xad4337e9 // ldp q9, q13, [sp, #0x60]
+	WORD $0x8b1e0989 // add x9, x12, x30, lsl #2
+	WORD $0xad422beb // ldp q11, q10, [sp, #0x40]
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x4e2ccdbc // fmla v28.4s, v13.4s, v12.4s
+	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd7f // fmla v31.4s, v11.4s, v12.4s
+	WORD $0x3dc00fec // ldr q12, [sp, #0x30]
+	WORD $0x4e2ecdb4 // fmla v20.4s, v13.4s, v14.4s
+	WORD $0x4e2ecd36 // fmla v22.4s, v9.4s, v14.4s
+	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
+	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
+	WORD $0xfd40012c // ldr d12, [x9]
+	WORD $0x4e2ecd55 // fmla v21.4s, v10.4s, v14.4s
+	WORD $0x4e2ecd77 // fmla v23.4s, v11.4s, v14.4s
+	WORD $0x4e2fcdb0 // fmla v16.4s, v13.4s, v15.4s
+	WORD $0x4e2fcd32 // fmla v18.4s, v9.4s, v15.4s
+	WORD $0x4e2fcd51 // fmla v17.4s, v10.4s, v15.4s
+	WORD $0x4e2fcd73 // fmla v19.4s, v11.4s, v15.4s
+	WORD $0x4e28cda4 // fmla v4.4s, v13.4s, v8.4s
+	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
+	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
+	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
+	WORD $0x54000060 // b.eq 0x770 <k_gemm_nt+0x644>
+	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d40812c // ld1 { v12.s }[2], [x9]
-	WORD $0x4e28cd9a // fmla v26.4s, v12.4s, v8.4s
-	WORD $0x4e2dcd94 // fmla v20.4s, v12.4s, v13.4s
-	WORD $0x4e2acd86 // fmla v6.4s, v12.4s, v10.4s
-	WORD $0x4e2bcd80 // fmla v0.4s, v12.4s, v11.4s
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54ffdb21 // b.ne 0x340 <k_gemm_nt+0x214>
-	WORD $0x4e1807e8 // dup v8.2d, v31.d[1]
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf9405fec // ldr x12, [sp, #0xb8]
-	WORD $0x9b167dc9 // mul x9, x14, x22
-	WORD $0x4e28d7ff // fadd v31.4s, v31.4s, v8.4s
-	WORD $0x8b0c0956 // add x22, x10, x12, lsl #2
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x7e30dbff // faddp s31, v31.2s
-	WORD $0x8b090ac9 // add x9, x22, x9, lsl #2
-	WORD $0xb40004ca // cbz x10, 0x8a0 <k_gemm_nt+0x774>
-	WORD $0xbd400128 // ldr s8, [x9]
-	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
-	WORD $0x1e282bff // fadd s31, s31, s8
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd00013f // str s31, [x9]
-	WORD $0x5400092a // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e1807df // dup v31.2d, v30.d[1]
-	WORD $0xf94063ea // ldr x10, [sp, #0xc0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e3fd7de // fadd v30.4s, v30.4s, v31.4s
-	WORD $0xbd40053f // ldr s31, [x9, #0x4]
-	WORD $0x7e30dbde // faddp s30, v30.2s
-	WORD $0x1e3f2bde // fadd s30, s30, s31
-	WORD $0xbd00053e // str s30, [x9, #0x4]
-	WORD $0x5400080a // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e1807be // dup v30.2d, v29.d[1]
-	WORD $0xf94053ea // ldr x10, [sp, #0xa0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e3ed7bd // fadd v29.4s, v29.4s, v30.4s
-	WORD $0xbd40093e // ldr s30, [x9, #0x8]
-	WORD $0x7e30dbbd // faddp s29, v29.2s
+	WORD $0x4e2ccda0 // fmla v0.4s, v13.4s, v12.4s
+	WORD $0x4e2ccd22 // fmla v2.4s, v9.4s, v12.4s
+	WORD $0x4e2ccd41 // fmla v1.4s, v10.4s, v12.4s
+	WORD $0x4e2ccd63 // fmla v3.4s, v11.4s, v12.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x54ffdd6c // b.gt 0x330 <k_gemm_nt+0x204>
+	WORD $0x4ebc1f88 // mov v8.16b, v28.16b
+	WORD $0x4ebd1fa9 // mov v9.16b, v29.16b
+	WORD $0xf94053eb // ldr x11, [sp, #0xa0]
+	WORD $0x4ede7b9c // zip2 v28.2d, v28.2d, v30.2d
+	WORD $0x4edf7bbd // zip2 v29.2d, v29.2d, v31.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf940117d // ldr x29, [x11, #0x20]
+	WORD $0xf940016a // ldr x10, [x11]
+	WORD $0x6e1807c8 // mov v8.d[1], v30.d[0]
+	WORD $0x6e1807e9 // mov v9.d[1], v31.d[0]
+	WORD $0x9b1b7fa9 // mul x9, x29, x27
+	WORD $0xf9402d7b // ldr x27, [x11, #0x58]
+	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0xf94057ea // ldr x10, [sp, #0xa8]
+	WORD $0x6e3dd79c // faddp v28.4s, v28.4s, v29.4s
+	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
+	WORD $0x540000cd // b.le 0x7e8 <k_gemm_nt+0x6bc>
+	WORD $0xb400007b // cbz x27, 0x7e0 <k_gemm_nt+0x6b4>
+	WORD $0x3dc0013d // ldr q29, [x9]
+	WORD $0x4e3dd79c // fadd v28.4s, v28.4s, v29.4s
+	WORD $0x3d80013c // str q28, [x9]
+	WORD $0x1400002b // b 0x890 <k_gemm_nt+0x764>
+	WORD $0xb40003fb // cbz x27, 0x864 <k_gemm_nt+0x738>
+	WORD $0xbd40013d // ldr s29, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e3d2b9d // fadd s29, s28, s29
+	WORD $0xbd00013d // str s29, [x9]
+	WORD $0x540004ab // b.lt 0x890 <k_gemm_nt+0x764>
+	WORD $0x5e0c079d // mov s29, v28.s[1]
+	WORD $0xbd40053e // ldr s30, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e3e2bbd // fadd s29, s29, s30
-	WORD $0xbd00093d // str s29, [x9, #0x8]
-	WORD $0x540006ea // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18079d // dup v29.2d, v28.d[1]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e3dd79c // fadd v28.4s, v28.4s, v29.4s
-	WORD $0xbd400d3d // ldr s29, [x9, #0xc]
-	WORD $0x7e30db9c // faddp s28, v28.2s
+	WORD $0xbd00053d // str s29, [x9, #0x4]
+	WORD $0x540003e1 // b.ne 0x890 <k_gemm_nt+0x764>
+	WORD $0x5e14079c // mov s28, v28.s[2]
+	WORD $0xbd40093d // ldr s29, [x9, #0x8]
 	WORD $0x1e3d2b9c // fadd s28, s28, s29
-	WORD $0xbd000d3c // str s28, [x9, #0xc]
-	WORD $0x540005ca // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18077c // dup v28.2d, v27.d[1]
-	WORD $0x4e3cd77b // fadd v27.4s, v27.4s, v28.4s
-	WORD $0x7e30db7b // faddp s27, v27.2s
-	WORD $0x1400001e // b 0x914 <k_gemm_nt+0x7e8>
-	WORD $0xf940a7ec // ldr x12, [sp, #0x148]
-	WORD $0xbd00013f // str s31, [x9]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540004ca // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e1807df // dup v31.2d, v30.d[1]
-	WORD $0xf94063ec // ldr x12, [sp, #0xc0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e3fd7de // fadd v30.4s, v30.4s, v31.4s
-	WORD $0x7e30dbde // faddp s30, v30.2s
-	WORD $0xbd00053e // str s30, [x9, #0x4]
-	WORD $0x540003ea // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e1807be // dup v30.2d, v29.d[1]
-	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e3ed7bd // fadd v29.4s, v29.4s, v30.4s
-	WORD $0x7e30dbbd // faddp s29, v29.2s
-	WORD $0xbd00093d // str s29, [x9, #0x8]
-	WORD $0x5400030a // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18079d // dup v29.2d, v28.d[1]
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e3dd79c // fadd v28.4s, v28.4s, v29.4s
-	WORD $0x7e30db9c // faddp s28, v28.2s
-	WORD $0xbd000d3c // str s28, [x9, #0xc]
-	WORD $0x5400022a // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18077c // dup v28.2d, v27.d[1]
-	WORD $0x4e3cd77b // fadd v27.4s, v27.4s, v28.4s
-	WORD $0x7e30db7b // faddp s27, v27.2s
-	WORD $0xb400238a // cbz x10, 0xd80 <k_gemm_nt+0xc54>
-	WORD $0xbd40113c // ldr s28, [x9, #0x10]
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0x1e3c2b7b // fadd s27, s27, s28
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd00113b // str s27, [x9, #0x10]
-	WORD $0x540000ea // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18075b // dup v27.2d, v26.d[1]
-	WORD $0x4e3bd75a // fadd v26.4s, v26.4s, v27.4s
-	WORD $0xbd40153b // ldr s27, [x9, #0x14]
-	WORD $0x7e30db5a // faddp s26, v26.2s
-	WORD $0x1e3b2b5a // fadd s26, s26, s27
-	WORD $0xbd00153a // str s26, [x9, #0x14]
-	WORD $0x4e18073a // dup v26.2d, v25.d[1]
-	WORD $0x9b0d7dc9 // mul x9, x14, x13
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x4e3ad739 // fadd v25.4s, v25.4s, v26.4s
-	WORD $0x8b090ac9 // add x9, x22, x9, lsl #2
-	WORD $0x7e30db39 // faddp s25, v25.2s
-	WORD $0xb40004ca // cbz x10, 0x9f4 <k_gemm_nt+0x8c8>
-	WORD $0xbd40013a // ldr s26, [x9]
-	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
+	WORD $0xbd00093c // str s28, [x9, #0x8]
+	WORD $0x1400001a // b 0x890 <k_gemm_nt+0x764>
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4d40816e // ld1 { v14.s }[2], [x11]
+	WORD $0x8b1e0aad // add x13, x21, x30, lsl #2
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x3d800fe8 // str q8, [sp, #0x30]
+	WORD $0xfd4001af // ldr d15, [x13]
+	WORD $0x54fff500 // b.eq 0x6e4 <k_gemm_nt+0x5b8>
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4d40816f // ld1 { v15.s }[2], [x11]
+	WORD $0x8b1e0929 // add x9, x9, x30, lsl #2
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xfd400128 // ldr d8, [x9]
+	WORD $0x54fff4c1 // b.ne 0x6f4 <k_gemm_nt+0x5c8>
+	WORD $0x17ffffa7 // b 0x6fc <k_gemm_nt+0x5d0>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd00013c // str s28, [x9]
+	WORD $0x5400010b // b.lt 0x88c <k_gemm_nt+0x760>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d00915c // st1 { v28.s }[1], [x10]
+	WORD $0x54000081 // b.ne 0x88c <k_gemm_nt+0x760>
+	WORD $0x5e14079c // mov s28, v28.s[2]
+	WORD $0xbd00093c // str s28, [x9, #0x8]
+	WORD $0x14000002 // b 0x890 <k_gemm_nt+0x764>
+	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0x4eb81f1c // mov v28.16b, v24.16b
+	WORD $0x4eb91f3d // mov v29.16b, v25.16b
+	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
+	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
+	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
+	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
+	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
+	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
+	WORD $0x540000cd // b.le 0x8d4 <k_gemm_nt+0x7a8>
+	WORD $0xb400007b // cbz x27, 0x8cc <k_gemm_nt+0x7a0>
+	WORD $0x3dc00139 // ldr q25, [x9]
+	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
+	WORD $0x3d800138 // str q24, [x9]
+	WORD $0x1400001a // b 0x938 <k_gemm_nt+0x80c>
+	WORD $0xb400021b // cbz x27, 0x914 <k_gemm_nt+0x7e8>
+	WORD $0xbd400139 // ldr s25, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e392b19 // fadd s25, s24, s25
+	WORD $0xbd000139 // str s25, [x9]
+	WORD $0x5400028b // b.lt 0x938 <k_gemm_nt+0x80c>
+	WORD $0x5e0c0719 // mov s25, v24.s[1]
+	WORD $0xbd40053a // ldr s26, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd000139 // str s25, [x9]
-	WORD $0x5400092a // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e180719 // dup v25.2d, v24.d[1]
-	WORD $0xf94063ea // ldr x10, [sp, #0xc0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0xbd400539 // ldr s25, [x9, #0x4]
-	WORD $0x7e30db18 // faddp s24, v24.2s
+	WORD $0xbd000539 // str s25, [x9, #0x4]
+	WORD $0x540001c1 // b.ne 0x938 <k_gemm_nt+0x80c>
+	WORD $0x5e140718 // mov s24, v24.s[2]
+	WORD $0xbd400939 // ldr s25, [x9, #0x8]
 	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0xbd000538 // str s24, [x9, #0x4]
-	WORD $0x5400080a // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806f8 // dup v24.2d, v23.d[1]
-	WORD $0xf94053ea // ldr x10, [sp, #0xa0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e38d6f7 // fadd v23.4s, v23.4s, v24.4s
-	WORD $0xbd400938 // ldr s24, [x9, #0x8]
-	WORD $0x7e30daf7 // faddp s23, v23.2s
-	WORD $0x1e382af7 // fadd s23, s23, s24
-	WORD $0xbd000937 // str s23, [x9, #0x8]
-	WORD $0x540006ea // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0xbd400d37 // ldr s23, [x9, #0xc]
-	WORD $0x7e30dad6 // faddp s22, v22.2s
-	WORD $0x1e372ad6 // fadd s22, s22, s23
-	WORD $0xbd000d36 // str s22, [x9, #0xc]
-	WORD $0x540005ca // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
-	WORD $0x4e36d6b5 // fadd v21.4s, v21.4s, v22.4s
-	WORD $0x7e30dab5 // faddp s21, v21.2s
-	WORD $0x1400001e // b 0xa68 <k_gemm_nt+0x93c>
-	WORD $0xf940a7ec // ldr x12, [sp, #0x148]
-	WORD $0xbd000139 // str s25, [x9]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540004ca // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e180719 // dup v25.2d, v24.d[1]
-	WORD $0xf94063ec // ldr x12, [sp, #0xc0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x7e30db18 // faddp s24, v24.2s
-	WORD $0xbd000538 // str s24, [x9, #0x4]
-	WORD $0x540003ea // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806f8 // dup v24.2d, v23.d[1]
-	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e38d6f7 // fadd v23.4s, v23.4s, v24.4s
-	WORD $0x7e30daf7 // faddp s23, v23.2s
-	WORD $0xbd000937 // str s23, [x9, #0x8]
-	WORD $0x5400030a // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0x7e30dad6 // faddp s22, v22.2s
-	WORD $0xbd000d36 // str s22, [x9, #0xc]
-	WORD $0x5400022a // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
-	WORD $0x4e36d6b5 // fadd v21.4s, v21.4s, v22.4s
-	WORD $0x7e30dab5 // faddp s21, v21.2s
-	WORD $0xb40019ea // cbz x10, 0xda0 <k_gemm_nt+0xc74>
-	WORD $0xbd401136 // ldr s22, [x9, #0x10]
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
+	WORD $0x14000009 // b 0x934 <k_gemm_nt+0x808>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd000138 // str s24, [x9]
+	WORD $0x540000eb // b.lt 0x938 <k_gemm_nt+0x80c>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d009158 // st1 { v24.s }[1], [x10]
+	WORD $0x54000061 // b.ne 0x938 <k_gemm_nt+0x80c>
+	WORD $0x5e140718 // mov s24, v24.s[2]
+	WORD $0xbd000938 // str s24, [x9, #0x8]
+	WORD $0x4eb41e98 // mov v24.16b, v20.16b
+	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
+	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
+	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
+	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
+	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
+	WORD $0x540000cd // b.le 0x97c <k_gemm_nt+0x850>
+	WORD $0xb400007b // cbz x27, 0x974 <k_gemm_nt+0x848>
+	WORD $0x3dc00135 // ldr q21, [x9]
+	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x3d800134 // str q20, [x9]
+	WORD $0x1400001a // b 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0xb400021b // cbz x27, 0x9bc <k_gemm_nt+0x890>
+	WORD $0xbd400135 // ldr s21, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e352a95 // fadd s21, s20, s21
+	WORD $0xbd000135 // str s21, [x9]
+	WORD $0x5400028b // b.lt 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x5e0c0695 // mov s21, v20.s[1]
+	WORD $0xbd400536 // ldr s22, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd001135 // str s21, [x9, #0x10]
-	WORD $0x540000ea // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e180695 // dup v21.2d, v20.d[1]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0xbd401535 // ldr s21, [x9, #0x14]
-	WORD $0x7e30da94 // faddp s20, v20.2s
+	WORD $0xbd000535 // str s21, [x9, #0x4]
+	WORD $0x540001c1 // b.ne 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd400935 // ldr s21, [x9, #0x8]
 	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0xbd001534 // str s20, [x9, #0x14]
-	WORD $0x4e180674 // dup v20.2d, v19.d[1]
-	WORD $0x9b017dc9 // mul x9, x14, x1
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x4e34d673 // fadd v19.4s, v19.4s, v20.4s
-	WORD $0x8b090ac9 // add x9, x22, x9, lsl #2
-	WORD $0x7e30da73 // faddp s19, v19.2s
-	WORD $0xb40004ca // cbz x10, 0xb48 <k_gemm_nt+0xa1c>
-	WORD $0xbd400134 // ldr s20, [x9]
-	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
-	WORD $0x1e342a73 // fadd s19, s19, s20
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd000133 // str s19, [x9]
-	WORD $0x5400092a // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180653 // dup v19.2d, v18.d[1]
-	WORD $0xf94063ea // ldr x10, [sp, #0xc0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e33d652 // fadd v18.4s, v18.4s, v19.4s
-	WORD $0xbd400533 // ldr s19, [x9, #0x4]
-	WORD $0x7e30da52 // faddp s18, v18.2s
-	WORD $0x1e332a52 // fadd s18, s18, s19
-	WORD $0xbd000532 // str s18, [x9, #0x4]
-	WORD $0x5400080a // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180632 // dup v18.2d, v17.d[1]
-	WORD $0xf94053ea // ldr x10, [sp, #0xa0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e32d631 // fadd v17.4s, v17.4s, v18.4s
-	WORD $0xbd400932 // ldr s18, [x9, #0x8]
-	WORD $0x7e30da31 // faddp s17, v17.2s
+	WORD $0x14000009 // b 0x9dc <k_gemm_nt+0x8b0>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd000134 // str s20, [x9]
+	WORD $0x540000eb // b.lt 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d009154 // st1 { v20.s }[1], [x10]
+	WORD $0x54000061 // b.ne 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd000934 // str s20, [x9, #0x8]
+	WORD $0x4eb01e14 // mov v20.16b, v16.16b
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
+	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
+	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
+	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
+	WORD $0x540000cd // b.le 0xa24 <k_gemm_nt+0x8f8>
+	WORD $0xb400007b // cbz x27, 0xa1c <k_gemm_nt+0x8f0>
+	WORD $0x3dc00131 // ldr q17, [x9]
+	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
+	WORD $0x3d800130 // str q16, [x9]
+	WORD $0x1400001a // b 0xa88 <k_gemm_nt+0x95c>
+	WORD $0xb400021b // cbz x27, 0xa64 <k_gemm_nt+0x938>
+	WORD $0xbd400131 // ldr s17, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e312a11 // fadd s17, s16, s17
+	WORD $0xbd000131 // str s17, [x9]
+	WORD $0x5400028b // b.lt 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x5e0c0611 // mov s17, v16.s[1]
+	WORD $0xbd400532 // ldr s18, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000931 // str s17, [x9, #0x8]
-	WORD $0x540006ea // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180611 // dup v17.2d, v16.d[1]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0xbd400d31 // ldr s17, [x9, #0xc]
-	WORD $0x7e30da10 // faddp s16, v16.2s
+	WORD $0xbd000531 // str s17, [x9, #0x4]
+	WORD $0x540001c1 // b.ne 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd400931 // ldr s17, [x9, #0x8]
 	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0xbd000d30 // str s16, [x9, #0xc]
-	WORD $0x540005ca // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e1804f0 // dup v16.2d, v7.d[1]
-	WORD $0x4e30d4e7 // fadd v7.4s, v7.4s, v16.4s
-	WORD $0x7e30d8e7 // faddp s7, v7.2s
-	WORD $0x1400001e // b 0xbbc <k_gemm_nt+0xa90>
-	WORD $0xf940a7ec // ldr x12, [sp, #0x148]
-	WORD $0xbd000133 // str s19, [x9]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540004ca // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180653 // dup v19.2d, v18.d[1]
-	WORD $0xf94063ec // ldr x12, [sp, #0xc0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e33d652 // fadd v18.4s, v18.4s, v19.4s
-	WORD $0x7e30da52 // faddp s18, v18.2s
-	WORD $0xbd000532 // str s18, [x9, #0x4]
-	WORD $0x540003ea // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180632 // dup v18.2d, v17.d[1]
-	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e32d631 // fadd v17.4s, v17.4s, v18.4s
-	WORD $0x7e30da31 // faddp s17, v17.2s
-	WORD $0xbd000931 // str s17, [x9, #0x8]
-	WORD $0x5400030a // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e180611 // dup v17.2d, v16.d[1]
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x7e30da10 // faddp s16, v16.2s
-	WORD $0xbd000d30 // str s16, [x9, #0xc]
-	WORD $0x5400022a // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e1804f0 // dup v16.2d, v7.d[1]
-	WORD $0x4e30d4e7 // fadd v7.4s, v7.4s, v16.4s
-	WORD $0x7e30d8e7 // faddp s7, v7.2s
-	WORD $0xb400104a // cbz x10, 0xdc0 <k_gemm_nt+0xc94>
-	WORD $0xbd401130 // ldr s16, [x9, #0x10]
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0x1e3028e7 // fadd s7, s7, s16
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd001127 // str s7, [x9, #0x10]
-	WORD $0x540000ea // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e1804c7 // dup v7.2d, v6.d[1]
-	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
-	WORD $0xbd401527 // ldr s7, [x9, #0x14]
-	WORD $0x7e30d8c6 // faddp s6, v6.2s
-	WORD $0x1e2728c6 // fadd s6, s6, s7
-	WORD $0xbd001526 // str s6, [x9, #0x14]
-	WORD $0x4e1804a6 // dup v6.2d, v5.d[1]
-	WORD $0x9b037dc9 // mul x9, x14, x3
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x4e26d4a5 // fadd v5.4s, v5.4s, v6.4s
-	WORD $0x8b090ac9 // add x9, x22, x9, lsl #2
-	WORD $0x7e30d8a5 // faddp s5, v5.2s
-	WORD $0xb40004ca // cbz x10, 0xc9c <k_gemm_nt+0xb70>
-	WORD $0xbd400126 // ldr s6, [x9]
-	WORD $0xf940a7ea // ldr x10, [sp, #0x148]
+	WORD $0x14000009 // b 0xa84 <k_gemm_nt+0x958>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd000130 // str s16, [x9]
+	WORD $0x540000eb // b.lt 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d009150 // st1 { v16.s }[1], [x10]
+	WORD $0x54000061 // b.ne 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd000930 // str s16, [x9, #0x8]
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
+	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
+	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
+	WORD $0x540000cd // b.le 0xacc <k_gemm_nt+0x9a0>
+	WORD $0xb400007b // cbz x27, 0xac4 <k_gemm_nt+0x998>
+	WORD $0x3dc00125 // ldr q5, [x9]
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x3d800124 // str q4, [x9]
+	WORD $0x1400001a // b 0xb30 <k_gemm_nt+0xa04>
+	WORD $0xb400021b // cbz x27, 0xb0c <k_gemm_nt+0x9e0>
+	WORD $0xbd400125 // ldr s5, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000125 // str s5, [x9]
+	WORD $0x5400028b // b.lt 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400526 // ldr s6, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd000125 // str s5, [x9]
-	WORD $0x54ffbaaa // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180485 // dup v5.2d, v4.d[1]
-	WORD $0xf94063ea // ldr x10, [sp, #0xc0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0xbd400525 // ldr s5, [x9, #0x4]
-	WORD $0x7e30d884 // faddp s4, v4.2s
+	WORD $0xbd000525 // str s5, [x9, #0x4]
+	WORD $0x540001c1 // b.ne 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400925 // ldr s5, [x9, #0x8]
 	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0xbd000524 // str s4, [x9, #0x4]
-	WORD $0x54ffb98a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180464 // dup v4.2d, v3.d[1]
-	WORD $0xf94053ea // ldr x10, [sp, #0xa0]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0xbd400924 // ldr s4, [x9, #0x8]
-	WORD $0x7e30d863 // faddp s3, v3.2s
-	WORD $0x1e242863 // fadd s3, s3, s4
-	WORD $0xbd000923 // str s3, [x9, #0x8]
-	WORD $0x54ffb86a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180443 // dup v3.2d, v2.d[1]
-	WORD $0xf9402fea // ldr x10, [sp, #0x58]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
-	WORD $0xbd400d23 // ldr s3, [x9, #0xc]
-	WORD $0x7e30d842 // faddp s2, v2.2s
-	WORD $0x1e232842 // fadd s2, s2, s3
-	WORD $0xbd000d22 // str s2, [x9, #0xc]
-	WORD $0x54ffb74a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180422 // dup v2.2d, v1.d[1]
-	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
-	WORD $0x7e30d821 // faddp s1, v1.2s
-	WORD $0x1400001e // b 0xd10 <k_gemm_nt+0xbe4>
-	WORD $0xf940a7ec // ldr x12, [sp, #0x148]
-	WORD $0xbd000125 // str s5, [x9]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x54ffb64a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180485 // dup v5.2d, v4.d[1]
-	WORD $0xf94063ec // ldr x12, [sp, #0xc0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x7e30d884 // faddp s4, v4.2s
-	WORD $0xbd000524 // str s4, [x9, #0x4]
-	WORD $0x54ffb56a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180464 // dup v4.2d, v3.d[1]
-	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x7e30d863 // faddp s3, v3.2s
-	WORD $0xbd000923 // str s3, [x9, #0x8]
-	WORD $0x54ffb48a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180443 // dup v3.2d, v2.d[1]
-	WORD $0xf9402fec // ldr x12, [sp, #0x58]
-	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
-	WORD $0x7e30d842 // faddp s2, v2.2s
-	WORD $0xbd000d22 // str s2, [x9, #0xc]
-	WORD $0x54ffb3aa // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180422 // dup v2.2d, v1.d[1]
-	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
-	WORD $0x7e30d821 // faddp s1, v1.2s
-	WORD $0xb40006aa // cbz x10, 0xde0 <k_gemm_nt+0xcb4>
-	WORD $0xbd401122 // ldr s2, [x9, #0x10]
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
+	WORD $0x14000009 // b 0xb2c <k_gemm_nt+0xa00>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd000124 // str s4, [x9]
+	WORD $0x540000eb // b.lt 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d009144 // st1 { v4.s }[1], [x10]
+	WORD $0x54000061 // b.ne 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd000924 // str s4, [x9, #0x8]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
+	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
+	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
+	WORD $0x540000cd // b.le 0xb74 <k_gemm_nt+0xa48>
+	WORD $0xb400007b // cbz x27, 0xb6c <k_gemm_nt+0xa40>
+	WORD $0x3dc00121 // ldr q1, [x9]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fffdfc // b 0x360 <k_gemm_nt+0x234>
+	WORD $0xb400023b // cbz x27, 0xbb8 <k_gemm_nt+0xa8c>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54ffbecb // b.lt 0x360 <k_gemm_nt+0x234>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400522 // ldr s2, [x9, #0x4]
+	WORD $0xf1000f3f // cmp x25, #0x3
 	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0xbd001121 // str s1, [x9, #0x10]
-	WORD $0x54ffb26a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0xbd401521 // ldr s1, [x9, #0x14]
-	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbd000521 // str s1, [x9, #0x4]
+	WORD $0x54ffbe01 // b.ne 0x360 <k_gemm_nt+0x234>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd400921 // ldr s1, [x9, #0x8]
 	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd001520 // str s0, [x9, #0x14]
-	WORD $0x17fffd8c // b 0x370 <k_gemm_nt+0x244>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d40814e // ld1 { v14.s }[2], [x10]
-	WORD $0xf9406bea // ldr x10, [sp, #0xd0]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xfd40014f // ldr d15, [x10]
-	WORD $0x54ffcec0 // b.eq 0x734 <k_gemm_nt+0x608>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d40814f // ld1 { v15.s }[2], [x10]
-	WORD $0x8b0c0a2a // add x10, x17, x12, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x3d801be8 // str q8, [sp, #0x60]
-	WORD $0xfd400149 // ldr d9, [x10]
-	WORD $0x54ffce81 // b.ne 0x748 <k_gemm_nt+0x61c>
-	WORD $0x17fffe75 // b 0x750 <k_gemm_nt+0x624>
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0xbd00113b // str s27, [x9, #0x10]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffddca // b.ge 0x944 <k_gemm_nt+0x818>
-	WORD $0x4e18075b // dup v27.2d, v26.d[1]
-	WORD $0x4e3bd75a // fadd v26.4s, v26.4s, v27.4s
-	WORD $0x7e30db5a // faddp s26, v26.2s
-	WORD $0x17fffee9 // b 0x940 <k_gemm_nt+0x814>
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0xbd001135 // str s21, [x9, #0x10]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffe76a // b.ge 0xa98 <k_gemm_nt+0x96c>
-	WORD $0x4e180695 // dup v21.2d, v20.d[1]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x7e30da94 // faddp s20, v20.2s
-	WORD $0x17ffff36 // b 0xa94 <k_gemm_nt+0x968>
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0xbd001127 // str s7, [x9, #0x10]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54fff10a // b.ge 0xbec <k_gemm_nt+0xac0>
-	WORD $0x4e1804c7 // dup v7.2d, v6.d[1]
-	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
-	WORD $0x7e30d8c6 // faddp s6, v6.2s
-	WORD $0x17ffff83 // b 0xbe8 <k_gemm_nt+0xabc>
-	WORD $0xf9402bea // ldr x10, [sp, #0x50]
-	WORD $0xbd001121 // str s1, [x9, #0x10]
-	WORD $0xeb08015f // cmp x10, x8
-	WORD $0x54ffac2a // b.ge 0x370 <k_gemm_nt+0x244>
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x17ffffd0 // b 0xd3c <k_gemm_nt+0xc10>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0x52800c0a // mov w10, #0x60 // =96
-	WORD $0x9b0a2569 // madd x9, x11, x10, x9
-	WORD $0xb4000247 // cbz x7, 0xe54 <k_gemm_nt+0xd28>
-	WORD $0xad404933 // ldp q19, q18, [x9]
-	WORD $0xad414131 // ldp q17, q16, [x9, #0x20]
-	WORD $0xad421927 // ldp q7, q6, [x9, #0x40]
-	WORD $0xad431125 // ldp q5, q4, [x9, #0x60]
-	WORD $0xad440923 // ldp q3, q2, [x9, #0x80]
-	WORD $0xad450121 // ldp q1, q0, [x9, #0xa0]
-	WORD $0x14000017 // b 0xe84 <k_gemm_nt+0xd58>
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0x52800c0a // mov w10, #0x60 // =96
-	WORD $0xf9405ffd // ldr x29, [sp, #0xb8]
-	WORD $0x9b0a2569 // madd x9, x11, x10, x9
-	WORD $0xf94013fe // ldr x30, [sp, #0x20]
-	WORD $0xb4000ea7 // cbz x7, 0x1014 <k_gemm_nt+0xee8>
-	WORD $0xad401125 // ldp q5, q4, [x9]
-	WORD $0xad410923 // ldp q3, q2, [x9, #0x20]
-	WORD $0xad420121 // ldp q1, q0, [x9, #0x40]
-	WORD $0x14000077 // b 0x102c <k_gemm_nt+0xf00>
+	WORD $0xbd000920 // str s0, [x9, #0x8]
+	WORD $0x17fffdeb // b 0x360 <k_gemm_nt+0x234>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54ffbd0b // b.lt 0x360 <k_gemm_nt+0x234>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0x54ffbc81 // b.ne 0x360 <k_gemm_nt+0x234>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd000920 // str s0, [x9, #0x8]
+	WORD $0x17fffde1 // b 0x360 <k_gemm_nt+0x234>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000900 // b.eq 0xd04 <k_gemm_nt+0xbd8>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54ffafe1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
+	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
+	WORD $0x9b0e7c08 // mul x8, x0, x14
+	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
+	WORD $0xb24001ca // orr x10, x14, #0x1
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0xb24005ca // orr x10, x14, #0x3
+	WORD $0x8b08112b // add x11, x9, x8, lsl #4
+	WORD $0xb27f01c9 // orr x9, x14, #0x2
+	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x8b031964 // add x4, x11, x3, lsl #6
+	WORD $0x9a8db14a // csel x10, x10, x13, lt
+	WORD $0xb4003e50 // cbz x16, 0x13f4 <k_gemm_nt+0x12c8>
+	WORD $0xad401884 // ldp q4, q6, [x4]
+	WORD $0xad411c85 // ldp q5, q7, [x4, #0x20]
+	WORD $0xad420883 // ldp q3, q2, [x4, #0x40]
+	WORD $0xad430081 // ldp q1, q0, [x4, #0x60]
+	WORD $0x140001f5 // b 0x1414 <k_gemm_nt+0x12e8>
+	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
+	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
+	WORD $0x9b0e7c08 // mul x8, x0, x14
+	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
+	WORD $0xb24001ca // orr x10, x14, #0x1
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0xb24005ca // orr x10, x14, #0x3
+	WORD $0x8b08112b // add x11, x9, x8, lsl #4
+	WORD $0xb27f01c9 // orr x9, x14, #0x2
+	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x8b031964 // add x4, x11, x3, lsl #6
+	WORD $0x9a8db14a // csel x10, x10, x13, lt
+	WORD $0xb4000690 // cbz x16, 0xd50 <k_gemm_nt+0xc24>
+	WORD $0xad404893 // ldp q19, q18, [x4]
+	WORD $0xad414091 // ldp q17, q16, [x4, #0x20]
+	WORD $0xad421884 // ldp q4, q6, [x4, #0x40]
+	WORD $0xad431c85 // ldp q5, q7, [x4, #0x60]
+	WORD $0xad440883 // ldp q3, q2, [x4, #0x80]
+	WORD $0xad450081 // ldp q1, q0, [x4, #0xa0]
+	WORD $0x14000039 // b 0xd80 <k_gemm_nt+0xc54>
+	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
+	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
+	WORD $0x9b0e7c08 // mul x8, x0, x14
+	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
+	WORD $0xb24001ca // orr x10, x14, #0x1
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0xb24005ca // orr x10, x14, #0x3
+	WORD $0x8b08112b // add x11, x9, x8, lsl #4
+	WORD $0xb27f01c9 // orr x9, x14, #0x2
+	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
+	WORD $0xeb0c013f // cmp x9, x12
+	WORD $0x9a8db129 // csel x9, x9, x13, lt
+	WORD $0xeb0c015f // cmp x10, x12
+	WORD $0x8b031964 // add x4, x11, x3, lsl #6
+	WORD $0x9a8db14a // csel x10, x10, x13, lt
+	WORD $0xb4001030 // cbz x16, 0xee0 <k_gemm_nt+0xdb4>
+	WORD $0xad405894 // ldp q20, q22, [x4]
+	WORD $0xad415c95 // ldp q21, q23, [x4, #0x20]
+	WORD $0xad424890 // ldp q16, q18, [x4, #0x40]
+	WORD $0xad434c91 // ldp q17, q19, [x4, #0x60]
+	WORD $0xad441887 // ldp q7, q6, [x4, #0x80]
+	WORD $0xad451085 // ldp q5, q4, [x4, #0xa0]
+	WORD $0xad460880 // ldp q0, q2, [x4, #0xc0]
+	WORD $0xad470c81 // ldp q1, q3, [x4, #0xe0]
+	WORD $0x14000088 // b 0xf20 <k_gemm_nt+0xdf4>
+	WORD $0xa94a33e9 // ldp x9, x12, [sp, #0xa0]
+	WORD $0xa941b7ee // ldp x14, x13, [sp, #0x18]
+	WORD $0x9b0c7c08 // mul x8, x0, x12
+	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
+	WORD $0xb240018a // orr x10, x12, #0x1
+	WORD $0xeb0d015f // cmp x10, x13
+	WORD $0xb27f018a // orr x10, x12, #0x2
+	WORD $0x8b08112b // add x11, x9, x8, lsl #4
+	WORD $0x9a8ca5c8 // csinc x8, x14, x12, ge
+	WORD $0xeb0d015f // cmp x10, x13
+	WORD $0xb240058c // orr x12, x12, #0x3
+	WORD $0x9a8eb149 // csel x9, x10, x14, lt
+	WORD $0xeb0d019f // cmp x12, x13
+	WORD $0x8b031964 // add x4, x11, x3, lsl #6
+	WORD $0x9a8eb18a // csel x10, x12, x14, lt
+	WORD $0xb4001b10 // cbz x16, 0x10a0 <k_gemm_nt+0xf74>
+	WORD $0xad400883 // ldp q3, q2, [x4]
+	WORD $0xad410081 // ldp q1, q0, [x4, #0x20]
+	WORD $0x140000d9 // b 0x10b0 <k_gemm_nt+0xf84>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf94053f0 // ldr x16, [sp, #0xa0]
+	WORD $0x9100086c // add x12, x3, #0x2
+	WORD $0xa942d213 // ldp x19, x20, [x16, #0x28]
+	WORD $0x9b097e89 // mul x9, x20, x9
+	WORD $0x9b037e6b // mul x11, x19, x3
+	WORD $0x9b0c7e6d // mul x13, x19, x12
+	WORD $0x9b087e8e // mul x14, x20, x8
+	WORD $0xa940a215 // ldp x21, x8, [x16, #0x8]
+	WORD $0x9b0a7e8f // mul x15, x20, x10
+	WORD $0x8b090907 // add x7, x8, x9, lsl #2
+	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
+	WORD $0x8b0b0aac // add x12, x21, x11, lsl #2
+	WORD $0x8b0d0aa5 // add x5, x21, x13, lsl #2
+	WORD $0x8b0e090a // add x10, x8, x14, lsl #2
+	WORD $0xeb11013f // cmp x9, x17
+	WORD $0x8b0f0906 // add x6, x8, x15, lsl #2
+	WORD $0x5400008d // b.le 0xdd0 <k_gemm_nt+0xca4>
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0xaa1003e9 // mov x9, x16
+	WORD $0x1400002b // b 0xe78 <k_gemm_nt+0xd4c>
+	WORD $0x9b034e69 // madd x9, x19, x3, x19
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0xaa0c03f6 // mov x22, x12
+	WORD $0xaa0a03f7 // mov x23, x10
+	WORD $0xaa0703f8 // mov x24, x7
+	WORD $0x9b0b228e // madd x14, x20, x11, x8
+	WORD $0xaa0603f9 // mov x25, x6
+	WORD $0xaa0503fa // mov x26, x5
+	WORD $0xaa1003fb // mov x27, x16
+	WORD $0x8b090aaf // add x15, x21, x9, lsl #2
+	WORD $0x3ce169d4 // ldr q20, [x14, x1]
+	WORD $0x3ce16ad5 // ldr q21, [x22, x1]
+	WORD $0x91001369 // add x9, x27, #0x4
+	WORD $0x3ce16af6 // ldr q22, [x23, x1]
+	WORD $0x3ce16b17 // ldr q23, [x24, x1]
+	WORD $0x9100236b // add x11, x27, #0x8
+	WORD $0x3ce16b38 // ldr q24, [x25, x1]
+	WORD $0x3ce169f9 // ldr q25, [x15, x1]
+	WORD $0x4e35ce93 // fmla v19.4s, v20.4s, v21.4s
+	WORD $0x4e35ced2 // fmla v18.4s, v22.4s, v21.4s
+	WORD $0x4e35cef1 // fmla v17.4s, v23.4s, v21.4s
+	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x4e35cf10 // fmla v16.4s, v24.4s, v21.4s
+	WORD $0x3ce16b55 // ldr q21, [x26, x1]
+	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
+	WORD $0x4e39cec6 // fmla v6.4s, v22.4s, v25.4s
+	WORD $0x4e39cee5 // fmla v5.4s, v23.4s, v25.4s
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x4e39cf07 // fmla v7.4s, v24.4s, v25.4s
+	WORD $0x4e35ce83 // fmla v3.4s, v20.4s, v21.4s
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x4e35cec2 // fmla v2.4s, v22.4s, v21.4s
+	WORD $0x4e35cee1 // fmla v1.4s, v23.4s, v21.4s
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x4e35cf00 // fmla v0.4s, v24.4s, v21.4s
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x910042d6 // add x22, x22, #0x10
+	WORD $0xaa0903fb // mov x27, x9
+	WORD $0x54fffc4d // b.le 0xdfc <k_gemm_nt+0xcd0>
+	WORD $0xeb09022e // subs x14, x17, x9
+	WORD $0x54004aed // b.le 0x17d8 <k_gemm_nt+0x16ac>
+	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
+	WORD $0xb240006d // orr x13, x3, #0x1
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x9b0d7e6f // mul x15, x19, x13
+	WORD $0x9b0b7e8b // mul x11, x20, x11
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0x8b09090d // add x13, x8, x9, lsl #2
+	WORD $0x8b0f0aa8 // add x8, x21, x15, lsl #2
+	WORD $0xbd4001b4 // ldr s20, [x13]
+	WORD $0x5400348d // b.le 0x1534 <k_gemm_nt+0x1408>
+	WORD $0x910011ab // add x11, x13, #0x4
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
+	WORD $0xd37ef52b // lsl x11, x9, #2
+	WORD $0x54004361 // b.ne 0x1724 <k_gemm_nt+0x15f8>
+	WORD $0xfc6b6955 // ldr d21, [x10, x11]
+	WORD $0xfc6b68f6 // ldr d22, [x7, x11]
+	WORD $0xfc6b68d7 // ldr d23, [x6, x11]
+	WORD $0xfc6b6998 // ldr d24, [x12, x11]
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xfd400119 // ldr d25, [x8]
+	WORD $0x54004581 // b.ne 0x1788 <k_gemm_nt+0x165c>
+	WORD $0x1400022d // b 0x1790 <k_gemm_nt+0x1664>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xa9428811 // ldp x17, x2, [x0, #0x28]
-	WORD $0xa9443bec // ldp x12, x14, [sp, #0x40]
-	WORD $0x9b0b7e2a // mul x10, x17, x11
-	WORD $0x9b0e7c4d // mul x13, x2, x14
-	WORD $0x9b0c7c4e // mul x14, x2, x12
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0x9b0c7c4f // mul x15, x2, x12
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0x9b0c7c45 // mul x5, x2, x12
-	WORD $0xf94017ec // ldr x12, [sp, #0x28]
-	WORD $0x9b0c7c46 // mul x6, x2, x12
-	WORD $0xa9408c0c // ldp x12, x3, [x0, #0x8]
-	WORD $0x8b0a0984 // add x4, x12, x10, lsl #2
-	WORD $0x8b0d0861 // add x1, x3, x13, lsl #2
-	WORD $0x8b0e0870 // add x16, x3, x14, lsl #2
-	WORD $0x8b0f086f // add x15, x3, x15, lsl #2
-	WORD $0x910010ea // add x10, x7, #0x4
-	WORD $0x8b05086e // add x14, x3, x5, lsl #2
-	WORD $0x8b06086d // add x13, x3, x6, lsl #2
-	WORD $0xeb15015f // cmp x10, x21
-	WORD $0x5400006d // b.le 0xee0 <k_gemm_nt+0xdb4>
-	WORD $0xaa0703fa // mov x26, x7
-	WORD $0x1400002d // b 0xf90 <k_gemm_nt+0xe64>
-	WORD $0x9b0b4626 // madd x6, x17, x11, x17
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xd37ef4e5 // lsl x5, x7, #2
-	WORD $0xaa0403f3 // mov x19, x4
-	WORD $0xaa0103f4 // mov x20, x1
+	WORD $0xf94053ee // ldr x14, [sp, #0xa0]
+	WORD $0x9100086c // add x12, x3, #0x2
+	WORD $0x91000c6d // add x13, x3, #0x3
+	WORD $0xa942ddd4 // ldp x20, x23, [x14, #0x28]
+	WORD $0xa940e5d8 // ldp x24, x25, [x14, #0x8]
+	WORD $0x9b087ee8 // mul x8, x23, x8
+	WORD $0x9b037e8b // mul x11, x20, x3
+	WORD $0x9b0c7e8c // mul x12, x20, x12
+	WORD $0x8b080b35 // add x21, x25, x8, lsl #2
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x9b0d7e8d // mul x13, x20, x13
+	WORD $0x8b0b0b07 // add x7, x24, x11, lsl #2
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x9b097ee9 // mul x9, x23, x9
+	WORD $0x8b0c0b06 // add x6, x24, x12, lsl #2
+	WORD $0x9b0a7eea // mul x10, x23, x10
+	WORD $0x8b0d0b05 // add x5, x24, x13, lsl #2
+	WORD $0x8b090b2c // add x12, x25, x9, lsl #2
+	WORD $0x8b0a0b33 // add x19, x25, x10, lsl #2
+	WORD $0x5400006d // b.le 0xf78 <k_gemm_nt+0xe4c>
+	WORD $0xaa1003ee // mov x14, x16
+	WORD $0x14000031 // b 0x1038 <k_gemm_nt+0xf0c>
+	WORD $0x9b03528a // madd x10, x20, x3, x20
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xaa0703e9 // mov x9, x7
+	WORD $0xaa1503ef // mov x15, x21
+	WORD $0xaa0c03fa // mov x26, x12
+	WORD $0xaa1303fb // mov x27, x19
+	WORD $0x9b0866e8 // madd x8, x23, x8, x25
+	WORD $0xaa0603fd // mov x29, x6
+	WORD $0xaa0503fe // mov x30, x5
 	WORD $0xaa1003f6 // mov x22, x16
-	WORD $0x9b020d4a // madd x10, x10, x2, x3
-	WORD $0xaa0f03f7 // mov x23, x15
-	WORD $0xaa0e03f8 // mov x24, x14
-	WORD $0xaa0d03f9 // mov x25, x13
-	WORD $0x8b060986 // add x6, x12, x6, lsl #2
-	WORD $0x3ce56a74 // ldr q20, [x19, x5]
-	WORD $0x3ce568d5 // ldr q21, [x6, x5]
-	WORD $0x910010fa // add x26, x7, #0x4
-	WORD $0x3ce56956 // ldr q22, [x10, x5]
-	WORD $0x3ce56a97 // ldr q23, [x20, x5]
-	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0xeb1500ff // cmp x7, x21
-	WORD $0x4e34ced3 // fmla v19.4s, v22.4s, v20.4s
-	WORD $0x4e35cec5 // fmla v5.4s, v22.4s, v21.4s
-	WORD $0x3ce56ad6 // ldr q22, [x22, x5]
-	WORD $0x4e34cef2 // fmla v18.4s, v23.4s, v20.4s
-	WORD $0x4e35cee4 // fmla v4.4s, v23.4s, v21.4s
-	WORD $0x3ce56af7 // ldr q23, [x23, x5]
-	WORD $0x4e34ced1 // fmla v17.4s, v22.4s, v20.4s
-	WORD $0x4e35cec3 // fmla v3.4s, v22.4s, v21.4s
-	WORD $0x3ce56b16 // ldr q22, [x24, x5]
-	WORD $0x4e34cef0 // fmla v16.4s, v23.4s, v20.4s
-	WORD $0x4e35cee2 // fmla v2.4s, v23.4s, v21.4s
-	WORD $0x3ce56b37 // ldr q23, [x25, x5]
-	WORD $0x4e34cec7 // fmla v7.4s, v22.4s, v20.4s
-	WORD $0x4e35cec1 // fmla v1.4s, v22.4s, v21.4s
-	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0x4e34cee6 // fmla v6.4s, v23.4s, v20.4s
-	WORD $0x4e35cee0 // fmla v0.4s, v23.4s, v21.4s
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0x910042d6 // add x22, x22, #0x10
+	WORD $0x8b0a0b0a // add x10, x24, x10, lsl #2
+	WORD $0x3ce16918 // ldr q24, [x8, x1]
+	WORD $0x3ce169f9 // ldr q25, [x15, x1]
+	WORD $0x910012ce // add x14, x22, #0x4
+	WORD $0x3ce1693a // ldr q26, [x9, x1]
+	WORD $0x3ce16b5b // ldr q27, [x26, x1]
+	WORD $0x910022cb // add x11, x22, #0x8
+	WORD $0x3ce16b7c // ldr q28, [x27, x1]
+	WORD $0x3ce1695d // ldr q29, [x10, x1]
 	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0xaa1a03e7 // mov x7, x26
-	WORD $0x54fffc0d // b.le 0xf0c <k_gemm_nt+0xde0>
-	WORD $0xeb1a02a5 // subs x5, x21, x26
-	WORD $0xb240016a // orr x10, x11, #0x1
-	WORD $0x540031ed // b.le 0x15d4 <k_gemm_nt+0x14a8>
-	WORD $0x9b0a7e31 // mul x17, x17, x10
-	WORD $0x8b1a0884 // add x4, x4, x26, lsl #2
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0x9b1d7c42 // mul x2, x2, x29
-	WORD $0xbd400094 // ldr s20, [x4]
-	WORD $0x8b110991 // add x17, x12, x17, lsl #2
-	WORD $0x8b020862 // add x2, x3, x2, lsl #2
-	WORD $0x5400214b // b.lt 0x13e0 <k_gemm_nt+0x12b4>
-	WORD $0x9100108c // add x12, x4, #0x4
-	WORD $0x0d409194 // ld1 { v20.s }[1], [x12]
-	WORD $0xd37ef74c // lsl x12, x26, #2
-	WORD $0x54002b21 // b.ne 0x152c <k_gemm_nt+0x1400>
-	WORD $0xfc6c6a35 // ldr d21, [x17, x12]
-	WORD $0xfc6c6856 // ldr d22, [x2, x12]
-	WORD $0xfc6c6837 // ldr d23, [x1, x12]
-	WORD $0x4e34ced3 // fmla v19.4s, v22.4s, v20.4s
-	WORD $0x4e35cec5 // fmla v5.4s, v22.4s, v21.4s
-	WORD $0xfc6c6a16 // ldr d22, [x16, x12]
-	WORD $0x4e34cef2 // fmla v18.4s, v23.4s, v20.4s
-	WORD $0x4e35cee4 // fmla v4.4s, v23.4s, v21.4s
-	WORD $0xfc6c69f7 // ldr d23, [x15, x12]
-	WORD $0x4e34ced1 // fmla v17.4s, v22.4s, v20.4s
-	WORD $0x4e35cec3 // fmla v3.4s, v22.4s, v21.4s
-	WORD $0xfc6c69d6 // ldr d22, [x14, x12]
-	WORD $0x4e34cef0 // fmla v16.4s, v23.4s, v20.4s
-	WORD $0x4e35cee2 // fmla v2.4s, v23.4s, v21.4s
-	WORD $0x4e34cec7 // fmla v7.4s, v22.4s, v20.4s
-	WORD $0x4e35cec1 // fmla v1.4s, v22.4s, v21.4s
-	WORD $0xfc6c69b6 // ldr d22, [x13, x12]
-	WORD $0x1400016f // b 0x15cc <k_gemm_nt+0x14a0>
+	WORD $0x4e3acf14 // fmla v20.4s, v24.4s, v26.4s
+	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
+	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x4e3acf75 // fmla v21.4s, v27.4s, v26.4s
+	WORD $0x4e3acf97 // fmla v23.4s, v28.4s, v26.4s
+	WORD $0x3ce16bba // ldr q26, [x29, x1]
+	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
+	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x4e3dcf71 // fmla v17.4s, v27.4s, v29.4s
+	WORD $0x4e3dcf93 // fmla v19.4s, v28.4s, v29.4s
+	WORD $0x3ce16bdd // ldr q29, [x30, x1]
+	WORD $0x4e3acf07 // fmla v7.4s, v24.4s, v26.4s
+	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x4e3acf65 // fmla v5.4s, v27.4s, v26.4s
+	WORD $0x4e3acf84 // fmla v4.4s, v28.4s, v26.4s
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x4e3dcf00 // fmla v0.4s, v24.4s, v29.4s
+	WORD $0x4e3dcf22 // fmla v2.4s, v25.4s, v29.4s
+	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x4e3dcf61 // fmla v1.4s, v27.4s, v29.4s
+	WORD $0x4e3dcf83 // fmla v3.4s, v28.4s, v29.4s
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x91004129 // add x9, x9, #0x10
+	WORD $0xaa0e03f6 // mov x22, x14
+	WORD $0x54fffb8d // b.le 0xfa4 <k_gemm_nt+0xe78>
+	WORD $0xeb0e0228 // subs x8, x17, x14
+	WORD $0x5400490d // b.le 0x195c <k_gemm_nt+0x1830>
+	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
+	WORD $0xb240006a // orr x10, x3, #0x1
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x9b0a7e8b // mul x11, x20, x10
+	WORD $0x9b097ee9 // mul x9, x23, x9
+	WORD $0x8b090b29 // add x9, x25, x9, lsl #2
+	WORD $0x8b0e092a // add x10, x9, x14, lsl #2
+	WORD $0x8b0b0b09 // add x9, x24, x11, lsl #2
+	WORD $0xbd400158 // ldr s24, [x10]
+	WORD $0x5400294d // b.le 0x158c <k_gemm_nt+0x1460>
+	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
+	WORD $0x540040a1 // b.ne 0x1888 <k_gemm_nt+0x175c>
+	WORD $0xd37ef5ca // lsl x10, x14, #2
+	WORD $0xfc6a6ab9 // ldr d25, [x21, x10]
+	WORD $0xfc6a699a // ldr d26, [x12, x10]
+	WORD $0xfc6a6a7b // ldr d27, [x19, x10]
+	WORD $0xfc6a68fc // ldr d28, [x7, x10]
+	WORD $0x8b0e0929 // add x9, x9, x14, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd40013d // ldr d29, [x9]
+	WORD $0x54004261 // b.ne 0x18e4 <k_gemm_nt+0x17b8>
+	WORD $0x14000214 // b 0x18ec <k_gemm_nt+0x17c0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xa942c00a // ldp x10, x16, [x0, #0x28]
-	WORD $0x910010e4 // add x4, x7, #0x4
-	WORD $0xa9433bef // ldp x15, x14, [sp, #0x30]
-	WORD $0xeb15009f // cmp x4, x21
-	WORD $0xa94433ed // ldp x13, x12, [sp, #0x40]
-	WORD $0x9b0b7d4a // mul x10, x10, x11
-	WORD $0x9b0f7e02 // mul x2, x16, x15
-	WORD $0xf94017ef // ldr x15, [sp, #0x28]
-	WORD $0x9b0c7e0c // mul x12, x16, x12
-	WORD $0x9b0d7e0d // mul x13, x16, x13
-	WORD $0x9b0e7e0e // mul x14, x16, x14
-	WORD $0x9b0f7e03 // mul x3, x16, x15
-	WORD $0xa940c40f // ldp x15, x17, [x0, #0x8]
-	WORD $0x8b0a09e1 // add x1, x15, x10, lsl #2
-	WORD $0x8b0c0a2f // add x15, x17, x12, lsl #2
-	WORD $0x8b0d0a2c // add x12, x17, x13, lsl #2
-	WORD $0x8b0e0a2e // add x14, x17, x14, lsl #2
-	WORD $0x8b020a2d // add x13, x17, x2, lsl #2
-	WORD $0x8b030a2a // add x10, x17, x3, lsl #2
-	WORD $0x5400006d // b.le 0x1084 <k_gemm_nt+0xf58>
-	WORD $0xaa0703f7 // mov x23, x7
-	WORD $0x14000023 // b 0x110c <k_gemm_nt+0xfe0>
-	WORD $0xf9400fe2 // ldr x2, [sp, #0x18]
-	WORD $0xd37ef4e3 // lsl x3, x7, #2
-	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0xaa0f03e5 // mov x5, x15
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xaa0e03f3 // mov x19, x14
-	WORD $0x9b104442 // madd x2, x2, x16, x17
-	WORD $0xaa0d03f4 // mov x20, x13
-	WORD $0xaa0a03f6 // mov x22, x10
-	WORD $0x3ce36886 // ldr q6, [x4, x3]
-	WORD $0x3ce36847 // ldr q7, [x2, x3]
-	WORD $0x910010f7 // add x23, x7, #0x4
-	WORD $0x3ce368b0 // ldr q16, [x5, x3]
-	WORD $0x3ce368d1 // ldr q17, [x6, x3]
-	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x3ce36a72 // ldr q18, [x19, x3]
-	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
-	WORD $0x3ce36a87 // ldr q7, [x20, x3]
-	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
-	WORD $0x3ce36ad0 // ldr q16, [x22, x3]
-	WORD $0x4e26ce23 // fmla v3.4s, v17.4s, v6.4s
-	WORD $0x4e26ce42 // fmla v2.4s, v18.4s, v6.4s
-	WORD $0x4e26cce1 // fmla v1.4s, v7.4s, v6.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x4e26ce00 // fmla v0.4s, v16.4s, v6.4s
-	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xf94053ef // ldr x15, [sp, #0xa0]
+	WORD $0xa942b9eb // ldp x11, x14, [x15, #0x28]
+	WORD $0x9b037d6b // mul x11, x11, x3
+	WORD $0x9b087dcc // mul x12, x14, x8
+	WORD $0xa940bde8 // ldp x8, x15, [x15, #0x8]
+	WORD $0x9b097dc9 // mul x9, x14, x9
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf9407feb // ldr x11, [sp, #0xf8]
+	WORD $0x9b0a7dcd // mul x13, x14, x10
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x8b0909ea // add x10, x15, x9, lsl #2
+	WORD $0x8b0d09e9 // add x9, x15, x13, lsl #2
+	WORD $0x5400006d // b.le 0x10f0 <k_gemm_nt+0xfc4>
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0x1400001b // b 0x1158 <k_gemm_nt+0x102c>
+	WORD $0xf94017eb // ldr x11, [sp, #0x28]
+	WORD $0xaa0803e6 // mov x6, x8
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0xaa0903f3 // mov x19, x9
+	WORD $0xaa1003ed // mov x13, x16
+	WORD $0x9b0b3dc5 // madd x5, x14, x11, x15
+	WORD $0x3ce168a4 // ldr q4, [x5, x1]
+	WORD $0x3ce168e5 // ldr q5, [x7, x1]
+	WORD $0x910011b4 // add x20, x13, #0x4
+	WORD $0x3ce168c6 // ldr q6, [x6, x1]
+	WORD $0x3ce16847 // ldr q7, [x2, x1]
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x3ce16a70 // ldr q16, [x19, x1]
 	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
+	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
+	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0x4e26cce1 // fmla v1.4s, v7.4s, v6.4s
+	WORD $0x4e26ce00 // fmla v0.4s, v16.4s, v6.4s
+	WORD $0xeb11017f // cmp x11, x17
 	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xeb1500ff // cmp x7, x21
-	WORD $0x91004042 // add x2, x2, #0x10
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0xaa1703e7 // mov x7, x23
-	WORD $0x54fffd0d // b.le 0x10a8 <k_gemm_nt+0xf7c>
-	WORD $0xeb1702a2 // subs x2, x21, x23
-	WORD $0x5400302d // b.le 0x1714 <k_gemm_nt+0x15e8>
-	WORD $0x9b1d7e03 // mul x3, x16, x29
-	WORD $0x8b170830 // add x16, x1, x23, lsl #2
+	WORD $0xaa1403ed // mov x13, x20
+	WORD $0x54fffdcd // b.le 0x110c <k_gemm_nt+0xfe0>
+	WORD $0xeb140222 // subs x2, x17, x20
+	WORD $0x5400024d // b.le 0x11a4 <k_gemm_nt+0x1078>
+	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0x9b0b7dcb // mul x11, x14, x11
+	WORD $0x8b0b09eb // add x11, x15, x11, lsl #2
+	WORD $0x8b14096d // add x13, x11, x20, lsl #2
+	WORD $0xbd4001a4 // ldr s4, [x13]
+	WORD $0x5400242d // b.le 0x15fc <k_gemm_nt+0x14d0>
+	WORD $0x910011ab // add x11, x13, #0x4
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd400206 // ldr s6, [x16]
-	WORD $0x8b030a21 // add x1, x17, x3, lsl #2
-	WORD $0x5400190b // b.lt 0x1448 <k_gemm_nt+0x131c>
-	WORD $0x91001211 // add x17, x16, #0x4
-	WORD $0x0d409226 // ld1 { v6.s }[1], [x17]
-	WORD $0x54002ae1 // b.ne 0x1690 <k_gemm_nt+0x1564>
-	WORD $0xd37ef6f0 // lsl x16, x23, #2
-	WORD $0xfc706827 // ldr d7, [x1, x16]
-	WORD $0xfc7069f0 // ldr d16, [x15, x16]
-	WORD $0xfc706991 // ldr d17, [x12, x16]
-	WORD $0xfc7069d2 // ldr d18, [x14, x16]
-	WORD $0xfc7069b3 // ldr d19, [x13, x16]
-	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
-	WORD $0xfc706947 // ldr d7, [x10, x16]
-	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
-	WORD $0x4e26ce23 // fmla v3.4s, v17.4s, v6.4s
-	WORD $0x4e26ce42 // fmla v2.4s, v18.4s, v6.4s
-	WORD $0x4e26ce61 // fmla v1.4s, v19.4s, v6.4s
-	WORD $0x1400016a // b 0x1710 <k_gemm_nt+0x15e4>
+	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
+	WORD $0xd37ef68b // lsl x11, x20, #2
+	WORD $0x54004521 // b.ne 0x1a30 <k_gemm_nt+0x1904>
+	WORD $0xfc6b6985 // ldr d5, [x12, x11]
+	WORD $0xfc6b6946 // ldr d6, [x10, x11]
+	WORD $0xfc6b6927 // ldr d7, [x9, x11]
+	WORD $0xfc6b6910 // ldr d16, [x8, x11]
+	WORD $0x14000237 // b 0x1a7c <k_gemm_nt+0x1950>
+	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x5400476c // b.gt 0x1a98 <k_gemm_nt+0x196c>
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
+	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
+	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
+	WORD $0xf9401148 // ldr x8, [x10, #0x20]
+	WORD $0xf9400149 // ldr x9, [x10]
+	WORD $0xf9402d4a // ldr x10, [x10, #0x58]
+	WORD $0x9b037d08 // mul x8, x8, x3
+	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
+	WORD $0xcb0b0129 // sub x9, x9, x11
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x5400214d // b.le 0x1624 <k_gemm_nt+0x14f8>
+	WORD $0xb5007baa // cbnz x10, 0x2174 <k_gemm_nt+0x2048>
+	WORD $0x140003de // b 0x217c <k_gemm_nt+0x2050>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xa9429003 // ldp x3, x4, [x0, #0x28]
-	WORD $0xa9443bec // ldp x12, x14, [sp, #0x40]
-	WORD $0xa9409805 // ldp x5, x6, [x0, #0x8]
-	WORD $0x9b0b7c6a // mul x10, x3, x11
-	WORD $0x9b0e7c8d // mul x13, x4, x14
-	WORD $0x9b0c7c8e // mul x14, x4, x12
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0x9b0c7c8f // mul x15, x4, x12
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0x8b0d08c2 // add x2, x6, x13, lsl #2
-	WORD $0x9b0c7c91 // mul x17, x4, x12
-	WORD $0xf94017ec // ldr x12, [sp, #0x28]
-	WORD $0x8b0e08c1 // add x1, x6, x14, lsl #2
-	WORD $0x9b0c7c93 // mul x19, x4, x12
-	WORD $0x8b0a08ac // add x12, x5, x10, lsl #2
-	WORD $0x910010ea // add x10, x7, #0x4
-	WORD $0x8b0f08d0 // add x16, x6, x15, lsl #2
-	WORD $0xeb15015f // cmp x10, x21
-	WORD $0x8b1108cf // add x15, x6, x17, lsl #2
-	WORD $0x8b1308ce // add x14, x6, x19, lsl #2
-	WORD $0x5400006d // b.le 0x1210 <k_gemm_nt+0x10e4>
-	WORD $0xaa0703fb // mov x27, x7
-	WORD $0x14000038 // b 0x12ec <k_gemm_nt+0x11c0>
-	WORD $0xd37ef46d // lsl x13, x3, #2
-	WORD $0x9100096a // add x10, x11, #0x2
-	WORD $0xd37ef4f1 // lsl x17, x7, #2
-	WORD $0xaa0c03f3 // mov x19, x12
-	WORD $0xaa0203f4 // mov x20, x2
-	WORD $0xaa0103f6 // mov x22, x1
-	WORD $0x9b0a15aa // madd x10, x13, x10, x5
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0xaa0f03f9 // mov x25, x15
-	WORD $0xaa0e03fa // mov x26, x14
-	WORD $0x9b0b35b7 // madd x23, x13, x11, x13
-	WORD $0xf9400fed // ldr x13, [sp, #0x18]
-	WORD $0x9b0419ad // madd x13, x13, x4, x6
-	WORD $0x8b1700b7 // add x23, x5, x23
-	WORD $0x3cf16a7a // ldr q26, [x19, x17]
-	WORD $0x3cf16afb // ldr q27, [x23, x17]
-	WORD $0x910010fb // add x27, x7, #0x4
-	WORD $0x3cf169bc // ldr q28, [x13, x17]
-	WORD $0x3cf1695d // ldr q29, [x10, x17]
-	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x3cf16a9e // ldr q30, [x20, x17]
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0x4e3acf99 // fmla v25.4s, v28.4s, v26.4s
-	WORD $0x4e3bcf93 // fmla v19.4s, v28.4s, v27.4s
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0x4e3dcf85 // fmla v5.4s, v28.4s, v29.4s
-	WORD $0x4e3acfd8 // fmla v24.4s, v30.4s, v26.4s
-	WORD $0x3cf16adc // ldr q28, [x22, x17]
-	WORD $0x4e3bcfd2 // fmla v18.4s, v30.4s, v27.4s
-	WORD $0x4e3dcfc4 // fmla v4.4s, v30.4s, v29.4s
-	WORD $0x3cf16b1e // ldr q30, [x24, x17]
-	WORD $0x4e3acf97 // fmla v23.4s, v28.4s, v26.4s
-	WORD $0x4e3bcf91 // fmla v17.4s, v28.4s, v27.4s
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x4e3dcf83 // fmla v3.4s, v28.4s, v29.4s
-	WORD $0x4e3acfd6 // fmla v22.4s, v30.4s, v26.4s
-	WORD $0x3cf16b3c // ldr q28, [x25, x17]
-	WORD $0x4e3bcfd0 // fmla v16.4s, v30.4s, v27.4s
-	WORD $0x4e3dcfc2 // fmla v2.4s, v30.4s, v29.4s
-	WORD $0x3cf16b5e // ldr q30, [x26, x17]
-	WORD $0x4e3acf95 // fmla v21.4s, v28.4s, v26.4s
-	WORD $0x4e3bcf87 // fmla v7.4s, v28.4s, v27.4s
-	WORD $0x9100435a // add x26, x26, #0x10
-	WORD $0x4e3dcf81 // fmla v1.4s, v28.4s, v29.4s
-	WORD $0x4e3acfd4 // fmla v20.4s, v30.4s, v26.4s
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf94053ed // ldr x13, [sp, #0xa0]
+	WORD $0xa942d9b5 // ldp x21, x22, [x13, #0x28]
+	WORD $0xa940ddac // ldp x12, x23, [x13, #0x8]
+	WORD $0x9b087ec8 // mul x8, x22, x8
+	WORD $0x9b037eab // mul x11, x21, x3
+	WORD $0x9b097ec9 // mul x9, x22, x9
+	WORD $0x8b080af3 // add x19, x23, x8, lsl #2
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x9b0a7eca // mul x10, x22, x10
+	WORD $0x8b0b0985 // add x5, x12, x11, lsl #2
+	WORD $0xeb11011f // cmp x8, x17
+	WORD $0x8b090ae7 // add x7, x23, x9, lsl #2
+	WORD $0x8b0a0ae6 // add x6, x23, x10, lsl #2
+	WORD $0x5400006d // b.le 0x1298 <k_gemm_nt+0x116c>
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0x14000034 // b 0x1364 <k_gemm_nt+0x1238>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xd37ef6a9 // lsl x9, x21, #2
+	WORD $0xaa0503ea // mov x10, x5
+	WORD $0xaa1303ef // mov x15, x19
+	WORD $0xaa0703f8 // mov x24, x7
+	WORD $0xaa0603f9 // mov x25, x6
+	WORD $0x9b085ec8 // madd x8, x22, x8, x23
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0x8b01014b // add x11, x10, x1
+	WORD $0x3ce1691c // ldr q28, [x8, x1]
+	WORD $0x3ce169fd // ldr q29, [x15, x1]
+	WORD $0x3dc0017e // ldr q30, [x11]
+	WORD $0x3ce16b1f // ldr q31, [x24, x1]
+	WORD $0x8b09016b // add x11, x11, x9
+	WORD $0x3ce16b28 // ldr q8, [x25, x1]
+	WORD $0x3dc00169 // ldr q9, [x11]
+	WORD $0x8b09016b // add x11, x11, x9
+	WORD $0x4e3ecf98 // fmla v24.4s, v28.4s, v30.4s
+	WORD $0x4e3ecfba // fmla v26.4s, v29.4s, v30.4s
+	WORD $0x91001354 // add x20, x26, #0x4
+	WORD $0x4e3ecff9 // fmla v25.4s, v31.4s, v30.4s
+	WORD $0x4e3ecd1b // fmla v27.4s, v8.4s, v30.4s
+	WORD $0x3dc0017e // ldr q30, [x11]
+	WORD $0x8b09016b // add x11, x11, x9
+	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
+	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
+	WORD $0x4e29cff5 // fmla v21.4s, v31.4s, v9.4s
+	WORD $0x4e29cd14 // fmla v20.4s, v8.4s, v9.4s
+	WORD $0x3dc00169 // ldr q9, [x11]
+	WORD $0x4e3ecf90 // fmla v16.4s, v28.4s, v30.4s
+	WORD $0x4e3ecfb2 // fmla v18.4s, v29.4s, v30.4s
 	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0x4e3bcfc6 // fmla v6.4s, v30.4s, v27.4s
-	WORD $0x4e3dcfc0 // fmla v0.4s, v30.4s, v29.4s
+	WORD $0x4e3ecff1 // fmla v17.4s, v31.4s, v30.4s
+	WORD $0x4e3ecd13 // fmla v19.4s, v8.4s, v30.4s
+	WORD $0x3ce9697e // ldr q30, [x11, x9]
+	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
+	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
+	WORD $0x9100234b // add x11, x26, #0x8
+	WORD $0x4e29cfe5 // fmla v5.4s, v31.4s, v9.4s
+	WORD $0x4e29cd04 // fmla v4.4s, v8.4s, v9.4s
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x4e3ecf80 // fmla v0.4s, v28.4s, v30.4s
+	WORD $0x4e3ecfa2 // fmla v2.4s, v29.4s, v30.4s
+	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x4e3ecfe1 // fmla v1.4s, v31.4s, v30.4s
+	WORD $0x4e3ecd03 // fmla v3.4s, v8.4s, v30.4s
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0xaa1403fa // mov x26, x20
+	WORD $0x54fffacd // b.le 0x12b8 <k_gemm_nt+0x118c>
+	WORD $0xeb140229 // subs x9, x17, x20
+	WORD $0x5400418d // b.le 0x1b98 <k_gemm_nt+0x1a6c>
+	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
+	WORD $0xb2400068 // orr x8, x3, #0x1
+	WORD $0x9100086a // add x10, x3, #0x2
+	WORD $0x91000c6d // add x13, x3, #0x3
+	WORD $0x9100106e // add x14, x3, #0x4
+	WORD $0x9b087ea8 // mul x8, x21, x8
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x9b0b7ecb // mul x11, x22, x11
+	WORD $0x9b0a7eaa // mul x10, x21, x10
+	WORD $0x9b0d7ead // mul x13, x21, x13
+	WORD $0x8b0b0aeb // add x11, x23, x11, lsl #2
+	WORD $0x9b0e7eb0 // mul x16, x21, x14
+	WORD $0x8b08098e // add x14, x12, x8, lsl #2
+	WORD $0x8b14096f // add x15, x11, x20, lsl #2
+	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
+	WORD $0x8b0d0988 // add x8, x12, x13, lsl #2
+	WORD $0xbd4001fc // ldr s28, [x15]
+	WORD $0x8b10098c // add x12, x12, x16, lsl #2
+	WORD $0x5400152d // b.le 0x1658 <k_gemm_nt+0x152c>
+	WORD $0x910011eb // add x11, x15, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d40917c // ld1 { v28.s }[1], [x11]
+	WORD $0xd37ef68b // lsl x11, x20, #2
+	WORD $0x540036e1 // b.ne 0x1aa4 <k_gemm_nt+0x1978>
+	WORD $0xfc6b6a7d // ldr d29, [x19, x11]
+	WORD $0xfc6b68fe // ldr d30, [x7, x11]
+	WORD $0xfc6b68df // ldr d31, [x6, x11]
+	WORD $0xfc6b68a8 // ldr d8, [x5, x11]
+	WORD $0x8b1409cd // add x13, x14, x20, lsl #2
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfd4001a9 // ldr d9, [x13]
+	WORD $0x540038a1 // b.ne 0x1b00 <k_gemm_nt+0x19d4>
+	WORD $0x140001c6 // b 0x1b08 <k_gemm_nt+0x19dc>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
+	WORD $0xa9429985 // ldp x5, x6, [x12, #0x28]
+	WORD $0xa940cd87 // ldp x7, x19, [x12, #0x8]
+	WORD $0x9b037cab // mul x11, x5, x3
+	WORD $0x9b087cc8 // mul x8, x6, x8
+	WORD $0x9b097cc9 // mul x9, x6, x9
+	WORD $0x9b0a7ccd // mul x13, x6, x10
+	WORD $0x8b0b08ea // add x10, x7, x11, lsl #2
+	WORD $0xf9407feb // ldr x11, [sp, #0xf8]
+	WORD $0x8b080a6c // add x12, x19, x8, lsl #2
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x8b090a68 // add x8, x19, x9, lsl #2
+	WORD $0x8b0d0a69 // add x9, x19, x13, lsl #2
+	WORD $0x5400006d // b.le 0x1454 <k_gemm_nt+0x1328>
+	WORD $0xaa1003ef // mov x15, x16
+	WORD $0x14000023 // b 0x14dc <k_gemm_nt+0x13b0>
+	WORD $0x9b0314ab // madd x11, x5, x3, x5
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0xaa0c03f6 // mov x22, x12
+	WORD $0xaa0803f7 // mov x23, x8
+	WORD $0xaa0903f8 // mov x24, x9
+	WORD $0x9b0d4cce // madd x14, x6, x13, x19
+	WORD $0xaa1003f9 // mov x25, x16
+	WORD $0x8b0b08f4 // add x20, x7, x11, lsl #2
+	WORD $0x3ce169d0 // ldr q16, [x14, x1]
+	WORD $0x3ce16ad1 // ldr q17, [x22, x1]
+	WORD $0x9100132f // add x15, x25, #0x4
+	WORD $0x3ce16ab2 // ldr q18, [x21, x1]
+	WORD $0x3ce16af3 // ldr q19, [x23, x1]
+	WORD $0x9100232b // add x11, x25, #0x8
+	WORD $0x3ce16b14 // ldr q20, [x24, x1]
+	WORD $0x3ce16a95 // ldr q21, [x20, x1]
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x4e32ce04 // fmla v4.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x4e32ce65 // fmla v5.4s, v19.4s, v18.4s
+	WORD $0x4e32ce87 // fmla v7.4s, v20.4s, v18.4s
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
+	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
 	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0xeb1500ff // cmp x7, x21
-	WORD $0x910041ad // add x13, x13, #0x10
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0xaa1b03e7 // mov x7, x27
-	WORD $0x54fffb0d // b.le 0x1248 <k_gemm_nt+0x111c>
-	WORD $0xeb1b02b3 // subs x19, x21, x27
-	WORD $0xb240016d // orr x13, x11, #0x1
-	WORD $0xb27f016a // orr x10, x11, #0x2
-	WORD $0x540005ad // b.le 0x13ac <k_gemm_nt+0x1280>
-	WORD $0x9b0d7c71 // mul x17, x3, x13
-	WORD $0x8b1b0987 // add x7, x12, x27, lsl #2
-	WORD $0xf9407bfa // ldr x26, [sp, #0xf0]
-	WORD $0xf1000a7f // cmp x19, #0x2
-	WORD $0x9b0a7c63 // mul x3, x3, x10
-	WORD $0xbd4000fa // ldr s26, [x7]
-	WORD $0x9b1d7c94 // mul x20, x4, x29
-	WORD $0x8b1108b1 // add x17, x5, x17, lsl #2
-	WORD $0x8b0308a4 // add x4, x5, x3, lsl #2
-	WORD $0x8b1408c3 // add x3, x6, x20, lsl #2
-	WORD $0x54000b8b // b.lt 0x1494 <k_gemm_nt+0x1368>
-	WORD $0x910010ec // add x12, x7, #0x4
-	WORD $0x0d40919a // ld1 { v26.s }[1], [x12]
-	WORD $0xd37ef76c // lsl x12, x27, #2
-	WORD $0x54002521 // b.ne 0x17d8 <k_gemm_nt+0x16ac>
-	WORD $0xfc6c687d // ldr d29, [x3, x12]
-	WORD $0xfc6c6a3b // ldr d27, [x17, x12]
-	WORD $0xfc6c689c // ldr d28, [x4, x12]
-	WORD $0xfc6c685e // ldr d30, [x2, x12]
-	WORD $0x4e3acfb9 // fmla v25.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfb3 // fmla v19.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa5 // fmla v5.4s, v29.4s, v28.4s
-	WORD $0xfc6c683d // ldr d29, [x1, x12]
-	WORD $0x4e3acfd8 // fmla v24.4s, v30.4s, v26.4s
-	WORD $0x4e3bcfd2 // fmla v18.4s, v30.4s, v27.4s
-	WORD $0x4e3ccfc4 // fmla v4.4s, v30.4s, v28.4s
-	WORD $0xfc6c6a1e // ldr d30, [x16, x12]
-	WORD $0x4e3acfb7 // fmla v23.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfb1 // fmla v17.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa3 // fmla v3.4s, v29.4s, v28.4s
-	WORD $0xfc6c69fd // ldr d29, [x15, x12]
-	WORD $0x4e3acfd6 // fmla v22.4s, v30.4s, v26.4s
-	WORD $0x4e3bcfd0 // fmla v16.4s, v30.4s, v27.4s
-	WORD $0x4e3ccfc2 // fmla v2.4s, v30.4s, v28.4s
-	WORD $0x4e3acfb5 // fmla v21.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfa7 // fmla v7.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa1 // fmla v1.4s, v29.4s, v28.4s
-	WORD $0xfc6c69dd // ldr d29, [x14, x12]
-	WORD $0x4e3acfb4 // fmla v20.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfa6 // fmla v6.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa0 // fmla v0.4s, v29.4s, v28.4s
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x540000a1 // b.ne 0x13b8 <k_gemm_nt+0x128c>
-	WORD $0x14000143 // b 0x18b4 <k_gemm_nt+0x1788>
-	WORD $0xf9407bfa // ldr x26, [sp, #0xf0]
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54002800 // b.eq 0x18b4 <k_gemm_nt+0x1788>
-	WORD $0xad006139 // stp q25, q24, [x9]
-	WORD $0xad015937 // stp q23, q22, [x9, #0x20]
-	WORD $0xad025135 // stp q21, q20, [x9, #0x40]
-	WORD $0xad034933 // stp q19, q18, [x9, #0x60]
-	WORD $0xad044131 // stp q17, q16, [x9, #0x80]
-	WORD $0xad051927 // stp q7, q6, [x9, #0xa0]
-	WORD $0xad061125 // stp q5, q4, [x9, #0xc0]
-	WORD $0xad070923 // stp q3, q2, [x9, #0xe0]
-	WORD $0xad080121 // stp q1, q0, [x9, #0x100]
-	WORD $0x17fffb92 // b 0x224 <k_gemm_nt+0xf8>
-	WORD $0xd37ef74c // lsl x12, x26, #2
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0xbd400235 // ldr s21, [x17]
-	WORD $0xbd400056 // ldr s22, [x2]
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0x8b0c01ce // add x14, x14, x12
-	WORD $0xbd400037 // ldr s23, [x1]
-	WORD $0x8b0c01ef // add x15, x15, x12
-	WORD $0x4e34ced3 // fmla v19.4s, v22.4s, v20.4s
-	WORD $0x4e35cec5 // fmla v5.4s, v22.4s, v21.4s
-	WORD $0xbd400216 // ldr s22, [x16]
-	WORD $0x4e34cef2 // fmla v18.4s, v23.4s, v20.4s
-	WORD $0x4e35cee4 // fmla v4.4s, v23.4s, v21.4s
-	WORD $0xbd4001f7 // ldr s23, [x15]
-	WORD $0x4e34ced1 // fmla v17.4s, v22.4s, v20.4s
-	WORD $0x4e35cec3 // fmla v3.4s, v22.4s, v21.4s
-	WORD $0xbd4001d6 // ldr s22, [x14]
-	WORD $0x8b0c01ac // add x12, x13, x12
-	WORD $0x4e34cef0 // fmla v16.4s, v23.4s, v20.4s
-	WORD $0x4e35cee2 // fmla v2.4s, v23.4s, v21.4s
-	WORD $0x4e34cec7 // fmla v7.4s, v22.4s, v20.4s
-	WORD $0x4e35cec1 // fmla v1.4s, v22.4s, v21.4s
-	WORD $0xbd400196 // ldr s22, [x12]
-	WORD $0x14000062 // b 0x15cc <k_gemm_nt+0x14a0>
-	WORD $0xd37ef6f0 // lsl x16, x23, #2
-	WORD $0x8b100031 // add x17, x1, x16
-	WORD $0x8b1001ad // add x13, x13, x16
-	WORD $0x8b1001ef // add x15, x15, x16
-	WORD $0xbd400227 // ldr s7, [x17]
-	WORD $0x8b10018c // add x12, x12, x16
-	WORD $0x8b1001ce // add x14, x14, x16
-	WORD $0xbd4001f0 // ldr s16, [x15]
+	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
+	WORD $0x4e35ce80 // fmla v0.4s, v20.4s, v21.4s
+	WORD $0xeb11017f // cmp x11, x17
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0xaa0f03f9 // mov x25, x15
+	WORD $0x54fffd0d // b.le 0x1478 <k_gemm_nt+0x134c>
+	WORD $0xeb0f0234 // subs x20, x17, x15
+	WORD $0x540041ad // b.le 0x1d14 <k_gemm_nt+0x1be8>
+	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
+	WORD $0xb240006d // orr x13, x3, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x9b0d7cae // mul x14, x5, x13
+	WORD $0x9b0b7ccb // mul x11, x6, x11
+	WORD $0x8b0e08ee // add x14, x7, x14, lsl #2
+	WORD $0x8b0b0a6b // add x11, x19, x11, lsl #2
+	WORD $0x8b0f096d // add x13, x11, x15, lsl #2
+	WORD $0xbd4001b0 // ldr s16, [x13]
+	WORD $0x54000eed // b.le 0x16e4 <k_gemm_nt+0x15b8>
+	WORD $0x910011ab // add x11, x13, #0x4
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
+	WORD $0xd37ef5eb // lsl x11, x15, #2
+	WORD $0x54003ba1 // b.ne 0x1c90 <k_gemm_nt+0x1b64>
+	WORD $0xfc6b6991 // ldr d17, [x12, x11]
+	WORD $0xfc6b6912 // ldr d18, [x8, x11]
+	WORD $0xfc6b6933 // ldr d19, [x9, x11]
+	WORD $0xfc6b6954 // ldr d20, [x10, x11]
+	WORD $0x140001eb // b 0x1cdc <k_gemm_nt+0x1bb0>
+	WORD $0xd37ef529 // lsl x9, x9, #2
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b0900eb // add x11, x7, x9
+	WORD $0x8b09018c // add x12, x12, x9
+	WORD $0x8b0900cd // add x13, x6, x9
+	WORD $0xbd400155 // ldr s21, [x10]
+	WORD $0xbd400198 // ldr s24, [x12]
+	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0xbd400176 // ldr s22, [x11]
+	WORD $0xbd4001b7 // ldr s23, [x13]
+	WORD $0xbd400119 // ldr s25, [x8]
+	WORD $0x8b0900a8 // add x8, x5, x9
+	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
+	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
+	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
+	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
+	WORD $0xbd400118 // ldr s24, [x8]
+	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
+	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
+	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
+	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
+	WORD $0x14000090 // b 0x17c8 <k_gemm_nt+0x169c>
+	WORD $0xd37ef5c8 // lsl x8, x14, #2
+	WORD $0x8b0802aa // add x10, x21, x8
+	WORD $0x8b08018b // add x11, x12, x8
+	WORD $0x8b0800ec // add x12, x7, x8
+	WORD $0x8b08026d // add x13, x19, x8
+	WORD $0xbd400159 // ldr s25, [x10]
+	WORD $0xbd40019c // ldr s28, [x12]
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0xbd40017a // ldr s26, [x11]
+	WORD $0xbd4001bb // ldr s27, [x13]
+	WORD $0xbd40013d // ldr s29, [x9]
+	WORD $0x8b0800c9 // add x9, x6, x8
+	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
+	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
+	WORD $0xbd40013c // ldr s28, [x9]
+	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
+	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
+	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
+	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf26 // fmla v6.4s, v25.4s, v28.4s
+	WORD $0x4e3ccf45 // fmla v5.4s, v26.4s, v28.4s
+	WORD $0x4e3ccf64 // fmla v4.4s, v27.4s, v28.4s
+	WORD $0xbd40011c // ldr s28, [x8]
+	WORD $0x4e3dcf73 // fmla v19.4s, v27.4s, v29.4s
+	WORD $0x140000d5 // b 0x194c <k_gemm_nt+0x1820>
+	WORD $0xd37ef68b // lsl x11, x20, #2
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0b014a // add x10, x10, x11
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0xbd400185 // ldr s5, [x12]
+	WORD $0xbd400146 // ldr s6, [x10]
+	WORD $0xbd400127 // ldr s7, [x9]
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0x14000117 // b 0x1a7c <k_gemm_nt+0x1950>
+	WORD $0xb40040aa // cbz x10, 0x1e38 <k_gemm_nt+0x1d0c>
+	WORD $0xbd400101 // ldr s1, [x8]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54ff5d8b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400502 // ldr s2, [x8, #0x4]
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x1e222821 // fadd s1, s1, s2
+	WORD $0xbd000501 // str s1, [x8, #0x4]
+	WORD $0x54ff5cc1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x140002d8 // b 0x21b4 <k_gemm_nt+0x2088>
+	WORD $0xd37ef689 // lsl x9, x20, #2
+	WORD $0x8b09026b // add x11, x19, x9
+	WORD $0x8b0900ed // add x13, x7, x9
+	WORD $0x8b0900af // add x15, x5, x9
+	WORD $0x8b0900d0 // add x16, x6, x9
+	WORD $0xbd40017d // ldr s29, [x11]
+	WORD $0xbd4001e8 // ldr s8, [x15]
+	WORD $0x8b0901cb // add x11, x14, x9
+	WORD $0xbd4001be // ldr s30, [x13]
+	WORD $0xbd40021f // ldr s31, [x16]
+	WORD $0xbd400169 // ldr s9, [x11]
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
+	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
+	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
+	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
+	WORD $0xbd400148 // ldr s8, [x10]
+	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
+	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
+	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
+	WORD $0xbd400109 // ldr s9, [x8]
+	WORD $0x8b090188 // add x8, x12, x9
+	WORD $0x4e28cf90 // fmla v16.4s, v28.4s, v8.4s
+	WORD $0x4e28cfb2 // fmla v18.4s, v29.4s, v8.4s
+	WORD $0x4e28cfd1 // fmla v17.4s, v30.4s, v8.4s
+	WORD $0x4e28cff3 // fmla v19.4s, v31.4s, v8.4s
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
+	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
+	WORD $0x4e29cfc5 // fmla v5.4s, v30.4s, v9.4s
+	WORD $0x4e29cfe4 // fmla v4.4s, v31.4s, v9.4s
+	WORD $0x1400012a // b 0x1b88 <k_gemm_nt+0x1a5c>
+	WORD $0xd37ef5eb // lsl x11, x15, #2
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0x8b0b014a // add x10, x10, x11
+	WORD $0x8b0b0129 // add x9, x9, x11
 	WORD $0xbd400191 // ldr s17, [x12]
-	WORD $0xbd4001d2 // ldr s18, [x14]
-	WORD $0x4e26cce5 // fmla v5.4s, v7.4s, v6.4s
-	WORD $0xbd4001a7 // ldr s7, [x13]
-	WORD $0x8b10014a // add x10, x10, x16
-	WORD $0x4e26ce04 // fmla v4.4s, v16.4s, v6.4s
-	WORD $0x4e26ce23 // fmla v3.4s, v17.4s, v6.4s
-	WORD $0x4e26cce1 // fmla v1.4s, v7.4s, v6.4s
-	WORD $0xbd400147 // ldr s7, [x10]
-	WORD $0x4e26ce42 // fmla v2.4s, v18.4s, v6.4s
-	WORD $0x140000a0 // b 0x1710 <k_gemm_nt+0x15e4>
-	WORD $0xd37ef76c // lsl x12, x27, #2
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0084 // add x4, x4, x12
-	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0xbd40023b // ldr s27, [x17]
-	WORD $0xbd40007d // ldr s29, [x3]
-	WORD $0xbd40009c // ldr s28, [x4]
-	WORD $0x8b0c0031 // add x17, x1, x12
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x8b0c01ef // add x15, x15, x12
-	WORD $0x4e3acfb9 // fmla v25.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfb3 // fmla v19.4s, v29.4s, v27.4s
-	WORD $0xbd40005e // ldr s30, [x2]
-	WORD $0x4e3ccfa5 // fmla v5.4s, v29.4s, v28.4s
-	WORD $0xbd40023d // ldr s29, [x17]
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0x4e3acfd8 // fmla v24.4s, v30.4s, v26.4s
-	WORD $0x4e3bcfd2 // fmla v18.4s, v30.4s, v27.4s
-	WORD $0x8b0c01cc // add x12, x14, x12
-	WORD $0x4e3acfb7 // fmla v23.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfb1 // fmla v17.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa3 // fmla v3.4s, v29.4s, v28.4s
-	WORD $0xbd4001fd // ldr s29, [x15]
-	WORD $0x4e3ccfc4 // fmla v4.4s, v30.4s, v28.4s
-	WORD $0xbd40021e // ldr s30, [x16]
-	WORD $0x4e3acfb5 // fmla v21.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfa7 // fmla v7.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa1 // fmla v1.4s, v29.4s, v28.4s
-	WORD $0xbd40019d // ldr s29, [x12]
-	WORD $0x4e3acfd6 // fmla v22.4s, v30.4s, v26.4s
-	WORD $0x4e3bcfd0 // fmla v16.4s, v30.4s, v27.4s
-	WORD $0x4e3ccfc2 // fmla v2.4s, v30.4s, v28.4s
-	WORD $0x4e3acfb4 // fmla v20.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfa6 // fmla v6.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa0 // fmla v0.4s, v29.4s, v28.4s
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54fff4a1 // b.ne 0x13b8 <k_gemm_nt+0x128c>
-	WORD $0x140000e3 // b 0x18b4 <k_gemm_nt+0x1788>
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0x8b0c01ef // add x15, x15, x12
-	WORD $0x8b0c01ce // add x14, x14, x12
-	WORD $0xfc408457 // ldr d23, [x2], #0x8
-	WORD $0x8b0c01ac // add x12, x13, x12
-	WORD $0xfc408635 // ldr d21, [x17], #0x8
-	WORD $0x91002083 // add x3, x4, #0x8
-	WORD $0xfc408438 // ldr d24, [x1], #0x8
-	WORD $0x4d408057 // ld1 { v23.s }[2], [x2]
-	WORD $0xfc408619 // ldr d25, [x16], #0x8
-	WORD $0x4d408235 // ld1 { v21.s }[2], [x17]
-	WORD $0xfc4085fa // ldr d26, [x15], #0x8
-	WORD $0x4d408038 // ld1 { v24.s }[2], [x1]
-	WORD $0xfc4085db // ldr d27, [x14], #0x8
-	WORD $0x4d408219 // ld1 { v25.s }[2], [x16]
-	WORD $0x4d4081fa // ld1 { v26.s }[2], [x15]
-	WORD $0xfc408596 // ldr d22, [x12], #0x8
-	WORD $0x4d4081db // ld1 { v27.s }[2], [x14]
-	WORD $0x4e1c1ff7 // mov v23.s[3], wzr
-	WORD $0x4e1c1ff5 // mov v21.s[3], wzr
-	WORD $0x4e1c1ff8 // mov v24.s[3], wzr
-	WORD $0x4e1c1ff9 // mov v25.s[3], wzr
-	WORD $0x4d408074 // ld1 { v20.s }[2], [x3]
-	WORD $0x4e1c1ffa // mov v26.s[3], wzr
+	WORD $0xbd400154 // ldr s20, [x10]
+	WORD $0xbd400112 // ldr s18, [x8]
+	WORD $0xbd400133 // ldr s19, [x9]
+	WORD $0x8b0b01c8 // add x8, x14, x11
+	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
+	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
+	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
+	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
+	WORD $0xbd400114 // ldr s20, [x8]
+	WORD $0x14000179 // b 0x1d04 <k_gemm_nt+0x1bd8>
+	WORD $0x8b0b014a // add x10, x10, x11
+	WORD $0x8b0b00ef // add x15, x7, x11
+	WORD $0x8b0b00d0 // add x16, x6, x11
+	WORD $0x8b0b018b // add x11, x12, x11
+	WORD $0xfc408555 // ldr d21, [x10], #0x8
+	WORD $0xfd4001f6 // ldr d22, [x15]
+	WORD $0xfd400217 // ldr d23, [x16]
+	WORD $0x910021ec // add x12, x15, #0x8
+	WORD $0xfc408578 // ldr d24, [x11], #0x8
+	WORD $0x9100220f // add x15, x16, #0x8
+	WORD $0x4d408155 // ld1 { v21.s }[2], [x10]
 	WORD $0x4d408196 // ld1 { v22.s }[2], [x12]
-	WORD $0x4e1c1ffb // mov v27.s[3], wzr
-	WORD $0x4e34cef3 // fmla v19.4s, v23.4s, v20.4s
-	WORD $0x4e35cee5 // fmla v5.4s, v23.4s, v21.4s
-	WORD $0x4e34cf12 // fmla v18.4s, v24.4s, v20.4s
-	WORD $0x4e35cf04 // fmla v4.4s, v24.4s, v21.4s
+	WORD $0x4d4081f7 // ld1 { v23.s }[2], [x15]
+	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x910021aa // add x10, x13, #0x8
+	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0x4d408154 // ld1 { v20.s }[2], [x10]
+	WORD $0x4e1c1ff5 // mov v21.s[3], wzr
 	WORD $0x4e1c1ff6 // mov v22.s[3], wzr
-	WORD $0x4e34cf31 // fmla v17.4s, v25.4s, v20.4s
-	WORD $0x4e35cf23 // fmla v3.4s, v25.4s, v21.4s
-	WORD $0x4e34cf50 // fmla v16.4s, v26.4s, v20.4s
-	WORD $0x4e35cf42 // fmla v2.4s, v26.4s, v21.4s
-	WORD $0x4e34cf67 // fmla v7.4s, v27.4s, v20.4s
-	WORD $0x4e35cf61 // fmla v1.4s, v27.4s, v21.4s
-	WORD $0x4e34cec6 // fmla v6.4s, v22.4s, v20.4s
-	WORD $0x4e35cec0 // fmla v0.4s, v22.4s, v21.4s
-	WORD $0xf9407bfa // ldr x26, [sp, #0xf0]
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54ff6181 // b.ne 0x20c <k_gemm_nt+0xe0>
-	WORD $0xb4ff623e // cbz x30, 0x224 <k_gemm_nt+0xf8>
-	WORD $0xf9401009 // ldr x9, [x0, #0x20]
-	WORD $0x4e180674 // dup v20.2d, v19.d[1]
-	WORD $0x9b0b7d2c // mul x12, x9, x11
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0x4e34d673 // fadd v19.4s, v19.4s, v20.4s
-	WORD $0x8b1d096b // add x11, x11, x29, lsl #2
-	WORD $0x7e30da73 // faddp s19, v19.2s
-	WORD $0xf940280d // ldr x13, [x0, #0x50]
-	WORD $0x8b0c096c // add x12, x11, x12, lsl #2
-	WORD $0xb400204d // cbz x13, 0x1a10 <k_gemm_nt+0x18e4>
-	WORD $0xbd400194 // ldr s20, [x12]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x1e342a73 // fadd s19, s19, s20
-	WORD $0xbd000193 // str s19, [x12]
-	WORD $0x54002420 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180653 // dup v19.2d, v18.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e33d652 // fadd v18.4s, v18.4s, v19.4s
-	WORD $0xbd400593 // ldr s19, [x12, #0x4]
-	WORD $0x7e30da52 // faddp s18, v18.2s
-	WORD $0x1e332a52 // fadd s18, s18, s19
-	WORD $0xbd000592 // str s18, [x12, #0x4]
-	WORD $0x54002320 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180632 // dup v18.2d, v17.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e32d631 // fadd v17.4s, v17.4s, v18.4s
-	WORD $0xbd400992 // ldr s18, [x12, #0x8]
-	WORD $0x7e30da31 // faddp s17, v17.2s
-	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000991 // str s17, [x12, #0x8]
-	WORD $0x54002220 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180611 // dup v17.2d, v16.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x4e1c1ff7 // mov v23.s[3], wzr
+	WORD $0x4e1c1ff8 // mov v24.s[3], wzr
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xfd400119 // ldr d25, [x8]
+	WORD $0x54000060 // b.eq 0x1790 <k_gemm_nt+0x1664>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408119 // ld1 { v25.s }[2], [x8]
+	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
+	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
+	WORD $0x8b0908a8 // add x8, x5, x9, lsl #2
+	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
+	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
+	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
+	WORD $0xfd400118 // ldr d24, [x8]
+	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
+	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
+	WORD $0x54000060 // b.eq 0x17c8 <k_gemm_nt+0x169c>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x4e38ce83 // fmla v3.4s, v20.4s, v24.4s
+	WORD $0x4e38cea2 // fmla v2.4s, v21.4s, v24.4s
+	WORD $0x4e38cec1 // fmla v1.4s, v22.4s, v24.4s
+	WORD $0x4e38cee0 // fmla v0.4s, v23.4s, v24.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x54ff4fac // b.gt 0x1d0 <k_gemm_nt+0xa4>
+	WORD $0x4eb31e74 // mov v20.16b, v19.16b
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0xa94a37eb // ldp x11, x13, [sp, #0xa0]
+	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
+	WORD $0x4ed27a72 // zip2 v18.2d, v19.2d, v18.2d
+	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
+	WORD $0x4ed07a30 // zip2 v16.2d, v17.2d, v16.2d
+	WORD $0xf9401169 // ldr x9, [x11, #0x20]
+	WORD $0xf940016a // ldr x10, [x11]
+	WORD $0x9b037d28 // mul x8, x9, x3
+	WORD $0x4e32d691 // fadd v17.4s, v20.4s, v18.4s
+	WORD $0x4e30d6b0 // fadd v16.4s, v21.4s, v16.4s
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0x6e30d630 // faddp v16.4s, v17.4s, v16.4s
+	WORD $0xcb0d014c // sub x12, x10, x13
+	WORD $0x8b0d090a // add x10, x8, x13, lsl #2
+	WORD $0xf9402d68 // ldr x8, [x11, #0x58]
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x540000cd // b.le 0x1844 <k_gemm_nt+0x1718>
+	WORD $0xb4000068 // cbz x8, 0x183c <k_gemm_nt+0x1710>
+	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0xbd400d91 // ldr s17, [x12, #0xc]
-	WORD $0x7e30da10 // faddp s16, v16.2s
+	WORD $0x3d800150 // str q16, [x10]
+	WORD $0x1400019b // b 0x1eac <k_gemm_nt+0x1d80>
+	WORD $0xb4002d28 // cbz x8, 0x1de8 <k_gemm_nt+0x1cbc>
+	WORD $0xbd400151 // ldr s17, [x10]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x1e312a11 // fadd s17, s16, s17
+	WORD $0xbd000151 // str s17, [x10]
+	WORD $0x54002c0b // b.lt 0x1dd8 <k_gemm_nt+0x1cac>
+	WORD $0x5e0c0611 // mov s17, v16.s[1]
+	WORD $0xbd400552 // ldr s18, [x10, #0x4]
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x1e322a31 // fadd s17, s17, s18
+	WORD $0xbd000551 // str s17, [x10, #0x4]
+	WORD $0x54002b41 // b.ne 0x1dd8 <k_gemm_nt+0x1cac>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd400951 // ldr s17, [x10, #0x8]
 	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0xbd000d90 // str s16, [x12, #0xc]
-	WORD $0x54002120 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e1804f0 // dup v16.2d, v7.d[1]
-	WORD $0x4e30d4e7 // fadd v7.4s, v7.4s, v16.4s
-	WORD $0x7e30d8e7 // faddp s7, v7.2s
-	WORD $0x140000fa // b 0x1a74 <k_gemm_nt+0x1948>
-	WORD $0xd37ef6f1 // lsl x17, x23, #2
-	WORD $0x8b110021 // add x1, x1, x17
-	WORD $0x8b1101ef // add x15, x15, x17
-	WORD $0x8b11018c // add x12, x12, x17
-	WORD $0x8b1101ce // add x14, x14, x17
-	WORD $0x8b1101ad // add x13, x13, x17
-	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0xfc408430 // ldr d16, [x1], #0x8
-	WORD $0xfc4085f1 // ldr d17, [x15], #0x8
-	WORD $0xfc408592 // ldr d18, [x12], #0x8
-	WORD $0x4d408030 // ld1 { v16.s }[2], [x1]
-	WORD $0xfc4085d3 // ldr d19, [x14], #0x8
-	WORD $0x4d4081f1 // ld1 { v17.s }[2], [x15]
-	WORD $0xfc4085b4 // ldr d20, [x13], #0x8
-	WORD $0x4d408192 // ld1 { v18.s }[2], [x12]
-	WORD $0x4d4081d3 // ld1 { v19.s }[2], [x14]
-	WORD $0xfc408547 // ldr d7, [x10], #0x8
-	WORD $0x4d4081b4 // ld1 { v20.s }[2], [x13]
-	WORD $0x9100220c // add x12, x16, #0x8
-	WORD $0x4e1c1ff0 // mov v16.s[3], wzr
-	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
-	WORD $0x4e1c1ff2 // mov v18.s[3], wzr
-	WORD $0x4d408186 // ld1 { v6.s }[2], [x12]
-	WORD $0x4e1c1ff3 // mov v19.s[3], wzr
-	WORD $0x4d408147 // ld1 { v7.s }[2], [x10]
-	WORD $0x4e1c1ff4 // mov v20.s[3], wzr
-	WORD $0x4e26ce05 // fmla v5.4s, v16.4s, v6.4s
-	WORD $0x4e26ce24 // fmla v4.4s, v17.4s, v6.4s
-	WORD $0x4e26ce43 // fmla v3.4s, v18.4s, v6.4s
-	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
-	WORD $0x4e26ce62 // fmla v2.4s, v19.4s, v6.4s
-	WORD $0x4e26ce81 // fmla v1.4s, v20.4s, v6.4s
-	WORD $0x4e26cce0 // fmla v0.4s, v7.4s, v6.4s
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54000581 // b.ne 0x17c8 <k_gemm_nt+0x169c>
-	WORD $0xb4ff585e // cbz x30, 0x224 <k_gemm_nt+0xf8>
-	WORD $0xf9401009 // ldr x9, [x0, #0x20]
-	WORD $0x4e1804a6 // dup v6.2d, v5.d[1]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0x9b0b7d29 // mul x9, x9, x11
-	WORD $0x4e26d4a5 // fadd v5.4s, v5.4s, v6.4s
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0x7e30d8a5 // faddp s5, v5.2s
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
-	WORD $0xb5001bca // cbnz x10, 0x1abc <k_gemm_nt+0x1990>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbd000125 // str s5, [x9]
-	WORD $0x54ff56a0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180485 // dup v5.2d, v4.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x7e30d884 // faddp s4, v4.2s
-	WORD $0xbd000524 // str s4, [x9, #0x4]
-	WORD $0x54ff55e0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180464 // dup v4.2d, v3.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x7e30d863 // faddp s3, v3.2s
-	WORD $0xbd000923 // str s3, [x9, #0x8]
-	WORD $0x54ff5520 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180443 // dup v3.2d, v2.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
-	WORD $0x7e30d842 // faddp s2, v2.2s
-	WORD $0xbd000d22 // str s2, [x9, #0xc]
-	WORD $0x54ff5460 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180422 // dup v2.2d, v1.d[1]
-	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
-	WORD $0x7e30d821 // faddp s1, v1.2s
-	WORD $0xb5001caa // cbnz x10, 0x1b3c <k_gemm_nt+0x1a10>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0xbd001121 // str s1, [x9, #0x10]
-	WORD $0x54ff5380 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x140000e8 // b 0x1b64 <k_gemm_nt+0x1a38>
-	WORD $0xad001125 // stp q5, q4, [x9]
-	WORD $0xad010923 // stp q3, q2, [x9, #0x20]
-	WORD $0xad020121 // stp q1, q0, [x9, #0x40]
-	WORD $0x17fffa94 // b 0x224 <k_gemm_nt+0xf8>
-	WORD $0x8b0c0231 // add x17, x17, x12
-	WORD $0x8b0c0084 // add x4, x4, x12
-	WORD $0x8b0c0063 // add x3, x3, x12
-	WORD $0xfc40863b // ldr d27, [x17], #0x8
-	WORD $0x8b0c0042 // add x2, x2, x12
-	WORD $0xfc40847d // ldr d29, [x3], #0x8
-	WORD $0x8b0c0021 // add x1, x1, x12
-	WORD $0xfc40849c // ldr d28, [x4], #0x8
-	WORD $0x4d40823b // ld1 { v27.s }[2], [x17]
-	WORD $0x4d40807d // ld1 { v29.s }[2], [x3]
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0x8b0c01ef // add x15, x15, x12
-	WORD $0x4d40809c // ld1 { v28.s }[2], [x4]
-	WORD $0x910020e5 // add x5, x7, #0x8
-	WORD $0xfd40003f // ldr d31, [x1]
-	WORD $0xfc40845e // ldr d30, [x2], #0x8
+	WORD $0xbd000950 // str s16, [x10, #0x8]
+	WORD $0x1400018a // b 0x1eac <k_gemm_nt+0x1d80>
+	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0x9100214a // add x10, x10, #0x8
+	WORD $0x4d408158 // ld1 { v24.s }[2], [x10]
+	WORD $0x8b0b02ad // add x13, x21, x11
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0b026f // add x15, x19, x11
+	WORD $0x8b0b00eb // add x11, x7, x11
+	WORD $0xfc4085b9 // ldr d25, [x13], #0x8
+	WORD $0xfc40859a // ldr d26, [x12], #0x8
+	WORD $0xfc4085fb // ldr d27, [x15], #0x8
+	WORD $0x4d4081b9 // ld1 { v25.s }[2], [x13]
+	WORD $0xfc40857c // ldr d28, [x11], #0x8
+	WORD $0x4d40819a // ld1 { v26.s }[2], [x12]
+	WORD $0x4d4081fb // ld1 { v27.s }[2], [x15]
+	WORD $0x4d40817c // ld1 { v28.s }[2], [x11]
+	WORD $0x4e1c1ff9 // mov v25.s[3], wzr
+	WORD $0x4e1c1ffa // mov v26.s[3], wzr
 	WORD $0x4e1c1ffb // mov v27.s[3], wzr
-	WORD $0xfc408608 // ldr d8, [x16], #0x8
-	WORD $0x4e1c1ffd // mov v29.s[3], wzr
 	WORD $0x4e1c1ffc // mov v28.s[3], wzr
-	WORD $0xfc4085e9 // ldr d9, [x15], #0x8
-	WORD $0x4d4080ba // ld1 { v26.s }[2], [x5]
-	WORD $0x91002031 // add x17, x1, #0x8
-	WORD $0x4d40805e // ld1 { v30.s }[2], [x2]
-	WORD $0x4d40823f // ld1 { v31.s }[2], [x17]
-	WORD $0x4d408208 // ld1 { v8.s }[2], [x16]
-	WORD $0x4d4081e9 // ld1 { v9.s }[2], [x15]
-	WORD $0x8b0c01cc // add x12, x14, x12
-	WORD $0x4e3bcfb3 // fmla v19.4s, v29.4s, v27.4s
-	WORD $0x4e3acfb9 // fmla v25.4s, v29.4s, v26.4s
-	WORD $0x4e3ccfa5 // fmla v5.4s, v29.4s, v28.4s
+	WORD $0x8b0e0929 // add x9, x9, x14, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd40013d // ldr d29, [x9]
+	WORD $0x54000060 // b.eq 0x18ec <k_gemm_nt+0x17c0>
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x4d40813d // ld1 { v29.s }[2], [x9]
+	WORD $0x8b0e08c9 // add x9, x6, x14, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd40013e // ldr d30, [x9]
+	WORD $0x54000060 // b.eq 0x1904 <k_gemm_nt+0x17d8>
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x4d40813e // ld1 { v30.s }[2], [x9]
+	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
+	WORD $0x8b0e08a9 // add x9, x5, x14, lsl #2
+	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
+	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
+	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
+	WORD $0xfd40013c // ldr d28, [x9]
+	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
+	WORD $0x4e3dcf73 // fmla v19.4s, v27.4s, v29.4s
+	WORD $0x4e3ecf07 // fmla v7.4s, v24.4s, v30.4s
+	WORD $0x4e3ecf26 // fmla v6.4s, v25.4s, v30.4s
+	WORD $0x4e3ecf45 // fmla v5.4s, v26.4s, v30.4s
+	WORD $0x4e3ecf64 // fmla v4.4s, v27.4s, v30.4s
+	WORD $0x54000060 // b.eq 0x194c <k_gemm_nt+0x1820>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d40811c // ld1 { v28.s }[2], [x8]
+	WORD $0x4e3ccf00 // fmla v0.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf22 // fmla v2.4s, v25.4s, v28.4s
+	WORD $0x4e3ccf41 // fmla v1.4s, v26.4s, v28.4s
+	WORD $0x4e3ccf63 // fmla v3.4s, v27.4s, v28.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x5400014d // b.le 0x1988 <k_gemm_nt+0x185c>
+	WORD $0xad005894 // stp q20, q22, [x4]
+	WORD $0xad015c95 // stp q21, q23, [x4, #0x20]
+	WORD $0xad024890 // stp q16, q18, [x4, #0x40]
+	WORD $0xad034c91 // stp q17, q19, [x4, #0x60]
+	WORD $0xad041887 // stp q7, q6, [x4, #0x80]
+	WORD $0xad051085 // stp q5, q4, [x4, #0xa0]
+	WORD $0xad060880 // stp q0, q2, [x4, #0xc0]
+	WORD $0xad070c81 // stp q1, q3, [x4, #0xe0]
+	WORD $0x17fffa19 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x4eb41e98 // mov v24.16b, v20.16b
+	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
+	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
+	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
+	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
+	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
+	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
+	WORD $0xf9401144 // ldr x4, [x10, #0x20]
+	WORD $0xf9400149 // ldr x9, [x10]
+	WORD $0xf9402d4c // ldr x12, [x10, #0x58]
+	WORD $0x9b037c88 // mul x8, x4, x3
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xcb0b0123 // sub x3, x9, x11
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x540000cd // b.le 0x19ec <k_gemm_nt+0x18c0>
+	WORD $0xb400006c // cbz x12, 0x19e4 <k_gemm_nt+0x18b8>
+	WORD $0x3dc00115 // ldr q21, [x8]
+	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
+	WORD $0x3d800114 // str q20, [x8]
+	WORD $0x14000182 // b 0x1ff0 <k_gemm_nt+0x1ec4>
+	WORD $0xb400212c // cbz x12, 0x1e10 <k_gemm_nt+0x1ce4>
+	WORD $0xbd400115 // ldr s21, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e352a95 // fadd s21, s20, s21
+	WORD $0xbd000115 // str s21, [x8]
+	WORD $0x54002f8b // b.lt 0x1ff0 <k_gemm_nt+0x1ec4>
+	WORD $0x5e0c0695 // mov s21, v20.s[1]
+	WORD $0xbd400516 // ldr s22, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e362ab5 // fadd s21, s21, s22
+	WORD $0xbd000515 // str s21, [x8, #0x4]
+	WORD $0x54002ec1 // b.ne 0x1ff0 <k_gemm_nt+0x1ec4>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd400915 // ldr s21, [x8, #0x8]
+	WORD $0x1e352a94 // fadd s20, s20, s21
+	WORD $0xbd000914 // str s20, [x8, #0x8]
+	WORD $0x14000171 // b 0x1ff0 <k_gemm_nt+0x1ec4>
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0b014a // add x10, x10, x11
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0xfd400185 // ldr d5, [x12]
+	WORD $0x9100218b // add x11, x12, #0x8
+	WORD $0xfc408546 // ldr d6, [x10], #0x8
+	WORD $0xfc408527 // ldr d7, [x9], #0x8
+	WORD $0x4d408165 // ld1 { v5.s }[2], [x11]
+	WORD $0xfc408510 // ldr d16, [x8], #0x8
+	WORD $0x4d408146 // ld1 { v6.s }[2], [x10]
+	WORD $0x4d408127 // ld1 { v7.s }[2], [x9]
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x910021a8 // add x8, x13, #0x8
+	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
+	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
+	WORD $0x4e1c1ff0 // mov v16.s[3], wzr
+	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
+	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
+	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
+	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
+	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x54ffb8ed // b.le 0x11b0 <k_gemm_nt+0x1084>
+	WORD $0xad000883 // stp q3, q2, [x4]
+	WORD $0xad010081 // stp q1, q0, [x4, #0x20]
+	WORD $0x17fff9d2 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x8b0b026d // add x13, x19, x11
+	WORD $0x8b0b00f0 // add x16, x7, x11
+	WORD $0x8b0b00c0 // add x0, x6, x11
+	WORD $0x8b0b00ab // add x11, x5, x11
+	WORD $0xfc4085bd // ldr d29, [x13], #0x8
+	WORD $0xfc40861e // ldr d30, [x16], #0x8
+	WORD $0xfc40841f // ldr d31, [x0], #0x8
+	WORD $0x4d4081bd // ld1 { v29.s }[2], [x13]
+	WORD $0xfc408568 // ldr d8, [x11], #0x8
+	WORD $0x4d40821e // ld1 { v30.s }[2], [x16]
+	WORD $0x4d40801f // ld1 { v31.s }[2], [x0]
+	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
+	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
+	WORD $0x910021eb // add x11, x15, #0x8
+	WORD $0x4e1c1ffd // mov v29.s[3], wzr
 	WORD $0x4e1c1ffe // mov v30.s[3], wzr
-	WORD $0xfc40859d // ldr d29, [x12], #0x8
+	WORD $0x4d40817c // ld1 { v28.s }[2], [x11]
 	WORD $0x4e1c1fff // mov v31.s[3], wzr
 	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
-	WORD $0x4e1c1fe9 // mov v9.s[3], wzr
-	WORD $0x4d40819d // ld1 { v29.s }[2], [x12]
-	WORD $0x4e3acfd8 // fmla v24.4s, v30.4s, v26.4s
-	WORD $0x4e3bcfd2 // fmla v18.4s, v30.4s, v27.4s
-	WORD $0x4e3ccfc4 // fmla v4.4s, v30.4s, v28.4s
-	WORD $0x4e3acff7 // fmla v23.4s, v31.4s, v26.4s
-	WORD $0x4e3bcff1 // fmla v17.4s, v31.4s, v27.4s
-	WORD $0x4e3ccfe3 // fmla v3.4s, v31.4s, v28.4s
-	WORD $0x4e1c1ffd // mov v29.s[3], wzr
-	WORD $0x4e3acd16 // fmla v22.4s, v8.4s, v26.4s
-	WORD $0x4e3bcd10 // fmla v16.4s, v8.4s, v27.4s
-	WORD $0x4e3ccd02 // fmla v2.4s, v8.4s, v28.4s
-	WORD $0x4e3acd35 // fmla v21.4s, v9.4s, v26.4s
-	WORD $0x4e3bcd27 // fmla v7.4s, v9.4s, v27.4s
-	WORD $0x4e3ccd21 // fmla v1.4s, v9.4s, v28.4s
-	WORD $0x4e3acfb4 // fmla v20.4s, v29.4s, v26.4s
-	WORD $0x4e3bcfa6 // fmla v6.4s, v29.4s, v27.4s
-	WORD $0x4e3ccfa0 // fmla v0.4s, v29.4s, v28.4s
-	WORD $0xeb1a02bf // cmp x21, x26
-	WORD $0x54ffd841 // b.ne 0x13b8 <k_gemm_nt+0x128c>
-	WORD $0xb4ff4b9e // cbz x30, 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e18073a // dup v26.2d, v25.d[1]
-	WORD $0xf9401009 // ldr x9, [x0, #0x20]
-	WORD $0xf940280e // ldr x14, [x0, #0x50]
-	WORD $0x9b0b7d2c // mul x12, x9, x11
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0x4e3ad739 // fadd v25.4s, v25.4s, v26.4s
-	WORD $0x8b1d096b // add x11, x11, x29, lsl #2
-	WORD $0x7e30db39 // faddp s25, v25.2s
-	WORD $0x8b0c096c // add x12, x11, x12, lsl #2
-	WORD $0xb400044e // cbz x14, 0x1964 <k_gemm_nt+0x1838>
-	WORD $0xbd40019a // ldr s26, [x12]
-	WORD $0xf10007df // cmp x30, #0x1
+	WORD $0x8b1409cd // add x13, x14, x20, lsl #2
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfd4001a9 // ldr d9, [x13]
+	WORD $0x54000060 // b.eq 0x1b08 <k_gemm_nt+0x19dc>
+	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
+	WORD $0x8b14094a // add x10, x10, x20, lsl #2
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfd40014a // ldr d10, [x10]
+	WORD $0x54000b01 // b.ne 0x1c74 <k_gemm_nt+0x1b48>
+	WORD $0x8b140908 // add x8, x8, x20, lsl #2
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfd40010b // ldr d11, [x8]
+	WORD $0x54000060 // b.eq 0x1b30 <k_gemm_nt+0x1a04>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d40810b // ld1 { v11.s }[2], [x8]
+	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
+	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
+	WORD $0x8b140988 // add x8, x12, x20, lsl #2
+	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
+	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
+	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
+	WORD $0xfd400108 // ldr d8, [x8]
+	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
+	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
+	WORD $0x4e2acf90 // fmla v16.4s, v28.4s, v10.4s
+	WORD $0x4e2acfb2 // fmla v18.4s, v29.4s, v10.4s
+	WORD $0x4e2acfd1 // fmla v17.4s, v30.4s, v10.4s
+	WORD $0x4e2acff3 // fmla v19.4s, v31.4s, v10.4s
+	WORD $0x4e2bcf87 // fmla v7.4s, v28.4s, v11.4s
+	WORD $0x4e2bcfa6 // fmla v6.4s, v29.4s, v11.4s
+	WORD $0x4e2bcfc5 // fmla v5.4s, v30.4s, v11.4s
+	WORD $0x4e2bcfe4 // fmla v4.4s, v31.4s, v11.4s
+	WORD $0x54000060 // b.eq 0x1b88 <k_gemm_nt+0x1a5c>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
+	WORD $0x4e28cf80 // fmla v0.4s, v28.4s, v8.4s
+	WORD $0x4e28cfa2 // fmla v2.4s, v29.4s, v8.4s
+	WORD $0x4e28cfc1 // fmla v1.4s, v30.4s, v8.4s
+	WORD $0x4e28cfe3 // fmla v3.4s, v31.4s, v8.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x5400018d // b.le 0x1bcc <k_gemm_nt+0x1aa0>
+	WORD $0xad006898 // stp q24, q26, [x4]
+	WORD $0xad016c99 // stp q25, q27, [x4, #0x20]
+	WORD $0xad025897 // stp q23, q22, [x4, #0x40]
+	WORD $0xad035095 // stp q21, q20, [x4, #0x60]
+	WORD $0xad044890 // stp q16, q18, [x4, #0x80]
+	WORD $0xad054c91 // stp q17, q19, [x4, #0xa0]
+	WORD $0xad061887 // stp q7, q6, [x4, #0xc0]
+	WORD $0xad071085 // stp q5, q4, [x4, #0xe0]
+	WORD $0xad080880 // stp q0, q2, [x4, #0x100]
+	WORD $0xad090c81 // stp q1, q3, [x4, #0x120]
+	WORD $0x17fff988 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x4eb81f1c // mov v28.16b, v24.16b
+	WORD $0x4eb91f3d // mov v29.16b, v25.16b
+	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
+	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
+	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
+	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
+	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
+	WORD $0xf9401144 // ldr x4, [x10, #0x20]
+	WORD $0xf9400149 // ldr x9, [x10]
+	WORD $0xf9402d45 // ldr x5, [x10, #0x58]
+	WORD $0x9b037c88 // mul x8, x4, x3
+	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
+	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xcb0b0123 // sub x3, x9, x11
+	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x540000cd // b.le 0x1c30 <k_gemm_nt+0x1b04>
+	WORD $0xb4000065 // cbz x5, 0x1c28 <k_gemm_nt+0x1afc>
+	WORD $0x3dc00119 // ldr q25, [x8]
+	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
+	WORD $0x3d800118 // str q24, [x8]
+	WORD $0x14000168 // b 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0xb4001145 // cbz x5, 0x1e58 <k_gemm_nt+0x1d2c>
+	WORD $0xbd400119 // ldr s25, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e392b19 // fadd s25, s24, s25
+	WORD $0xbd000119 // str s25, [x8]
+	WORD $0x54002c4b // b.lt 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0x5e0c0719 // mov s25, v24.s[1]
+	WORD $0xbd40051a // ldr s26, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
 	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xbd000199 // str s25, [x12]
-	WORD $0x54000820 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e180719 // dup v25.2d, v24.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0xbd400599 // ldr s25, [x12, #0x4]
-	WORD $0x7e30db18 // faddp s24, v24.2s
+	WORD $0xbd000519 // str s25, [x8, #0x4]
+	WORD $0x54002b81 // b.ne 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0x5e140718 // mov s24, v24.s[2]
+	WORD $0xbd400919 // ldr s25, [x8, #0x8]
 	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0xbd000598 // str s24, [x12, #0x4]
-	WORD $0x54000720 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806f8 // dup v24.2d, v23.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e38d6f7 // fadd v23.4s, v23.4s, v24.4s
-	WORD $0xbd400998 // ldr s24, [x12, #0x8]
-	WORD $0x7e30daf7 // faddp s23, v23.2s
-	WORD $0x1e382af7 // fadd s23, s23, s24
-	WORD $0xbd000997 // str s23, [x12, #0x8]
-	WORD $0x54000620 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0xbd400d97 // ldr s23, [x12, #0xc]
-	WORD $0x7e30dad6 // faddp s22, v22.2s
-	WORD $0x1e372ad6 // fadd s22, s22, s23
-	WORD $0xbd000d96 // str s22, [x12, #0xc]
-	WORD $0x54000520 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
-	WORD $0x4e36d6b5 // fadd v21.4s, v21.4s, v22.4s
-	WORD $0x7e30dab5 // faddp s21, v21.2s
-	WORD $0x1400001a // b 0x19c8 <k_gemm_nt+0x189c>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbd000199 // str s25, [x12]
-	WORD $0x54000440 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e180719 // dup v25.2d, v24.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x7e30db18 // faddp s24, v24.2s
-	WORD $0xbd000598 // str s24, [x12, #0x4]
-	WORD $0x54000380 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806f8 // dup v24.2d, v23.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e38d6f7 // fadd v23.4s, v23.4s, v24.4s
-	WORD $0x7e30daf7 // faddp s23, v23.2s
-	WORD $0xbd000997 // str s23, [x12, #0x8]
-	WORD $0x540002c0 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806d7 // dup v23.2d, v22.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4e37d6d6 // fadd v22.4s, v22.4s, v23.4s
-	WORD $0x7e30dad6 // faddp s22, v22.2s
-	WORD $0xbd000d96 // str s22, [x12, #0xc]
-	WORD $0x54000200 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e1806b6 // dup v22.2d, v21.d[1]
-	WORD $0x4e36d6b5 // fadd v21.4s, v21.4s, v22.4s
-	WORD $0x7e30dab5 // faddp s21, v21.2s
-	WORD $0xb4000e2e // cbz x14, 0x1b88 <k_gemm_nt+0x1a5c>
-	WORD $0xbd401196 // ldr s22, [x12, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd001195 // str s21, [x12, #0x10]
-	WORD $0x540000e0 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e180695 // dup v21.2d, v20.d[1]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0xbd401595 // ldr s21, [x12, #0x14]
-	WORD $0x7e30da94 // faddp s20, v20.2s
-	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0xbd001594 // str s20, [x12, #0x14]
-	WORD $0x4e180674 // dup v20.2d, v19.d[1]
-	WORD $0x9b0d7d2c // mul x12, x9, x13
-	WORD $0x4e34d673 // fadd v19.4s, v19.4s, v20.4s
-	WORD $0x7e30da73 // faddp s19, v19.2s
-	WORD $0xf940280d // ldr x13, [x0, #0x50]
-	WORD $0x8b0c096c // add x12, x11, x12, lsl #2
-	WORD $0xb5ffe00d // cbnz x13, 0x160c <k_gemm_nt+0x14e0>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0xbd000193 // str s19, [x12]
-	WORD $0x54000440 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180653 // dup v19.2d, v18.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e33d652 // fadd v18.4s, v18.4s, v19.4s
-	WORD $0x7e30da52 // faddp s18, v18.2s
-	WORD $0xbd000592 // str s18, [x12, #0x4]
-	WORD $0x54000380 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180632 // dup v18.2d, v17.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e32d631 // fadd v17.4s, v17.4s, v18.4s
-	WORD $0x7e30da31 // faddp s17, v17.2s
-	WORD $0xbd000991 // str s17, [x12, #0x8]
-	WORD $0x540002c0 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e180611 // dup v17.2d, v16.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x7e30da10 // faddp s16, v16.2s
-	WORD $0xbd000d90 // str s16, [x12, #0xc]
-	WORD $0x54000200 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e1804f0 // dup v16.2d, v7.d[1]
-	WORD $0x4e30d4e7 // fadd v7.4s, v7.4s, v16.4s
-	WORD $0x7e30d8e7 // faddp s7, v7.2s
-	WORD $0xb40007ed // cbz x13, 0x1b6c <k_gemm_nt+0x1a40>
-	WORD $0xbd401190 // ldr s16, [x12, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x1e3028e7 // fadd s7, s7, s16
-	WORD $0xbd001187 // str s7, [x12, #0x10]
-	WORD $0x540000e0 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e1804c7 // dup v7.2d, v6.d[1]
-	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
-	WORD $0xbd401587 // ldr s7, [x12, #0x14]
-	WORD $0x7e30d8c6 // faddp s6, v6.2s
-	WORD $0x1e2728c6 // fadd s6, s6, s7
-	WORD $0xbd001586 // str s6, [x12, #0x14]
-	WORD $0x4e1804a6 // dup v6.2d, v5.d[1]
-	WORD $0x9b0a7d29 // mul x9, x9, x10
-	WORD $0xf940280a // ldr x10, [x0, #0x50]
-	WORD $0x4e26d4a5 // fadd v5.4s, v5.4s, v6.4s
-	WORD $0x8b090969 // add x9, x11, x9, lsl #2
-	WORD $0x7e30d8a5 // faddp s5, v5.2s
-	WORD $0xb4ffe48a // cbz x10, 0x1748 <k_gemm_nt+0x161c>
-	WORD $0xbd400126 // ldr s6, [x9]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000125 // str s5, [x9]
-	WORD $0x54ff3ac0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180485 // dup v5.2d, v4.d[1]
-	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xbd000918 // str s24, [x8, #0x8]
+	WORD $0x14000157 // b 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0x9100214a // add x10, x10, #0x8
+	WORD $0x4d40814a // ld1 { v10.s }[2], [x10]
+	WORD $0x8b140908 // add x8, x8, x20, lsl #2
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xfd40010b // ldr d11, [x8]
+	WORD $0x54fff501 // b.ne 0x1b28 <k_gemm_nt+0x19fc>
+	WORD $0x17ffffa9 // b 0x1b30 <k_gemm_nt+0x1a04>
+	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0x8b0b0129 // add x9, x9, x11
+	WORD $0x8b0b014a // add x10, x10, x11
+	WORD $0xfd400191 // ldr d17, [x12]
+	WORD $0x9100218b // add x11, x12, #0x8
+	WORD $0xfc408512 // ldr d18, [x8], #0x8
+	WORD $0xfc408533 // ldr d19, [x9], #0x8
+	WORD $0x4d408171 // ld1 { v17.s }[2], [x11]
+	WORD $0xfc408554 // ldr d20, [x10], #0x8
+	WORD $0x4d408112 // ld1 { v18.s }[2], [x8]
+	WORD $0x4d408133 // ld1 { v19.s }[2], [x9]
+	WORD $0x910021a8 // add x8, x13, #0x8
+	WORD $0x4d408154 // ld1 { v20.s }[2], [x10]
+	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e1c1ff2 // mov v18.s[3], wzr
+	WORD $0x4e1c1ff3 // mov v19.s[3], wzr
+	WORD $0x4e1c1ff4 // mov v20.s[3], wzr
+	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
+	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
+	WORD $0x8b0f09c8 // add x8, x14, x15, lsl #2
+	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
+	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xfd400114 // ldr d20, [x8]
+	WORD $0x54000060 // b.eq 0x1d04 <k_gemm_nt+0x1bd8>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
+	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
+	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
+	WORD $0x4e34ce60 // fmla v0.4s, v19.4s, v20.4s
+	WORD $0xeb11005f // cmp x2, x17
+	WORD $0x540000cd // b.le 0x1d30 <k_gemm_nt+0x1c04>
+	WORD $0xad001884 // stp q4, q6, [x4]
+	WORD $0xad011c85 // stp q5, q7, [x4, #0x20]
+	WORD $0xad020883 // stp q3, q2, [x4, #0x40]
+	WORD $0xad030081 // stp q1, q0, [x4, #0x60]
+	WORD $0x17fff92f // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
+	WORD $0xa94a33eb // ldp x11, x12, [sp, #0xa0]
+	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
+	WORD $0xf9401169 // ldr x9, [x11, #0x20]
+	WORD $0xf940016a // ldr x10, [x11]
+	WORD $0x9b037d28 // mul x8, x9, x3
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
+	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xcb0c0108 // sub x8, x8, x12
+	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
+	WORD $0xf9402d6c // ldr x12, [x11, #0x58]
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x540000cd // b.le 0x1d94 <k_gemm_nt+0x1c68>
+	WORD $0xb400006c // cbz x12, 0x1d8c <k_gemm_nt+0x1c60>
+	WORD $0x3dc00145 // ldr q5, [x10]
 	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0xbd400525 // ldr s5, [x9, #0x4]
-	WORD $0x7e30d884 // faddp s4, v4.2s
+	WORD $0x3d800144 // str q4, [x10]
+	WORD $0x140001a7 // b 0x242c <k_gemm_nt+0x2300>
+	WORD $0xb400076c // cbz x12, 0x1e80 <k_gemm_nt+0x1d54>
+	WORD $0xbd400145 // ldr s5, [x10]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000145 // str s5, [x10]
+	WORD $0x540001cb // b.lt 0x1de0 <k_gemm_nt+0x1cb4>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400546 // ldr s6, [x10, #0x4]
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x1e2628a5 // fadd s5, s5, s6
+	WORD $0xbd000545 // str s5, [x10, #0x4]
+	WORD $0x54000101 // b.ne 0x1de0 <k_gemm_nt+0x1cb4>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400945 // ldr s5, [x10, #0x8]
 	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0xbd000524 // str s4, [x9, #0x4]
-	WORD $0x54ff39c0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180464 // dup v4.2d, v3.d[1]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0xbd400924 // ldr s4, [x9, #0x8]
-	WORD $0x7e30d863 // faddp s3, v3.2s
-	WORD $0x1e242863 // fadd s3, s3, s4
-	WORD $0xbd000923 // str s3, [x9, #0x8]
-	WORD $0x54ff38c0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180443 // dup v3.2d, v2.d[1]
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x4e23d442 // fadd v2.4s, v2.4s, v3.4s
-	WORD $0xbd400d23 // ldr s3, [x9, #0xc]
-	WORD $0x7e30d842 // faddp s2, v2.2s
-	WORD $0x1e232842 // fadd s2, s2, s3
-	WORD $0xbd000d22 // str s2, [x9, #0xc]
-	WORD $0x54ff37c0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180422 // dup v2.2d, v1.d[1]
-	WORD $0x4e22d421 // fadd v1.4s, v1.4s, v2.4s
-	WORD $0x7e30d821 // faddp s1, v1.2s
-	WORD $0xbd401122 // ldr s2, [x9, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd001121 // str s1, [x9, #0x10]
-	WORD $0x54ff36c0 // b.eq 0x224 <k_gemm_nt+0xf8>
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
+	WORD $0xbd000944 // str s4, [x10, #0x8]
+	WORD $0x14000196 // b 0x242c <k_gemm_nt+0x2300>
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x14000034 // b 0x1eac <k_gemm_nt+0x1d80>
+	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x14000192 // b 0x242c <k_gemm_nt+0x2300>
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xbd000150 // str s16, [x10]
+	WORD $0x540005cb // b.lt 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
+	WORD $0x54000541 // b.ne 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd000950 // str s16, [x10, #0x8]
+	WORD $0x14000028 // b 0x1eac <k_gemm_nt+0x1d80>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000114 // str s20, [x8]
+	WORD $0x54000eab // b.lt 0x1fec <k_gemm_nt+0x1ec0>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
+	WORD $0x54000e21 // b.ne 0x1fec <k_gemm_nt+0x1ec0>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd000914 // str s20, [x8, #0x8]
+	WORD $0x1400006f // b 0x1ff0 <k_gemm_nt+0x1ec4>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x54ff1d4b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x9100110a // add x10, x8, #0x4
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0x54ff1cc1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x14000172 // b 0x241c <k_gemm_nt+0x22f0>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000118 // str s24, [x8]
+	WORD $0x54001b4b // b.lt 0x21c8 <k_gemm_nt+0x209c>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009138 // st1 { v24.s }[1], [x9]
+	WORD $0x54001ac1 // b.ne 0x21c8 <k_gemm_nt+0x209c>
+	WORD $0x5e140718 // mov s24, v24.s[2]
+	WORD $0xbd000918 // str s24, [x8, #0x8]
+	WORD $0x140000d4 // b 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xbd000144 // str s4, [x10]
+	WORD $0x54002d0b // b.lt 0x2428 <k_gemm_nt+0x22fc>
+	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
+	WORD $0x54002c81 // b.ne 0x2428 <k_gemm_nt+0x22fc>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd000944 // str s4, [x10, #0x8]
+	WORD $0x14000162 // b 0x242c <k_gemm_nt+0x2300>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0x8b09094a // add x10, x10, x9, lsl #2
+	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
+	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
+	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
+	WORD $0x540000cd // b.le 0x1ef0 <k_gemm_nt+0x1dc4>
+	WORD $0xb4000068 // cbz x8, 0x1ee8 <k_gemm_nt+0x1dbc>
+	WORD $0x3dc00145 // ldr q5, [x10]
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x3d800144 // str q4, [x10]
+	WORD $0x1400001a // b 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0xb4000208 // cbz x8, 0x1f30 <k_gemm_nt+0x1e04>
+	WORD $0xbd400145 // ldr s5, [x10]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000145 // str s5, [x10]
+	WORD $0x5400028b // b.lt 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400546 // ldr s6, [x10, #0x4]
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x1e2628a5 // fadd s5, s5, s6
+	WORD $0xbd000545 // str s5, [x10, #0x4]
+	WORD $0x540001c1 // b.ne 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400945 // ldr s5, [x10, #0x8]
+	WORD $0x1e252884 // fadd s4, s4, s5
+	WORD $0x14000009 // b 0x1f50 <k_gemm_nt+0x1e24>
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xbd000144 // str s4, [x10]
+	WORD $0x540000eb // b.lt 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
+	WORD $0x54000061 // b.ne 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd000944 // str s4, [x10, #0x8]
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
+	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
+	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
+	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
+	WORD $0x540000cd // b.le 0x1f98 <k_gemm_nt+0x1e6c>
+	WORD $0xb4000068 // cbz x8, 0x1f90 <k_gemm_nt+0x1e64>
+	WORD $0x3dc00121 // ldr q1, [x9]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0xbd401521 // ldr s1, [x9, #0x14]
-	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fff895 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xb40001a8 // cbz x8, 0x1fcc <k_gemm_nt+0x1ea0>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54ff11eb // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400522 // ldr s2, [x9, #0x4]
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x1e222821 // fadd s1, s1, s2
+	WORD $0xbd000521 // str s1, [x9, #0x4]
+	WORD $0x54ff1121 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x14000133 // b 0x2494 <k_gemm_nt+0x2368>
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54ff10ab // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54ff1021 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x14000137 // b 0x24c4 <k_gemm_nt+0x2398>
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x4eb01e14 // mov v20.16b, v16.16b
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
+	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
+	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
+	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
+	WORD $0x540000cd // b.le 0x2034 <k_gemm_nt+0x1f08>
+	WORD $0xb400006c // cbz x12, 0x202c <k_gemm_nt+0x1f00>
+	WORD $0x3dc00111 // ldr q17, [x8]
+	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
+	WORD $0x3d800110 // str q16, [x8]
+	WORD $0x1400001a // b 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0xb400020c // cbz x12, 0x2074 <k_gemm_nt+0x1f48>
+	WORD $0xbd400111 // ldr s17, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e312a11 // fadd s17, s16, s17
+	WORD $0xbd000111 // str s17, [x8]
+	WORD $0x5400028b // b.lt 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0x5e0c0611 // mov s17, v16.s[1]
+	WORD $0xbd400512 // ldr s18, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e322a31 // fadd s17, s17, s18
+	WORD $0xbd000511 // str s17, [x8, #0x4]
+	WORD $0x540001c1 // b.ne 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd400911 // ldr s17, [x8, #0x8]
+	WORD $0x1e312a10 // fadd s16, s16, s17
+	WORD $0x14000009 // b 0x2094 <k_gemm_nt+0x1f68>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000110 // str s16, [x8]
+	WORD $0x540000eb // b.lt 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
+	WORD $0x54000061 // b.ne 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd000910 // str s16, [x8, #0x8]
+	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x4ec678e6 // zip2 v6.2d, v7.2d, v6.2d
+	WORD $0x6e180491 // mov v17.d[1], v4.d[0]
+	WORD $0x4ec478a4 // zip2 v4.2d, v5.2d, v4.2d
+	WORD $0x4e26d605 // fadd v5.4s, v16.4s, v6.4s
+	WORD $0x4e24d624 // fadd v4.4s, v17.4s, v4.4s
+	WORD $0x6e24d4a4 // faddp v4.4s, v5.4s, v4.4s
+	WORD $0x540000cd // b.le 0x20dc <k_gemm_nt+0x1fb0>
+	WORD $0xb400006c // cbz x12, 0x20d4 <k_gemm_nt+0x1fa8>
+	WORD $0x3dc00105 // ldr q5, [x8]
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x1400001a // b 0x2140 <k_gemm_nt+0x2014>
+	WORD $0xb400020c // cbz x12, 0x211c <k_gemm_nt+0x1ff0>
+	WORD $0xbd400105 // ldr s5, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x5400028b // b.lt 0x2140 <k_gemm_nt+0x2014>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400506 // ldr s6, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e2628a5 // fadd s5, s5, s6
+	WORD $0xbd000505 // str s5, [x8, #0x4]
+	WORD $0x540001c1 // b.ne 0x2140 <k_gemm_nt+0x2014>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400905 // ldr s5, [x8, #0x8]
+	WORD $0x1e252884 // fadd s4, s4, s5
+	WORD $0x14000009 // b 0x213c <k_gemm_nt+0x2010>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000104 // str s4, [x8]
+	WORD $0x540000eb // b.lt 0x2140 <k_gemm_nt+0x2014>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x54000061 // b.ne 0x2140 <k_gemm_nt+0x2014>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd000904 // str s4, [x8, #0x8]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
+	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
+	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
+	WORD $0x540000cd // b.le 0x2184 <k_gemm_nt+0x2058>
+	WORD $0xb400006c // cbz x12, 0x217c <k_gemm_nt+0x2050>
+	WORD $0x3dc00101 // ldr q1, [x8]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff81a // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xb40013ec // cbz x12, 0x2400 <k_gemm_nt+0x22d4>
+	WORD $0xbd400101 // ldr s1, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54ff028b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400502 // ldr s2, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e222821 // fadd s1, s1, s2
+	WORD $0xbd000501 // str s1, [x8, #0x4]
+	WORD $0x54ff01c1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd400901 // ldr s1, [x8, #0x8]
 	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd001520 // str s0, [x9, #0x14]
-	WORD $0x17fff9af // b 0x224 <k_gemm_nt+0xf8>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0xbd001187 // str s7, [x12, #0x10]
-	WORD $0x54fff960 // b.eq 0x1aa0 <k_gemm_nt+0x1974>
-	WORD $0x4e1804c7 // dup v7.2d, v6.d[1]
-	WORD $0x4e27d4c6 // fadd v6.4s, v6.4s, v7.4s
-	WORD $0x7e30d8c6 // faddp s6, v6.2s
-	WORD $0x17ffffc6 // b 0x1a9c <k_gemm_nt+0x1970>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0xbd001195 // str s21, [x12, #0x10]
-	WORD $0x54fff320 // b.eq 0x19f4 <k_gemm_nt+0x18c8>
-	WORD $0x4e180695 // dup v21.2d, v20.d[1]
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0x17fff809 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x4eb71ef8 // mov v24.16b, v23.16b
+	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
+	WORD $0x4ed67af6 // zip2 v22.2d, v23.2d, v22.2d
+	WORD $0x6e180699 // mov v25.d[1], v20.d[0]
+	WORD $0x4ed47ab4 // zip2 v20.2d, v21.2d, v20.2d
+	WORD $0x4e36d715 // fadd v21.4s, v24.4s, v22.4s
+	WORD $0x4e34d734 // fadd v20.4s, v25.4s, v20.4s
+	WORD $0x6e34d6b4 // faddp v20.4s, v21.4s, v20.4s
+	WORD $0x540000cd // b.le 0x2210 <k_gemm_nt+0x20e4>
+	WORD $0xb4000065 // cbz x5, 0x2208 <k_gemm_nt+0x20dc>
+	WORD $0x3dc00115 // ldr q21, [x8]
 	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x7e30da94 // faddp s20, v20.2s
-	WORD $0x17ffff94 // b 0x19f0 <k_gemm_nt+0x18c4>
-	WORD $0xa9594ff4 // ldp x20, x19, [sp, #0x190]
-	WORD $0xf940a3fd // ldr x29, [sp, #0x140]
-	WORD $0xa95857f6 // ldp x22, x21, [sp, #0x180]
-	WORD $0xa9575ff8 // ldp x24, x23, [sp, #0x170]
-	WORD $0xa95667fa // ldp x26, x25, [sp, #0x160]
-	WORD $0xa9556ffe // ldp x30, x27, [sp, #0x150]
-	WORD $0x6d5323e9 // ldp d9, d8, [sp, #0x130]
-	WORD $0x6d522beb // ldp d11, d10, [sp, #0x120]
-	WORD $0x6d5133ed // ldp d13, d12, [sp, #0x110]
-	WORD $0x6d503bef // ldp d15, d14, [sp, #0x100]
-	WORD $0x910683ff // add sp, sp, #0x1a0
+	WORD $0x3d800114 // str q20, [x8]
+	WORD $0x1400001a // b 0x2274 <k_gemm_nt+0x2148>
+	WORD $0xb4000205 // cbz x5, 0x2250 <k_gemm_nt+0x2124>
+	WORD $0xbd400115 // ldr s21, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e352a95 // fadd s21, s20, s21
+	WORD $0xbd000115 // str s21, [x8]
+	WORD $0x5400028b // b.lt 0x2274 <k_gemm_nt+0x2148>
+	WORD $0x5e0c0695 // mov s21, v20.s[1]
+	WORD $0xbd400516 // ldr s22, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e362ab5 // fadd s21, s21, s22
+	WORD $0xbd000515 // str s21, [x8, #0x4]
+	WORD $0x540001c1 // b.ne 0x2274 <k_gemm_nt+0x2148>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd400915 // ldr s21, [x8, #0x8]
+	WORD $0x1e352a94 // fadd s20, s20, s21
+	WORD $0x14000009 // b 0x2270 <k_gemm_nt+0x2144>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000114 // str s20, [x8]
+	WORD $0x540000eb // b.lt 0x2274 <k_gemm_nt+0x2148>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
+	WORD $0x54000061 // b.ne 0x2274 <k_gemm_nt+0x2148>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd000914 // str s20, [x8, #0x8]
+	WORD $0x4eb01e14 // mov v20.16b, v16.16b
+	WORD $0x4eb11e35 // mov v21.16b, v17.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
+	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
+	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
+	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
+	WORD $0x540000cd // b.le 0x22b8 <k_gemm_nt+0x218c>
+	WORD $0xb4000065 // cbz x5, 0x22b0 <k_gemm_nt+0x2184>
+	WORD $0x3dc00111 // ldr q17, [x8]
+	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
+	WORD $0x3d800110 // str q16, [x8]
+	WORD $0x1400001a // b 0x231c <k_gemm_nt+0x21f0>
+	WORD $0xb4000205 // cbz x5, 0x22f8 <k_gemm_nt+0x21cc>
+	WORD $0xbd400111 // ldr s17, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e312a11 // fadd s17, s16, s17
+	WORD $0xbd000111 // str s17, [x8]
+	WORD $0x5400028b // b.lt 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x5e0c0611 // mov s17, v16.s[1]
+	WORD $0xbd400512 // ldr s18, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e322a31 // fadd s17, s17, s18
+	WORD $0xbd000511 // str s17, [x8, #0x4]
+	WORD $0x540001c1 // b.ne 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd400911 // ldr s17, [x8, #0x8]
+	WORD $0x1e312a10 // fadd s16, s16, s17
+	WORD $0x14000009 // b 0x2318 <k_gemm_nt+0x21ec>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000110 // str s16, [x8]
+	WORD $0x540000eb // b.lt 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
+	WORD $0x54000061 // b.ne 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x5e140610 // mov s16, v16.s[2]
+	WORD $0xbd000910 // str s16, [x8, #0x8]
+	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x4ec678e6 // zip2 v6.2d, v7.2d, v6.2d
+	WORD $0x6e180491 // mov v17.d[1], v4.d[0]
+	WORD $0x4ec478a4 // zip2 v4.2d, v5.2d, v4.2d
+	WORD $0x4e26d605 // fadd v5.4s, v16.4s, v6.4s
+	WORD $0x4e24d624 // fadd v4.4s, v17.4s, v4.4s
+	WORD $0x6e24d4a4 // faddp v4.4s, v5.4s, v4.4s
+	WORD $0x540000cd // b.le 0x2360 <k_gemm_nt+0x2234>
+	WORD $0xb4000065 // cbz x5, 0x2358 <k_gemm_nt+0x222c>
+	WORD $0x3dc00105 // ldr q5, [x8]
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x1400001a // b 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0xb4000205 // cbz x5, 0x23a0 <k_gemm_nt+0x2274>
+	WORD $0xbd400105 // ldr s5, [x8]
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x5400028b // b.lt 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400506 // ldr s6, [x8, #0x4]
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x1e2628a5 // fadd s5, s5, s6
+	WORD $0xbd000505 // str s5, [x8, #0x4]
+	WORD $0x540001c1 // b.ne 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400905 // ldr s5, [x8, #0x8]
+	WORD $0x1e252884 // fadd s4, s4, s5
+	WORD $0x14000009 // b 0x23c0 <k_gemm_nt+0x2294>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000104 // str s4, [x8]
+	WORD $0x540000eb // b.lt 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
+	WORD $0x54000061 // b.ne 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd000904 // str s4, [x8, #0x8]
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
+	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
+	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
+	WORD $0x5400006d // b.le 0x23fc <k_gemm_nt+0x22d0>
+	WORD $0xb5ffec05 // cbnz x5, 0x2174 <k_gemm_nt+0x2048>
+	WORD $0x17ffff61 // b 0x217c <k_gemm_nt+0x2050>
+	WORD $0xb5ffec65 // cbnz x5, 0x2188 <k_gemm_nt+0x205c>
+	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x54feef0b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54feee81 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd000900 // str s0, [x8, #0x8]
+	WORD $0x17fff771 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x4ea31c64 // mov v4.16b, v3.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
+	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
+	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
+	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
+	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
+	WORD $0x5400006d // b.le 0x2464 <k_gemm_nt+0x2338>
+	WORD $0xb5ffd96c // cbnz x12, 0x1f88 <k_gemm_nt+0x1e5c>
+	WORD $0x17fffecc // b 0x1f90 <k_gemm_nt+0x1e64>
+	WORD $0xb400022c // cbz x12, 0x24a8 <k_gemm_nt+0x237c>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x54feeb8b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400522 // ldr s2, [x9, #0x4]
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x1e222821 // fadd s1, s1, s2
+	WORD $0xbd000521 // str s1, [x9, #0x4]
+	WORD $0x54feeac1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd400921 // ldr s1, [x9, #0x8]
+	WORD $0x1e212800 // fadd s0, s0, s1
+	WORD $0xbd000920 // str s0, [x9, #0x8]
+	WORD $0x17fff751 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x54fee9cb // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x9100112a // add x10, x9, #0x4
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
+	WORD $0x54fee941 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd000920 // str s0, [x9, #0x8]
+	WORD $0x17fff747 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
+	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
+	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
+	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
+	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
+	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
+	WORD $0x910543ff // add sp, sp, #0x150
 	WORD $0xd65f03c0 // ret
 
 	// gemm_outer
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400414b // b.lt 0x2404 <k_gemm_outer+0x830>
+	WORD $0x5400414b // b.lt 0x2d30 <k_gemm_outer+0x830>
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
@@ -1809,24 +2396,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x1c10 <k_gemm_outer+0x3c>
+	WORD $0x14000005 // b 0x253c <k_gemm_outer+0x3c>
 	WORD $0x5280010a // mov w10, #0x8 // =8
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54003f0a // b.ge 0x23ec <k_gemm_outer+0x818>
+	WORD $0x54003f0a // b.ge 0x2d18 <k_gemm_outer+0x818>
 	WORD $0xcb09010b // sub x11, x8, x9
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400060b // b.lt 0x1cd8 <k_gemm_outer+0x104>
+	WORD $0x5400060b // b.lt 0x2604 <k_gemm_outer+0x104>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54000c0a // b.ge 0x1da4 <k_gemm_outer+0x1d0>
+	WORD $0x54000c0a // b.ge 0x26d0 <k_gemm_outer+0x1d0>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xb27f0173 // orr x19, x11, #0x2
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x54001a2d // b.le 0x1f78 <k_gemm_outer+0x3a4>
+	WORD $0x54001a2d // b.le 0x28a4 <k_gemm_outer+0x3a4>
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffe0a // b.ge 0x1c00 <k_gemm_outer+0x2c>
+	WORD $0x54fffe0a // b.ge 0x252c <k_gemm_outer+0x2c>
 	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
 	WORD $0xd37ef521 // lsl x1, x9, #2
 	WORD $0xa942400d // ldp x13, x16, [x0, #0x20]
@@ -1836,22 +2423,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
 	WORD $0x8b010041 // add x1, x2, x1
 	WORD $0x91004062 // add x2, x3, #0x10
-	WORD $0x14000005 // b 0x1c7c <k_gemm_outer+0xa8>
+	WORD $0x14000005 // b 0x25a8 <k_gemm_outer+0xa8>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xad000061 // stp q1, q0, [x3]
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffc40 // b.eq 0x1c00 <k_gemm_outer+0x2c>
+	WORD $0x54fffc40 // b.eq 0x252c <k_gemm_outer+0x2c>
 	WORD $0x9b0c7d63 // mul x3, x11, x12
 	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x1c98 <k_gemm_outer+0xc4>
+	WORD $0xb40000b0 // cbz x16, 0x25c4 <k_gemm_outer+0xc4>
 	WORD $0xad400061 // ldp q1, q0, [x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000ca // b.ge 0x1ca8 <k_gemm_outer+0xd4>
-	WORD $0x17fffff6 // b 0x1c6c <k_gemm_outer+0x98>
+	WORD $0x540000ca // b.ge 0x25d4 <k_gemm_outer+0xd4>
+	WORD $0x17fffff6 // b 0x2598 <k_gemm_outer+0x98>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe4b // b.lt 0x1c6c <k_gemm_outer+0x98>
+	WORD $0x54fffe4b // b.lt 0x2598 <k_gemm_outer+0x98>
 	WORD $0x9b0c7da4 // mul x4, x13, x12
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa1103e6 // mov x6, x17
@@ -1862,20 +2449,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f00a5 // add x5, x5, x15
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0x1cb8 <k_gemm_outer+0xe4>
-	WORD $0x17ffffe6 // b 0x1c6c <k_gemm_outer+0x98>
+	WORD $0x54ffff41 // b.ne 0x25e4 <k_gemm_outer+0xe4>
+	WORD $0x17ffffe6 // b 0x2598 <k_gemm_outer+0x98>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf1000d7f // cmp x11, #0x3
-	WORD $0x54002ccd // b.le 0x2278 <k_gemm_outer+0x6a4>
+	WORD $0x54002ccd // b.le 0x2ba4 <k_gemm_outer+0x6a4>
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54001b4a // b.ge 0x2050 <k_gemm_outer+0x47c>
+	WORD $0x54001b4a // b.ge 0x297c <k_gemm_outer+0x47c>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xb27f0173 // orr x19, x11, #0x2
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x540025ed // b.le 0x21b4 <k_gemm_outer+0x5e0>
+	WORD $0x540025ed // b.le 0x2ae0 <k_gemm_outer+0x5e0>
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400046a // b.ge 0x1d90 <k_gemm_outer+0x1bc>
+	WORD $0x5400046a // b.ge 0x26bc <k_gemm_outer+0x1bc>
 	WORD $0xa9423c0b // ldp x11, x15, [x0, #0x20]
 	WORD $0xd37ef522 // lsl x2, x9, #2
 	WORD $0xa9403401 // ldp x1, x13, [x0]
@@ -1884,21 +2471,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0x8b020021 // add x1, x1, x2
 	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x14000005 // b 0x1d3c <k_gemm_outer+0x168>
+	WORD $0x14000005 // b 0x2668 <k_gemm_outer+0x168>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x3d800060 // str q0, [x3]
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x540002c0 // b.eq 0x1d90 <k_gemm_outer+0x1bc>
+	WORD $0x540002c0 // b.eq 0x26bc <k_gemm_outer+0x1bc>
 	WORD $0x9b0c7dc3 // mul x3, x14, x12
 	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x1d58 <k_gemm_outer+0x184>
+	WORD $0xb40000b0 // cbz x16, 0x2684 <k_gemm_outer+0x184>
 	WORD $0x3dc00060 // ldr q0, [x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x1d64 <k_gemm_outer+0x190>
-	WORD $0x17fffff6 // b 0x1d2c <k_gemm_outer+0x158>
+	WORD $0x540000aa // b.ge 0x2690 <k_gemm_outer+0x190>
+	WORD $0x17fffff6 // b 0x2658 <k_gemm_outer+0x158>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe6b // b.lt 0x1d2c <k_gemm_outer+0x158>
+	WORD $0x54fffe6b // b.lt 0x2658 <k_gemm_outer+0x158>
 	WORD $0x9b0c7d64 // mul x4, x11, x12
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa1103e6 // mov x6, x17
@@ -1908,13 +2495,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004c6 // subs x6, x6, #0x1
 	WORD $0x8b0f00a5 // add x5, x5, x15
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x1d74 <k_gemm_outer+0x1a0>
-	WORD $0x17ffffe8 // b 0x1d2c <k_gemm_outer+0x158>
+	WORD $0x54ffff61 // b.ne 0x26a0 <k_gemm_outer+0x1a0>
+	WORD $0x17ffffe8 // b 0x2658 <k_gemm_outer+0x158>
 	WORD $0x5280008a // mov w10, #0x4 // =4
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff3ab // b.lt 0x1c10 <k_gemm_outer+0x3c>
-	WORD $0x14000193 // b 0x23ec <k_gemm_outer+0x818>
+	WORD $0x54fff3ab // b.lt 0x253c <k_gemm_outer+0x3c>
+	WORD $0x14000193 // b 0x2d18 <k_gemm_outer+0x818>
 	WORD $0xa9413406 // ldp x6, x13, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa940300f // ldp x15, x12, [x0]
@@ -1937,7 +2524,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5c7 // lsl x7, x14, #2
 	WORD $0xcb130293 // sub x19, x20, x19
 	WORD $0x91004174 // add x20, x11, #0x10
-	WORD $0x14000014 // b 0x1e4c <k_gemm_outer+0x278>
+	WORD $0x14000014 // b 0x2778 <k_gemm_outer+0x278>
 	WORD $0xad0012a2 // stp q2, q4, [x21]
 	WORD $0x91002178 // add x24, x11, #0x8
 	WORD $0xaa0b03f7 // mov x23, x11
@@ -1956,12 +2543,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1302b5 // add x21, x21, x19
 	WORD $0xad005ad5 // stp q21, q22, [x22]
 	WORD $0xad0052b2 // stp q18, q20, [x21]
-	WORD $0x54ffef2c // b.gt 0x1c2c <k_gemm_outer+0x58>
+	WORD $0x54ffef2c // b.gt 0x2558 <k_gemm_outer+0x58>
 	WORD $0x9b177dab // mul x11, x13, x23
 	WORD $0x8b0b09f5 // add x21, x15, x11, lsl #2
 	WORD $0xaa1803eb // mov x11, x24
 	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
-	WORD $0xb4000270 // cbz x16, 0x1ea8 <k_gemm_outer+0x2d4>
+	WORD $0xb4000270 // cbz x16, 0x27d4 <k_gemm_outer+0x2d4>
 	WORD $0x8b0102b8 // add x24, x21, x1
 	WORD $0xad4012a2 // ldp q2, q4, [x21]
 	WORD $0xad400700 // ldp q0, q1, [x24]
@@ -1978,8 +2565,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4042c6 // ldp q6, q16, [x22]
 	WORD $0xad405312 // ldp q18, q20, [x24]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400028a // b.ge 0x1ef0 <k_gemm_outer+0x31c>
-	WORD $0x17ffffd7 // b 0x1e00 <k_gemm_outer+0x22c>
+	WORD $0x5400028a // b.ge 0x281c <k_gemm_outer+0x31c>
+	WORD $0x17ffffd7 // b 0x272c <k_gemm_outer+0x22c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -1997,7 +2584,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fff8ab // b.lt 0x1e00 <k_gemm_outer+0x22c>
+	WORD $0x54fff8ab // b.lt 0x272c <k_gemm_outer+0x22c>
 	WORD $0x9b177dd7 // mul x23, x14, x23
 	WORD $0xaa1403f8 // mov x24, x20
 	WORD $0xaa1103f9 // mov x25, x17
@@ -2030,8 +2617,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
 	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0x1f00 <k_gemm_outer+0x32c>
-	WORD $0x17ffffa3 // b 0x1e00 <k_gemm_outer+0x22c>
+	WORD $0x54fffc81 // b.ne 0x282c <k_gemm_outer+0x32c>
+	WORD $0x17ffffa3 // b 0x272c <k_gemm_outer+0x22c>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
 	WORD $0xa940940e // ldp x14, x5, [x0, #0x8]
@@ -2046,30 +2633,30 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b040184 // add x4, x12, x4
 	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x14000008 // b 0x1fd0 <k_gemm_outer+0x3fc>
+	WORD $0x14000008 // b 0x28fc <k_gemm_outer+0x3fc>
 	WORD $0x91000993 // add x19, x12, #0x2
 	WORD $0x8b0201ef // add x15, x15, x2
 	WORD $0xaa0c03eb // mov x11, x12
 	WORD $0xeb0a027f // cmp x19, x10
 	WORD $0xad000ce2 // stp q2, q3, [x7]
 	WORD $0xad0000c1 // stp q1, q0, [x6]
-	WORD $0x54ffe38c // b.gt 0x1c3c <k_gemm_outer+0x68>
+	WORD $0x54ffe38c // b.gt 0x2568 <k_gemm_outer+0x68>
 	WORD $0x9b0b7e0c // mul x12, x16, x11
 	WORD $0x8b0c0887 // add x7, x4, x12, lsl #2
 	WORD $0xaa1303ec // mov x12, x19
 	WORD $0x8b1008e6 // add x6, x7, x16, lsl #2
-	WORD $0xb40000d1 // cbz x17, 0x1ff8 <k_gemm_outer+0x424>
+	WORD $0xb40000d1 // cbz x17, 0x2924 <k_gemm_outer+0x424>
 	WORD $0xad400ce2 // ldp q2, q3, [x7]
 	WORD $0xad4000c1 // ldp q1, q0, [x6]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400010a // b.ge 0x2010 <k_gemm_outer+0x43c>
-	WORD $0x17fffff0 // b 0x1fb4 <k_gemm_outer+0x3e0>
+	WORD $0x5400010a // b.ge 0x293c <k_gemm_outer+0x43c>
+	WORD $0x17fffff0 // b 0x28e0 <k_gemm_outer+0x3e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd4b // b.lt 0x1fb4 <k_gemm_outer+0x3e0>
+	WORD $0x54fffd4b // b.lt 0x28e0 <k_gemm_outer+0x3e0>
 	WORD $0x9b0b7dab // mul x11, x13, x11
 	WORD $0xaa0503f3 // mov x19, x5
 	WORD $0xaa0103f4 // mov x20, x1
@@ -2084,8 +2671,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26cca3 // fmla v3.4s, v5.4s, v6.4s
 	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
 	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
-	WORD $0x54fffee1 // b.ne 0x2024 <k_gemm_outer+0x450>
-	WORD $0x17ffffda // b 0x1fb4 <k_gemm_outer+0x3e0>
+	WORD $0x54fffee1 // b.ne 0x2950 <k_gemm_outer+0x450>
+	WORD $0x17ffffda // b 0x28e0 <k_gemm_outer+0x3e0>
 	WORD $0xa9413013 // ldp x19, x12, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa942180e // ldp x14, x6, [x0, #0x20]
@@ -2106,7 +2693,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0b0021 // add x1, x1, x11
 	WORD $0x8b0b0273 // add x19, x19, x11
 	WORD $0xcb0f0294 // sub x20, x20, x15
-	WORD $0x1400000d // b 0x20d4 <k_gemm_outer+0x500>
+	WORD $0x1400000d // b 0x2a00 <k_gemm_outer+0x500>
 	WORD $0x91002177 // add x23, x11, #0x8
 	WORD $0xaa0b03f6 // mov x22, x11
 	WORD $0x3d8002a7 // str q7, [x21]
@@ -2118,11 +2705,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca46aa2 // str q2, [x21, x4]
 	WORD $0x3ca56aa1 // str q1, [x21, x5]
 	WORD $0x3cb46aa0 // str q0, [x21, x20]
-	WORD $0x54ffe10c // b.gt 0x1cf0 <k_gemm_outer+0x11c>
+	WORD $0x54ffe10c // b.gt 0x261c <k_gemm_outer+0x11c>
 	WORD $0x9b167d8b // mul x11, x12, x22
 	WORD $0x8b0b0835 // add x21, x1, x11, lsl #2
 	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xb4000190 // cbz x16, 0x2110 <k_gemm_outer+0x53c>
+	WORD $0xb4000190 // cbz x16, 0x2a3c <k_gemm_outer+0x53c>
 	WORD $0x3dc002a7 // ldr q7, [x21]
 	WORD $0x3cef6aa6 // ldr q6, [x21, x15]
 	WORD $0x3ce26aa5 // ldr q5, [x21, x2]
@@ -2132,8 +2719,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ce56aa1 // ldr q1, [x21, x5]
 	WORD $0x3cf46aa0 // ldr q0, [x21, x20]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400018a // b.ge 0x2138 <k_gemm_outer+0x564>
-	WORD $0x17ffffe6 // b 0x20a4 <k_gemm_outer+0x4d0>
+	WORD $0x5400018a // b.ge 0x2a64 <k_gemm_outer+0x564>
+	WORD $0x17ffffe6 // b 0x29d0 <k_gemm_outer+0x4d0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -2143,7 +2730,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffb8b // b.lt 0x20a4 <k_gemm_outer+0x4d0>
+	WORD $0x54fffb8b // b.lt 0x29d0 <k_gemm_outer+0x4d0>
 	WORD $0x9b167dd6 // mul x22, x14, x22
 	WORD $0xaa1303f7 // mov x23, x19
 	WORD $0xaa1103f8 // mov x24, x17
@@ -2173,8 +2760,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0x2148 <k_gemm_outer+0x574>
-	WORD $0x17ffffbd // b 0x20a4 <k_gemm_outer+0x4d0>
+	WORD $0x54fffce1 // b.ne 0x2a74 <k_gemm_outer+0x574>
+	WORD $0x17ffffbd // b 0x29d0 <k_gemm_outer+0x4d0>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
 	WORD $0xa940980e // ldp x14, x6, [x0, #0x8]
@@ -2188,28 +2775,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b050184 // add x4, x12, x5
 	WORD $0x8b0500c5 // add x5, x6, x5
-	WORD $0x14000008 // b 0x2208 <k_gemm_outer+0x634>
+	WORD $0x14000008 // b 0x2b34 <k_gemm_outer+0x634>
 	WORD $0x91000993 // add x19, x12, #0x2
 	WORD $0x8b0201ef // add x15, x15, x2
 	WORD $0xaa0c03eb // mov x11, x12
 	WORD $0xeb0a027f // cmp x19, x10
 	WORD $0x3d8000c1 // str q1, [x6]
 	WORD $0x3ca768c0 // str q0, [x6, x7]
-	WORD $0x54ffd7ec // b.gt 0x1d00 <k_gemm_outer+0x12c>
+	WORD $0x54ffd7ec // b.gt 0x262c <k_gemm_outer+0x12c>
 	WORD $0x9b0b7e0c // mul x12, x16, x11
 	WORD $0xd37ef607 // lsl x7, x16, #2
 	WORD $0x8b0c0886 // add x6, x4, x12, lsl #2
 	WORD $0xaa1303ec // mov x12, x19
-	WORD $0xb40000d1 // cbz x17, 0x2230 <k_gemm_outer+0x65c>
+	WORD $0xb40000d1 // cbz x17, 0x2b5c <k_gemm_outer+0x65c>
 	WORD $0x3dc000c1 // ldr q1, [x6]
 	WORD $0x3ce768c0 // ldr q0, [x6, x7]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2240 <k_gemm_outer+0x66c>
-	WORD $0x17fffff0 // b 0x21ec <k_gemm_outer+0x618>
+	WORD $0x540000ca // b.ge 0x2b6c <k_gemm_outer+0x66c>
+	WORD $0x17fffff0 // b 0x2b18 <k_gemm_outer+0x618>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd8b // b.lt 0x21ec <k_gemm_outer+0x618>
+	WORD $0x54fffd8b // b.lt 0x2b18 <k_gemm_outer+0x618>
 	WORD $0x9b0b7dab // mul x11, x13, x11
 	WORD $0xaa0503f3 // mov x19, x5
 	WORD $0xaa0103f4 // mov x20, x1
@@ -2222,17 +2809,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
 	WORD $0x8b030273 // add x19, x19, x3
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54ffff21 // b.ne 0x2254 <k_gemm_outer+0x680>
-	WORD $0x17ffffde // b 0x21ec <k_gemm_outer+0x618>
+	WORD $0x54ffff21 // b.ne 0x2b80 <k_gemm_outer+0x680>
+	WORD $0x17ffffde // b 0x2b18 <k_gemm_outer+0x618>
 	WORD $0xd37ef52d // lsl x13, x9, #2
 	WORD $0xf100215f // cmp x10, #0x8
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x54000c2a // b.ge 0x2408 <k_gemm_outer+0x834>
+	WORD $0x54000c2a // b.ge 0x2d34 <k_gemm_outer+0x834>
 	WORD $0xb27f0195 // orr x21, x12, #0x2
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x5400274d // b.le 0x2778 <k_gemm_outer+0xba4>
+	WORD $0x5400274d // b.le 0x30a4 <k_gemm_outer+0xba4>
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000aaa // b.ge 0x23ec <k_gemm_outer+0x818>
+	WORD $0x54000aaa // b.ge 0x2d18 <k_gemm_outer+0x818>
 	WORD $0xa9413811 // ldp x17, x14, [x0, #0x10]
 	WORD $0xa942040f // ldp x15, x1, [x0, #0x20]
 	WORD $0xa9404003 // ldp x3, x16, [x0]
@@ -2241,39 +2828,39 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef421 // lsl x1, x1, #2
 	WORD $0x8b0d006d // add x13, x3, x13
 	WORD $0x91002223 // add x3, x17, #0x8
-	WORD $0x14000005 // b 0x22d0 <k_gemm_outer+0x6fc>
+	WORD $0x14000005 // b 0x2bfc <k_gemm_outer+0x6fc>
 	WORD $0x3d800080 // str q0, [x4]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000900 // b.eq 0x23ec <k_gemm_outer+0x818>
+	WORD $0x54000900 // b.eq 0x2d18 <k_gemm_outer+0x818>
 	WORD $0x9b0c7dc4 // mul x4, x14, x12
 	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
-	WORD $0xb4000122 // cbz x2, 0x22fc <k_gemm_outer+0x728>
+	WORD $0xb4000122 // cbz x2, 0x2c28 <k_gemm_outer+0x728>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000121 // b.ne 0x2304 <k_gemm_outer+0x730>
+	WORD $0x54000121 // b.ne 0x2c30 <k_gemm_outer+0x730>
 	WORD $0x3dc00080 // ldr q0, [x4]
 	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x54fffead // b.le 0x22c0 <k_gemm_outer+0x6ec>
+	WORD $0x54fffead // b.le 0x2bec <k_gemm_outer+0x6ec>
 	WORD $0x9b0c7de5 // mul x5, x15, x12
 	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x14000012 // b 0x2340 <k_gemm_outer+0x76c>
+	WORD $0x14000012 // b 0x2c6c <k_gemm_outer+0x76c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1400000a // b 0x2328 <k_gemm_outer+0x754>
+	WORD $0x1400000a // b 0x2c54 <k_gemm_outer+0x754>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000eb // b.lt 0x2324 <k_gemm_outer+0x750>
+	WORD $0x540000eb // b.lt 0x2c50 <k_gemm_outer+0x750>
 	WORD $0xfd400080 // ldr d0, [x4]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000a0 // b.eq 0x2328 <k_gemm_outer+0x754>
+	WORD $0x540000a0 // b.eq 0x2c54 <k_gemm_outer+0x754>
 	WORD $0x91002085 // add x5, x4, #0x8
 	WORD $0x4d4080a0 // ld1 { v0.s }[2], [x5]
-	WORD $0x14000002 // b 0x2328 <k_gemm_outer+0x754>
+	WORD $0x14000002 // b 0x2c54 <k_gemm_outer+0x754>
 	WORD $0xbd400080 // ldr s0, [x4]
 	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x540004ad // b.le 0x23c0 <k_gemm_outer+0x7ec>
+	WORD $0x540004ad // b.le 0x2cec <k_gemm_outer+0x7ec>
 	WORD $0x9b0c7de5 // mul x5, x15, x12
 	WORD $0xeb09011f // cmp x8, x9
 	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x54000141 // b.ne 0x2364 <k_gemm_outer+0x790>
+	WORD $0x54000141 // b.ne 0x2c90 <k_gemm_outer+0x790>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0xaa0003e7 // mov x7, x0
 	WORD $0x3dc000c1 // ldr q1, [x6]
@@ -2281,23 +2868,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x2348 <k_gemm_outer+0x774>
-	WORD $0x14000018 // b 0x23c0 <k_gemm_outer+0x7ec>
+	WORD $0x54ffff61 // b.ne 0x2c74 <k_gemm_outer+0x774>
+	WORD $0x14000018 // b 0x2cec <k_gemm_outer+0x7ec>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x23a0 <k_gemm_outer+0x7cc>
+	WORD $0x540001cd // b.le 0x2ccc <k_gemm_outer+0x7cc>
 	WORD $0xaa0303e6 // mov x6, x3
 	WORD $0xaa0003e7 // mov x7, x0
-	WORD $0x14000006 // b 0x238c <k_gemm_outer+0x7b8>
+	WORD $0x14000006 // b 0x2cb8 <k_gemm_outer+0x7b8>
 	WORD $0xbc4044a2 // ldr s2, [x5], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x540001c0 // b.eq 0x23c0 <k_gemm_outer+0x7ec>
+	WORD $0x540001c0 // b.eq 0x2cec <k_gemm_outer+0x7ec>
 	WORD $0xfc5f80c1 // ldur d1, [x6, #-0x8]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54ffff20 // b.eq 0x2378 <k_gemm_outer+0x7a4>
+	WORD $0x54ffff20 // b.eq 0x2ca4 <k_gemm_outer+0x7a4>
 	WORD $0x4d4080c1 // ld1 { v1.s }[2], [x6]
-	WORD $0x17fffff7 // b 0x2378 <k_gemm_outer+0x7a4>
+	WORD $0x17fffff7 // b 0x2ca4 <k_gemm_outer+0x7a4>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0xaa0003e7 // mov x7, x0
 	WORD $0xbd4000c1 // ldr s1, [x6]
@@ -2305,18 +2892,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x23a8 <k_gemm_outer+0x7d4>
+	WORD $0x54ffff61 // b.ne 0x2cd4 <k_gemm_outer+0x7d4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff7e0 // b.eq 0x22c0 <k_gemm_outer+0x6ec>
+	WORD $0x54fff7e0 // b.eq 0x2bec <k_gemm_outer+0x6ec>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000cb // b.lt 0x23e4 <k_gemm_outer+0x810>
-	WORD $0x54000060 // b.eq 0x23dc <k_gemm_outer+0x808>
+	WORD $0x540000cb // b.lt 0x2d10 <k_gemm_outer+0x810>
+	WORD $0x54000060 // b.eq 0x2d08 <k_gemm_outer+0x808>
 	WORD $0x91002085 // add x5, x4, #0x8
 	WORD $0x4d0080a0 // st1 { v0.s }[2], [x5]
 	WORD $0xfd000080 // str d0, [x4]
-	WORD $0x17ffffb9 // b 0x22c4 <k_gemm_outer+0x6f0>
+	WORD $0x17ffffb9 // b 0x2bf0 <k_gemm_outer+0x6f0>
 	WORD $0xbd000080 // str s0, [x4]
-	WORD $0x17ffffb7 // b 0x22c4 <k_gemm_outer+0x6f0>
+	WORD $0x17ffffb7 // b 0x2bf0 <k_gemm_outer+0x6f0>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -2343,7 +2930,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0063 // add x3, x3, x13
 	WORD $0x8b0d02d6 // add x22, x22, x13
 	WORD $0xcb1102f7 // sub x23, x23, x17
-	WORD $0x1400000c // b 0x2484 <k_gemm_outer+0x8b0>
+	WORD $0x1400000c // b 0x2db0 <k_gemm_outer+0x8b0>
 	WORD $0x3d800300 // str q0, [x24]
 	WORD $0x3cb16b05 // str q5, [x24, x17]
 	WORD $0x3ca46b01 // str q1, [x24, x4]
@@ -2354,7 +2941,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb76b04 // str q4, [x24, x23]
 	WORD $0x9100219a // add x26, x12, #0x8
 	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x54fff04c // b.gt 0x2288 <k_gemm_outer+0x6b4>
+	WORD $0x54fff04c // b.gt 0x2bb4 <k_gemm_outer+0x6b4>
 	WORD $0xaa0c03f9 // mov x25, x12
 	WORD $0x9b0c7dcc // mul x12, x14, x12
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -2367,9 +2954,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x8b0c0878 // add x24, x3, x12, lsl #2
 	WORD $0xaa1a03ec // mov x12, x26
-	WORD $0xb4000581 // cbz x1, 0x2564 <k_gemm_outer+0x990>
+	WORD $0xb4000581 // cbz x1, 0x2e90 <k_gemm_outer+0x990>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000181 // b.ne 0x24ec <k_gemm_outer+0x918>
+	WORD $0x54000181 // b.ne 0x2e18 <k_gemm_outer+0x918>
 	WORD $0x3dc00300 // ldr q0, [x24]
 	WORD $0x3cf16b05 // ldr q5, [x24, x17]
 	WORD $0x3ce46b01 // ldr q1, [x24, x4]
@@ -2379,13 +2966,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf36b06 // ldr q6, [x24, x19]
 	WORD $0x3cf76b04 // ldr q4, [x24, x23]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044a // b.ge 0x256c <k_gemm_outer+0x998>
-	WORD $0x1400006c // b 0x2698 <k_gemm_outer+0xac4>
+	WORD $0x5400044a // b.ge 0x2e98 <k_gemm_outer+0x998>
+	WORD $0x1400006c // b 0x2fc4 <k_gemm_outer+0xac4>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x2528 <k_gemm_outer+0x954>
+	WORD $0x540001cd // b.le 0x2e54 <k_gemm_outer+0x954>
 	WORD $0xfd400300 // ldr d0, [x24]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540008c1 // b.ne 0x2614 <k_gemm_outer+0xa40>
+	WORD $0x540008c1 // b.ne 0x2f40 <k_gemm_outer+0xa40>
 	WORD $0xfc716b05 // ldr d5, [x24, x17]
 	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
 	WORD $0xfc666b03 // ldr d3, [x24, x6]
@@ -2394,8 +2981,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc736b06 // ldr d6, [x24, x19]
 	WORD $0xfc776b04 // ldr d4, [x24, x23]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400026a // b.ge 0x256c <k_gemm_outer+0x998>
-	WORD $0x1400005d // b 0x2698 <k_gemm_outer+0xac4>
+	WORD $0x5400026a // b.ge 0x2e98 <k_gemm_outer+0x998>
+	WORD $0x1400005d // b 0x2fc4 <k_gemm_outer+0xac4>
 	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
 	WORD $0xaa1803fa // mov x26, x24
 	WORD $0x8b04031d // add x29, x24, x4
@@ -2412,12 +2999,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd400344 // ldr s4, [x26]
 	WORD $0xbd4003a6 // ldr s6, [x29]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400098b // b.lt 0x2698 <k_gemm_outer+0xac4>
+	WORD $0x5400098b // b.lt 0x2fc4 <k_gemm_outer+0xac4>
 	WORD $0x9b197e19 // mul x25, x16, x25
 	WORD $0xaa1603fa // mov x26, x22
 	WORD $0xaa0203fb // mov x27, x2
 	WORD $0x8b1909f9 // add x25, x15, x25, lsl #2
-	WORD $0x1400001b // b 0x25e8 <k_gemm_outer+0xa14>
+	WORD $0x1400001b // b 0x2f14 <k_gemm_outer+0xa14>
 	WORD $0x3dc00350 // ldr q16, [x26]
 	WORD $0x8b100b3d // add x29, x25, x16, lsl #2
 	WORD $0xbc404731 // ldr s17, [x25], #0x4
@@ -2443,18 +3030,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931207 // fmla v7.4s, v16.4s, v19.s[0]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x540005a0 // b.eq 0x2698 <k_gemm_outer+0xac4>
+	WORD $0x540005a0 // b.eq 0x2fc4 <k_gemm_outer+0xac4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffca0 // b.eq 0x2580 <k_gemm_outer+0x9ac>
+	WORD $0x54fffca0 // b.eq 0x2eac <k_gemm_outer+0x9ac>
 	WORD $0xbd400350 // ldr s16, [x26]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffc6b // b.lt 0x2584 <k_gemm_outer+0x9b0>
+	WORD $0x54fffc6b // b.lt 0x2eb0 <k_gemm_outer+0x9b0>
 	WORD $0x9100135d // add x29, x26, #0x4
 	WORD $0x0d4093b0 // ld1 { v16.s }[1], [x29]
-	WORD $0x54fffc00 // b.eq 0x2584 <k_gemm_outer+0x9b0>
+	WORD $0x54fffc00 // b.eq 0x2eb0 <k_gemm_outer+0x9b0>
 	WORD $0x9100235d // add x29, x26, #0x8
 	WORD $0x4d4083b0 // ld1 { v16.s }[2], [x29]
-	WORD $0x17ffffdd // b 0x2584 <k_gemm_outer+0x9b0>
+	WORD $0x17ffffdd // b 0x2eb0 <k_gemm_outer+0x9b0>
 	WORD $0x8b04031a // add x26, x24, x4
 	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
 	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
@@ -2487,13 +3074,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
 	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fff6ca // b.ge 0x256c <k_gemm_outer+0x998>
+	WORD $0x54fff6ca // b.ge 0x2e98 <k_gemm_outer+0x998>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54ffede0 // b.eq 0x2458 <k_gemm_outer+0x884>
+	WORD $0x54ffede0 // b.eq 0x2d84 <k_gemm_outer+0x884>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001ad // b.le 0x26d8 <k_gemm_outer+0xb04>
+	WORD $0x540001ad // b.le 0x3004 <k_gemm_outer+0xb04>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000281 // b.ne 0x26fc <k_gemm_outer+0xb28>
+	WORD $0x54000281 // b.ne 0x3028 <k_gemm_outer+0xb28>
 	WORD $0x8b170319 // add x25, x24, x23
 	WORD $0xfd000300 // str d0, [x24]
 	WORD $0xfc316b05 // str d5, [x24, x17]
@@ -2503,7 +3090,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc276b07 // str d7, [x24, x7]
 	WORD $0xfc336b06 // str d6, [x24, x19]
 	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff69 // b 0x2478 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff69 // b 0x2da4 <k_gemm_outer+0x8a4>
 	WORD $0xbd000300 // str s0, [x24]
 	WORD $0xbc2e7b05 // str s5, [x24, x14, lsl #2]
 	WORD $0xbc246b01 // str s1, [x24, x4]
@@ -2512,7 +3099,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc276b07 // str s7, [x24, x7]
 	WORD $0xbc336b06 // str s6, [x24, x19]
 	WORD $0xbc376b04 // str s4, [x24, x23]
-	WORD $0x17ffff60 // b 0x2478 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff60 // b 0x2da4 <k_gemm_outer+0x8a4>
 	WORD $0x91002319 // add x25, x24, #0x8
 	WORD $0x8b0e0b1a // add x26, x24, x14, lsl #2
 	WORD $0xfd000300 // str d0, [x24]
@@ -2543,7 +3130,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000346 // str d6, [x26]
 	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
 	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff41 // b 0x2478 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff41 // b 0x2da4 <k_gemm_outer+0x8a4>
 	WORD $0xd37ef58f // lsl x15, x12, #2
 	WORD $0xa942100e // ldp x14, x4, [x0, #0x20]
 	WORD $0xa9414407 // ldp x7, x17, [x0, #0x10]
@@ -2556,47 +3143,47 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef625 // lsl x5, x17, #2
 	WORD $0x8b0d00c6 // add x6, x6, x13
 	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x14000007 // b 0x27c4 <k_gemm_outer+0xbf0>
+	WORD $0x14000007 // b 0x30f0 <k_gemm_outer+0xbf0>
 	WORD $0x3d800260 // str q0, [x19]
 	WORD $0x3ca56a61 // str q1, [x19, x5]
 	WORD $0x91000995 // add x21, x12, #0x2
 	WORD $0x8b030210 // add x16, x16, x3
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54ffd6ac // b.gt 0x2294 <k_gemm_outer+0x6c0>
+	WORD $0x54ffd6ac // b.gt 0x2bc0 <k_gemm_outer+0x6c0>
 	WORD $0xaa0c03f4 // mov x20, x12
 	WORD $0x9b0c7e2c // mul x12, x17, x12
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x8b0c08d3 // add x19, x6, x12, lsl #2
 	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xb4000281 // cbz x1, 0x282c <k_gemm_outer+0xc58>
+	WORD $0xb4000281 // cbz x1, 0x3158 <k_gemm_outer+0xc58>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540000c1 // b.ne 0x27fc <k_gemm_outer+0xc28>
+	WORD $0x540000c1 // b.ne 0x3128 <k_gemm_outer+0xc28>
 	WORD $0x3dc00260 // ldr q0, [x19]
 	WORD $0x3ce56a61 // ldr q1, [x19, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400020a // b.ge 0x2834 <k_gemm_outer+0xc60>
-	WORD $0x14000030 // b 0x28b8 <k_gemm_outer+0xce4>
+	WORD $0x5400020a // b.ge 0x3160 <k_gemm_outer+0xc60>
+	WORD $0x14000030 // b 0x31e4 <k_gemm_outer+0xce4>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400010d // b.le 0x2820 <k_gemm_outer+0xc4c>
+	WORD $0x5400010d // b.le 0x314c <k_gemm_outer+0xc4c>
 	WORD $0xfd400260 // ldr d0, [x19]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000461 // b.ne 0x2898 <k_gemm_outer+0xcc4>
+	WORD $0x54000461 // b.ne 0x31c4 <k_gemm_outer+0xcc4>
 	WORD $0xfc656a61 // ldr d1, [x19, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000ea // b.ge 0x2834 <k_gemm_outer+0xc60>
-	WORD $0x14000027 // b 0x28b8 <k_gemm_outer+0xce4>
+	WORD $0x540000ea // b.ge 0x3160 <k_gemm_outer+0xc60>
+	WORD $0x14000027 // b 0x31e4 <k_gemm_outer+0xce4>
 	WORD $0xaa1303f5 // mov x21, x19
 	WORD $0x0dc582a0 // ld1 { v0.s }[0], [x21], x5
 	WORD $0xbd4002a1 // ldr s1, [x21]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044b // b.lt 0x28b8 <k_gemm_outer+0xce4>
+	WORD $0x5400044b // b.lt 0x31e4 <k_gemm_outer+0xce4>
 	WORD $0x9b147dd4 // mul x20, x14, x20
 	WORD $0xaa0703f5 // mov x21, x7
 	WORD $0xaa0203f6 // mov x22, x2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x8b1409f4 // add x20, x15, x20, lsl #2
-	WORD $0x14000009 // b 0x286c <k_gemm_outer+0xc98>
+	WORD $0x14000009 // b 0x3198 <k_gemm_outer+0xc98>
 	WORD $0x3dc002a2 // ldr q2, [x21]
 	WORD $0xbc404683 // ldr s3, [x20], #0x4
 	WORD $0xf10006d6 // subs x22, x22, #0x1
@@ -2604,18 +3191,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0402b5 // add x21, x21, x4
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
-	WORD $0x54000280 // b.eq 0x28b8 <k_gemm_outer+0xce4>
+	WORD $0x54000280 // b.eq 0x31e4 <k_gemm_outer+0xce4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffee0 // b.eq 0x284c <k_gemm_outer+0xc78>
+	WORD $0x54fffee0 // b.eq 0x3178 <k_gemm_outer+0xc78>
 	WORD $0xbd4002a2 // ldr s2, [x21]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffeab // b.lt 0x2850 <k_gemm_outer+0xc7c>
+	WORD $0x54fffeab // b.lt 0x317c <k_gemm_outer+0xc7c>
 	WORD $0x910012b8 // add x24, x21, #0x4
 	WORD $0x0d409302 // ld1 { v2.s }[1], [x24]
-	WORD $0x54fffe40 // b.eq 0x2850 <k_gemm_outer+0xc7c>
+	WORD $0x54fffe40 // b.eq 0x317c <k_gemm_outer+0xc7c>
 	WORD $0x910022b8 // add x24, x21, #0x8
 	WORD $0x4d408302 // ld1 { v2.s }[2], [x24]
-	WORD $0x17ffffef // b 0x2850 <k_gemm_outer+0xc7c>
+	WORD $0x17ffffef // b 0x317c <k_gemm_outer+0xc7c>
 	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
 	WORD $0xfc4086a1 // ldr d1, [x21], #0x8
 	WORD $0x4d4082a1 // ld1 { v1.s }[2], [x21]
@@ -2623,19 +3210,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4d4082a0 // ld1 { v0.s }[2], [x21]
 	WORD $0x4e1c1fe1 // mov v1.s[3], wzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc0a // b.ge 0x2834 <k_gemm_outer+0xc60>
+	WORD $0x54fffc0a // b.ge 0x3160 <k_gemm_outer+0xc60>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff780 // b.eq 0x27ac <k_gemm_outer+0xbd8>
+	WORD $0x54fff780 // b.eq 0x30d8 <k_gemm_outer+0xbd8>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540000cd // b.le 0x28dc <k_gemm_outer+0xd08>
+	WORD $0x540000cd // b.le 0x3208 <k_gemm_outer+0xd08>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000e1 // b.ne 0x28e8 <k_gemm_outer+0xd14>
+	WORD $0x540000e1 // b.ne 0x3214 <k_gemm_outer+0xd14>
 	WORD $0xfd000260 // str d0, [x19]
 	WORD $0xfc256a61 // str d1, [x19, x5]
-	WORD $0x17ffffb7 // b 0x27b4 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffb7 // b 0x30e0 <k_gemm_outer+0xbe0>
 	WORD $0xbd000260 // str s0, [x19]
 	WORD $0xbc317a61 // str s1, [x19, x17, lsl #2]
-	WORD $0x17ffffb4 // b 0x27b4 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffb4 // b 0x30e0 <k_gemm_outer+0xbe0>
 	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
 	WORD $0x91002274 // add x20, x19, #0x8
 	WORD $0xfd000260 // str d0, [x19]
@@ -2643,12 +3230,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910022b4 // add x20, x21, #0x8
 	WORD $0xfc256a61 // str d1, [x19, x5]
 	WORD $0x4d008281 // st1 { v1.s }[2], [x20]
-	WORD $0x17ffffac // b 0x27b4 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffac // b 0x30e0 <k_gemm_outer+0xbe0>
 
 	// gram_tile
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54009e8b // b.lt 0x3ce0 <k_gram_tile+0x13d8>
+	WORD $0x54009e8b // b.lt 0x460c <k_gram_tile+0x13d8>
 	WORD $0xd10603ff // sub sp, sp, #0x180
 	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
 	WORD $0xf940181a // ldr x26, [x0, #0x30]
@@ -2658,7 +3245,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
 	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
 	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0x54009c6b // b.lt 0x3cc4 <k_gram_tile+0x13bc>
+	WORD $0x54009c6b // b.lt 0x45f0 <k_gram_tile+0x13bc>
 	WORD $0xa940f40a // ldp x10, x29, [x0, #0x8]
 	WORD $0xd37ef758 // lsl x24, x26, #2
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
@@ -2674,11 +3261,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001bfd // str x29, [sp, #0x30]
 	WORD $0xf90053e5 // str x5, [sp, #0xa0]
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000005 // b 0x298c <k_gram_tile+0x84>
+	WORD $0x14000005 // b 0x32b8 <k_gram_tile+0x84>
 	WORD $0xa9422fe9 // ldp x9, x11, [sp, #0x20]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x540099ea // b.ge 0x3cc4 <k_gram_tile+0x13bc>
+	WORD $0x540099ea // b.ge 0x45f0 <k_gram_tile+0x13bc>
 	WORD $0xf100617f // cmp x11, #0x18
 	WORD $0x52800308 // mov w8, #0x18 // =24
 	WORD $0xf90017eb // str x11, [sp, #0x28]
@@ -2756,7 +3343,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1a03e9 // mov x9, x26
 	WORD $0xf90057e2 // str x2, [sp, #0xa8]
 	WORD $0xf90077e1 // str x1, [sp, #0xe8]
-	WORD $0x1400000f // b 0x2afc <k_gram_tile+0x1f4>
+	WORD $0x1400000f // b 0x3428 <k_gram_tile+0x1f4>
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617800 // fcvtl2 v0.2d, v0.4s
 	WORD $0xad410e22 // ldp q2, q3, [x17, #0x20]
@@ -2770,7 +3357,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x910102f7 // add x23, x23, #0x40
 	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x54fff42a // b.ge 0x297c <k_gram_tile+0x74>
+	WORD $0x54fff42a // b.ge 0x32a8 <k_gram_tile+0x74>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf10005df // cmp x14, #0x1
@@ -2788,7 +3375,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540003cb // b.lt 0x2bb8 <k_gram_tile+0x2b0>
+	WORD $0x540003cb // b.lt 0x34e4 <k_gram_tile+0x2b0>
 	WORD $0x8b130bab // add x11, x29, x19, lsl #2
 	WORD $0xf9407bf1 // ldr x17, [sp, #0xf0]
 	WORD $0xaa0e03ec // mov x12, x14
@@ -2817,7 +3404,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x2b50 <k_gram_tile+0x248>
+	WORD $0x54fffce1 // b.ne 0x347c <k_gram_tile+0x248>
 	WORD $0xd37be8eb // lsl x11, x7, #5
 	WORD $0xf94083ed // ldr x13, [sp, #0x100]
 	WORD $0x927df37e // and x30, x27, #0xfffffffffffffff8
@@ -2827,7 +3414,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb9412fed // ldr w13, [sp, #0x12c]
 	WORD $0x8b0c020c // add x12, x16, x12
 	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x36000a2d // tbz w13, #0x0, 0x2d20 <k_gram_tile+0x418>
+	WORD $0x36000a2d // tbz w13, #0x0, 0x364c <k_gram_tile+0x418>
 	WORD $0xf9400c02 // ldr x2, [x0, #0x18]
 	WORD $0xf94073ed // ldr x13, [sp, #0xe0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -2836,27 +3423,27 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c34 // add x20, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x2c20 <k_gram_tile+0x318>
+	WORD $0x5400010d // b.le 0x354c <k_gram_tile+0x318>
 	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
 	WORD $0x4e617af7 // fcvtl2 v23.2d, v23.4s
 	WORD $0xad406a99 // ldp q25, q26, [x20]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x4e77d757 // fadd v23.2d, v26.2d, v23.2d
 	WORD $0xad005e98 // stp q24, q23, [x20]
-	WORD $0x1400001a // b 0x2c84 <k_gram_tile+0x37c>
+	WORD $0x1400001a // b 0x35b0 <k_gram_tile+0x37c>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400030b // b.lt 0x2c84 <k_gram_tile+0x37c>
+	WORD $0x5400030b // b.lt 0x35b0 <k_gram_tile+0x37c>
 	WORD $0xf1001d3f // cmp x9, #0x7
 	WORD $0x3d8047f7 // str q23, [sp, #0x110]
-	WORD $0x54000129 // b.ls 0x2c54 <k_gram_tile+0x34c>
+	WORD $0x54000129 // b.ls 0x3580 <k_gram_tile+0x34c>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54005982 // b.hs 0x377c <k_gram_tile+0xe74>
-	WORD $0x3600596d // tbz w13, #0x0, 0x377c <k_gram_tile+0xe74>
+	WORD $0x54005982 // b.hs 0x40a8 <k_gram_tile+0xe74>
+	WORD $0x3600596d // tbz w13, #0x0, 0x40a8 <k_gram_tile+0xe74>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b0219ad // madd x13, x13, x2, x6
@@ -2868,23 +3455,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2379b7 // str d23, [x13, x3, lsl #3]
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffff21 // b.ne 0x2c64 <k_gram_tile+0x35c>
+	WORD $0x54ffff21 // b.ne 0x3590 <k_gram_tile+0x35c>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x2cb0 <k_gram_tile+0x3a8>
+	WORD $0x5400010d // b.le 0x35dc <k_gram_tile+0x3a8>
 	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
 	WORD $0x4e617ad6 // fcvtl2 v22.2d, v22.4s
 	WORD $0xad416698 // ldp q24, q25, [x20, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
 	WORD $0xad015a97 // stp q23, q22, [x20, #0x20]
-	WORD $0x1400001d // b 0x2d20 <k_gram_tile+0x418>
+	WORD $0x1400001d // b 0x364c <k_gram_tile+0x418>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x2d20 <k_gram_tile+0x418>
+	WORD $0x5400036b // b.lt 0x364c <k_gram_tile+0x418>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f6 // str q22, [sp, #0x110]
-	WORD $0x54000143 // b.lo 0x2ce8 <k_gram_tile+0x3e0>
+	WORD $0x54000143 // b.lo 0x3614 <k_gram_tile+0x3e0>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
@@ -2892,8 +3479,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54005882 // b.hs 0x37f0 <k_gram_tile+0xee8>
-	WORD $0x3600586d // tbz w13, #0x0, 0x37f0 <k_gram_tile+0xee8>
+	WORD $0x54005882 // b.hs 0x411c <k_gram_tile+0xee8>
+	WORD $0x3600586d // tbz w13, #0x0, 0x411c <k_gram_tile+0xee8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b027dad // mul x13, x13, x2
@@ -2907,12 +3494,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e762af6 // fadd d22, d23, d22
 	WORD $0xfc3769b6 // str d22, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x2cfc <k_gram_tile+0x3f4>
+	WORD $0x54ffff01 // b.ne 0x3628 <k_gram_tile+0x3f4>
 	WORD $0x52800419 // mov w25, #0x20 // =32
 	WORD $0xd37ae4e2 // lsl x2, x7, #6
 	WORD $0xb9412bed // ldr w13, [sp, #0x128]
 	WORD $0xb37ae4f9 // bfi x25, x7, #6, #58
-	WORD $0x34000acd // cbz w13, 0x2e88 <k_gram_tile+0x580>
+	WORD $0x34000acd // cbz w13, 0x37b4 <k_gram_tile+0x580>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xf9406fed // ldr x13, [sp, #0xd8]
 	WORD $0xf9400014 // ldr x20, [x0]
@@ -2921,19 +3508,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x2d74 <k_gram_tile+0x46c>
+	WORD $0x5400010d // b.le 0x36a0 <k_gram_tile+0x46c>
 	WORD $0x0e617ab6 // fcvtl v22.2d, v21.2s
 	WORD $0x4e617ab5 // fcvtl2 v21.2d, v21.4s
 	WORD $0xad406077 // ldp q23, q24, [x3]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
 	WORD $0xad005476 // stp q22, q21, [x3]
-	WORD $0x1400001d // b 0x2de4 <k_gram_tile+0x4dc>
+	WORD $0x1400001d // b 0x3710 <k_gram_tile+0x4dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x2de4 <k_gram_tile+0x4dc>
+	WORD $0x5400036b // b.lt 0x3710 <k_gram_tile+0x4dc>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f5 // str q21, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2db4 <k_gram_tile+0x4ac>
+	WORD $0x54000183 // b.lo 0x36e0 <k_gram_tile+0x4ac>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b020284 // add x4, x20, x2
@@ -2943,8 +3530,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54005582 // b.hs 0x385c <k_gram_tile+0xf54>
-	WORD $0x3600556d // tbz w13, #0x0, 0x385c <k_gram_tile+0xf54>
+	WORD $0x54005582 // b.hs 0x4188 <k_gram_tile+0xf54>
+	WORD $0x3600556d // tbz w13, #0x0, 0x4188 <k_gram_tile+0xf54>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94047e1 // ldr x1, [sp, #0x88]
 	WORD $0x9b111821 // madd x1, x1, x17, x6
@@ -2956,23 +3543,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7835 // str d21, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x2dc4 <k_gram_tile+0x4bc>
+	WORD $0x54ffff21 // b.ne 0x36f0 <k_gram_tile+0x4bc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x2e10 <k_gram_tile+0x508>
+	WORD $0x5400010d // b.le 0x373c <k_gram_tile+0x508>
 	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
 	WORD $0x4e617a94 // fcvtl2 v20.2d, v20.4s
 	WORD $0xad415c76 // ldp q22, q23, [x3, #0x20]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x4e74d6f4 // fadd v20.2d, v23.2d, v20.2d
 	WORD $0xad015075 // stp q21, q20, [x3, #0x20]
-	WORD $0x1400001f // b 0x2e88 <k_gram_tile+0x580>
+	WORD $0x1400001f // b 0x37b4 <k_gram_tile+0x580>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x2e88 <k_gram_tile+0x580>
+	WORD $0x540003ab // b.lt 0x37b4 <k_gram_tile+0x580>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f4 // str q20, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2e50 <k_gram_tile+0x548>
+	WORD $0x54000183 // b.lo 0x377c <k_gram_tile+0x548>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b190283 // add x3, x20, x25
@@ -2982,8 +3569,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54005462 // b.hs 0x38d4 <k_gram_tile+0xfcc>
-	WORD $0x3600544d // tbz w13, #0x0, 0x38d4 <k_gram_tile+0xfcc>
+	WORD $0x54005462 // b.hs 0x4200 <k_gram_tile+0xfcc>
+	WORD $0x3600544d // tbz w13, #0x0, 0x4200 <k_gram_tile+0xfcc>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0x9b117dad // mul x13, x13, x17
@@ -2997,9 +3584,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e742ab4 // fadd d20, d21, d20
 	WORD $0xfc3769b4 // str d20, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x2e64 <k_gram_tile+0x55c>
+	WORD $0x54ffff01 // b.ne 0x3790 <k_gram_tile+0x55c>
 	WORD $0xb9410fed // ldr w13, [sp, #0x10c]
-	WORD $0x34000acd // cbz w13, 0x2fe4 <k_gram_tile+0x6dc>
+	WORD $0x34000acd // cbz w13, 0x3910 <k_gram_tile+0x6dc>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9406bed // ldr x13, [sp, #0xd0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3008,19 +3595,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x2ed0 <k_gram_tile+0x5c8>
+	WORD $0x5400010d // b.le 0x37fc <k_gram_tile+0x5c8>
 	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
 	WORD $0x4e617a73 // fcvtl2 v19.2d, v19.4s
 	WORD $0xad405875 // ldp q21, q22, [x3]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x4e73d6d3 // fadd v19.2d, v22.2d, v19.2d
 	WORD $0xad004c74 // stp q20, q19, [x3]
-	WORD $0x1400001d // b 0x2f40 <k_gram_tile+0x638>
+	WORD $0x1400001d // b 0x386c <k_gram_tile+0x638>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x2f40 <k_gram_tile+0x638>
+	WORD $0x5400036b // b.lt 0x386c <k_gram_tile+0x638>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f3 // str q19, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2f10 <k_gram_tile+0x608>
+	WORD $0x54000183 // b.lo 0x383c <k_gram_tile+0x608>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3030,8 +3617,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x540051c2 // b.hs 0x3940 <k_gram_tile+0x1038>
-	WORD $0x360051ad // tbz w13, #0x0, 0x3940 <k_gram_tile+0x1038>
+	WORD $0x540051c2 // b.hs 0x426c <k_gram_tile+0x1038>
+	WORD $0x360051ad // tbz w13, #0x0, 0x426c <k_gram_tile+0x1038>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94043e1 // ldr x1, [sp, #0x80]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3043,23 +3630,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7833 // str d19, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x2f20 <k_gram_tile+0x618>
+	WORD $0x54ffff21 // b.ne 0x384c <k_gram_tile+0x618>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x2f6c <k_gram_tile+0x664>
+	WORD $0x5400010d // b.le 0x3898 <k_gram_tile+0x664>
 	WORD $0x0e617a53 // fcvtl v19.2d, v18.2s
 	WORD $0x4e617a52 // fcvtl2 v18.2d, v18.4s
 	WORD $0xad415474 // ldp q20, q21, [x3, #0x20]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
 	WORD $0xad014873 // stp q19, q18, [x3, #0x20]
-	WORD $0x1400001f // b 0x2fe4 <k_gram_tile+0x6dc>
+	WORD $0x1400001f // b 0x3910 <k_gram_tile+0x6dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x2fe4 <k_gram_tile+0x6dc>
+	WORD $0x540003ab // b.lt 0x3910 <k_gram_tile+0x6dc>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f2 // str q18, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x2fac <k_gram_tile+0x6a4>
+	WORD $0x54000183 // b.lo 0x38d8 <k_gram_tile+0x6a4>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3069,8 +3656,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x540050a2 // b.hs 0x39b8 <k_gram_tile+0x10b0>
-	WORD $0x3600508d // tbz w13, #0x0, 0x39b8 <k_gram_tile+0x10b0>
+	WORD $0x540050a2 // b.hs 0x42e4 <k_gram_tile+0x10b0>
+	WORD $0x3600508d // tbz w13, #0x0, 0x42e4 <k_gram_tile+0x10b0>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3084,9 +3671,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e722a72 // fadd d18, d19, d18
 	WORD $0xfc3769b2 // str d18, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x2fc0 <k_gram_tile+0x6b8>
+	WORD $0x54ffff01 // b.ne 0x38ec <k_gram_tile+0x6b8>
 	WORD $0xb9410bed // ldr w13, [sp, #0x108]
-	WORD $0x34000acd // cbz w13, 0x3140 <k_gram_tile+0x838>
+	WORD $0x34000acd // cbz w13, 0x3a6c <k_gram_tile+0x838>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94067ed // ldr x13, [sp, #0xc8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3095,19 +3682,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x302c <k_gram_tile+0x724>
+	WORD $0x5400010d // b.le 0x3958 <k_gram_tile+0x724>
 	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
 	WORD $0x4e617a31 // fcvtl2 v17.2d, v17.4s
 	WORD $0xad405073 // ldp q19, q20, [x3]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
 	WORD $0xad004472 // stp q18, q17, [x3]
-	WORD $0x1400001d // b 0x309c <k_gram_tile+0x794>
+	WORD $0x1400001d // b 0x39c8 <k_gram_tile+0x794>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x309c <k_gram_tile+0x794>
+	WORD $0x5400036b // b.lt 0x39c8 <k_gram_tile+0x794>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f1 // str q17, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x306c <k_gram_tile+0x764>
+	WORD $0x54000183 // b.lo 0x3998 <k_gram_tile+0x764>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3117,8 +3704,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004e02 // b.hs 0x3a24 <k_gram_tile+0x111c>
-	WORD $0x36004ded // tbz w13, #0x0, 0x3a24 <k_gram_tile+0x111c>
+	WORD $0x54004e02 // b.hs 0x4350 <k_gram_tile+0x111c>
+	WORD $0x36004ded // tbz w13, #0x0, 0x4350 <k_gram_tile+0x111c>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3130,23 +3717,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7831 // str d17, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x307c <k_gram_tile+0x774>
+	WORD $0x54ffff21 // b.ne 0x39a8 <k_gram_tile+0x774>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x30c8 <k_gram_tile+0x7c0>
+	WORD $0x5400010d // b.le 0x39f4 <k_gram_tile+0x7c0>
 	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
 	WORD $0x4e617a10 // fcvtl2 v16.2d, v16.4s
 	WORD $0xad414c72 // ldp q18, q19, [x3, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x4e70d670 // fadd v16.2d, v19.2d, v16.2d
 	WORD $0xad014071 // stp q17, q16, [x3, #0x20]
-	WORD $0x1400001f // b 0x3140 <k_gram_tile+0x838>
+	WORD $0x1400001f // b 0x3a6c <k_gram_tile+0x838>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3140 <k_gram_tile+0x838>
+	WORD $0x540003ab // b.lt 0x3a6c <k_gram_tile+0x838>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f0 // str q16, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3108 <k_gram_tile+0x800>
+	WORD $0x54000183 // b.lo 0x3a34 <k_gram_tile+0x800>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3156,8 +3743,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004ce2 // b.hs 0x3a9c <k_gram_tile+0x1194>
-	WORD $0x36004ccd // tbz w13, #0x0, 0x3a9c <k_gram_tile+0x1194>
+	WORD $0x54004ce2 // b.hs 0x43c8 <k_gram_tile+0x1194>
+	WORD $0x36004ccd // tbz w13, #0x0, 0x43c8 <k_gram_tile+0x1194>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3171,8 +3758,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e702a30 // fadd d16, d17, d16
 	WORD $0xfc3769b0 // str d16, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x311c <k_gram_tile+0x814>
-	WORD $0x34000acf // cbz w15, 0x3298 <k_gram_tile+0x990>
+	WORD $0x54ffff01 // b.ne 0x3a48 <k_gram_tile+0x814>
+	WORD $0x34000acf // cbz w15, 0x3bc4 <k_gram_tile+0x990>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94063ed // ldr x13, [sp, #0xc0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3181,19 +3768,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3184 <k_gram_tile+0x87c>
+	WORD $0x5400010d // b.le 0x3ab0 <k_gram_tile+0x87c>
 	WORD $0x0e6178f0 // fcvtl v16.2d, v7.2s
 	WORD $0x4e6178e7 // fcvtl2 v7.2d, v7.4s
 	WORD $0xad404871 // ldp q17, q18, [x3]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x4e67d647 // fadd v7.2d, v18.2d, v7.2d
 	WORD $0xad001c70 // stp q16, q7, [x3]
-	WORD $0x1400001d // b 0x31f4 <k_gram_tile+0x8ec>
+	WORD $0x1400001d // b 0x3b20 <k_gram_tile+0x8ec>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x31f4 <k_gram_tile+0x8ec>
+	WORD $0x5400036b // b.lt 0x3b20 <k_gram_tile+0x8ec>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e7 // str q7, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x31c4 <k_gram_tile+0x8bc>
+	WORD $0x54000183 // b.lo 0x3af0 <k_gram_tile+0x8bc>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3203,8 +3790,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004a62 // b.hs 0x3b08 <k_gram_tile+0x1200>
-	WORD $0x36004a4d // tbz w13, #0x0, 0x3b08 <k_gram_tile+0x1200>
+	WORD $0x54004a62 // b.hs 0x4434 <k_gram_tile+0x1200>
+	WORD $0x36004a4d // tbz w13, #0x0, 0x4434 <k_gram_tile+0x1200>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3216,23 +3803,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7827 // str d7, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x31d4 <k_gram_tile+0x8cc>
+	WORD $0x54ffff21 // b.ne 0x3b00 <k_gram_tile+0x8cc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3220 <k_gram_tile+0x918>
+	WORD $0x5400010d // b.le 0x3b4c <k_gram_tile+0x918>
 	WORD $0x0e6178c7 // fcvtl v7.2d, v6.2s
 	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
 	WORD $0xad414470 // ldp q16, q17, [x3, #0x20]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
 	WORD $0xad011867 // stp q7, q6, [x3, #0x20]
-	WORD $0x1400001f // b 0x3298 <k_gram_tile+0x990>
+	WORD $0x1400001f // b 0x3bc4 <k_gram_tile+0x990>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3298 <k_gram_tile+0x990>
+	WORD $0x540003ab // b.lt 0x3bc4 <k_gram_tile+0x990>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e6 // str q6, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3260 <k_gram_tile+0x958>
+	WORD $0x54000183 // b.lo 0x3b8c <k_gram_tile+0x958>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3242,8 +3829,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004942 // b.hs 0x3b80 <k_gram_tile+0x1278>
-	WORD $0x3600492d // tbz w13, #0x0, 0x3b80 <k_gram_tile+0x1278>
+	WORD $0x54004942 // b.hs 0x44ac <k_gram_tile+0x1278>
+	WORD $0x3600492d // tbz w13, #0x0, 0x44ac <k_gram_tile+0x1278>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3257,8 +3844,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6628e6 // fadd d6, d7, d6
 	WORD $0xfc3769a6 // str d6, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3274 <k_gram_tile+0x96c>
-	WORD $0x34000ac8 // cbz w8, 0x33f0 <k_gram_tile+0xae8>
+	WORD $0x54ffff01 // b.ne 0x3ba0 <k_gram_tile+0x96c>
+	WORD $0x34000ac8 // cbz w8, 0x3d1c <k_gram_tile+0xae8>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3267,19 +3854,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x32dc <k_gram_tile+0x9d4>
+	WORD $0x5400010d // b.le 0x3c08 <k_gram_tile+0x9d4>
 	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
 	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
 	WORD $0xad404067 // ldp q7, q16, [x3]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
 	WORD $0xad001466 // stp q6, q5, [x3]
-	WORD $0x1400001d // b 0x334c <k_gram_tile+0xa44>
+	WORD $0x1400001d // b 0x3c78 <k_gram_tile+0xa44>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x334c <k_gram_tile+0xa44>
+	WORD $0x5400036b // b.lt 0x3c78 <k_gram_tile+0xa44>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e5 // str q5, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x331c <k_gram_tile+0xa14>
+	WORD $0x54000183 // b.lo 0x3c48 <k_gram_tile+0xa14>
 	WORD $0xf9402fed // ldr x13, [sp, #0x58]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020222 // add x2, x17, x2
@@ -3289,8 +3876,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x540046c2 // b.hs 0x3bec <k_gram_tile+0x12e4>
-	WORD $0x360046ad // tbz w13, #0x0, 0x3bec <k_gram_tile+0x12e4>
+	WORD $0x540046c2 // b.hs 0x4518 <k_gram_tile+0x12e4>
+	WORD $0x360046ad // tbz w13, #0x0, 0x4518 <k_gram_tile+0x12e4>
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xf94037ed // ldr x13, [sp, #0x68]
 	WORD $0x9b1419ad // madd x13, x13, x20, x6
@@ -3302,23 +3889,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2c79a5 // str d5, [x13, x12, lsl #3]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffff21 // b.ne 0x332c <k_gram_tile+0xa24>
+	WORD $0x54ffff21 // b.ne 0x3c58 <k_gram_tile+0xa24>
 	WORD $0xb27e026c // orr x12, x19, #0x4
 	WORD $0xcb0c034c // sub x12, x26, x12
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400010d // b.le 0x3378 <k_gram_tile+0xa70>
+	WORD $0x5400010d // b.le 0x3ca4 <k_gram_tile+0xa70>
 	WORD $0x0e617885 // fcvtl v5.2d, v4.2s
 	WORD $0x4e617884 // fcvtl2 v4.2d, v4.4s
 	WORD $0xad411c66 // ldp q6, q7, [x3, #0x20]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x4e64d4e4 // fadd v4.2d, v7.2d, v4.2d
 	WORD $0xad011065 // stp q5, q4, [x3, #0x20]
-	WORD $0x1400001f // b 0x33f0 <k_gram_tile+0xae8>
+	WORD $0x1400001f // b 0x3d1c <k_gram_tile+0xae8>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x33f0 <k_gram_tile+0xae8>
+	WORD $0x540003ab // b.lt 0x3d1c <k_gram_tile+0xae8>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x33b8 <k_gram_tile+0xab0>
+	WORD $0x54000183 // b.lo 0x3ce4 <k_gram_tile+0xab0>
 	WORD $0xf9402fec // ldr x12, [sp, #0x58]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x8b190221 // add x1, x17, x25
@@ -3328,8 +3915,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ec // cset w12, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54004562 // b.hs 0x3c5c <k_gram_tile+0x1354>
-	WORD $0x3600454c // tbz w12, #0x0, 0x3c5c <k_gram_tile+0x1354>
+	WORD $0x54004562 // b.hs 0x4588 <k_gram_tile+0x1354>
+	WORD $0x3600454c // tbz w12, #0x0, 0x4588 <k_gram_tile+0x1354>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0x9b147d8c // mul x12, x12, x20
@@ -3343,8 +3930,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6428a4 // fadd d4, d5, d4
 	WORD $0xfc376984 // str d4, [x12, x23]
 	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff01 // b.ne 0x33cc <k_gram_tile+0xac4>
-	WORD $0x34000eca // cbz w10, 0x35c8 <k_gram_tile+0xcc0>
+	WORD $0x54ffff01 // b.ne 0x3cf8 <k_gram_tile+0xac4>
+	WORD $0x34000eca // cbz w10, 0x3ef4 <k_gram_tile+0xcc0>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf9405beb // ldr x11, [sp, #0xb0]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -3353,21 +3940,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3434 <k_gram_tile+0xb2c>
+	WORD $0x5400010d // b.le 0x3d60 <k_gram_tile+0xb2c>
 	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
 	WORD $0x4e617863 // fcvtl2 v3.2d, v3.4s
 	WORD $0xad401a25 // ldp q5, q6, [x17]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x4e63d4c3 // fadd v3.2d, v6.2d, v3.2d
 	WORD $0xad000e24 // stp q4, q3, [x17]
-	WORD $0x1400002e // b 0x34e8 <k_gram_tile+0xbe0>
+	WORD $0x1400002e // b 0x3e14 <k_gram_tile+0xbe0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x34e8 <k_gram_tile+0xbe0>
+	WORD $0x5400058b // b.lt 0x3e14 <k_gram_tile+0xbe0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e3 // str q3, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3450 <k_gram_tile+0xb48>
+	WORD $0x54000062 // b.hs 0x3d7c <k_gram_tile+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001c // b 0x34bc <k_gram_tile+0xbb4>
+	WORD $0x1400001c // b 0x3de8 <k_gram_tile+0xbb4>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe3 // ldr x3, [sp, #0xf8]
 	WORD $0xaa1603e2 // mov x2, x22
@@ -3391,10 +3978,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
 	WORD $0xad001483 // stp q3, q5, [x4]
 	WORD $0xad0018a4 // stp q4, q6, [x5]
-	WORD $0x54fffdc1 // b.ne 0x3464 <k_gram_tile+0xb5c>
+	WORD $0x54fffdc1 // b.ne 0x3d90 <k_gram_tile+0xb5c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x34e8 <k_gram_tile+0xbe0>
+	WORD $0x54000180 // b.eq 0x3e14 <k_gram_tile+0xbe0>
 	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -3405,25 +3992,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7823 // str d3, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x34c8 <k_gram_tile+0xbc0>
+	WORD $0x54ffff21 // b.ne 0x3df4 <k_gram_tile+0xbc0>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3514 <k_gram_tile+0xc0c>
+	WORD $0x5400010d // b.le 0x3e40 <k_gram_tile+0xc0c>
 	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
 	WORD $0x4e617842 // fcvtl2 v2.2d, v2.4s
 	WORD $0xad411624 // ldp q4, q5, [x17, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
 	WORD $0xad010a23 // stp q3, q2, [x17, #0x20]
-	WORD $0x1400002e // b 0x35c8 <k_gram_tile+0xcc0>
+	WORD $0x1400002e // b 0x3ef4 <k_gram_tile+0xcc0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x35c8 <k_gram_tile+0xcc0>
+	WORD $0x5400058b // b.lt 0x3ef4 <k_gram_tile+0xcc0>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3530 <k_gram_tile+0xc28>
+	WORD $0x54000062 // b.hs 0x3e5c <k_gram_tile+0xc28>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001a // b 0x3594 <k_gram_tile+0xc8c>
+	WORD $0x1400001a // b 0x3ec0 <k_gram_tile+0xc8c>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -3446,9 +4033,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
 	WORD $0xad011062 // stp q2, q4, [x3, #0x20]
 	WORD $0xad021463 // stp q3, q5, [x3, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3544 <k_gram_tile+0xc3c>
+	WORD $0x54fffde1 // b.ne 0x3e70 <k_gram_tile+0xc3c>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x540001c0 // b.eq 0x35c8 <k_gram_tile+0xcc0>
+	WORD $0x540001c0 // b.eq 0x3ef4 <k_gram_tile+0xcc0>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -3461,8 +4048,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e622862 // fadd d2, d3, d2
 	WORD $0xfc376962 // str d2, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x35a4 <k_gram_tile+0xc9c>
-	WORD $0x34ffa8b5 // cbz w21, 0x2adc <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x3ed0 <k_gram_tile+0xc9c>
+	WORD $0x34ffa8b5 // cbz w21, 0x3408 <k_gram_tile+0x1d4>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -3471,21 +4058,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x360c <k_gram_tile+0xd04>
+	WORD $0x5400010d // b.le 0x3f38 <k_gram_tile+0xd04>
 	WORD $0x0e617822 // fcvtl v2.2d, v1.2s
 	WORD $0x4e617821 // fcvtl2 v1.2d, v1.4s
 	WORD $0xad401223 // ldp q3, q4, [x17]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
 	WORD $0xad000622 // stp q2, q1, [x17]
-	WORD $0x1400002c // b 0x36b8 <k_gram_tile+0xdb0>
+	WORD $0x1400002c // b 0x3fe4 <k_gram_tile+0xdb0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400054b // b.lt 0x36b8 <k_gram_tile+0xdb0>
+	WORD $0x5400054b // b.lt 0x3fe4 <k_gram_tile+0xdb0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e1 // str q1, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3628 <k_gram_tile+0xd20>
+	WORD $0x54000062 // b.hs 0x3f54 <k_gram_tile+0xd20>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001a // b 0x368c <k_gram_tile+0xd84>
+	WORD $0x1400001a // b 0x3fb8 <k_gram_tile+0xd84>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
@@ -3508,9 +4095,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
 	WORD $0xad000c61 // stp q1, q3, [x3]
 	WORD $0xad001082 // stp q2, q4, [x4]
-	WORD $0x54fffdc1 // b.ne 0x3638 <k_gram_tile+0xd30>
+	WORD $0x54fffdc1 // b.ne 0x3f64 <k_gram_tile+0xd30>
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x36b8 <k_gram_tile+0xdb0>
+	WORD $0x54000180 // b.eq 0x3fe4 <k_gram_tile+0xdb0>
 	WORD $0xf9404be1 // ldr x1, [sp, #0x90]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -3521,18 +4108,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7821 // str d1, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3698 <k_gram_tile+0xd90>
+	WORD $0x54ffff21 // b.ne 0x3fc4 <k_gram_tile+0xd90>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54ffa00c // b.gt 0x2ac4 <k_gram_tile+0x1bc>
+	WORD $0x54ffa00c // b.gt 0x33f0 <k_gram_tile+0x1bc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffa08b // b.lt 0x2adc <k_gram_tile+0x1d4>
+	WORD $0x54ffa08b // b.lt 0x3408 <k_gram_tile+0x1d4>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x36e4 <k_gram_tile+0xddc>
+	WORD $0x54000062 // b.hs 0x4010 <k_gram_tile+0xddc>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x14000019 // b 0x3744 <k_gram_tile+0xe3c>
+	WORD $0x14000019 // b 0x4070 <k_gram_tile+0xe3c>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -3554,9 +4141,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
 	WORD $0xad010840 // stp q0, q2, [x2, #0x20]
 	WORD $0xad020c41 // stp q1, q3, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x36f4 <k_gram_tile+0xdec>
+	WORD $0x54fffde1 // b.ne 0x4020 <k_gram_tile+0xdec>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x54ff9ce0 // b.eq 0x2adc <k_gram_tile+0x1d4>
+	WORD $0x54ff9ce0 // b.eq 0x3408 <k_gram_tile+0x1d4>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -3569,8 +4156,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e602820 // fadd d0, d1, d0
 	WORD $0xfc376960 // str d0, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x3754 <k_gram_tile+0xe4c>
-	WORD $0x17fffcd9 // b 0x2adc <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x4080 <k_gram_tile+0xe4c>
+	WORD $0x17fffcd9 // b 0x3408 <k_gram_tile+0x1d4>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x8b060224 // add x4, x17, x6
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
@@ -3595,11 +4182,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e78d7b8 // fadd v24.2d, v29.2d, v24.2d
 	WORD $0xac826437 // stp q23, q25, [x1], #0x40
 	WORD $0xac8269b8 // stp q24, q26, [x13], #0x40
-	WORD $0x54fffe21 // b.ne 0x37a0 <k_gram_tile+0xe98>
+	WORD $0x54fffe21 // b.ne 0x40cc <k_gram_tile+0xe98>
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffa381 // b.ne 0x2c58 <k_gram_tile+0x350>
-	WORD $0x17fffd26 // b 0x2c84 <k_gram_tile+0x37c>
+	WORD $0x54ffa381 // b.ne 0x3584 <k_gram_tile+0x350>
+	WORD $0x17fffd26 // b 0x35b0 <k_gram_tile+0x37c>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -3622,11 +4209,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
 	WORD $0xad0160b6 // stp q22, q24, [x5, #0x20]
 	WORD $0xad0264b7 // stp q23, q25, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3804 <k_gram_tile+0xefc>
+	WORD $0x54fffde1 // b.ne 0x4130 <k_gram_tile+0xefc>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffa660 // b.eq 0x2d20 <k_gram_tile+0x418>
-	WORD $0x17fffd25 // b 0x2cec <k_gram_tile+0x3e4>
+	WORD $0x54ffa660 // b.eq 0x364c <k_gram_tile+0x418>
+	WORD $0x17fffd25 // b 0x3618 <k_gram_tile+0x3e4>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -3650,13 +4237,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
 	WORD $0xad005fb5 // stp q21, q23, [x29]
 	WORD $0xad0060b6 // stp q22, q24, [x5]
-	WORD $0x54fffdc1 // b.ne 0x3870 <k_gram_tile+0xf68>
+	WORD $0x54fffdc1 // b.ne 0x419c <k_gram_tile+0xf68>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffa8c0 // b.eq 0x2de4 <k_gram_tile+0x4dc>
-	WORD $0x17fffd3a // b 0x2db8 <k_gram_tile+0x4b0>
+	WORD $0x54ffa8c0 // b.eq 0x3710 <k_gram_tile+0x4dc>
+	WORD $0x17fffd3a // b 0x36e4 <k_gram_tile+0x4b0>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -3679,11 +4266,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
 	WORD $0xad0158b4 // stp q20, q22, [x5, #0x20]
 	WORD $0xad025cb5 // stp q21, q23, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x38e8 <k_gram_tile+0xfe0>
+	WORD $0x54fffde1 // b.ne 0x4214 <k_gram_tile+0xfe0>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffaa80 // b.eq 0x2e88 <k_gram_tile+0x580>
-	WORD $0x17fffd46 // b 0x2e54 <k_gram_tile+0x54c>
+	WORD $0x54ffaa80 // b.eq 0x37b4 <k_gram_tile+0x580>
+	WORD $0x17fffd46 // b 0x3780 <k_gram_tile+0x54c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -3707,13 +4294,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
 	WORD $0xad0054b3 // stp q19, q21, [x5]
 	WORD $0xad005bb4 // stp q20, q22, [x29]
-	WORD $0x54fffdc1 // b.ne 0x3954 <k_gram_tile+0x104c>
+	WORD $0x54fffdc1 // b.ne 0x4280 <k_gram_tile+0x104c>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffac80 // b.eq 0x2f40 <k_gram_tile+0x638>
-	WORD $0x17fffd58 // b 0x2f14 <k_gram_tile+0x60c>
+	WORD $0x54ffac80 // b.eq 0x386c <k_gram_tile+0x638>
+	WORD $0x17fffd58 // b 0x3840 <k_gram_tile+0x60c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -3736,11 +4323,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
 	WORD $0xad0150b2 // stp q18, q20, [x5, #0x20]
 	WORD $0xad0254b3 // stp q19, q21, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x39cc <k_gram_tile+0x10c4>
+	WORD $0x54fffde1 // b.ne 0x42f8 <k_gram_tile+0x10c4>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffae40 // b.eq 0x2fe4 <k_gram_tile+0x6dc>
-	WORD $0x17fffd64 // b 0x2fb0 <k_gram_tile+0x6a8>
+	WORD $0x54ffae40 // b.eq 0x3910 <k_gram_tile+0x6dc>
+	WORD $0x17fffd64 // b 0x38dc <k_gram_tile+0x6a8>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -3764,13 +4351,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
 	WORD $0xad004cb1 // stp q17, q19, [x5]
 	WORD $0xad0053b2 // stp q18, q20, [x29]
-	WORD $0x54fffdc1 // b.ne 0x3a38 <k_gram_tile+0x1130>
+	WORD $0x54fffdc1 // b.ne 0x4364 <k_gram_tile+0x1130>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb040 // b.eq 0x309c <k_gram_tile+0x794>
-	WORD $0x17fffd76 // b 0x3070 <k_gram_tile+0x768>
+	WORD $0x54ffb040 // b.eq 0x39c8 <k_gram_tile+0x794>
+	WORD $0x17fffd76 // b 0x399c <k_gram_tile+0x768>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -3793,11 +4380,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
 	WORD $0xad0148b0 // stp q16, q18, [x5, #0x20]
 	WORD $0xad024cb1 // stp q17, q19, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3ab0 <k_gram_tile+0x11a8>
+	WORD $0x54fffde1 // b.ne 0x43dc <k_gram_tile+0x11a8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb200 // b.eq 0x3140 <k_gram_tile+0x838>
-	WORD $0x17fffd82 // b 0x310c <k_gram_tile+0x804>
+	WORD $0x54ffb200 // b.eq 0x3a6c <k_gram_tile+0x838>
+	WORD $0x17fffd82 // b 0x3a38 <k_gram_tile+0x804>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -3821,13 +4408,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
 	WORD $0xad0044a7 // stp q7, q17, [x5]
 	WORD $0xad004bb0 // stp q16, q18, [x29]
-	WORD $0x54fffdc1 // b.ne 0x3b1c <k_gram_tile+0x1214>
+	WORD $0x54fffdc1 // b.ne 0x4448 <k_gram_tile+0x1214>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb3e0 // b.eq 0x31f4 <k_gram_tile+0x8ec>
-	WORD $0x17fffd93 // b 0x31c8 <k_gram_tile+0x8c0>
+	WORD $0x54ffb3e0 // b.eq 0x3b20 <k_gram_tile+0x8ec>
+	WORD $0x17fffd93 // b 0x3af4 <k_gram_tile+0x8c0>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -3850,11 +4437,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
 	WORD $0xad0140a6 // stp q6, q16, [x5, #0x20]
 	WORD $0xad0244a7 // stp q7, q17, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3b94 <k_gram_tile+0x128c>
+	WORD $0x54fffde1 // b.ne 0x44c0 <k_gram_tile+0x128c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb5a0 // b.eq 0x3298 <k_gram_tile+0x990>
-	WORD $0x17fffd9f // b 0x3264 <k_gram_tile+0x95c>
+	WORD $0x54ffb5a0 // b.eq 0x3bc4 <k_gram_tile+0x990>
+	WORD $0x17fffd9f // b 0x3b90 <k_gram_tile+0x95c>
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0xaa1603e1 // mov x1, x22
@@ -3878,11 +4465,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
 	WORD $0xad001c85 // stp q5, q7, [x4]
 	WORD $0xad0040a6 // stp q6, q16, [x5]
-	WORD $0x54fffdc1 // b.ne 0x3c00 <k_gram_tile+0x12f8>
+	WORD $0x54fffdc1 // b.ne 0x452c <k_gram_tile+0x12f8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffb7c0 // b.eq 0x334c <k_gram_tile+0xa44>
-	WORD $0x17fffdb2 // b 0x3320 <k_gram_tile+0xa18>
+	WORD $0x54ffb7c0 // b.eq 0x3c78 <k_gram_tile+0xa44>
+	WORD $0x17fffdb2 // b 0x3c4c <k_gram_tile+0xa18>
 	WORD $0xf94037eb // ldr x11, [sp, #0x68]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0xaa1e03ed // mov x13, x30
@@ -3905,10 +4492,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0xad011844 // stp q4, q6, [x2, #0x20]
 	WORD $0xad021c45 // stp q5, q7, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3c70 <k_gram_tile+0x1368>
+	WORD $0x54fffde1 // b.ne 0x459c <k_gram_tile+0x1368>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54ffb9a0 // b.eq 0x33f0 <k_gram_tile+0xae8>
-	WORD $0x17fffdbf // b 0x33bc <k_gram_tile+0xab4>
+	WORD $0x54ffb9a0 // b.eq 0x3d1c <k_gram_tile+0xae8>
+	WORD $0x17fffdbf // b 0x3ce8 <k_gram_tile+0xab4>
 	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
 	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
@@ -3922,9 +4509,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x3cfc <k_exp+0x18>
+	WORD $0x5400006a // b.ge 0x4628 <k_exp+0x18>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1400004a // b 0x3e20 <k_exp+0x13c>
+	WORD $0x1400004a // b 0x474c <k_exp+0x13c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -3997,25 +4584,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb51e14 // bit v20.16b, v16.16b, v21.16b
 	WORD $0x4e761e94 // bic v20.16b, v20.16b, v22.16b
 	WORD $0x3c810534 // str q20, [x9], #0x10
-	WORD $0x54fffb4d // b.le 0x3d84 <k_exp+0xa0>
+	WORD $0x54fffb4d // b.le 0x46b0 <k_exp+0xa0>
 	WORD $0xcb0c0108 // sub x8, x8, x12
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000acb // b.lt 0x3f80 <k_exp+0x29c>
+	WORD $0x54000acb // b.lt 0x48ac <k_exp+0x29c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0xd37ef589 // lsl x9, x12, #2
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b09014a // add x10, x10, x9
 	WORD $0x8b090169 // add x9, x11, x9
 	WORD $0xbd400141 // ldr s1, [x10]
-	WORD $0x54000120 // b.eq 0x3e68 <k_exp+0x184>
+	WORD $0x54000120 // b.eq 0x4794 <k_exp+0x184>
 	WORD $0x9100114b // add x11, x10, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x3e68 <k_exp+0x184>
+	WORD $0x540000a3 // b.lo 0x4794 <k_exp+0x184>
 	WORD $0x9100214a // add x10, x10, #0x8
 	WORD $0x4d408141 // ld1 { v1.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x3e6c <k_exp+0x188>
+	WORD $0x14000002 // b 0x4798 <k_exp+0x188>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528879cc // mov w12, #0x43ce // =17358
@@ -4080,10 +4667,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6ea51c20 // bit v0.16b, v1.16b, v5.16b
 	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54000060 // b.eq 0x3f74 <k_exp+0x290>
+	WORD $0x54000060 // b.eq 0x48a0 <k_exp+0x290>
 	WORD $0x91001128 // add x8, x9, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x3400006a // cbz w10, 0x3f80 <k_exp+0x29c>
+	WORD $0x3400006a // cbz w10, 0x48ac <k_exp+0x29c>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -4092,9 +4679,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x3f9c <k_max+0x18>
+	WORD $0x5400006a // b.ge 0x48c8 <k_max+0x18>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x1400000a // b 0x3fc0 <k_max+0x3c>
+	WORD $0x1400000a // b 0x48ec <k_max+0x3c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x927ef109 // and x9, x8, #0x7ffffffffffffffc
 	WORD $0x5280008b // mov w11, #0x4 // =4
@@ -4103,22 +4690,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0x6ea21c20 // bit v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff6d // b.le 0x3fa8 <k_max+0x24>
+	WORD $0x54ffff6d // b.le 0x48d4 <k_max+0x24>
 	WORD $0xcb090108 // sub x8, x8, x9
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400024b // b.lt 0x4010 <k_max+0x8c>
+	WORD $0x5400024b // b.lt 0x493c <k_max+0x8c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b090949 // add x9, x10, x9, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000e0 // b.eq 0x3ff8 <k_max+0x74>
+	WORD $0x540000e0 // b.eq 0x4924 <k_max+0x74>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x54000063 // b.lo 0x3ff8 <k_max+0x74>
+	WORD $0x54000063 // b.lo 0x4924 <k_max+0x74>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x1003d549 // adr x9, 0xbaa0 <lanes>
+	WORD $0x1003d5e9 // adr x9, 0xc3e0 <lanes>
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
@@ -4145,23 +4732,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0b03e8 // mov x8, x11
 	WORD $0x9100116b // add x11, x11, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400010c // b.gt 0x407c <k_find+0x40>
+	WORD $0x5400010c // b.gt 0x49a8 <k_find+0x40>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x3cea6982 // ldr q2, [x12, x10]
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x4e21e442 // fcmeq v2.4s, v2.4s, v1.4s
 	WORD $0x6eb0a842 // umaxv s2, v2.4s
 	WORD $0x1e26004c // fmov w12, s2
-	WORD $0x34fffecc // cbz w12, 0x4050 <k_find+0x14>
+	WORD $0x34fffecc // cbz w12, 0x497c <k_find+0x14>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400012a // b.ge 0x40a4 <k_find+0x68>
+	WORD $0x5400012a // b.ge 0x49d0 <k_find+0x68>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
 	WORD $0x1e202020 // fcmp s1, s0
-	WORD $0x540000a0 // b.eq 0x40a4 <k_find+0x68>
+	WORD $0x540000a0 // b.eq 0x49d0 <k_find+0x68>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffff61 // b.ne 0x4088 <k_find+0x4c>
+	WORD $0x54ffff61 // b.ne 0x49b4 <k_find+0x4c>
 	WORD $0xaa0903e8 // mov x8, x9
 	WORD $0xf9000c08 // str x8, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
@@ -4173,9 +4760,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x40d0 <k_softmax_exp+0x24>
+	WORD $0x5400006a // b.ge 0x49fc <k_softmax_exp+0x24>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400004c // b 0x41fc <k_softmax_exp+0x150>
+	WORD $0x1400004c // b 0x4b28 <k_softmax_exp+0x150>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -4250,23 +4837,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e781ed6 // bic v22.16b, v22.16b, v24.16b
 	WORD $0x4e36d400 // fadd v0.4s, v0.4s, v22.4s
 	WORD $0x3c810536 // str q22, [x9], #0x10
-	WORD $0x54fffb0d // b.le 0x4158 <k_softmax_exp+0xac>
+	WORD $0x54fffb0d // b.le 0x4a84 <k_softmax_exp+0xac>
 	WORD $0xcb0b0108 // sub x8, x8, x11
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b2b // b.lt 0x4368 <k_softmax_exp+0x2bc>
+	WORD $0x54000b2b // b.lt 0x4c94 <k_softmax_exp+0x2bc>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0xbd400123 // ldr s3, [x9]
-	WORD $0x54000120 // b.eq 0x423c <k_softmax_exp+0x190>
+	WORD $0x54000120 // b.eq 0x4b68 <k_softmax_exp+0x190>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409143 // ld1 { v3.s }[1], [x10]
-	WORD $0x540000a3 // b.lo 0x423c <k_softmax_exp+0x190>
+	WORD $0x540000a3 // b.lo 0x4b68 <k_softmax_exp+0x190>
 	WORD $0x9100212a // add x10, x9, #0x8
 	WORD $0x4d408143 // ld1 { v3.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x4240 <k_softmax_exp+0x194>
+	WORD $0x14000002 // b 0x4b6c <k_softmax_exp+0x194>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x4ea2d462 // fsub v2.4s, v3.4s, v2.4s
@@ -4331,13 +4918,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea41c41 // bit v1.16b, v2.16b, v4.16b
 	WORD $0x4e661c21 // bic v1.16b, v1.16b, v6.16b
 	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54000060 // b.eq 0x4348 <k_softmax_exp+0x29c>
+	WORD $0x54000060 // b.eq 0x4c74 <k_softmax_exp+0x29c>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x3400006a // cbz w10, 0x4354 <k_softmax_exp+0x2a8>
+	WORD $0x3400006a // cbz w10, 0x4c80 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x1003ba69 // adr x9, 0xbaa0 <lanes>
+	WORD $0x1003bb09 // adr x9, 0xc3e0 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -4352,13 +4939,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x540000ea // b.ge 0x43a4 <k_sum_squares+0x28>
+	WORD $0x540000ea // b.ge 0x4cd0 <k_sum_squares+0x28>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x14000011 // b 0x43e4 <k_sum_squares+0x68>
+	WORD $0x14000011 // b 0x4d10 <k_sum_squares+0x68>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x927ce92a // and x10, x9, #0x7ffffffffffffff0
@@ -4374,12 +4961,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25cca3 // fmla v3.4s, v5.4s, v5.4s
 	WORD $0x4e26ccc2 // fmla v2.4s, v6.4s, v6.4s
 	WORD $0x4e27cce1 // fmla v1.4s, v7.4s, v7.4s
-	WORD $0x54ffff0d // b.le 0x43c0 <k_sum_squares+0x44>
+	WORD $0x54ffff0d // b.le 0x4cec <k_sum_squares+0x44>
 	WORD $0xb27e014b // orr x11, x10, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400006d // b.le 0x43f8 <k_sum_squares+0x7c>
+	WORD $0x5400006d // b.le 0x4d24 <k_sum_squares+0x7c>
 	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0x14000009 // b 0x4418 <k_sum_squares+0x9c>
+	WORD $0x14000009 // b 0x4d44 <k_sum_squares+0x9c>
 	WORD $0x8b0a090b // add x11, x8, x10, lsl #2
 	WORD $0x3cc10564 // ldr q4, [x11], #0x10
 	WORD $0x9100214d // add x13, x10, #0x8
@@ -4387,16 +4974,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0x4e24cc80 // fmla v0.4s, v4.4s, v4.4s
 	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x54ffff4d // b.le 0x43fc <k_sum_squares+0x80>
+	WORD $0x54ffff4d // b.le 0x4d28 <k_sum_squares+0x80>
 	WORD $0xeb0c0129 // subs x9, x9, x12
-	WORD $0x5400016d // b.le 0x4448 <k_sum_squares+0xcc>
+	WORD $0x5400016d // b.le 0x4d74 <k_sum_squares+0xcc>
 	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0x540000cb // b.lt 0x4444 <k_sum_squares+0xc8>
+	WORD $0x540000cb // b.lt 0x4d70 <k_sum_squares+0xc8>
 	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4444 <k_sum_squares+0xc8>
+	WORD $0x54000060 // b.eq 0x4d70 <k_sum_squares+0xc8>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e24cc83 // fmla v3.4s, v4.4s, v4.4s
@@ -4413,9 +5000,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x4480 <k_rms_scale+0x18>
+	WORD $0x5400006a // b.ge 0x4dac <k_rms_scale+0x18>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000e // b 0x44b4 <k_rms_scale+0x4c>
+	WORD $0x1400000e // b 0x4de0 <k_rms_scale+0x4c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf940080c // ldr x12, [x0, #0x10]
@@ -4428,17 +5015,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0x6e22dc21 // fmul v1.4s, v1.4s, v2.4s
 	WORD $0x3c810541 // str q1, [x10], #0x10
-	WORD $0x54fffeed // b.le 0x448c <k_rms_scale+0x24>
+	WORD $0x54fffeed // b.le 0x4db8 <k_rms_scale+0x24>
 	WORD $0xcb08012b // sub x11, x9, x8
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540003eb // b.lt 0x4538 <k_rms_scale+0xd0>
+	WORD $0x540003eb // b.lt 0x4e64 <k_rms_scale+0xd0>
 	WORD $0xa940240d // ldp x13, x9, [x0]
 	WORD $0xd37ef50a // lsl x10, x8, #2
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0x8b0a012c // add x12, x9, x10
 	WORD $0x8b0a01a9 // add x9, x13, x10
 	WORD $0xbd400182 // ldr s2, [x12]
-	WORD $0x540000e1 // b.ne 0x44f4 <k_rms_scale+0x8c>
+	WORD $0x540000e1 // b.ne 0x4e20 <k_rms_scale+0x8c>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
@@ -4450,7 +5037,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x540001a9 // b.ls 0x453c <k_rms_scale+0xd4>
+	WORD $0x540001a9 // b.ls 0x4e68 <k_rms_scale+0xd4>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x9100218b // add x11, x12, #0x8
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
@@ -4475,9 +5062,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4570 <k_silu_mul+0x18>
+	WORD $0x5400006a // b.ge 0x4e9c <k_silu_mul+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000056 // b 0x46c4 <k_silu_mul+0x16c>
+	WORD $0x14000056 // b 0x4ff0 <k_silu_mul+0x16c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
@@ -4562,23 +5149,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cc10597 // ldr q23, [x12], #0x10
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x3c810576 // str q22, [x11], #0x10
-	WORD $0x54fffaad // b.le 0x4614 <k_silu_mul+0xbc>
+	WORD $0x54fffaad // b.le 0x4f40 <k_silu_mul+0xbc>
 	WORD $0xcb0a0108 // sub x8, x8, x10
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e4b // b.lt 0x4894 <k_silu_mul+0x33c>
+	WORD $0x54000e4b // b.lt 0x51c0 <k_silu_mul+0x33c>
 	WORD $0xf9400409 // ldr x9, [x0, #0x8]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x54000120 // b.eq 0x4704 <k_silu_mul+0x1ac>
+	WORD $0x54000120 // b.eq 0x5030 <k_silu_mul+0x1ac>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x4704 <k_silu_mul+0x1ac>
+	WORD $0x540000a3 // b.lo 0x5030 <k_silu_mul+0x1ac>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x14000002 // b 0x4708 <k_silu_mul+0x1b0>
+	WORD $0x14000002 // b 0x5034 <k_silu_mul+0x1b0>
 	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
@@ -4655,28 +5242,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e641ca3 // bsl v3.16b, v5.16b, v4.16b
 	WORD $0x6e631c02 // bsl v2.16b, v0.16b, v3.16b
 	WORD $0xbd400160 // ldr s0, [x11]
-	WORD $0x540001a1 // b.ne 0x4868 <k_silu_mul+0x310>
+	WORD $0x540001a1 // b.ne 0x5194 <k_silu_mul+0x310>
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x340001e9 // cbz w9, 0x4878 <k_silu_mul+0x320>
+	WORD $0x340001e9 // cbz w9, 0x51a4 <k_silu_mul+0x320>
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0x4d408160 // ld1 { v0.s }[2], [x11]
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x540001a0 // b.eq 0x4888 <k_silu_mul+0x330>
+	WORD $0x540001a0 // b.eq 0x51b4 <k_silu_mul+0x330>
 	WORD $0x91001148 // add x8, x10, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x35000169 // cbnz w9, 0x488c <k_silu_mul+0x334>
-	WORD $0x1400000c // b 0x4894 <k_silu_mul+0x33c>
+	WORD $0x35000169 // cbnz w9, 0x51b8 <k_silu_mul+0x334>
+	WORD $0x1400000c // b 0x51c0 <k_silu_mul+0x33c>
 	WORD $0x9100116c // add x12, x11, #0x4
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x35fffe69 // cbnz w9, 0x4840 <k_silu_mul+0x2e8>
+	WORD $0x35fffe69 // cbnz w9, 0x516c <k_silu_mul+0x2e8>
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x54fffea1 // b.ne 0x4858 <k_silu_mul+0x300>
-	WORD $0x34000069 // cbz w9, 0x4894 <k_silu_mul+0x33c>
+	WORD $0x54fffea1 // b.ne 0x5184 <k_silu_mul+0x300>
+	WORD $0x34000069 // cbz w9, 0x51c0 <k_silu_mul+0x33c>
 	WORD $0x91002148 // add x8, x10, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -4685,9 +5272,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xa9402009 // ldp x9, x8, [x0]
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x5400006a // b.ge 0x48b0 <k_rope+0x18>
+	WORD $0x5400006a // b.ge 0x51dc <k_rope+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000015 // b 0x4900 <k_rope+0x68>
+	WORD $0x14000015 // b 0x522c <k_rope+0x68>
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xaa0803ee // mov x14, x8
@@ -4707,17 +5294,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e20cc82 // fmla v2.4s, v4.4s, v0.4s
 	WORD $0x3c8105e1 // str q1, [x15], #0x10
 	WORD $0x3c8105c2 // str q2, [x14], #0x10
-	WORD $0x54fffe2d // b.le 0x48c0 <k_rope+0x28>
+	WORD $0x54fffe2d // b.le 0x51ec <k_rope+0x28>
 	WORD $0xcb0a016b // sub x11, x11, x10
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400070b // b.lt 0x49e8 <k_rope+0x150>
+	WORD $0x5400070b // b.lt 0x5314 <k_rope+0x150>
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x6e040440 // mov v0.s[0], v2.s[0]
-	WORD $0x54000261 // b.ne 0x4970 <k_rope+0xd8>
+	WORD $0x54000261 // b.ne 0x529c <k_rope+0xd8>
 	WORD $0xd37ef54b // lsl x11, x10, #2
 	WORD $0xa941380c // ldp x12, x14, [x0, #0x10]
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -4740,7 +5327,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
-	WORD $0x54000369 // b.ls 0x49ec <k_rope+0x154>
+	WORD $0x54000369 // b.ls 0x5318 <k_rope+0x154>
 	WORD $0x8b0a0108 // add x8, x8, x10
 	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
 	WORD $0xfd400101 // ldr d1, [x8]
@@ -4785,9 +5372,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4a38 <k_axpy+0x18>
+	WORD $0x5400006a // b.ge 0x5364 <k_axpy+0x18>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400000c // b 0x4a64 <k_axpy+0x44>
+	WORD $0x1400000c // b 0x5390 <k_axpy+0x44>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3cc10541 // ldr q1, [x10], #0x10
@@ -4798,17 +5385,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0x3c810522 // str q2, [x9], #0x10
-	WORD $0x54ffff0d // b.le 0x4a40 <k_axpy+0x20>
+	WORD $0x54ffff0d // b.le 0x536c <k_axpy+0x20>
 	WORD $0xcb0b010a // sub x10, x8, x11
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0x4ad0 <k_axpy+0xb0>
+	WORD $0x5400032b // b.lt 0x53fc <k_axpy+0xb0>
 	WORD $0xd37ef568 // lsl x8, x11, #2
 	WORD $0xa940240b // ldp x11, x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x8b080168 // add x8, x11, x8
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000a1 // b.ne 0x4a9c <k_axpy+0x7c>
+	WORD $0x540000a1 // b.ne 0x53c8 <k_axpy+0x7c>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
 	WORD $0xbd000102 // str s2, [x8]
@@ -4816,7 +5403,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x4ad4 <k_axpy+0xb4>
+	WORD $0x54000169 // b.ls 0x5400 <k_axpy+0xb4>
 	WORD $0xfd400102 // ldr d2, [x8]
 	WORD $0x9100210a // add x10, x8, #0x8
 	WORD $0x91002129 // add x9, x9, #0x8
@@ -4836,9 +5423,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4afc <k_scale+0x18>
+	WORD $0x5400006a // b.ge 0x5428 <k_scale+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000b // b 0x4b24 <k_scale+0x40>
+	WORD $0x1400000b // b 0x5450 <k_scale+0x40>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x3dc00121 // ldr q1, [x9]
@@ -4848,15 +5435,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0x4f809021 // fmul v1.4s, v1.4s, v0.s[0]
 	WORD $0x3c810521 // str q1, [x9], #0x10
-	WORD $0x54ffff2d // b.le 0x4b04 <k_scale+0x20>
+	WORD $0x54ffff2d // b.le 0x5430 <k_scale+0x20>
 	WORD $0xcb0a0109 // sub x9, x8, x10
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400028b // b.lt 0x4b7c <k_scale+0x98>
+	WORD $0x5400028b // b.lt 0x54a8 <k_scale+0x98>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
 	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0x54000081 // b.ne 0x4b50 <k_scale+0x6c>
+	WORD $0x54000081 // b.ne 0x547c <k_scale+0x6c>
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xd65f03c0 // ret
@@ -4865,7 +5452,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x540000e9 // b.ls 0x4b80 <k_scale+0x9c>
+	WORD $0x540000e9 // b.ls 0x54ac <k_scale+0x9c>
 	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x4f809020 // fmul v0.4s, v1.4s, v0.s[0]
@@ -4880,9 +5467,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x4ba4 <k_add+0x14>
+	WORD $0x5400006a // b.ge 0x54d0 <k_add+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x4bd0 <k_add+0x40>
+	WORD $0x1400000c // b 0x54fc <k_add+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -4893,15 +5480,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x4bac <k_add+0x1c>
+	WORD $0x54ffff0d // b.le 0x54d8 <k_add+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x4c40 <k_add+0xb0>
+	WORD $0x5400034b // b.lt 0x556c <k_add+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x4c04 <k_add+0x74>
+	WORD $0x540000c1 // b.ne 0x5530 <k_add+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e202820 // fadd s0, s1, s0
@@ -4912,7 +5499,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x4c44 <k_add+0xb4>
+	WORD $0x54000169 // b.ls 0x5570 <k_add+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -4933,9 +5520,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x4c70 <k_mul+0x14>
+	WORD $0x5400006a // b.ge 0x559c <k_mul+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x4c9c <k_mul+0x40>
+	WORD $0x1400000c // b 0x55c8 <k_mul+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -4946,15 +5533,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x4c78 <k_mul+0x1c>
+	WORD $0x54ffff0d // b.le 0x55a4 <k_mul+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x4d0c <k_mul+0xb0>
+	WORD $0x5400034b // b.lt 0x5638 <k_mul+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x4cd0 <k_mul+0x74>
+	WORD $0x540000c1 // b.ne 0x55fc <k_mul+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e200820 // fmul s0, s1, s0
@@ -4965,7 +5552,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x4d10 <k_mul+0xb4>
+	WORD $0x54000169 // b.ls 0x563c <k_mul+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5040,12 +5627,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
 	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0x540000ca // b.ge 0x4e20 <k_sum_exp+0xf8>
+	WORD $0x540000ca // b.ge 0x574c <k_sum_exp+0xf8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540010ca // b.ge 0x5030 <k_sum_exp+0x308>
-	WORD $0x140000fa // b 0x5204 <k_sum_exp+0x4dc>
+	WORD $0x540010ca // b.ge 0x595c <k_sum_exp+0x308>
+	WORD $0x140000fa // b 0x5b30 <k_sum_exp+0x4dc>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
 	WORD $0xb200f3e5 // mov x5, #0x5555555555555555 // =6148914691236517205
@@ -5173,23 +5760,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d401 // fadd v1.2d, v0.2d, v2.2d
 	WORD $0x4ebd1fc2 // orr v2.16b, v30.16b, v29.16b
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
-	WORD $0x54fff42d // b.le 0x4ea0 <k_sum_exp+0x178>
+	WORD $0x54fff42d // b.le 0x57cc <k_sum_exp+0x178>
 	WORD $0x4ea41c80 // mov v0.16b, v4.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54000ecb // b.lt 0x5204 <k_sum_exp+0x4dc>
+	WORD $0x54000ecb // b.lt 0x5b30 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10035365 // adr x5, 0xbaa0 <lanes>
+	WORD $0x10035405 // adr x5, 0xc3e0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
 	WORD $0x3dc004a4 // ldr q4, [x5, #0x10]
 	WORD $0xbd400065 // ldr s5, [x3]
-	WORD $0x540000e0 // b.eq 0x5068 <k_sum_exp+0x340>
+	WORD $0x540000e0 // b.eq 0x5994 <k_sum_exp+0x340>
 	WORD $0x91001064 // add x4, x3, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d409085 // ld1 { v5.s }[1], [x4]
-	WORD $0x54000063 // b.lo 0x5068 <k_sum_exp+0x340>
+	WORD $0x54000063 // b.lo 0x5994 <k_sum_exp+0x340>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408045 // ld1 { v5.s }[2], [x2]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -5366,15 +5953,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
 	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
 	WORD $0xf900abfd // str x29, [sp, #0x150]
-	WORD $0x5400012a // b.ge 0x533c <k_sum_exp_pair+0x10c>
+	WORD $0x5400012a // b.ge 0x5c68 <k_sum_exp_pair+0x10c>
 	WORD $0x6f00e40d // movi v13.2d, #0000000000000000
 	WORD $0x6f00e40e // movi v14.2d, #0000000000000000
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001f4a // b.ge 0x571c <k_sum_exp_pair+0x4ec>
-	WORD $0x140001de // b 0x5ab0 <k_sum_exp_pair+0x880>
+	WORD $0x54001f4a // b.ge 0x6048 <k_sum_exp_pair+0x4ec>
+	WORD $0x140001de // b 0x63dc <k_sum_exp_pair+0x880>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0x4e080c21 // dup v1.2d, x1
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
@@ -5617,31 +6204,31 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4ae // fadd v14.2d, v5.2d, v2.2d
 	WORD $0x4e66d48a // fadd v10.2d, v4.2d, v6.2d
 	WORD $0x3dc033e4 // ldr q4, [sp, #0xc0]
-	WORD $0x54ffe70d // b.le 0x53e4 <k_sum_exp_pair+0x1b4>
+	WORD $0x54ffe70d // b.le 0x5d10 <k_sum_exp_pair+0x1b4>
 	WORD $0x4eb21e4b // mov v11.16b, v18.16b
 	WORD $0x4eb31e6c // mov v12.16b, v19.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001ccb // b.lt 0x5ab0 <k_sum_exp_pair+0x880>
+	WORD $0x54001ccb // b.lt 0x63dc <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10031c05 // adr x5, 0xbaa0 <lanes>
+	WORD $0x10031ca5 // adr x5, 0xc3e0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
 	WORD $0x3dc004a1 // ldr q1, [x5, #0x10]
 	WORD $0xbd400080 // ldr s0, [x4]
-	WORD $0x54000101 // b.ne 0x5758 <k_sum_exp_pair+0x528>
+	WORD $0x54000101 // b.ne 0x6084 <k_sum_exp_pair+0x528>
 	WORD $0xf9400402 // ldr x2, [x0, #0x8]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
 	WORD $0x8b030842 // add x2, x2, x3, lsl #2
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xbd400043 // ldr s3, [x2]
-	WORD $0x14000011 // b 0x5798 <k_sum_exp_pair+0x568>
+	WORD $0x14000011 // b 0x60c4 <k_sum_exp_pair+0x568>
 	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d4090a0 // ld1 { v0.s }[1], [x5]
-	WORD $0x54000063 // b.lo 0x5770 <k_sum_exp_pair+0x540>
+	WORD $0x54000063 // b.lo 0x609c <k_sum_exp_pair+0x540>
 	WORD $0x91002084 // add x4, x4, #0x8
 	WORD $0x4d408080 // ld1 { v0.s }[2], [x4]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -5651,7 +6238,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xfd400063 // ldr d3, [x3]
-	WORD $0x54000063 // b.lo 0x5798 <k_sum_exp_pair+0x568>
+	WORD $0x54000063 // b.lo 0x60c4 <k_sum_exp_pair+0x568>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408043 // ld1 { v3.s }[2], [x2]
 	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
@@ -5874,9 +6461,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_f16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x5b0c <k_decode_f16+0x14>
+	WORD $0x5400006a // b.ge 0x6438 <k_decode_f16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x5b48 <k_decode_f16+0x50>
+	WORD $0x14000010 // b 0x6474 <k_decode_f16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -5891,9 +6478,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x5b18 <k_decode_f16+0x20>
+	WORD $0x54fffead // b.le 0x6444 <k_decode_f16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x5b70 <k_decode_f16+0x78>
+	WORD $0x5400012d // b.le 0x649c <k_decode_f16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -5901,15 +6488,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc004540 // str s0, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x5b5c <k_decode_f16+0x64>
+	WORD $0x54ffff81 // b.ne 0x6488 <k_decode_f16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_bf16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x5b88 <k_decode_bf16+0x14>
+	WORD $0x5400006a // b.ge 0x64b4 <k_decode_bf16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x5bc4 <k_decode_bf16+0x50>
+	WORD $0x14000010 // b 0x64f0 <k_decode_bf16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -5924,9 +6511,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x5b94 <k_decode_bf16+0x20>
+	WORD $0x54fffead // b.le 0x64c0 <k_decode_bf16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x5bec <k_decode_bf16+0x78>
+	WORD $0x5400012d // b.le 0x6518 <k_decode_bf16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -5934,19 +6521,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0xb800454b // str w11, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x5bd8 <k_decode_bf16+0x64>
+	WORD $0x54ffff81 // b.ne 0x6504 <k_decode_bf16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540005cb // b.lt 0x5cb0 <k_decode_q8_0+0xc0>
-	WORD $0x1002f12b // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x540005cb // b.lt 0x65dc <k_decode_q8_0+0xc0>
+	WORD $0x1002f1cb // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1002f1ec // adr x12, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1002f04d // adr x13, 0xba10 <k_dot_q6_k+0x760>
+	WORD $0x1002f28c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1002f0ed // adr x13, 0xc350 <k_dot_q6_k+0x774>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1002f40b // adr x11, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x1002f4ab // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -5985,21 +6572,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad031526 // stp q6, q5, [x9, #0x60]
 	WORD $0xad024124 // stp q4, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffba1 // b.ne 0x5c20 <k_decode_q8_0+0x30>
+	WORD $0x54fffba1 // b.ne 0x654c <k_decode_q8_0+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400066b // b.lt 0x5d88 <k_decode_q4_0+0xd4>
-	WORD $0x1002eb0b // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x5400066b // b.lt 0x66b4 <k_decode_q4_0+0xd4>
+	WORD $0x1002ebab // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002eb6b // adr x11, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1002e9cc // adr x12, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x1002edad // adr x13, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x1002ec0b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1002ea6c // adr x12, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1002ee4d // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6041,20 +6628,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad005527 // stp q7, q21, [x9]
 	WORD $0xad024126 // stp q6, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffb41 // b.ne 0x5cec <k_decode_q4_0+0x38>
+	WORD $0x54fffb41 // b.ne 0x6618 <k_decode_q4_0+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400076b // b.lt 0x5e80 <k_decode_q4_1+0xf4>
-	WORD $0x1002e34b // adr x11, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x5400076b // b.lt 0x67ac <k_decode_q4_1+0xf4>
+	WORD $0x1002e3eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1002e68c // adr x12, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x1002e72c // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002e52b // adr x11, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1002e40d // adr x13, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x1002e5cb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1002e4ad // adr x13, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -6105,25 +6692,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad024125 // stp q5, q16, [x9, #0x40]
 	WORD $0xad034527 // stp q7, q17, [x9, #0x60]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa21 // b.ne 0x5dc0 <k_decode_q4_1+0x34>
+	WORD $0x54fffa21 // b.ne 0x66ec <k_decode_q4_1+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400082b // b.lt 0x5f90 <k_decode_q5_0+0x10c>
-	WORD $0x1002de89 // adr x9, 0xba60 <k_dot_q6_k+0x7b0>
-	WORD $0x1002df6a // adr x10, 0xba80 <k_dot_q6_k+0x7d0>
+	WORD $0x5400082b // b.lt 0x68bc <k_decode_q5_0+0x10c>
+	WORD $0x1002df29 // adr x9, 0xc3a0 <k_dot_q6_k+0x7c4>
+	WORD $0x1002e00a // adr x10, 0xc3c0 <k_dot_q6_k+0x7e4>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002dc09 // adr x9, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x1002dca9 // adr x9, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002dc89 // adr x9, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1002daea // adr x10, 0xba10 <k_dot_q6_k+0x760>
+	WORD $0x1002dd29 // adr x9, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1002db8a // adr x10, 0xc350 <k_dot_q6_k+0x774>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002deab // adr x11, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x1002df4b // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -6175,25 +6762,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa01 // b.ne 0x5ecc <k_decode_q5_0+0x48>
+	WORD $0x54fffa01 // b.ne 0x67f8 <k_decode_q5_0+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400096b // b.lt 0x60c8 <k_decode_q5_1+0x134>
-	WORD $0x1002d609 // adr x9, 0xba60 <k_dot_q6_k+0x7b0>
-	WORD $0x1002d6ea // adr x10, 0xba80 <k_dot_q6_k+0x7d0>
+	WORD $0x5400096b // b.lt 0x69f4 <k_decode_q5_1+0x134>
+	WORD $0x1002d6a9 // adr x9, 0xc3a0 <k_dot_q6_k+0x7c4>
+	WORD $0x1002d78a // adr x10, 0xc3c0 <k_dot_q6_k+0x7e4>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002d289 // adr x9, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x1002d329 // adr x9, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002d489 // adr x9, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1002d56a // adr x10, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x1002d529 // adr x9, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1002d60a // adr x10, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002d32b // adr x11, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x1002d3cb // adr x11, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -6255,20 +6842,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fff8c1 // b.ne 0x5fdc <k_decode_q5_1+0x48>
+	WORD $0x54fff8c1 // b.ne 0x6908 <k_decode_q5_1+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003b6b // b.lt 0x6840 <k_decode_q2_k+0x774>
-	WORD $0x1002c94b // adr x11, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x54003b6b // b.lt 0x716c <k_decode_q2_k+0x774>
+	WORD $0x1002c9eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x4f00e460 // movi v0.16b, #0x3
-	WORD $0x1002cc8c // adr x12, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x1002cd2c // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002cb2b // adr x11, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1002ca0d // adr x13, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x1002cbcb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1002caad // adr x13, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -6735,21 +7322,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
 	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc621 // b.ne 0x6100 <k_decode_q2_k+0x34>
+	WORD $0x54ffc621 // b.ne 0x6a2c <k_decode_q2_k+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003a2b // b.lt 0x6f90 <k_decode_q3_k+0x74c>
+	WORD $0x54003a2b // b.lt 0x78bc <k_decode_q3_k+0x74c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x10028e6b // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x10028f0b // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f00e480 // movi v0.16b, #0x4
 	WORD $0x4f07e781 // movi v1.16b, #0xfc
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x10028eeb // adr x11, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x10028d4c // adr x12, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x1002912d // adr x13, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x10028f8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x10028dec // adr x12, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x100291cd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -7205,20 +7792,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
 	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc7a1 // b.ne 0x6880 <k_decode_q3_k+0x3c>
+	WORD $0x54ffc7a1 // b.ne 0x71ac <k_decode_q3_k+0x3c>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400416b // b.lt 0x77c8 <k_decode_q4_k+0x834>
-	WORD $0x1002530b // adr x11, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x5400416b // b.lt 0x80f4 <k_decode_q4_k+0x834>
+	WORD $0x100253ab // adr x11, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1002564c // adr x12, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x100256ec // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x100254eb // adr x11, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x100253cd // adr x13, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x1002558b // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1002546d // adr x13, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -7733,21 +8320,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
 	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc021 // b.ne 0x6fc8 <k_decode_q4_k+0x34>
+	WORD $0x54ffc021 // b.ne 0x78f4 <k_decode_q4_k+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400484b // b.lt 0x80dc <k_decode_q5_k+0x910>
-	WORD $0x1002114b // adr x11, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x5400484b // b.lt 0x8a08 <k_decode_q5_k+0x910>
+	WORD $0x100211eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002132b // adr x11, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1002140c // adr x12, 0xba70 <k_dot_q6_k+0x7c0>
-	WORD $0x100211ed // adr x13, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x100213cb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x100214ac // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1002128d // adr x13, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -8316,22 +8903,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
 	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffb961 // b.ne 0x7804 <k_decode_q5_k+0x38>
+	WORD $0x54ffb961 // b.ne 0x8130 <k_decode_q5_k+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400310b // b.lt 0x8708 <k_decode_q6_k+0x628>
+	WORD $0x5400310b // b.lt 0x9034 <k_decode_q6_k+0x628>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001c96b // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x1001ca0b // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f01e601 // movi v1.16b, #0x30
 	WORD $0x4f07e402 // movi v2.16b, #0xe0
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001c9eb // adr x11, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1001c84c // adr x12, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x1001cc2d // adr x13, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x1001ca8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1001c8ec // adr x12, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1001cccd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00185 // ldr q5, [x12]
 	WORD $0x3dc001a6 // ldr q6, [x13]
@@ -8713,7 +9300,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4532 // stp q18, q17, [x9, #0x3e0]
 	WORD $0xad1e4d27 // stp q7, q19, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffd0e1 // b.ne 0x8120 <k_decode_q6_k+0x40>
+	WORD $0x54ffd0e1 // b.ne 0x8a4c <k_decode_q6_k+0x40>
 	WORD $0xd65f03c0 // ret
 
 	// dot_f16
@@ -8724,9 +9311,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x8734 <k_dot_f16+0x28>
+	WORD $0x5400006a // b.ge 0x9060 <k_dot_f16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000027 // b 0x87cc <k_dot_f16+0xc0>
+	WORD $0x14000027 // b 0x90f8 <k_dot_f16+0xc0>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8760,7 +9347,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34cec0 // fmla v0.4s, v22.4s, v20.4s
 	WORD $0x4e3ace43 // fmla v3.4s, v18.4s, v26.4s
 	WORD $0x4e35cf22 // fmla v2.4s, v25.4s, v21.4s
-	WORD $0x54fffced // b.le 0x8754 <k_dot_f16+0x48>
+	WORD $0x54fffced // b.le 0x9080 <k_dot_f16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8772,7 +9359,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400012d // b.le 0x880c <k_dot_f16+0x100>
+	WORD $0x5400012d // b.le 0x9138 <k_dot_f16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7c402501 // ldr h1, [x8], #0x2
@@ -8780,7 +9367,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc404522 // ldr s2, [x9], #0x4
 	WORD $0x1ee24021 // fcvt s1, h1
 	WORD $0x1f020020 // fmadd s0, s1, s2, s0
-	WORD $0x54ffff61 // b.ne 0x87f4 <k_dot_f16+0xe8>
+	WORD $0x54ffff61 // b.ne 0x9120 <k_dot_f16+0xe8>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
@@ -8792,9 +9379,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x883c <k_dot_bf16+0x28>
+	WORD $0x5400006a // b.ge 0x9168 <k_dot_bf16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000026 // b 0x88d0 <k_dot_bf16+0xbc>
+	WORD $0x14000026 // b 0x91fc <k_dot_bf16+0xbc>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8827,7 +9414,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf26 // fmla v6.4s, v25.4s, v27.4s
 	WORD $0x4e34cee5 // fmla v5.4s, v23.4s, v20.4s
 	WORD $0x4e3acec4 // fmla v4.4s, v22.4s, v26.4s
-	WORD $0x54fffd0d // b.le 0x885c <k_dot_bf16+0x48>
+	WORD $0x54fffd0d // b.le 0x9188 <k_dot_bf16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8839,7 +9426,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400014d // b.le 0x8914 <k_dot_bf16+0x100>
+	WORD $0x5400014d // b.le 0x9240 <k_dot_bf16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7840250b // ldrh w11, [x8], #0x2
@@ -8848,24 +9435,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0x1e270162 // fmov s2, w11
 	WORD $0x1f010040 // fmadd s0, s2, s1, s0
-	WORD $0x54ffff41 // b.ne 0x88f8 <k_dot_bf16+0xe4>
+	WORD $0x54ffff41 // b.ne 0x9224 <k_dot_bf16+0xe4>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
 	// dot_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400078b // b.lt 0x8a14 <k_dot_q8_0+0xf8>
+	WORD $0x5400078b // b.lt 0x9340 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10018b2b // adr x11, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x10018bcb // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1001866b // adr x11, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x100187cc // adr x12, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x100186ad // adr x13, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x1001870b // adr x11, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1001886c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1001874d // adr x13, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -8908,13 +9495,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f951242 // fmla v2.4s, v18.4s, v21.s[0]
 	WORD $0x4f951281 // fmla v1.4s, v20.4s, v21.s[0]
 	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
-	WORD $0x54fffb21 // b.ne 0x895c <k_dot_q8_0+0x40>
+	WORD $0x54fffb21 // b.ne 0x9288 <k_dot_q8_0+0x40>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x14000005 // b 0x8a24 <k_dot_q8_0+0x108>
+	WORD $0x14000005 // b 0x9350 <k_dot_q8_0+0x108>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8931,19 +9518,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x8b54 <k_dot_q4_0+0x110>
+	WORD $0x5400084b // b.lt 0x9480 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100181cb // adr x11, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x1001826b // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x10017ceb // adr x11, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x10017e4c // adr x12, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x10017d2d // adr x13, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x10017d8b // adr x11, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x10017eec // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x10017dcd // adr x13, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -8990,13 +9577,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9712a5 // fmla v5.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c4 // fmla v4.4s, v22.4s, v23.s[0]
 	WORD $0x4f971260 // fmla v0.4s, v19.4s, v23.s[0]
-	WORD $0x54fffac1 // b.ne 0x8a90 <k_dot_q4_0+0x4c>
+	WORD $0x54fffac1 // b.ne 0x93bc <k_dot_q4_0+0x4c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0x14000005 // b 0x8b64 <k_dot_q4_0+0x120>
+	WORD $0x14000005 // b 0x9490 <k_dot_q4_0+0x120>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9013,11 +9600,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a8b // b.lt 0x8cdc <k_dot_q4_1+0x158>
+	WORD $0x54000a8b // b.lt 0x9608 <k_dot_q4_1+0x158>
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100174ab // adr x11, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x1001754b // adr x11, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -9027,9 +9614,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1001756b // adr x11, 0xba70 <k_dot_q6_k+0x7c0>
-	WORD $0x1001744c // adr x12, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x100171ad // adr x13, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x1001760b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x100174ec // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1001724d // adr x13, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -9087,7 +9674,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d12c0 // fmla v0.4s, v22.4s, v29.s[0]
 	WORD $0x4f8b1347 // fmla v7.4s, v26.4s, v11.s[0]
 	WORD $0x4f8b12a6 // fmla v6.4s, v21.4s, v11.s[0]
-	WORD $0x54fff9c1 // b.ne 0x8bec <k_dot_q4_1+0x68>
+	WORD $0x54fff9c1 // b.ne 0x9518 <k_dot_q4_1+0x68>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
@@ -9096,7 +9683,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0xfc4407ee // ldr d14, [sp], #0x40
-	WORD $0x14000005 // b 0x8cec <k_dot_q4_1+0x168>
+	WORD $0x14000005 // b 0x9618 <k_dot_q4_1+0x168>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9113,14 +9700,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x8e5c <k_dot_q5_0+0x150>
+	WORD $0x54000a4b // b.lt 0x9788 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x10016a2b // adr x11, 0xba60 <k_dot_q6_k+0x7b0>
+	WORD $0x10016acb // adr x11, 0xc3a0 <k_dot_q6_k+0x7c4>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10016acc // adr x12, 0xba80 <k_dot_q6_k+0x7d0>
+	WORD $0x10016b6c // adr x12, 0xc3c0 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10016b0b // adr x11, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x10016bab // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -9128,9 +9715,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1001660b // adr x11, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x1001676c // adr x12, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1001664d // adr x13, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x100166ab // adr x11, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1001680c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x100166ed // adr x13, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -9187,14 +9774,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9912e7 // fmla v7.4s, v23.4s, v25.s[0]
 	WORD $0x4f991306 // fmla v6.4s, v24.4s, v25.s[0]
 	WORD $0x4f991280 // fmla v0.4s, v20.4s, v25.s[0]
-	WORD $0x54fff981 // b.ne 0x8d6c <k_dot_q5_0+0x60>
+	WORD $0x54fff981 // b.ne 0x9698 <k_dot_q5_0+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e2 // fadd v2.4s, v7.4s, v3.4s
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
 	WORD $0xfc4107e8 // ldr d8, [sp], #0x10
-	WORD $0x14000005 // b 0x8e6c <k_dot_q5_0+0x160>
+	WORD $0x14000005 // b 0x9798 <k_dot_q5_0+0x160>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9211,14 +9798,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c8b // b.lt 0x9024 <k_dot_q5_1+0x198>
+	WORD $0x54000c8b // b.lt 0x9950 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x10015e2b // adr x11, 0xba60 <k_dot_q6_k+0x7b0>
+	WORD $0x10015ecb // adr x11, 0xc3a0 <k_dot_q6_k+0x7c4>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10015ecc // adr x12, 0xba80 <k_dot_q6_k+0x7d0>
+	WORD $0x10015f6c // adr x12, 0xc3c0 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10015c0b // adr x11, 0xba30 <k_dot_q6_k+0x780>
+	WORD $0x10015cab // adr x11, 0xc370 <k_dot_q6_k+0x794>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -9228,9 +9815,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10015ccb // adr x11, 0xba70 <k_dot_q6_k+0x7c0>
-	WORD $0x10015bac // adr x12, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1001590d // adr x13, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x10015d6b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x10015c4c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x100159ad // adr x13, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -9301,7 +9888,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831300 // fmla v0.4s, v24.4s, v3.s[0]
 	WORD $0x4f8e1332 // fmla v18.4s, v25.4s, v14.s[0]
 	WORD $0x4f8e10b1 // fmla v17.4s, v5.4s, v14.s[0]
-	WORD $0x54fff821 // b.ne 0x8f00 <k_dot_q5_1+0x74>
+	WORD $0x54fff821 // b.ne 0x982c <k_dot_q5_1+0x74>
 	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
 	WORD $0x4e26d641 // fadd v1.4s, v18.4s, v6.4s
 	WORD $0x4e27d662 // fadd v2.4s, v19.4s, v7.4s
@@ -9310,7 +9897,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
-	WORD $0x14000005 // b 0x9034 <k_dot_q5_1+0x1a8>
+	WORD $0x14000005 // b 0x9960 <k_dot_q5_1+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9327,11 +9914,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540043cb // b.lt 0x98d4 <k_dot_q2_k+0x880>
+	WORD $0x540043cb // b.lt 0xa200 <k_dot_q2_k+0x880>
 	WORD $0xd10443ff // sub sp, sp, #0x110
-	WORD $0x10014e69 // adr x9, 0xba30 <k_dot_q6_k+0x780>
-	WORD $0x1001504a // adr x10, 0xba70 <k_dot_q6_k+0x7c0>
-	WORD $0x10014f2b // adr x11, 0xba50 <k_dot_q6_k+0x7a0>
+	WORD $0x10014f09 // adr x9, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x100150ea // adr x10, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x10014fcb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
 	WORD $0x3dc00121 // ldr q1, [x9]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -9346,7 +9933,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc00ff2 // ldr q18, [sp, #0x30]
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10014acb // adr x11, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x10014b6b // adr x11, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6d0c3bef // stp d15, d14, [sp, #0xc0]
 	WORD $0x3d8007e1 // str q1, [sp, #0x10]
@@ -9857,7 +10444,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8152a4 // fmls v4.4s, v21.4s, v1.s[0]
 	WORD $0x4f815303 // fmls v3.4s, v24.4s, v1.s[0]
 	WORD $0x4f815380 // fmls v0.4s, v28.4s, v1.s[0]
-	WORD $0x54ffc181 // b.ne 0x90d4 <k_dot_q2_k+0x80>
+	WORD $0x54ffc181 // b.ne 0x9a00 <k_dot_q2_k+0x80>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0xf94083fd // ldr x29, [sp, #0x100]
@@ -9868,7 +10455,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4d33ed // ldp d13, d12, [sp, #0xd0]
 	WORD $0x6d4c3bef // ldp d15, d14, [sp, #0xc0]
 	WORD $0x910443ff // add sp, sp, #0x110
-	WORD $0x14000005 // b 0x98e4 <k_dot_q2_k+0x890>
+	WORD $0x14000005 // b 0xa210 <k_dot_q2_k+0x890>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9885,20 +10472,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003d4b // b.lt 0xa0b4 <k_dot_q3_k+0x7b0>
+	WORD $0x54003d4b // b.lt 0xa9e0 <k_dot_q3_k+0x7b0>
 	WORD $0xfc1b0fee // str d14, [sp, #-0x50]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001082b // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x100108cb // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f00e481 // movi v1.16b, #0x4
 	WORD $0x4f07e782 // movi v2.16b, #0xfc
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001084b // adr x11, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x100106ac // adr x12, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x10010a8d // adr x13, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x100108eb // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x1001074c // adr x12, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x10010b2d // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -10362,7 +10949,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9812a5 // fmla v5.4s, v21.4s, v24.s[0]
 	WORD $0x4f981284 // fmla v4.4s, v20.4s, v24.s[0]
 	WORD $0x4f981260 // fmla v0.4s, v19.4s, v24.s[0]
-	WORD $0x54ffc741 // b.ne 0x9968 <k_dot_q3_k+0x64>
+	WORD $0x54ffc741 // b.ne 0xa294 <k_dot_q3_k+0x64>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
@@ -10374,7 +10961,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
 	WORD $0xfc4507ee // ldr d14, [sp], #0x50
-	WORD $0x14000005 // b 0xa0c4 <k_dot_q3_k+0x7c0>
+	WORD $0x14000005 // b 0xa9f0 <k_dot_q3_k+0x7c0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10391,13 +10978,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400412b // b.lt 0xa910 <k_dot_q4_k+0x82c>
+	WORD $0x5400412b // b.lt 0xb23c <k_dot_q4_k+0x82c>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1000c9eb // adr x11, 0xba30 <k_dot_q6_k+0x780>
-	WORD $0x1000cacc // adr x12, 0xba50 <k_dot_q6_k+0x7a0>
-	WORD $0x1000c82d // adr x13, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x1000ca8b // adr x11, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1000cb6c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1000c8cd // adr x13, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000cb6b // adr x11, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x1000cc0b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
@@ -10900,7 +11487,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f805322 // fmls v2.4s, v25.4s, v0.s[0]
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
 	WORD $0x3dc047e0 // ldr q0, [sp, #0x110]
-	WORD $0x54ffc441 // b.ne 0xa168 <k_dot_q4_k+0x84>
+	WORD $0x54ffc441 // b.ne 0xaa94 <k_dot_q4_k+0x84>
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
@@ -10911,7 +11498,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5333ed // ldp d13, d12, [sp, #0x130]
 	WORD $0x6d523bef // ldp d15, d14, [sp, #0x120]
 	WORD $0x9105c3ff // add sp, sp, #0x170
-	WORD $0x14000005 // b 0xa920 <k_dot_q4_k+0x83c>
+	WORD $0x14000005 // b 0xb24c <k_dot_q4_k+0x83c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10928,13 +11515,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540049cb // b.lt 0xb280 <k_dot_q5_k+0x940>
+	WORD $0x540049cb // b.lt 0xbbac <k_dot_q5_k+0x940>
 	WORD $0xd10683ff // sub sp, sp, #0x1a0
-	WORD $0x1000870b // adr x11, 0xba30 <k_dot_q6_k+0x780>
-	WORD $0x100087ec // adr x12, 0xba50 <k_dot_q6_k+0x7a0>
+	WORD $0x100087ab // adr x11, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1000888c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000888b // adr x11, 0xba70 <k_dot_q6_k+0x7c0>
+	WORD $0x1000892b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
@@ -10946,7 +11533,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
-	WORD $0x1000838d // adr x13, 0xba00 <k_dot_q6_k+0x750>
+	WORD $0x1000842d // adr x13, 0xc340 <k_dot_q6_k+0x764>
 	WORD $0x9102814a // add x10, x10, #0xa0
 	WORD $0x6d153bef // stp d15, d14, [sp, #0x150]
 	WORD $0x3d802be2 // str q2, [sp, #0xa0]
@@ -11506,7 +12093,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8053e2 // fmls v2.4s, v31.4s, v0.s[0]
 	WORD $0x3d8043e2 // str q2, [sp, #0x100]
 	WORD $0x3dc043e0 // ldr q0, [sp, #0x100]
-	WORD $0x54ffbb41 // b.ne 0xa9b8 <k_dot_q5_k+0x78>
+	WORD $0x54ffbb41 // b.ne 0xb2e4 <k_dot_q5_k+0x78>
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0xf940cbfd // ldr x29, [sp, #0x190]
@@ -11517,7 +12104,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5633ed // ldp d13, d12, [sp, #0x160]
 	WORD $0x6d553bef // ldp d15, d14, [sp, #0x150]
 	WORD $0x910683ff // add sp, sp, #0x1a0
-	WORD $0x14000005 // b 0xb290 <k_dot_q5_k+0x950>
+	WORD $0x14000005 // b 0xbbbc <k_dot_q5_k+0x950>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -11534,20 +12121,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400380b // b.lt 0xb9b8 <k_dot_q6_k+0x708>
+	WORD $0x5400380b // b.lt 0xc2e4 <k_dot_q6_k+0x708>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10003acb // adr x11, 0xba20 <k_dot_q6_k+0x770>
+	WORD $0x10003b6b // adr x11, 0xc360 <k_dot_q6_k+0x784>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10003aeb // adr x11, 0xba40 <k_dot_q6_k+0x790>
-	WORD $0x1000394c // adr x12, 0xba10 <k_dot_q6_k+0x760>
-	WORD $0x10003d2d // adr x13, 0xba90 <k_dot_q6_k+0x7e0>
+	WORD $0x10003b8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
+	WORD $0x100039ec // adr x12, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x10003dcd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
 	WORD $0x3dc00170 // ldr q16, [x11]
 	WORD $0x3dc00191 // ldr q17, [x12]
 	WORD $0x3dc001b2 // ldr q18, [x13]
@@ -11970,7 +12557,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8112a6 // fmla v6.4s, v21.4s, v1.s[0]
 	WORD $0x4f811285 // fmla v5.4s, v20.4s, v1.s[0]
 	WORD $0x4f8112c0 // fmla v0.4s, v22.4s, v1.s[0]
-	WORD $0x54ffcc41 // b.ne 0xb310 <k_dot_q6_k+0x60>
+	WORD $0x54ffcc41 // b.ne 0xbc3c <k_dot_q6_k+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6d4723e9 // ldp d9, d8, [sp, #0x70]
 	WORD $0x6d462beb // ldp d11, d10, [sp, #0x60]
@@ -11981,7 +12568,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d4c2 // fadd v2.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e3 // fadd v3.4s, v7.4s, v3.4s
 	WORD $0x910203ff // add sp, sp, #0x80
-	WORD $0x14000005 // b 0xb9c8 <k_dot_q6_k+0x718>
+	WORD $0x14000005 // b 0xc2f4 <k_dot_q6_k+0x718>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -11994,6 +12581,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

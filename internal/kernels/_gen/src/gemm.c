@@ -20,83 +20,94 @@ KERNEL(dot, dot)
 }
 
 // dst[m,n] (+)= x[m,k] w[n,k]^T. An element has one vector of sums: lane l adds the products of
-// k = l, l+VL, l+2VL, ... Rows longer than DEPTH are taken in pieces, so that the rows of w in use
-// stay in the first-level cache; the vectors wait in sums meanwhile, which changes nothing.
+// k = l, l+VL, l+2VL, ... Rows longer than depth are taken in pieces, so that what is in use stays
+// in the caches; the vectors wait in sums meanwhile, which changes nothing. depth is a multiple of
+// every VL.
 struct gemm_nt {
   float* dst; const float* x; const float* w; float* sums;
-  long ldd, ldx, ldw, m, n, k, add, more;
+  long ldd, ldx, ldw, m, n, k, depth, add;
 };
 
 #if VL == 8
 #define NT_M 3
-#define NT_N 4
 #else
-#define NT_M 4
-#define NT_N 6
+#define NT_M 6
 #endif
-#define DEPTH 1024
+#define NT_N 4
 
-INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, long from, long to, int start, int end)
+INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, long from, long to)
 {
   const float *x[NT_M], *w[NT_N];
   vf acc[NT_M][NT_N];
-  vf* sums = (vf*)p->sums + i * NT_N;
+  vf* sums = (vf*)p->sums + j * p->m + i * NT_N;
   for (int r = 0; r < mr; r++) x[r] = p->x + (i + r) * p->ldx;
   // past the last row of w the last one is taken again, and its result not stored
   for (int c = 0; c < NT_N; c++) w[c] = p->w + (j + c < p->n ? j + c : p->n - 1) * p->ldw;
   for (int r = 0; r < mr; r++)
-    for (int c = 0; c < NT_N; c++) acc[r][c] = start ? all(0) : sums[r * NT_N + c];
+    for (int c = 0; c < NT_N; c++) acc[r][c] = from == 0 ? all(0) : sums[r * NT_N + c];
   long t = from;
-  for (; t + VL <= to; t += VL) {
-    vf xv[NT_M];
-    for (int r = 0; r < mr; r++) xv[r] = load(x[r] + t);
-    for (int c = 0; c < NT_N; c++) {
-      vf wv = load(w[c] + t);
-      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]);
+// one step keeps the vectors of one side in registers and takes those of the other as they come
+#if NT_M < NT_N
+#define NT_STEP(LD) \
+    vf xv[NT_M]; \
+    for (int r = 0; r < mr; r++) xv[r] = LD(x[r] + t); \
+    for (int c = 0; c < NT_N; c++) { \
+      vf wv = LD(w[c] + t); \
+      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]); \
     }
-  }
+#else
+#define NT_STEP(LD) \
+    vf wv[NT_N]; \
+    for (int c = 0; c < NT_N; c++) wv[c] = LD(w[c] + t); \
+    for (int r = 0; r < mr; r++) { \
+      vf xv = LD(x[r] + t); \
+      for (int c = 0; c < NT_N; c++) acc[r][c] = fma(xv, wv[c], acc[r][c]); \
+    }
+#endif
+  for (; t + VL <= to; t += VL) { NT_STEP(load) }
   if (t < to) {
-    vf xv[NT_M];
-    for (int r = 0; r < mr; r++) xv[r] = load_part(x[r] + t, to - t);
-    for (int c = 0; c < NT_N; c++) {
-      vf wv = load_part(w[c] + t, to - t);
-      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]);
-    }
+    long rest = to - t;
+    NT_STEP(PART_LOAD)
   }
-  if (!end) {
+  if (to < p->k) {
     for (int r = 0; r < mr; r++)
       for (int c = 0; c < NT_N; c++) sums[r * NT_N + c] = acc[r][c];
     return;
   }
-  for (int r = 0; r < mr; r++) {
-    float* d = p->dst + (i + r) * p->ldd + j;
-    for (int c = 0; c < NT_N; c++) {
-      if (j + c >= p->n) break;
-      float v = sum(acc[r][c]);
-      d[c] = p->add ? d[c] + v : v;
+  float* d = p->dst + i * p->ldd + j;
+  long cols = p->n - j;
+  for (int r = 0; r < mr; r++, d += p->ldd) {
+    f4 v = sum_four(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+    if (cols >= NT_N) {
+      *(f4u*)d = p->add ? *(f4u*)d + v : v;
+    } else {
+      d[0] = p->add ? d[0] + v[0] : v[0];
+      if (cols > 1) d[1] = p->add ? d[1] + v[1] : v[1];
+      if (cols > 2) d[2] = p->add ? d[2] + v[2] : v[2];
     }
   }
 }
 
 KERNEL(gemm_nt, gemm_nt)
 {
-  for (long j = 0; j < p->n; j += NT_N) {
-    long from = 0;
-    do {
-      long to = p->k - from > DEPTH + DEPTH / 2 ? from + DEPTH : p->k;
-      int start = from == 0, end = to == p->k;
+  long from = 0;
+  do {
+    long to = p->k - from > p->depth + p->depth / 2 ? from + p->depth : p->k;
+    for (long j = 0; j < p->n; j += NT_N) {
       long i = 0;
-      for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j, from, to, start, end);
+      for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j, from, to);
       switch (p->m - i) {
 #if NT_M > 3
-      case 3: nt_tile(p, 3, i, j, from, to, start, end); break;
+      case 5: nt_tile(p, 5, i, j, from, to); break;
+      case 4: nt_tile(p, 4, i, j, from, to); break;
+      case 3: nt_tile(p, 3, i, j, from, to); break;
 #endif
-      case 2: nt_tile(p, 2, i, j, from, to, start, end); break;
-      case 1: nt_tile(p, 1, i, j, from, to, start, end); break;
+      case 2: nt_tile(p, 2, i, j, from, to); break;
+      case 1: nt_tile(p, 1, i, j, from, to); break;
       }
-      from = to;
-    } while (from < p->k);
-  }
+    }
+    from = to;
+  } while (from < p->k);
 }
 
 // Outer products: a tile of OM rows and two vectors of columns, summed over k in order. Element

@@ -11,8 +11,6 @@ struct row { float* a; const float* b; const float* c; const float* d; long n; f
     if ((rest = (n) - i) > 0) { body(PART_LOAD, PART_STORE, first(rest)) } \
   }
 #define FULL (~(vi){0})
-#define PART_LOAD(q) load_part(q, rest)
-#define PART_STORE(q, v) store_part(q, rest, v)
 
 // exp in single precision: the constants and the order are those of exp32 in Go, with fused steps.
 INLINE vf vexp(vf x)

@@ -77,6 +77,10 @@ INLINE void store_part(float* p, long n, vf v)
 INLINE int any(vi m) { return vmaxvq_u32((uint32x4_t)m) != 0; }
 #endif
 
+// The same with the count in a variable rest, for macros that are given a way to load and to store.
+#define PART_LOAD(q) load_part(q, rest)
+#define PART_STORE(q, v) store_part(q, rest, v)
+
 // low and high widen the halves of a vector to doubles.
 #if VL == 16
 #define LOW(v) __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
@@ -111,6 +115,33 @@ INLINE float sum(vf v)
   return sum8(v);
 #else
   return sum4(v);
+#endif
+}
+// sum_four is the sum of each of four vectors, added in the order of sum.
+typedef float f4u __attribute__((vector_size(16), aligned(4)));
+INLINE f4 sum_four(vf a, vf b, vf c, vf d)
+{
+#define SHUF __builtin_shufflevector
+#if VL == 16
+  vf p = SHUF(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+         SHUF(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  vf q = SHUF(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+         SHUF(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  p = SHUF(p, q, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+      SHUF(p, q, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  p = p + SHUF(p, p, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  p = p + SHUF(p, p, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  return SHUF(p, p, 0, 4, 8, 12);
+#elif VL == 8
+  vf p = SHUF(a, b, 0, 1, 2, 3, 8, 9, 10, 11) + SHUF(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  vf q = SHUF(c, d, 0, 1, 2, 3, 8, 9, 10, 11) + SHUF(c, d, 4, 5, 6, 7, 12, 13, 14, 15);
+  p = SHUF(p, q, 0, 1, 8, 9, 4, 5, 12, 13) + SHUF(p, q, 2, 3, 10, 11, 6, 7, 14, 15);
+  p = p + SHUF(p, p, 1, 0, 3, 2, 5, 4, 7, 6);
+  return SHUF(p, p, 0, 4, 2, 6);
+#else
+  f4 p = SHUF(a, b, 0, 1, 4, 5) + SHUF(a, b, 2, 3, 6, 7);
+  f4 q = SHUF(c, d, 0, 1, 4, 5) + SHUF(c, d, 2, 3, 6, 7);
+  return SHUF(p, q, 0, 2, 4, 6) + SHUF(p, q, 1, 3, 5, 7);
 #endif
 }
 INLINE double sumd(vd v)
