@@ -1,0 +1,486 @@
+package tokenizer
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// KV is one key of GGUF metadata. Value is a string, bool, uint32, []string, []float32 or []int32.
+type KV struct {
+	Key   string
+	Value any
+}
+
+const prefixGGUF = "tokenizer.ggml."
+
+// namesGGUF are the ids of Named, in the order they are written.
+var namesGGUF = []string{"fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep"}
+
+// FromGGUF reads the tokenizer of a GGUF file; get gives the value of a metadata key: string,
+// bool, any integer or float type, []string, []float32, []int32 and the like. What the file does
+// not say is as llama.cpp takes it. The same goes for what GGUF cannot say: there is no Unicode
+// normalization, whatever the original tokenizer did.
+func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
+	g := reader{get: get}
+	model := g.text(prefixGGUF + "model")
+	var s *Spec
+	switch model {
+	case "gpt2":
+		s = NewSpec(BPE)
+		if err := s.readBPE(&g); err != nil {
+			return nil, err
+		}
+	case "llama":
+		s = NewSpec(SPM)
+		s.BOS, s.EOS, s.UNK = 1, 2, 0
+		s.AddBOS, s.ByteFallback, s.Prefix = true, true, PrefixAlways
+	case "":
+		return nil, fmt.Errorf("%w: there is no %smodel", ErrMalformed, prefixGGUF)
+	default:
+		return nil, fmt.Errorf("%w: GGUF tokenizer model %q; gpt2 and llama are", ErrUnsupported, model)
+	}
+	s.Tokens = g.texts(prefixGGUF + "tokens")
+	n := len(s.Tokens)
+	if s.Model == SPM {
+		if s.Scores = g.floats(prefixGGUF + "scores"); s.Scores == nil && n > 0 {
+			return nil, fmt.Errorf("%w: there are no %sscores", ErrMalformed, prefixGGUF)
+		}
+	}
+	types := g.ints(prefixGGUF + "token_type")
+	if len(types) != n && types != nil || s.Scores != nil && len(s.Scores) != n {
+		return nil, fmt.Errorf("%w: %d tokens, %d token types, %d scores", ErrMalformed, n, len(types), len(s.Scores))
+	}
+	s.Types = make([]TokenType, n)
+	for i := range s.Types {
+		s.Types[i] = Normal
+		if types != nil {
+			s.Types[i] = TokenType(types[i])
+		}
+	}
+	for _, sp := range s.specials() {
+		if id, ok := g.id(prefixGGUF+sp.gguf+"_token_id", n); ok {
+			*sp.at = id
+		} else if *sp.at >= n {
+			*sp.at = -1
+		}
+	}
+	for _, name := range namesGGUF {
+		if id, ok := g.id(prefixGGUF+name+"_token_id", n); ok {
+			if s.Named == nil {
+				s.Named = map[string]int{}
+			}
+			s.Named[name] = id
+		}
+	}
+	g.flag(prefixGGUF+"add_bos_token", &s.AddBOS)
+	g.flag(prefixGGUF+"add_eos_token", &s.AddEOS)
+	s.AddBOS, s.AddEOS = s.AddBOS && s.BOS >= 0, s.AddEOS && s.EOS >= 0
+	prefix := s.Prefix != PrefixNone
+	if g.flag(prefixGGUF+"add_space_prefix", &prefix); prefix && s.Model == SPM {
+		s.Prefix = PrefixAlways
+	} else {
+		s.Prefix = PrefixNone // llama.cpp does not prefix byte-level text either way
+	}
+	s.readTemplatesGGUF(&g)
+	if g.err != nil {
+		return nil, g.err
+	}
+	for i, typ := range s.Types {
+		if typ == Control || typ == UserDefined || typ == Unknown {
+			s.Added = append(s.Added, Added{ID: i, Content: s.Tokens[i], Special: typ != UserDefined})
+		}
+	}
+	return s, s.Check()
+}
+
+func (s *Spec) readBPE(g *reader) error {
+	if s.Pre = g.text(prefixGGUF + "pre"); s.Pre == "" {
+		s.Pre = "default"
+	}
+	row := rowOf(s.Pre)
+	if row == nil {
+		return fmt.Errorf("%w: pre-tokenizer %q", ErrUnsupported, s.Pre)
+	}
+	s.Splits, s.IgnoreMerges, s.AddBOS = row.splits, row.ignoreMerges, row.addBOS
+	list := g.texts(prefixGGUF + "merges")
+	s.Merges = make([][2]string, len(list))
+	for i, m := range list {
+		pair, ok := parseMerge(m)
+		if !ok {
+			return fmt.Errorf("%w: merge %d, %q, is not two tokens", ErrMalformed, i, m)
+		}
+		s.Merges[i] = pair
+	}
+	return nil
+}
+
+func (s *Spec) readTemplatesGGUF(g *reader) {
+	const key = "tokenizer.chat_template"
+	s.ChatTemplate = g.text(key)
+	for _, name := range g.texts(key + "s") {
+		if t := g.text(key + "." + name); t != "" {
+			if s.NamedTemplates == nil {
+				s.NamedTemplates = map[string]string{}
+			}
+			s.NamedTemplates[name] = t
+		}
+	}
+}
+
+// GGUF returns the metadata of s for a GGUF file, in the order of llama.cpp's converter. It
+// refuses, with ErrInexact or ErrUnsupported, a tokenizer that llama.cpp would run differently;
+// GGUFNotes tells what differs in small ways that every converted model shares.
+func (s *Spec) GGUF() ([]KV, error) {
+	if err := s.Check(); err != nil {
+		return nil, err
+	}
+	var kvs []KV
+	add := func(key string, value any) { kvs = append(kvs, KV{prefixGGUF + key, value}) }
+	types := make([]int32, len(s.Types))
+	for i, t := range s.Types {
+		types[i] = int32(t)
+	}
+	if s.Model == BPE {
+		pre, err := s.preForGGUF()
+		if err != nil {
+			return nil, err
+		}
+		merges := make([]string, len(s.Merges))
+		for i, m := range s.Merges {
+			merges[i] = m[0] + blank + m[1]
+		}
+		add("model", "gpt2")
+		add("pre", pre)
+		add("tokens", slices.Clone(s.Tokens))
+		add("token_type", types)
+		add("merges", merges)
+	} else {
+		scores, err := s.scoresForGGUF()
+		if err != nil {
+			return nil, err
+		}
+		tokens := slices.Clone(s.Tokens)
+		for i, t := range s.Types {
+			if t == UserDefined { // llama.cpp looks for these in text that still has its spaces
+				tokens[i] = strings.ReplaceAll(tokens[i], underscore, blank)
+			}
+		}
+		add("model", "llama")
+		add("pre", "default")
+		add("tokens", tokens)
+		add("scores", scores)
+		add("token_type", types)
+	}
+	for _, sp := range s.specials() {
+		if *sp.at >= 0 {
+			add(sp.gguf+"_token_id", uint32(*sp.at)) // #nosec G115 -- Check bounds it
+		}
+	}
+	for _, name := range namesGGUF {
+		if id, ok := s.Named[name]; ok {
+			add(name+"_token_id", uint32(id)) // #nosec G115
+		}
+	}
+	// Always said, since the defaults depend on the model and on the pre-tokenizer's name.
+	add("add_bos_token", s.AddBOS)
+	add("add_eos_token", s.AddEOS)
+	add("add_space_prefix", s.Prefix != PrefixNone)
+	if len(s.NamedTemplates) > 0 {
+		names := slices.Sorted(maps.Keys(s.NamedTemplates))
+		kvs = append(kvs, KV{"tokenizer.chat_templates", names})
+		for _, name := range names {
+			kvs = append(kvs, KV{"tokenizer.chat_template." + name, s.NamedTemplates[name]})
+		}
+	}
+	if s.ChatTemplate != "" {
+		kvs = append(kvs, KV{"tokenizer.chat_template", s.ChatTemplate})
+	}
+	return kvs, nil
+}
+
+// GGUFNotes lists what a GGUF file cannot say about s, in words for the user. They concern unusual
+// text only, and hold for every converter.
+func (s *Spec) GGUFNotes() []string {
+	var notes []string
+	if s.Normalize != "" {
+		notes = append(notes, "the original normalizes text to "+s.Normalize+"; llama.cpp takes it as it is")
+	}
+	if s.Model == SPM && (s.Prefix == PrefixMissing || s.Prefix == PrefixFirst) {
+		notes = append(notes, "llama.cpp puts a space before all text, the original only before some")
+	}
+	if s.TrimSpaces {
+		notes = append(notes, "the original drops extra spaces; llama.cpp keeps them")
+	}
+	strip := 0
+	for _, a := range s.Added {
+		if a.LStrip || a.RStrip || a.SingleWord {
+			strip++
+		}
+	}
+	if strip > 0 {
+		notes = append(notes, fmt.Sprintf("%d added tokens take spaces or stand alone; llama.cpp matches them anywhere, spaces kept", strip))
+	}
+	return notes
+}
+
+// preForGGUF chooses the name of the word splitting.
+func (s *Spec) preForGGUF() (string, error) {
+	if s.Prefix != PrefixNone {
+		return "", fmt.Errorf("%w: GGUF has no space before byte-level text", ErrInexact)
+	}
+	pre := s.Pre
+	row := rowOf(pre)
+	if row == nil || !samePatterns(row.splits, s.Splits) {
+		if pre = preName(s.Splits, s.IgnoreMerges); pre == "" {
+			return "", fmt.Errorf("%w: llama.cpp has no name for this way to split words", ErrInexact)
+		}
+		row = rowOf(pre)
+	}
+	if row.ignoreMerges == s.IgnoreMerges {
+		return pre, nil
+	}
+	reached, err := s.mergesReachAll()
+	switch {
+	case err != nil:
+		return "", err
+	case reached: // then it makes no difference
+		return pre, nil
+	}
+	return "", fmt.Errorf("%w: llama.cpp's %q treats words that are tokens differently (ignore_merges)", ErrInexact, pre)
+}
+
+// mergesReachAll says whether the merges make every ordinary token out of its bytes.
+func (s *Spec) mergesReachAll() (bool, error) {
+	plain := *s
+	plain.IgnoreMerges = false
+	t, err := New(&plain)
+	if err != nil {
+		return false, err
+	}
+	st := &state{cache: map[string]cached{}}
+	for i, typ := range s.Types {
+		if typ != Normal {
+			continue
+		}
+		if st.out = st.out[:0]; t.text[i] != "" {
+			t.word(t.text[i], st)
+		}
+		if len(st.out) != 1 || int(st.out[0]) != i {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// scoresForGGUF returns the scores, or finds some that make llama.cpp merge as the merge list says.
+func (s *Spec) scoresForGGUF() ([]float32, error) {
+	for b := range 256 {
+		if !s.ByteFallback || !slices.Contains(s.Tokens, byteTokenName(byte(b))) {
+			return nil, fmt.Errorf("%w: llama.cpp needs the 256 byte tokens", ErrInexact)
+		}
+	}
+	if s.Merges == nil {
+		return slices.Clone(s.Scores), nil
+	}
+	order, err := s.mergeOrder()
+	if err != nil {
+		return nil, err
+	}
+	scores := make([]float32, len(s.Tokens))
+	first := slices.Index(s.Types, Normal)
+	if slices.IsSorted(order) { // as SentencePiece numbers its pieces, so these are the original scores
+		for i := range scores {
+			if s.Types[i] == Normal {
+				scores[i] = float32(first - i)
+			}
+		}
+		return scores, nil
+	}
+	for i := range scores {
+		if s.Types[i] == Normal || s.Types[i] == UserDefined {
+			scores[i] = -float32(len(order))
+		}
+	}
+	for rank, id := range order {
+		scores[id] = -float32(rank)
+	}
+	return scores, nil
+}
+
+// mergeOrder lists the tokens that merges make, best first. It fails unless scores can say the
+// same: the merges of one token stand together, and every way to split a token is there.
+func (s *Spec) mergeOrder() ([]int, error) {
+	if len(s.Tokens) > 1<<24 {
+		return nil, fmt.Errorf("%w: more tokens than float32 scores can order", ErrInexact)
+	}
+	ids := make(map[string]int32, len(s.Tokens))
+	for i, tok := range s.Tokens {
+		ids[tok] = int32(i) // #nosec G115
+	}
+	var order []int
+	seen := map[int]bool{}
+	listed := make(map[[2]string]bool, len(s.Merges))
+	for _, m := range s.Merges {
+		id32, ok := ids[m[0]+m[1]]
+		id := int(id32)
+		switch {
+		case !ok || !s.mergeable(id):
+			return nil, fmt.Errorf("%w: merge (%q, %q) makes no ordinary token", ErrInexact, m[0], m[1])
+		case !seen[id]:
+			seen[id] = true
+			order = append(order, id)
+		case order[len(order)-1] != id:
+			return nil, fmt.Errorf("%w: the merges that make %q have different ranks, scores cannot", ErrInexact, m[0]+m[1])
+		}
+		listed[m] = true
+	}
+	for id, tok := range s.Tokens {
+		if s.Types[id] != Normal || len(tok) > maxPiece {
+			continue
+		}
+		for i := range tok {
+			if i == 0 {
+				continue
+			}
+			l, r := tok[:i], tok[i:]
+			if s.symbol(l, ids) && s.symbol(r, ids) && !listed[[2]string{l, r}] {
+				return nil, fmt.Errorf("%w: llama.cpp would merge %q and %q, which the merge list does not", ErrInexact, l, r)
+			}
+		}
+	}
+	return order, nil
+}
+
+// symbol says whether p can be a symbol while llama.cpp merges: a token or one character.
+func (s *Spec) symbol(p string, ids map[string]int32) bool {
+	if id, ok := ids[p]; ok && s.mergeable(int(id)) {
+		return true
+	}
+	r, w := utf8.DecodeRuneInString(p)
+	return w == len(p) && !(r == utf8.RuneError && w == 1)
+}
+
+// reader takes typed values out of metadata and keeps the first error.
+type reader struct {
+	get func(string) (any, bool)
+	err error
+}
+
+func (g *reader) fail(key string, v any) {
+	g.err = firstError(g.err, fmt.Errorf("%w: %s has a value of type %T", ErrMalformed, key, v))
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+func (g *reader) text(key string) string {
+	v, ok := g.get(key)
+	s, isText := v.(string)
+	if ok && !isText {
+		g.fail(key, v)
+	}
+	return s
+}
+
+func (g *reader) texts(key string) []string {
+	v, ok := g.get(key)
+	s, isTexts := v.([]string)
+	if ok && !isTexts {
+		g.fail(key, v)
+	}
+	return slices.Clone(s)
+}
+
+func (g *reader) flag(key string, to *bool) {
+	v, ok := g.get(key)
+	b, isBool := v.(bool)
+	switch {
+	case ok && !isBool:
+		g.fail(key, v)
+	case ok:
+		*to = b
+	}
+}
+
+// id reads the id of a special token; one outside the vocabulary does not count.
+func (g *reader) id(key string, n int) (int, bool) {
+	v, ok := g.get(key)
+	if !ok {
+		return 0, false
+	}
+	id, ok := toInt(v)
+	if !ok {
+		g.fail(key, v)
+	}
+	return int(id), ok && id >= 0 && id < int64(n)
+}
+
+func (g *reader) floats(key string) []float32 {
+	v, _ := g.get(key)
+	switch x := v.(type) {
+	case []float32:
+		return slices.Clone(x)
+	case []float64:
+		return convert(x, func(f float64) float32 { return float32(f) })
+	case []int32:
+		return convert(x, func(i int32) float32 { return float32(i) })
+	case nil:
+	default:
+		g.fail(key, v)
+	}
+	return nil
+}
+
+func (g *reader) ints(key string) []int32 {
+	v, _ := g.get(key)
+	switch x := v.(type) {
+	case []int32:
+		return slices.Clone(x)
+	case []uint32:
+		return convert(x, func(u uint32) int32 { return int32(min(u, math.MaxInt32)) }) // #nosec G115
+	case nil:
+	default:
+		g.fail(key, v)
+	}
+	return nil
+}
+
+func convert[A, B any](in []A, f func(A) B) []B {
+	out := make([]B, len(in))
+	for i, x := range in {
+		out[i] = f(x)
+	}
+	return out
+}
+
+func toInt(v any) (int64, bool) {
+	switch x := v.(type) {
+	case uint8:
+		return int64(x), true
+	case int8:
+		return int64(x), true
+	case uint16:
+		return int64(x), true
+	case int16:
+		return int64(x), true
+	case uint32:
+		return int64(x), true
+	case int32:
+		return int64(x), true
+	case uint64:
+		return int64(min(x, math.MaxInt64)), true // #nosec G115
+	case int64:
+		return x, true
+	case int:
+		return int64(x), true
+	}
+	return 0, false
+}

@@ -1,0 +1,201 @@
+package tokenizer
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+)
+
+// hfConfig is what tokenizer_config.json and special_tokens_map.json say about special tokens.
+type hfConfig map[string]json.RawMessage
+
+func readConfig(name string, b []byte) (hfConfig, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	var c hfConfig
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrMalformed, name, err)
+	}
+	return c, nil
+}
+
+// token gives the text of a special token, which is a string or {"content": ...}.
+func (c hfConfig) token(key string) string {
+	var s string
+	if json.Unmarshal(c[key], &s) == nil {
+		return s
+	}
+	var o struct{ Content string }
+	if json.Unmarshal(c[key], &o) == nil {
+		return o.Content
+	}
+	return ""
+}
+
+// flag gives a boolean, and whether it is there.
+func (c hfConfig) flag(key string) (value, ok bool) {
+	var b *bool
+	if json.Unmarshal(c[key], &b) != nil || b == nil {
+		return false, false
+	}
+	return *b, true
+}
+
+// readConfigs finds the special tokens: tokenizer_config.json first, then special_tokens_map.json
+// by text, then generation_config.json by id.
+func (s *Spec) readConfigs(tokenizerConfig, generationConfig, specialTokensMap []byte) error {
+	config, err := readConfig("tokenizer_config.json", tokenizerConfig)
+	if err != nil {
+		return err
+	}
+	names, err := readConfig("special_tokens_map.json", specialTokensMap)
+	if err != nil {
+		return err
+	}
+	generation, err := readConfig("generation_config.json", generationConfig)
+	if err != nil {
+		return err
+	}
+	index := make(map[string]int, len(s.Tokens))
+	for i, tok := range s.Tokens {
+		index[tok] = i
+	}
+	for _, sp := range s.specials() {
+		if sp.config == "" {
+			continue
+		}
+		for _, c := range []hfConfig{config, names} {
+			if text := c.token(sp.config); text != "" && (*sp.at < 0 || sp.at == &s.UNK && s.Model == BPE) {
+				if id, ok := index[text]; ok {
+					*sp.at = id
+					break
+				}
+			}
+		}
+		ids := generation.ids(sp.config + "_id")
+		if *sp.at < 0 && len(ids) > 0 {
+			*sp.at = ids[0]
+		}
+		if sp.at == &s.EOS {
+			s.EOG = slices.DeleteFunc(ids, func(id int) bool { return id == s.EOS })
+		}
+	}
+	s.CleanSpaces, _ = config.flag("clean_up_tokenization_spaces")
+	var length float64
+	if json.Unmarshal(config["model_max_length"], &length) == nil && length >= 1 && length < 1<<40 {
+		s.MaxLength = int(length) // larger values are transformers' way to say "unknown"
+	}
+	return s.readTemplates(config["chat_template"])
+}
+
+// ids reads a number or a list of numbers.
+func (c hfConfig) ids(key string) []int {
+	var one *int
+	if json.Unmarshal(c[key], &one) == nil && one != nil {
+		return []int{*one}
+	}
+	var many []int
+	if json.Unmarshal(c[key], &many) == nil {
+		return many
+	}
+	return nil
+}
+
+// readTemplates reads chat_template: a string, or a list of named ones of which "default" counts.
+func (s *Spec) readTemplates(raw json.RawMessage) error {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	if json.Unmarshal(raw, &s.ChatTemplate) == nil {
+		return nil
+	}
+	var many []struct{ Name, Template string }
+	if err := json.Unmarshal(raw, &many); err != nil {
+		return fmt.Errorf("%w: chat_template: %w", ErrMalformed, err)
+	}
+	for _, t := range many {
+		if t.Name == "default" {
+			s.ChatTemplate = t.Template
+			continue
+		}
+		if s.NamedTemplates == nil {
+			s.NamedTemplates = map[string]string{}
+		}
+		s.NamedTemplates[t.Name] = t.Template
+	}
+	return nil
+}
+
+// readPost finds which tokens the post-processor adds around a single text.
+func (s *Spec) readPost(post *hfStep) error {
+	for _, p := range flatten(post) {
+		switch p.Type {
+		case "ByteLevel": // moves offsets only
+		case "TemplateProcessing":
+			if err := s.readTemplate(p); err != nil {
+				return err
+			}
+		case "RobertaProcessing", "BertProcessing":
+			bos, err1 := idOfPair(p.Cls)
+			eos, err2 := idOfPair(p.Sep)
+			if err1 != nil || err2 != nil {
+				return fmt.Errorf("%w: post-processor %s", ErrMalformed, p.Type)
+			}
+			s.BOS, s.EOS, s.AddBOS, s.AddEOS = bos, eos, true, true
+		default:
+			return fmt.Errorf("%w: post-processor %s", ErrUnsupported, p.Type)
+		}
+	}
+	return nil
+}
+
+func idOfPair(pair []json.RawMessage) (id int, err error) {
+	if len(pair) != 2 {
+		return 0, ErrMalformed
+	}
+	return id, json.Unmarshal(pair[1], &id)
+}
+
+// readTemplate reads a template with at most one token on each side of the text.
+func (s *Spec) readTemplate(p *hfStep) error {
+	seen := false
+	for _, piece := range p.Single {
+		switch {
+		case piece.Sequence != nil && !seen:
+			seen = true
+		case piece.Special != nil && len(p.Special[piece.Special.ID].IDs) == 1:
+			id := p.Special[piece.Special.ID].IDs[0]
+			at, add := &s.BOS, &s.AddBOS
+			if seen {
+				at, add = &s.EOS, &s.AddEOS
+			}
+			if *add || *at >= 0 && *at != id {
+				return fmt.Errorf("%w: a post-processor that adds other tokens than one start and one end token", ErrUnsupported)
+			}
+			*at, *add = id, true
+		default:
+			return fmt.Errorf("%w: this form of TemplateProcessing", ErrUnsupported)
+		}
+	}
+	if !seen {
+		return fmt.Errorf("%w: TemplateProcessing without the text", ErrMalformed)
+	}
+	return nil
+}
+
+// readAddFlags lets add_bos_token and add_eos_token of tokenizer_config.json overrule the
+// post-processor, as the tokenizer classes of transformers do.
+func (s *Spec) readAddFlags(tokenizerConfig []byte) error {
+	config, err := readConfig("tokenizer_config.json", tokenizerConfig)
+	if err != nil {
+		return err
+	}
+	if add, ok := config.flag("add_bos_token"); ok {
+		s.AddBOS = add && s.BOS >= 0
+	}
+	if add, ok := config.flag("add_eos_token"); ok {
+		s.AddEOS = add && s.EOS >= 0
+	}
+	return nil
+}
