@@ -95,20 +95,34 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 }
 
 // GemmNN is dst = a * b, or dst += a * b: a is [m,k], b is [k,n], dst is [m,n]. Each element is
-// summed over k in order, so that, as with GemmNT, no cut changes a bit. It suits short k: low-rank
-// products, weighted sums of values, block updates. dst must not overlap a or b.
+// summed over k in order, so that, as with GemmNT, no cut changes a bit. It suits low-rank products,
+// weighted sums of values and block updates. dst must not overlap a or b.
 func (s *Set) GemmNN(dst, a, b Matrix, add bool) {
+	checkNN(dst, a, b)
+	if s.code == nil {
+		gemmNNPortable(dst, a, b, add)
+		return
+	}
+	gemmNN(s.code, fnGemmOuter, &nnPool, dst, a, b, add)
+}
+
+// GemmNN64 is GemmNN in double precision.
+func (s *Set) GemmNN64(dst, a, b Matrix64, add bool) {
+	checkNN(dst, a, b)
+	if s.code == nil {
+		gemmNNPortable(dst, a, b, add)
+		return
+	}
+	gemmNN(s.code, fnGemmOuter64, &nnPool64, dst, a, b, add)
+}
+
+func checkNN[T float32 | float64](dst, a, b Dense[T]) {
 	dst.check("dst")
 	a.check("a")
 	b.check("b")
 	if a.Cols != b.Rows || dst.Rows != a.Rows || dst.Cols != b.Cols {
 		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]", dst.Rows, dst.Cols, a.Rows, a.Cols, b.Rows, b.Cols))
 	}
-	if s.code == nil {
-		gemmNNPortable(dst, a, b, add)
-		return
-	}
-	s.code.gemmNN(dst, a, b, add)
 }
 
 type gemmOuterArgs struct {
@@ -117,33 +131,55 @@ type gemmOuterArgs struct {
 	m, n, k, add  int
 }
 
-// nnDepth is the most of k in one call; longer sums go on from dst, which keeps them exactly.
-const nnDepth = 256
+const (
+	nnRows  = 64  // most rows of a in one call of the kernel
+	nnCols  = 64  // most columns of b
+	nnDepth = 256 // most of k; longer sums go on from dst, which holds them exactly
+)
 
-func (c *code) gemmNN(dst, a, b Matrix, add bool) {
+// The pools hold a part of b with its rows close together: rows of a large matrix lie a power of two
+// apart, where they push each other out of the cache.
+var (
+	nnPool   = sync.Pool{New: func() any { return new([nnDepth * nnCols]float32) }}
+	nnPool64 = sync.Pool{New: func() any { return new([nnDepth * nnCols]float64) }}
+)
+
+func gemmNN[T float32 | float64](c *code, fn int, pool *sync.Pool, dst, a, b Dense[T], add bool) {
 	if dst.Rows == 0 || dst.Cols == 0 {
 		return
 	}
-	const cols, rows = 64, 64
 	args := gemmOuterArgs{ldd: dst.Stride, lda: a.Stride, ldb: b.Stride}
-	for p := 0; p < max(a.Cols, 1); p += nnDepth {
-		args.k = min(nnDepth, a.Cols-p)
-		args.add = 1
-		if p == 0 && !add {
-			args.add = 0
-		}
-		for j := 0; j < dst.Cols; j += cols {
-			args.n = min(cols, dst.Cols-j)
-			if args.k > 0 {
-				args.b = unsafe.Pointer(&b.Data[p*b.Stride+j])
+	var near *[nnDepth * nnCols]T
+	if a.Rows >= 16 && b.Stride > nnCols { // otherwise copying costs more than it saves
+		near = pool.Get().(*[nnDepth * nnCols]T)
+		defer pool.Put(near)
+		args.ldb = nnCols
+	}
+	for j := 0; j < dst.Cols; j += nnCols {
+		args.n = min(nnCols, dst.Cols-j)
+		for p := 0; p < max(a.Cols, 1); p += nnDepth {
+			args.k = min(nnDepth, a.Cols-p)
+			args.add = 1
+			if p == 0 && !add {
+				args.add = 0
 			}
-			for i := 0; i < dst.Rows; i += rows {
-				args.m = min(rows, dst.Rows-i)
+			switch {
+			case args.k == 0:
+			case near == nil:
+				args.b = unsafe.Pointer(&b.Data[p*b.Stride+j])
+			default:
+				for r := range args.k {
+					copy(near[r*nnCols:][:args.n], b.Data[(p+r)*b.Stride+j:])
+				}
+				args.b = unsafe.Pointer(near)
+			}
+			for i := 0; i < dst.Rows; i += nnRows {
+				args.m = min(nnRows, dst.Rows-i)
 				if args.k > 0 {
 					args.a = unsafe.Pointer(&a.Data[i*a.Stride+p])
 				}
 				args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride+j])
-				c.call(fnGemmOuter, unsafe.Pointer(&args))
+				c.call(fn, unsafe.Pointer(&args))
 			}
 		}
 	}

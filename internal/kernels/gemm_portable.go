@@ -74,7 +74,7 @@ func gemmNTPortable(dst, x, w Matrix, add bool) {
 
 // gemmNNPortable sums each element over k in order. The loops run along rows of b, four at a time,
 // so that dst is read and written a quarter as often; the order of additions is the same.
-func gemmNNPortable(dst, a, b Matrix, add bool) {
+func gemmNNPortable[T float32 | float64](dst, a, b Dense[T], add bool) {
 	for i := range a.Rows {
 		d, ai := dst.Row(i), a.Row(i)
 		if !add {
@@ -85,11 +85,14 @@ func gemmNNPortable(dst, a, b Matrix, add bool) {
 			a0, a1, a2, a3 := ai[p], ai[p+1], ai[p+2], ai[p+3]
 			b0, b1, b2, b3 := b.Row(p)[:len(d)], b.Row(p + 1)[:len(d)], b.Row(p + 2)[:len(d)], b.Row(p + 3)[:len(d)]
 			for j := range d {
-				d[j] = d[j] + float32(a0*b0[j]) + float32(a1*b1[j]) + float32(a2*b2[j]) + float32(a3*b3[j])
+				d[j] = d[j] + T(a0*b0[j]) + T(a1*b1[j]) + T(a2*b2[j]) + T(a3*b3[j])
 			}
 		}
 		for ; p < a.Cols; p++ {
-			axpyPortable(d, ai[p], b.Row(p))
+			v := ai[p]
+			for j, w := range b.Row(p)[:len(d)] {
+				d[j] += T(v * w)
+			}
 		}
 	}
 }

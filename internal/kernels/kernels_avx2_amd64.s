@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x35158d48; WORD $0x00bb; BYTE $0x00 // leaq 0xbb35(%rip), %rdx # 0xbcb0 <lanes>
+	LONG $0xb5158d48; WORD $0x00c4; BYTE $0x00 // leaq 0xc4b5(%rip), %rdx # 0xc630 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -345,7 +345,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8af0f49 // imulq %r8, %rbx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	LONG $0x962d8d48; WORD $0x00b6; BYTE $0x00 // leaq 0xb696(%rip), %rbp # 0xbcb0 <lanes>
+	LONG $0x162d8d48; WORD $0x00c0; BYTE $0x00 // leaq 0xc016(%rip), %rbp # 0xc630 <lanes>
 	LONG $0x107ca1c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%rbp,%r11,4), %ymm0
 	LONG $0x2c7d62c4; WORD $0xb03c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm15
 	QUAD $0x0000c024bc117cc5; BYTE $0x00 // vmovups %ymm15, 0xc0(%rsp)
@@ -406,7 +406,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
 	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
 	LONG $0x00df8e0f; WORD $0x0000 // jle 0x840 <k_gemm_nt+0x670>
-	QUAD $0x0000b3870528f8c5 // vmovaps 0xb387(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000bd070528f8c5 // vmovaps 0xbd07(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0674 // je 0x779 <k_gemm_nt+0x5a9>
@@ -428,7 +428,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	LONG $0x00e78e0f; WORD $0x0000 // jle 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x0000b31f0528f8c5 // vmovaps 0xb31f(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000bc9f0528f8c5 // vmovaps 0xbc9f(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x0774 // je 0x7e2 <k_gemm_nt+0x612>
@@ -525,7 +525,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	WORD $0x267e // jle 0x9d0 <k_gemm_nt+0x800>
-	QUAD $0x0000b13e0528f8c5 // vmovaps 0xb13e(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000babe0528f8c5 // vmovaps 0xbabe(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x0774 // je 0x9c3 <k_gemm_nt+0x7f3>
@@ -641,7 +641,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
 	LONG $0xccaf0f4d // imulq %r12, %r9
 	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	LONG $0xd60d8d4c; WORD $0x00b0; BYTE $0x00 // leaq 0xb0d6(%rip), %r9 # 0xbcb0 <lanes>
+	LONG $0x560d8d4c; WORD $0x00ba; BYTE $0x00 // leaq 0xba56(%rip), %r9 # 0xc630 <lanes>
 	LONG $0x107c81c4; WORD $0xb144; BYTE $0x20 // vmovups 0x20(%r9,%r14,4), %ymm0
 	LONG $0x2c7da2c4; WORD $0x9a2c // vmaskmovps (%rdx,%r11,4), %ymm0, %ymm5
 	LONG $0x2c7da2c4; WORD $0x9f34 // vmaskmovps (%rdi,%r11,4), %ymm0, %ymm6
@@ -682,7 +682,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
 	LONG $0x03f88348 // cmpq $0x3, %rax
 	LONG $0x02c88e0f; WORD $0x0000 // jle 0xf63 <k_gemm_nt+0xd93>
-	QUAD $0x0000ae4d0528f8c5 // vmovaps 0xae4d(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000b7cd0528f8c5 // vmovaps 0xb7cd(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	WORD $0x0774 // je 0xcb4 <k_gemm_nt+0xae4>
@@ -752,7 +752,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294d; BYTE $0xeb // subq %r13, %r11
 	WORD $0x647d // jge 0xe28 <k_gemm_nt+0xc58>
 	LONG $0x74af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rsi
-	LONG $0xdf3d8d4c; WORD $0x00ae; BYTE $0x00 // leaq 0xaedf(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x5f3d8d4c; WORD $0x00b8; BYTE $0x00 // leaq 0xb85f(%rip), %r15 # 0xc630 <lanes>
 	LONG $0x107c81c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm0
 	LONG $0x2c7d02c4; WORD $0xa60c // vmaskmovps (%r14,%r12,4), %ymm0, %ymm9
 	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
@@ -807,7 +807,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x00d38e0f; WORD $0x0000 // jle 0xfba <k_gemm_nt+0xdea>
-	QUAD $0x0000ac010528f8c5 // vmovaps 0xac01(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000b5810528f8c5 // vmovaps 0xb581(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0474 // je 0xefd <k_gemm_nt+0xd2d>
@@ -827,7 +827,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x00c68e0f; WORD $0x0000 // jle 0x1008 <k_gemm_nt+0xe38>
-	QUAD $0x0000aba60528f8c5 // vmovaps 0xaba6(%rip), %xmm0 # 0xbaf0 <k_dot_q6_k+0x6f0>
+	QUAD $0x0000b5260528f8c5 // vmovaps 0xb526(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	WORD $0x0574 // je 0xf59 <k_gemm_nt+0xd89>
@@ -1569,7 +1569,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x183d8d4c; WORD $0x00a0; BYTE $0x00 // leaq 0xa018(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x983d8d4c; WORD $0x00a9; BYTE $0x00 // leaq 0xa998(%rip), %r15 # 0xc630 <lanes>
 	WORD $0x20eb // jmp 0x1cba <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
@@ -1647,7 +1647,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa575 // jne 0x1d90 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xb63d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9eb6(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x363d8d4c; WORD $0x00a8; BYTE $0x00 // leaq 0xa836(%rip), %r15 # 0xc630 <lanes>
 	LONG $0x00b6840f; WORD $0x0000 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1679,7 +1679,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0xb975 // jne 0x1e40 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x1d3d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9e1d(%rip), %r15 # 0xbcb0 <lanes>
+	LONG $0x9d3d8d4c; WORD $0x00a7; BYTE $0x00 // leaq 0xa79d(%rip), %r15 # 0xc630 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
 	WORD $0x1f74 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
@@ -1745,7 +1745,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0c3d8d48; WORD $0x009d; BYTE $0x00 // leaq 0x9d0c(%rip), %rdi # 0xbcb0 <lanes>
+	LONG $0x8c3d8d48; WORD $0x00a6; BYTE $0x00 // leaq 0xa68c(%rip), %rdi # 0xc630 <lanes>
 	WORD $0x5feb // jmp 0x2005 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
@@ -1893,7 +1893,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x2f158d48; WORD $0x009a; BYTE $0x00 // leaq 0x9a2f(%rip), %rdx # 0xbcb0 <lanes>
+	LONG $0xaf158d48; WORD $0x00a3; BYTE $0x00 // leaq 0xa3af(%rip), %rdx # 0xc630 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0x30eb // jmp 0x22b8 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1993,6 +1993,570 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffe4de9; BYTE $0xff // jmp 0x22a1 <k_gemm_outer+0x1191>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
+	// gemm_outer_64
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x098c8e0f; WORD $0x0000 // jle 0x2df9 <k_gemm_outer_64+0x999>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x50ec8348 // subq $0x50, %rsp
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x1eeb // jmp 0x24bb <k_gemm_outer_64+0x5b>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0x09308d0f; WORD $0x0000 // jge 0x2deb <k_gemm_outer_64+0x98b>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x01708c0f; WORD $0x0000 // jl 0x2640 <k_gemm_outer_64+0x1e0>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x06f88348 // cmpq $0x6, %rax
+	LONG $0x030e8d0f; WORD $0x0000 // jge 0x27f0 <k_gemm_outer_64+0x390>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xad7d // jge 0x24a0 <k_gemm_outer_64+0x40>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
+	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
+	WORD $0x8b48; BYTE $0x32 // movq (%rdx), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x205a8b4c // movq 0x20(%rdx), %r11
+	LONG $0x10420348 // addq 0x10(%rdx), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x485a8b48 // movq 0x48(%rdx), %rbx
+	LONG $0x40728b4c // movq 0x40(%rdx), %r14
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x24442348; BYTE $0x40 // andq 0x40(%rsp), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x23eb // jmp 0x2559 <k_gemm_outer_64+0xf9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x117da1c4; WORD $0xe60c // vmovupd %ymm1, (%rsi,%r12,8)
+	LONG $0x117da1c4; WORD $0xe644; BYTE $0x20 // vmovupd %ymm0, 0x20(%rsi,%r12,8)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	LONG $0x04e7840f; WORD $0x0000 // je 0x2a40 <k_gemm_outer_64+0x5e0>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0xe2af0f4d // imulq %r10, %r12
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x1b74 // je 0x2580 <k_gemm_outer_64+0x120>
+	LONG $0x107da1c4; WORD $0xe60c // vmovupd (%rsi,%r12,8), %ymm1
+	LONG $0x107da1c4; WORD $0xe644; BYTE $0x20 // vmovupd 0x20(%rsi,%r12,8), %ymm0
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x167f // jg 0x258d <k_gemm_outer_64+0x12d>
+	WORD $0xc7eb // jmp 0x2540 <k_gemm_outer_64+0xe0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xb37e // jle 0x2540 <k_gemm_outer_64+0xe0>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0xd1048d4d // leaq (%r9,%rdx,8), %r8
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x1275 // jne 0x25b0 <k_gemm_outer_64+0x150>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	WORD $0x9774 // je 0x2540 <k_gemm_outer_64+0xe0>
+	WORD $0x7eeb // jmp 0x2629 <k_gemm_outer_64+0x1c9>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x286a8b48 // movq 0x28(%rdx), %rbp
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x03e5c148 // shlq $0x3, %rbp
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x197dc2c4; BYTE $0x10 // vbroadcastsd (%r8), %ymm2
+	LONG $0xb8edc2c4; BYTE $0x09 // vfmadd231pd (%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8edc2c4; WORD $0x2041 // vfmadd231pd 0x20(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0850 // vbroadcastsd 0x8(%r8), %ymm2
+	LONG $0xb8edc2c4; WORD $0x290c // vfmadd231pd (%r9,%rbp), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8edc2c4; WORD $0x2944; BYTE $0x20 // vfmadd231pd 0x20(%r9,%rbp), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	LONG $0xfec78349 // addq $-0x2, %r15
+	WORD $0xca75 // jne 0x25e0 <k_gemm_outer_64+0x180>
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0xff17840f; WORD $0xffff // je 0x2540 <k_gemm_outer_64+0xe0>
+	LONG $0x197dc2c4; BYTE $0x10 // vbroadcastsd (%r8), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x0a // vfmadd231pd (%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2042 // vfmadd231pd 0x20(%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xffff02e9; BYTE $0xff // jmp 0x2540 <k_gemm_outer_64+0xe0>
+	WORD $0x9066 // nop
+	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x040d8e0f; WORD $0x0000 // jle 0x2a60 <k_gemm_outer_64+0x600>
+	LONG $0x06fa8348 // cmpq $0x6, %rdx
+	LONG $0x05d78d0f; WORD $0x0000 // jge 0x2c34 <k_gemm_outer_64+0x7d4>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0xfe2d8d0f; WORD $0xffff // jge 0x24a0 <k_gemm_outer_64+0x40>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x48678b4c // movq 0x48(%rdi), %r12
+	LONG $0x40778b4c // movq 0x40(%rdi), %r14
+	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
+	LONG $0x03e78341 // andl $0x3, %r15d
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
+	WORD $0x13eb // jmp 0x26e2 <k_gemm_outer_64+0x282>
+	BYTE $0x90 // nop
+	LONG $0x117da1c4; WORD $0xee04 // vmovupd %ymm0, (%rsi,%r13,8)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x06f5840f; WORD $0x0000 // je 0x2dd7 <k_gemm_outer_64+0x977>
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	LONG $0xeaaf0f4d // imulq %r10, %r13
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x1274 // je 0x2700 <k_gemm_outer_64+0x2a0>
+	LONG $0x107da1c4; WORD $0xee04 // vmovupd (%rsi,%r13,8), %ymm0
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x107f // jg 0x2709 <k_gemm_outer_64+0x2a9>
+	WORD $0xd5eb // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0xc77e // jle 0x26d0 <k_gemm_outer_64+0x270>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0xc32c8d49 // leaq (%r11,%rax,8), %rbp
+	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	WORD $0x1273 // jae 0x2730 <k_gemm_outer_64+0x2d0>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x0093850f; WORD $0x0000 // jne 0x27be <k_gemm_outer_64+0x35e>
+	WORD $0xa3eb // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	QUAD $0x00000000cd048d4e // leaq (,%r9,8), %r8
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x9066 // nop
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0x197de2c4; WORD $0x004d // vbroadcastsd (%rbp), %ymm1
+	LONG $0x98fde2c4; BYTE $0x0f // vfmadd132pd (%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x0845 // vbroadcastsd 0x8(%rbp), %ymm0
+	LONG $0x98f5a2c4; WORD $0x0704 // vfmadd132pd (%rdi,%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197de2c4; WORD $0x104d // vbroadcastsd 0x10(%rbp), %ymm1
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x98fdc2c4; WORD $0x380c // vfmadd132pd (%r8,%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x197de2c4; WORD $0x1845 // vbroadcastsd 0x18(%rbp), %ymm0
+	LONG $0x98f5c2c4; WORD $0x3804 // vfmadd132pd (%r8,%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c58348 // addq $0x20, %rbp
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xb875 // jne 0x2750 <k_gemm_outer_64+0x2f0>
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xff12840f; WORD $0xffff // je 0x26d0 <k_gemm_outer_64+0x270>
+	LONG $0x03e1c149 // shlq $0x3, %r9
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x197de2c4; WORD $0xc54c; BYTE $0x00 // vbroadcastsd (%rbp,%rax,8), %ymm1
+	LONG $0xb8f5e2c4; BYTE $0x02 // vfmadd231pd (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xe975 // jne 0x27d0 <k_gemm_outer_64+0x370>
+	LONG $0xfffee4e9; BYTE $0xff // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
+	LONG $0x520c8d48 // leaq (%rdx,%rdx,2), %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x92348d48 // leaq (%rdx,%rdx,4), %rsi
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0xc0048d4a // leaq (%rax,%r8,8), %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x00000000f5148d4a // leaq (,%r14,8), %rdx
+	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x68eb // jmp 0x28d7 <k_gemm_outer_64+0x477>
+	BYTE $0x90 // nop
+	LONG $0x117dc1c4; BYTE $0x07 // vmovupd %ymm0, (%r15)
+	LONG $0x117dc1c4; WORD $0x204f // vmovupd %ymm1, 0x20(%r15)
+	LONG $0x117d81c4; WORD $0xdf14 // vmovupd %ymm2, (%r15,%r11,8)
+	LONG $0x117d81c4; WORD $0xdf5c; BYTE $0x20 // vmovupd %ymm3, 0x20(%r15,%r11,8)
+	LONG $0x117d81c4; WORD $0x2f24 // vmovupd %ymm4, (%r15,%r13)
+	LONG $0x117d81c4; WORD $0x2f6c; BYTE $0x20 // vmovupd %ymm5, 0x20(%r15,%r13)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x117dc1c4; WORD $0x0734 // vmovupd %ymm6, (%r15,%rax)
+	LONG $0x117dc1c4; WORD $0x077c; BYTE $0x20 // vmovupd %ymm7, 0x20(%r15,%rax)
+	LONG $0x117d41c4; WORD $0x0f04 // vmovupd %ymm8, (%r15,%rcx)
+	LONG $0x117d41c4; WORD $0x0f4c; BYTE $0x20 // vmovupd %ymm9, 0x20(%r15,%rcx)
+	LONG $0x117d41c4; WORD $0x3714 // vmovupd %ymm10, (%r15,%rsi)
+	LONG $0x117d41c4; WORD $0x375c; BYTE $0x20 // vmovupd %ymm11, 0x20(%r15,%rsi)
+	LONG $0x06428d49 // leaq 0x6(%r10), %rax
+	LONG $0x245c0348; BYTE $0x20 // addq 0x20(%rsp), %rbx
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xfc128f0f; WORD $0xffff // jg 0x24e9 <k_gemm_outer_64+0x89>
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xd73c8d4e // leaq (%rdi,%r10,8), %r15
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	WORD $0x6174 // je 0x2950 <k_gemm_outer_64+0x4f0>
+	LONG $0x107dc1c4; BYTE $0x07 // vmovupd (%r15), %ymm0
+	LONG $0x107dc1c4; WORD $0x204f // vmovupd 0x20(%r15), %ymm1
+	LONG $0x107d81c4; WORD $0xdf14 // vmovupd (%r15,%r11,8), %ymm2
+	LONG $0x107d81c4; WORD $0xdf5c; BYTE $0x20 // vmovupd 0x20(%r15,%r11,8), %ymm3
+	LONG $0x107d81c4; WORD $0x2f24 // vmovupd (%r15,%r13), %ymm4
+	LONG $0x107d81c4; WORD $0x2f6c; BYTE $0x20 // vmovupd 0x20(%r15,%r13), %ymm5
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x107dc1c4; WORD $0x0734 // vmovupd (%r15,%rax), %ymm6
+	LONG $0x107dc1c4; WORD $0x077c; BYTE $0x20 // vmovupd 0x20(%r15,%rax), %ymm7
+	LONG $0x107d41c4; WORD $0x0f04 // vmovupd (%r15,%rcx), %ymm8
+	LONG $0x107d41c4; WORD $0x0f4c; BYTE $0x20 // vmovupd 0x20(%r15,%rcx), %ymm9
+	LONG $0x107d41c4; WORD $0x3714 // vmovupd (%r15,%rsi), %ymm10
+	LONG $0x107d41c4; WORD $0x375c; BYTE $0x20 // vmovupd 0x20(%r15,%rsi), %ymm11
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x487f // jg 0x298d <k_gemm_outer_64+0x52d>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x2870 <k_gemm_outer_64+0x410>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfee38e0f; WORD $0xffff // jle 0x2870 <k_gemm_outer_64+0x410>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x28488b4c // movq 0x28(%rax), %r9
+	LONG $0x03e1c149 // shlq $0x3, %r9
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc33c8d4a // leaq (%rbx,%r8,8), %rdi
+	LONG $0x68107dc5; BYTE $0xe0 // vmovupd -0x20(%rax), %ymm13
+	LONG $0x20107dc5 // vmovupd (%rax), %ymm12
+	LONG $0x197d22c4; WORD $0xc334 // vbroadcastsd (%rbx,%r8,8), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
+	LONG $0xb89dc2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0xf72c8d4a // leaq (%rdi,%r14,8), %rbp
+	LONG $0x197d22c4; WORD $0xf734 // vbroadcastsd (%rdi,%r14,8), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0xb89dc2c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
+	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0xb88dc2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
+	LONG $0x197d62c4; WORD $0x2a3c // vbroadcastsd (%rdx,%rbp), %ymm15
+	LONG $0xb89dc2c4; BYTE $0xee // vfmadd231pd %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0xb885c2c4; BYTE $0xf5 // vfmadd231pd %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
+	LONG $0xb89dc2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0xb88d42c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0xb89d42c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
+	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xff77850f; WORD $0xffff // jne 0x29b0 <k_gemm_outer_64+0x550>
+	LONG $0xfffe32e9; BYTE $0xff // jmp 0x2870 <k_gemm_outer_64+0x410>
+	WORD $0x9066 // nop
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0xfffa56e9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xfa418e0f; WORD $0xffff // jle 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	WORD $0x2beb // jmp 0x2aed <k_gemm_outer_64+0x68d>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x117bc1c4; WORD $0xc204 // vmovsd %xmm0, (%r10,%rax,8)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x08c68349 // addq $0x8, %r14
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	LONG $0x012e840f; WORD $0x0000 // je 0x2c1b <k_gemm_outer_64+0x7bb>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x1c74 // je 0x2b10 <k_gemm_outer_64+0x6b0>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x107bc1c4; WORD $0xc204 // vmovsd (%r10,%rax,8), %xmm0
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x137f // jg 0x2b19 <k_gemm_outer_64+0x6b9>
+	WORD $0xc8eb // jmp 0x2ad0 <k_gemm_outer_64+0x670>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0xb77e // jle 0x2ad0 <k_gemm_outer_64+0x670>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x08608b4c // movq 0x8(%rax), %r12
+	LONG $0x10488b4c // movq 0x10(%rax), %r9
+	LONG $0x20788b48 // movq 0x20(%rax), %rdi
+	LONG $0x28688b4c // movq 0x28(%rax), %r13
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x04f88349 // cmpq $0x4, %r8
+	WORD $0x0973 // jae 0x2b40 <k_gemm_outer_64+0x6e0>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x000080e9; BYTE $0x00 // jmp 0x2bbe <k_gemm_outer_64+0x75e>
+	WORD $0x9066 // nop
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xc1348d49 // leaq (%r9,%rax,8), %rsi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x04048d4d // leaq (%r12,%rax), %r8
+	LONG $0x18c08349 // addq $0x18, %r8
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107bc1c4; WORD $0xe84c; BYTE $0xe8 // vmovsd -0x18(%r8,%rbp,8), %xmm1
+	LONG $0x107bc1c4; WORD $0xe854; BYTE $0xf0 // vmovsd -0x10(%r8,%rbp,8), %xmm2
+	LONG $0x99f9e2c4; BYTE $0x0e // vfmadd132sd (%rsi), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
+	LONG $0xb9e9a2c4; WORD $0xee0c // vfmadd231sd (%rsi,%r13,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
+	LONG $0x107bc1c4; WORD $0xe854; BYTE $0xf8 // vmovsd -0x8(%r8,%rbp,8), %xmm2
+	LONG $0x99f1e2c4; WORD $0x1614 // vfmadd132sd (%rsi,%rdx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
+	LONG $0x107bc1c4; WORD $0xe804 // vmovsd (%r8,%rbp,8), %xmm0
+	LONG $0x99e9e2c4; WORD $0x0604 // vfmadd132sd (%rsi,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
+	LONG $0x04c58348 // addq $0x4, %rbp
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	WORD $0xc275 // jne 0x2b80 <k_gemm_outer_64+0x720>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0xfef7840f; WORD $0xffff // je 0x2ad0 <k_gemm_outer_64+0x670>
+	LONG $0x244c034c; BYTE $0x20 // addq 0x20(%rsp), %r9
+	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x03e5c149 // shlq $0x3, %r13
+	LONG $0xfeaf0f49 // imulq %r14, %rdi
+	LONG $0xef0c8d48 // leaq (%rdi,%rbp,8), %rcx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x9066 // nop
+	LONG $0x107bc1c4; WORD $0xcc0c // vmovsd (%r12,%rcx,8), %xmm1
+	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0xea75 // jne 0x2c00 <k_gemm_outer_64+0x7a0>
+	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x2ad0 <k_gemm_outer_64+0x670>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xfff87be9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x10570348 // addq 0x10(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
+	LONG $0x523c8d4c // leaq (%rdx,%rdx,2), %r15
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x922c8d4c // leaq (%rdx,%rdx,4), %r13
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
+	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x42eb // jmp 0x2cea <k_gemm_outer_64+0x88a>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x117dc1c4; BYTE $0x2b // vmovupd %ymm5, (%r11)
+	LONG $0x117dc1c4; WORD $0xcb24 // vmovupd %ymm4, (%r11,%rcx,8)
+	LONG $0x117d81c4; WORD $0x331c // vmovupd %ymm3, (%r11,%r14)
+	LONG $0x117d81c4; WORD $0x3b14 // vmovupd %ymm2, (%r11,%r15)
+	LONG $0x117d81c4; WORD $0x230c // vmovupd %ymm1, (%r11,%r12)
+	LONG $0x117d81c4; WORD $0x2b04 // vmovupd %ymm0, (%r11,%r13)
+	LONG $0x06728d49 // leaq 0x6(%r10), %rsi
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	LONG $0xf97b8f0f; WORD $0xffff // jg 0x2665 <k_gemm_outer_64+0x205>
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0xd71c8d4e // leaq (%rdi,%r10,8), %r11
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	WORD $0x2f74 // je 0x2d30 <k_gemm_outer_64+0x8d0>
+	LONG $0x107dc1c4; BYTE $0x2b // vmovupd (%r11), %ymm5
+	LONG $0x107dc1c4; WORD $0xcb24 // vmovupd (%r11,%rcx,8), %ymm4
+	LONG $0x107d81c4; WORD $0x331c // vmovupd (%r11,%r14), %ymm3
+	LONG $0x107d81c4; WORD $0x3b14 // vmovupd (%r11,%r15), %ymm2
+	LONG $0x107d81c4; WORD $0x230c // vmovupd (%r11,%r12), %ymm1
+	LONG $0x107d81c4; WORD $0x2b04 // vmovupd (%r11,%r13), %ymm0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x287f // jg 0x2d51 <k_gemm_outer_64+0x8f1>
+	WORD $0x85eb // jmp 0x2cb0 <k_gemm_outer_64+0x850>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff5f8e0f; WORD $0xffff // jle 0x2cb0 <k_gemm_outer_64+0x850>
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x287e8b48 // movq 0x28(%rsi), %rdi
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xe8048d4c // leaq (%rax,%rbp,8), %r8
+	LONG $0x197de2c4; WORD $0xe834 // vbroadcastsd (%rax,%rbp,8), %ymm6
+	LONG $0x3e10fdc5 // vmovupd (%rsi), %ymm7
+	LONG $0xb8c5e2c4; BYTE $0xee // vfmadd231pd %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
+	LONG $0x197d82c4; WORD $0xc834 // vbroadcastsd (%r8,%r9,8), %ymm6
+	LONG $0xc8048d4f // leaq (%r8,%r9,8), %r8
+	LONG $0xb8c5e2c4; BYTE $0xe6 // vfmadd231pd %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
+	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xb8c5e2c4; BYTE $0xde // vfmadd231pd %ymm6, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm6) + ymm3
+	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xb8c5e2c4; BYTE $0xd6 // vfmadd231pd %ymm6, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm6) + ymm2
+	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xb8c5e2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm6) + ymm1
+	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
+	LONG $0xb8c5e2c4; BYTE $0xc6 // vfmadd231pd %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	WORD $0x9e75 // jne 0x2d70 <k_gemm_outer_64+0x910>
+	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2cb0 <k_gemm_outer_64+0x850>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0xfff6c4e9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0x50c48348 // addq $0x50, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+
 	// gram_tile
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
@@ -2006,12 +2570,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x14448e0f; WORD $0x0000 // jle 0x38ce <k_gram_tile+0x146e>
+	LONG $0x14448e0f; WORD $0x0000 // jle 0x426e <k_gram_tile+0x146e>
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x142d8e0f; WORD $0x0000 // jle 0x38ce <k_gram_tile+0x146e>
+	LONG $0x142d8e0f; WORD $0x0000 // jle 0x426e <k_gram_tile+0x146e>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
@@ -2040,12 +2604,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
 	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	WORD $0x1deb // jmp 0x255d <k_gram_tile+0xfd>
+	WORD $0x1deb // jmp 0x2efd <k_gram_tile+0xfd>
 	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	LONG $0x06c78348 // addq $0x6, %rdi
 	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x13718d0f; WORD $0x0000 // jge 0x38ce <k_gram_tile+0x146e>
+	LONG $0x13718d0f; WORD $0x0000 // jge 0x426e <k_gram_tile+0x146e>
 	LONG $0x1aff8348 // cmpq $0x1a, %rdi
 	LONG $0x001ab841; WORD $0x0000 // movl $0x1a, %r8d
 	LONG $0xc7420f4c // cmovbq %rdi, %r8
@@ -2127,7 +2691,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x65eb // jmp 0x273e <k_gram_tile+0x2de>
+	WORD $0x65eb // jmp 0x30de <k_gram_tile+0x2de>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc85afcc5 // vcvtps2pd %xmm0, %ymm1
 	LONG $0x4c58f5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm1, %ymm1
@@ -2146,10 +2710,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
 	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0xfe028d0f; WORD $0xffff // jge 0x2540 <k_gram_tile+0xe0>
+	LONG $0xfe028d0f; WORD $0xffff // jge 0x2ee0 <k_gram_tile+0xe0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b58e0f; WORD $0x0000 // jle 0x2800 <k_gram_tile+0x3a0>
+	LONG $0x00b58e0f; WORD $0x0000 // jle 0x31a0 <k_gram_tile+0x3a0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2185,8 +2749,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x8575 // jne 0x2780 <k_gram_tile+0x320>
-	WORD $0x33eb // jmp 0x2830 <k_gram_tile+0x3d0>
+	WORD $0x8575 // jne 0x3120 <k_gram_tile+0x320>
+	WORD $0x33eb // jmp 0x31d0 <k_gram_tile+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -2217,7 +2781,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xe1 // addq %rsp, %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
 	LONG $0x3f247c80; BYTE $0x00 // cmpb $0x0, 0x3f(%rsp)
-	LONG $0x02cf840f; WORD $0x0000 // je 0x2b60 <k_gram_tile+0x700>
+	LONG $0x02cf840f; WORD $0x0000 // je 0x3500 <k_gram_tile+0x700>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2228,7 +2792,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x317e // jle 0x28f0 <k_gram_tile+0x490>
+	WORD $0x317e // jle 0x3290 <k_gram_tile+0x490>
 	LONG $0x5a7c41c4; BYTE $0xe3 // vcvtps2pd %xmm11, %ymm12
 	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
 	LONG $0x197d43c4; WORD $0x01db // vextractf128 $0x1, %ymm11, %xmm11
@@ -2236,15 +2800,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
 	LONG $0x582541c4; WORD $0x205d // vaddpd 0x20(%r13), %ymm11, %ymm11
 	LONG $0x117d41c4; WORD $0x205d // vmovupd %ymm11, 0x20(%r13)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x29fc <k_gram_tile+0x59c>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x339c <k_gram_tile+0x59c>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x29fc <k_gram_tile+0x59c>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x339c <k_gram_tile+0x59c>
 	LONG $0x1c117cc5; BYTE $0x24 // vmovups %ymm11, (%rsp)
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x0777 // ja 0x290b <k_gram_tile+0x4ab>
+	WORD $0x0777 // ja 0x32ab <k_gram_tile+0x4ab>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x29c7 <k_gram_tile+0x567>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x3367 <k_gram_tile+0x567>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2255,12 +2819,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	WORD $0x1073 // jae 0x294a <k_gram_tile+0x4ea>
+	WORD $0x1073 // jae 0x32ea <k_gram_tile+0x4ea>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x294a <k_gram_tile+0x4ea>
+	WORD $0x0c74 // je 0x32ea <k_gram_tile+0x4ea>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x29c7 <k_gram_tile+0x567>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x3367 <k_gram_tile+0x567>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
@@ -2281,10 +2845,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe774; BYTE $0x60 // vmovupd %ymm14, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x2960 <k_gram_tile+0x500>
+	WORD $0xa675 // jne 0x3300 <k_gram_tile+0x500>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3574 // je 0x29fc <k_gram_tile+0x59c>
+	WORD $0x3574 // je 0x339c <k_gram_tile+0x59c>
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
 	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
@@ -2296,13 +2860,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c117bc5; BYTE $0xcf // vmovsd %xmm11, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe47c // jl 0x29e0 <k_gram_tile+0x580>
+	WORD $0xe47c // jl 0x3380 <k_gram_tile+0x580>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x2a40 <k_gram_tile+0x5e0>
+	WORD $0x2f7e // jle 0x33e0 <k_gram_tile+0x5e0>
 	LONG $0x5a7c41c4; BYTE $0xda // vcvtps2pd %xmm10, %ymm11
 	LONG $0x582541c4; WORD $0x405d // vaddpd 0x40(%r13), %ymm11, %ymm11
 	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
@@ -2310,15 +2874,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x405d // vmovupd %ymm11, 0x40(%r13)
 	LONG $0x582d41c4; WORD $0x6055 // vaddpd 0x60(%r13), %ymm10, %ymm10
 	LONG $0x117d41c4; WORD $0x6055 // vmovupd %ymm10, 0x60(%r13)
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2b60 <k_gram_tile+0x700>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x3500 <k_gram_tile+0x700>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x2b60 <k_gram_tile+0x700>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x3500 <k_gram_tile+0x700>
 	LONG $0x14117cc5; BYTE $0x24 // vmovups %ymm10, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x2a5b <k_gram_tile+0x5fb>
+	WORD $0x0773 // jae 0x33fb <k_gram_tile+0x5fb>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2b27 <k_gram_tile+0x6c7>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x34c7 <k_gram_tile+0x6c7>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
@@ -2330,12 +2894,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	WORD $0x1073 // jae 0x2a9e <k_gram_tile+0x63e>
+	WORD $0x1073 // jae 0x343e <k_gram_tile+0x63e>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x2a9e <k_gram_tile+0x63e>
+	WORD $0x0c74 // je 0x343e <k_gram_tile+0x63e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x2b27 <k_gram_tile+0x6c7>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x34c7 <k_gram_tile+0x6c7>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
@@ -2356,10 +2920,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x2ac0 <k_gram_tile+0x660>
+	WORD $0xa675 // jne 0x3460 <k_gram_tile+0x660>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3974 // je 0x2b60 <k_gram_tile+0x700>
+	WORD $0x3974 // je 0x3500 <k_gram_tile+0x700>
 	QUAD $0x0000882484af0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
 	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
@@ -2370,9 +2934,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xcf54; BYTE $0x40 // vmovsd %xmm10, 0x40(%r15,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe07c // jl 0x2b40 <k_gram_tile+0x6e0>
+	WORD $0xe07c // jl 0x34e0 <k_gram_tile+0x6e0>
 	LONG $0x3e247c80; BYTE $0x00 // cmpb $0x0, 0x3e(%rsp)
-	LONG $0x0265840f; WORD $0x0000 // je 0x2dd0 <k_gram_tile+0x970>
+	LONG $0x0265840f; WORD $0x0000 // je 0x3770 <k_gram_tile+0x970>
 	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
 	LONG $0x07e5c149 // shlq $0x7, %r13
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2384,7 +2948,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x2bd0 <k_gram_tile+0x770>
+	WORD $0x2f7e // jle 0x3570 <k_gram_tile+0x770>
 	LONG $0x5a7c41c4; BYTE $0xd1 // vcvtps2pd %xmm9, %ymm10
 	LONG $0x14582dc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm10, %ymm10
 	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
@@ -2392,16 +2956,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14117dc5; BYTE $0xc7 // vmovupd %ymm10, (%rdi,%rax,8)
 	LONG $0x4c5835c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x4c117dc5; WORD $0x20c7 // vmovupd %ymm9, 0x20(%rdi,%rax,8)
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x2d06 <k_gram_tile+0x8a6>
+	LONG $0x00013ae9; BYTE $0x00 // jmp 0x36a6 <k_gram_tile+0x8a6>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x2d06 <k_gram_tile+0x8a6>
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x36a6 <k_gram_tile+0x8a6>
 	LONG $0x0c117cc5; BYTE $0x24 // vmovups %ymm9, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x0773 // jae 0x2bf3 <k_gram_tile+0x793>
+	WORD $0x0773 // jae 0x3593 <k_gram_tile+0x793>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x2cc7 <k_gram_tile+0x867>
+	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x3667 <k_gram_tile+0x867>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2414,12 +2978,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024843b4c // cmpq 0x90(%rsp), %r8
-	WORD $0x1073 // jae 0x2c39 <k_gram_tile+0x7d9>
+	WORD $0x1073 // jae 0x35d9 <k_gram_tile+0x7d9>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x2c39 <k_gram_tile+0x7d9>
+	WORD $0x0c74 // je 0x35d9 <k_gram_tile+0x7d9>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x2cc7 <k_gram_tile+0x867>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3667 <k_gram_tile+0x867>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
@@ -2443,10 +3007,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d01c4; WORD $0xc464; BYTE $0x60 // vmovupd %ymm12, 0x60(%r12,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xa675 // jne 0x2c60 <k_gram_tile+0x800>
+	WORD $0xa675 // jne 0x3600 <k_gram_tile+0x800>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3774 // je 0x2cfe <k_gram_tile+0x89e>
+	WORD $0x3774 // je 0x369e <k_gram_tile+0x89e>
 	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
 	QUAD $0x0000a02484af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2458,14 +3022,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xc80c // vmovsd %xmm9, (%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe27c // jl 0x2ce0 <k_gram_tile+0x880>
+	WORD $0xe27c // jl 0x3680 <k_gram_tile+0x880>
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x357e // jle 0x2d50 <k_gram_tile+0x8f0>
+	WORD $0x357e // jle 0x36f0 <k_gram_tile+0x8f0>
 	LONG $0x5a7c41c4; BYTE $0xc8 // vcvtps2pd %xmm8, %ymm9
 	LONG $0x4c5835c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
@@ -2473,13 +3037,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c117dc5; WORD $0x40c7 // vmovupd %ymm9, 0x40(%rdi,%rax,8)
 	LONG $0x44583dc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm8, %ymm8
 	LONG $0x44117dc5; WORD $0x60c7 // vmovupd %ymm8, 0x60(%rdi,%rax,8)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x2dd0 <k_gram_tile+0x970>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x3770 <k_gram_tile+0x970>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2dd0 <k_gram_tile+0x970>
+	WORD $0x7b7e // jle 0x3770 <k_gram_tile+0x970>
 	LONG $0x04117cc5; BYTE $0x24 // vmovups %ymm8, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x4072 // jb 0x2da0 <k_gram_tile+0x940>
+	WORD $0x4072 // jb 0x3740 <k_gram_tile+0x940>
 	LONG $0x40cd8349 // orq $0x40, %r13
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2492,9 +3056,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x083c830f; WORD $0x0000 // jae 0x35d4 <k_gram_tile+0x1174>
+	LONG $0x083c830f; WORD $0x0000 // jae 0x3f74 <k_gram_tile+0x1174>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0834840f; WORD $0x0000 // je 0x35d4 <k_gram_tile+0x1174>
+	LONG $0x0834840f; WORD $0x0000 // je 0x3f74 <k_gram_tile+0x1174>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2505,9 +3069,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xff44; BYTE $0x40 // vmovsd %xmm8, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe07c // jl 0x2db0 <k_gram_tile+0x950>
+	WORD $0xe07c // jl 0x3750 <k_gram_tile+0x950>
 	LONG $0x3d247c80; BYTE $0x00 // cmpb $0x0, 0x3d(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x2f80 <k_gram_tile+0xb20>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x3920 <k_gram_tile+0xb20>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2518,7 +3082,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2e40 <k_gram_tile+0x9e0>
+	WORD $0x377e // jle 0x37e0 <k_gram_tile+0x9e0>
 	LONG $0xc75a7cc5 // vcvtps2pd %xmm7, %ymm8
 	LONG $0x583d41c4; WORD $0x0045 // vaddpd (%r13), %ymm8, %ymm8
 	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
@@ -2526,13 +3090,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0045 // vmovupd %ymm8, (%r13)
 	LONG $0x5845c1c4; WORD $0x207d // vaddpd 0x20(%r13), %ymm7, %ymm7
 	LONG $0x117dc1c4; WORD $0x207d // vmovupd %ymm7, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x2ebb <k_gram_tile+0xa5b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x385b <k_gram_tile+0xa5b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x2ebb <k_gram_tile+0xa5b>
+	WORD $0x767e // jle 0x385b <k_gram_tile+0xa5b>
 	LONG $0x3c11fcc5; BYTE $0x24 // vmovups %ymm7, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x2e86 <k_gram_tile+0xa26>
+	WORD $0x3672 // jb 0x3826 <k_gram_tile+0xa26>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
@@ -2542,9 +3106,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x07f0830f; WORD $0x0000 // jae 0x366e <k_gram_tile+0x120e>
+	LONG $0x07f0830f; WORD $0x0000 // jae 0x400e <k_gram_tile+0x120e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07e8840f; WORD $0x0000 // je 0x366e <k_gram_tile+0x120e>
+	LONG $0x07e8840f; WORD $0x0000 // je 0x400e <k_gram_tile+0x120e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -2557,13 +3121,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3c11fbc5; BYTE $0xcf // vmovsd %xmm7, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x2ea0 <k_gram_tile+0xa40>
+	WORD $0xe57c // jl 0x3840 <k_gram_tile+0xa40>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x2f00 <k_gram_tile+0xaa0>
+	WORD $0x307e // jle 0x38a0 <k_gram_tile+0xaa0>
 	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
 	LONG $0x5845c1c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm7, %ymm7
 	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
@@ -2571,13 +3135,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x407d // vmovupd %ymm7, 0x40(%r13)
 	LONG $0x584dc1c4; WORD $0x6075 // vaddpd 0x60(%r13), %ymm6, %ymm6
 	LONG $0x117dc1c4; WORD $0x6075 // vmovupd %ymm6, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x2f80 <k_gram_tile+0xb20>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x3920 <k_gram_tile+0xb20>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x2f80 <k_gram_tile+0xb20>
+	WORD $0x7b7e // jle 0x3920 <k_gram_tile+0xb20>
 	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x2f4a <k_gram_tile+0xaea>
+	WORD $0x3a72 // jb 0x38ea <k_gram_tile+0xaea>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2588,9 +3152,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x07ce830f; WORD $0x0000 // jae 0x3710 <k_gram_tile+0x12b0>
+	LONG $0x07ce830f; WORD $0x0000 // jae 0x40b0 <k_gram_tile+0x12b0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07c6840f; WORD $0x0000 // je 0x3710 <k_gram_tile+0x12b0>
+	LONG $0x07c6840f; WORD $0x0000 // je 0x40b0 <k_gram_tile+0x12b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2602,10 +3166,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff74; BYTE $0x40 // vmovsd %xmm6, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x2f60 <k_gram_tile+0xb00>
+	WORD $0xe17c // jl 0x3900 <k_gram_tile+0xb00>
 	BYTE $0x90 // nop
 	LONG $0x3c247c80; BYTE $0x00 // cmpb $0x0, 0x3c(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x3130 <k_gram_tile+0xcd0>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x3ad0 <k_gram_tile+0xcd0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2616,7 +3180,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x2ff0 <k_gram_tile+0xb90>
+	WORD $0x377e // jle 0x3990 <k_gram_tile+0xb90>
 	LONG $0xf55afcc5 // vcvtps2pd %xmm5, %ymm6
 	LONG $0x584dc1c4; WORD $0x0075 // vaddpd (%r13), %ymm6, %ymm6
 	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
@@ -2624,13 +3188,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x0075 // vmovupd %ymm6, (%r13)
 	LONG $0x5855c1c4; WORD $0x206d // vaddpd 0x20(%r13), %ymm5, %ymm5
 	LONG $0x117dc1c4; WORD $0x206d // vmovupd %ymm5, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x306b <k_gram_tile+0xc0b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x3a0b <k_gram_tile+0xc0b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x306b <k_gram_tile+0xc0b>
+	WORD $0x767e // jle 0x3a0b <k_gram_tile+0xc0b>
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x3036 <k_gram_tile+0xbd6>
+	WORD $0x3672 // jb 0x39d6 <k_gram_tile+0xbd6>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
@@ -2640,9 +3204,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x0770830f; WORD $0x0000 // jae 0x379e <k_gram_tile+0x133e>
+	LONG $0x0770830f; WORD $0x0000 // jae 0x413e <k_gram_tile+0x133e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0768840f; WORD $0x0000 // je 0x379e <k_gram_tile+0x133e>
+	LONG $0x0768840f; WORD $0x0000 // je 0x413e <k_gram_tile+0x133e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -2655,13 +3219,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c11fbc5; BYTE $0xcf // vmovsd %xmm5, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x3050 <k_gram_tile+0xbf0>
+	WORD $0xe57c // jl 0x39f0 <k_gram_tile+0xbf0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x30b0 <k_gram_tile+0xc50>
+	WORD $0x307e // jle 0x3a50 <k_gram_tile+0xc50>
 	LONG $0xec5afcc5 // vcvtps2pd %xmm4, %ymm5
 	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
 	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
@@ -2669,13 +3233,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
 	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
 	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x3130 <k_gram_tile+0xcd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x3ad0 <k_gram_tile+0xcd0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3130 <k_gram_tile+0xcd0>
+	WORD $0x7b7e // jle 0x3ad0 <k_gram_tile+0xcd0>
 	LONG $0x2411fcc5; BYTE $0x24 // vmovups %ymm4, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x30fa <k_gram_tile+0xc9a>
+	WORD $0x3a72 // jb 0x3a9a <k_gram_tile+0xc9a>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2686,9 +3250,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x074e830f; WORD $0x0000 // jae 0x3840 <k_gram_tile+0x13e0>
+	LONG $0x074e830f; WORD $0x0000 // jae 0x41e0 <k_gram_tile+0x13e0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0746840f; WORD $0x0000 // je 0x3840 <k_gram_tile+0x13e0>
+	LONG $0x0746840f; WORD $0x0000 // je 0x41e0 <k_gram_tile+0x13e0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6024 // imulq 0x60(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2700,10 +3264,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff64; BYTE $0x40 // vmovsd %xmm4, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x3110 <k_gram_tile+0xcb0>
+	WORD $0xe17c // jl 0x3ab0 <k_gram_tile+0xcb0>
 	BYTE $0x90 // nop
 	LONG $0x3b247c80; BYTE $0x00 // cmpb $0x0, 0x3b(%rsp)
-	LONG $0x0275840f; WORD $0x0000 // je 0x33b0 <k_gram_tile+0xf50>
+	LONG $0x0275840f; WORD $0x0000 // je 0x3d50 <k_gram_tile+0xf50>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -2713,7 +3277,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3190 <k_gram_tile+0xd30>
+	WORD $0x2b7e // jle 0x3b30 <k_gram_tile+0xd30>
 	LONG $0xe35afcc5 // vcvtps2pd %xmm3, %ymm4
 	LONG $0x2458ddc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm4, %ymm4
 	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
@@ -2721,16 +3285,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2411fdc5; BYTE $0xc7 // vmovupd %ymm4, (%rdi,%rax,8)
 	LONG $0x5c58e5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x5c11fdc5; WORD $0x20c7 // vmovupd %ymm3, 0x20(%rdi,%rax,8)
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3282 <k_gram_tile+0xe22>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3c22 <k_gram_tile+0xe22>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3282 <k_gram_tile+0xe22>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3c22 <k_gram_tile+0xe22>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x1c11fcc5; BYTE $0x24 // vmovups %ymm3, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x31b0 <k_gram_tile+0xd50>
+	WORD $0x0773 // jae 0x3b50 <k_gram_tile+0xd50>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x3242 <k_gram_tile+0xde2>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x3be2 <k_gram_tile+0xde2>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
@@ -2754,9 +3318,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d81c4; WORD $0xec74; BYTE $0x60 // vmovupd %ymm6, 0x60(%r12,%r13,8)
 	LONG $0x10c58349 // addq $0x10, %r13
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	WORD $0xa675 // jne 0x31e0 <k_gram_tile+0xd80>
+	WORD $0xa675 // jne 0x3b80 <k_gram_tile+0xd80>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x3b74 // je 0x327d <k_gram_tile+0xe1d>
+	WORD $0x3b74 // je 0x3c1d <k_gram_tile+0xe1d>
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
 	LONG $0xe7af0f4d // imulq %r15, %r12
 	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
@@ -2768,14 +3332,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xcc1c // vmovsd %xmm3, (%r12,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe37c // jl 0x3260 <k_gram_tile+0xe00>
+	WORD $0xe37c // jl 0x3c00 <k_gram_tile+0xe00>
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x397e // jle 0x32d0 <k_gram_tile+0xe70>
+	WORD $0x397e // jle 0x3c70 <k_gram_tile+0xe70>
 	LONG $0xda5afcc5 // vcvtps2pd %xmm2, %ymm3
 	LONG $0x5c58e5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
@@ -2783,15 +3347,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40c7 // vmovupd %ymm3, 0x40(%rdi,%rax,8)
 	LONG $0x5458edc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x5411fdc5; WORD $0x60c7 // vmovupd %ymm2, 0x60(%rdi,%rax,8)
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x33b0 <k_gram_tile+0xf50>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x3d50 <k_gram_tile+0xf50>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x33b0 <k_gram_tile+0xf50>
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3d50 <k_gram_tile+0xf50>
 	LONG $0x1411fcc5; BYTE $0x24 // vmovups %ymm2, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x32eb <k_gram_tile+0xe8b>
+	WORD $0x0773 // jae 0x3c8b <k_gram_tile+0xe8b>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3375 <k_gram_tile+0xf15>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3d15 <k_gram_tile+0xf15>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -2815,10 +3379,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm5, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3310 <k_gram_tile+0xeb0>
+	WORD $0xa675 // jne 0x3cb0 <k_gram_tile+0xeb0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3b74 // je 0x33b0 <k_gram_tile+0xf50>
+	WORD $0x3b74 // je 0x3d50 <k_gram_tile+0xf50>
 	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -2829,10 +3393,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xc854; BYTE $0x40 // vmovsd %xmm2, 0x40(%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe17c // jl 0x3390 <k_gram_tile+0xf30>
+	WORD $0xe17c // jl 0x3d30 <k_gram_tile+0xf30>
 	BYTE $0x90 // nop
 	LONG $0x3a247c80; BYTE $0x00 // cmpb $0x0, 0x3a(%rsp)
-	LONG $0xf34b840f; WORD $0xffff // je 0x2706 <k_gram_tile+0x2a6>
+	LONG $0xf34b840f; WORD $0xffff // je 0x30a6 <k_gram_tile+0x2a6>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -2842,7 +3406,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3410 <k_gram_tile+0xfb0>
+	WORD $0x2b7e // jle 0x3db0 <k_gram_tile+0xfb0>
 	LONG $0xd15afcc5 // vcvtps2pd %xmm1, %ymm2
 	LONG $0x1458edc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
@@ -2850,15 +3414,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1411fdc5; BYTE $0xc7 // vmovupd %ymm2, (%rdi,%rax,8)
 	LONG $0x4c58f5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm1, %ymm1
 	LONG $0x4c11fdc5; WORD $0x20c7 // vmovupd %ymm1, 0x20(%rdi,%rax,8)
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x34eb <k_gram_tile+0x108b>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3e8b <k_gram_tile+0x108b>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x34eb <k_gram_tile+0x108b>
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x3e8b <k_gram_tile+0x108b>
 	LONG $0x0c11fcc5; BYTE $0x24 // vmovups %ymm1, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x342b <k_gram_tile+0xfcb>
+	WORD $0x0773 // jae 0x3dcb <k_gram_tile+0xfcb>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x34b5 <k_gram_tile+0x1055>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3e55 <k_gram_tile+0x1055>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x245c2b48; BYTE $0x48 // subq 0x48(%rsp), %rbx
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -2882,10 +3446,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe164; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3450 <k_gram_tile+0xff0>
+	WORD $0xa675 // jne 0x3df0 <k_gram_tile+0xff0>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3674 // je 0x34eb <k_gram_tile+0x108b>
+	WORD $0x3674 // je 0x3e8b <k_gram_tile+0x108b>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0xcfaf0f49 // imulq %r15, %rcx
 	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
@@ -2897,20 +3461,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xd9 // vmovsd %xmm1, (%rcx,%rbx,8)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0xe57c // jl 0x34d0 <k_gram_tile+0x1070>
+	WORD $0xe57c // jl 0x3e70 <k_gram_tile+0x1070>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x07f98348 // cmpq $0x7, %rcx
-	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x26e0 <k_gram_tile+0x280>
+	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x3080 <k_gram_tile+0x280>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf1f98e0f; WORD $0xffff // jle 0x2706 <k_gram_tile+0x2a6>
+	LONG $0xf1f98e0f; WORD $0xffff // jle 0x30a6 <k_gram_tile+0x2a6>
 	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0473 // jae 0x351c <k_gram_tile+0x10bc>
+	WORD $0x0473 // jae 0x3ebc <k_gram_tile+0x10bc>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7eeb // jmp 0x359a <k_gram_tile+0x113a>
+	WORD $0x7eeb // jmp 0x3f3a <k_gram_tile+0x113a>
 	LONG $0x24742b48; BYTE $0x40 // subq 0x40(%rsp), %rsi
 	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -2932,9 +3496,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40fa // vmovupd %ymm3, 0x40(%rdx,%rdi,8)
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0xb275 // jne 0x3540 <k_gram_tile+0x10e0>
+	WORD $0xb275 // jne 0x3ee0 <k_gram_tile+0x10e0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf16c840f; WORD $0xffff // je 0x2706 <k_gram_tile+0x2a6>
+	LONG $0xf16c840f; WORD $0xffff // je 0x30a6 <k_gram_tile+0x2a6>
 	LONG $0x7caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -2945,8 +3509,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xf044; BYTE $0x40 // vmovsd %xmm0, 0x40(%r8,%rsi,8)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xe17c // jl 0x35b0 <k_gram_tile+0x1150>
-	LONG $0xfff132e9; BYTE $0xff // jmp 0x2706 <k_gram_tile+0x2a6>
+	WORD $0xe17c // jl 0x3f50 <k_gram_tile+0x1150>
+	LONG $0xfff132e9; BYTE $0xff // jmp 0x30a6 <k_gram_tile+0x2a6>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
@@ -2970,11 +3534,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xc15c; BYTE $0x40 // vmovupd %ymm11, 0x40(%rcx,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xa675 // jne 0x3600 <k_gram_tile+0x11a0>
+	WORD $0xa675 // jne 0x3fa0 <k_gram_tile+0x11a0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xf739850f; WORD $0xffff // jne 0x2da2 <k_gram_tile+0x942>
-	LONG $0xfff762e9; BYTE $0xff // jmp 0x2dd0 <k_gram_tile+0x970>
+	LONG $0xf739850f; WORD $0xffff // jne 0x3742 <k_gram_tile+0x942>
+	LONG $0xfff762e9; BYTE $0xff // jmp 0x3770 <k_gram_tile+0x970>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -2999,11 +3563,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe754; BYTE $0x60 // vmovupd %ymm10, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x36a0 <k_gram_tile+0x1240>
+	WORD $0xa675 // jne 0x4040 <k_gram_tile+0x1240>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf77d850f; WORD $0xffff // jne 0x2e88 <k_gram_tile+0xa28>
-	LONG $0xfff7abe9; BYTE $0xff // jmp 0x2ebb <k_gram_tile+0xa5b>
+	LONG $0xf77d850f; WORD $0xffff // jne 0x3828 <k_gram_tile+0xa28>
+	LONG $0xfff7abe9; BYTE $0xff // jmp 0x385b <k_gram_tile+0xa5b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
@@ -3027,11 +3591,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe14c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3730 <k_gram_tile+0x12d0>
+	WORD $0xa675 // jne 0x40d0 <k_gram_tile+0x12d0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf7b3850f; WORD $0xffff // jne 0x2f4c <k_gram_tile+0xaec>
-	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x2f80 <k_gram_tile+0xb20>
+	LONG $0xf7b3850f; WORD $0xffff // jne 0x38ec <k_gram_tile+0xaec>
+	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x3920 <k_gram_tile+0xb20>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3056,11 +3620,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe744; BYTE $0x60 // vmovupd %ymm8, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x37d0 <k_gram_tile+0x1370>
+	WORD $0xa675 // jne 0x4170 <k_gram_tile+0x1370>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf7fd850f; WORD $0xffff // jne 0x3038 <k_gram_tile+0xbd8>
-	LONG $0xfff82be9; BYTE $0xff // jmp 0x306b <k_gram_tile+0xc0b>
+	LONG $0xf7fd850f; WORD $0xffff // jne 0x39d8 <k_gram_tile+0xbd8>
+	LONG $0xfff82be9; BYTE $0xff // jmp 0x3a0b <k_gram_tile+0xc0b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
@@ -3084,11 +3648,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe17c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3860 <k_gram_tile+0x1400>
+	WORD $0xa675 // jne 0x4200 <k_gram_tile+0x1400>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf833850f; WORD $0xffff // jne 0x30fc <k_gram_tile+0xc9c>
-	LONG $0xfff862e9; BYTE $0xff // jmp 0x3130 <k_gram_tile+0xcd0>
+	LONG $0xf833850f; WORD $0xffff // jne 0x3a9c <k_gram_tile+0xc9c>
+	LONG $0xfff862e9; BYTE $0xff // jmp 0x3ad0 <k_gram_tile+0xcd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3102,36 +3666,36 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x38f1 <k_exp+0x11>
+	WORD $0x077d // jge 0x4291 <k_exp+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000138e9; BYTE $0x00 // jmp 0x3a29 <k_exp+0x149>
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x43c9 <k_exp+0x149>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00828405187de2c4; BYTE $0x00 // vbroadcastss 0x8284(%rip), %ymm0 # 0xbb88 <k_dot_q6_k+0x788>
-	QUAD $0x00828f0d187de2c4; BYTE $0x00 // vbroadcastss 0x828f(%rip), %ymm1 # 0xbb9c <k_dot_q6_k+0x79c>
-	QUAD $0x00829e25187de2c4; BYTE $0x00 // vbroadcastss 0x829e(%rip), %ymm4 # 0xbbb4 <k_dot_q6_k+0x7b4>
-	QUAD $0x0082753d187de2c4; BYTE $0x00 // vbroadcastss 0x8275(%rip), %ymm7 # 0xbb94 <k_dot_q6_k+0x794>
-	QUAD $0x00828805187d62c4; BYTE $0x00 // vbroadcastss 0x8288(%rip), %ymm8 # 0xbbb0 <k_dot_q6_k+0x7b0>
-	QUAD $0x00827b0d187d62c4; BYTE $0x00 // vbroadcastss 0x827b(%rip), %ymm9 # 0xbbac <k_dot_q6_k+0x7ac>
-	QUAD $0x00824615187d62c4; BYTE $0x00 // vbroadcastss 0x8246(%rip), %ymm10 # 0xbb80 <k_dot_q6_k+0x780>
-	QUAD $0x00822d1d187d62c4; BYTE $0x00 // vbroadcastss 0x822d(%rip), %ymm11 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x00822425587d62c4; BYTE $0x00 // vpbroadcastd 0x8224(%rip), %ymm12 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x0082432d187d62c4; BYTE $0x00 // vbroadcastss 0x8243(%rip), %ymm13 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x00826405187de2c4; BYTE $0x00 // vbroadcastss 0x8264(%rip), %ymm0 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x00826f0d187de2c4; BYTE $0x00 // vbroadcastss 0x826f(%rip), %ymm1 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x00827e25187de2c4; BYTE $0x00 // vbroadcastss 0x827e(%rip), %ymm4 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x0082553d187de2c4; BYTE $0x00 // vbroadcastss 0x8255(%rip), %ymm7 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x00826805187d62c4; BYTE $0x00 // vbroadcastss 0x8268(%rip), %ymm8 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x00825b0d187d62c4; BYTE $0x00 // vbroadcastss 0x825b(%rip), %ymm9 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x00822615187d62c4; BYTE $0x00 // vbroadcastss 0x8226(%rip), %ymm10 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x00820d1d187d62c4; BYTE $0x00 // vbroadcastss 0x820d(%rip), %ymm11 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x00820425587d62c4; BYTE $0x00 // vpbroadcastd 0x8204(%rip), %ymm12 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0082232d187d62c4; BYTE $0x00 // vbroadcastss 0x8223(%rip), %ymm13 # 0xc518 <k_dot_q6_k+0x778>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0082291d187de2c4; BYTE $0x00 // vbroadcastss 0x8229(%rip), %ymm3 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x0082091d187de2c4; BYTE $0x00 // vbroadcastss 0x8209(%rip), %ymm3 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x00820e2d187de2c4; BYTE $0x00 // vbroadcastss 0x820e(%rip), %ymm5 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x0081ee2d187de2c4; BYTE $0x00 // vbroadcastss 0x81ee(%rip), %ymm5 # 0xc520 <k_dot_q6_k+0x780>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0082042d187de2c4; BYTE $0x00 // vbroadcastss 0x8204(%rip), %ymm5 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x0081e42d187de2c4; BYTE $0x00 // vbroadcastss 0x81e4(%rip), %ymm5 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0081c62d187de2c4; BYTE $0x00 // vbroadcastss 0x81c6(%rip), %ymm5 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x0081a62d187de2c4; BYTE $0x00 // vbroadcastss 0x81a6(%rip), %ymm5 # 0xc4f8 <k_dot_q6_k+0x758>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3157,54 +3721,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xff378e0f; WORD $0xffff // jle 0x3960 <k_exp+0x80>
+	LONG $0xff378e0f; WORD $0xffff // jle 0x4300 <k_exp+0x80>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x01238e0f; WORD $0x0000 // jle 0x3b55 <k_exp+0x275>
+	LONG $0x01238e0f; WORD $0x0000 // jle 0x44f5 <k_exp+0x275>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x6c3d8d48; WORD $0x0082; BYTE $0x00 // leaq 0x826c(%rip), %rdi # 0xbcb0 <lanes>
+	LONG $0x4c3d8d48; WORD $0x0082; BYTE $0x00 // leaq 0x824c(%rip), %rdi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x00812d25187de2c4; BYTE $0x00 // vbroadcastss 0x812d(%rip), %ymm4 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x00810d25187de2c4; BYTE $0x00 // vbroadcastss 0x810d(%rip), %ymm4 # 0xc508 <k_dot_q6_k+0x768>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0081332d187de2c4; BYTE $0x00 // vbroadcastss 0x8133(%rip), %ymm5 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x0081132d187de2c4; BYTE $0x00 // vbroadcastss 0x8113(%rip), %ymm5 # 0xc51c <k_dot_q6_k+0x77c>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x00812725187de2c4; BYTE $0x00 // vbroadcastss 0x8127(%rip), %ymm4 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x00810725187de2c4; BYTE $0x00 // vbroadcastss 0x8107(%rip), %ymm4 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x00810c2d187de2c4; BYTE $0x00 // vbroadcastss 0x810c(%rip), %ymm5 # 0xbba0 <k_dot_q6_k+0x7a0>
-	QUAD $0x00810735187de2c4; BYTE $0x00 // vbroadcastss 0x8107(%rip), %ymm6 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x0080ec2d187de2c4; BYTE $0x00 // vbroadcastss 0x80ec(%rip), %ymm5 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x0080e735187de2c4; BYTE $0x00 // vbroadcastss 0x80e7(%rip), %ymm6 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x0080c81d187de2c4; BYTE $0x00 // vbroadcastss 0x80c8(%rip), %ymm3 # 0xbb78 <k_dot_q6_k+0x778>
-	QUAD $0x0080fb2d187de2c4; BYTE $0x00 // vbroadcastss 0x80fb(%rip), %ymm5 # 0xbbb4 <k_dot_q6_k+0x7b4>
-	QUAD $0x0080d23d187de2c4; BYTE $0x00 // vbroadcastss 0x80d2(%rip), %ymm7 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x0080a81d187de2c4; BYTE $0x00 // vbroadcastss 0x80a8(%rip), %ymm3 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x0080db2d187de2c4; BYTE $0x00 // vbroadcastss 0x80db(%rip), %ymm5 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x0080b23d187de2c4; BYTE $0x00 // vbroadcastss 0x80b2(%rip), %ymm7 # 0xc514 <k_dot_q6_k+0x774>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x0080db1d187de2c4; BYTE $0x00 // vbroadcastss 0x80db(%rip), %ymm3 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x0080bb1d187de2c4; BYTE $0x00 // vbroadcastss 0x80bb(%rip), %ymm3 # 0xc530 <k_dot_q6_k+0x790>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0080c92d187de2c4; BYTE $0x00 // vbroadcastss 0x80c9(%rip), %ymm5 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x0080a92d187de2c4; BYTE $0x00 // vbroadcastss 0x80a9(%rip), %ymm5 # 0xc52c <k_dot_q6_k+0x78c>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x00808f1d187de2c4; BYTE $0x00 // vbroadcastss 0x808f(%rip), %ymm3 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x00806f1d187de2c4; BYTE $0x00 // vbroadcastss 0x806f(%rip), %ymm3 # 0xc500 <k_dot_q6_k+0x760>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x0080681d187de2c4; BYTE $0x00 // vbroadcastss 0x8068(%rip), %ymm3 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x0080481d187de2c4; BYTE $0x00 // vbroadcastss 0x8048(%rip), %ymm3 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x00805235587de2c4; BYTE $0x00 // vpbroadcastd 0x8052(%rip), %ymm6 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x00803235587de2c4; BYTE $0x00 // vpbroadcastd 0x8032(%rip), %ymm6 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x0080572d187de2c4; BYTE $0x00 // vbroadcastss 0x8057(%rip), %ymm5 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x0080372d187de2c4; BYTE $0x00 // vbroadcastss 0x8037(%rip), %ymm5 # 0xc518 <k_dot_q6_k+0x778>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3216,10 +3780,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x107d // jge 0x3b7a <k_max+0x1a>
-	QUAD $0x00800905187de2c4; BYTE $0x00 // vbroadcastss 0x8009(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
+	WORD $0x107d // jge 0x451a <k_max+0x1a>
+	QUAD $0x007fe905187de2c4; BYTE $0x00 // vbroadcastss 0x7fe9(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3c1c <k_max+0xbc>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x45bc <k_max+0xbc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -3228,15 +3792,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1873 // jae 0x3baf <k_max+0x4f>
-	QUAD $0x007fdc05187de2c4; BYTE $0x00 // vbroadcastss 0x7fdc(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
+	WORD $0x1873 // jae 0x454f <k_max+0x4f>
+	QUAD $0x007fbc05187de2c4; BYTE $0x00 // vbroadcastss 0x7fbc(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5375 // jne 0x3c00 <k_max+0xa0>
-	WORD $0x6deb // jmp 0x3c1c <k_max+0xbc>
+	WORD $0x5375 // jne 0x45a0 <k_max+0xa0>
+	WORD $0x6deb // jmp 0x45bc <k_max+0xbc>
 	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x007fc005187de2c4; BYTE $0x00 // vbroadcastss 0x7fc0(%rip), %ymm0 # 0xbb7c <k_dot_q6_k+0x77c>
+	QUAD $0x007fa005187de2c4; BYTE $0x00 // vbroadcastss 0x7fa0(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x9066 // nop
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
@@ -3249,24 +3813,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xcf75 // jne 0x3bc0 <k_max+0x60>
+	WORD $0xcf75 // jne 0x4560 <k_max+0x60>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2274 // je 0x3c1c <k_max+0xbc>
+	WORD $0x2274 // je 0x45bc <k_max+0xbc>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xeb75 // jne 0x3c00 <k_max+0xa0>
+	WORD $0xeb75 // jne 0x45a0 <k_max+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x3c52 <k_max+0xf2>
+	WORD $0x317e // jle 0x45f2 <k_max+0xf2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x81358d48; WORD $0x0080; BYTE $0x00 // leaq 0x8081(%rip), %rsi # 0xbcb0 <lanes>
+	LONG $0x61358d48; WORD $0x0080; BYTE $0x00 // leaq 0x8061(%rip), %rsi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3302,22 +3866,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x107f // jg 0x3ccc <k_find+0x2c>
+	WORD $0x107f // jg 0x466c <k_find+0x2c>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x0cc2fcc5; WORD $0x0086 // vcmpeqps (%rsi,%rax,4), %ymm0, %ymm1
 	LONG $0x0e7de2c4; BYTE $0xc9 // vtestps %ymm1, %ymm1
-	WORD $0xe474 // je 0x3cb0 <k_find+0x10>
+	WORD $0xe474 // je 0x4650 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x277d // jge 0x3cf8 <k_find+0x58>
+	WORD $0x277d // jge 0x4698 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x3ced <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x3cf8 <k_find+0x58>
+	WORD $0x0275 // jne 0x468d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x4698 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xeb7c // jl 0x3ce0 <k_find+0x40>
+	WORD $0xeb7c // jl 0x4680 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -3327,38 +3891,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x284f // vbroadcastss 0x28(%rdi), %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x3d1b <k_softmax_exp+0x1b>
+	WORD $0x0b7d // jge 0x46bb <k_softmax_exp+0x1b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000134e9; BYTE $0x00 // jmp 0x3e4f <k_softmax_exp+0x14f>
+	LONG $0x000134e9; BYTE $0x00 // jmp 0x47ef <k_softmax_exp+0x14f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x007e5b15187de2c4; BYTE $0x00 // vbroadcastss 0x7e5b(%rip), %ymm2 # 0xbb88 <k_dot_q6_k+0x788>
-	QUAD $0x007e661d187de2c4; BYTE $0x00 // vbroadcastss 0x7e66(%rip), %ymm3 # 0xbb9c <k_dot_q6_k+0x79c>
-	QUAD $0x007e7115187d62c4; BYTE $0x00 // vbroadcastss 0x7e71(%rip), %ymm10 # 0xbbb0 <k_dot_q6_k+0x7b0>
-	QUAD $0x007e641d187d62c4; BYTE $0x00 // vbroadcastss 0x7e64(%rip), %ymm11 # 0xbbac <k_dot_q6_k+0x7ac>
-	QUAD $0x007e2f25187d62c4; BYTE $0x00 // vbroadcastss 0x7e2f(%rip), %ymm12 # 0xbb80 <k_dot_q6_k+0x780>
-	QUAD $0x007e162d187d62c4; BYTE $0x00 // vbroadcastss 0x7e16(%rip), %ymm13 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x007e0d35587d62c4; BYTE $0x00 // vpbroadcastd 0x7e0d(%rip), %ymm14 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x007e2c3d187d62c4; BYTE $0x00 // vbroadcastss 0x7e2c(%rip), %ymm15 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x007e3b15187de2c4; BYTE $0x00 // vbroadcastss 0x7e3b(%rip), %ymm2 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x007e461d187de2c4; BYTE $0x00 // vbroadcastss 0x7e46(%rip), %ymm3 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x007e5115187d62c4; BYTE $0x00 // vbroadcastss 0x7e51(%rip), %ymm10 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x007e441d187d62c4; BYTE $0x00 // vbroadcastss 0x7e44(%rip), %ymm11 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x007e0f25187d62c4; BYTE $0x00 // vbroadcastss 0x7e0f(%rip), %ymm12 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x007df62d187d62c4; BYTE $0x00 // vbroadcastss 0x7df6(%rip), %ymm13 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x007ded35587d62c4; BYTE $0x00 // vpbroadcastd 0x7ded(%rip), %ymm14 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x007e0c3d187d62c4; BYTE $0x00 // vbroadcastss 0x7e0c(%rip), %ymm15 # 0xc518 <k_dot_q6_k+0x778>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x007e173d187de2c4; BYTE $0x00 // vbroadcastss 0x7e17(%rip), %ymm7 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x007df73d187de2c4; BYTE $0x00 // vbroadcastss 0x7df7(%rip), %ymm7 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x007dfc05187d62c4; BYTE $0x00 // vbroadcastss 0x7dfc(%rip), %ymm8 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x007ddc05187d62c4; BYTE $0x00 // vbroadcastss 0x7ddc(%rip), %ymm8 # 0xc520 <k_dot_q6_k+0x780>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007df205187d62c4; BYTE $0x00 // vbroadcastss 0x7df2(%rip), %ymm8 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x007dd205187d62c4; BYTE $0x00 // vbroadcastss 0x7dd2(%rip), %ymm8 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007df405187d62c4; BYTE $0x00 // vbroadcastss 0x7df4(%rip), %ymm8 # 0xbbb4 <k_dot_q6_k+0x7b4>
-	QUAD $0x007daf0d187d62c4; BYTE $0x00 // vbroadcastss 0x7daf(%rip), %ymm9 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x007dd405187d62c4; BYTE $0x00 // vbroadcastss 0x7dd4(%rip), %ymm8 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x007d8f0d187d62c4; BYTE $0x00 // vbroadcastss 0x7d8f(%rip), %ymm9 # 0xc4f8 <k_dot_q6_k+0x758>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x007dbd0d187d62c4; BYTE $0x00 // vbroadcastss 0x7dbd(%rip), %ymm9 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x007d9d0d187d62c4; BYTE $0x00 // vbroadcastss 0x7d9d(%rip), %ymm9 # 0xc514 <k_dot_q6_k+0x774>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3384,54 +3948,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xff218e0f; WORD $0xffff // jle 0x3d70 <k_softmax_exp+0x70>
+	LONG $0xff218e0f; WORD $0xffff // jle 0x4710 <k_softmax_exp+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x012b8e0f; WORD $0x0000 // jle 0x3f83 <k_softmax_exp+0x283>
+	LONG $0x012b8e0f; WORD $0x0000 // jle 0x4923 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x4a358d48; WORD $0x007e; BYTE $0x00 // leaq 0x7e4a(%rip), %rsi # 0xbcb0 <lanes>
+	LONG $0x2a358d48; WORD $0x007e; BYTE $0x00 // leaq 0x7e2a(%rip), %rsi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x007d0b25187de2c4; BYTE $0x00 // vbroadcastss 0x7d0b(%rip), %ymm4 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x007ceb25187de2c4; BYTE $0x00 // vbroadcastss 0x7ceb(%rip), %ymm4 # 0xc508 <k_dot_q6_k+0x768>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x007d0d35187de2c4; BYTE $0x00 // vbroadcastss 0x7d0d(%rip), %ymm6 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x007ced35187de2c4; BYTE $0x00 // vbroadcastss 0x7ced(%rip), %ymm6 # 0xc51c <k_dot_q6_k+0x77c>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x007d012d187de2c4; BYTE $0x00 // vbroadcastss 0x7d01(%rip), %ymm5 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x007ce12d187de2c4; BYTE $0x00 // vbroadcastss 0x7ce1(%rip), %ymm5 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x007ce635187de2c4; BYTE $0x00 // vbroadcastss 0x7ce6(%rip), %ymm6 # 0xbba0 <k_dot_q6_k+0x7a0>
-	QUAD $0x007ce13d187de2c4; BYTE $0x00 // vbroadcastss 0x7ce1(%rip), %ymm7 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x007cc635187de2c4; BYTE $0x00 // vbroadcastss 0x7cc6(%rip), %ymm6 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x007cc13d187de2c4; BYTE $0x00 // vbroadcastss 0x7cc1(%rip), %ymm7 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x007ca225187de2c4; BYTE $0x00 // vbroadcastss 0x7ca2(%rip), %ymm4 # 0xbb78 <k_dot_q6_k+0x778>
-	QUAD $0x007cd535187de2c4; BYTE $0x00 // vbroadcastss 0x7cd5(%rip), %ymm6 # 0xbbb4 <k_dot_q6_k+0x7b4>
-	QUAD $0x007cac05187d62c4; BYTE $0x00 // vbroadcastss 0x7cac(%rip), %ymm8 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x007c8225187de2c4; BYTE $0x00 // vbroadcastss 0x7c82(%rip), %ymm4 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x007cb535187de2c4; BYTE $0x00 // vbroadcastss 0x7cb5(%rip), %ymm6 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x007c8c05187d62c4; BYTE $0x00 // vbroadcastss 0x7c8c(%rip), %ymm8 # 0xc514 <k_dot_q6_k+0x774>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x007cb525187de2c4; BYTE $0x00 // vbroadcastss 0x7cb5(%rip), %ymm4 # 0xbbb0 <k_dot_q6_k+0x7b0>
+	QUAD $0x007c9525187de2c4; BYTE $0x00 // vbroadcastss 0x7c95(%rip), %ymm4 # 0xc530 <k_dot_q6_k+0x790>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x007ca335187de2c4; BYTE $0x00 // vbroadcastss 0x7ca3(%rip), %ymm6 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x007c8335187de2c4; BYTE $0x00 // vbroadcastss 0x7c83(%rip), %ymm6 # 0xc52c <k_dot_q6_k+0x78c>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x007c6925187de2c4; BYTE $0x00 // vbroadcastss 0x7c69(%rip), %ymm4 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x007c4925187de2c4; BYTE $0x00 // vbroadcastss 0x7c49(%rip), %ymm4 # 0xc500 <k_dot_q6_k+0x760>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x007c4225187de2c4; BYTE $0x00 // vbroadcastss 0x7c42(%rip), %ymm4 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x007c2225187de2c4; BYTE $0x00 // vbroadcastss 0x7c22(%rip), %ymm4 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x007c2c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x7c2c(%rip), %ymm7 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x007c0c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x7c0c(%rip), %ymm7 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x007c3135187de2c4; BYTE $0x00 // vbroadcastss 0x7c31(%rip), %ymm6 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x007c1135187de2c4; BYTE $0x00 // vbroadcastss 0x7c11(%rip), %ymm6 # 0xc518 <k_dot_q6_k+0x778>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -3453,16 +4017,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x187d // jge 0x3fd6 <k_sum_squares+0x26>
+	WORD $0x187d // jge 0x4976 <k_sum_squares+0x26>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x40cd <k_sum_squares+0x11d>
+	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x4a6d <k_sum_squares+0x11d>
 	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x2773 // jae 0x4007 <k_sum_squares+0x57>
+	WORD $0x2773 // jae 0x49a7 <k_sum_squares+0x57>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -3470,8 +4034,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20c6f640 // testb $0x20, %sil
-	LONG $0x0099840f; WORD $0x0000 // je 0x409b <k_sum_squares+0xeb>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x40cd <k_sum_squares+0x11d>
+	LONG $0x0099840f; WORD $0x0000 // je 0x4a3b <k_sum_squares+0xeb>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x4a6d <k_sum_squares+0x11d>
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -3500,10 +4064,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875e2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm1, %ymm1 # ymm1 = (ymm1 * ymm1) + ymm7
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0x9f75 // jne 0x4030 <k_sum_squares+0x80>
+	WORD $0x9f75 // jne 0x49d0 <k_sum_squares+0x80>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20c6f640 // testb $0x20, %sil
-	WORD $0x3275 // jne 0x40cd <k_sum_squares+0x11d>
+	WORD $0x3275 // jne 0x4a6d <k_sum_squares+0x11d>
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0x107ca1c4; WORD $0x806c; BYTE $0x20 // vmovups 0x20(%rax,%r8,4), %ymm5
 	LONG $0x107ca1c4; WORD $0x8074; BYTE $0x40 // vmovups 0x40(%rax,%r8,4), %ymm6
@@ -3516,9 +4080,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x077e // jle 0x40e0 <k_sum_squares+0x130>
+	WORD $0x077e // jle 0x4a80 <k_sum_squares+0x130>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x1deb // jmp 0x40fb <k_sum_squares+0x14b>
+	WORD $0x1deb // jmp 0x4a9b <k_sum_squares+0x14b>
 	WORD $0x9066 // nop
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0xb85de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm4) + ymm0
@@ -3526,11 +4090,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe57e // jle 0x40e0 <k_sum_squares+0x130>
+	WORD $0xe57e // jle 0x4a80 <k_sum_squares+0x130>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	WORD $0x187d // jge 0x411b <k_sum_squares+0x16b>
-	LONG $0xa60d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7ba6(%rip), %rcx # 0xbcb0 <lanes>
+	WORD $0x187d // jge 0x4abb <k_sum_squares+0x16b>
+	LONG $0x860d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b86(%rip), %rcx # 0xc630 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -3552,20 +4116,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x087d // jge 0x4168 <k_rms_scale+0x18>
+	WORD $0x087d // jge 0x4b08 <k_rms_scale+0x18>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x4200 <k_rms_scale+0xb0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x4ba0 <k_rms_scale+0xb0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf8408d4c // leaq -0x8(%rax), %r8
 	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x1173 // jae 0x418e <k_rms_scale+0x3e>
+	WORD $0x1173 // jae 0x4b2e <k_rms_scale+0x3e>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x5f74 // je 0x41eb <k_rms_scale+0x9b>
-	WORD $0x72eb // jmp 0x4200 <k_rms_scale+0xb0>
+	WORD $0x5f74 // je 0x4b8b <k_rms_scale+0x9b>
+	WORD $0x72eb // jmp 0x4ba0 <k_rms_scale+0xb0>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x03e9c149 // shrq $0x3, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -3580,20 +4144,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x910c // vmovups %ymm1, (%rcx,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xcf75 // jne 0x41b0 <k_rms_scale+0x60>
+	WORD $0xcf75 // jne 0x4b50 <k_rms_scale+0x60>
 	LONG $0xf84a8d4d // leaq -0x8(%r10), %r9
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x1575 // jne 0x4200 <k_rms_scale+0xb0>
+	WORD $0x1575 // jne 0x4ba0 <k_rms_scale+0xb0>
 	LONG $0x597ca1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm0, %ymm1
 	LONG $0x5974a1c4; WORD $0x8e0c // vmulps (%rsi,%r9,4), %ymm1, %ymm1
 	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
-	WORD $0x387e // jle 0x423d <k_rms_scale+0xed>
+	WORD $0x387e // jle 0x4bdd <k_rms_scale+0xed>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x99358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a99(%rip), %rsi # 0xbcb0 <lanes>
+	LONG $0x79358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a79(%rip), %rsi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -3609,41 +4173,41 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4261 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x4c01 <k_silu_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000164e9; BYTE $0x00 // jmp 0x43c5 <k_silu_mul+0x175>
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x4d65 <k_silu_mul+0x175>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00791805187de2c4; BYTE $0x00 // vbroadcastss 0x7918(%rip), %ymm0 # 0xbb90 <k_dot_q6_k+0x790>
-	QUAD $0x0079333d187de2c4; BYTE $0x00 // vbroadcastss 0x7933(%rip), %ymm7 # 0xbbb4 <k_dot_q6_k+0x7b4>
-	QUAD $0x00790a15187d62c4; BYTE $0x00 // vbroadcastss 0x790a(%rip), %ymm10 # 0xbb94 <k_dot_q6_k+0x794>
-	QUAD $0x00791d1d187d62c4; BYTE $0x00 // vbroadcastss 0x791d(%rip), %ymm11 # 0xbbb0 <k_dot_q6_k+0x7b0>
-	QUAD $0x00791025187d62c4; BYTE $0x00 // vbroadcastss 0x7910(%rip), %ymm12 # 0xbbac <k_dot_q6_k+0x7ac>
-	QUAD $0x0078db2d187d62c4; BYTE $0x00 // vbroadcastss 0x78db(%rip), %ymm13 # 0xbb80 <k_dot_q6_k+0x780>
-	QUAD $0x0078c235187d62c4; BYTE $0x00 // vbroadcastss 0x78c2(%rip), %ymm14 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x0078b93d587d62c4; BYTE $0x00 // vpbroadcastd 0x78b9(%rip), %ymm15 # 0xbb70 <k_dot_q6_k+0x770>
-	QUAD $0x0078d80d187de2c4; BYTE $0x00 // vbroadcastss 0x78d8(%rip), %ymm1 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x0078f805187de2c4; BYTE $0x00 // vbroadcastss 0x78f8(%rip), %ymm0 # 0xc510 <k_dot_q6_k+0x770>
+	QUAD $0x0079133d187de2c4; BYTE $0x00 // vbroadcastss 0x7913(%rip), %ymm7 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x0078ea15187d62c4; BYTE $0x00 // vbroadcastss 0x78ea(%rip), %ymm10 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x0078fd1d187d62c4; BYTE $0x00 // vbroadcastss 0x78fd(%rip), %ymm11 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x0078f025187d62c4; BYTE $0x00 // vbroadcastss 0x78f0(%rip), %ymm12 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x0078bb2d187d62c4; BYTE $0x00 // vbroadcastss 0x78bb(%rip), %ymm13 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x0078a235187d62c4; BYTE $0x00 // vbroadcastss 0x78a2(%rip), %ymm14 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0078993d587d62c4; BYTE $0x00 // vpbroadcastd 0x7899(%rip), %ymm15 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0078b80d187de2c4; BYTE $0x00 // vbroadcastss 0x78b8(%rip), %ymm1 # 0xc518 <k_dot_q6_k+0x778>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x0078a11d187de2c4; BYTE $0x00 // vbroadcastss 0x78a1(%rip), %ymm3 # 0xbb74 <k_dot_q6_k+0x774>
+	QUAD $0x0078811d187de2c4; BYTE $0x00 // vbroadcastss 0x7881(%rip), %ymm3 # 0xc4f4 <k_dot_q6_k+0x754>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x0078a325187de2c4; BYTE $0x00 // vbroadcastss 0x78a3(%rip), %ymm4 # 0xbb84 <k_dot_q6_k+0x784>
+	QUAD $0x00788325187de2c4; BYTE $0x00 // vbroadcastss 0x7883(%rip), %ymm4 # 0xc504 <k_dot_q6_k+0x764>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x0078ad35187de2c4; BYTE $0x00 // vbroadcastss 0x78ad(%rip), %ymm6 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x00788d35187de2c4; BYTE $0x00 // vbroadcastss 0x788d(%rip), %ymm6 # 0xc51c <k_dot_q6_k+0x77c>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x00788a35187de2c4; BYTE $0x00 // vbroadcastss 0x788a(%rip), %ymm6 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x00786a35187de2c4; BYTE $0x00 // vbroadcastss 0x786a(%rip), %ymm6 # 0xc508 <k_dot_q6_k+0x768>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x00789b35187de2c4; BYTE $0x00 // vbroadcastss 0x789b(%rip), %ymm6 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x00787b35187de2c4; BYTE $0x00 // vbroadcastss 0x787b(%rip), %ymm6 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x00788005187d62c4; BYTE $0x00 // vbroadcastss 0x7880(%rip), %ymm8 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x00786005187d62c4; BYTE $0x00 // vbroadcastss 0x7860(%rip), %ymm8 # 0xc520 <k_dot_q6_k+0x780>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x00787605187d62c4; BYTE $0x00 // vbroadcastss 0x7876(%rip), %ymm8 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x00785605187d62c4; BYTE $0x00 // vbroadcastss 0x7856(%rip), %ymm8 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x00783805187d62c4; BYTE $0x00 // vbroadcastss 0x7838(%rip), %ymm8 # 0xbb78 <k_dot_q6_k+0x778>
+	QUAD $0x00781805187d62c4; BYTE $0x00 // vbroadcastss 0x7818(%rip), %ymm8 # 0xc4f8 <k_dot_q6_k+0x758>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -3671,52 +4235,52 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0x42c0 <k_silu_mul+0x70>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0x4c60 <k_silu_mul+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x015d8e0f; WORD $0x0000 // jle 0x452b <k_silu_mul+0x2db>
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x4ecb <k_silu_mul+0x2db>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd0058d4c; WORD $0x0078; BYTE $0x00 // leaq 0x78d0(%rip), %r8 # 0xbcb0 <lanes>
+	LONG $0xb0058d4c; WORD $0x0078; BYTE $0x00 // leaq 0x78b0(%rip), %r8 # 0xc630 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x00779815187de2c4; BYTE $0x00 // vbroadcastss 0x7798(%rip), %ymm2 # 0xbb90 <k_dot_q6_k+0x790>
+	QUAD $0x00777815187de2c4; BYTE $0x00 // vbroadcastss 0x7778(%rip), %ymm2 # 0xc510 <k_dot_q6_k+0x770>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x00776f15187de2c4; BYTE $0x00 // vbroadcastss 0x776f(%rip), %ymm2 # 0xbb74 <k_dot_q6_k+0x774>
-	QUAD $0x0077761d187de2c4; BYTE $0x00 // vbroadcastss 0x7776(%rip), %ymm3 # 0xbb84 <k_dot_q6_k+0x784>
+	QUAD $0x00774f15187de2c4; BYTE $0x00 // vbroadcastss 0x774f(%rip), %ymm2 # 0xc4f4 <k_dot_q6_k+0x754>
+	QUAD $0x0077561d187de2c4; BYTE $0x00 // vbroadcastss 0x7756(%rip), %ymm3 # 0xc504 <k_dot_q6_k+0x764>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x00777b2d187de2c4; BYTE $0x00 // vbroadcastss 0x777b(%rip), %ymm5 # 0xbb9c <k_dot_q6_k+0x79c>
+	QUAD $0x00775b2d187de2c4; BYTE $0x00 // vbroadcastss 0x775b(%rip), %ymm5 # 0xc51c <k_dot_q6_k+0x77c>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x0077582d187de2c4; BYTE $0x00 // vbroadcastss 0x7758(%rip), %ymm5 # 0xbb88 <k_dot_q6_k+0x788>
+	QUAD $0x0077382d187de2c4; BYTE $0x00 // vbroadcastss 0x7738(%rip), %ymm5 # 0xc508 <k_dot_q6_k+0x768>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x0077692d187de2c4; BYTE $0x00 // vbroadcastss 0x7769(%rip), %ymm5 # 0xbba8 <k_dot_q6_k+0x7a8>
+	QUAD $0x0077492d187de2c4; BYTE $0x00 // vbroadcastss 0x7749(%rip), %ymm5 # 0xc528 <k_dot_q6_k+0x788>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00774e35187de2c4; BYTE $0x00 // vbroadcastss 0x774e(%rip), %ymm6 # 0xbba0 <k_dot_q6_k+0x7a0>
+	QUAD $0x00772e35187de2c4; BYTE $0x00 // vbroadcastss 0x772e(%rip), %ymm6 # 0xc520 <k_dot_q6_k+0x780>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00774425187de2c4; BYTE $0x00 // vbroadcastss 0x7744(%rip), %ymm4 # 0xbba4 <k_dot_q6_k+0x7a4>
+	QUAD $0x00772425187de2c4; BYTE $0x00 // vbroadcastss 0x7724(%rip), %ymm4 # 0xc524 <k_dot_q6_k+0x784>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x00770a35187de2c4; BYTE $0x00 // vbroadcastss 0x770a(%rip), %ymm6 # 0xbb78 <k_dot_q6_k+0x778>
-	QUAD $0x00773d3d187de2c4; BYTE $0x00 // vbroadcastss 0x773d(%rip), %ymm7 # 0xbbb4 <k_dot_q6_k+0x7b4>
+	QUAD $0x0076ea35187de2c4; BYTE $0x00 // vbroadcastss 0x76ea(%rip), %ymm6 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x00771d3d187de2c4; BYTE $0x00 // vbroadcastss 0x771d(%rip), %ymm7 # 0xc534 <k_dot_q6_k+0x794>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x00770f35187de2c4; BYTE $0x00 // vbroadcastss 0x770f(%rip), %ymm6 # 0xbb94 <k_dot_q6_k+0x794>
+	QUAD $0x0076ef35187de2c4; BYTE $0x00 // vbroadcastss 0x76ef(%rip), %ymm6 # 0xc514 <k_dot_q6_k+0x774>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x00771d3d187de2c4; BYTE $0x00 // vbroadcastss 0x771d(%rip), %ymm7 # 0xbbb0 <k_dot_q6_k+0x7b0>
-	QUAD $0x00771005187d62c4; BYTE $0x00 // vbroadcastss 0x7710(%rip), %ymm8 # 0xbbac <k_dot_q6_k+0x7ac>
+	QUAD $0x0076fd3d187de2c4; BYTE $0x00 // vbroadcastss 0x76fd(%rip), %ymm7 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x0076f005187d62c4; BYTE $0x00 // vbroadcastss 0x76f0(%rip), %ymm8 # 0xc52c <k_dot_q6_k+0x78c>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x0076d135187de2c4; BYTE $0x00 // vbroadcastss 0x76d1(%rip), %ymm6 # 0xbb80 <k_dot_q6_k+0x780>
+	QUAD $0x0076b135187de2c4; BYTE $0x00 // vbroadcastss 0x76b1(%rip), %ymm6 # 0xc500 <k_dot_q6_k+0x760>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x0076af05187d62c4; BYTE $0x00 // vbroadcastss 0x76af(%rip), %ymm8 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x00768f05187d62c4; BYTE $0x00 // vbroadcastss 0x768f(%rip), %ymm8 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x00768f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x768f(%rip), %ymm9 # 0xbb70 <k_dot_q6_k+0x770>
+	QUAD $0x00766f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x766f(%rip), %ymm9 # 0xc4f0 <k_dot_q6_k+0x750>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -3724,7 +4288,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x0076912d187de2c4; BYTE $0x00 // vbroadcastss 0x7691(%rip), %ymm5 # 0xbb98 <k_dot_q6_k+0x798>
+	QUAD $0x0076712d187de2c4; BYTE $0x00 // vbroadcastss 0x7671(%rip), %ymm5 # 0xc518 <k_dot_q6_k+0x778>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -3741,9 +4305,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x047d // jge 0x4545 <k_rope+0x15>
+	WORD $0x047d // jge 0x4ee5 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x4596 <k_rope+0x66>
+	WORD $0x51eb // jmp 0x4f36 <k_rope+0x66>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -3761,11 +4325,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xba7e // jle 0x4550 <k_rope+0x20>
+	WORD $0xba7e // jle 0x4ef0 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
-	WORD $0x527e // jle 0x45ed <k_rope+0xbd>
+	WORD $0x527e // jle 0x4f8d <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x0a058d4c; WORD $0x0077; BYTE $0x00 // leaq 0x770a(%rip), %r8 # 0xbcb0 <lanes>
+	LONG $0xea058d4c; WORD $0x0076; BYTE $0x00 // leaq 0x76ea(%rip), %r8 # 0xc630 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -3788,9 +4352,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4617 <k_axpy+0x17>
+	WORD $0x077d // jge 0x4fb7 <k_axpy+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x46e3 <k_axpy+0xe3>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x5083 <k_axpy+0xe3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
@@ -3800,12 +4364,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1273 // jae 0x464b <k_axpy+0x4b>
+	WORD $0x1273 // jae 0x4feb <k_axpy+0x4b>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7a75 // jne 0x46c0 <k_axpy+0xc0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x46e3 <k_axpy+0xe3>
+	WORD $0x7a75 // jne 0x5060 <k_axpy+0xc0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x5083 <k_axpy+0xe3>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -3823,10 +4387,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xad75 // jne 0x4660 <k_axpy+0x60>
+	WORD $0xad75 // jne 0x5000 <k_axpy+0x60>
 	LONG $0x084a8d4c // leaq 0x8(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2774 // je 0x46e3 <k_axpy+0xe3>
+	WORD $0x2774 // je 0x5083 <k_axpy+0xe3>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0c10fcc5; BYTE $0x96 // vmovups (%rsi,%rdx,4), %ymm1
 	LONG $0xa87de2c4; WORD $0x910c // vfmadd213ps (%rcx,%rdx,4), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
@@ -3834,15 +4398,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe475 // jne 0x46c0 <k_axpy+0xc0>
+	WORD $0xe475 // jne 0x5060 <k_axpy+0xc0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x4719 <k_axpy+0x119>
+	WORD $0x317e // jle 0x50b9 <k_axpy+0x119>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xb63d8d48; WORD $0x0075; BYTE $0x00 // leaq 0x75b6(%rip), %rdi # 0xbcb0 <lanes>
+	LONG $0x963d8d48; WORD $0x0075; BYTE $0x00 // leaq 0x7596(%rip), %rdi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -3857,9 +4421,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4737 <k_scale+0x17>
+	WORD $0x077d // jge 0x50d7 <k_scale+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x47dd <k_scale+0xbd>
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x517d <k_scale+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -3868,12 +4432,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x0f73 // jae 0x4763 <k_scale+0x43>
+	WORD $0x0f73 // jae 0x5103 <k_scale+0x43>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5f75 // jne 0x47c0 <k_scale+0xa0>
-	WORD $0x7aeb // jmp 0x47dd <k_scale+0xbd>
+	WORD $0x5f75 // jne 0x5160 <k_scale+0xa0>
+	WORD $0x7aeb // jmp 0x517d <k_scale+0xbd>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -3887,24 +4451,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xc875 // jne 0x4770 <k_scale+0x50>
+	WORD $0xc875 // jne 0x5110 <k_scale+0x50>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2c74 // je 0x47dd <k_scale+0xbd>
+	WORD $0x2c74 // je 0x517d <k_scale+0xbd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c59fcc5; BYTE $0x91 // vmulps (%rcx,%rdx,4), %ymm0, %ymm1
 	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xea75 // jne 0x47c0 <k_scale+0xa0>
+	WORD $0xea75 // jne 0x5160 <k_scale+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x267e // jle 0x4808 <k_scale+0xe8>
+	WORD $0x267e // jle 0x51a8 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xc0358d48; WORD $0x0074; BYTE $0x00 // leaq 0x74c0(%rip), %rsi # 0xbcb0 <lanes>
+	LONG $0xa0358d48; WORD $0x0074; BYTE $0x00 // leaq 0x74a0(%rip), %rsi # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3917,9 +4481,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4821 <k_add+0x11>
+	WORD $0x077d // jge 0x51c1 <k_add+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x48e2 <k_add+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5282 <k_add+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -3929,12 +4493,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x4855 <k_add+0x45>
+	WORD $0x1273 // jae 0x51f5 <k_add+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x48c0 <k_add+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x48e2 <k_add+0xd2>
+	WORD $0x7075 // jne 0x5260 <k_add+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x5282 <k_add+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -3952,10 +4516,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x4860 <k_add+0x50>
+	WORD $0xb175 // jne 0x5200 <k_add+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x48e2 <k_add+0xd2>
+	WORD $0x2a74 // je 0x5282 <k_add+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0458fcc5; BYTE $0xb2 // vaddps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -3963,13 +4527,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x48c0 <k_add+0xb0>
+	WORD $0xe575 // jne 0x5260 <k_add+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x4917 <k_add+0x107>
+	WORD $0x307e // jle 0x52b7 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xbe0d8d48; WORD $0x0073; BYTE $0x00 // leaq 0x73be(%rip), %rcx # 0xbcb0 <lanes>
+	LONG $0x9e0d8d48; WORD $0x0073; BYTE $0x00 // leaq 0x739e(%rip), %rcx # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -3985,9 +4549,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4931 <k_mul+0x11>
+	WORD $0x077d // jge 0x52d1 <k_mul+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x49f2 <k_mul+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5392 <k_mul+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -3997,12 +4561,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x4965 <k_mul+0x45>
+	WORD $0x1273 // jae 0x5305 <k_mul+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x49d0 <k_mul+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x49f2 <k_mul+0xd2>
+	WORD $0x7075 // jne 0x5370 <k_mul+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x5392 <k_mul+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4020,10 +4584,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x4970 <k_mul+0x50>
+	WORD $0xb175 // jne 0x5310 <k_mul+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x49f2 <k_mul+0xd2>
+	WORD $0x2a74 // je 0x5392 <k_mul+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0459fcc5; BYTE $0xb2 // vmulps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4031,13 +4595,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x49d0 <k_mul+0xb0>
+	WORD $0xe575 // jne 0x5370 <k_mul+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x4a27 <k_mul+0x107>
+	WORD $0x307e // jle 0x53c7 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xae0d8d48; WORD $0x0072; BYTE $0x00 // leaq 0x72ae(%rip), %rcx # 0xbcb0 <lanes>
+	LONG $0x8e0d8d48; WORD $0x0072; BYTE $0x00 // leaq 0x728e(%rip), %rcx # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4056,58 +4620,58 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x4a53 <k_sum_exp+0x23>
+	WORD $0x0b7d // jge 0x53f3 <k_sum_exp+0x23>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000247e9; BYTE $0x00 // jmp 0x4c9a <k_sum_exp+0x26a>
+	LONG $0x000247e9; BYTE $0x00 // jmp 0x563a <k_sum_exp+0x26a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x0071b325197de2c4; BYTE $0x00 // vbroadcastsd 0x71b3(%rip), %ymm4 # 0xbc18 <k_dot_q6_k+0x818>
-	QUAD $0x00715235197d62c4; BYTE $0x00 // vbroadcastsd 0x7152(%rip), %ymm14 # 0xbbc0 <k_dot_q6_k+0x7c0>
-	QUAD $0x0071593d197d62c4; BYTE $0x00 // vbroadcastsd 0x7159(%rip), %ymm15 # 0xbbd0 <k_dot_q6_k+0x7d0>
-	QUAD $0x0071b835197de2c4; BYTE $0x00 // vbroadcastsd 0x71b8(%rip), %ymm6 # 0xbc38 <k_dot_q6_k+0x838>
-	QUAD $0x00714f05197d62c4; BYTE $0x00 // vbroadcastsd 0x714f(%rip), %ymm8 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x00719325197de2c4; BYTE $0x00 // vbroadcastsd 0x7193(%rip), %ymm4 # 0xc598 <k_dot_q6_k+0x7f8>
+	QUAD $0x00713235197d62c4; BYTE $0x00 // vbroadcastsd 0x7132(%rip), %ymm14 # 0xc540 <k_dot_q6_k+0x7a0>
+	QUAD $0x0071393d197d62c4; BYTE $0x00 // vbroadcastsd 0x7139(%rip), %ymm15 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x00719835197de2c4; BYTE $0x00 // vbroadcastsd 0x7198(%rip), %ymm6 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x00712f05197d62c4; BYTE $0x00 // vbroadcastsd 0x712f(%rip), %ymm8 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x00718225197d62c4; BYTE $0x00 // vbroadcastsd 0x7182(%rip), %ymm12 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x00716225197d62c4; BYTE $0x00 // vbroadcastsd 0x7162(%rip), %ymm12 # 0xc5a8 <k_dot_q6_k+0x808>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0071632d197d62c4; BYTE $0x00 // vbroadcastsd 0x7163(%rip), %ymm13 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x0071432d197d62c4; BYTE $0x00 // vbroadcastsd 0x7143(%rip), %ymm13 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x00710b15197de2c4; BYTE $0x00 // vbroadcastsd 0x710b(%rip), %ymm2 # 0xbbe0 <k_dot_q6_k+0x7e0>
+	QUAD $0x0070eb15197de2c4; BYTE $0x00 // vbroadcastsd 0x70eb(%rip), %ymm2 # 0xc560 <k_dot_q6_k+0x7c0>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0071212d197de2c4; BYTE $0x00 // vbroadcastsd 0x7121(%rip), %ymm5 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x0071012d197de2c4; BYTE $0x00 // vbroadcastsd 0x7101(%rip), %ymm5 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x0070f905197de2c4; BYTE $0x00 // vbroadcastsd 0x70f9(%rip), %ymm0 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x0070d905197de2c4; BYTE $0x00 // vbroadcastsd 0x70d9(%rip), %ymm0 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x00711f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x711f(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0070ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70ff(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070990d197de2c4; BYTE $0x00 // vbroadcastsd 0x7099(%rip), %ymm1 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x0070790d197de2c4; BYTE $0x00 // vbroadcastsd 0x7079(%rip), %ymm1 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00709b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x709b(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x00707b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x707b(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0071050d197de2c4; BYTE $0x00 // vbroadcastsd 0x7105(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x0070e50d197de2c4; BYTE $0x00 // vbroadcastsd 0x70e5(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70ff(%rip), %ymm1 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x0070df0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70df(%rip), %ymm1 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070b90d197de2c4; BYTE $0x00 // vbroadcastsd 0x70b9(%rip), %ymm1 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x0070990d197de2c4; BYTE $0x00 // vbroadcastsd 0x7099(%rip), %ymm1 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00709b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x709b(%rip), %ymm1 # 0xbc00 <k_dot_q6_k+0x800>
+	QUAD $0x00707b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x707b(%rip), %ymm1 # 0xc580 <k_dot_q6_k+0x7e0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x00706515197d62c4; BYTE $0x00 // vbroadcastsd 0x7065(%rip), %ymm10 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x00704515197d62c4; BYTE $0x00 // vbroadcastsd 0x7045(%rip), %ymm10 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4127,28 +4691,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x00701115197de2c4; BYTE $0x00 // vbroadcastsd 0x7011(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x006ff115197de2c4; BYTE $0x00 // vbroadcastsd 0x6ff1(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x00703715197de2c4; BYTE $0x00 // vbroadcastsd 0x7037(%rip), %ymm2 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x00701715197de2c4; BYTE $0x00 // vbroadcastsd 0x7017(%rip), %ymm2 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006fb115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb1(%rip), %ymm2 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x006f9115197de2c4; BYTE $0x00 // vbroadcastsd 0x6f91(%rip), %ymm2 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006fb315197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb3(%rip), %ymm2 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x006f9315197de2c4; BYTE $0x00 // vbroadcastsd 0x6f93(%rip), %ymm2 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00701d15197de2c4; BYTE $0x00 // vbroadcastsd 0x701d(%rip), %ymm2 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x006ffd15197de2c4; BYTE $0x00 // vbroadcastsd 0x6ffd(%rip), %ymm2 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00701715197de2c4; BYTE $0x00 // vbroadcastsd 0x7017(%rip), %ymm2 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x006ff715197de2c4; BYTE $0x00 // vbroadcastsd 0x6ff7(%rip), %ymm2 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006fd115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fd1(%rip), %ymm2 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x006fb115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb1(%rip), %ymm2 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x006f860d197de2c4; BYTE $0x00 // vbroadcastsd 0x6f86(%rip), %ymm1 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x006f660d197de2c4; BYTE $0x00 // vbroadcastsd 0x6f66(%rip), %ymm1 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x00006ff01dc245c5; BYTE $0x07 // vcmpordpd 0x6ff0(%rip), %ymm7, %ymm11 # 0xbc60 <k_dot_q6_k+0x860>
+	QUAD $0x00006fd01dc245c5; BYTE $0x07 // vcmpordpd 0x6fd0(%rip), %ymm7, %ymm11 # 0xc5e0 <k_dot_q6_k+0x840>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4158,84 +4722,84 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xfdf68e0f; WORD $0xffff // jle 0x4a90 <k_sum_exp+0x60>
+	LONG $0xfdf68e0f; WORD $0xffff // jle 0x5430 <k_sum_exp+0x60>
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x02248e0f; WORD $0x0000 // jle 0x4ec7 <k_sum_exp+0x497>
+	LONG $0x02248e0f; WORD $0x0000 // jle 0x5867 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x020d8d48; WORD $0x0070; BYTE $0x00 // leaq 0x7002(%rip), %rcx # 0xbcb0 <lanes>
+	LONG $0xe20d8d48; WORD $0x006f; BYTE $0x00 // leaq 0x6fe2(%rip), %rcx # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x006eb025187de2c4; BYTE $0x00 // vbroadcastss 0x6eb0(%rip), %ymm4 # 0xbb7c <k_dot_q6_k+0x77c>
+	QUAD $0x006e9025187de2c4; BYTE $0x00 // vbroadcastss 0x6e90(%rip), %ymm4 # 0xc4fc <k_dot_q6_k+0x75c>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x006f3e05197d62c4; BYTE $0x00 // vbroadcastsd 0x6f3e(%rip), %ymm8 # 0xbc28 <k_dot_q6_k+0x828>
-	QUAD $0x006f252d197d62c4; BYTE $0x00 // vbroadcastsd 0x6f25(%rip), %ymm13 # 0xbc18 <k_dot_q6_k+0x818>
+	QUAD $0x006f1e05197d62c4; BYTE $0x00 // vbroadcastsd 0x6f1e(%rip), %ymm8 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x006f052d197d62c4; BYTE $0x00 // vbroadcastsd 0x6f05(%rip), %ymm13 # 0xc598 <k_dot_q6_k+0x7f8>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x006f1b25197de2c4; BYTE $0x00 // vbroadcastsd 0x6f1b(%rip), %ymm4 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x006efb25197de2c4; BYTE $0x00 // vbroadcastsd 0x6efb(%rip), %ymm4 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x006eaa3d197d62c4; BYTE $0x00 // vbroadcastsd 0x6eaa(%rip), %ymm15 # 0xbbc0 <k_dot_q6_k+0x7c0>
+	QUAD $0x006e8a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e8a(%rip), %ymm15 # 0xc540 <k_dot_q6_k+0x7a0>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x006ea715197de2c4; BYTE $0x00 // vbroadcastsd 0x6ea7(%rip), %ymm2 # 0xbbd0 <k_dot_q6_k+0x7d0>
-	QUAD $0x006eae2d197de2c4; BYTE $0x00 // vbroadcastsd 0x6eae(%rip), %ymm5 # 0xbbe0 <k_dot_q6_k+0x7e0>
+	QUAD $0x006e8715197de2c4; BYTE $0x00 // vbroadcastsd 0x6e87(%rip), %ymm2 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x006e8e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x6e8e(%rip), %ymm5 # 0xc560 <k_dot_q6_k+0x7c0>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x006ec415197de2c4; BYTE $0x00 // vbroadcastsd 0x6ec4(%rip), %ymm2 # 0xbc08 <k_dot_q6_k+0x808>
-	QUAD $0x006eeb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6eeb(%rip), %ymm9 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x006ea415197de2c4; BYTE $0x00 // vbroadcastsd 0x6ea4(%rip), %ymm2 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x006ecb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ecb(%rip), %ymm9 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006e7815197de2c4; BYTE $0x00 // vbroadcastsd 0x6e78(%rip), %ymm2 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x006e5815197de2c4; BYTE $0x00 // vbroadcastsd 0x6e58(%rip), %ymm2 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x006e7b15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e7b(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x006e5b15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e5b(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x006e912d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e91(%rip), %ymm13 # 0xbc30 <k_dot_q6_k+0x830>
-	QUAD $0x006e103d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e10(%rip), %ymm15 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x006e712d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e71(%rip), %ymm13 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x006df03d197d62c4; BYTE $0x00 // vbroadcastsd 0x6df0(%rip), %ymm15 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x006e0d25197d62c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm12 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x006ded25197d62c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm12 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x006e770d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e77(%rip), %ymm9 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x006e570d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e57(%rip), %ymm9 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006e7115197d62c4; BYTE $0x00 // vbroadcastsd 0x6e71(%rip), %ymm10 # 0xbc48 <k_dot_q6_k+0x848>
-	QUAD $0x006e3035197d62c4; BYTE $0x00 // vbroadcastsd 0x6e30(%rip), %ymm14 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x006e5115197d62c4; BYTE $0x00 // vbroadcastsd 0x6e51(%rip), %ymm10 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x006e1035197d62c4; BYTE $0x00 // vbroadcastsd 0x6e10(%rip), %ymm14 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x006e0d15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm2 # 0xbc00 <k_dot_q6_k+0x800>
+	QUAD $0x006ded15197de2c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm2 # 0xc580 <k_dot_q6_k+0x7e0>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x006dc13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6dc1(%rip), %ymm7 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x006da13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6da1(%rip), %ymm7 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006deb3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6deb(%rip), %ymm7 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x006dcb3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6dcb(%rip), %ymm7 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006e0d3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6e0d(%rip), %ymm7 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x006ded3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm7 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006d9f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d9f(%rip), %ymm7 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x006d7f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d7f(%rip), %ymm7 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006db13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6db1(%rip), %ymm7 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x006d913d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d91(%rip), %ymm7 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x006d7a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d7a(%rip), %ymm7 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x006d5a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d5a(%rip), %ymm7 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4279,12 +4843,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x157d // jge 0x4f42 <k_sum_exp_pair+0x42>
+	WORD $0x157d // jge 0x58e2 <k_sum_exp_pair+0x42>
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x0004bae9; BYTE $0x00 // jmp 0x53fc <k_sum_exp_pair+0x4fc>
+	LONG $0x0004bae9; BYTE $0x00 // jmp 0x5d9c <k_sum_exp_pair+0x4fc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
@@ -4299,46 +4863,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x006c953d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c95(%rip), %ymm15 # 0xbc28 <k_dot_q6_k+0x828>
-	QUAD $0x006c7c15197de2c4; BYTE $0x00 // vbroadcastsd 0x6c7c(%rip), %ymm2 # 0xbc18 <k_dot_q6_k+0x818>
+	QUAD $0x006c753d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c75(%rip), %ymm15 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x006c5c15197de2c4; BYTE $0x00 // vbroadcastsd 0x6c5c(%rip), %ymm2 # 0xc598 <k_dot_q6_k+0x7f8>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x006c7225197de2c4; BYTE $0x00 // vbroadcastsd 0x6c72(%rip), %ymm4 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x006c5225197de2c4; BYTE $0x00 // vbroadcastsd 0x6c52(%rip), %ymm4 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x006bfc25197d62c4; BYTE $0x00 // vbroadcastsd 0x6bfc(%rip), %ymm12 # 0xbbc0 <k_dot_q6_k+0x7c0>
+	QUAD $0x006bdc25197d62c4; BYTE $0x00 // vbroadcastsd 0x6bdc(%rip), %ymm12 # 0xc540 <k_dot_q6_k+0x7a0>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x006c0e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c0e(%rip), %ymm7 # 0xbbe0 <k_dot_q6_k+0x7e0>
+	QUAD $0x006bee3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bee(%rip), %ymm7 # 0xc560 <k_dot_q6_k+0x7c0>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x006bf10d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bf1(%rip), %ymm9 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x006bd10d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bd1(%rip), %ymm9 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006c1b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c1b(%rip), %ymm1 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x006bfb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bfb(%rip), %ymm1 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006c3d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c3d(%rip), %ymm9 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x006c1d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c1d(%rip), %ymm9 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006bcf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bcf(%rip), %ymm11 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x006baf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x6baf(%rip), %ymm11 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x006be10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6be1(%rip), %ymm1 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x006bc10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bc1(%rip), %ymm1 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006c0b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6c0b(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x006beb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6beb(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b850d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b85(%rip), %ymm1 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x006b650d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b65(%rip), %ymm1 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b870d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b87(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x006b670d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b67(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006bf10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bf1(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x006bd10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bd1(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006beb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6beb(%rip), %ymm1 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x006bcb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bcb(%rip), %ymm1 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006ba50d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ba5(%rip), %ymm1 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x006b850d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b85(%rip), %ymm1 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b8725197de2c4; BYTE $0x00 // vbroadcastsd 0x6b87(%rip), %ymm4 # 0xbc00 <k_dot_q6_k+0x800>
+	QUAD $0x006b6725197de2c4; BYTE $0x00 // vbroadcastsd 0x6b67(%rip), %ymm4 # 0xc580 <k_dot_q6_k+0x7e0>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x006b520d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b52(%rip), %ymm1 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x006b320d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b32(%rip), %ymm1 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4349,7 +4913,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x006b5b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b5b(%rip), %ymm1 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x006b3b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b3b(%rip), %ymm1 # 0xc5a8 <k_dot_q6_k+0x808>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4358,33 +4922,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x006ad705197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad7(%rip), %ymm8 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x006ab705197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab7(%rip), %ymm8 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x006b011d197d62c4; BYTE $0x00 // vbroadcastsd 0x6b01(%rip), %ymm11 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x006ae11d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ae1(%rip), %ymm11 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006ab90d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab9(%rip), %ymm9 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x006a990d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a99(%rip), %ymm9 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006acb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6acb(%rip), %ymm9 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x006aab0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6aab(%rip), %ymm9 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006af50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6af5(%rip), %ymm9 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x006ad50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad5(%rip), %ymm9 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a6f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a6f(%rip), %ymm9 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x006a4f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a4f(%rip), %ymm9 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a710d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a71(%rip), %ymm9 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x006a510d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a51(%rip), %ymm9 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006adb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6adb(%rip), %ymm9 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x006abb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6abb(%rip), %ymm9 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006ad50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad5(%rip), %ymm9 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x006ab50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab5(%rip), %ymm9 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a8f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a8f(%rip), %ymm9 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x006a6f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a6f(%rip), %ymm9 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x006a461d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a46(%rip), %ymm3 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x006a261d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a26(%rip), %ymm3 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4407,34 +4971,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x006a042d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a04(%rip), %ymm5 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x0069e42d197de2c4; BYTE $0x00 // vbroadcastsd 0x69e4(%rip), %ymm5 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0069960d197de2c4; BYTE $0x00 // vbroadcastsd 0x6996(%rip), %ymm1 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x0069760d197de2c4; BYTE $0x00 // vbroadcastsd 0x6976(%rip), %ymm1 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0069a825197d62c4; BYTE $0x00 // vbroadcastsd 0x69a8(%rip), %ymm12 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x00698825197d62c4; BYTE $0x00 // vbroadcastsd 0x6988(%rip), %ymm12 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0069d20d197de2c4; BYTE $0x00 // vbroadcastsd 0x69d2(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0069b20d197de2c4; BYTE $0x00 // vbroadcastsd 0x69b2(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00694c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x694c(%rip), %ymm7 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x00692c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x692c(%rip), %ymm7 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x00694e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x694e(%rip), %ymm1 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x00692e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x692e(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0069b835197de2c4; BYTE $0x00 // vbroadcastsd 0x69b8(%rip), %ymm6 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x00699835197de2c4; BYTE $0x00 // vbroadcastsd 0x6998(%rip), %ymm6 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x0069b205197d62c4; BYTE $0x00 // vbroadcastsd 0x69b2(%rip), %ymm8 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x00699205197d62c4; BYTE $0x00 // vbroadcastsd 0x6992(%rip), %ymm8 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x00696c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x696c(%rip), %ymm9 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x00694c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x694c(%rip), %ymm9 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0069231d197d62c4; BYTE $0x00 // vbroadcastsd 0x6923(%rip), %ymm11 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x0069031d197d62c4; BYTE $0x00 // vbroadcastsd 0x6903(%rip), %ymm11 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -4442,24 +5006,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x00693705197de2c4; BYTE $0x00 // vbroadcastsd 0x6937(%rip), %ymm0 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x00691705197de2c4; BYTE $0x00 // vbroadcastsd 0x6917(%rip), %ymm0 # 0xc5a8 <k_dot_q6_k+0x808>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x00691d2d197de2c4; BYTE $0x00 // vbroadcastsd 0x691d(%rip), %ymm5 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x0068fd2d197de2c4; BYTE $0x00 // vbroadcastsd 0x68fd(%rip), %ymm5 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x0068af15197de2c4; BYTE $0x00 // vbroadcastsd 0x68af(%rip), %ymm2 # 0xbbc0 <k_dot_q6_k+0x7c0>
+	QUAD $0x00688f15197de2c4; BYTE $0x00 // vbroadcastsd 0x688f(%rip), %ymm2 # 0xc540 <k_dot_q6_k+0x7a0>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x0068c11d197de2c4; BYTE $0x00 // vbroadcastsd 0x68c1(%rip), %ymm3 # 0xbbe0 <k_dot_q6_k+0x7e0>
-	QUAD $0x0068a815197de2c4; BYTE $0x00 // vbroadcastsd 0x68a8(%rip), %ymm2 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x0068a11d197de2c4; BYTE $0x00 // vbroadcastsd 0x68a1(%rip), %ymm3 # 0xc560 <k_dot_q6_k+0x7c0>
+	QUAD $0x00688815197de2c4; BYTE $0x00 // vbroadcastsd 0x6888(%rip), %ymm2 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0068d215197de2c4; BYTE $0x00 // vbroadcastsd 0x68d2(%rip), %ymm2 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x0068b215197de2c4; BYTE $0x00 // vbroadcastsd 0x68b2(%rip), %ymm2 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0068f415197de2c4; BYTE $0x00 // vbroadcastsd 0x68f4(%rip), %ymm2 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x0068d415197de2c4; BYTE $0x00 // vbroadcastsd 0x68d4(%rip), %ymm2 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x00688615197de2c4; BYTE $0x00 // vbroadcastsd 0x6886(%rip), %ymm2 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x00686615197de2c4; BYTE $0x00 // vbroadcastsd 0x6866(%rip), %ymm2 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0068cb15197de2c4; BYTE $0x00 // vbroadcastsd 0x68cb(%rip), %ymm2 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0068ab15197de2c4; BYTE $0x00 // vbroadcastsd 0x68ab(%rip), %ymm2 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -4490,11 +5054,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xfb748e0f; WORD $0xffff // jle 0x4f70 <k_sum_exp_pair+0x70>
+	LONG $0xfb748e0f; WORD $0xffff // jle 0x5910 <k_sum_exp_pair+0x70>
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x050c8e0f; WORD $0x0000 // jle 0x5911 <k_sum_exp_pair+0xa11>
+	LONG $0x050c8e0f; WORD $0x0000 // jle 0x62b1 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xa00d8d48; WORD $0x0068; BYTE $0x00 // leaq 0x68a0(%rip), %rcx # 0xbcb0 <lanes>
+	LONG $0x800d8d48; WORD $0x0068; BYTE $0x00 // leaq 0x6880(%rip), %rcx # 0xc630 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4502,7 +5066,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x0067462d187de2c4; BYTE $0x00 // vbroadcastss 0x6746(%rip), %ymm5 # 0xbb7c <k_dot_q6_k+0x77c>
+	QUAD $0x0067262d187de2c4; BYTE $0x00 // vbroadcastss 0x6726(%rip), %ymm5 # 0xc4fc <k_dot_q6_k+0x75c>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -4512,23 +5076,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x0067bc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x67bc(%rip), %ymm3 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x00679c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x679c(%rip), %ymm3 # 0xc5a8 <k_dot_q6_k+0x808>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x00679935197d62c4; BYTE $0x00 // vbroadcastsd 0x6799(%rip), %ymm14 # 0xbc18 <k_dot_q6_k+0x818>
+	QUAD $0x00677935197d62c4; BYTE $0x00 // vbroadcastsd 0x6779(%rip), %ymm14 # 0xc598 <k_dot_q6_k+0x7f8>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x00678215197d62c4; BYTE $0x00 // vbroadcastsd 0x6782(%rip), %ymm10 # 0xbc20 <k_dot_q6_k+0x820>
+	QUAD $0x00676215197d62c4; BYTE $0x00 // vbroadcastsd 0x6762(%rip), %ymm10 # 0xc5a0 <k_dot_q6_k+0x800>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x00670f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x670f(%rip), %ymm3 # 0xbbc0 <k_dot_q6_k+0x7c0>
+	QUAD $0x0066ef1d197de2c4; BYTE $0x00 // vbroadcastsd 0x66ef(%rip), %ymm3 # 0xc540 <k_dot_q6_k+0x7a0>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x0067562d197d62c4; BYTE $0x00 // vbroadcastsd 0x6756(%rip), %ymm13 # 0xbc28 <k_dot_q6_k+0x828>
+	QUAD $0x0067362d197d62c4; BYTE $0x00 // vbroadcastsd 0x6736(%rip), %ymm13 # 0xc5a8 <k_dot_q6_k+0x808>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -4558,38 +5122,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x00665a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x665a(%rip), %ymm3 # 0xbbd0 <k_dot_q6_k+0x7d0>
-	QUAD $0x00666105197de2c4; BYTE $0x00 // vbroadcastsd 0x6661(%rip), %ymm0 # 0xbbe0 <k_dot_q6_k+0x7e0>
+	QUAD $0x00663a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x663a(%rip), %ymm3 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x00664105197de2c4; BYTE $0x00 // vbroadcastsd 0x6641(%rip), %ymm0 # 0xc560 <k_dot_q6_k+0x7c0>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066772d197de2c4; BYTE $0x00 // vbroadcastsd 0x6677(%rip), %ymm5 # 0xbc08 <k_dot_q6_k+0x808>
-	QUAD $0x00669e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x669e(%rip), %ymm3 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x0066572d197de2c4; BYTE $0x00 // vbroadcastsd 0x6657(%rip), %ymm5 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x00667e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x667e(%rip), %ymm3 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00662b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x662b(%rip), %ymm3 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x00660b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x660b(%rip), %ymm3 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00663d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x663d(%rip), %ymm3 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x00661d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x661d(%rip), %ymm3 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066672d197de2c4; BYTE $0x00 // vbroadcastsd 0x6667(%rip), %ymm5 # 0xbc30 <k_dot_q6_k+0x830>
-	QUAD $0x0065e61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e6(%rip), %ymm3 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x0066472d197de2c4; BYTE $0x00 // vbroadcastsd 0x6647(%rip), %ymm5 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x0065c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65c6(%rip), %ymm3 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065e31d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e3(%rip), %ymm3 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x0065c31d197de2c4; BYTE $0x00 // vbroadcastsd 0x65c3(%rip), %ymm3 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00664d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x664d(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x00662d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x662d(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066472d197de2c4; BYTE $0x00 // vbroadcastsd 0x6647(%rip), %ymm5 # 0xbc48 <k_dot_q6_k+0x848>
-	QUAD $0x0066061d197de2c4; BYTE $0x00 // vbroadcastsd 0x6606(%rip), %ymm3 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x0066272d197de2c4; BYTE $0x00 // vbroadcastsd 0x6627(%rip), %ymm5 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x0065e61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e6(%rip), %ymm3 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065df1d197d62c4; BYTE $0x00 // vbroadcastsd 0x65df(%rip), %ymm11 # 0xbc00 <k_dot_q6_k+0x800>
+	QUAD $0x0065bf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x65bf(%rip), %ymm11 # 0xc580 <k_dot_q6_k+0x7e0>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x0065a12d197de2c4; BYTE $0x00 // vbroadcastsd 0x65a1(%rip), %ymm5 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x0065812d197de2c4; BYTE $0x00 // vbroadcastsd 0x6581(%rip), %ymm5 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -4599,26 +5163,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0065581d197de2c4; BYTE $0x00 // vbroadcastsd 0x6558(%rip), %ymm3 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x0065381d197de2c4; BYTE $0x00 // vbroadcastsd 0x6538(%rip), %ymm3 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065821d197de2c4; BYTE $0x00 // vbroadcastsd 0x6582(%rip), %ymm3 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x0065621d197de2c4; BYTE $0x00 // vbroadcastsd 0x6562(%rip), %ymm3 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065a41d197de2c4; BYTE $0x00 // vbroadcastsd 0x65a4(%rip), %ymm3 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x0065841d197de2c4; BYTE $0x00 // vbroadcastsd 0x6584(%rip), %ymm3 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065361d197de2c4; BYTE $0x00 // vbroadcastsd 0x6536(%rip), %ymm3 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x0065161d197de2c4; BYTE $0x00 // vbroadcastsd 0x6516(%rip), %ymm3 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065481d197de2c4; BYTE $0x00 // vbroadcastsd 0x6548(%rip), %ymm3 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x0065281d197de2c4; BYTE $0x00 // vbroadcastsd 0x6528(%rip), %ymm3 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065720d197d62c4; BYTE $0x00 // vbroadcastsd 0x6572(%rip), %ymm9 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0065520d197d62c4; BYTE $0x00 // vbroadcastsd 0x6552(%rip), %ymm9 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x0064ec1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ec(%rip), %ymm3 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x0064cc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64cc(%rip), %ymm3 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064ee1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ee(%rip), %ymm3 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x0064ce1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ce(%rip), %ymm3 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065581d197de2c4; BYTE $0x00 // vbroadcastsd 0x6558(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x0065381d197de2c4; BYTE $0x00 // vbroadcastsd 0x6538(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0065152d197d62c4; BYTE $0x00 // vbroadcastsd 0x6515(%rip), %ymm13 # 0xbc10 <k_dot_q6_k+0x810>
+	QUAD $0x0064f52d197d62c4; BYTE $0x00 // vbroadcastsd 0x64f5(%rip), %ymm13 # 0xc590 <k_dot_q6_k+0x7f0>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -4626,7 +5190,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x0064ba3d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ba(%rip), %ymm7 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x00649a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x649a(%rip), %ymm7 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -4645,24 +5209,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x00643f35197de2c4; BYTE $0x00 // vbroadcastsd 0x643f(%rip), %ymm6 # 0xbbd0 <k_dot_q6_k+0x7d0>
+	QUAD $0x00641f35197de2c4; BYTE $0x00 // vbroadcastsd 0x641f(%rip), %ymm6 # 0xc550 <k_dot_q6_k+0x7b0>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0064690d197de2c4; BYTE $0x00 // vbroadcastsd 0x6469(%rip), %ymm1 # 0xbc08 <k_dot_q6_k+0x808>
+	QUAD $0x0064490d197de2c4; BYTE $0x00 // vbroadcastsd 0x6449(%rip), %ymm1 # 0xc588 <k_dot_q6_k+0x7e8>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00648b05197d62c4; BYTE $0x00 // vbroadcastsd 0x648b(%rip), %ymm8 # 0xbc38 <k_dot_q6_k+0x838>
+	QUAD $0x00646b05197d62c4; BYTE $0x00 // vbroadcastsd 0x646b(%rip), %ymm8 # 0xc5b8 <k_dot_q6_k+0x818>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x00641d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x641d(%rip), %ymm15 # 0xbbd8 <k_dot_q6_k+0x7d8>
+	QUAD $0x0063fd3d197d62c4; BYTE $0x00 // vbroadcastsd 0x63fd(%rip), %ymm15 # 0xc558 <k_dot_q6_k+0x7b8>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x00642f15197de2c4; BYTE $0x00 // vbroadcastsd 0x642f(%rip), %ymm2 # 0xbbf8 <k_dot_q6_k+0x7f8>
+	QUAD $0x00640f15197de2c4; BYTE $0x00 // vbroadcastsd 0x640f(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x0063dc35197d62c4; BYTE $0x00 // vbroadcastsd 0x63dc(%rip), %ymm14 # 0xbbb8 <k_dot_q6_k+0x7b8>
+	QUAD $0x0063bc35197d62c4; BYTE $0x00 // vbroadcastsd 0x63bc(%rip), %ymm14 # 0xc538 <k_dot_q6_k+0x798>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x0063de3d197de2c4; BYTE $0x00 // vbroadcastsd 0x63de(%rip), %ymm7 # 0xbbc8 <k_dot_q6_k+0x7c8>
+	QUAD $0x0063be3d197de2c4; BYTE $0x00 // vbroadcastsd 0x63be(%rip), %ymm7 # 0xc548 <k_dot_q6_k+0x7a8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0064481d197de2c4; BYTE $0x00 // vbroadcastsd 0x6448(%rip), %ymm3 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x0064281d197de2c4; BYTE $0x00 // vbroadcastsd 0x6428(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0064420d197d62c4; BYTE $0x00 // vbroadcastsd 0x6442(%rip), %ymm9 # 0xbc48 <k_dot_q6_k+0x848>
+	QUAD $0x0064220d197d62c4; BYTE $0x00 // vbroadcastsd 0x6422(%rip), %ymm9 # 0xc5c8 <k_dot_q6_k+0x828>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -4675,18 +5239,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x0063e20d197de2c4; BYTE $0x00 // vbroadcastsd 0x63e2(%rip), %ymm1 # 0xbc30 <k_dot_q6_k+0x830>
+	QUAD $0x0063c20d197de2c4; BYTE $0x00 // vbroadcastsd 0x63c2(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0063da0d197de2c4; BYTE $0x00 // vbroadcastsd 0x63da(%rip), %ymm1 # 0xbc40 <k_dot_q6_k+0x840>
+	QUAD $0x0063ba0d197de2c4; BYTE $0x00 // vbroadcastsd 0x63ba(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x00635705197d62c4; BYTE $0x00 // vbroadcastsd 0x6357(%rip), %ymm8 # 0xbbe8 <k_dot_q6_k+0x7e8>
+	QUAD $0x00633705197d62c4; BYTE $0x00 // vbroadcastsd 0x6337(%rip), %ymm8 # 0xc568 <k_dot_q6_k+0x7c8>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -4742,9 +5306,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x5995 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x6335 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x5a8b <k_decode_f16+0x10b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x642b <k_decode_f16+0x10b>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -4753,12 +5317,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x59c9 <k_decode_f16+0x49>
+	WORD $0x1673 // jae 0x6369 <k_decode_f16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x009c850f; WORD $0x0000 // jne 0x5a60 <k_decode_f16+0xe0>
-	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x5a8b <k_decode_f16+0x10b>
+	LONG $0x009c850f; WORD $0x0000 // jne 0x6400 <k_decode_f16+0xe0>
+	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x642b <k_decode_f16+0x10b>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -4780,10 +5344,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0968411fcc5; BYTE $0x00 // vmovups %ymm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x8475 // jne 0x59d0 <k_decode_f16+0x50>
+	WORD $0x8475 // jne 0x6370 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3674 // je 0x5a8b <k_decode_f16+0x10b>
+	WORD $0x3674 // je 0x642b <k_decode_f16+0x10b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x137de2c4; WORD $0x5004 // vcvtph2ps (%rax,%rdx,2), %ymm0
 	LONG $0x137de2c4; WORD $0x504c; BYTE $0x10 // vcvtph2ps 0x10(%rax,%rdx,2), %ymm1
@@ -4792,17 +5356,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdc75 // jne 0x5a60 <k_decode_f16+0xe0>
+	WORD $0xdc75 // jne 0x6400 <k_decode_f16+0xe0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0x5b37 <k_decode_f16+0x1b7>
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0x64d7 <k_decode_f16+0x1b7>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2974 // je 0x5acc <k_decode_f16+0x14c>
+	WORD $0x2974 // je 0x646c <k_decode_f16+0x14c>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -4810,9 +5374,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x5ab0 <k_decode_f16+0x130>
+	WORD $0xe475 // jne 0x6450 <k_decode_f16+0x130>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x5b37 <k_decode_f16+0x1b7>
+	WORD $0x6577 // ja 0x64d7 <k_decode_f16+0x1b7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -4832,7 +5396,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x5ae0 <k_decode_f16+0x160>
+	WORD $0xa975 // jne 0x6480 <k_decode_f16+0x160>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4841,18 +5405,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x5b55 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x64f5 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x5c13 <k_decode_bf16+0xd3>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x65b3 <k_decode_bf16+0xd3>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x1773 // jae 0x5b79 <k_decode_bf16+0x39>
+	WORD $0x1773 // jae 0x6519 <k_decode_bf16+0x39>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	LONG $0x007a840f; WORD $0x0000 // je 0x5bee <k_decode_bf16+0xae>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x5c13 <k_decode_bf16+0xd3>
+	LONG $0x007a840f; WORD $0x0000 // je 0x658e <k_decode_bf16+0xae>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x65b3 <k_decode_bf16+0xd3>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
@@ -4873,10 +5437,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7ea1c4; WORD $0x8e0c // vmovdqu %ymm1, (%rsi,%r9,4)
 	LONG $0x20c18349 // addq $0x20, %r9
 	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0xac75 // jne 0x5b90 <k_decode_bf16+0x50>
+	WORD $0xac75 // jne 0x6530 <k_decode_bf16+0x50>
 	LONG $0xf0518d49 // leaq -0x10(%r9), %rdx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x2575 // jne 0x5c13 <k_decode_bf16+0xd3>
+	WORD $0x2575 // jne 0x65b3 <k_decode_bf16+0xd3>
 	LONG $0x337de2c4; WORD $0x5044; BYTE $0x10 // vpmovzxwd 0x10(%rax,%rdx,2), %ymm0
 	LONG $0x337de2c4; WORD $0x500c // vpmovzxwd (%rax,%rdx,2), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
@@ -4886,21 +5450,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x6c7d // jge 0x5c87 <k_decode_bf16+0x147>
+	WORD $0x6c7d // jge 0x6627 <k_decode_bf16+0x147>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1e74 // je 0x5c45 <k_decode_bf16+0x105>
+	WORD $0x1e74 // je 0x65e5 <k_decode_bf16+0x105>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x5c30 <k_decode_bf16+0xf0>
+	WORD $0xeb75 // jne 0x65d0 <k_decode_bf16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x5c87 <k_decode_bf16+0x147>
+	WORD $0x3c77 // ja 0x6627 <k_decode_bf16+0x147>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -4916,7 +5480,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x5c50 <k_decode_bf16+0x110>
+	WORD $0xc975 // jne 0x65f0 <k_decode_bf16+0x110>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4924,7 +5488,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x707e // jle 0x5d09 <k_decode_q8_0+0x79>
+	WORD $0x707e // jle 0x66a9 <k_decode_q8_0+0x79>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -4950,7 +5514,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c28348 // addq $0x22, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9775 // jne 0x5ca0 <k_decode_q8_0+0x10>
+	WORD $0x9775 // jne 0x6640 <k_decode_q8_0+0x10>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -4958,11 +5522,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x5dcd <k_decode_q4_0+0xbd>
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x676d <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005f53057879e2c4; BYTE $0x00 // vpbroadcastb 0x5f53(%rip), %xmm0 # 0xbc80 <k_dot_q6_k+0x880>
-	QUAD $0x005f4b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5f4b(%rip), %xmm1 # 0xbc81 <k_dot_q6_k+0x881>
+	QUAD $0x005f33057879e2c4; BYTE $0x00 // vpbroadcastb 0x5f33(%rip), %xmm0 # 0xc600 <k_dot_q6_k+0x860>
+	QUAD $0x005f2b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5f2b(%rip), %xmm1 # 0xc601 <k_dot_q6_k+0x861>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -4995,7 +5559,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff73850f; WORD $0xffff // jne 0x5d40 <k_decode_q4_0+0x30>
+	LONG $0xff73850f; WORD $0xffff // jne 0x66e0 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5003,10 +5567,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x5ea7 <k_decode_q4_1+0xc7>
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6847 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005e85057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e85(%rip), %xmm0 # 0xbc82 <k_dot_q6_k+0x882>
+	QUAD $0x005e65057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e65(%rip), %xmm0 # 0xc602 <k_dot_q6_k+0x862>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5045,7 +5609,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff59850f; WORD $0xffff // jne 0x5e00 <k_decode_q4_1+0x20>
+	LONG $0xff59850f; WORD $0xffff // jne 0x67a0 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5053,14 +5617,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f78e0f; WORD $0x0000 // jle 0x5fb4 <k_decode_q5_0+0x104>
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6954 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005d23055979e2c4; BYTE $0x00 // vpbroadcastq 0x5d23(%rip), %xmm0 # 0xbbf0 <k_dot_q6_k+0x7f0>
-	QUAD $0x00005c5b0d6ff9c5 // vmovdqa 0x5c5b(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
-	QUAD $0x005da5157879e2c4; BYTE $0x00 // vpbroadcastb 0x5da5(%rip), %xmm2 # 0xbc83 <k_dot_q6_k+0x883>
-	QUAD $0x005d9d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5d9d(%rip), %xmm3 # 0xbc84 <k_dot_q6_k+0x884>
-	QUAD $0x005d95257879e2c4; BYTE $0x00 // vpbroadcastb 0x5d95(%rip), %xmm4 # 0xbc85 <k_dot_q6_k+0x885>
+	QUAD $0x005d03055979e2c4; BYTE $0x00 // vpbroadcastq 0x5d03(%rip), %xmm0 # 0xc570 <k_dot_q6_k+0x7d0>
+	QUAD $0x00005c3b0d6ff9c5 // vmovdqa 0x5c3b(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
+	QUAD $0x005d85157879e2c4; BYTE $0x00 // vpbroadcastb 0x5d85(%rip), %xmm2 # 0xc603 <k_dot_q6_k+0x863>
+	QUAD $0x005d7d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5d7d(%rip), %xmm3 # 0xc604 <k_dot_q6_k+0x864>
+	QUAD $0x005d75257879e2c4; BYTE $0x00 // vpbroadcastb 0x5d75(%rip), %xmm4 # 0xc605 <k_dot_q6_k+0x865>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5105,7 +5669,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x5ef0 <k_decode_q5_0+0x40>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x6890 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -5113,13 +5677,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x60e2 <k_decode_q5_1+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a82 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005ca9057879e2c4; BYTE $0x00 // vpbroadcastb 0x5ca9(%rip), %xmm0 # 0xbc86 <k_dot_q6_k+0x886>
-	QUAD $0x00005b4b0d6ff9c5 // vmovdqa 0x5b4b(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
-	QUAD $0x005c02155979e2c4; BYTE $0x00 // vpbroadcastq 0x5c02(%rip), %xmm2 # 0xbbf0 <k_dot_q6_k+0x7f0>
-	QUAD $0x005c901d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5c90(%rip), %xmm3 # 0xbc87 <k_dot_q6_k+0x887>
+	QUAD $0x005c89057879e2c4; BYTE $0x00 // vpbroadcastb 0x5c89(%rip), %xmm0 # 0xc606 <k_dot_q6_k+0x866>
+	QUAD $0x00005b2b0d6ff9c5 // vmovdqa 0x5b2b(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
+	QUAD $0x005be2155979e2c4; BYTE $0x00 // vpbroadcastq 0x5be2(%rip), %xmm2 # 0xc570 <k_dot_q6_k+0x7d0>
+	QUAD $0x005c701d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5c70(%rip), %xmm3 # 0xc607 <k_dot_q6_k+0x867>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5172,7 +5736,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff1e850f; WORD $0xffff // jne 0x6000 <k_decode_q5_1+0x40>
+	LONG $0xff1e850f; WORD $0xffff // jne 0x69a0 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5180,10 +5744,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075f8e0f; WORD $0x0000 // jle 0x685c <k_decode_q2_k+0x76c>
+	LONG $0x075f8e0f; WORD $0x0000 // jle 0x71fc <k_decode_q2_k+0x76c>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005b7b057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b7b(%rip), %xmm0 # 0xbc88 <k_dot_q6_k+0x888>
+	QUAD $0x005b5b057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b5b(%rip), %xmm0 # 0xc608 <k_dot_q6_k+0x868>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5602,20 +6166,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8b4850f; WORD $0xffff // jne 0x6110 <k_decode_q2_k+0x20>
+	LONG $0xf8b4850f; WORD $0xffff // jne 0x6ab0 <k_decode_q2_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075a8e0f; WORD $0x0000 // jle 0x6fc7 <k_decode_q3_k+0x767>
+	LONG $0x075a8e0f; WORD $0x0000 // jle 0x7967 <k_decode_q3_k+0x767>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x005408057879e2c4; BYTE $0x00 // vpbroadcastb 0x5408(%rip), %xmm0 # 0xbc89 <k_dot_q6_k+0x889>
-	QUAD $0x0054000d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5400(%rip), %xmm1 # 0xbc8a <k_dot_q6_k+0x88a>
-	QUAD $0x0053f8157879e2c4; BYTE $0x00 // vpbroadcastb 0x53f8(%rip), %xmm2 # 0xbc8b <k_dot_q6_k+0x88b>
+	QUAD $0x0053e8057879e2c4; BYTE $0x00 // vpbroadcastb 0x53e8(%rip), %xmm0 # 0xc609 <k_dot_q6_k+0x869>
+	QUAD $0x0053e00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x53e0(%rip), %xmm1 # 0xc60a <k_dot_q6_k+0x86a>
+	QUAD $0x0053d8157879e2c4; BYTE $0x00 // vpbroadcastb 0x53d8(%rip), %xmm2 # 0xc60b <k_dot_q6_k+0x86b>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -6031,7 +6595,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8d9850f; WORD $0xffff // jne 0x68a0 <k_decode_q3_k+0x40>
+	LONG $0xf8d9850f; WORD $0xffff // jne 0x7240 <k_decode_q3_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6039,10 +6603,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x08548e0f; WORD $0x0000 // jle 0x7831 <k_decode_q4_k+0x861>
+	LONG $0x08548e0f; WORD $0x0000 // jle 0x81d1 <k_decode_q4_k+0x861>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004b9f051879e2c4; BYTE $0x00 // vbroadcastss 0x4b9f(%rip), %xmm0 # 0xbb8c <k_dot_q6_k+0x78c>
+	QUAD $0x004b7f051879e2c4; BYTE $0x00 // vbroadcastss 0x4b7f(%rip), %xmm0 # 0xc50c <k_dot_q6_k+0x76c>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -6517,7 +7081,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf7bf850f; WORD $0xffff // jne 0x6ff0 <k_decode_q4_k+0x20>
+	LONG $0xf7bf850f; WORD $0xffff // jne 0x7990 <k_decode_q4_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6525,11 +7089,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x097c8e0f; WORD $0x0000 // jle 0x81c9 <k_decode_q5_k+0x989>
+	LONG $0x097c8e0f; WORD $0x0000 // jle 0x8b69 <k_decode_q5_k+0x989>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00432f051879e2c4; BYTE $0x00 // vbroadcastss 0x432f(%rip), %xmm0 # 0xbb8c <k_dot_q6_k+0x78c>
-	QUAD $0x0044260d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4426(%rip), %xmm1 # 0xbc8c <k_dot_q6_k+0x88c>
+	QUAD $0x00430f051879e2c4; BYTE $0x00 // vbroadcastss 0x430f(%rip), %xmm0 # 0xc50c <k_dot_q6_k+0x76c>
+	QUAD $0x0044060d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4406(%rip), %xmm1 # 0xc60c <k_dot_q6_k+0x86c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7064,7 +7628,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf6a7850f; WORD $0xffff // jne 0x7870 <k_decode_q5_k+0x30>
+	LONG $0xf6a7850f; WORD $0xffff // jne 0x8210 <k_decode_q5_k+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -7072,13 +7636,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x063b8e0f; WORD $0x0000 // jle 0x8818 <k_decode_q6_k+0x648>
+	LONG $0x063b8e0f; WORD $0x0000 // jle 0x91b8 <k_decode_q6_k+0x648>
 	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
 	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x003a9b057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a9b(%rip), %xmm0 # 0xbc8d <k_dot_q6_k+0x88d>
-	QUAD $0x003a930d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3a93(%rip), %xmm1 # 0xbc8e <k_dot_q6_k+0x88e>
-	QUAD $0x003a8b157879e2c4; BYTE $0x00 // vpbroadcastb 0x3a8b(%rip), %xmm2 # 0xbc8f <k_dot_q6_k+0x88f>
+	QUAD $0x003a7b057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a7b(%rip), %xmm0 # 0xc60d <k_dot_q6_k+0x86d>
+	QUAD $0x003a730d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3a73(%rip), %xmm1 # 0xc60e <k_dot_q6_k+0x86e>
+	QUAD $0x003a6b157879e2c4; BYTE $0x00 // vpbroadcastb 0x3a6b(%rip), %xmm2 # 0xc60f <k_dot_q6_k+0x86f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -7398,7 +7962,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f8850f; WORD $0xffff // jne 0x8210 <k_decode_q6_k+0x40>
+	LONG $0xf9f8850f; WORD $0xffff // jne 0x8bb0 <k_decode_q6_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00401f0f // nopl (%rax)
@@ -7411,7 +7975,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x637c // jl 0x889e <k_dot_f16+0x7e>
+	WORD $0x637c // jl 0x923e <k_dot_f16+0x7e>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7427,7 +7991,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xba7e // jle 0x8850 <k_dot_f16+0x30>
+	WORD $0xba7e // jle 0x91f0 <k_dot_f16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7439,10 +8003,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x8973 <k_dot_f16+0x153>
+	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x9313 <k_dot_f16+0x153>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2b74 // je 0x88fd <k_dot_f16+0xdd>
+	WORD $0x2b74 // je 0x929d <k_dot_f16+0xdd>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -7450,9 +8014,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0x88e0 <k_dot_f16+0xc0>
+	WORD $0xe375 // jne 0x9280 <k_dot_f16+0xc0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0x8973 <k_dot_f16+0x153>
+	WORD $0x7077 // ja 0x9313 <k_dot_f16+0x153>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -7472,7 +8036,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0x8910 <k_dot_f16+0xf0>
+	WORD $0x9d75 // jne 0x92b0 <k_dot_f16+0xf0>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -7486,7 +8050,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x777c // jl 0x8a12 <k_dot_bf16+0x92>
+	WORD $0x777c // jl 0x93b2 <k_dot_bf16+0x92>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7506,7 +8070,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xa67e // jle 0x89b0 <k_dot_bf16+0x30>
+	WORD $0xa67e // jle 0x9350 <k_dot_bf16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7518,10 +8082,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x8adf <k_dot_bf16+0x15f>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x947f <k_dot_bf16+0x15f>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2674 // je 0x8a6c <k_dot_bf16+0xec>
+	WORD $0x2674 // je 0x940c <k_dot_bf16+0xec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -7529,9 +8093,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0x8a50 <k_dot_bf16+0xd0>
+	WORD $0xe475 // jne 0x93f0 <k_dot_bf16+0xd0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0x8adf <k_dot_bf16+0x15f>
+	WORD $0x6d77 // ja 0x947f <k_dot_bf16+0x15f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -7551,7 +8115,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x8a80 <k_dot_bf16+0x100>
+	WORD $0xa175 // jne 0x9420 <k_dot_bf16+0x100>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -7560,7 +8124,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00868e0f; WORD $0x0000 // jle 0x8b83 <k_dot_q8_0+0x93>
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x9523 <k_dot_q8_0+0x93>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -7587,11 +8151,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c18348 // addq $0x22, %rcx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9b75 // jne 0x8b10 <k_dot_q8_0+0x20>
+	WORD $0x9b75 // jne 0x94b0 <k_dot_q8_0+0x20>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	WORD $0x08eb // jmp 0x8b8b <k_dot_q8_0+0x9b>
+	WORD $0x08eb // jmp 0x952b <k_dot_q8_0+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7609,13 +8173,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x8c97 <k_dot_q4_0+0xd7>
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x9637 <k_dot_q4_0+0xd7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0030ab0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x30ab(%rip), %xmm1 # 0xbc90 <k_dot_q6_k+0x890>
-	QUAD $0x0030a3157879e2c4; BYTE $0x00 // vpbroadcastb 0x30a3(%rip), %xmm2 # 0xbc91 <k_dot_q6_k+0x891>
+	QUAD $0x00308b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x308b(%rip), %xmm1 # 0xc610 <k_dot_q6_k+0x870>
+	QUAD $0x003083157879e2c4; BYTE $0x00 // vpbroadcastb 0x3083(%rip), %xmm2 # 0xc611 <k_dot_q6_k+0x871>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -7647,11 +8211,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff77850f; WORD $0xffff // jne 0x8c00 <k_dot_q4_0+0x40>
+	LONG $0xff77850f; WORD $0xffff // jne 0x95a0 <k_dot_q4_0+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	WORD $0x08eb // jmp 0x8c9f <k_dot_q4_0+0xdf>
+	WORD $0x08eb // jmp 0x963f <k_dot_q4_0+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7669,12 +8233,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8dd6 <k_dot_q4_1+0x106>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x9776 <k_dot_q4_1+0x106>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002f9d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f9d(%rip), %xmm1 # 0xbc92 <k_dot_q6_k+0x892>
+	QUAD $0x002f7d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f7d(%rip), %xmm1 # 0xc612 <k_dot_q6_k+0x872>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -7718,10 +8282,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff44850f; WORD $0xffff // jne 0x8d10 <k_dot_q4_1+0x40>
+	LONG $0xff44850f; WORD $0xffff // jne 0x96b0 <k_dot_q4_1+0x40>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
-	WORD $0x08eb // jmp 0x8dde <k_dot_q4_1+0x10e>
+	WORD $0x08eb // jmp 0x977e <k_dot_q4_1+0x10e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7739,16 +8303,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x8f32 <k_dot_q5_0+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x98d2 <k_dot_q5_0+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00002cfc0d6ff9c5 // vmovdqa 0x2cfc(%rip), %xmm1 # 0xbb30 <k_dot_q6_k+0x730>
-	QUAD $0x002db3155979e2c4; BYTE $0x00 // vpbroadcastq 0x2db3(%rip), %xmm2 # 0xbbf0 <k_dot_q6_k+0x7f0>
-	QUAD $0x002e4d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e4d(%rip), %xmm3 # 0xbc93 <k_dot_q6_k+0x893>
-	QUAD $0x002e45257879e2c4; BYTE $0x00 // vpbroadcastb 0x2e45(%rip), %xmm4 # 0xbc94 <k_dot_q6_k+0x894>
-	QUAD $0x002e3d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e3d(%rip), %xmm5 # 0xbc95 <k_dot_q6_k+0x895>
+	QUAD $0x00002cdc0d6ff9c5 // vmovdqa 0x2cdc(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
+	QUAD $0x002d93155979e2c4; BYTE $0x00 // vpbroadcastq 0x2d93(%rip), %xmm2 # 0xc570 <k_dot_q6_k+0x7d0>
+	QUAD $0x002e2d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e2d(%rip), %xmm3 # 0xc613 <k_dot_q6_k+0x873>
+	QUAD $0x002e25257879e2c4; BYTE $0x00 // vpbroadcastb 0x2e25(%rip), %xmm4 # 0xc614 <k_dot_q6_k+0x874>
+	QUAD $0x002e1d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e1d(%rip), %xmm5 # 0xc615 <k_dot_q6_k+0x875>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -7793,11 +8357,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x8e60 <k_dot_q5_0+0x50>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x9800 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
-	WORD $0x08eb // jmp 0x8f3a <k_dot_q5_0+0x12a>
+	WORD $0x08eb // jmp 0x98da <k_dot_q5_0+0x12a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7815,15 +8379,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01498e0f; WORD $0x0000 // jle 0x90c6 <k_dot_q5_1+0x156>
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x9a66 <k_dot_q5_1+0x156>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002d010d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2d01(%rip), %xmm1 # 0xbc96 <k_dot_q6_k+0x896>
-	QUAD $0x00002b93156ff9c5 // vmovdqa 0x2b93(%rip), %xmm2 # 0xbb30 <k_dot_q6_k+0x730>
-	QUAD $0x002c4a1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2c4a(%rip), %xmm3 # 0xbbf0 <k_dot_q6_k+0x7f0>
-	QUAD $0x002ce8257879e2c4; BYTE $0x00 // vpbroadcastb 0x2ce8(%rip), %xmm4 # 0xbc97 <k_dot_q6_k+0x897>
+	QUAD $0x002ce10d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ce1(%rip), %xmm1 # 0xc616 <k_dot_q6_k+0x876>
+	QUAD $0x00002b73156ff9c5 // vmovdqa 0x2b73(%rip), %xmm2 # 0xc4b0 <k_dot_q6_k+0x710>
+	QUAD $0x002c2a1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2c2a(%rip), %xmm3 # 0xc570 <k_dot_q6_k+0x7d0>
+	QUAD $0x002cc8257879e2c4; BYTE $0x00 // vpbroadcastb 0x2cc8(%rip), %xmm4 # 0xc617 <k_dot_q6_k+0x877>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -7881,10 +8445,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff04850f; WORD $0xffff // jne 0x8fc0 <k_dot_q5_1+0x50>
+	LONG $0xff04850f; WORD $0xffff // jne 0x9960 <k_dot_q5_1+0x50>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
-	WORD $0x08eb // jmp 0x90ce <k_dot_q5_1+0x15e>
+	WORD $0x08eb // jmp 0x9a6e <k_dot_q5_1+0x15e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7902,12 +8466,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x082e8e0f; WORD $0x0000 // jle 0x993b <k_dot_q2_k+0x83b>
+	LONG $0x082e8e0f; WORD $0x0000 // jle 0xa2db <k_dot_q2_k+0x83b>
 	LONG $0x50ec8348 // subq $0x50, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002b770d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b77(%rip), %xmm1 # 0xbc98 <k_dot_q6_k+0x898>
-	QUAD $0x002a66051879e2c4; BYTE $0x00 // vbroadcastss 0x2a66(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
+	QUAD $0x002b570d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b57(%rip), %xmm1 # 0xc618 <k_dot_q6_k+0x878>
+	QUAD $0x002a46051879e2c4; BYTE $0x00 // vbroadcastss 0x2a46(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
 	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -8339,11 +8903,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c18348 // addq $0x54, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf813850f; WORD $0xffff // jne 0x9140 <k_dot_q2_k+0x40>
+	LONG $0xf813850f; WORD $0xffff // jne 0x9ae0 <k_dot_q2_k+0x40>
 	LONG $0xc058d4c5 // vaddps %ymm0, %ymm5, %ymm0
 	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
 	LONG $0x50c48348 // addq $0x50, %rsp
-	WORD $0x08eb // jmp 0x9943 <k_dot_q2_k+0x843>
+	WORD $0x08eb // jmp 0xa2e3 <k_dot_q2_k+0x843>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8361,7 +8925,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07ea8e0f; WORD $0x0000 // jle 0xa167 <k_dot_q3_k+0x7f7>
+	LONG $0x07ea8e0f; WORD $0x0000 // jle 0xab07 <k_dot_q3_k+0x7f7>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -8474,9 +9038,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6f7a41c4; WORD $0xb477 // vmovdqu -0x4c(%r15), %xmm14
 	LONG $0x6f7a41c4; WORD $0xc46f // vmovdqu -0x3c(%r15), %xmm13
 	LONG $0xf771f1c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm1
-	QUAD $0x002151157879e2c4; BYTE $0x00 // vpbroadcastb 0x2151(%rip), %xmm2 # 0xbc99 <k_dot_q6_k+0x899>
+	QUAD $0x002131157879e2c4; BYTE $0x00 // vpbroadcastb 0x2131(%rip), %xmm2 # 0xc619 <k_dot_q6_k+0x879>
 	LONG $0xcadbf1c5 // vpand %xmm2, %xmm1, %xmm1
-	QUAD $0x0021451d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2145(%rip), %xmm3 # 0xbc9a <k_dot_q6_k+0x89a>
+	QUAD $0x0021251d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2125(%rip), %xmm3 # 0xc61a <k_dot_q6_k+0x87a>
 	LONG $0xebeb89c5 // vpor %xmm3, %xmm14, %xmm5
 	LONG $0xc9fcd1c5 // vpaddb %xmm1, %xmm5, %xmm1
 	LONG $0xe970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm5 # xmm5 = xmm1[2,3,2,3]
@@ -8614,7 +9178,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0be0f41 // movsbl %r8b, %eax
 	WORD $0xd801 // addl %ebx, %eax
 	LONG $0x7171c1c4; WORD $0x06d6 // vpsrlw $0x6, %xmm14, %xmm1
-	QUAD $0x001eda05787962c4; BYTE $0x00 // vpbroadcastb 0x1eda(%rip), %xmm8 # 0xbc9b <k_dot_q6_k+0x89b>
+	QUAD $0x001eba05787962c4; BYTE $0x00 // vpbroadcastb 0x1eba(%rip), %xmm8 # 0xc61b <k_dot_q6_k+0x87b>
 	LONG $0xc9dbb9c5 // vpand %xmm1, %xmm8, %xmm1
 	LONG $0xd771b1c5; BYTE $0x01 // vpsrlw $0x1, %xmm7, %xmm9
 	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
@@ -8729,7 +9293,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
 	LONG $0x7131c1c4; WORD $0x06d1 // vpsrlw $0x6, %xmm9, %xmm9
 	LONG $0xd771c1c5; BYTE $0x05 // vpsrlw $0x5, %xmm7, %xmm7
-	QUAD $0x001c7b25787962c4; BYTE $0x00 // vpbroadcastb 0x1c7b(%rip), %xmm12 # 0xbc9b <k_dot_q6_k+0x89b>
+	QUAD $0x001c5b25787962c4; BYTE $0x00 // vpbroadcastb 0x1c5b(%rip), %xmm12 # 0xc61b <k_dot_q6_k+0x87b>
 	LONG $0xdb3141c4; BYTE $0xcc // vpand %xmm12, %xmm9, %xmm9
 	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
 	LONG $0xffebb1c5 // vpor %xmm7, %xmm9, %xmm7
@@ -8783,7 +9347,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0x6ec78349 // addq $0x6e, %r15
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf86c850f; WORD $0xffff // jne 0x99b0 <k_dot_q3_k+0x40>
+	LONG $0xf86c850f; WORD $0xffff // jne 0xa350 <k_dot_q3_k+0x40>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
@@ -8795,7 +9359,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xa16f <k_dot_q3_k+0x7ff>
+	WORD $0x08eb // jmp 0xab0f <k_dot_q3_k+0x7ff>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8813,7 +9377,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x081c8e0f; WORD $0x0000 // jle 0xa9c9 <k_dot_q4_k+0x829>
+	LONG $0x081c8e0f; WORD $0x0000 // jle 0xb369 <k_dot_q4_k+0x829>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -8823,7 +9387,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0019c2051879e2c4; BYTE $0x00 // vbroadcastss 0x19c2(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
+	QUAD $0x0019a2051879e2c4; BYTE $0x00 // vbroadcastss 0x19a2(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
 	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -8850,7 +9414,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54117cc5; WORD $0x4024 // vmovups %ymm10, 0x40(%rsp)
 	LONG $0x2a12c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm13, %xmm0
 	LONG $0x616f7ac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm12
-	QUAD $0x001a3b1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1a3b(%rip), %xmm3 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x001a1b1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1a1b(%rip), %xmm3 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xcbdb99c5 // vpand %xmm3, %xmm12, %xmm1
 	LONG $0x317de2c4; BYTE $0xd1 // vpmovzxbd %xmm1, %ymm2 # ymm2 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
 	LONG $0xf25bfcc5 // vcvtdq2ps %ymm2, %ymm6
@@ -8883,7 +9447,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb85d62c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm10 # ymm10 = (ymm4 * ymm6) + ymm10
 	QUAD $0x000000c0a210fcc5 // vmovups 0xc0(%rdx), %ymm4
 	LONG $0x7169c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm2
-	QUAD $0x0019960d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1996(%rip), %xmm1 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x0019760d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1976(%rip), %xmm1 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
 	LONG $0xf270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm6 # xmm6 = xmm2[2,3,2,3]
@@ -8920,7 +9484,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xc0(%rsp)
 	LONG $0x416ffac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm0
 	LONG $0x447ffac5; WORD $0x1024 // vmovdqu %xmm0, 0x10(%rsp)
-	QUAD $0x0018cd0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18cd(%rip), %xmm1 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x0018ad0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18ad(%rip), %xmm1 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xf1dbf9c5 // vpand %xmm1, %xmm0, %xmm6
 	LONG $0xce7079c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm9 # xmm9 = xmm6[2,3,2,3]
 	LONG $0xa86d62c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm12 # ymm12 = (ymm2 * ymm12) + ymm7
@@ -9009,7 +9573,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c107cc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm9
 	LONG $0xa85d42c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm4, %ymm9 # ymm9 = (ymm4 * ymm9) + ymm12
 	LONG $0x796f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm15
-	QUAD $0x00170735787962c4; BYTE $0x00 // vpbroadcastb 0x1707(%rip), %xmm14 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x0016e735787962c4; BYTE $0x00 // vpbroadcastb 0x16e7(%rip), %xmm14 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xdb01c1c4; BYTE $0xce // vpand %xmm14, %xmm15, %xmm1
 	LONG $0x317d62c4; BYTE $0xe1 // vpmovzxbd %xmm1, %ymm12 # ymm12 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
 	LONG $0x7c10fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm7
@@ -9072,7 +9636,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa85562c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm7
 	QUAD $0x000002e0aa10fcc5 // vmovups 0x2e0(%rdx), %ymm5
 	LONG $0x7149c1c4; WORD $0x04d7 // vpsrlw $0x4, %xmm15, %xmm6
-	QUAD $0x0015e60d787962c4; BYTE $0x00 // vpbroadcastb 0x15e6(%rip), %xmm9 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x0015c60d787962c4; BYTE $0x00 // vpbroadcastb 0x15c6(%rip), %xmm9 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
 	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
@@ -9108,7 +9672,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa85d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm8
 	QUAD $0x00000360a210fcc5 // vmovups 0x360(%rdx), %ymm4
 	QUAD $0x00000080816ffac5 // vmovdqu 0x80(%rcx), %xmm0
-	QUAD $0x00152a35787962c4; BYTE $0x00 // vpbroadcastb 0x152a(%rip), %xmm14 # 0xbc9c <k_dot_q6_k+0x89c>
+	QUAD $0x00150a35787962c4; BYTE $0x00 // vpbroadcastb 0x150a(%rip), %xmm14 # 0xc61c <k_dot_q6_k+0x87c>
 	LONG $0xc8db89c5 // vpand %xmm0, %xmm14, %xmm1
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
 	LONG $0xd170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm2 # xmm2 = xmm1[2,3,2,3]
@@ -9223,7 +9787,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf842850f; WORD $0xffff // jne 0xa1f0 <k_dot_q4_k+0x50>
+	LONG $0xf842850f; WORD $0xffff // jne 0xab90 <k_dot_q4_k+0x50>
 	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
 	LONG $0xca58d4c5 // vaddps %ymm2, %ymm5, %ymm1
 	LONG $0x20c48148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsp # imm = 0x120
@@ -9233,7 +9797,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xa9d1 <k_dot_q4_k+0x831>
+	WORD $0x08eb // jmp 0xb371 <k_dot_q4_k+0x831>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9251,7 +9815,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09bf8e0f; WORD $0x0000 // jle 0xb3cc <k_dot_q5_k+0x9cc>
+	LONG $0x09bf8e0f; WORD $0x0000 // jle 0xbd6c <k_dot_q5_k+0x9cc>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9260,7 +9824,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001164051879e2c4; BYTE $0x00 // vbroadcastss 0x1164(%rip), %xmm0 # 0xbb90 <k_dot_q6_k+0x790>
+	QUAD $0x001144051879e2c4; BYTE $0x00 // vbroadcastss 0x1144(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
 	LONG $0x4411f8c5; WORD $0x6024 // vmovups %xmm0, 0x60(%rsp)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -9281,14 +9845,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3fe68040 // andb $0x3f, %sil
 	LONG $0x6a10fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm5
 	LONG $0x7110f8c5; BYTE $0x40 // vmovups 0x40(%rcx), %xmm6
-	QUAD $0x0010e1151879e2c4; BYTE $0x00 // vbroadcastss 0x10e1(%rip), %xmm2 # 0xbb8c <k_dot_q6_k+0x78c>
+	QUAD $0x0010c1151879e2c4; BYTE $0x00 // vbroadcastss 0x10c1(%rip), %xmm2 # 0xc50c <k_dot_q6_k+0x76c>
 	LONG $0xc254c8c5 // vandps %xmm2, %xmm6, %xmm0
 	LONG $0xda2878c5 // vmovaps %xmm2, %xmm11
 	LONG $0xf6b60f40 // movzbl %sil, %esi
 	LONG $0xf171e9c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm2
 	LONG $0xe62a9ac5 // vcvtsi2ss %esi, %xmm12, %xmm4
 	LONG $0x6411f8c5; WORD $0x2024 // vmovups %xmm4, 0x20(%rsp)
-	QUAD $0x0011ce257879e2c4; BYTE $0x00 // vpbroadcastb 0x11ce(%rip), %xmm4 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x0011ae257879e2c4; BYTE $0x00 // vpbroadcastb 0x11ae(%rip), %xmm4 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
 	LONG $0xec6f79c5 // vmovdqa %xmm4, %xmm13
 	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
@@ -9323,14 +9887,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc359bcc5 // vmulps %ymm3, %ymm8, %ymm0
 	QUAD $0x000000c082107cc5 // vmovups 0xc0(%rdx), %ymm8
 	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	QUAD $0x00111f1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x111f(%rip), %xmm3 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x0010ff1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10ff(%rip), %xmm3 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xf3dbc9c5 // vpand %xmm3, %xmm6, %xmm6
 	LONG $0xb855c2c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm14) + ymm0
 	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
 	LONG $0xc16ff9c5 // vmovdqa %xmm1, %xmm0
 	LONG $0x4c7ffac5; WORD $0x1024 // vmovdqu %xmm1, 0x10(%rsp)
 	LONG $0xf171d1c5; BYTE $0x03 // vpsllw $0x3, %xmm1, %xmm5
-	QUAD $0x0010f70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10f7(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x0010d70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10d7(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
 	LONG $0xeeebd1c5 // vpor %xmm6, %xmm5, %xmm5
 	LONG $0xf570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm6 # xmm6 = xmm5[2,3,2,3]
@@ -9364,11 +9928,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x74117cc5; WORD $0x7024 // vmovups %ymm14, 0x70(%rsp)
 	QUAD $0x00000160aa10fcc5 // vmovups 0x160(%rdx), %ymm5
 	LONG $0x696f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm13
-	QUAD $0x00104a15787962c4; BYTE $0x00 // vpbroadcastb 0x104a(%rip), %xmm10 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x00102a15787962c4; BYTE $0x00 // vpbroadcastb 0x102a(%rip), %xmm10 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xdb11c1c4; BYTE $0xf2 // vpand %xmm10, %xmm13, %xmm6
-	QUAD $0x000ffe25a875e2c4; BYTE $0x00 // vfmadd213ps 0xffe(%rip), %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + mem
+	QUAD $0x000fde25a875e2c4; BYTE $0x00 // vfmadd213ps 0xfde(%rip), %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + mem
 	LONG $0xf071f1c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm1
-	QUAD $0x00102d057879e2c4; BYTE $0x00 // vpbroadcastb 0x102d(%rip), %xmm0 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x00100d057879e2c4; BYTE $0x00 // vpbroadcastb 0x100d(%rip), %xmm0 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xc8dbf1c5 // vpand %xmm0, %xmm1, %xmm1
 	LONG $0xf6ebf1c5 // vpor %xmm6, %xmm1, %xmm6
 	LONG $0xa86d62c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm4
@@ -9423,13 +9987,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa83d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + ymm0
 	QUAD $0x000001c09a10fcc5 // vmovups 0x1c0(%rdx), %ymm3
 	LONG $0x7151c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm5
-	QUAD $0x000f21357879e2c4; BYTE $0x00 // vpbroadcastb 0xf21(%rip), %xmm6 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x000f01357879e2c4; BYTE $0x00 // vpbroadcastb 0xf01(%rip), %xmm6 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xeedbd1c5 // vpand %xmm6, %xmm5, %xmm5
 	LONG $0x5410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm2
 	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
 	LONG $0x4c6f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm9
 	LONG $0xfc3141c4; BYTE $0xc1 // vpaddb %xmm9, %xmm9, %xmm8
-	QUAD $0x000efd057879e2c4; BYTE $0x00 // vpbroadcastb 0xefd(%rip), %xmm0 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x000edd057879e2c4; BYTE $0x00 // vpbroadcastb 0xedd(%rip), %xmm0 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xc0db39c5 // vpand %xmm0, %xmm8, %xmm8
 	LONG $0xedebb9c5 // vpor %xmm5, %xmm8, %xmm5
 	LONG $0xa84542c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm7, %ymm15 # ymm15 = (ymm7 * ymm15) + ymm11
@@ -9481,7 +10045,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x447ffac5; WORD $0x7024 // vmovdqu %xmm0, 0x70(%rsp)
 	LONG $0xe66f79c5 // vmovdqa %xmm6, %xmm12
 	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
-	QUAD $0x000df60d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdf6(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x000dd60d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdd6(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xe1dbb1c5 // vpand %xmm1, %xmm9, %xmm4
 	QUAD $0x0000d024b410fcc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm6
 	LONG $0xa865c2c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) + ymm15
@@ -9557,13 +10121,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000002e082107cc5 // vmovups 0x2e0(%rdx), %ymm8
 	LONG $0x446ffac5; WORD $0x7024 // vmovdqu 0x70(%rsp), %xmm0
 	LONG $0xd071c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm6
-	QUAD $0x000c8d0d787962c4; BYTE $0x00 // vpbroadcastb 0xc8d(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x000c6d0d787962c4; BYTE $0x00 // vpbroadcastb 0xc6d(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
 	QUAD $0x0000f0248410fcc5; BYTE $0x00 // vmovups 0xf0(%rsp), %ymm0
 	LONG $0xa855e2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm7
 	LONG $0x6c6ffac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm5
 	LONG $0xd571d1c5; BYTE $0x01 // vpsrlw $0x1, %xmm5, %xmm5
-	QUAD $0x000c6615787962c4; BYTE $0x00 // vpbroadcastb 0xc66(%rip), %xmm10 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x000c4615787962c4; BYTE $0x00 // vpbroadcastb 0xc46(%rip), %xmm10 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xeddba9c5 // vpand %xmm5, %xmm10, %xmm5
 	LONG $0xf6ebd1c5 // vpor %xmm6, %xmm5, %xmm6
 	LONG $0xee70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm5 # xmm5 = xmm6[2,3,2,3]
@@ -9612,12 +10176,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000003609a107cc5 // vmovups 0x360(%rdx), %ymm11
 	QUAD $0x000000a0816ffac5 // vmovdqu 0xa0(%rcx), %xmm0
 	LONG $0x447ffac5; WORD $0x4024 // vmovdqu %xmm0, 0x40(%rsp)
-	QUAD $0x000b6d0d787962c4; BYTE $0x00 // vpbroadcastb 0xb6d(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x000b4d0d787962c4; BYTE $0x00 // vpbroadcastb 0xb4d(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xc0dbb1c5 // vpand %xmm0, %xmm9, %xmm0
 	LONG $0xa84542c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm7, %ymm12 # ymm12 = (ymm7 * ymm12) + ymm14
 	LONG $0x746f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm14
 	LONG $0x7139c1c4; WORD $0x02d6 // vpsrlw $0x2, %xmm14, %xmm8
-	QUAD $0x000b4e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xb4e(%rip), %xmm1 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x000b2e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xb2e(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
 	LONG $0xc0ebb9c5 // vpor %xmm0, %xmm8, %xmm0
 	LONG $0xa845c2c4; BYTE $0xed // vfmadd213ps %ymm13, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm13
@@ -9662,9 +10226,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c6ffac5; WORD $0x4024 // vmovdqu 0x40(%rsp), %xmm1
 	LONG $0xd171f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm1, %xmm1
 	LONG $0x7139c1c4; WORD $0x03d6 // vpsrlw $0x3, %xmm14, %xmm8
-	QUAD $0x000a6c0d787962c4; BYTE $0x00 // vpbroadcastb 0xa6c(%rip), %xmm9 # 0xbc9e <k_dot_q6_k+0x89e>
+	QUAD $0x000a4c0d787962c4; BYTE $0x00 // vpbroadcastb 0xa4c(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
 	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	QUAD $0x000a5e1d787962c4; BYTE $0x00 // vpbroadcastb 0xa5e(%rip), %xmm11 # 0xbc9d <k_dot_q6_k+0x89d>
+	QUAD $0x000a3e1d787962c4; BYTE $0x00 // vpbroadcastb 0xa3e(%rip), %xmm11 # 0xc61d <k_dot_q6_k+0x87d>
 	LONG $0xdb3941c4; BYTE $0xc3 // vpand %xmm11, %xmm8, %xmm8
 	LONG $0xc1eb39c5 // vpor %xmm1, %xmm8, %xmm8
 	LONG $0xd771f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm1
@@ -9736,7 +10300,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf69d850f; WORD $0xffff // jne 0xaa50 <k_dot_q5_k+0x50>
+	LONG $0xf69d850f; WORD $0xffff // jne 0xb3f0 <k_dot_q5_k+0x50>
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
 	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
@@ -9745,7 +10309,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xb3d4 <k_dot_q5_k+0x9d4>
+	WORD $0x08eb // jmp 0xbd74 <k_dot_q5_k+0x9d4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9763,14 +10327,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06448e0f; WORD $0x0000 // jle 0xba51 <k_dot_q6_k+0x651>
+	LONG $0x06448e0f; WORD $0x0000 // jle 0xc3f1 <k_dot_q6_k+0x651>
 	LONG $0x40ec8348 // subq $0x40, %rsp
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	QUAD $0x0008790d7879e2c4; BYTE $0x00 // vpbroadcastb 0x879(%rip), %xmm1 # 0xbc9f <k_dot_q6_k+0x89f>
-	QUAD $0x000871157879e2c4; BYTE $0x00 // vpbroadcastb 0x871(%rip), %xmm2 # 0xbca0 <k_dot_q6_k+0x8a0>
-	QUAD $0x0008691d7879e2c4; BYTE $0x00 // vpbroadcastb 0x869(%rip), %xmm3 # 0xbca1 <k_dot_q6_k+0x8a1>
+	QUAD $0x0008590d7879e2c4; BYTE $0x00 // vpbroadcastb 0x859(%rip), %xmm1 # 0xc61f <k_dot_q6_k+0x87f>
+	QUAD $0x000851157879e2c4; BYTE $0x00 // vpbroadcastb 0x851(%rip), %xmm2 # 0xc620 <k_dot_q6_k+0x880>
+	QUAD $0x0008491d7879e2c4; BYTE $0x00 // vpbroadcastb 0x849(%rip), %xmm3 # 0xc621 <k_dot_q6_k+0x881>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
@@ -10079,12 +10643,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa01850f; WORD $0xffff // jne 0xb440 <k_dot_q6_k+0x40>
+	LONG $0xfa01850f; WORD $0xffff // jne 0xbde0 <k_dot_q6_k+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158dcc5 // vaddps %ymm1, %ymm4, %ymm0
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x40c48348 // addq $0x40, %rsp
-	WORD $0x08eb // jmp 0xba59 <k_dot_q6_k+0x659>
+	WORD $0x08eb // jmp 0xc3f9 <k_dot_q6_k+0x659>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10097,38 +10661,6 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -10240,14 +10772,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xbb32 <k_dot_q6_k+0x732>
-	WORD $0xe0e0 // loopne 0xbb34 <k_dot_q6_k+0x734>
-	WORD $0xe0e0 // loopne 0xbb36 <k_dot_q6_k+0x736>
-	WORD $0xe0e0 // loopne 0xbb38 <k_dot_q6_k+0x738>
-	WORD $0xe0e0 // loopne 0xbb3a <k_dot_q6_k+0x73a>
-	WORD $0xe0e0 // loopne 0xbb3c <k_dot_q6_k+0x73c>
-	WORD $0xe0e0 // loopne 0xbb3e <k_dot_q6_k+0x73e>
-	WORD $0xe0e0 // loopne 0xbb40 <k_dot_q6_k+0x740>
+	WORD $0xe0e0 // loopne 0xc4b2 <k_dot_q6_k+0x712>
+	WORD $0xe0e0 // loopne 0xc4b4 <k_dot_q6_k+0x714>
+	WORD $0xe0e0 // loopne 0xc4b6 <k_dot_q6_k+0x716>
+	WORD $0xe0e0 // loopne 0xc4b8 <k_dot_q6_k+0x718>
+	WORD $0xe0e0 // loopne 0xc4ba <k_dot_q6_k+0x71a>
+	WORD $0xe0e0 // loopne 0xc4bc <k_dot_q6_k+0x71c>
+	WORD $0xe0e0 // loopne 0xc4be <k_dot_q6_k+0x71e>
+	WORD $0xe0e0 // loopne 0xc4c0 <k_dot_q6_k+0x720>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -10304,7 +10836,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xbbfb <k_dot_q6_k+0x7fb>
+	WORD $0x1de3 // jrcxz 0xc57b <k_dot_q6_k+0x7db>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -10327,13 +10859,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xbc57 <k_dot_q6_k+0x857>
+	WORD $0x3fe0 // loopne 0xc5d7 <k_dot_q6_k+0x837>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xbc22 <k_dot_q6_k+0x822>
+	WORD $0xfee0 // loopne 0xc5a2 <k_dot_q6_k+0x802>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -10342,8 +10874,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xbbf3 <k_dot_q6_k+0x7f3>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xbbd1 <k_dot_q6_k+0x7d1>
+	WORD $0xb778 // js 0xc573 <k_dot_q6_k+0x7d3>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xc551 <k_dot_q6_k+0x7b1>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -10383,7 +10915,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc04 // addb $-0x4, %al
 	WORD $0x1003 // addl (%rax), %edx
 	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xbca0 <k_dot_q6_k+0x8a0>
+	WORD $0x0fe0 // loopne 0xc620 <k_dot_q6_k+0x880>
 	BYTE $0xf8 // clc
 	WORD $0x100f; BYTE $0xf0 // movups %xmm0, %xmm6
 	LONG $0x03100f0f // <unknown>
@@ -10391,7 +10923,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0f03 // addl (%rdi), %ecx
 	WORD $0x0f10 // adcb %cl, (%rdi)
 	WORD $0x300f // wrmsr
-	QUAD $0x00000000000000e0; LONG $0x00000000; WORD $0x0000 // loopne 0xbca3 <k_dot_q6_k+0x8a3>
+	QUAD $0x00000000000000e0; LONG $0x00000000; WORD $0x0000 // loopne 0xc623 <k_dot_q6_k+0x883>
 	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

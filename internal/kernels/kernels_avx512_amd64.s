@@ -143,7 +143,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x38608b4c // movq 0x38(%rax), %r12
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0xd5c63528087c6162; WORD $0x0000 // vmovaps 0xd5c6(%rip), %xmm30 # 0xd830 <k_dot_q6_k+0x530>
+	QUAD $0xe0c63528087c6162; WORD $0x0000 // vmovaps 0xe0c6(%rip), %xmm30 # 0xe330 <k_dot_q6_k+0x530>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	WORD $0x1beb // jmp 0x291 <k_gemm_nt+0x91>
@@ -465,7 +465,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
 	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
 	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0xce983528087c6162; WORD $0x0000 // vmovaps 0xce98(%rip), %xmm30 # 0xd830 <k_dot_q6_k+0x530>
+	QUAD $0xd9983528087c6162; WORD $0x0000 // vmovaps 0xd998(%rip), %xmm30 # 0xe330 <k_dot_q6_k+0x530>
 	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
 	LONG $0xfbad8f0f; WORD $0xffff // jg 0x550 <k_gemm_nt+0x350>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -3363,10 +3363,614 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfffe94e9; BYTE $0xff // jmp 0x413c <k_gemm_outer+0x131c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
+	// gemm_outer_64
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0ae28e0f; WORD $0x0000 // jle 0x4d9f <k_gemm_outer_64+0xaef>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x1feb // jmp 0x430b <k_gemm_outer_64+0x5b>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	LONG $0x0a868d0f; WORD $0x0000 // jge 0x4d91 <k_gemm_outer_64+0xae1>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x01808c0f; WORD $0x0000 // jl 0x44a0 <k_gemm_outer_64+0x1f0>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x032d8d0f; WORD $0x0000 // jge 0x4660 <k_gemm_outer_64+0x3b0>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	WORD $0xae7d // jge 0x42f0 <k_gemm_outer_64+0x40>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x00000000c5248d4c // leaq (,%rax,8), %r12
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x1067034c // addq 0x10(%rdi), %r12
+	LONG $0x48478b4c // movq 0x48(%rdi), %r8
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x24542348; BYTE $0x58 // andq 0x58(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x2404894c // movq %r8, (%rsp)
+	WORD $0x28eb // jmp 0x43ad <k_gemm_outer_64+0xfd>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xf6 // vmovupd %zmm1, (%rsi,%r14,8)
+	QUAD $0x01f6441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r14,8)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
+	LONG $0x05e3840f; WORD $0x0000 // je 0x4990 <k_gemm_outer_64+0x6e0>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0xf2af0f4d // imulq %r10, %r14
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x1774 // je 0x43d0 <k_gemm_outer_64+0x120>
+	LONG $0x48fdb162; WORD $0x0c10; BYTE $0xf6 // vmovupd (%rsi,%r14,8), %zmm1
+	QUAD $0x01f6441048fdb162 // vmovupd 0x40(%rsi,%r14,8), %zmm0
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x107f // jg 0x43dd <k_gemm_outer_64+0x12d>
+	WORD $0xc1eb // jmp 0x4390 <k_gemm_outer_64+0xe0>
+	BYTE $0x90 // nop
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0xb37e // jle 0x4390 <k_gemm_outer_64+0xe0>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0xd13c8d4d // leaq (%r9,%rdx,8), %r15
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x1275 // jne 0x4400 <k_gemm_outer_64+0x150>
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x9974 // je 0x4390 <k_gemm_outer_64+0xe0>
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x447d <k_gemm_outer_64+0x1cd>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x03e5c149 // shlq $0x3, %r13
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x48fdd262; WORD $0x1719 // vbroadcastsd (%r15), %zmm2
+	LONG $0x48edd262; WORD $0x0cb8; BYTE $0x24 // vfmadd231pd (%r12), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x012444b848edd262 // vfmadd231pd 0x40(%r12), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x5719; BYTE $0x01 // vbroadcastsd 0x8(%r15), %zmm2
+	LONG $0x48ed9262; WORD $0x0cb8; BYTE $0x2c // vfmadd231pd (%r12,%r13), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x012c44b848ed9262 // vfmadd231pd 0x40(%r12,%r13), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x10c78349 // addq $0x10, %r15
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0xfec58348 // addq $-0x2, %rbp
+	WORD $0xc275 // jne 0x4420 <k_gemm_outer_64+0x170>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	LONG $0xff13840f; WORD $0xffff // je 0x4390 <k_gemm_outer_64+0xe0>
+	LONG $0x48fdd262; WORD $0x1719 // vbroadcastsd (%r15), %zmm2
+	LONG $0x48edf262; WORD $0x0ab8 // vfmadd231pd (%rdx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x42b8; BYTE $0x01 // vfmadd231pd 0x40(%rdx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4390 <k_gemm_outer_64+0xe0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x04fd8e0f; WORD $0x0000 // jle 0x49b0 <k_gemm_outer_64+0x700>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0x06c28d0f; WORD $0x0000 // jge 0x4b7f <k_gemm_outer_64+0x8cf>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0xfe1d8d0f; WORD $0xffff // jge 0x42f0 <k_gemm_outer_64+0x40>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
+	LONG $0x105f034c // addq 0x10(%rdi), %r11
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	WORD $0x8941; BYTE $0xde // movl %ebx, %r14d
+	LONG $0x03e68341 // andl $0x3, %r14d
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	WORD $0x1feb // jmp 0x4553 <k_gemm_outer_64+0x2a3>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdb162; WORD $0x0411; BYTE $0xe6 // vmovupd %zmm0, (%rsi,%r12,8)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
+	LONG $0x082a840f; WORD $0x0000 // je 0x4d7d <k_gemm_outer_64+0xacd>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0xe2af0f4d // imulq %r10, %r12
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x0f74 // je 0x4570 <k_gemm_outer_64+0x2c0>
+	LONG $0x48fdb162; WORD $0x0410; BYTE $0xe6 // vmovupd (%rsi,%r12,8), %zmm0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c7f // jg 0x4579 <k_gemm_outer_64+0x2c9>
+	WORD $0xd1eb // jmp 0x4540 <k_gemm_outer_64+0x290>
+	BYTE $0x90 // nop
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0xc77e // jle 0x4540 <k_gemm_outer_64+0x290>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0xc2af0f49 // imulq %r10, %rax
+	LONG $0xc12c8d4d // leaq (%r9,%rax,8), %r13
+	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x1273 // jae 0x45a0 <k_gemm_outer_64+0x2f0>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x009e850f; WORD $0x0000 // jne 0x4638 <k_gemm_outer_64+0x388>
+	WORD $0xa4eb // jmp 0x4540 <k_gemm_outer_64+0x290>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	QUAD $0x00000000ed3c8d4c // leaq (,%rbp,8), %r15
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x48fdd262; WORD $0x4d19; BYTE $0x00 // vbroadcastsd (%r13), %zmm1
+	LONG $0x48fdd262; WORD $0x0898 // vfmadd132pd (%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x48fdd262; WORD $0x4519; BYTE $0x01 // vbroadcastsd 0x8(%r13), %zmm0
+	LONG $0x48f59262; WORD $0x0498; BYTE $0x38 // vfmadd132pd (%r8,%r15), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x48fdd262; WORD $0x4d19; BYTE $0x02 // vbroadcastsd 0x10(%r13), %zmm1
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x48fd9262; WORD $0x0c98; BYTE $0x07 // vfmadd132pd (%r15,%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0x48fdd262; WORD $0x4519; BYTE $0x03 // vbroadcastsd 0x18(%r13), %zmm0
+	LONG $0x48f59262; WORD $0x0498; BYTE $0x07 // vfmadd132pd (%r15,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x20c58349 // addq $0x20, %r13
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	WORD $0xb075 // jne 0x45c0 <k_gemm_outer_64+0x310>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff08840f; WORD $0xffff // je 0x4540 <k_gemm_outer_64+0x290>
+	LONG $0x03e5c148 // shlq $0x3, %rbp
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x9066 // nop
+	QUAD $0x00c54c1948fdd262 // vbroadcastsd (%r13,%rax,8), %zmm1
+	LONG $0x48f5f262; WORD $0x02b8 // vfmadd231pd (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	WORD $0xe775 // jne 0x4640 <k_gemm_outer_64+0x390>
+	LONG $0xfffee2e9; BYTE $0xff // jmp 0x4540 <k_gemm_outer_64+0x290>
+	WORD $0x9066 // nop
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	QUAD $0x000000006d048d4a // leaq (,%r13,2), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x38d16b49 // imulq $0x38, %r9, %rdx
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0xc6048d4a // leaq (%rsi,%r8,8), %rax
+	LONG $0x40c08348 // addq $0x40, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x00000000f51c8d4e // leaq (,%r14,8), %r11
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x4798 <k_gemm_outer_64+0x4e8>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fdd162; WORD $0x1711 // vmovupd %zmm2, (%r15)
+	LONG $0x48fdd162; WORD $0x4f11; BYTE $0x01 // vmovupd %zmm1, 0x40(%r15)
+	LONG $0x48fd9162; WORD $0x0411; BYTE $0xcf // vmovupd %zmm0, (%r15,%r9,8)
+	QUAD $0x01cf5c1148fd9162 // vmovupd %zmm3, 0x40(%r15,%r9,8)
+	LONG $0x48fd9162; WORD $0x2411; BYTE $0x2f // vmovupd %zmm4, (%r15,%r13)
+	QUAD $0x012f6c1148fd9162 // vmovupd %zmm5, 0x40(%r15,%r13)
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x48fdd162; WORD $0x3411; BYTE $0x07 // vmovupd %zmm6, (%r15,%rax)
+	QUAD $0x01077c1148fdd162 // vmovupd %zmm7, 0x40(%r15,%rax)
+	LONG $0x48fd5162; WORD $0x0411; BYTE $0x0f // vmovupd %zmm8, (%r15,%rcx)
+	QUAD $0x010f4c1148fd5162 // vmovupd %zmm9, 0x40(%r15,%rcx)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x48fd5162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm10, (%r15,%rax)
+	QUAD $0x01075c1148fd5162 // vmovupd %zmm11, 0x40(%r15,%rax)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x48fd5162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm12, (%r15,%rax)
+	QUAD $0x01076c1148fd5162 // vmovupd %zmm13, 0x40(%r15,%rax)
+	LONG $0x48fd5162; WORD $0x3411; BYTE $0x17 // vmovupd %zmm14, (%r15,%rdx)
+	QUAD $0x01177c1148fd5162 // vmovupd %zmm15, 0x40(%r15,%rdx)
+	LONG $0x08728d49 // leaq 0x8(%r10), %rsi
+	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
+	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
+	LONG $0xfb9e8f0f; WORD $0xffff // jg 0x4336 <k_gemm_outer_64+0x86>
+	LONG $0xd1af0f4d // imulq %r9, %r10
+	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0xd03c8d4e // leaq (%rax,%r10,8), %r15
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0x009c840f; WORD $0x0000 // je 0x4850 <k_gemm_outer_64+0x5a0>
+	LONG $0x48fdd162; WORD $0x1710 // vmovupd (%r15), %zmm2
+	LONG $0x48fdd162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm1
+	LONG $0x48fd9162; WORD $0x0410; BYTE $0xcf // vmovupd (%r15,%r9,8), %zmm0
+	QUAD $0x01cf5c1048fd9162 // vmovupd 0x40(%r15,%r9,8), %zmm3
+	LONG $0x48fd9162; WORD $0x2410; BYTE $0x2f // vmovupd (%r15,%r13), %zmm4
+	QUAD $0x012f6c1048fd9162 // vmovupd 0x40(%r15,%r13), %zmm5
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x48fdd162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm6
+	QUAD $0x01077c1048fdd162 // vmovupd 0x40(%r15,%rax), %zmm7
+	LONG $0x48fd5162; WORD $0x0410; BYTE $0x0f // vmovupd (%r15,%rcx), %zmm8
+	QUAD $0x010f4c1048fd5162 // vmovupd 0x40(%r15,%rcx), %zmm9
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x48fd5162; WORD $0x1410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm10
+	QUAD $0x01075c1048fd5162 // vmovupd 0x40(%r15,%rax), %zmm11
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x48fd5162; WORD $0x2410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm12
+	QUAD $0x01076c1048fd5162 // vmovupd 0x40(%r15,%rax), %zmm13
+	LONG $0x48fd5162; WORD $0x3410; BYTE $0x17 // vmovupd (%r15,%rdx), %zmm14
+	QUAD $0x01177c1048fd5162 // vmovupd 0x40(%r15,%rdx), %zmm15
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x647f // jg 0x48a1 <k_gemm_outer_64+0x5f1>
+	LONG $0xfffebee9; BYTE $0xff // jmp 0x4700 <k_gemm_outer_64+0x450>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
+	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
+	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfe5f8e0f; WORD $0xffff // jle 0x4700 <k_gemm_outer_64+0x450>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x28408b4c // movq 0x28(%rax), %r8
+	LONG $0x03e0c149 // shlq $0x3, %r8
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	WORD $0xed31 // xorl %ebp, %ebp
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xeb048d48 // leaq (%rbx,%rbp,8), %rax
+	LONG $0x48fde162; WORD $0x4710; BYTE $0xff // vmovupd -0x40(%rdi), %zmm16
+	LONG $0x48fde262; WORD $0x0c19; BYTE $0xeb // vbroadcastsd (%rbx,%rbp,8), %zmm17
+	LONG $0x48fde162; WORD $0x1710 // vmovupd (%rdi), %zmm18
+	LONG $0x40f5b262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm16) + zmm2
+	LONG $0x40edb262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
+	LONG $0xf0348d4a // leaq (%rax,%r14,8), %rsi
+	LONG $0x48fda262; WORD $0x0c19; BYTE $0xf0 // vbroadcastsd (%rax,%r14,8), %zmm17
+	LONG $0x40f5b262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm16) + zmm0
+	LONG $0x40edb262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f5b262; WORD $0xe0b8 // vfmadd231pd %zmm16, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm16) + zmm4
+	LONG $0x40edb262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f5b262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm16) + zmm6
+	LONG $0x40edb262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f53262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm16) + zmm8
+	LONG $0x48fdc262; WORD $0x1c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm19
+	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40e53262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm16) + zmm10
+	LONG $0x40ed3262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f53262; WORD $0xe0b8 // vfmadd231pd %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
+	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	LONG $0x40f53262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
+	LONG $0x40f53262; WORD $0xfab8 // vfmadd231pd %zmm18, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm18) + zmm15
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	LONG $0xff35850f; WORD $0xffff // jne 0x48c0 <k_gemm_outer_64+0x610>
+	LONG $0xfffd70e9; BYTE $0xff // jmp 0x4700 <k_gemm_outer_64+0x450>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0xfff95be9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf9418e0f; WORD $0xffff // jle 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
+	LONG $0x03e38341 // andl $0x3, %r11d
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	WORD $0x2eeb // jmp 0x4a40 <k_gemm_outer_64+0x790>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0411fbc5; BYTE $0xc1 // vmovsd %xmm0, (%rcx,%rax,8)
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	LONG $0x08c68349 // addq $0x8, %r14
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x012b840f; WORD $0x0000 // je 0x4b6b <k_gemm_outer_64+0x8bb>
+	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
+	WORD $0x1874 // je 0x4a60 <k_gemm_outer_64+0x7b0>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0410fbc5; BYTE $0xc1 // vmovsd (%rcx,%rax,8), %xmm0
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x0c7f // jg 0x4a69 <k_gemm_outer_64+0x7b9>
+	WORD $0xc1eb // jmp 0x4a20 <k_gemm_outer_64+0x770>
+	BYTE $0x90 // nop
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0xb77e // jle 0x4a20 <k_gemm_outer_64+0x770>
+	LONG $0x08578b4c // movq 0x8(%rdi), %r10
+	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
+	LONG $0x20478b4c // movq 0x20(%rdi), %r8
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x1173 // jae 0x4a90 <k_gemm_outer_64+0x7e0>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x4b0a <k_gemm_outer_64+0x85a>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	QUAD $0x00000000c50c8d4c // leaq (,%rax,8), %r9
+	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0xc6af0f49 // imulq %r14, %rax
+	LONG $0x02348d49 // leaq (%r10,%rax), %rsi
+	LONG $0x18c68348 // addq $0x18, %rsi
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x05e1c148 // shlq $0x5, %rcx
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x4c10fbc5; WORD $0xe8ee // vmovsd -0x18(%rsi,%rbp,8), %xmm1
+	LONG $0x5410fbc5; WORD $0xf0ee // vmovsd -0x10(%rsi,%rbp,8), %xmm2
+	LONG $0x99f9c2c4; BYTE $0x09 // vfmadd132sd (%r9), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
+	LONG $0xb9e982c4; WORD $0xe10c // vfmadd231sd (%r9,%r12,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
+	LONG $0x5410fbc5; WORD $0xf8ee // vmovsd -0x8(%rsi,%rbp,8), %xmm2
+	LONG $0x99f1c2c4; WORD $0x1114 // vfmadd132sd (%r9,%rdx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
+	LONG $0x0410fbc5; BYTE $0xee // vmovsd (%rsi,%rbp,8), %xmm0
+	LONG $0x99e9c2c4; WORD $0x0104 // vfmadd132sd (%r9,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
+	LONG $0x04c58348 // addq $0x4, %rbp
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	WORD $0xc675 // jne 0x4ad0 <k_gemm_outer_64+0x820>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0xfef9840f; WORD $0xffff // je 0x4a20 <k_gemm_outer_64+0x770>
+	LONG $0x246c034c; BYTE $0x30 // addq 0x30(%rsp), %r13
+	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x03e4c149 // shlq $0x3, %r12
+	LONG $0xc6af0f4d // imulq %r14, %r8
+	LONG $0xe80c8d49 // leaq (%r8,%rbp,8), %rcx
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107bc1c4; WORD $0xca0c // vmovsd (%r10,%rcx,8), %xmm1
+	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	WORD $0xea75 // jne 0x4b50 <k_gemm_outer_64+0x8a0>
+	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x4a20 <k_gemm_outer_64+0x770>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
+	LONG $0xfff780e9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x10570348 // addq 0x10(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x04e6c149 // shlq $0x4, %r14
+	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
+	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x05e4c149 // shlq $0x5, %r12
+	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x76148d4b // leaq (%r14,%r14,2), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x38d16b48 // imulq $0x38, %rcx, %rdx
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x06e6c148 // shlq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	QUAD $0x00000000cd348d4a // leaq (,%r9,8), %rsi
+	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x63eb // jmp 0x4c69 <k_gemm_outer_64+0x9b9>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fdd162; WORD $0x3b11 // vmovupd %zmm7, (%r11)
+	LONG $0x48fdd162; WORD $0x3411; BYTE $0xcb // vmovupd %zmm6, (%r11,%rcx,8)
+	LONG $0x48fd9162; WORD $0x2c11; BYTE $0x33 // vmovupd %zmm5, (%r11,%r14)
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x2411; BYTE $0x3b // vmovupd %zmm4, (%r11,%rdi)
+	LONG $0x48fd9162; WORD $0x1c11; BYTE $0x23 // vmovupd %zmm3, (%r11,%r12)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x1411; BYTE $0x3b // vmovupd %zmm2, (%r11,%rdi)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x0c11; BYTE $0x3b // vmovupd %zmm1, (%r11,%rdi)
+	LONG $0x48fdd162; WORD $0x0411; BYTE $0x13 // vmovupd %zmm0, (%r11,%rdx)
+	LONG $0x087a8d49 // leaq 0x8(%r10), %rdi
+	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
+	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
+	LONG $0xf8578f0f; WORD $0xffff // jg 0x44c0 <k_gemm_outer_64+0x210>
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xd01c8d4f // leaq (%r8,%r10,8), %r11
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	WORD $0x4f74 // je 0x4cd0 <k_gemm_outer_64+0xa20>
+	LONG $0x48fdd162; WORD $0x3b10 // vmovupd (%r11), %zmm7
+	LONG $0x48fdd162; WORD $0x3410; BYTE $0xcb // vmovupd (%r11,%rcx,8), %zmm6
+	LONG $0x48fd9162; WORD $0x2c10; BYTE $0x33 // vmovupd (%r11,%r14), %zmm5
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x2410; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm4
+	LONG $0x48fd9162; WORD $0x1c10; BYTE $0x23 // vmovupd (%r11,%r12), %zmm3
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x1410; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm2
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x0c10; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm1
+	LONG $0x48fdd162; WORD $0x0410; BYTE $0x13 // vmovupd (%r11,%rdx), %zmm0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2e7f // jg 0x4cf9 <k_gemm_outer_64+0xa49>
+	LONG $0xffff40e9; BYTE $0xff // jmp 0x4c10 <k_gemm_outer_64+0x960>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff178e0f; WORD $0xffff // jle 0x4c10 <k_gemm_outer_64+0x960>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x9066 // nop
+	LONG $0xf82c8d4e // leaq (%rax,%r15,8), %r13
+	LONG $0x48fd5162; WORD $0x0010 // vmovupd (%r8), %zmm8
+	LONG $0x58bdb262; WORD $0x3cb8; BYTE $0xf8 // vfmadd231pd (%rax,%r15,8){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	QUAD $0x00000000cd2c8d4a // leaq (,%r9,8), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	QUAD $0x00cd74b858bd9262 // vfmadd231pd (%r13,%r9,8){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x58bdf262; WORD $0x2cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x58bdf262; WORD $0x24b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x58bdf262; WORD $0x1cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x58bdf262; WORD $0x14b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x58bdf262; WORD $0x0cb8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x58bdf262; WORD $0x04b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x9875 // jne 0x4d10 <k_gemm_outer_64+0xa60>
+	LONG $0xfffe93e9; BYTE $0xff // jmp 0x4c10 <k_gemm_outer_64+0x960>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0xfff56ee9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0x60c48348 // addq $0x60, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
 	// gram_tile
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x249d8e0f; WORD $0x0000 // jle 0x675a <k_gram_tile+0x24aa>
+	LONG $0x249d8e0f; WORD $0x0000 // jle 0x725a <k_gram_tile+0x24aa>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -3378,7 +3982,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x246a8e0f; WORD $0x0000 // jle 0x674c <k_gram_tile+0x249c>
+	LONG $0x246a8e0f; WORD $0x0000 // jle 0x724c <k_gram_tile+0x249c>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -3401,13 +4005,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
 	QUAD $0x000001b024948948 // movq %rdx, 0x1b0(%rsp)
 	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x20eb // jmp 0x438d <k_gram_tile+0xdd>
+	WORD $0x20eb // jmp 0x4e8d <k_gram_tile+0xdd>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
 	LONG $0x08c68348 // addq $0x8, %rsi
 	QUAD $0x00000150248c8b48 // movq 0x150(%rsp), %rcx
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x674c <k_gram_tile+0x249c>
+	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x724c <k_gram_tile+0x249c>
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
 	LONG $0x0018b841; WORD $0x0000 // movl $0x18, %r8d
 	LONG $0xc6420f4c // cmovbq %rsi, %r8
@@ -3526,7 +4130,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x4634 <k_gram_tile+0x384>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x5134 <k_gram_tile+0x384>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xc85a // vcvtps2pd %ymm0, %zmm1
 	QUAD $0x02cb4c5848f5b162 // vaddpd 0x80(%rbx,%r9,8), %zmm1, %zmm1
@@ -3545,10 +4149,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
 	QUAD $0x000001b024948b48 // movq 0x1b0(%rsp), %rdx
-	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4370 <k_gram_tile+0xc0>
+	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4e70 <k_gram_tile+0xc0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010f8e0f; WORD $0x0000 // jle 0x4750 <k_gram_tile+0x4a0>
+	LONG $0x010f8e0f; WORD $0x0000 // jle 0x5250 <k_gram_tile+0x4a0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -3595,8 +4199,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xff45850f; WORD $0xffff // jne 0x4690 <k_gram_tile+0x3e0>
-	WORD $0x47eb // jmp 0x4794 <k_gram_tile+0x4e4>
+	LONG $0xff45850f; WORD $0xffff // jne 0x5190 <k_gram_tile+0x3e0>
+	WORD $0x47eb // jmp 0x5294 <k_gram_tile+0x4e4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -3634,7 +4238,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
 	LONG $0x5f247c80; BYTE $0x00 // cmpb $0x0, 0x5f(%rsp)
 	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x0402840f; WORD $0x0000 // je 0x4c00 <k_gram_tile+0x950>
+	LONG $0x0402840f; WORD $0x0000 // je 0x5700 <k_gram_tile+0x950>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
@@ -3644,7 +4248,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x367e // jle 0x4860 <k_gram_tile+0x5b0>
+	WORD $0x367e // jle 0x5360 <k_gram_tile+0x5b0>
 	LONG $0x487cc162; WORD $0xc75a // vcvtps2pd %ymm15, %zmm16
 	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
 	LONG $0x48fd5362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm15
@@ -3652,15 +4256,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm15, %zmm15
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm15, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x4a00 <k_gram_tile+0x750>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5500 <k_gram_tile+0x750>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01978e0f; WORD $0x0000 // jle 0x4a00 <k_gram_tile+0x750>
+	LONG $0x01978e0f; WORD $0x0000 // jle 0x5500 <k_gram_tile+0x750>
 	QUAD $0x1024bc11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm15, 0x10(%rsp)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x0777 // ja 0x4881 <k_gram_tile+0x5d1>
+	WORD $0x0777 // ja 0x5381 <k_gram_tile+0x5d1>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x496e <k_gram_tile+0x6be>
+	LONG $0x0000ede9; BYTE $0x00 // jmp 0x546e <k_gram_tile+0x6be>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -3670,12 +4274,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024943b4c // cmpq 0xa0(%rsp), %r10
-	WORD $0x1373 // jae 0x48c5 <k_gram_tile+0x615>
+	WORD $0x1373 // jae 0x53c5 <k_gram_tile+0x615>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x48c5 <k_gram_tile+0x615>
+	WORD $0x0f74 // je 0x53c5 <k_gram_tile+0x615>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x496e <k_gram_tile+0x6be>
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x546e <k_gram_tile+0x6be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
@@ -3697,15 +4301,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03ef541148fd8162 // vmovupd %zmm18, 0xc0(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x48e0 <k_gram_tile+0x630>
+	WORD $0x8d75 // jne 0x53e0 <k_gram_tile+0x630>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0092840f; WORD $0x0000 // je 0x4a00 <k_gram_tile+0x750>
+	LONG $0x0092840f; WORD $0x0000 // je 0x5500 <k_gram_tile+0x750>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x4993 <k_gram_tile+0x6e3>
+	WORD $0x1e74 // je 0x5493 <k_gram_tile+0x6e3>
 	LONG $0x7c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm15
 	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
 	LONG $0x580341c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm15, %xmm15
@@ -3714,7 +4318,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5e74 // je 0x4a00 <k_gram_tile+0x750>
+	WORD $0x5e74 // je 0x5500 <k_gram_tile+0x750>
 	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
 	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3730,14 +4334,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xfa7c; BYTE $0x08 // vmovsd %xmm15, 0x8(%rdx,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xc575 // jne 0x49c0 <k_gram_tile+0x710>
+	WORD $0xc575 // jne 0x54c0 <k_gram_tile+0x710>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	LONG $0x10cf8349 // orq $0x10, %r15
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x4a50 <k_gram_tile+0x7a0>
+	WORD $0x3d7e // jle 0x5550 <k_gram_tile+0x7a0>
 	LONG $0x487c5162; WORD $0xfe5a // vcvtps2pd %ymm14, %zmm15
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm15, %zmm15
 	LONG $0x48fd5362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm14
@@ -3745,16 +4349,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm15, 0x80(%r10)
 	LONG $0x488d5162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm14, %zmm14
 	LONG $0x48fd5162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm14, 0xc0(%r10)
-	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x4c00 <k_gram_tile+0x950>
+	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x5700 <k_gram_tile+0x950>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x4c00 <k_gram_tile+0x950>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x5700 <k_gram_tile+0x950>
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	QUAD $0x1024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x4a75 <k_gram_tile+0x7c5>
+	WORD $0x0773 // jae 0x5575 <k_gram_tile+0x7c5>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x4b5e <k_gram_tile+0x8ae>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x565e <k_gram_tile+0x8ae>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -3764,12 +4368,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824943b4c // cmpq 0xa8(%rsp), %r10
-	WORD $0x1373 // jae 0x4ab9 <k_gram_tile+0x809>
+	WORD $0x1373 // jae 0x55b9 <k_gram_tile+0x809>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x4ab9 <k_gram_tile+0x809>
+	WORD $0x0f74 // je 0x55b9 <k_gram_tile+0x809>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x4b5e <k_gram_tile+0x8ae>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x565e <k_gram_tile+0x8ae>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
@@ -3790,15 +4394,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x4ad0 <k_gram_tile+0x820>
+	WORD $0x8d75 // jne 0x55d0 <k_gram_tile+0x820>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x00a2840f; WORD $0x0000 // je 0x4c00 <k_gram_tile+0x950>
+	LONG $0x00a2840f; WORD $0x0000 // je 0x5700 <k_gram_tile+0x950>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x1e74 // je 0x4b85 <k_gram_tile+0x8d5>
+	WORD $0x1e74 // je 0x5685 <k_gram_tile+0x8d5>
 	LONG $0x74107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm14
 	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
 	LONG $0x580b41c4; WORD $0xd234 // vaddsd (%r10,%rdx,8), %xmm14, %xmm14
@@ -3807,7 +4411,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	WORD $0x6c74 // je 0x4c00 <k_gram_tile+0x950>
+	WORD $0x6c74 // je 0x5700 <k_gram_tile+0x950>
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -3823,14 +4427,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x88(%r8,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xb775 // jne 0x4bb0 <k_gram_tile+0x900>
+	WORD $0xb775 // jne 0x56b0 <k_gram_tile+0x900>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x08e3c148 // shlq $0x8, %rbx
 	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
 	LONG $0x80938d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
 	LONG $0x5e247c80; BYTE $0x00 // cmpb $0x0, 0x5e(%rsp)
-	LONG $0x041a840f; WORD $0x0000 // je 0x5040 <k_gram_tile+0xd90>
+	LONG $0x041a840f; WORD $0x0000 // je 0x5b40 <k_gram_tile+0xd90>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -3840,7 +4444,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x337e // jle 0x4c80 <k_gram_tile+0x9d0>
+	WORD $0x337e // jle 0x5780 <k_gram_tile+0x9d0>
 	LONG $0x487c5162; WORD $0xf55a // vcvtps2pd %ymm13, %zmm14
 	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
 	LONG $0x48fd5362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm13
@@ -3848,13 +4452,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm13, %zmm13
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm13, 0x40(%r10)
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x4e36 <k_gram_tile+0xb86>
+	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x5936 <k_gram_tile+0xb86>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x4e36 <k_gram_tile+0xb86>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x5936 <k_gram_tile+0xb86>
 	QUAD $0x1024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x4ce1 <k_gram_tile+0xa31>
+	WORD $0x4772 // jb 0x57e1 <k_gram_tile+0xa31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -3867,13 +4471,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x00a7830f; WORD $0x0000 // jae 0x4d80 <k_gram_tile+0xad0>
+	LONG $0x00a7830f; WORD $0x0000 // jae 0x5880 <k_gram_tile+0xad0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x009f840f; WORD $0x0000 // je 0x4d80 <k_gram_tile+0xad0>
+	LONG $0x009f840f; WORD $0x0000 // je 0x5880 <k_gram_tile+0xad0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1f74 // je 0x4d0a <k_gram_tile+0xa5a>
+	WORD $0x1f74 // je 0x580a <k_gram_tile+0xa5a>
 	LONG $0x107a21c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm13
 	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
 	LONG $0x581301c4; WORD $0xea2c // vaddsd (%r10,%r13,8), %xmm13, %xmm13
@@ -3882,7 +4486,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01ca8348 // orq $0x1, %rdx
 	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
 	QUAD $0x0000009824ac394c // cmpq %r13, 0x98(%rsp)
-	LONG $0x010f840f; WORD $0x0000 // je 0x4e2c <k_gram_tile+0xb7c>
+	LONG $0x010f840f; WORD $0x0000 // je 0x592c <k_gram_tile+0xb7c>
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
 	LONG $0xefaf0f4d // imulq %r15, %r13
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
@@ -3898,8 +4502,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x08 // vmovsd %xmm13, 0x8(%r13,%rdx,8)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc575 // jne 0x4d40 <k_gram_tile+0xa90>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x4e2c <k_gram_tile+0xb7c>
+	WORD $0xc575 // jne 0x5840 <k_gram_tile+0xa90>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x592c <k_gram_tile+0xb7c>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0xe0e58349 // andq $-0x20, %r13
 	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
@@ -3923,9 +4527,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c2441148fda162 // vmovupd %zmm16, 0xc0(%rdx,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8d75 // jne 0x4db0 <k_gram_tile+0xb00>
+	WORD $0x8d75 // jne 0x58b0 <k_gram_tile+0xb00>
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x4ce4 <k_gram_tile+0xa34>
+	LONG $0xfeb8850f; WORD $0xffff // jne 0x57e4 <k_gram_tile+0xa34>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -3933,7 +4537,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x377e // jle 0x4e80 <k_gram_tile+0xbd0>
+	WORD $0x377e // jle 0x5980 <k_gram_tile+0xbd0>
 	LONG $0x487c5162; WORD $0xec5a // vcvtps2pd %ymm12, %zmm13
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm13, %zmm13
 	LONG $0x48fd5362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm12
@@ -3941,13 +4545,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm13, 0x80(%r10)
 	LONG $0x489d5162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm12, %zmm12
 	LONG $0x48fd5162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r10)
-	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5040 <k_gram_tile+0xd90>
+	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5b40 <k_gram_tile+0xd90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5040 <k_gram_tile+0xd90>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5b40 <k_gram_tile+0xd90>
 	QUAD $0x1024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x4ee1 <k_gram_tile+0xc31>
+	WORD $0x4772 // jb 0x59e1 <k_gram_tile+0xc31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3960,13 +4564,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x4f8e <k_gram_tile+0xcde>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x5a8e <k_gram_tile+0xcde>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x4f8e <k_gram_tile+0xcde>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x5a8e <k_gram_tile+0xcde>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x4f12 <k_gram_tile+0xc62>
+	WORD $0x2674 // je 0x5a12 <k_gram_tile+0xc62>
 	LONG $0x64107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm12
 	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
 	QUAD $0x0080d2a4581b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm12, %xmm12
@@ -3975,7 +4579,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x502e <k_gram_tile+0xd7e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x5b2e <k_gram_tile+0xd7e>
 	QUAD $0x0000f024bcaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -3990,8 +4594,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x4f40 <k_gram_tile+0xc90>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x502e <k_gram_tile+0xd7e>
+	WORD $0xb775 // jne 0x5a40 <k_gram_tile+0xc90>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5b2e <k_gram_tile+0xd7e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
@@ -4014,14 +4618,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd1162 // vmovupd %zmm15, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x4fb0 <k_gram_tile+0xd00>
+	WORD $0x8b75 // jne 0x5ab0 <k_gram_tile+0xd00>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x4ee3 <k_gram_tile+0xc33>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x59e3 <k_gram_tile+0xc33>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5d247c80; BYTE $0x00 // cmpb $0x0, 0x5d(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x5460 <k_gram_tile+0x11b0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x5f60 <k_gram_tile+0x11b0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4031,7 +4635,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x50b0 <k_gram_tile+0xe00>
+	WORD $0x3e7e // jle 0x5bb0 <k_gram_tile+0xe00>
 	LONG $0x487c5162; WORD $0xe35a // vcvtps2pd %ymm11, %zmm12
 	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
 	LONG $0x48fd5362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm11
@@ -4039,13 +4643,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm11, %zmm11
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm11, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5258 <k_gram_tile+0xfa8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5d58 <k_gram_tile+0xfa8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5258 <k_gram_tile+0xfa8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5d58 <k_gram_tile+0xfa8>
 	QUAD $0x10249c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm11, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5111 <k_gram_tile+0xe61>
+	WORD $0x4772 // jb 0x5c11 <k_gram_tile+0xe61>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4058,13 +4662,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x51a0 <k_gram_tile+0xef0>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x5ca0 <k_gram_tile+0xef0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x51a0 <k_gram_tile+0xef0>
+	LONG $0x008f840f; WORD $0x0000 // je 0x5ca0 <k_gram_tile+0xef0>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5138 <k_gram_tile+0xe88>
+	WORD $0x1e74 // je 0x5c38 <k_gram_tile+0xe88>
 	LONG $0x5c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm11
 	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
 	LONG $0x582341c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm11, %xmm11
@@ -4073,7 +4677,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x524e <k_gram_tile+0xf9e>
+	LONG $0x0103840f; WORD $0x0000 // je 0x5d4e <k_gram_tile+0xf9e>
 	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4089,8 +4693,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea5c; BYTE $0x08 // vmovsd %xmm11, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x5160 <k_gram_tile+0xeb0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x524e <k_gram_tile+0xf9e>
+	WORD $0xc575 // jne 0x5c60 <k_gram_tile+0xeb0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5d4e <k_gram_tile+0xf9e>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4114,9 +4718,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5741148fd1162 // vmovupd %zmm14, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x51d0 <k_gram_tile+0xf20>
+	WORD $0x8b75 // jne 0x5cd0 <k_gram_tile+0xf20>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x5113 <k_gram_tile+0xe63>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x5c13 <k_gram_tile+0xe63>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4124,7 +4728,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x52a0 <k_gram_tile+0xff0>
+	WORD $0x357e // jle 0x5da0 <k_gram_tile+0xff0>
 	LONG $0x487c5162; WORD $0xda5a // vcvtps2pd %ymm10, %zmm11
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm11, %zmm11
 	LONG $0x48fd5362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm10
@@ -4132,13 +4736,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm11, 0x80(%r10)
 	LONG $0x48ad5162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm10, %zmm10
 	LONG $0x48fd5162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm10, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5460 <k_gram_tile+0x11b0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5f60 <k_gram_tile+0x11b0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5460 <k_gram_tile+0x11b0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5f60 <k_gram_tile+0x11b0>
 	QUAD $0x10249411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm10, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5301 <k_gram_tile+0x1051>
+	WORD $0x4772 // jb 0x5e01 <k_gram_tile+0x1051>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4151,13 +4755,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x53ae <k_gram_tile+0x10fe>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x5eae <k_gram_tile+0x10fe>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x53ae <k_gram_tile+0x10fe>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x5eae <k_gram_tile+0x10fe>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x5332 <k_gram_tile+0x1082>
+	WORD $0x2674 // je 0x5e32 <k_gram_tile+0x1082>
 	LONG $0x54107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm10
 	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
 	QUAD $0x0080d294582b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm10, %xmm10
@@ -4166,7 +4770,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x544e <k_gram_tile+0x119e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x5f4e <k_gram_tile+0x119e>
 	QUAD $0x0000e824bcaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4181,8 +4785,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x5360 <k_gram_tile+0x10b0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x544e <k_gram_tile+0x119e>
+	WORD $0xb775 // jne 0x5e60 <k_gram_tile+0x10b0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5f4e <k_gram_tile+0x119e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4205,14 +4809,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x53d0 <k_gram_tile+0x1120>
+	WORD $0x8b75 // jne 0x5ed0 <k_gram_tile+0x1120>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5303 <k_gram_tile+0x1053>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5e03 <k_gram_tile+0x1053>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5c247c80; BYTE $0x00 // cmpb $0x0, 0x5c(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x5880 <k_gram_tile+0x15d0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x6380 <k_gram_tile+0x15d0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4222,7 +4826,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x54d0 <k_gram_tile+0x1220>
+	WORD $0x3e7e // jle 0x5fd0 <k_gram_tile+0x1220>
 	LONG $0x487c5162; WORD $0xd15a // vcvtps2pd %ymm9, %zmm10
 	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
 	LONG $0x48fd5362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm9
@@ -4230,13 +4834,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm9, %zmm9
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x01 // vmovupd %zmm9, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5678 <k_gram_tile+0x13c8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x6178 <k_gram_tile+0x13c8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5678 <k_gram_tile+0x13c8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x6178 <k_gram_tile+0x13c8>
 	QUAD $0x10248c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm9, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5531 <k_gram_tile+0x1281>
+	WORD $0x4772 // jb 0x6031 <k_gram_tile+0x1281>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4249,13 +4853,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x55c0 <k_gram_tile+0x1310>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x60c0 <k_gram_tile+0x1310>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x55c0 <k_gram_tile+0x1310>
+	LONG $0x008f840f; WORD $0x0000 // je 0x60c0 <k_gram_tile+0x1310>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5558 <k_gram_tile+0x12a8>
+	WORD $0x1e74 // je 0x6058 <k_gram_tile+0x12a8>
 	LONG $0x4c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm9
 	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
 	LONG $0x583341c4; WORD $0xd20c // vaddsd (%r10,%rdx,8), %xmm9, %xmm9
@@ -4264,7 +4868,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x566e <k_gram_tile+0x13be>
+	LONG $0x0103840f; WORD $0x0000 // je 0x616e <k_gram_tile+0x13be>
 	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4280,8 +4884,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea4c; BYTE $0x08 // vmovsd %xmm9, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x5580 <k_gram_tile+0x12d0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x566e <k_gram_tile+0x13be>
+	WORD $0xc575 // jne 0x6080 <k_gram_tile+0x12d0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x616e <k_gram_tile+0x13be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -4305,9 +4909,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5641148fd1162 // vmovupd %zmm12, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x55f0 <k_gram_tile+0x1340>
+	WORD $0x8b75 // jne 0x60f0 <k_gram_tile+0x1340>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x5533 <k_gram_tile+0x1283>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x6033 <k_gram_tile+0x1283>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4315,7 +4919,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x56c0 <k_gram_tile+0x1410>
+	WORD $0x357e // jle 0x61c0 <k_gram_tile+0x1410>
 	LONG $0x487c5162; WORD $0xc85a // vcvtps2pd %ymm8, %zmm9
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm9, %zmm9
 	LONG $0x48fd5362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm8
@@ -4323,13 +4927,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x02 // vmovupd %zmm9, 0x80(%r10)
 	LONG $0x48bd5162; WORD $0x4258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm8, %zmm8
 	LONG $0x48fd5162; WORD $0x4211; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5880 <k_gram_tile+0x15d0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6380 <k_gram_tile+0x15d0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5880 <k_gram_tile+0x15d0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6380 <k_gram_tile+0x15d0>
 	QUAD $0x10248411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm8, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5721 <k_gram_tile+0x1471>
+	WORD $0x4772 // jb 0x6221 <k_gram_tile+0x1471>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4342,13 +4946,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x57ce <k_gram_tile+0x151e>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x62ce <k_gram_tile+0x151e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x57ce <k_gram_tile+0x151e>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x62ce <k_gram_tile+0x151e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x5752 <k_gram_tile+0x14a2>
+	WORD $0x2674 // je 0x6252 <k_gram_tile+0x14a2>
 	LONG $0x44107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm8
 	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
 	QUAD $0x0080d284583b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm8, %xmm8
@@ -4357,7 +4961,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x586e <k_gram_tile+0x15be>
+	LONG $0x0109840f; WORD $0x0000 // je 0x636e <k_gram_tile+0x15be>
 	QUAD $0x0000e024bcaf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4372,8 +4976,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x5780 <k_gram_tile+0x14d0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x586e <k_gram_tile+0x15be>
+	WORD $0xb775 // jne 0x6280 <k_gram_tile+0x14d0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x636e <k_gram_tile+0x15be>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -4396,14 +5000,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x57f0 <k_gram_tile+0x1540>
+	WORD $0x8b75 // jne 0x62f0 <k_gram_tile+0x1540>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5723 <k_gram_tile+0x1473>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x6223 <k_gram_tile+0x1473>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5b247c80; BYTE $0x00 // cmpb $0x0, 0x5b(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x5c90 <k_gram_tile+0x19e0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x6790 <k_gram_tile+0x19e0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4413,7 +5017,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x58f0 <k_gram_tile+0x1640>
+	WORD $0x3e7e // jle 0x63f0 <k_gram_tile+0x1640>
 	LONG $0x487c7162; WORD $0xc75a // vcvtps2pd %ymm7, %zmm8
 	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
 	LONG $0x48fdf362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm7
@@ -4421,13 +5025,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm7, %zmm7
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm7, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5a88 <k_gram_tile+0x17d8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6588 <k_gram_tile+0x17d8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5a88 <k_gram_tile+0x17d8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6588 <k_gram_tile+0x17d8>
 	QUAD $0x1024bc11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm7, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5951 <k_gram_tile+0x16a1>
+	WORD $0x4772 // jb 0x6451 <k_gram_tile+0x16a1>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4440,13 +5044,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x59de <k_gram_tile+0x172e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x64de <k_gram_tile+0x172e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x59de <k_gram_tile+0x172e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x64de <k_gram_tile+0x172e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x5977 <k_gram_tile+0x16c7>
+	WORD $0x1d74 // je 0x6477 <k_gram_tile+0x16c7>
 	LONG $0x7c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm7
 	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
 	LONG $0x5843c1c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm7, %xmm7
@@ -4455,7 +5059,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x5a7e <k_gram_tile+0x17ce>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x657e <k_gram_tile+0x17ce>
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4471,8 +5075,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea7c; BYTE $0x08 // vmovsd %xmm7, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x59a0 <k_gram_tile+0x16f0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5a7e <k_gram_tile+0x17ce>
+	WORD $0xc775 // jne 0x64a0 <k_gram_tile+0x16f0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x657e <k_gram_tile+0x17ce>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -4496,9 +5100,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5541148fd1162 // vmovupd %zmm10, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x5a00 <k_gram_tile+0x1750>
+	WORD $0x8b75 // jne 0x6500 <k_gram_tile+0x1750>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x5953 <k_gram_tile+0x16a3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x6453 <k_gram_tile+0x16a3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4506,7 +5110,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x5ad0 <k_gram_tile+0x1820>
+	WORD $0x357e // jle 0x65d0 <k_gram_tile+0x1820>
 	LONG $0x487cf162; WORD $0xfe5a // vcvtps2pd %ymm6, %zmm7
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm7, %zmm7
 	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
@@ -4514,13 +5118,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm7, 0x80(%r10)
 	LONG $0x48cdd162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm6, %zmm6
 	LONG $0x48fdd162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm6, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5c90 <k_gram_tile+0x19e0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6790 <k_gram_tile+0x19e0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5c90 <k_gram_tile+0x19e0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6790 <k_gram_tile+0x19e0>
 	QUAD $0x1024b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5b31 <k_gram_tile+0x1881>
+	WORD $0x4772 // jb 0x6631 <k_gram_tile+0x1881>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4533,13 +5137,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x5bdc <k_gram_tile+0x192c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x66dc <k_gram_tile+0x192c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x5bdc <k_gram_tile+0x192c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x66dc <k_gram_tile+0x192c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x5b61 <k_gram_tile+0x18b1>
+	WORD $0x2574 // je 0x6661 <k_gram_tile+0x18b1>
 	LONG $0x7410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm6
 	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
 	QUAD $0x0080d2b4584bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm6, %xmm6
@@ -4548,7 +5152,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x5c7e <k_gram_tile+0x19ce>
+	LONG $0x010a840f; WORD $0x0000 // je 0x677e <k_gram_tile+0x19ce>
 	QUAD $0x0000d824bcaf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4563,8 +5167,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x5b90 <k_gram_tile+0x18e0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x5c7e <k_gram_tile+0x19ce>
+	WORD $0xb975 // jne 0x6690 <k_gram_tile+0x18e0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x677e <k_gram_tile+0x19ce>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -4587,14 +5191,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x5c00 <k_gram_tile+0x1950>
+	WORD $0x8b75 // jne 0x6700 <k_gram_tile+0x1950>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5b33 <k_gram_tile+0x1883>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x6633 <k_gram_tile+0x1883>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5a247c80; BYTE $0x00 // cmpb $0x0, 0x5a(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x60a0 <k_gram_tile+0x1df0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x6ba0 <k_gram_tile+0x1df0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4604,7 +5208,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x5d00 <k_gram_tile+0x1a50>
+	WORD $0x3e7e // jle 0x6800 <k_gram_tile+0x1a50>
 	LONG $0x487cf162; WORD $0xf55a // vcvtps2pd %ymm5, %zmm6
 	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
 	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
@@ -4612,13 +5216,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm5, %zmm5
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm5, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5e98 <k_gram_tile+0x1be8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6998 <k_gram_tile+0x1be8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x5e98 <k_gram_tile+0x1be8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6998 <k_gram_tile+0x1be8>
 	QUAD $0x1024ac11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm5, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5d61 <k_gram_tile+0x1ab1>
+	WORD $0x4772 // jb 0x6861 <k_gram_tile+0x1ab1>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4631,13 +5235,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x5dee <k_gram_tile+0x1b3e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x68ee <k_gram_tile+0x1b3e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x5dee <k_gram_tile+0x1b3e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x68ee <k_gram_tile+0x1b3e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x5d87 <k_gram_tile+0x1ad7>
+	WORD $0x1d74 // je 0x6887 <k_gram_tile+0x1ad7>
 	LONG $0x6c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm5
 	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
 	LONG $0x5853c1c4; WORD $0xd22c // vaddsd (%r10,%rdx,8), %xmm5, %xmm5
@@ -4646,7 +5250,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x5e8e <k_gram_tile+0x1bde>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x698e <k_gram_tile+0x1bde>
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4662,8 +5266,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea6c; BYTE $0x08 // vmovsd %xmm5, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x5db0 <k_gram_tile+0x1b00>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5e8e <k_gram_tile+0x1bde>
+	WORD $0xc775 // jne 0x68b0 <k_gram_tile+0x1b00>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x698e <k_gram_tile+0x1bde>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -4687,9 +5291,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5441148fd1162 // vmovupd %zmm8, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x5e10 <k_gram_tile+0x1b60>
+	WORD $0x8b75 // jne 0x6910 <k_gram_tile+0x1b60>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x5d63 <k_gram_tile+0x1ab3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x6863 <k_gram_tile+0x1ab3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4697,7 +5301,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x5ee0 <k_gram_tile+0x1c30>
+	WORD $0x357e // jle 0x69e0 <k_gram_tile+0x1c30>
 	LONG $0x487cf162; WORD $0xec5a // vcvtps2pd %ymm4, %zmm5
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm5, %zmm5
 	LONG $0x48fdf362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm4
@@ -4705,13 +5309,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm5, 0x80(%r10)
 	LONG $0x48ddd162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm4, %zmm4
 	LONG $0x48fdd162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x60a0 <k_gram_tile+0x1df0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6ba0 <k_gram_tile+0x1df0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x60a0 <k_gram_tile+0x1df0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6ba0 <k_gram_tile+0x1df0>
 	QUAD $0x1024a411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm4, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5f41 <k_gram_tile+0x1c91>
+	WORD $0x4772 // jb 0x6a41 <k_gram_tile+0x1c91>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4724,13 +5328,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x5fec <k_gram_tile+0x1d3c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x6aec <k_gram_tile+0x1d3c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x5fec <k_gram_tile+0x1d3c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x6aec <k_gram_tile+0x1d3c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x5f71 <k_gram_tile+0x1cc1>
+	WORD $0x2574 // je 0x6a71 <k_gram_tile+0x1cc1>
 	LONG $0x6410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm4
 	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
 	QUAD $0x0080d2a4585bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm4, %xmm4
@@ -4739,7 +5343,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x608e <k_gram_tile+0x1dde>
+	LONG $0x010a840f; WORD $0x0000 // je 0x6b8e <k_gram_tile+0x1dde>
 	QUAD $0x0000d024bcaf0f4c; BYTE $0x00 // imulq 0xd0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4754,8 +5358,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x5fa0 <k_gram_tile+0x1cf0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x608e <k_gram_tile+0x1dde>
+	WORD $0xb975 // jne 0x6aa0 <k_gram_tile+0x1cf0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x6b8e <k_gram_tile+0x1dde>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -4778,14 +5382,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6010 <k_gram_tile+0x1d60>
+	WORD $0x8b75 // jne 0x6b10 <k_gram_tile+0x1d60>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5f43 <k_gram_tile+0x1c93>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x6a43 <k_gram_tile+0x1c93>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x59247c80; BYTE $0x00 // cmpb $0x0, 0x59(%rsp)
-	LONG $0x0435840f; WORD $0x0000 // je 0x64e0 <k_gram_tile+0x2230>
+	LONG $0x0435840f; WORD $0x0000 // je 0x6fe0 <k_gram_tile+0x2230>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4795,7 +5399,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6110 <k_gram_tile+0x1e60>
+	WORD $0x3e7e // jle 0x6c10 <k_gram_tile+0x1e60>
 	LONG $0x487cf162; WORD $0xe35a // vcvtps2pd %ymm3, %zmm4
 	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
 	LONG $0x48fdf362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm3
@@ -4803,15 +5407,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm3, %zmm3
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm3, 0x40(%r10)
-	LONG $0x0001bce9; BYTE $0x00 // jmp 0x62c0 <k_gram_tile+0x2010>
+	LONG $0x0001bce9; BYTE $0x00 // jmp 0x6dc0 <k_gram_tile+0x2010>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x62c0 <k_gram_tile+0x2010>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x6dc0 <k_gram_tile+0x2010>
 	QUAD $0x10249c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm3, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x6131 <k_gram_tile+0x1e81>
+	WORD $0x0773 // jae 0x6c31 <k_gram_tile+0x1e81>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6236 <k_gram_tile+0x1f86>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6d36 <k_gram_tile+0x1f86>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -4825,12 +5429,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024bc3b4c // cmpq 0xa0(%rsp), %r15
-	WORD $0x1373 // jae 0x6186 <k_gram_tile+0x1ed6>
+	WORD $0x1373 // jae 0x6c86 <k_gram_tile+0x1ed6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6186 <k_gram_tile+0x1ed6>
+	WORD $0x0f74 // je 0x6c86 <k_gram_tile+0x1ed6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6236 <k_gram_tile+0x1f86>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6d36 <k_gram_tile+0x1f86>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -4855,14 +5459,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03e8741148fd9162 // vmovupd %zmm6, 0xc0(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x61b0 <k_gram_tile+0x1f00>
+	WORD $0x8d75 // jne 0x6cb0 <k_gram_tile+0x1f00>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x008a840f; WORD $0x0000 // je 0x62c0 <k_gram_tile+0x2010>
+	LONG $0x008a840f; WORD $0x0000 // je 0x6dc0 <k_gram_tile+0x2010>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x625a <k_gram_tile+0x1faa>
+	WORD $0x1d74 // je 0x6d5a <k_gram_tile+0x1faa>
 	LONG $0x5c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm3
 	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
 	LONG $0x5863c1c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm3, %xmm3
@@ -4871,7 +5475,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01c88349 // orq $0x1, %r8
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5774 // je 0x62c0 <k_gram_tile+0x2010>
+	WORD $0x5774 // je 0x6dc0 <k_gram_tile+0x2010>
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4887,14 +5491,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xc25c; BYTE $0x08 // vmovsd %xmm3, 0x8(%rdx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0xc775 // jne 0x6280 <k_gram_tile+0x1fd0>
+	WORD $0xc775 // jne 0x6d80 <k_gram_tile+0x1fd0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c88349 // orq $0x10, %r8
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x6310 <k_gram_tile+0x2060>
+	WORD $0x3d7e // jle 0x6e10 <k_gram_tile+0x2060>
 	LONG $0x487cf162; WORD $0xda5a // vcvtps2pd %ymm2, %zmm3
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm3, %zmm3
 	LONG $0x48fdf362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm2
@@ -4902,15 +5506,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm3, 0x80(%r10)
 	LONG $0x48edd162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm2, %zmm2
 	LONG $0x48fdd162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm2, 0xc0(%r10)
-	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x64e0 <k_gram_tile+0x2230>
+	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x6fe0 <k_gram_tile+0x2230>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x64e0 <k_gram_tile+0x2230>
+	LONG $0x01c78e0f; WORD $0x0000 // jle 0x6fe0 <k_gram_tile+0x2230>
 	QUAD $0x10249411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm2, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x6331 <k_gram_tile+0x2081>
+	WORD $0x0773 // jae 0x6e31 <k_gram_tile+0x2081>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6436 <k_gram_tile+0x2186>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6f36 <k_gram_tile+0x2186>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -4924,12 +5528,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824bc3b4c // cmpq 0xa8(%rsp), %r15
-	WORD $0x1373 // jae 0x6386 <k_gram_tile+0x20d6>
+	WORD $0x1373 // jae 0x6e86 <k_gram_tile+0x20d6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6386 <k_gram_tile+0x20d6>
+	WORD $0x0f74 // je 0x6e86 <k_gram_tile+0x20d6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6436 <k_gram_tile+0x2186>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6f36 <k_gram_tile+0x2186>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -4953,14 +5557,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x63b0 <k_gram_tile+0x2100>
+	WORD $0x8d75 // jne 0x6eb0 <k_gram_tile+0x2100>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x00aa840f; WORD $0x0000 // je 0x64e0 <k_gram_tile+0x2230>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x6fe0 <k_gram_tile+0x2230>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6464 <k_gram_tile+0x21b4>
+	WORD $0x2574 // je 0x6f64 <k_gram_tile+0x21b4>
 	LONG $0x5410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm2
 	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
 	QUAD $0x0080d294586bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm2, %xmm2
@@ -4970,7 +5574,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
 	QUAD $0x000000902494394c // cmpq %r10, 0x90(%rsp)
-	WORD $0x6a74 // je 0x64e0 <k_gram_tile+0x2230>
+	WORD $0x6a74 // je 0x6fe0 <k_gram_tile+0x2230>
 	QUAD $0x0000c824bcaf0f4c; BYTE $0x00 // imulq 0xc8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4985,10 +5589,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x88(%rbx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xb975 // jne 0x6490 <k_gram_tile+0x21e0>
+	WORD $0xb975 // jne 0x6f90 <k_gram_tile+0x21e0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
-	LONG $0xe108840f; WORD $0xffff // je 0x45f3 <k_gram_tile+0x343>
+	LONG $0xe108840f; WORD $0xffff // je 0x50f3 <k_gram_tile+0x343>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
@@ -4997,7 +5601,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x427e // jle 0x6550 <k_gram_tile+0x22a0>
+	WORD $0x427e // jle 0x7050 <k_gram_tile+0x22a0>
 	LONG $0x487cf162; WORD $0xd15a // vcvtps2pd %ymm1, %zmm2
 	LONG $0x48edb162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%r9,8), %zmm2, %zmm2
 	LONG $0x48fdf362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm1
@@ -5005,15 +5609,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%r9,8)
 	QUAD $0x01cb4c5848f5b162 // vaddpd 0x40(%rbx,%r9,8), %zmm1, %zmm1
 	QUAD $0x01cb4c1148fdb162 // vmovupd %zmm1, 0x40(%rbx,%r9,8)
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x663c <k_gram_tile+0x238c>
+	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x713c <k_gram_tile+0x238c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x663c <k_gram_tile+0x238c>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x713c <k_gram_tile+0x238c>
 	QUAD $0x10248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x6571 <k_gram_tile+0x22c1>
+	WORD $0x0773 // jae 0x7071 <k_gram_tile+0x22c1>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x6608 <k_gram_tile+0x2358>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x7108 <k_gram_tile+0x2358>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -5035,9 +5639,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03fa641148fdb162 // vmovupd %zmm4, 0xc0(%rdx,%r15,8)
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x8d75 // jne 0x6590 <k_gram_tile+0x22e0>
+	WORD $0x8d75 // jne 0x7090 <k_gram_tile+0x22e0>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x3474 // je 0x663c <k_gram_tile+0x238c>
+	WORD $0x3474 // je 0x713c <k_gram_tile+0x238c>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5049,20 +5653,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xca // vmovsd %xmm1, (%rdx,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe475 // jne 0x6620 <k_gram_tile+0x2370>
+	WORD $0xe475 // jne 0x7120 <k_gram_tile+0x2370>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10ca8348 // orq $0x10, %rdx
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x45c0 <k_gram_tile+0x310>
+	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x50c0 <k_gram_tile+0x310>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf978e0f; WORD $0xffff // jle 0x45f3 <k_gram_tile+0x343>
+	LONG $0xdf978e0f; WORD $0xffff // jle 0x50f3 <k_gram_tile+0x343>
 	QUAD $0x10248411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm0, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0873 // jae 0x6675 <k_gram_tile+0x23c5>
+	WORD $0x0873 // jae 0x7175 <k_gram_tile+0x23c5>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x670c <k_gram_tile+0x245c>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x720c <k_gram_tile+0x245c>
 	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
 	QUAD $0x00000088248c0348 // addq 0x88(%rsp), %rcx
@@ -5083,9 +5687,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02d15c1148fdf162 // vmovupd %zmm3, 0x80(%rcx,%rdx,8)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	WORD $0x8d75 // jne 0x6690 <k_gram_tile+0x23e0>
+	WORD $0x8d75 // jne 0x7190 <k_gram_tile+0x23e0>
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xdee7840f; WORD $0xffff // je 0x45f3 <k_gram_tile+0x343>
+	LONG $0xdee7840f; WORD $0xffff // je 0x50f3 <k_gram_tile+0x343>
 	QUAD $0x0001002494af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r10
 	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -5096,8 +5700,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0080e084117b81c4; WORD $0x0000 // vmovsd %xmm0, 0x80(%r8,%r12,8)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xd975 // jne 0x6720 <k_gram_tile+0x2470>
-	LONG $0xffdea7e9; BYTE $0xff // jmp 0x45f3 <k_gram_tile+0x343>
+	WORD $0xd975 // jne 0x7220 <k_gram_tile+0x2470>
+	LONG $0xffdea7e9; BYTE $0xff // jmp 0x50f3 <k_gram_tile+0x343>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5112,26 +5716,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6771 <k_exp+0x11>
+	WORD $0x077d // jge 0x7271 <k_exp+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x68e0 <k_exp+0x180>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x73e0 <k_exp+0x180>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x71430518487df262; WORD $0x0000 // vbroadcastss 0x7143(%rip), %zmm0 # 0xd8c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x714d0d18487df262; WORD $0x0000 // vbroadcastss 0x714d(%rip), %zmm1 # 0xd8dc <k_dot_q6_k+0x5dc>
-	QUAD $0x714f1518487df262; WORD $0x0000 // vbroadcastss 0x714f(%rip), %zmm2 # 0xd8e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x713d1d18487df262; WORD $0x0000 // vbroadcastss 0x713d(%rip), %zmm3 # 0xd8e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x71372518487df262; WORD $0x0000 // vbroadcastss 0x7137(%rip), %zmm4 # 0xd8e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x71412d18487df262; WORD $0x0000 // vbroadcastss 0x7141(%rip), %zmm5 # 0xd8f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x70f73518487df262; WORD $0x0000 // vbroadcastss 0x70f7(%rip), %zmm6 # 0xd8b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x71093d18487df262; WORD $0x0000 // vbroadcastss 0x7109(%rip), %zmm7 # 0xd8d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x711b0518487d7262; WORD $0x0000 // vbroadcastss 0x711b(%rip), %zmm8 # 0xd8f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x710d0d18487d7262; WORD $0x0000 // vbroadcastss 0x710d(%rip), %zmm9 # 0xd8ec <k_dot_q6_k+0x5ec>
-	QUAD $0x70d71518487d7262; WORD $0x0000 // vbroadcastss 0x70d7(%rip), %zmm10 # 0xd8c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x70bd1d18487d7262; WORD $0x0000 // vbroadcastss 0x70bd(%rip), %zmm11 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x70b32558487d7262; WORD $0x0000 // vpbroadcastd 0x70b3(%rip), %zmm12 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x70d12d18487d7262; WORD $0x0000 // vbroadcastss 0x70d1(%rip), %zmm13 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x71430518487df262; WORD $0x0000 // vbroadcastss 0x7143(%rip), %zmm0 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x714d0d18487df262; WORD $0x0000 // vbroadcastss 0x714d(%rip), %zmm1 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x714f1518487df262; WORD $0x0000 // vbroadcastss 0x714f(%rip), %zmm2 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x713d1d18487df262; WORD $0x0000 // vbroadcastss 0x713d(%rip), %zmm3 # 0xe3e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x71372518487df262; WORD $0x0000 // vbroadcastss 0x7137(%rip), %zmm4 # 0xe3e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x71412d18487df262; WORD $0x0000 // vbroadcastss 0x7141(%rip), %zmm5 # 0xe3f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x70f73518487df262; WORD $0x0000 // vbroadcastss 0x70f7(%rip), %zmm6 # 0xe3b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x71093d18487df262; WORD $0x0000 // vbroadcastss 0x7109(%rip), %zmm7 # 0xe3d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x711b0518487d7262; WORD $0x0000 // vbroadcastss 0x711b(%rip), %zmm8 # 0xe3f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x710d0d18487d7262; WORD $0x0000 // vbroadcastss 0x710d(%rip), %zmm9 # 0xe3ec <k_dot_q6_k+0x5ec>
+	QUAD $0x70d71518487d7262; WORD $0x0000 // vbroadcastss 0x70d7(%rip), %zmm10 # 0xe3c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x70bd1d18487d7262; WORD $0x0000 // vbroadcastss 0x70bd(%rip), %zmm11 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x70b32558487d7262; WORD $0x0000 // vpbroadcastd 0x70b3(%rip), %zmm12 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x70d12d18487d7262; WORD $0x0000 // vbroadcastss 0x70d1(%rip), %zmm13 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -5167,24 +5771,24 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff308e0f; WORD $0xffff // jle 0x6810 <k_exp+0xb0>
+	LONG $0xff308e0f; WORD $0xffff // jle 0x7310 <k_exp+0xb0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01148e0f; WORD $0x0000 // jle 0x69fd <k_exp+0x29d>
+	LONG $0x01148e0f; WORD $0x0000 // jle 0x74fd <k_exp+0x29d>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x6fbd0d18487df262; WORD $0x0000 // vbroadcastss 0x6fbd(%rip), %zmm1 # 0xd8c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6fc71518487df262; WORD $0x0000 // vbroadcastss 0x6fc7(%rip), %zmm2 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x6fbd0d18487df262; WORD $0x0000 // vbroadcastss 0x6fbd(%rip), %zmm1 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6fc71518487df262; WORD $0x0000 // vbroadcastss 0x6fc7(%rip), %zmm2 # 0xe3dc <k_dot_q6_k+0x5dc>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x6fbc1d595874f162; WORD $0x0000 // vmulps 0x6fbc(%rip){1to16}, %zmm1, %zmm3 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x6fbc1d595874f162; WORD $0x0000 // vmulps 0x6fbc(%rip){1to16}, %zmm1, %zmm3 # 0xe3e8 <k_dot_q6_k+0x5e8>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
 	QUAD $0x6fa30db85865f262; WORD $0x0000 // vfmadd231ps 0x6fa3(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
 	QUAD $0x6f9d0db85865f262; WORD $0x0000 // vfmadd231ps 0x6f9d(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x6fa72518487df262; WORD $0x0000 // vbroadcastss 0x6fa7(%rip), %zmm4 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6fa72518487df262; WORD $0x0000 // vbroadcastss 0x6fa7(%rip), %zmm4 # 0xe3f8 <k_dot_q6_k+0x5f8>
 	QUAD $0x6f5d25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f5d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	QUAD $0x6f6f25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f6f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	QUAD $0x6f8125a85875f262; WORD $0x0000 // vfmadd213ps 0x6f81(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
@@ -5193,17 +5797,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x6f140d585854f162; WORD $0x0000 // vaddps 0x6f14(%rip){1to16}, %zmm5, %zmm1 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6f140d585854f162; WORD $0x0000 // vaddps 0x6f14(%rip){1to16}, %zmm5, %zmm1 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x6eef2558487df262; WORD $0x0000 // vpbroadcastd 0x6eef(%rip), %zmm4 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6eef2558487df262; WORD $0x0000 // vpbroadcastd 0x6eef(%rip), %zmm4 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x6ef41518487df262; WORD $0x0000 // vbroadcastss 0x6ef4(%rip), %zmm2 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x6ef41518487df262; WORD $0x0000 // vbroadcastss 0x6ef4(%rip), %zmm2 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -5215,10 +5819,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x117d // jge 0x6a2b <k_max+0x1b>
-	QUAD $0x6e980518487df262; WORD $0x0000 // vbroadcastss 0x6e98(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
+	WORD $0x117d // jge 0x752b <k_max+0x1b>
+	QUAD $0x6e980518487df262; WORD $0x0000 // vbroadcastss 0x6e98(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6ae9 <k_max+0xd9>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x75e9 <k_max+0xd9>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
@@ -5228,16 +5832,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x1d73 // jae 0x6a6f <k_max+0x5f>
-	QUAD $0x6e600518487df262; WORD $0x0000 // vbroadcastss 0x6e60(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
+	WORD $0x1d73 // jae 0x756f <k_max+0x5f>
+	QUAD $0x6e600518487df262; WORD $0x0000 // vbroadcastss 0x6e60(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6375 // jne 0x6ad0 <k_max+0xc0>
-	WORD $0x7aeb // jmp 0x6ae9 <k_max+0xd9>
+	WORD $0x6375 // jne 0x75d0 <k_max+0xc0>
+	WORD $0x7aeb // jmp 0x75e9 <k_max+0xd9>
 	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x6e3f0518487df262; WORD $0x0000 // vbroadcastss 0x6e3f(%rip), %zmm0 # 0xd8bc <k_dot_q6_k+0x5bc>
+	QUAD $0x6e3f0518487df262; WORD $0x0000 // vbroadcastss 0x6e3f(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
@@ -5249,20 +5853,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xbf75 // jne 0x6a80 <k_max+0x70>
+	WORD $0xbf75 // jne 0x7580 <k_max+0x70>
 	LONG $0x10488d4d // leaq 0x10(%r8), %r9
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0x6ae9 <k_max+0xd9>
+	WORD $0x1c74 // je 0x75e9 <k_max+0xd9>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe775 // jne 0x6ad0 <k_max+0xc0>
+	WORD $0xe775 // jne 0x75d0 <k_max+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x3a7e // jle 0x6b28 <k_max+0x118>
+	WORD $0x3a7e // jle 0x7628 <k_max+0x118>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5271,7 +5875,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb9058d48; WORD $0x006e; BYTE $0x00 // leaq 0x6eb9(%rip), %rax # 0xd9d0 <lanes>
+	LONG $0xb9058d48; WORD $0x006e; BYTE $0x00 // leaq 0x6eb9(%rip), %rax # 0xe4d0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
 	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
@@ -5318,22 +5922,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x117f // jg 0x6bed <k_find+0x2d>
+	WORD $0x117f // jg 0x76ed <k_find+0x2d>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	QUAD $0x008604c2487cf162 // vcmpeqps (%rsi,%rax,4), %zmm0, %k0
 	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0xe374 // je 0x6bd0 <k_find+0x10>
+	WORD $0xe374 // je 0x76d0 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x267d // jge 0x6c18 <k_find+0x58>
+	WORD $0x267d // jge 0x7718 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x6c0d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x6c18 <k_find+0x58>
+	WORD $0x0275 // jne 0x770d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x7718 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xeb75 // jne 0x6c00 <k_find+0x40>
+	WORD $0xeb75 // jne 0x7700 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -5343,27 +5947,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm1
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x6c3c <k_softmax_exp+0x1c>
+	WORD $0x0b7d // jge 0x773c <k_softmax_exp+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x6dbc <k_softmax_exp+0x19c>
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x78bc <k_softmax_exp+0x19c>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6c791518487df262; WORD $0x0000 // vbroadcastss 0x6c79(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6c831d18487df262; WORD $0x0000 // vbroadcastss 0x6c83(%rip), %zmm3 # 0xd8dc <k_dot_q6_k+0x5dc>
-	QUAD $0x6c852518487df262; WORD $0x0000 // vbroadcastss 0x6c85(%rip), %zmm4 # 0xd8e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x6c732d18487df262; WORD $0x0000 // vbroadcastss 0x6c73(%rip), %zmm5 # 0xd8e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x6c6d3518487df262; WORD $0x0000 // vbroadcastss 0x6c6d(%rip), %zmm6 # 0xd8e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x6c773d18487df262; WORD $0x0000 // vbroadcastss 0x6c77(%rip), %zmm7 # 0xd8f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x6c2d0518487d7262; WORD $0x0000 // vbroadcastss 0x6c2d(%rip), %zmm8 # 0xd8b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x6c3f0d18487d7262; WORD $0x0000 // vbroadcastss 0x6c3f(%rip), %zmm9 # 0xd8d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x6c511518487d7262; WORD $0x0000 // vbroadcastss 0x6c51(%rip), %zmm10 # 0xd8f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x6c431d18487d7262; WORD $0x0000 // vbroadcastss 0x6c43(%rip), %zmm11 # 0xd8ec <k_dot_q6_k+0x5ec>
-	QUAD $0x6c0d2518487d7262; WORD $0x0000 // vbroadcastss 0x6c0d(%rip), %zmm12 # 0xd8c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x6bf32d18487d7262; WORD $0x0000 // vbroadcastss 0x6bf3(%rip), %zmm13 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x6be93558487d7262; WORD $0x0000 // vpbroadcastd 0x6be9(%rip), %zmm14 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x6c073d18487d7262; WORD $0x0000 // vbroadcastss 0x6c07(%rip), %zmm15 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x6c791518487df262; WORD $0x0000 // vbroadcastss 0x6c79(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6c831d18487df262; WORD $0x0000 // vbroadcastss 0x6c83(%rip), %zmm3 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x6c852518487df262; WORD $0x0000 // vbroadcastss 0x6c85(%rip), %zmm4 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x6c732d18487df262; WORD $0x0000 // vbroadcastss 0x6c73(%rip), %zmm5 # 0xe3e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x6c6d3518487df262; WORD $0x0000 // vbroadcastss 0x6c6d(%rip), %zmm6 # 0xe3e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x6c773d18487df262; WORD $0x0000 // vbroadcastss 0x6c77(%rip), %zmm7 # 0xe3f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6c2d0518487d7262; WORD $0x0000 // vbroadcastss 0x6c2d(%rip), %zmm8 # 0xe3b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x6c3f0d18487d7262; WORD $0x0000 // vbroadcastss 0x6c3f(%rip), %zmm9 # 0xe3d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x6c511518487d7262; WORD $0x0000 // vbroadcastss 0x6c51(%rip), %zmm10 # 0xe3f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x6c431d18487d7262; WORD $0x0000 // vbroadcastss 0x6c43(%rip), %zmm11 # 0xe3ec <k_dot_q6_k+0x5ec>
+	QUAD $0x6c0d2518487d7262; WORD $0x0000 // vbroadcastss 0x6c0d(%rip), %zmm12 # 0xe3c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x6bf32d18487d7262; WORD $0x0000 // vbroadcastss 0x6bf3(%rip), %zmm13 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6be93558487d7262; WORD $0x0000 // vpbroadcastd 0x6be9(%rip), %zmm14 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6c073d18487d7262; WORD $0x0000 // vbroadcastss 0x6c07(%rip), %zmm15 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -5401,9 +6005,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xff248e0f; WORD $0xffff // jle 0x6ce0 <k_softmax_exp+0xc0>
+	LONG $0xff248e0f; WORD $0xffff // jle 0x77e0 <k_softmax_exp+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x6efc <k_softmax_exp+0x2dc>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x79fc <k_softmax_exp+0x2dc>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5411,16 +6015,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x6adc1518487df262; WORD $0x0000 // vbroadcastss 0x6adc(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6ae61d18487df262; WORD $0x0000 // vbroadcastss 0x6ae6(%rip), %zmm3 # 0xd8dc <k_dot_q6_k+0x5dc>
+	QUAD $0x6adc1518487df262; WORD $0x0000 // vbroadcastss 0x6adc(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x6ae61d18487df262; WORD $0x0000 // vbroadcastss 0x6ae6(%rip), %zmm3 # 0xe3dc <k_dot_q6_k+0x5dc>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x6adb2559586cf162; WORD $0x0000 // vmulps 0x6adb(%rip){1to16}, %zmm2, %zmm4 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x6adb2559586cf162; WORD $0x0000 // vmulps 0x6adb(%rip){1to16}, %zmm2, %zmm4 # 0xe3e8 <k_dot_q6_k+0x5e8>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
 	QUAD $0x6abb15b85875f262; WORD $0x0000 // vfmadd231ps 0x6abb(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
 	QUAD $0x6ab515b85875f262; WORD $0x0000 // vfmadd231ps 0x6ab5(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x6abf1d18487df262; WORD $0x0000 // vbroadcastss 0x6abf(%rip), %zmm3 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x6abf1d18487df262; WORD $0x0000 // vbroadcastss 0x6abf(%rip), %zmm3 # 0xe3f8 <k_dot_q6_k+0x5f8>
 	QUAD $0x6a751da8586df262; WORD $0x0000 // vfmadd213ps 0x6a75(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	QUAD $0x6a871da8586df262; WORD $0x0000 // vfmadd213ps 0x6a87(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	QUAD $0x6a991da8586df262; WORD $0x0000 // vfmadd213ps 0x6a99(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
@@ -5428,23 +6032,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x6a551da8586df262; WORD $0x0000 // vfmadd213ps 0x6a55(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x6a2f1558585cf162; WORD $0x0000 // vaddps 0x6a2f(%rip){1to16}, %zmm4, %zmm2 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6a2f1558585cf162; WORD $0x0000 // vaddps 0x6a2f(%rip){1to16}, %zmm4, %zmm2 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x6a112d58487df262; WORD $0x0000 // vpbroadcastd 0x6a11(%rip), %zmm5 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x6a112d58487df262; WORD $0x0000 // vpbroadcastd 0x6a11(%rip), %zmm5 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x6a0a1558487df262; WORD $0x0000 // vpbroadcastd 0x6a0a(%rip), %zmm2 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x6a0a1558487df262; WORD $0x0000 // vpbroadcastd 0x6a0a(%rip), %zmm2 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xe4058d48; WORD $0x006a; BYTE $0x00 // leaq 0x6ae4(%rip), %rax # 0xd9d0 <lanes>
+	LONG $0xe4058d48; WORD $0x006a; BYTE $0x00 // leaq 0x6ae4(%rip), %rax # 0xe4d0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -5465,23 +6069,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x6f55 <k_sum_squares+0x25>
+	WORD $0x177d // jge 0x7a55 <k_sum_squares+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x7069 <k_sum_squares+0x139>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x7b69 <k_sum_squares+0x139>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1873 // jae 0x6f81 <k_sum_squares+0x51>
+	WORD $0x1873 // jae 0x7a81 <k_sum_squares+0x51>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7029 <k_sum_squares+0xf9>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7b29 <k_sum_squares+0xf9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -5510,10 +6114,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm7
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x6fb0 <k_sum_squares+0x80>
+	WORD $0x8775 // jne 0x7ab0 <k_sum_squares+0x80>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x7069 <k_sum_squares+0x139>
+	WORD $0x3775 // jne 0x7b69 <k_sum_squares+0x139>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
 	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
@@ -5525,9 +6129,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x7080 <k_sum_squares+0x150>
+	WORD $0x0b7e // jle 0x7b80 <k_sum_squares+0x150>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0x709d <k_sum_squares+0x16d>
+	WORD $0x23eb // jmp 0x7b9d <k_sum_squares+0x16d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm4) + zmm0
@@ -5535,9 +6139,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x7080 <k_sum_squares+0x150>
+	WORD $0xe37e // jle 0x7b80 <k_sum_squares+0x150>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0x70be <k_sum_squares+0x18e>
+	WORD $0x1c7e // jle 0x7bbe <k_sum_squares+0x18e>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -5565,20 +6169,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x7119 <k_rms_scale+0x19>
+	WORD $0x087d // jge 0x7c19 <k_rms_scale+0x19>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x71b9 <k_rms_scale+0xb9>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x7cb9 <k_rms_scale+0xb9>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1173 // jae 0x713f <k_rms_scale+0x3f>
+	WORD $0x1173 // jae 0x7c3f <k_rms_scale+0x3f>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x6474 // je 0x71a1 <k_rms_scale+0xa1>
-	WORD $0x7aeb // jmp 0x71b9 <k_rms_scale+0xb9>
+	WORD $0x6474 // je 0x7ca1 <k_rms_scale+0xa1>
+	WORD $0x7aeb // jmp 0x7cb9 <k_rms_scale+0xb9>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -5593,16 +6197,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc975 // jne 0x7160 <k_rms_scale+0x60>
+	WORD $0xc975 // jne 0x7c60 <k_rms_scale+0x60>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x1875 // jne 0x71b9 <k_rms_scale+0xb9>
+	WORD $0x1875 // jne 0x7cb9 <k_rms_scale+0xb9>
 	LONG $0x487cb162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%r8,4), %zmm0, %zmm1
 	LONG $0x4874b162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm1, %zmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x80 // vmovups %zmm1, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x397e // jle 0x71f7 <k_rms_scale+0xf7>
+	WORD $0x397e // jle 0x7cf7 <k_rms_scale+0xf7>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -5622,30 +6226,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7211 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x7d11 <k_silu_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x73b3 <k_silu_mul+0x1b3>
+	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x7eb3 <k_silu_mul+0x1b3>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x668b0518487df262; WORD $0x0000 // vbroadcastss 0x668b(%rip), %zmm0 # 0xd8b4 <k_dot_q6_k+0x5b4>
-	QUAD $0x66910d18487df262; WORD $0x0000 // vbroadcastss 0x6691(%rip), %zmm1 # 0xd8c4 <k_dot_q6_k+0x5c4>
-	QUAD $0x669f1518487df262; WORD $0x0000 // vbroadcastss 0x669f(%rip), %zmm2 # 0xd8dc <k_dot_q6_k+0x5dc>
-	QUAD $0x66891d18487df262; WORD $0x0000 // vbroadcastss 0x6689(%rip), %zmm3 # 0xd8d0 <k_dot_q6_k+0x5d0>
-	QUAD $0x66772518487df262; WORD $0x0000 // vbroadcastss 0x6677(%rip), %zmm4 # 0xd8c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x668d2d18487df262; WORD $0x0000 // vbroadcastss 0x668d(%rip), %zmm5 # 0xd8e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x667b3518487df262; WORD $0x0000 // vbroadcastss 0x667b(%rip), %zmm6 # 0xd8e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x66753d18487df262; WORD $0x0000 // vbroadcastss 0x6675(%rip), %zmm7 # 0xd8e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x667f0518487d7262; WORD $0x0000 // vbroadcastss 0x667f(%rip), %zmm8 # 0xd8f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x66350d18487d7262; WORD $0x0000 // vbroadcastss 0x6635(%rip), %zmm9 # 0xd8b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x66471518487d7262; WORD $0x0000 // vbroadcastss 0x6647(%rip), %zmm10 # 0xd8d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x66591d18487d7262; WORD $0x0000 // vbroadcastss 0x6659(%rip), %zmm11 # 0xd8f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x664b2518487d7262; WORD $0x0000 // vbroadcastss 0x664b(%rip), %zmm12 # 0xd8ec <k_dot_q6_k+0x5ec>
-	QUAD $0x66152d18487d7262; WORD $0x0000 // vbroadcastss 0x6615(%rip), %zmm13 # 0xd8c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x65fb3518487d7262; WORD $0x0000 // vbroadcastss 0x65fb(%rip), %zmm14 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x65f13d58487d7262; WORD $0x0000 // vpbroadcastd 0x65f1(%rip), %zmm15 # 0xd8b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x660f0518487de262; WORD $0x0000 // vbroadcastss 0x660f(%rip), %zmm16 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x668b0518487df262; WORD $0x0000 // vbroadcastss 0x668b(%rip), %zmm0 # 0xe3b4 <k_dot_q6_k+0x5b4>
+	QUAD $0x66910d18487df262; WORD $0x0000 // vbroadcastss 0x6691(%rip), %zmm1 # 0xe3c4 <k_dot_q6_k+0x5c4>
+	QUAD $0x669f1518487df262; WORD $0x0000 // vbroadcastss 0x669f(%rip), %zmm2 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x66891d18487df262; WORD $0x0000 // vbroadcastss 0x6689(%rip), %zmm3 # 0xe3d0 <k_dot_q6_k+0x5d0>
+	QUAD $0x66772518487df262; WORD $0x0000 // vbroadcastss 0x6677(%rip), %zmm4 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x668d2d18487df262; WORD $0x0000 // vbroadcastss 0x668d(%rip), %zmm5 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x667b3518487df262; WORD $0x0000 // vbroadcastss 0x667b(%rip), %zmm6 # 0xe3e0 <k_dot_q6_k+0x5e0>
+	QUAD $0x66753d18487df262; WORD $0x0000 // vbroadcastss 0x6675(%rip), %zmm7 # 0xe3e4 <k_dot_q6_k+0x5e4>
+	QUAD $0x667f0518487d7262; WORD $0x0000 // vbroadcastss 0x667f(%rip), %zmm8 # 0xe3f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x66350d18487d7262; WORD $0x0000 // vbroadcastss 0x6635(%rip), %zmm9 # 0xe3b8 <k_dot_q6_k+0x5b8>
+	QUAD $0x66471518487d7262; WORD $0x0000 // vbroadcastss 0x6647(%rip), %zmm10 # 0xe3d4 <k_dot_q6_k+0x5d4>
+	QUAD $0x66591d18487d7262; WORD $0x0000 // vbroadcastss 0x6659(%rip), %zmm11 # 0xe3f0 <k_dot_q6_k+0x5f0>
+	QUAD $0x664b2518487d7262; WORD $0x0000 // vbroadcastss 0x664b(%rip), %zmm12 # 0xe3ec <k_dot_q6_k+0x5ec>
+	QUAD $0x66152d18487d7262; WORD $0x0000 // vbroadcastss 0x6615(%rip), %zmm13 # 0xe3c0 <k_dot_q6_k+0x5c0>
+	QUAD $0x65fb3518487d7262; WORD $0x0000 // vbroadcastss 0x65fb(%rip), %zmm14 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x65f13d58487d7262; WORD $0x0000 // vpbroadcastd 0x65f1(%rip), %zmm15 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x660f0518487de262; WORD $0x0000 // vbroadcastss 0x660f(%rip), %zmm16 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -5684,27 +6288,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xff1d8e0f; WORD $0xffff // jle 0x72d0 <k_silu_mul+0xd0>
+	LONG $0xff1d8e0f; WORD $0xffff // jle 0x7dd0 <k_silu_mul+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01438e0f; WORD $0x0000 // jle 0x74ff <k_silu_mul+0x2ff>
+	LONG $0x01438e0f; WORD $0x0000 // jle 0x7fff <k_silu_mul+0x2ff>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x64d515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x64d5(%rip){1to16}, %zmm0, %k2 # 0xd8b4 <k_dot_q6_k+0x5b4>
-	QUAD $0x64da1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x64da(%rip){1to16}, %zmm0, %k3 # 0xd8c4 <k_dot_q6_k+0x5c4>
-	QUAD $0x64e80d18487df262; WORD $0x0000 // vbroadcastss 0x64e8(%rip), %zmm1 # 0xd8dc <k_dot_q6_k+0x5dc>
-	QUAD $0x64d20d575b7cf162; WORD $0x0000 // vxorps 0x64d2(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xd8d0 <k_dot_q6_k+0x5d0>
-	QUAD $0x64c01518487df262; WORD $0x0000 // vbroadcastss 0x64c0(%rip), %zmm2 # 0xd8c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x64d515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x64d5(%rip){1to16}, %zmm0, %k2 # 0xe3b4 <k_dot_q6_k+0x5b4>
+	QUAD $0x64da1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x64da(%rip){1to16}, %zmm0, %k3 # 0xe3c4 <k_dot_q6_k+0x5c4>
+	QUAD $0x64e80d18487df262; WORD $0x0000 // vbroadcastss 0x64e8(%rip), %zmm1 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x64d20d575b7cf162; WORD $0x0000 // vxorps 0x64d2(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xe3d0 <k_dot_q6_k+0x5d0>
+	QUAD $0x64c01518487df262; WORD $0x0000 // vbroadcastss 0x64c0(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x64d00d59586cf162; WORD $0x0000 // vmulps 0x64d0(%rip){1to16}, %zmm2, %zmm1 # 0xd8e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x64d00d59586cf162; WORD $0x0000 // vmulps 0x64d0(%rip){1to16}, %zmm2, %zmm1 # 0xe3e8 <k_dot_q6_k+0x5e8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
 	QUAD $0x64b415b85875f262; WORD $0x0000 // vfmadd231ps 0x64b4(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
 	QUAD $0x64ae15b85875f262; WORD $0x0000 // vfmadd231ps 0x64ae(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x64b81d18487df262; WORD $0x0000 // vbroadcastss 0x64b8(%rip), %zmm3 # 0xd8f8 <k_dot_q6_k+0x5f8>
+	QUAD $0x64b81d18487df262; WORD $0x0000 // vbroadcastss 0x64b8(%rip), %zmm3 # 0xe3f8 <k_dot_q6_k+0x5f8>
 	QUAD $0x646e1da8586df262; WORD $0x0000 // vfmadd213ps 0x646e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	QUAD $0x64801da8586df262; WORD $0x0000 // vfmadd213ps 0x6480(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	QUAD $0x64921da8586df262; WORD $0x0000 // vfmadd213ps 0x6492(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
@@ -5712,19 +6316,19 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x644e1da8586df262; WORD $0x0000 // vfmadd213ps 0x644e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x64281518487df262; WORD $0x0000 // vbroadcastss 0x6428(%rip), %zmm2 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x64281518487df262; WORD $0x0000 // vbroadcastss 0x6428(%rip), %zmm2 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x64043558487df262; WORD $0x0000 // vpbroadcastd 0x6404(%rip), %zmm6 # 0xd8b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x64043558487df262; WORD $0x0000 // vpbroadcastd 0x6404(%rip), %zmm6 # 0xe3b0 <k_dot_q6_k+0x5b0>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x63fd1d18487df262; WORD $0x0000 // vbroadcastss 0x63fd(%rip), %zmm3 # 0xd8d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x63fd1d18487df262; WORD $0x0000 // vbroadcastss 0x63fd(%rip), %zmm3 # 0xe3d8 <k_dot_q6_k+0x5d8>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -5740,9 +6344,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x7525 <k_rope+0x15>
+	WORD $0x047d // jge 0x8025 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5deb // jmp 0x7582 <k_rope+0x72>
+	WORD $0x5deb // jmp 0x8082 <k_rope+0x72>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -5760,9 +6364,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xae7e // jle 0x7530 <k_rope+0x20>
+	WORD $0xae7e // jle 0x8030 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x5b7e // jle 0x75e2 <k_rope+0xd2>
+	WORD $0x5b7e // jle 0x80e2 <k_rope+0xd2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
@@ -5787,9 +6391,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7608 <k_axpy+0x18>
+	WORD $0x077d // jge 0x8108 <k_axpy+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x76e8 <k_axpy+0xf8>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x81e8 <k_axpy+0xf8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5799,12 +6403,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x7640 <k_axpy+0x50>
+	WORD $0x1673 // jae 0x8140 <k_axpy+0x50>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0085850f; WORD $0x0000 // jne 0x76c0 <k_axpy+0xd0>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x76e8 <k_axpy+0xf8>
+	LONG $0x0085850f; WORD $0x0000 // jne 0x81c0 <k_axpy+0xd0>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x81e8 <k_axpy+0xf8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5822,21 +6426,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x7650 <k_axpy+0x60>
+	WORD $0x9975 // jne 0x8150 <k_axpy+0x60>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x76e8 <k_axpy+0xf8>
+	WORD $0x2874 // je 0x81e8 <k_axpy+0xf8>
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x487df262; WORD $0x0ca8; BYTE $0x82 // vfmadd213ps (%rdx,%rax,4), %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x76c0 <k_axpy+0xd0>
+	WORD $0xdf75 // jne 0x81c0 <k_axpy+0xd0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x771c <k_axpy+0x12c>
+	WORD $0x2f7e // jle 0x821c <k_axpy+0x12c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -5854,9 +6458,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7738 <k_scale+0x18>
+	WORD $0x077d // jge 0x8238 <k_scale+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x77f1 <k_scale+0xd1>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x82f1 <k_scale+0xd1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
@@ -5865,12 +6469,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1273 // jae 0x7767 <k_scale+0x47>
+	WORD $0x1273 // jae 0x8267 <k_scale+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6e75 // jne 0x77d0 <k_scale+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x77f1 <k_scale+0xd1>
+	WORD $0x6e75 // jne 0x82d0 <k_scale+0xb0>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x82f1 <k_scale+0xd1>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -5884,21 +6488,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xb875 // jne 0x7770 <k_scale+0x50>
+	WORD $0xb875 // jne 0x8270 <k_scale+0x50>
 	LONG $0x10408d4c // leaq 0x10(%rax), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3074 // je 0x77f1 <k_scale+0xd1>
+	WORD $0x3074 // je 0x82f1 <k_scale+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe675 // jne 0x77d0 <k_scale+0xb0>
+	WORD $0xe675 // jne 0x82d0 <k_scale+0xb0>
 	LONG $0xf0c08349 // addq $-0x10, %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x247e // jle 0x781a <k_scale+0xfa>
+	WORD $0x247e // jle 0x831a <k_scale+0xfa>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5914,9 +6518,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7831 <k_add+0x11>
+	WORD $0x077d // jge 0x8331 <k_add+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x7908 <k_add+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8408 <k_add+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5926,12 +6530,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x7869 <k_add+0x49>
+	WORD $0x1673 // jae 0x8369 <k_add+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x78e0 <k_add+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x7908 <k_add+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x83e0 <k_add+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8408 <k_add+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -5949,21 +6553,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x7870 <k_add+0x50>
+	WORD $0x9975 // jne 0x8370 <k_add+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x7908 <k_add+0xe8>
+	WORD $0x2874 // je 0x8408 <k_add+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x78e0 <k_add+0xc0>
+	WORD $0xdf75 // jne 0x83e0 <k_add+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x793c <k_add+0x11c>
+	WORD $0x2f7e // jle 0x843c <k_add+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -5980,9 +6584,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7951 <k_mul+0x11>
+	WORD $0x077d // jge 0x8451 <k_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x7a28 <k_mul+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8528 <k_mul+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -5992,12 +6596,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x7989 <k_mul+0x49>
+	WORD $0x1673 // jae 0x8489 <k_mul+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x7a00 <k_mul+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x7a28 <k_mul+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8500 <k_mul+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8528 <k_mul+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -6015,21 +6619,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x7990 <k_mul+0x50>
+	WORD $0x9975 // jne 0x8490 <k_mul+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x7a28 <k_mul+0xe8>
+	WORD $0x2874 // je 0x8528 <k_mul+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x7a00 <k_mul+0xc0>
+	WORD $0xdf75 // jne 0x8500 <k_mul+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x7a5c <k_mul+0x11c>
+	WORD $0x2f7e // jle 0x855c <k_mul+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -6049,33 +6653,33 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf262; WORD $0xc019 // vbroadcastsd %xmm0, %zmm0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x7a84 <k_sum_exp+0x24>
+	WORD $0x0b7d // jge 0x8584 <k_sum_exp+0x24>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00024fe9; BYTE $0x00 // jmp 0x7cd3 <k_sum_exp+0x273>
+	LONG $0x00024fe9; BYTE $0x00 // jmp 0x87d3 <k_sum_exp+0x273>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x5ece1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ece(%rip), %zmm3 # 0xd970 <k_dot_q6_k+0x670>
-	QUAD $0x5eb4251948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb4(%rip), %zmm4 # 0xd960 <k_dot_q6_k+0x660>
-	QUAD $0x5eb22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb2(%rip), %zmm5 # 0xd968 <k_dot_q6_k+0x668>
-	QUAD $0x5e48351948fdf262; WORD $0x0000 // vbroadcastsd 0x5e48(%rip), %zmm6 # 0xd908 <k_dot_q6_k+0x608>
-	QUAD $0x5e4e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e4e(%rip), %zmm7 # 0xd918 <k_dot_q6_k+0x618>
-	QUAD $0x5e54051948fd7262; WORD $0x0000 // vbroadcastsd 0x5e54(%rip), %zmm8 # 0xd928 <k_dot_q6_k+0x628>
-	QUAD $0x5e720d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm9 # 0xd950 <k_dot_q6_k+0x650>
-	QUAD $0x5e98151948fd7262; WORD $0x0000 // vbroadcastsd 0x5e98(%rip), %zmm10 # 0xd980 <k_dot_q6_k+0x680>
-	QUAD $0x5e2e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e2e(%rip), %zmm11 # 0xd920 <k_dot_q6_k+0x620>
-	QUAD $0x5e44251948fd7262; WORD $0x0000 // vbroadcastsd 0x5e44(%rip), %zmm12 # 0xd940 <k_dot_q6_k+0x640>
-	QUAD $0x5e722d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm13 # 0xd978 <k_dot_q6_k+0x678>
-	QUAD $0x5df0351948fd7262; WORD $0x0000 // vbroadcastsd 0x5df0(%rip), %zmm14 # 0xd900 <k_dot_q6_k+0x600>
-	QUAD $0x5df63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5df6(%rip), %zmm15 # 0xd910 <k_dot_q6_k+0x610>
-	QUAD $0x5e64051948fde262; WORD $0x0000 // vbroadcastsd 0x5e64(%rip), %zmm16 # 0xd988 <k_dot_q6_k+0x688>
-	QUAD $0x5e620d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e62(%rip), %zmm17 # 0xd990 <k_dot_q6_k+0x690>
-	QUAD $0x5e20151948fde262; WORD $0x0000 // vbroadcastsd 0x5e20(%rip), %zmm18 # 0xd958 <k_dot_q6_k+0x658>
-	QUAD $0x5e061d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e06(%rip), %zmm19 # 0xd948 <k_dot_q6_k+0x648>
+	QUAD $0x5ece1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ece(%rip), %zmm3 # 0xe470 <k_dot_q6_k+0x670>
+	QUAD $0x5eb4251948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb4(%rip), %zmm4 # 0xe460 <k_dot_q6_k+0x660>
+	QUAD $0x5eb22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb2(%rip), %zmm5 # 0xe468 <k_dot_q6_k+0x668>
+	QUAD $0x5e48351948fdf262; WORD $0x0000 // vbroadcastsd 0x5e48(%rip), %zmm6 # 0xe408 <k_dot_q6_k+0x608>
+	QUAD $0x5e4e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e4e(%rip), %zmm7 # 0xe418 <k_dot_q6_k+0x618>
+	QUAD $0x5e54051948fd7262; WORD $0x0000 // vbroadcastsd 0x5e54(%rip), %zmm8 # 0xe428 <k_dot_q6_k+0x628>
+	QUAD $0x5e720d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm9 # 0xe450 <k_dot_q6_k+0x650>
+	QUAD $0x5e98151948fd7262; WORD $0x0000 // vbroadcastsd 0x5e98(%rip), %zmm10 # 0xe480 <k_dot_q6_k+0x680>
+	QUAD $0x5e2e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e2e(%rip), %zmm11 # 0xe420 <k_dot_q6_k+0x620>
+	QUAD $0x5e44251948fd7262; WORD $0x0000 // vbroadcastsd 0x5e44(%rip), %zmm12 # 0xe440 <k_dot_q6_k+0x640>
+	QUAD $0x5e722d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm13 # 0xe478 <k_dot_q6_k+0x678>
+	QUAD $0x5df0351948fd7262; WORD $0x0000 // vbroadcastsd 0x5df0(%rip), %zmm14 # 0xe400 <k_dot_q6_k+0x600>
+	QUAD $0x5df63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5df6(%rip), %zmm15 # 0xe410 <k_dot_q6_k+0x610>
+	QUAD $0x5e64051948fde262; WORD $0x0000 // vbroadcastsd 0x5e64(%rip), %zmm16 # 0xe488 <k_dot_q6_k+0x688>
+	QUAD $0x5e620d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e62(%rip), %zmm17 # 0xe490 <k_dot_q6_k+0x690>
+	QUAD $0x5e20151948fde262; WORD $0x0000 // vbroadcastsd 0x5e20(%rip), %zmm18 # 0xe458 <k_dot_q6_k+0x658>
+	QUAD $0x5e061d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e06(%rip), %zmm19 # 0xe448 <k_dot_q6_k+0x648>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x5ddf251948fde262; WORD $0x0000 // vbroadcastsd 0x5ddf(%rip), %zmm20 # 0xd930 <k_dot_q6_k+0x630>
+	QUAD $0x5ddf251948fde262; WORD $0x0000 // vbroadcastsd 0x5ddf(%rip), %zmm20 # 0xe430 <k_dot_q6_k+0x630>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -6138,11 +6742,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f5b162; WORD $0xce58 // vaddpd %zmm22, %zmm1, %zmm1
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x7b60 <k_sum_exp+0x100>
+	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x8660 <k_sum_exp+0x100>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x024c8e0f; WORD $0x0000 // jle 0x7f28 <k_sum_exp+0x4c8>
+	LONG $0x024c8e0f; WORD $0x0000 // jle 0x8a28 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xe5358d48; WORD $0x005c; BYTE $0x00 // leaq 0x5ce5(%rip), %rsi # 0xd9d0 <lanes>
+	LONG $0xe5358d48; WORD $0x005c; BYTE $0x00 // leaq 0x5ce5(%rip), %rsi # 0xe4d0 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -6151,47 +6755,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x5ba52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x5ba5(%rip){1to16}, %zmm2, %zmm5 # 0xd8bc <k_dot_q6_k+0x5bc>
+	QUAD $0x5ba52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x5ba5(%rip){1to16}, %zmm2, %zmm5 # 0xe3bc <k_dot_q6_k+0x5bc>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x5c43151948fdf262; WORD $0x0000 // vbroadcastsd 0x5c43(%rip), %zmm2 # 0xd970 <k_dot_q6_k+0x670>
-	QUAD $0x5c29351948fdf262; WORD $0x0000 // vbroadcastsd 0x5c29(%rip), %zmm6 # 0xd960 <k_dot_q6_k+0x660>
+	QUAD $0x5c43151948fdf262; WORD $0x0000 // vbroadcastsd 0x5c43(%rip), %zmm2 # 0xe470 <k_dot_q6_k+0x670>
+	QUAD $0x5c29351948fdf262; WORD $0x0000 // vbroadcastsd 0x5c29(%rip), %zmm6 # 0xe460 <k_dot_q6_k+0x660>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x5c1b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5c1b(%rip), %zmm3 # 0xd968 <k_dot_q6_k+0x668>
+	QUAD $0x5c1b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5c1b(%rip), %zmm3 # 0xe468 <k_dot_q6_k+0x668>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x5ba53d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm7 # 0xd908 <k_dot_q6_k+0x608>
+	QUAD $0x5ba53d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm7 # 0xe408 <k_dot_q6_k+0x608>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x5b9f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm11 # 0xd918 <k_dot_q6_k+0x618>
-	QUAD $0x5ba5251948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm4 # 0xd928 <k_dot_q6_k+0x628>
+	QUAD $0x5b9f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm11 # 0xe418 <k_dot_q6_k+0x618>
+	QUAD $0x5ba5251948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm4 # 0xe428 <k_dot_q6_k+0x628>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x5bb72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5bb7(%rip), %zmm13 # 0xd950 <k_dot_q6_k+0x650>
-	QUAD $0x5bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0x5bdd(%rip), %zmm14 # 0xd980 <k_dot_q6_k+0x680>
+	QUAD $0x5bb72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5bb7(%rip), %zmm13 # 0xe450 <k_dot_q6_k+0x650>
+	QUAD $0x5bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0x5bdd(%rip), %zmm14 # 0xe480 <k_dot_q6_k+0x680>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x5b673d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b67(%rip), %zmm15 # 0xd920 <k_dot_q6_k+0x620>
+	QUAD $0x5b673d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b67(%rip), %zmm15 # 0xe420 <k_dot_q6_k+0x620>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x5b77051948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm16 # 0xd940 <k_dot_q6_k+0x640>
+	QUAD $0x5b77051948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm16 # 0xe440 <k_dot_q6_k+0x640>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x5b9f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm17 # 0xd978 <k_dot_q6_k+0x678>
-	QUAD $0x5b1d151948fde262; WORD $0x0000 // vbroadcastsd 0x5b1d(%rip), %zmm18 # 0xd900 <k_dot_q6_k+0x600>
+	QUAD $0x5b9f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm17 # 0xe478 <k_dot_q6_k+0x678>
+	QUAD $0x5b1d151948fde262; WORD $0x0000 // vbroadcastsd 0x5b1d(%rip), %zmm18 # 0xe400 <k_dot_q6_k+0x600>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x5b171d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b17(%rip), %zmm19 # 0xd910 <k_dot_q6_k+0x610>
+	QUAD $0x5b171d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b17(%rip), %zmm19 # 0xe410 <k_dot_q6_k+0x610>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x5b7f251948fde262; WORD $0x0000 // vbroadcastsd 0x5b7f(%rip), %zmm20 # 0xd988 <k_dot_q6_k+0x688>
+	QUAD $0x5b7f251948fde262; WORD $0x0000 // vbroadcastsd 0x5b7f(%rip), %zmm20 # 0xe488 <k_dot_q6_k+0x688>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x5b772d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm21 # 0xd990 <k_dot_q6_k+0x690>
-	QUAD $0x5b35351948fde262; WORD $0x0000 // vbroadcastsd 0x5b35(%rip), %zmm22 # 0xd958 <k_dot_q6_k+0x658>
+	QUAD $0x5b772d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm21 # 0xe490 <k_dot_q6_k+0x690>
+	QUAD $0x5b35351948fde262; WORD $0x0000 // vbroadcastsd 0x5b35(%rip), %zmm22 # 0xe458 <k_dot_q6_k+0x658>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x5b0f3d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm23 # 0xd948 <k_dot_q6_k+0x648>
+	QUAD $0x5b0f3d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm23 # 0xe448 <k_dot_q6_k+0x648>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x5ae1151948fd7262; WORD $0x0000 // vbroadcastsd 0x5ae1(%rip), %zmm10 # 0xd930 <k_dot_q6_k+0x630>
+	QUAD $0x5ae1151948fd7262; WORD $0x0000 // vbroadcastsd 0x5ae1(%rip), %zmm10 # 0xe430 <k_dot_q6_k+0x630>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -6258,12 +6862,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0xf819 // vbroadcastsd %xmm0, %zmm31
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x137d // jge 0x7fc2 <k_sum_exp_pair+0x42>
+	WORD $0x137d // jge 0x8ac2 <k_sum_exp_pair+0x42>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0x000451e9; BYTE $0x00 // jmp 0x8413 <k_sum_exp_pair+0x493>
+	LONG $0x000451e9; BYTE $0x00 // jmp 0x8f13 <k_sum_exp_pair+0x493>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
@@ -6272,39 +6876,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x596e351948fde262; WORD $0x0000 // vbroadcastsd 0x596e(%rip), %zmm22 # 0xd960 <k_dot_q6_k+0x660>
-	QUAD $0x590c3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm15 # 0xd908 <k_dot_q6_k+0x608>
-	QUAD $0x591a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x591a(%rip), %zmm7 # 0xd920 <k_dot_q6_k+0x620>
-	QUAD $0x59202d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5920(%rip), %zmm13 # 0xd930 <k_dot_q6_k+0x630>
-	QUAD $0x5926251948fd7262; WORD $0x0000 // vbroadcastsd 0x5926(%rip), %zmm12 # 0xd940 <k_dot_q6_k+0x640>
-	QUAD $0x59543d1948fde262; WORD $0x0000 // vbroadcastsd 0x5954(%rip), %zmm23 # 0xd978 <k_dot_q6_k+0x678>
-	QUAD $0x58d2251948fde262; WORD $0x0000 // vbroadcastsd 0x58d2(%rip), %zmm20 # 0xd900 <k_dot_q6_k+0x600>
-	QUAD $0x5950051948fde262; WORD $0x0000 // vbroadcastsd 0x5950(%rip), %zmm16 # 0xd988 <k_dot_q6_k+0x688>
-	QUAD $0x594e151948fd7262; WORD $0x0000 // vbroadcastsd 0x594e(%rip), %zmm10 # 0xd990 <k_dot_q6_k+0x690>
-	QUAD $0x590c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm21 # 0xd958 <k_dot_q6_k+0x658>
+	QUAD $0x596e351948fde262; WORD $0x0000 // vbroadcastsd 0x596e(%rip), %zmm22 # 0xe460 <k_dot_q6_k+0x660>
+	QUAD $0x590c3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm15 # 0xe408 <k_dot_q6_k+0x608>
+	QUAD $0x591a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x591a(%rip), %zmm7 # 0xe420 <k_dot_q6_k+0x620>
+	QUAD $0x59202d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5920(%rip), %zmm13 # 0xe430 <k_dot_q6_k+0x630>
+	QUAD $0x5926251948fd7262; WORD $0x0000 // vbroadcastsd 0x5926(%rip), %zmm12 # 0xe440 <k_dot_q6_k+0x640>
+	QUAD $0x59543d1948fde262; WORD $0x0000 // vbroadcastsd 0x5954(%rip), %zmm23 # 0xe478 <k_dot_q6_k+0x678>
+	QUAD $0x58d2251948fde262; WORD $0x0000 // vbroadcastsd 0x58d2(%rip), %zmm20 # 0xe400 <k_dot_q6_k+0x600>
+	QUAD $0x5950051948fde262; WORD $0x0000 // vbroadcastsd 0x5950(%rip), %zmm16 # 0xe488 <k_dot_q6_k+0x688>
+	QUAD $0x594e151948fd7262; WORD $0x0000 // vbroadcastsd 0x594e(%rip), %zmm10 # 0xe490 <k_dot_q6_k+0x690>
+	QUAD $0x590c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm21 # 0xe458 <k_dot_q6_k+0x658>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x58ef1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x58ef(%rip), %zmm11 # 0xd970 <k_dot_q6_k+0x670>
+	QUAD $0x58ef1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x58ef(%rip), %zmm11 # 0xe470 <k_dot_q6_k+0x670>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x58c5351948fd7262; WORD $0x0000 // vbroadcastsd 0x58c5(%rip), %zmm14 # 0xd968 <k_dot_q6_k+0x668>
+	QUAD $0x58c5351948fd7262; WORD $0x0000 // vbroadcastsd 0x58c5(%rip), %zmm14 # 0xe468 <k_dot_q6_k+0x668>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x58690d1948fde262; WORD $0x0000 // vbroadcastsd 0x5869(%rip), %zmm17 # 0xd928 <k_dot_q6_k+0x628>
+	QUAD $0x58690d1948fde262; WORD $0x0000 // vbroadcastsd 0x5869(%rip), %zmm17 # 0xe428 <k_dot_q6_k+0x628>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x58430d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5843(%rip), %zmm1 # 0xd918 <k_dot_q6_k+0x618>
+	QUAD $0x58430d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5843(%rip), %zmm1 # 0xe418 <k_dot_q6_k+0x618>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x586b151948fde262; WORD $0x0000 // vbroadcastsd 0x586b(%rip), %zmm18 # 0xd950 <k_dot_q6_k+0x650>
+	QUAD $0x586b151948fde262; WORD $0x0000 // vbroadcastsd 0x586b(%rip), %zmm18 # 0xe450 <k_dot_q6_k+0x650>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x588b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x588b(%rip), %zmm19 # 0xd980 <k_dot_q6_k+0x680>
+	QUAD $0x588b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x588b(%rip), %zmm19 # 0xe480 <k_dot_q6_k+0x680>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -6331,7 +6935,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x5770151948fde262; WORD $0x0000 // vbroadcastsd 0x5770(%rip), %zmm18 # 0xd910 <k_dot_q6_k+0x610>
+	QUAD $0x5770151948fde262; WORD $0x0000 // vbroadcastsd 0x5770(%rip), %zmm18 # 0xe410 <k_dot_q6_k+0x610>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -6356,13 +6960,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x57090d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5709(%rip), %zmm1 # 0xd948 <k_dot_q6_k+0x648>
+	QUAD $0x57090d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5709(%rip), %zmm1 # 0xe448 <k_dot_q6_k+0x648>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x56e9151948fdf262; WORD $0x0000 // vbroadcastsd 0x56e9(%rip), %zmm2 # 0xd950 <k_dot_q6_k+0x650>
+	QUAD $0x56e9151948fdf262; WORD $0x0000 // vbroadcastsd 0x56e9(%rip), %zmm2 # 0xe450 <k_dot_q6_k+0x650>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -6387,7 +6991,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x56680d1948fd6262; WORD $0x0000 // vbroadcastsd 0x5668(%rip), %zmm25 # 0xd970 <k_dot_q6_k+0x670>
+	QUAD $0x56680d1948fd6262; WORD $0x0000 // vbroadcastsd 0x5668(%rip), %zmm25 # 0xe470 <k_dot_q6_k+0x670>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
@@ -6430,11 +7034,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xe328 // vmovaps %zmm19, %zmm4
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8050 <k_sum_exp_pair+0xd0>
+	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8b50 <k_sum_exp_pair+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x041f8e0f; WORD $0x0000 // jle 0x883b <k_sum_exp_pair+0x8bb>
+	LONG $0x041f8e0f; WORD $0x0000 // jle 0x933b <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xa5358d48; WORD $0x0055; BYTE $0x00 // leaq 0x55a5(%rip), %rsi # 0xd9d0 <lanes>
+	LONG $0xa5358d48; WORD $0x0055; BYTE $0x00 // leaq 0x55a5(%rip), %rsi # 0xe4d0 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -6443,7 +7047,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x54651ddf587df162; WORD $0x0000 // vpandnd 0x5465(%rip){1to16}, %zmm0, %zmm3 # 0xd8bc <k_dot_q6_k+0x5bc>
+	QUAD $0x54651ddf587df162; WORD $0x0000 // vpandnd 0x5465(%rip){1to16}, %zmm0, %zmm3 # 0xe3bc <k_dot_q6_k+0x5bc>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -6451,34 +7055,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x54e01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x54e0(%rip), %zmm11 # 0xd970 <k_dot_q6_k+0x670>
-	QUAD $0x54c6051948fd6262; WORD $0x0000 // vbroadcastsd 0x54c6(%rip), %zmm24 # 0xd960 <k_dot_q6_k+0x660>
+	QUAD $0x54e01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x54e0(%rip), %zmm11 # 0xe470 <k_dot_q6_k+0x670>
+	QUAD $0x54c6051948fd6262; WORD $0x0000 // vbroadcastsd 0x54c6(%rip), %zmm24 # 0xe460 <k_dot_q6_k+0x660>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x54a42d1948fdf262; WORD $0x0000 // vbroadcastsd 0x54a4(%rip), %zmm5 # 0xd968 <k_dot_q6_k+0x668>
+	QUAD $0x54a42d1948fdf262; WORD $0x0000 // vbroadcastsd 0x54a4(%rip), %zmm5 # 0xe468 <k_dot_q6_k+0x668>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x542e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm25 # 0xd908 <k_dot_q6_k+0x608>
-	QUAD $0x54342d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm13 # 0xd918 <k_dot_q6_k+0x618>
+	QUAD $0x542e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm25 # 0xe408 <k_dot_q6_k+0x608>
+	QUAD $0x54342d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm13 # 0xe418 <k_dot_q6_k+0x618>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x5434051948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm8 # 0xd928 <k_dot_q6_k+0x628>
+	QUAD $0x5434051948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm8 # 0xe428 <k_dot_q6_k+0x628>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x5446351948fd7262; WORD $0x0000 // vbroadcastsd 0x5446(%rip), %zmm14 # 0xd950 <k_dot_q6_k+0x650>
+	QUAD $0x5446351948fd7262; WORD $0x0000 // vbroadcastsd 0x5446(%rip), %zmm14 # 0xe450 <k_dot_q6_k+0x650>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x54663d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5466(%rip), %zmm15 # 0xd980 <k_dot_q6_k+0x680>
-	QUAD $0x53fc051948fde262; WORD $0x0000 // vbroadcastsd 0x53fc(%rip), %zmm16 # 0xd920 <k_dot_q6_k+0x620>
+	QUAD $0x54663d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5466(%rip), %zmm15 # 0xe480 <k_dot_q6_k+0x680>
+	QUAD $0x53fc051948fde262; WORD $0x0000 // vbroadcastsd 0x53fc(%rip), %zmm16 # 0xe420 <k_dot_q6_k+0x620>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x54060d1948fde262; WORD $0x0000 // vbroadcastsd 0x5406(%rip), %zmm17 # 0xd940 <k_dot_q6_k+0x640>
+	QUAD $0x54060d1948fde262; WORD $0x0000 // vbroadcastsd 0x5406(%rip), %zmm17 # 0xe440 <k_dot_q6_k+0x640>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x542e151948fde262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm18 # 0xd978 <k_dot_q6_k+0x678>
+	QUAD $0x542e151948fde262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm18 # 0xe478 <k_dot_q6_k+0x678>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x53a61d1948fde262; WORD $0x0000 // vbroadcastsd 0x53a6(%rip), %zmm19 # 0xd900 <k_dot_q6_k+0x600>
-	QUAD $0x53ac251948fde262; WORD $0x0000 // vbroadcastsd 0x53ac(%rip), %zmm20 # 0xd910 <k_dot_q6_k+0x610>
+	QUAD $0x53a61d1948fde262; WORD $0x0000 // vbroadcastsd 0x53a6(%rip), %zmm19 # 0xe400 <k_dot_q6_k+0x600>
+	QUAD $0x53ac251948fde262; WORD $0x0000 // vbroadcastsd 0x53ac(%rip), %zmm20 # 0xe410 <k_dot_q6_k+0x610>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -6497,7 +7101,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x53ad3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x53ad(%rip), %zmm31 # 0xd988 <k_dot_q6_k+0x688>
+	QUAD $0x53ad3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x53ad(%rip), %zmm31 # 0xe488 <k_dot_q6_k+0x688>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -6507,11 +7111,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x5374051948fdf262; WORD $0x0000 // vbroadcastsd 0x5374(%rip), %zmm0 # 0xd990 <k_dot_q6_k+0x690>
+	QUAD $0x5374051948fdf262; WORD $0x0000 // vbroadcastsd 0x5374(%rip), %zmm0 # 0xe490 <k_dot_q6_k+0x690>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x532c051948fd6262; WORD $0x0000 // vbroadcastsd 0x532c(%rip), %zmm24 # 0xd958 <k_dot_q6_k+0x658>
+	QUAD $0x532c051948fd6262; WORD $0x0000 // vbroadcastsd 0x532c(%rip), %zmm24 # 0xe458 <k_dot_q6_k+0x658>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x530c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x530c(%rip), %zmm25 # 0xd948 <k_dot_q6_k+0x648>
+	QUAD $0x530c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x530c(%rip), %zmm25 # 0xe448 <k_dot_q6_k+0x648>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -6556,7 +7160,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x51e12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x51e1(%rip), %zmm5 # 0xd930 <k_dot_q6_k+0x630>
+	QUAD $0x51e12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x51e1(%rip), %zmm5 # 0xe430 <k_dot_q6_k+0x630>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -6644,9 +7248,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8925 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x9425 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x89e1 <k_decode_f16+0xd1>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x94e1 <k_decode_f16+0xd1>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -6655,12 +7259,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1273 // jae 0x8955 <k_decode_f16+0x45>
+	WORD $0x1273 // jae 0x9455 <k_decode_f16+0x45>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x89c0 <k_decode_f16+0xb0>
-	LONG $0x00008ce9; BYTE $0x00 // jmp 0x89e1 <k_decode_f16+0xd1>
+	WORD $0x7075 // jne 0x94c0 <k_decode_f16+0xb0>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x94e1 <k_decode_f16+0xd1>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6674,27 +7278,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x8960 <k_decode_f16+0x50>
+	WORD $0xb875 // jne 0x9460 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x89e1 <k_decode_f16+0xd1>
+	WORD $0x3074 // je 0x94e1 <k_decode_f16+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x0413; BYTE $0x50 // vcvtph2ps (%rax,%rdx,2), %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x89c0 <k_decode_f16+0xb0>
+	WORD $0xe675 // jne 0x94c0 <k_decode_f16+0xb0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x009a8d0f; WORD $0x0000 // jge 0x8a87 <k_decode_f16+0x177>
+	LONG $0x009a8d0f; WORD $0x0000 // jge 0x9587 <k_decode_f16+0x177>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2374 // je 0x8a1c <k_decode_f16+0x10c>
+	WORD $0x2374 // je 0x951c <k_decode_f16+0x10c>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -6702,9 +7306,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x8a00 <k_decode_f16+0xf0>
+	WORD $0xe475 // jne 0x9500 <k_decode_f16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x8a87 <k_decode_f16+0x177>
+	WORD $0x6577 // ja 0x9587 <k_decode_f16+0x177>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -6724,7 +7328,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x8a30 <k_decode_f16+0x120>
+	WORD $0xa975 // jne 0x9530 <k_decode_f16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6733,9 +7337,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8aa5 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x95a5 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x8b78 <k_decode_bf16+0xe8>
+	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x9678 <k_decode_bf16+0xe8>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -6744,12 +7348,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x8ad9 <k_decode_bf16+0x49>
+	WORD $0x1673 // jae 0x95d9 <k_decode_bf16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x8b50 <k_decode_bf16+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8b78 <k_decode_bf16+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x9650 <k_decode_bf16+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9678 <k_decode_bf16+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -6767,10 +7371,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0396447f48fef162 // vmovdqu64 %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9c75 // jne 0x8ae0 <k_decode_bf16+0x50>
+	WORD $0x9c75 // jne 0x95e0 <k_decode_bf16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2b74 // je 0x8b78 <k_decode_bf16+0xe8>
+	WORD $0x2b74 // je 0x9678 <k_decode_bf16+0xe8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487df262; WORD $0x0433; BYTE $0x50 // vpmovzxwd (%rax,%rdx,2), %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
@@ -6778,26 +7382,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8b50 <k_decode_bf16+0xc0>
+	WORD $0xdf75 // jne 0x9650 <k_decode_bf16+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x677d // jge 0x8be7 <k_decode_bf16+0x157>
+	WORD $0x677d // jge 0x96e7 <k_decode_bf16+0x157>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1974 // je 0x8ba5 <k_decode_bf16+0x115>
+	WORD $0x1974 // je 0x96a5 <k_decode_bf16+0x115>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x8b90 <k_decode_bf16+0x100>
+	WORD $0xeb75 // jne 0x9690 <k_decode_bf16+0x100>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x8be7 <k_decode_bf16+0x157>
+	WORD $0x3c77 // ja 0x96e7 <k_decode_bf16+0x157>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -6813,7 +7417,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x8bb0 <k_decode_bf16+0x120>
+	WORD $0xc975 // jne 0x96b0 <k_decode_bf16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6821,11 +7425,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x8d1c <k_decode_q8_0+0x12c>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x981c <k_decode_q8_0+0x12c>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x00be840f; WORD $0x0000 // je 0x8ccc <k_decode_q8_0+0xdc>
+	LONG $0x00be840f; WORD $0x0000 // je 0x97cc <k_decode_q8_0+0xdc>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -6856,9 +7460,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c18348 // addq $0x44, %rcx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff54850f; WORD $0xffff // jne 0x8c20 <k_decode_q8_0+0x30>
+	LONG $0xff54850f; WORD $0xffff // jne 0x9720 <k_decode_q8_0+0x30>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4b74 // je 0x8d1c <k_decode_q8_0+0x12c>
+	WORD $0x4b74 // je 0x981c <k_decode_q8_0+0x12c>
 	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
 	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -6877,11 +7481,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x8dba <k_decode_q4_0+0x9a>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x98ba <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004c63057879e2c4; BYTE $0x00 // vpbroadcastb 0x4c63(%rip), %xmm0 # 0xd9a0 <k_dot_q6_k+0x6a0>
-	QUAD $0x004c5b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4c5b(%rip), %xmm1 # 0xd9a1 <k_dot_q6_k+0x6a1>
+	QUAD $0x004c63057879e2c4; BYTE $0x00 // vpbroadcastb 0x4c63(%rip), %xmm0 # 0xe4a0 <k_dot_q6_k+0x6a0>
+	QUAD $0x004c5b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4c5b(%rip), %xmm1 # 0xe4a1 <k_dot_q6_k+0x6a1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -6904,7 +7508,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9675 // jne 0x8d50 <k_decode_q4_0+0x30>
+	WORD $0x9675 // jne 0x9850 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -6912,10 +7516,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00988e0f; WORD $0x0000 // jle 0x8e65 <k_decode_q4_1+0xa5>
+	LONG $0x00988e0f; WORD $0x0000 // jle 0x9965 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004bc5057879e2c4; BYTE $0x00 // vpbroadcastb 0x4bc5(%rip), %xmm0 # 0xd9a2 <k_dot_q6_k+0x6a2>
+	QUAD $0x004bc5057879e2c4; BYTE $0x00 // vpbroadcastb 0x4bc5(%rip), %xmm0 # 0xe4a2 <k_dot_q6_k+0x6a2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -6942,7 +7546,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff7b850f; WORD $0xffff // jne 0x8de0 <k_decode_q4_1+0x20>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x98e0 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -6950,14 +7554,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0x8f50 <k_decode_q5_0+0xe0>
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x9a50 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004aab055979e2c4; BYTE $0x00 // vpbroadcastq 0x4aab(%rip), %xmm0 # 0xd938 <k_dot_q6_k+0x638>
-	QUAD $0x000049db0d6ff9c5 // vmovdqa 0x49db(%rip), %xmm1 # 0xd870 <k_dot_q6_k+0x570>
-	QUAD $0x004b05157879e2c4; BYTE $0x00 // vpbroadcastb 0x4b05(%rip), %xmm2 # 0xd9a3 <k_dot_q6_k+0x6a3>
-	QUAD $0x004afd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4afd(%rip), %xmm3 # 0xd9a4 <k_dot_q6_k+0x6a4>
-	QUAD $0x004af5257879e2c4; BYTE $0x00 // vpbroadcastb 0x4af5(%rip), %xmm4 # 0xd9a5 <k_dot_q6_k+0x6a5>
+	QUAD $0x004aab055979e2c4; BYTE $0x00 // vpbroadcastq 0x4aab(%rip), %xmm0 # 0xe438 <k_dot_q6_k+0x638>
+	QUAD $0x000049db0d6ff9c5 // vmovdqa 0x49db(%rip), %xmm1 # 0xe370 <k_dot_q6_k+0x570>
+	QUAD $0x004b05157879e2c4; BYTE $0x00 // vpbroadcastb 0x4b05(%rip), %xmm2 # 0xe4a3 <k_dot_q6_k+0x6a3>
+	QUAD $0x004afd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4afd(%rip), %xmm3 # 0xe4a4 <k_dot_q6_k+0x6a4>
+	QUAD $0x004af5257879e2c4; BYTE $0x00 // vpbroadcastb 0x4af5(%rip), %xmm4 # 0xe4a5 <k_dot_q6_k+0x6a5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -6989,7 +7593,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff60850f; WORD $0xffff // jne 0x8eb0 <k_decode_q5_0+0x40>
+	LONG $0xff60850f; WORD $0xffff // jne 0x99b0 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -6997,13 +7601,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f28e0f; WORD $0x0000 // jle 0x905f <k_decode_q5_1+0xff>
+	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9b5f <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004a29057879e2c4; BYTE $0x00 // vpbroadcastb 0x4a29(%rip), %xmm0 # 0xd9a6 <k_dot_q6_k+0x6a6>
-	QUAD $0x000048eb0d6ff9c5 // vmovdqa 0x48eb(%rip), %xmm1 # 0xd870 <k_dot_q6_k+0x570>
-	QUAD $0x0049aa155979e2c4; BYTE $0x00 // vpbroadcastq 0x49aa(%rip), %xmm2 # 0xd938 <k_dot_q6_k+0x638>
-	QUAD $0x004a101d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4a10(%rip), %xmm3 # 0xd9a7 <k_dot_q6_k+0x6a7>
+	QUAD $0x004a29057879e2c4; BYTE $0x00 // vpbroadcastb 0x4a29(%rip), %xmm0 # 0xe4a6 <k_dot_q6_k+0x6a6>
+	QUAD $0x000048eb0d6ff9c5 // vmovdqa 0x48eb(%rip), %xmm1 # 0xe370 <k_dot_q6_k+0x570>
+	QUAD $0x0049aa155979e2c4; BYTE $0x00 // vpbroadcastq 0x49aa(%rip), %xmm2 # 0xe438 <k_dot_q6_k+0x638>
+	QUAD $0x004a101d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4a10(%rip), %xmm3 # 0xe4a7 <k_dot_q6_k+0x6a7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -7042,7 +7646,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff41850f; WORD $0xffff // jne 0x8fa0 <k_decode_q5_1+0x40>
+	LONG $0xff41850f; WORD $0xffff // jne 0x9aa0 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7050,10 +7654,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05f38e0f; WORD $0x0000 // jle 0x9670 <k_decode_q2_k+0x600>
+	LONG $0x05f38e0f; WORD $0x0000 // jle 0xa170 <k_decode_q2_k+0x600>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004867051879e2c4; BYTE $0x00 // vbroadcastss 0x4867(%rip), %xmm0 # 0xd8f4 <k_dot_q6_k+0x5f4>
+	QUAD $0x004867051879e2c4; BYTE $0x00 // vbroadcastss 0x4867(%rip), %xmm0 # 0xe3f4 <k_dot_q6_k+0x5f4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -7364,7 +7968,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa20850f; WORD $0xffff // jne 0x9090 <k_decode_q2_k+0x20>
+	LONG $0xfa20850f; WORD $0xffff // jne 0x9b90 <k_decode_q2_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -7372,13 +7976,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x062a8e0f; WORD $0x0000 // jle 0x9cb7 <k_decode_q3_k+0x637>
+	LONG $0x062a8e0f; WORD $0x0000 // jle 0xa7b7 <k_decode_q3_k+0x637>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x004307057879e2c4; BYTE $0x00 // vpbroadcastb 0x4307(%rip), %xmm0 # 0xd9a8 <k_dot_q6_k+0x6a8>
-	QUAD $0x0042ff0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x42ff(%rip), %xmm1 # 0xd9a9 <k_dot_q6_k+0x6a9>
-	QUAD $0x0042f7157879e2c4; BYTE $0x00 // vpbroadcastb 0x42f7(%rip), %xmm2 # 0xd9aa <k_dot_q6_k+0x6aa>
+	QUAD $0x004307057879e2c4; BYTE $0x00 // vpbroadcastb 0x4307(%rip), %xmm0 # 0xe4a8 <k_dot_q6_k+0x6a8>
+	QUAD $0x0042ff0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x42ff(%rip), %xmm1 # 0xe4a9 <k_dot_q6_k+0x6a9>
+	QUAD $0x0042f7157879e2c4; BYTE $0x00 // vpbroadcastb 0x42f7(%rip), %xmm2 # 0xe4aa <k_dot_q6_k+0x6aa>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xff94b271085df162; WORD $0xffff; BYTE $0x02 // vpsllw $0x2, -0x6c(%rdx), %xmm4
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -7686,7 +8290,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa09850f; WORD $0xffff // jne 0x96c0 <k_decode_q3_k+0x40>
+	LONG $0xfa09850f; WORD $0xffff // jne 0xa1c0 <k_decode_q3_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7694,10 +8298,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8e0f; WORD $0x0000 // jle 0xa3bb <k_decode_q4_k+0x6fb>
+	LONG $0x06ee8e0f; WORD $0x0000 // jle 0xaebb <k_decode_q4_k+0x6fb>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003bef051879e2c4; BYTE $0x00 // vbroadcastss 0x3bef(%rip), %xmm0 # 0xd8cc <k_dot_q6_k+0x5cc>
+	QUAD $0x003bef051879e2c4; BYTE $0x00 // vbroadcastss 0x3bef(%rip), %xmm0 # 0xe3cc <k_dot_q6_k+0x5cc>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0x027ab70f // movzwl 0x2(%rdx), %edi
@@ -8068,7 +8672,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf925850f; WORD $0xffff // jne 0x9ce0 <k_decode_q4_k+0x20>
+	LONG $0xf925850f; WORD $0xffff // jne 0xa7e0 <k_decode_q4_k+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0x90 // nop
@@ -8076,11 +8680,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07df8e0f; WORD $0x0000 // jle 0xabac <k_decode_q5_k+0x7ec>
+	LONG $0x07df8e0f; WORD $0x0000 // jle 0xb6ac <k_decode_q5_k+0x7ec>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0034ef051879e2c4; BYTE $0x00 // vbroadcastss 0x34ef(%rip), %xmm0 # 0xd8cc <k_dot_q6_k+0x5cc>
-	QUAD $0x0035c50d7879e2c4; BYTE $0x00 // vpbroadcastb 0x35c5(%rip), %xmm1 # 0xd9ab <k_dot_q6_k+0x6ab>
+	QUAD $0x0034ef051879e2c4; BYTE $0x00 // vbroadcastss 0x34ef(%rip), %xmm0 # 0xe3cc <k_dot_q6_k+0x5cc>
+	QUAD $0x0035c50d7879e2c4; BYTE $0x00 // vpbroadcastb 0x35c5(%rip), %xmm1 # 0xe4ab <k_dot_q6_k+0x6ab>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -8483,20 +9087,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf844850f; WORD $0xffff // jne 0xa3f0 <k_decode_q5_k+0x30>
+	LONG $0xf844850f; WORD $0xffff // jne 0xaef0 <k_decode_q5_k+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04a18e0f; WORD $0x0000 // jle 0xb05e <k_decode_q6_k+0x4ae>
+	LONG $0x04a18e0f; WORD $0x0000 // jle 0xbb5e <k_decode_q6_k+0x4ae>
 	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
 	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x002dda057879e2c4; BYTE $0x00 // vpbroadcastb 0x2dda(%rip), %xmm0 # 0xd9ac <k_dot_q6_k+0x6ac>
-	QUAD $0x002dd20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2dd2(%rip), %xmm1 # 0xd9ad <k_dot_q6_k+0x6ad>
-	QUAD $0x002dca157879e2c4; BYTE $0x00 // vpbroadcastb 0x2dca(%rip), %xmm2 # 0xd9ae <k_dot_q6_k+0x6ae>
+	QUAD $0x002dda057879e2c4; BYTE $0x00 // vpbroadcastb 0x2dda(%rip), %xmm0 # 0xe4ac <k_dot_q6_k+0x6ac>
+	QUAD $0x002dd20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2dd2(%rip), %xmm1 # 0xe4ad <k_dot_q6_k+0x6ad>
+	QUAD $0x002dca157879e2c4; BYTE $0x00 // vpbroadcastb 0x2dca(%rip), %xmm2 # 0xe4ae <k_dot_q6_k+0x6ae>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
 	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
@@ -8700,7 +9304,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb92850f; WORD $0xffff // jne 0xabf0 <k_decode_q6_k+0x40>
+	LONG $0xfb92850f; WORD $0xffff // jne 0xb6f0 <k_decode_q6_k+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -8710,17 +9314,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xb08c <k_dot_f16+0x1c>
+	WORD $0x0b7d // jge 0xbb8c <k_dot_f16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xb13f <k_dot_f16+0xcf>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xbc3f <k_dot_f16+0xcf>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0d73 // jae 0xb0a3 <k_dot_f16+0x33>
+	WORD $0x0d73 // jae 0xbba3 <k_dot_f16+0x33>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x65eb // jmp 0xb108 <k_dot_f16+0x98>
+	WORD $0x65eb // jmp 0xbc08 <k_dot_f16+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8739,10 +9343,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038944984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm0 # zmm0 = (zmm0 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb875 // jne 0xb0c0 <k_dot_f16+0x50>
+	WORD $0xb875 // jne 0xbbc0 <k_dot_f16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x1e75 // jne 0xb136 <k_dot_f16+0xc6>
+	WORD $0x1e75 // jne 0xbc36 <k_dot_f16+0xc6>
 	LONG $0x487db262; WORD $0x1413; BYTE $0x48 // vcvtph2ps (%rax,%r9,2), %zmm2
 	LONG $0x486db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x01485413487db262 // vcvtph2ps 0x20(%rax,%r9,2), %zmm2
@@ -8759,10 +9363,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0xb213 <k_dot_f16+0x1a3>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0xbd13 <k_dot_f16+0x1a3>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2374 // je 0xb19d <k_dot_f16+0x12d>
+	WORD $0x2374 // je 0xbc9d <k_dot_f16+0x12d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -8770,9 +9374,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0xb180 <k_dot_f16+0x110>
+	WORD $0xe375 // jne 0xbc80 <k_dot_f16+0x110>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0xb213 <k_dot_f16+0x1a3>
+	WORD $0x7077 // ja 0xbd13 <k_dot_f16+0x1a3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -8792,7 +9396,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0xb1b0 <k_dot_f16+0x140>
+	WORD $0x9d75 // jne 0xbcb0 <k_dot_f16+0x140>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8803,17 +9407,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xb23c <k_dot_bf16+0x1c>
+	WORD $0x0b7d // jge 0xbd3c <k_dot_bf16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0xb319 <k_dot_bf16+0xf9>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0xbe19 <k_dot_bf16+0xf9>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x1073 // jae 0xb256 <k_dot_bf16+0x36>
+	WORD $0x1073 // jae 0xbd56 <k_dot_bf16+0x36>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0xb2d4 <k_dot_bf16+0xb4>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xbdd4 <k_dot_bf16+0xb4>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8836,10 +9440,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03894c984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0x9c75 // jne 0xb270 <k_dot_bf16+0x50>
+	WORD $0x9c75 // jne 0xbd70 <k_dot_bf16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x2c75 // jne 0xb310 <k_dot_bf16+0xf0>
+	WORD $0x2c75 // jne 0xbe10 <k_dot_bf16+0xf0>
 	LONG $0x487db262; WORD $0x1433; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm2
 	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
 	LONG $0x486db262; WORD $0x04b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
@@ -8858,10 +9462,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0xb3ef <k_dot_bf16+0x1cf>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0xbeef <k_dot_bf16+0x1cf>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2874 // je 0xb37c <k_dot_bf16+0x15c>
+	WORD $0x2874 // je 0xbe7c <k_dot_bf16+0x15c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -8869,9 +9473,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0xb360 <k_dot_bf16+0x140>
+	WORD $0xe475 // jne 0xbe60 <k_dot_bf16+0x140>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0xb3ef <k_dot_bf16+0x1cf>
+	WORD $0x6d77 // ja 0xbeef <k_dot_bf16+0x1cf>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -8891,7 +9495,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0xb390 <k_dot_bf16+0x170>
+	WORD $0xa175 // jne 0xbe90 <k_dot_bf16+0x170>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8900,15 +9504,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x167e // jle 0xb41f <k_dot_q8_0+0x1f>
+	WORD $0x167e // jle 0xbf1f <k_dot_q8_0+0x1f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x1275 // jne 0xb428 <k_dot_q8_0+0x28>
+	WORD $0x1275 // jne 0xbf28 <k_dot_q8_0+0x28>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xb4e5 <k_dot_q8_0+0xe5>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xbfe5 <k_dot_q8_0+0xe5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000111e9; BYTE $0x00 // jmp 0xb539 <k_dot_q8_0+0x139>
+	LONG $0x000111e9; BYTE $0x00 // jmp 0xc039 <k_dot_q8_0+0x139>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8938,9 +9542,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c08348 // addq $0x44, %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff5b850f; WORD $0xffff // jne 0xb440 <k_dot_q8_0+0x40>
+	LONG $0xff5b850f; WORD $0xffff // jne 0xbf40 <k_dot_q8_0+0x40>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4574 // je 0xb52f <k_dot_q8_0+0x12f>
+	WORD $0x4574 // je 0xc02f <k_dot_q8_0+0x12f>
 	QUAD $0x00028821487df262; WORD $0x0000 // vpmovsxbd 0x2(%rax), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x4874f162; WORD $0x0959 // vmulps (%rcx), %zmm1, %zmm1
@@ -8970,13 +9574,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00938e0f; WORD $0x0000 // jle 0xb610 <k_dot_q4_0+0xa0>
+	LONG $0x00938e0f; WORD $0x0000 // jle 0xc110 <k_dot_q4_0+0xa0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00241a0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm1 # 0xd9af <k_dot_q6_k+0x6af>
-	QUAD $0x002412157879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm2 # 0xd9b0 <k_dot_q6_k+0x6b0>
+	QUAD $0x00241a0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm1 # 0xe4af <k_dot_q6_k+0x6af>
+	QUAD $0x002412157879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm2 # 0xe4b0 <k_dot_q6_k+0x6b0>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -8998,10 +9602,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9c75 // jne 0xb5a0 <k_dot_q4_0+0x30>
+	WORD $0x9c75 // jne 0xc0a0 <k_dot_q4_0+0x30>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xb614 <k_dot_q4_0+0xa4>
+	WORD $0x04eb // jmp 0xc114 <k_dot_q4_0+0xa4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9019,12 +9623,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0xb713 <k_dot_q4_1+0xc3>
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0xc213 <k_dot_q4_1+0xc3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00233c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x233c(%rip), %xmm1 # 0xd9b1 <k_dot_q6_k+0x6b1>
+	QUAD $0x00233c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x233c(%rip), %xmm1 # 0xe4b1 <k_dot_q6_k+0x6b1>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -9053,9 +9657,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff75850f; WORD $0xffff // jne 0xb680 <k_dot_q4_1+0x30>
+	LONG $0xff75850f; WORD $0xffff // jne 0xc180 <k_dot_q4_1+0x30>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	WORD $0x04eb // jmp 0xb717 <k_dot_q4_1+0xc7>
+	WORD $0x04eb // jmp 0xc217 <k_dot_q4_1+0xc7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9073,16 +9677,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0xb846 <k_dot_q5_0+0xf6>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0xc346 <k_dot_q5_0+0xf6>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021c30d5979e2c4; BYTE $0x00 // vpbroadcastq 0x21c3(%rip), %xmm1 # 0xd938 <k_dot_q6_k+0x638>
-	QUAD $0x000020f3156ff9c5 // vmovdqa 0x20f3(%rip), %xmm2 # 0xd870 <k_dot_q6_k+0x570>
-	QUAD $0x00222c1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x222c(%rip), %xmm3 # 0xd9b2 <k_dot_q6_k+0x6b2>
-	QUAD $0x002224257879e2c4; BYTE $0x00 // vpbroadcastb 0x2224(%rip), %xmm4 # 0xd9b3 <k_dot_q6_k+0x6b3>
-	QUAD $0x00221c2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x221c(%rip), %xmm5 # 0xd9b4 <k_dot_q6_k+0x6b4>
+	QUAD $0x0021c30d5979e2c4; BYTE $0x00 // vpbroadcastq 0x21c3(%rip), %xmm1 # 0xe438 <k_dot_q6_k+0x638>
+	QUAD $0x000020f3156ff9c5 // vmovdqa 0x20f3(%rip), %xmm2 # 0xe370 <k_dot_q6_k+0x570>
+	QUAD $0x00222c1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x222c(%rip), %xmm3 # 0xe4b2 <k_dot_q6_k+0x6b2>
+	QUAD $0x002224257879e2c4; BYTE $0x00 // vpbroadcastb 0x2224(%rip), %xmm4 # 0xe4b3 <k_dot_q6_k+0x6b3>
+	QUAD $0x00221c2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x221c(%rip), %xmm5 # 0xe4b4 <k_dot_q6_k+0x6b4>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -9114,10 +9718,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff66850f; WORD $0xffff // jne 0xb7a0 <k_dot_q5_0+0x50>
+	LONG $0xff66850f; WORD $0xffff // jne 0xc2a0 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xb84a <k_dot_q5_0+0xfa>
+	WORD $0x04eb // jmp 0xc34a <k_dot_q5_0+0xfa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9135,15 +9739,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xb99d <k_dot_q5_1+0x11d>
+	LONG $0x01108e0f; WORD $0x0000 // jle 0xc49d <k_dot_q5_1+0x11d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021100d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm1 # 0xd9b5 <k_dot_q6_k+0x6b5>
-	QUAD $0x00001fc3156ff9c5 // vmovdqa 0x1fc3(%rip), %xmm2 # 0xd870 <k_dot_q6_k+0x570>
-	QUAD $0x0020821d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2082(%rip), %xmm3 # 0xd938 <k_dot_q6_k+0x638>
-	QUAD $0x0020f7257879e2c4; BYTE $0x00 // vpbroadcastb 0x20f7(%rip), %xmm4 # 0xd9b6 <k_dot_q6_k+0x6b6>
+	QUAD $0x0021100d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm1 # 0xe4b5 <k_dot_q6_k+0x6b5>
+	QUAD $0x00001fc3156ff9c5 // vmovdqa 0x1fc3(%rip), %xmm2 # 0xe370 <k_dot_q6_k+0x570>
+	QUAD $0x0020821d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2082(%rip), %xmm3 # 0xe438 <k_dot_q6_k+0x638>
+	QUAD $0x0020f7257879e2c4; BYTE $0x00 // vpbroadcastb 0x20f7(%rip), %xmm4 # 0xe4b6 <k_dot_q6_k+0x6b6>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -9184,9 +9788,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3b850f; WORD $0xffff // jne 0xb8d0 <k_dot_q5_1+0x50>
+	LONG $0xff3b850f; WORD $0xffff // jne 0xc3d0 <k_dot_q5_1+0x50>
 	LONG $0x4854f162; WORD $0xc058 // vaddps %zmm0, %zmm5, %zmm0
-	WORD $0x04eb // jmp 0xb9a1 <k_dot_q5_1+0x121>
+	WORD $0x04eb // jmp 0xc4a1 <k_dot_q5_1+0x121>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9203,11 +9807,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06348e0f; WORD $0x0000 // jle 0xc011 <k_dot_q2_k+0x641>
+	LONG $0x06348e0f; WORD $0x0000 // jle 0xcb11 <k_dot_q2_k+0x641>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001fc60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1fc6(%rip), %xmm1 # 0xd9b7 <k_dot_q6_k+0x6b7>
+	QUAD $0x001fc60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1fc6(%rip), %xmm1 # 0xe4b7 <k_dot_q6_k+0x6b7>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -9512,9 +10116,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x54c18348 // addq $0x54, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f7850f; WORD $0xffff // jne 0xba00 <k_dot_q2_k+0x30>
+	LONG $0xf9f7850f; WORD $0xffff // jne 0xc500 <k_dot_q2_k+0x30>
 	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
-	WORD $0x04eb // jmp 0xc015 <k_dot_q2_k+0x645>
+	WORD $0x04eb // jmp 0xcb15 <k_dot_q2_k+0x645>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9532,7 +10136,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06458e0f; WORD $0x0000 // jle 0xc6a2 <k_dot_q3_k+0x652>
+	LONG $0x06458e0f; WORD $0x0000 // jle 0xd1a2 <k_dot_q3_k+0x652>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9545,9 +10149,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b4c // movq 0x8(%rdi), %r10
 	LONG $0x6cc18348 // addq $0x6c, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0019300d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1930(%rip), %xmm1 # 0xd9b8 <k_dot_q6_k+0x6b8>
-	QUAD $0x001928157879e2c4; BYTE $0x00 // vpbroadcastb 0x1928(%rip), %xmm2 # 0xd9b9 <k_dot_q6_k+0x6b9>
-	QUAD $0x0019201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1920(%rip), %xmm3 # 0xd9ba <k_dot_q6_k+0x6ba>
+	QUAD $0x0019300d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1930(%rip), %xmm1 # 0xe4b8 <k_dot_q6_k+0x6b8>
+	QUAD $0x001928157879e2c4; BYTE $0x00 // vpbroadcastb 0x1928(%rip), %xmm2 # 0xe4b9 <k_dot_q6_k+0x6b9>
+	QUAD $0x0019201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1920(%rip), %xmm3 # 0xe4ba <k_dot_q6_k+0x6ba>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x9066 // nop
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -9853,7 +10457,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r10 # imm = 0x400
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa1d850f; WORD $0xffff // jne 0xc0a0 <k_dot_q3_k+0x50>
+	LONG $0xfa1d850f; WORD $0xffff // jne 0xcba0 <k_dot_q3_k+0x50>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
@@ -9864,7 +10468,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xc6a6 <k_dot_q3_k+0x656>
+	WORD $0x04eb // jmp 0xd1a6 <k_dot_q3_k+0x656>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9882,7 +10486,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x054a8e0f; WORD $0x0000 // jle 0xcc37 <k_dot_q4_k+0x557>
+	LONG $0x054a8e0f; WORD $0x0000 // jle 0xd737 <k_dot_q4_k+0x557>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -9891,7 +10495,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0012b20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12b2(%rip), %xmm1 # 0xd9bb <k_dot_q6_k+0x6bb>
+	QUAD $0x0012b20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12b2(%rip), %xmm1 # 0xe4bb <k_dot_q6_k+0x6bb>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -10140,14 +10744,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfaf9850f; WORD $0xffff // jne 0xc720 <k_dot_q4_k+0x40>
+	LONG $0xfaf9850f; WORD $0xffff // jne 0xd220 <k_dot_q4_k+0x40>
 	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xcc3b <k_dot_q4_k+0x55b>
+	WORD $0x04eb // jmp 0xd73b <k_dot_q4_k+0x55b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10165,7 +10769,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06508e0f; WORD $0x0000 // jle 0xd2cd <k_dot_q5_k+0x65d>
+	LONG $0x06508e0f; WORD $0x0000 // jle 0xddcd <k_dot_q5_k+0x65d>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -10174,8 +10778,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000d200d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %xmm1 # 0xd9bc <k_dot_q6_k+0x6bc>
-	QUAD $0x000d18157879e2c4; BYTE $0x00 // vpbroadcastb 0xd18(%rip), %xmm2 # 0xd9bd <k_dot_q6_k+0x6bd>
+	QUAD $0x000d200d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %xmm1 # 0xe4bc <k_dot_q6_k+0x6bc>
+	QUAD $0x000d18157879e2c4; BYTE $0x00 // vpbroadcastb 0xd18(%rip), %xmm2 # 0xe4bd <k_dot_q6_k+0x6bd>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -10464,7 +11068,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9fa850f; WORD $0xffff // jne 0xccb0 <k_dot_q5_k+0x40>
+	LONG $0xf9fa850f; WORD $0xffff // jne 0xd7b0 <k_dot_q5_k+0x40>
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
 	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
 	BYTE $0x5b // popq %rbx
@@ -10472,7 +11076,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xd2d1 <k_dot_q5_k+0x661>
+	WORD $0x04eb // jmp 0xddd1 <k_dot_q5_k+0x661>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10489,14 +11093,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04aa8e0f; WORD $0x0000 // jle 0xd7b7 <k_dot_q6_k+0x4b7>
+	LONG $0x04aa8e0f; WORD $0x0000 // jle 0xe2b7 <k_dot_q6_k+0x4b7>
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0006980d7879e2c4; BYTE $0x00 // vpbroadcastb 0x698(%rip), %xmm1 # 0xd9be <k_dot_q6_k+0x6be>
-	QUAD $0x000690157879e2c4; BYTE $0x00 // vpbroadcastb 0x690(%rip), %xmm2 # 0xd9bf <k_dot_q6_k+0x6bf>
-	QUAD $0x0006881d7879e2c4; BYTE $0x00 // vpbroadcastb 0x688(%rip), %xmm3 # 0xd9c0 <k_dot_q6_k+0x6c0>
+	QUAD $0x0006980d7879e2c4; BYTE $0x00 // vpbroadcastb 0x698(%rip), %xmm1 # 0xe4be <k_dot_q6_k+0x6be>
+	QUAD $0x000690157879e2c4; BYTE $0x00 // vpbroadcastb 0x690(%rip), %xmm2 # 0xe4bf <k_dot_q6_k+0x6bf>
+	QUAD $0x0006881d7879e2c4; BYTE $0x00 // vpbroadcastb 0x688(%rip), %xmm3 # 0xe4c0 <k_dot_q6_k+0x6c0>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xf072be0f // movsbl -0x10(%rdx), %esi
@@ -10699,10 +11303,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb95850f; WORD $0xffff // jne 0xd340 <k_dot_q6_k+0x40>
+	LONG $0xfb95850f; WORD $0xffff // jne 0xde40 <k_dot_q6_k+0x40>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
-	WORD $0x04eb // jmp 0xd7bb <k_dot_q6_k+0x4bb>
+	WORD $0x04eb // jmp 0xe2bb <k_dot_q6_k+0x4bb>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10817,14 +11421,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xd872 <k_dot_q6_k+0x572>
-	WORD $0xe0e0 // loopne 0xd874 <k_dot_q6_k+0x574>
-	WORD $0xe0e0 // loopne 0xd876 <k_dot_q6_k+0x576>
-	WORD $0xe0e0 // loopne 0xd878 <k_dot_q6_k+0x578>
-	WORD $0xe0e0 // loopne 0xd87a <k_dot_q6_k+0x57a>
-	WORD $0xe0e0 // loopne 0xd87c <k_dot_q6_k+0x57c>
-	WORD $0xe0e0 // loopne 0xd87e <k_dot_q6_k+0x57e>
-	WORD $0xe0e0 // loopne 0xd880 <k_dot_q6_k+0x580>
+	WORD $0xe0e0 // loopne 0xe372 <k_dot_q6_k+0x572>
+	WORD $0xe0e0 // loopne 0xe374 <k_dot_q6_k+0x574>
+	WORD $0xe0e0 // loopne 0xe376 <k_dot_q6_k+0x576>
+	WORD $0xe0e0 // loopne 0xe378 <k_dot_q6_k+0x578>
+	WORD $0xe0e0 // loopne 0xe37a <k_dot_q6_k+0x57a>
+	WORD $0xe0e0 // loopne 0xe37c <k_dot_q6_k+0x57c>
+	WORD $0xe0e0 // loopne 0xe37e <k_dot_q6_k+0x57e>
+	WORD $0xe0e0 // loopne 0xe380 <k_dot_q6_k+0x580>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -10887,7 +11491,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xd943 <k_dot_q6_k+0x643>
+	WORD $0x1de3 // jrcxz 0xe443 <k_dot_q6_k+0x643>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -10910,13 +11514,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xd99f <k_dot_q6_k+0x69f>
+	WORD $0x3fe0 // loopne 0xe49f <k_dot_q6_k+0x69f>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xd96a <k_dot_q6_k+0x66a>
+	WORD $0xfee0 // loopne 0xe46a <k_dot_q6_k+0x66a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -10925,8 +11529,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xd93b <k_dot_q6_k+0x63b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xd919 <k_dot_q6_k+0x619>
+	WORD $0xb778 // js 0xe43b <k_dot_q6_k+0x63b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xe419 <k_dot_q6_k+0x619>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -10955,7 +11559,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc04100f // movups (%rsp,%rdi,8), %xmm0
 	WORD $0x1003 // addl (%rax), %edx
 	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xd9bf <k_dot_q6_k+0x6bf>
+	WORD $0x0fe0 // loopne 0xe4bf <k_dot_q6_k+0x6bf>
 	BYTE $0xf8 // clc
 	WORD $0xf00f // <unknown>
 	WORD $0x0f10 // adcb %cl, (%rdi)

@@ -3232,10 +3232,368 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4d008281 // st1 { v1.s }[2], [x20]
 	WORD $0x17ffffac // b 0x30e0 <k_gemm_outer+0xbe0>
 
+	// gemm_outer_64
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54002c2b // b.lt 0x37c0 <k_gemm_outer_64+0x58c>
+	WORD $0xa9bc67fa // stp x26, x25, [sp, #-0x40]!
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
+	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
+	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
+	WORD $0x14000005 // b 0x3268 <k_gemm_outer_64+0x34>
+	WORD $0x5280008a // mov w10, #0x4 // =4
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54002a6a // b.ge 0x37b0 <k_gemm_outer_64+0x57c>
+	WORD $0xcb09010b // sub x11, x8, x9
+	WORD $0xf100117f // cmp x11, #0x4
+	WORD $0x540005ab // b.lt 0x3324 <k_gemm_outer_64+0xf0>
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0x54000aaa // b.ge 0x33d0 <k_gemm_outer_64+0x19c>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54fffe8a // b.ge 0x3258 <k_gemm_outer_64+0x24>
+	WORD $0xa941300f // ldp x15, x12, [x0, #0x10]
+	WORD $0xd37df131 // lsl x17, x9, #3
+	WORD $0xa9403401 // ldp x1, x13, [x0]
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0x8b1101e2 // add x2, x15, x17
+	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0x8b110031 // add x17, x1, x17
+	WORD $0x91004041 // add x1, x2, #0x10
+	WORD $0x14000005 // b 0x32c0 <k_gemm_outer_64+0x8c>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xad000041 // stp q1, q0, [x2]
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54fffce0 // b.eq 0x3258 <k_gemm_outer_64+0x24>
+	WORD $0x9b0b7d82 // mul x2, x12, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb40000af // cbz x15, 0x32dc <k_gemm_outer_64+0xa8>
+	WORD $0xad400041 // ldp q1, q0, [x2]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000ca // b.ge 0x32ec <k_gemm_outer_64+0xb8>
+	WORD $0x17fffff6 // b 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffe4b // b.lt 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0x9b0b7dc3 // mul x3, x14, x11
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0xd37df084 // lsl x4, x4, #3
+	WORD $0x8b030da3 // add x3, x13, x3, lsl #3
+	WORD $0xad7f8ca2 // ldp q2, q3, [x5, #-0x10]
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0x4ddfcc64 // ld1r { v4.2d }, [x3], #8
+	WORD $0x8b0400a5 // add x5, x5, x4
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0x54ffff41 // b.ne 0x3304 <k_gemm_outer_64+0xd0>
+	WORD $0x17ffffe4 // b 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540013cd // b.le 0x35a4 <k_gemm_outer_64+0x370>
+	WORD $0xf100215f // cmp x10, #0x8
+	WORD $0x540018aa // b.ge 0x3648 <k_gemm_outer_64+0x414>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x5400180a // b.ge 0x3640 <k_gemm_outer_64+0x40c>
+	WORD $0xa9403011 // ldp x17, x12, [x0]
+	WORD $0xd37df121 // lsl x1, x9, #3
+	WORD $0xa9413402 // ldp x2, x13, [x0, #0x10]
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0x8b010041 // add x1, x2, x1
+	WORD $0x14000005 // b 0x3374 <k_gemm_outer_64+0x140>
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x3d800040 // str q0, [x2]
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54001680 // b.eq 0x3640 <k_gemm_outer_64+0x40c>
+	WORD $0x9b0b7da2 // mul x2, x13, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb40000af // cbz x15, 0x3390 <k_gemm_outer_64+0x15c>
+	WORD $0x3dc00040 // ldr q0, [x2]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540000aa // b.ge 0x339c <k_gemm_outer_64+0x168>
+	WORD $0x17fffff6 // b 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffe6b // b.lt 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0x9b0b7dc3 // mul x3, x14, x11
+	WORD $0xf9401404 // ldr x4, [x0, #0x28]
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0xd37df084 // lsl x4, x4, #3
+	WORD $0x8b030d83 // add x3, x12, x3, lsl #3
+	WORD $0x3dc000a1 // ldr q1, [x5]
+	WORD $0xfc408462 // ldr d2, [x3], #0x8
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0x8b0400a5 // add x5, x5, x4
+	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
+	WORD $0x54ffff61 // b.ne 0x33b4 <k_gemm_outer_64+0x180>
+	WORD $0x17ffffe6 // b 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
+	WORD $0xd37df12b // lsl x11, x9, #3
+	WORD $0xa9403407 // ldp x7, x13, [x0]
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xf9400806 // ldr x6, [x0, #0x10]
+	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0x8b0c0584 // add x4, x12, x12, lsl #1
+	WORD $0x8b0c0983 // add x3, x12, x12, lsl #2
+	WORD $0xd37ae585 // lsl x5, x12, #6
+	WORD $0xd37ced91 // lsl x17, x12, #4
+	WORD $0xd37be981 // lsl x1, x12, #5
+	WORD $0x8b0b00d3 // add x19, x6, x11
+	WORD $0xd37df082 // lsl x2, x4, #3
+	WORD $0xd37df063 // lsl x3, x3, #3
+	WORD $0xd37cec84 // lsl x4, x4, #4
+	WORD $0xcb0c0ca5 // sub x5, x5, x12, lsl #3
+	WORD $0xd37df1c6 // lsl x6, x14, #3
+	WORD $0x8b0b00e7 // add x7, x7, x11
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x52800117 // mov w23, #0x8 // =8
+	WORD $0x14000014 // b 0x3470 <k_gemm_outer_64+0x23c>
+	WORD $0xad000282 // stp q2, q0, [x20]
+	WORD $0x91002177 // add x23, x11, #0x8
+	WORD $0xaa0b03f6 // mov x22, x11
+	WORD $0xad000ea1 // stp q1, q3, [x21]
+	WORD $0x8b110295 // add x21, x20, x17
+	WORD $0xeb0a02ff // cmp x23, x10
+	WORD $0x3d8006a4 // str q4, [x21, #0x10]
+	WORD $0x8b020295 // add x21, x20, x2
+	WORD $0x3cac7a97 // str q23, [x20, x12, lsl #4]
+	WORD $0xad001aa5 // stp q5, q6, [x21]
+	WORD $0x8b010295 // add x21, x20, x1
+	WORD $0xad0042a7 // stp q7, q16, [x21]
+	WORD $0x8b030295 // add x21, x20, x3
+	WORD $0xad004eb1 // stp q17, q19, [x21]
+	WORD $0x8b040295 // add x21, x20, x4
+	WORD $0x8b050294 // add x20, x20, x5
+	WORD $0xad005ab5 // stp q21, q22, [x21]
+	WORD $0xad005292 // stp q18, q20, [x20]
+	WORD $0x54fff0cc // b.gt 0x3284 <k_gemm_outer_64+0x50>
+	WORD $0x9b167d8b // mul x11, x12, x22
+	WORD $0x8b0b0cf4 // add x20, x7, x11, lsl #3
+	WORD $0xaa1703eb // mov x11, x23
+	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
+	WORD $0xb400026f // cbz x15, 0x34cc <k_gemm_outer_64+0x298>
+	WORD $0x8b110297 // add x23, x20, x17
+	WORD $0xad400282 // ldp q2, q0, [x20]
+	WORD $0x3dc006e4 // ldr q4, [x23, #0x10]
+	WORD $0x8b020297 // add x23, x20, x2
+	WORD $0x3cec7a97 // ldr q23, [x20, x12, lsl #4]
+	WORD $0xad401ae5 // ldp q5, q6, [x23]
+	WORD $0x8b010297 // add x23, x20, x1
+	WORD $0xad4042e7 // ldp q7, q16, [x23]
+	WORD $0x8b030297 // add x23, x20, x3
+	WORD $0xad404ef1 // ldp q17, q19, [x23]
+	WORD $0x8b040297 // add x23, x20, x4
+	WORD $0xad405af5 // ldp q21, q22, [x23]
+	WORD $0x8b050297 // add x23, x20, x5
+	WORD $0xad400ea1 // ldp q1, q3, [x21]
+	WORD $0xad4052f2 // ldp q18, q20, [x23]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400028a // b.ge 0x3514 <k_gemm_outer_64+0x2e0>
+	WORD $0x17ffffd7 // b 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fff8ab // b.lt 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0x9b167dd6 // mul x22, x14, x22
+	WORD $0xf9401417 // ldr x23, [x0, #0x28]
+	WORD $0xaa1303f8 // mov x24, x19
+	WORD $0xaa1003f9 // mov x25, x16
+	WORD $0xd37df2f7 // lsl x23, x23, #3
+	WORD $0x8b160db6 // add x22, x13, x22, lsl #3
+	WORD $0xad7fe718 // ldp q24, q25, [x24, #-0x10]
+	WORD $0x8b0e0eda // add x26, x22, x14, lsl #3
+	WORD $0x4ddfceda // ld1r { v26.2d }, [x22], #8
+	WORD $0xf1000739 // subs x25, x25, #0x1
+	WORD $0x4dc6cf5b // ld1r { v27.2d }, [x26], x6
+	WORD $0x8b170318 // add x24, x24, x23
+	WORD $0x4e7acf02 // fmla v2.2d, v24.2d, v26.2d
+	WORD $0x4e7acf20 // fmla v0.2d, v25.2d, v26.2d
+	WORD $0x4dc6cf5a // ld1r { v26.2d }, [x26], x6
+	WORD $0x4e7bcf01 // fmla v1.2d, v24.2d, v27.2d
+	WORD $0x4dc6cf5c // ld1r { v28.2d }, [x26], x6
+	WORD $0x4e7bcf23 // fmla v3.2d, v25.2d, v27.2d
+	WORD $0x4dc6cf5b // ld1r { v27.2d }, [x26], x6
+	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
+	WORD $0x4e7acf24 // fmla v4.2d, v25.2d, v26.2d
+	WORD $0x4dc6cf5a // ld1r { v26.2d }, [x26], x6
+	WORD $0x4e7ccf05 // fmla v5.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf26 // fmla v6.2d, v25.2d, v28.2d
+	WORD $0x4dc6cf5c // ld1r { v28.2d }, [x26], x6
+	WORD $0x4e7bcf07 // fmla v7.2d, v24.2d, v27.2d
+	WORD $0x4e7bcf30 // fmla v16.2d, v25.2d, v27.2d
+	WORD $0x4e7acf11 // fmla v17.2d, v24.2d, v26.2d
+	WORD $0x4e7acf33 // fmla v19.2d, v25.2d, v26.2d
+	WORD $0xfd40035a // ldr d26, [x26]
+	WORD $0x4e7ccf15 // fmla v21.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf36 // fmla v22.2d, v25.2d, v28.2d
+	WORD $0x4fda1312 // fmla v18.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
+	WORD $0x54fffc81 // b.ne 0x352c <k_gemm_outer_64+0x2f8>
+	WORD $0x17ffffa1 // b 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x5400048b // b.lt 0x3638 <k_gemm_outer_64+0x404>
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xa944300d // ldp x13, x12, [x0, #0x40]
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x8b090def // add x15, x15, x9, lsl #3
+	WORD $0x14000007 // b 0x35e0 <k_gemm_outer_64+0x3ac>
+	WORD $0x9b107dd1 // mul x17, x14, x16
+	WORD $0x91000610 // add x16, x16, #0x1
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0xeb0a021f // cmp x16, x10
+	WORD $0xfc3179e0 // str d0, [x15, x17, lsl #3]
+	WORD $0x540002e0 // b.eq 0x3638 <k_gemm_outer_64+0x404>
+	WORD $0xb40000cc // cbz x12, 0x35f8 <k_gemm_outer_64+0x3c4>
+	WORD $0x9b107dd1 // mul x17, x14, x16
+	WORD $0xfc7179e0 // ldr d0, [x15, x17, lsl #3]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540000aa // b.ge 0x3604 <k_gemm_outer_64+0x3d0>
+	WORD $0x17fffff5 // b 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54fffe4b // b.lt 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0xa9420c11 // ldp x17, x3, [x0, #0x20]
+	WORD $0xa9408801 // ldp x1, x2, [x0, #0x8]
+	WORD $0x9b0b0631 // madd x17, x17, x11, x1
+	WORD $0x8b090c41 // add x1, x2, x9, lsl #3
+	WORD $0xd37df062 // lsl x2, x3, #3
+	WORD $0xaa0d03e3 // mov x3, x13
+	WORD $0xfc408621 // ldr d1, [x17], #0x8
+	WORD $0xfd400022 // ldr d2, [x1]
+	WORD $0xf1000463 // subs x3, x3, #0x1
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x1f420020 // fmadd d0, d1, d2, d0
+	WORD $0x54ffff61 // b.ne 0x361c <k_gemm_outer_64+0x3e8>
+	WORD $0x17ffffe5 // b 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0x5280002a // mov w10, #0x1 // =1
+	WORD $0x17ffff08 // b 0x325c <k_gemm_outer_64+0x28>
+	WORD $0x5280004a // mov w10, #0x2 // =2
+	WORD $0x17ffff06 // b 0x325c <k_gemm_outer_64+0x28>
+	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
+	WORD $0xd37df12b // lsl x11, x9, #3
+	WORD $0xa9403406 // ldp x6, x13, [x0]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xf9400807 // ldr x7, [x0, #0x10]
+	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0x8b0c0583 // add x3, x12, x12, lsl #1
+	WORD $0x8b0c0982 // add x2, x12, x12, lsl #2
+	WORD $0xd37ae584 // lsl x4, x12, #6
+	WORD $0xd37be991 // lsl x17, x12, #5
+	WORD $0xd37df1c5 // lsl x5, x14, #3
+	WORD $0x8b0b00c6 // add x6, x6, x11
+	WORD $0xd37df061 // lsl x1, x3, #3
+	WORD $0xd37df042 // lsl x2, x2, #3
+	WORD $0xd37cec63 // lsl x3, x3, #4
+	WORD $0xcb0c0c84 // sub x4, x4, x12, lsl #3
+	WORD $0x8b0b00e7 // add x7, x7, x11
+	WORD $0x52800116 // mov w22, #0x8 // =8
+	WORD $0x1400000d // b 0x36c4 <k_gemm_outer_64+0x490>
+	WORD $0x91002176 // add x22, x11, #0x8
+	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0x3d800267 // str q7, [x19]
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x3cb46a66 // str q6, [x19, x20]
+	WORD $0x3cac7a65 // str q5, [x19, x12, lsl #4]
+	WORD $0x3ca16a64 // str q4, [x19, x1]
+	WORD $0x3cb16a63 // str q3, [x19, x17]
+	WORD $0x3ca26a62 // str q2, [x19, x2]
+	WORD $0x3ca36a61 // str q1, [x19, x3]
+	WORD $0x3ca46a60 // str q0, [x19, x4]
+	WORD $0x54ffe3ec // b.gt 0x333c <k_gemm_outer_64+0x108>
+	WORD $0x9b157d8b // mul x11, x12, x21
+	WORD $0xd37df194 // lsl x20, x12, #3
+	WORD $0x8b0b0cd3 // add x19, x6, x11, lsl #3
+	WORD $0xaa1603eb // mov x11, x22
+	WORD $0xb400018f // cbz x15, 0x3704 <k_gemm_outer_64+0x4d0>
+	WORD $0x3dc00267 // ldr q7, [x19]
+	WORD $0x3cf46a66 // ldr q6, [x19, x20]
+	WORD $0x3cec7a65 // ldr q5, [x19, x12, lsl #4]
+	WORD $0x3ce16a64 // ldr q4, [x19, x1]
+	WORD $0x3cf16a63 // ldr q3, [x19, x17]
+	WORD $0x3ce26a62 // ldr q2, [x19, x2]
+	WORD $0x3ce36a61 // ldr q1, [x19, x3]
+	WORD $0x3ce46a60 // ldr q0, [x19, x4]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x5400018a // b.ge 0x372c <k_gemm_outer_64+0x4f8>
+	WORD $0x17ffffe5 // b 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffb6b // b.lt 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0x9b157dd5 // mul x21, x14, x21
+	WORD $0xf9401416 // ldr x22, [x0, #0x28]
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0xd37df2d6 // lsl x22, x22, #3
+	WORD $0x8b150db5 // add x21, x13, x21, lsl #3
+	WORD $0x8b0e0eb9 // add x25, x21, x14, lsl #3
+	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0xfc4086b1 // ldr d17, [x21], #0x8
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x8b05033a // add x26, x25, x5
+	WORD $0xfd400332 // ldr d18, [x25]
+	WORD $0x8b050359 // add x25, x26, x5
+	WORD $0xfd400353 // ldr d19, [x26]
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0xfd400331 // ldr d17, [x25]
+	WORD $0x8b050339 // add x25, x25, x5
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0xfd400332 // ldr d18, [x25]
+	WORD $0x8b050339 // add x25, x25, x5
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0xfd400333 // ldr d19, [x25]
+	WORD $0x8b050339 // add x25, x25, x5
+	WORD $0x4fd11204 // fmla v4.2d, v16.2d, v17.d[0]
+	WORD $0xfd400331 // ldr d17, [x25]
+	WORD $0xfc656b34 // ldr d20, [x25, x5]
+	WORD $0x4fd21203 // fmla v3.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31202 // fmla v2.2d, v16.2d, v19.d[0]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x54fffce1 // b.ne 0x3744 <k_gemm_outer_64+0x510>
+	WORD $0x17ffffba // b 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
+	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
+	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
+	WORD $0xa8c467fa // ldp x26, x25, [sp], #0x40
+	WORD $0xd65f03c0 // ret
+
 	// gram_tile
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54009e8b // b.lt 0x460c <k_gram_tile+0x13d8>
+	WORD $0x54009e8b // b.lt 0x4b9c <k_gram_tile+0x13d8>
 	WORD $0xd10603ff // sub sp, sp, #0x180
 	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
 	WORD $0xf940181a // ldr x26, [x0, #0x30]
@@ -3245,7 +3603,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
 	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
 	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0x54009c6b // b.lt 0x45f0 <k_gram_tile+0x13bc>
+	WORD $0x54009c6b // b.lt 0x4b80 <k_gram_tile+0x13bc>
 	WORD $0xa940f40a // ldp x10, x29, [x0, #0x8]
 	WORD $0xd37ef758 // lsl x24, x26, #2
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
@@ -3261,11 +3619,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001bfd // str x29, [sp, #0x30]
 	WORD $0xf90053e5 // str x5, [sp, #0xa0]
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000005 // b 0x32b8 <k_gram_tile+0x84>
+	WORD $0x14000005 // b 0x3848 <k_gram_tile+0x84>
 	WORD $0xa9422fe9 // ldp x9, x11, [sp, #0x20]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x540099ea // b.ge 0x45f0 <k_gram_tile+0x13bc>
+	WORD $0x540099ea // b.ge 0x4b80 <k_gram_tile+0x13bc>
 	WORD $0xf100617f // cmp x11, #0x18
 	WORD $0x52800308 // mov w8, #0x18 // =24
 	WORD $0xf90017eb // str x11, [sp, #0x28]
@@ -3343,7 +3701,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1a03e9 // mov x9, x26
 	WORD $0xf90057e2 // str x2, [sp, #0xa8]
 	WORD $0xf90077e1 // str x1, [sp, #0xe8]
-	WORD $0x1400000f // b 0x3428 <k_gram_tile+0x1f4>
+	WORD $0x1400000f // b 0x39b8 <k_gram_tile+0x1f4>
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617800 // fcvtl2 v0.2d, v0.4s
 	WORD $0xad410e22 // ldp q2, q3, [x17, #0x20]
@@ -3357,7 +3715,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x910102f7 // add x23, x23, #0x40
 	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x54fff42a // b.ge 0x32a8 <k_gram_tile+0x74>
+	WORD $0x54fff42a // b.ge 0x3838 <k_gram_tile+0x74>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf10005df // cmp x14, #0x1
@@ -3375,7 +3733,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540003cb // b.lt 0x34e4 <k_gram_tile+0x2b0>
+	WORD $0x540003cb // b.lt 0x3a74 <k_gram_tile+0x2b0>
 	WORD $0x8b130bab // add x11, x29, x19, lsl #2
 	WORD $0xf9407bf1 // ldr x17, [sp, #0xf0]
 	WORD $0xaa0e03ec // mov x12, x14
@@ -3404,7 +3762,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x347c <k_gram_tile+0x248>
+	WORD $0x54fffce1 // b.ne 0x3a0c <k_gram_tile+0x248>
 	WORD $0xd37be8eb // lsl x11, x7, #5
 	WORD $0xf94083ed // ldr x13, [sp, #0x100]
 	WORD $0x927df37e // and x30, x27, #0xfffffffffffffff8
@@ -3414,7 +3772,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb9412fed // ldr w13, [sp, #0x12c]
 	WORD $0x8b0c020c // add x12, x16, x12
 	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x36000a2d // tbz w13, #0x0, 0x364c <k_gram_tile+0x418>
+	WORD $0x36000a2d // tbz w13, #0x0, 0x3bdc <k_gram_tile+0x418>
 	WORD $0xf9400c02 // ldr x2, [x0, #0x18]
 	WORD $0xf94073ed // ldr x13, [sp, #0xe0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3423,27 +3781,27 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c34 // add x20, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x354c <k_gram_tile+0x318>
+	WORD $0x5400010d // b.le 0x3adc <k_gram_tile+0x318>
 	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
 	WORD $0x4e617af7 // fcvtl2 v23.2d, v23.4s
 	WORD $0xad406a99 // ldp q25, q26, [x20]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x4e77d757 // fadd v23.2d, v26.2d, v23.2d
 	WORD $0xad005e98 // stp q24, q23, [x20]
-	WORD $0x1400001a // b 0x35b0 <k_gram_tile+0x37c>
+	WORD $0x1400001a // b 0x3b40 <k_gram_tile+0x37c>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400030b // b.lt 0x35b0 <k_gram_tile+0x37c>
+	WORD $0x5400030b // b.lt 0x3b40 <k_gram_tile+0x37c>
 	WORD $0xf1001d3f // cmp x9, #0x7
 	WORD $0x3d8047f7 // str q23, [sp, #0x110]
-	WORD $0x54000129 // b.ls 0x3580 <k_gram_tile+0x34c>
+	WORD $0x54000129 // b.ls 0x3b10 <k_gram_tile+0x34c>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54005982 // b.hs 0x40a8 <k_gram_tile+0xe74>
-	WORD $0x3600596d // tbz w13, #0x0, 0x40a8 <k_gram_tile+0xe74>
+	WORD $0x54005982 // b.hs 0x4638 <k_gram_tile+0xe74>
+	WORD $0x3600596d // tbz w13, #0x0, 0x4638 <k_gram_tile+0xe74>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b0219ad // madd x13, x13, x2, x6
@@ -3455,23 +3813,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2379b7 // str d23, [x13, x3, lsl #3]
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffff21 // b.ne 0x3590 <k_gram_tile+0x35c>
+	WORD $0x54ffff21 // b.ne 0x3b20 <k_gram_tile+0x35c>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x35dc <k_gram_tile+0x3a8>
+	WORD $0x5400010d // b.le 0x3b6c <k_gram_tile+0x3a8>
 	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
 	WORD $0x4e617ad6 // fcvtl2 v22.2d, v22.4s
 	WORD $0xad416698 // ldp q24, q25, [x20, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
 	WORD $0xad015a97 // stp q23, q22, [x20, #0x20]
-	WORD $0x1400001d // b 0x364c <k_gram_tile+0x418>
+	WORD $0x1400001d // b 0x3bdc <k_gram_tile+0x418>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x364c <k_gram_tile+0x418>
+	WORD $0x5400036b // b.lt 0x3bdc <k_gram_tile+0x418>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f6 // str q22, [sp, #0x110]
-	WORD $0x54000143 // b.lo 0x3614 <k_gram_tile+0x3e0>
+	WORD $0x54000143 // b.lo 0x3ba4 <k_gram_tile+0x3e0>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
@@ -3479,8 +3837,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54005882 // b.hs 0x411c <k_gram_tile+0xee8>
-	WORD $0x3600586d // tbz w13, #0x0, 0x411c <k_gram_tile+0xee8>
+	WORD $0x54005882 // b.hs 0x46ac <k_gram_tile+0xee8>
+	WORD $0x3600586d // tbz w13, #0x0, 0x46ac <k_gram_tile+0xee8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b027dad // mul x13, x13, x2
@@ -3494,12 +3852,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e762af6 // fadd d22, d23, d22
 	WORD $0xfc3769b6 // str d22, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3628 <k_gram_tile+0x3f4>
+	WORD $0x54ffff01 // b.ne 0x3bb8 <k_gram_tile+0x3f4>
 	WORD $0x52800419 // mov w25, #0x20 // =32
 	WORD $0xd37ae4e2 // lsl x2, x7, #6
 	WORD $0xb9412bed // ldr w13, [sp, #0x128]
 	WORD $0xb37ae4f9 // bfi x25, x7, #6, #58
-	WORD $0x34000acd // cbz w13, 0x37b4 <k_gram_tile+0x580>
+	WORD $0x34000acd // cbz w13, 0x3d44 <k_gram_tile+0x580>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xf9406fed // ldr x13, [sp, #0xd8]
 	WORD $0xf9400014 // ldr x20, [x0]
@@ -3508,19 +3866,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x36a0 <k_gram_tile+0x46c>
+	WORD $0x5400010d // b.le 0x3c30 <k_gram_tile+0x46c>
 	WORD $0x0e617ab6 // fcvtl v22.2d, v21.2s
 	WORD $0x4e617ab5 // fcvtl2 v21.2d, v21.4s
 	WORD $0xad406077 // ldp q23, q24, [x3]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
 	WORD $0xad005476 // stp q22, q21, [x3]
-	WORD $0x1400001d // b 0x3710 <k_gram_tile+0x4dc>
+	WORD $0x1400001d // b 0x3ca0 <k_gram_tile+0x4dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3710 <k_gram_tile+0x4dc>
+	WORD $0x5400036b // b.lt 0x3ca0 <k_gram_tile+0x4dc>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f5 // str q21, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x36e0 <k_gram_tile+0x4ac>
+	WORD $0x54000183 // b.lo 0x3c70 <k_gram_tile+0x4ac>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b020284 // add x4, x20, x2
@@ -3530,8 +3888,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54005582 // b.hs 0x4188 <k_gram_tile+0xf54>
-	WORD $0x3600556d // tbz w13, #0x0, 0x4188 <k_gram_tile+0xf54>
+	WORD $0x54005582 // b.hs 0x4718 <k_gram_tile+0xf54>
+	WORD $0x3600556d // tbz w13, #0x0, 0x4718 <k_gram_tile+0xf54>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94047e1 // ldr x1, [sp, #0x88]
 	WORD $0x9b111821 // madd x1, x1, x17, x6
@@ -3543,23 +3901,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7835 // str d21, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x36f0 <k_gram_tile+0x4bc>
+	WORD $0x54ffff21 // b.ne 0x3c80 <k_gram_tile+0x4bc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x373c <k_gram_tile+0x508>
+	WORD $0x5400010d // b.le 0x3ccc <k_gram_tile+0x508>
 	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
 	WORD $0x4e617a94 // fcvtl2 v20.2d, v20.4s
 	WORD $0xad415c76 // ldp q22, q23, [x3, #0x20]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x4e74d6f4 // fadd v20.2d, v23.2d, v20.2d
 	WORD $0xad015075 // stp q21, q20, [x3, #0x20]
-	WORD $0x1400001f // b 0x37b4 <k_gram_tile+0x580>
+	WORD $0x1400001f // b 0x3d44 <k_gram_tile+0x580>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x37b4 <k_gram_tile+0x580>
+	WORD $0x540003ab // b.lt 0x3d44 <k_gram_tile+0x580>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f4 // str q20, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x377c <k_gram_tile+0x548>
+	WORD $0x54000183 // b.lo 0x3d0c <k_gram_tile+0x548>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b190283 // add x3, x20, x25
@@ -3569,8 +3927,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54005462 // b.hs 0x4200 <k_gram_tile+0xfcc>
-	WORD $0x3600544d // tbz w13, #0x0, 0x4200 <k_gram_tile+0xfcc>
+	WORD $0x54005462 // b.hs 0x4790 <k_gram_tile+0xfcc>
+	WORD $0x3600544d // tbz w13, #0x0, 0x4790 <k_gram_tile+0xfcc>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0x9b117dad // mul x13, x13, x17
@@ -3584,9 +3942,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e742ab4 // fadd d20, d21, d20
 	WORD $0xfc3769b4 // str d20, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3790 <k_gram_tile+0x55c>
+	WORD $0x54ffff01 // b.ne 0x3d20 <k_gram_tile+0x55c>
 	WORD $0xb9410fed // ldr w13, [sp, #0x10c]
-	WORD $0x34000acd // cbz w13, 0x3910 <k_gram_tile+0x6dc>
+	WORD $0x34000acd // cbz w13, 0x3ea0 <k_gram_tile+0x6dc>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9406bed // ldr x13, [sp, #0xd0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3595,19 +3953,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x37fc <k_gram_tile+0x5c8>
+	WORD $0x5400010d // b.le 0x3d8c <k_gram_tile+0x5c8>
 	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
 	WORD $0x4e617a73 // fcvtl2 v19.2d, v19.4s
 	WORD $0xad405875 // ldp q21, q22, [x3]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x4e73d6d3 // fadd v19.2d, v22.2d, v19.2d
 	WORD $0xad004c74 // stp q20, q19, [x3]
-	WORD $0x1400001d // b 0x386c <k_gram_tile+0x638>
+	WORD $0x1400001d // b 0x3dfc <k_gram_tile+0x638>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x386c <k_gram_tile+0x638>
+	WORD $0x5400036b // b.lt 0x3dfc <k_gram_tile+0x638>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f3 // str q19, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x383c <k_gram_tile+0x608>
+	WORD $0x54000183 // b.lo 0x3dcc <k_gram_tile+0x608>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3617,8 +3975,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x540051c2 // b.hs 0x426c <k_gram_tile+0x1038>
-	WORD $0x360051ad // tbz w13, #0x0, 0x426c <k_gram_tile+0x1038>
+	WORD $0x540051c2 // b.hs 0x47fc <k_gram_tile+0x1038>
+	WORD $0x360051ad // tbz w13, #0x0, 0x47fc <k_gram_tile+0x1038>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94043e1 // ldr x1, [sp, #0x80]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3630,23 +3988,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7833 // str d19, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x384c <k_gram_tile+0x618>
+	WORD $0x54ffff21 // b.ne 0x3ddc <k_gram_tile+0x618>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3898 <k_gram_tile+0x664>
+	WORD $0x5400010d // b.le 0x3e28 <k_gram_tile+0x664>
 	WORD $0x0e617a53 // fcvtl v19.2d, v18.2s
 	WORD $0x4e617a52 // fcvtl2 v18.2d, v18.4s
 	WORD $0xad415474 // ldp q20, q21, [x3, #0x20]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
 	WORD $0xad014873 // stp q19, q18, [x3, #0x20]
-	WORD $0x1400001f // b 0x3910 <k_gram_tile+0x6dc>
+	WORD $0x1400001f // b 0x3ea0 <k_gram_tile+0x6dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3910 <k_gram_tile+0x6dc>
+	WORD $0x540003ab // b.lt 0x3ea0 <k_gram_tile+0x6dc>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f2 // str q18, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x38d8 <k_gram_tile+0x6a4>
+	WORD $0x54000183 // b.lo 0x3e68 <k_gram_tile+0x6a4>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3656,8 +4014,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x540050a2 // b.hs 0x42e4 <k_gram_tile+0x10b0>
-	WORD $0x3600508d // tbz w13, #0x0, 0x42e4 <k_gram_tile+0x10b0>
+	WORD $0x540050a2 // b.hs 0x4874 <k_gram_tile+0x10b0>
+	WORD $0x3600508d // tbz w13, #0x0, 0x4874 <k_gram_tile+0x10b0>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3671,9 +4029,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e722a72 // fadd d18, d19, d18
 	WORD $0xfc3769b2 // str d18, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x38ec <k_gram_tile+0x6b8>
+	WORD $0x54ffff01 // b.ne 0x3e7c <k_gram_tile+0x6b8>
 	WORD $0xb9410bed // ldr w13, [sp, #0x108]
-	WORD $0x34000acd // cbz w13, 0x3a6c <k_gram_tile+0x838>
+	WORD $0x34000acd // cbz w13, 0x3ffc <k_gram_tile+0x838>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94067ed // ldr x13, [sp, #0xc8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3682,19 +4040,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3958 <k_gram_tile+0x724>
+	WORD $0x5400010d // b.le 0x3ee8 <k_gram_tile+0x724>
 	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
 	WORD $0x4e617a31 // fcvtl2 v17.2d, v17.4s
 	WORD $0xad405073 // ldp q19, q20, [x3]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
 	WORD $0xad004472 // stp q18, q17, [x3]
-	WORD $0x1400001d // b 0x39c8 <k_gram_tile+0x794>
+	WORD $0x1400001d // b 0x3f58 <k_gram_tile+0x794>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x39c8 <k_gram_tile+0x794>
+	WORD $0x5400036b // b.lt 0x3f58 <k_gram_tile+0x794>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f1 // str q17, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3998 <k_gram_tile+0x764>
+	WORD $0x54000183 // b.lo 0x3f28 <k_gram_tile+0x764>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3704,8 +4062,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004e02 // b.hs 0x4350 <k_gram_tile+0x111c>
-	WORD $0x36004ded // tbz w13, #0x0, 0x4350 <k_gram_tile+0x111c>
+	WORD $0x54004e02 // b.hs 0x48e0 <k_gram_tile+0x111c>
+	WORD $0x36004ded // tbz w13, #0x0, 0x48e0 <k_gram_tile+0x111c>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3717,23 +4075,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7831 // str d17, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x39a8 <k_gram_tile+0x774>
+	WORD $0x54ffff21 // b.ne 0x3f38 <k_gram_tile+0x774>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x39f4 <k_gram_tile+0x7c0>
+	WORD $0x5400010d // b.le 0x3f84 <k_gram_tile+0x7c0>
 	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
 	WORD $0x4e617a10 // fcvtl2 v16.2d, v16.4s
 	WORD $0xad414c72 // ldp q18, q19, [x3, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x4e70d670 // fadd v16.2d, v19.2d, v16.2d
 	WORD $0xad014071 // stp q17, q16, [x3, #0x20]
-	WORD $0x1400001f // b 0x3a6c <k_gram_tile+0x838>
+	WORD $0x1400001f // b 0x3ffc <k_gram_tile+0x838>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3a6c <k_gram_tile+0x838>
+	WORD $0x540003ab // b.lt 0x3ffc <k_gram_tile+0x838>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f0 // str q16, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3a34 <k_gram_tile+0x800>
+	WORD $0x54000183 // b.lo 0x3fc4 <k_gram_tile+0x800>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3743,8 +4101,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004ce2 // b.hs 0x43c8 <k_gram_tile+0x1194>
-	WORD $0x36004ccd // tbz w13, #0x0, 0x43c8 <k_gram_tile+0x1194>
+	WORD $0x54004ce2 // b.hs 0x4958 <k_gram_tile+0x1194>
+	WORD $0x36004ccd // tbz w13, #0x0, 0x4958 <k_gram_tile+0x1194>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3758,8 +4116,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e702a30 // fadd d16, d17, d16
 	WORD $0xfc3769b0 // str d16, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3a48 <k_gram_tile+0x814>
-	WORD $0x34000acf // cbz w15, 0x3bc4 <k_gram_tile+0x990>
+	WORD $0x54ffff01 // b.ne 0x3fd8 <k_gram_tile+0x814>
+	WORD $0x34000acf // cbz w15, 0x4154 <k_gram_tile+0x990>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94063ed // ldr x13, [sp, #0xc0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3768,19 +4126,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3ab0 <k_gram_tile+0x87c>
+	WORD $0x5400010d // b.le 0x4040 <k_gram_tile+0x87c>
 	WORD $0x0e6178f0 // fcvtl v16.2d, v7.2s
 	WORD $0x4e6178e7 // fcvtl2 v7.2d, v7.4s
 	WORD $0xad404871 // ldp q17, q18, [x3]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x4e67d647 // fadd v7.2d, v18.2d, v7.2d
 	WORD $0xad001c70 // stp q16, q7, [x3]
-	WORD $0x1400001d // b 0x3b20 <k_gram_tile+0x8ec>
+	WORD $0x1400001d // b 0x40b0 <k_gram_tile+0x8ec>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3b20 <k_gram_tile+0x8ec>
+	WORD $0x5400036b // b.lt 0x40b0 <k_gram_tile+0x8ec>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e7 // str q7, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3af0 <k_gram_tile+0x8bc>
+	WORD $0x54000183 // b.lo 0x4080 <k_gram_tile+0x8bc>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3790,8 +4148,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004a62 // b.hs 0x4434 <k_gram_tile+0x1200>
-	WORD $0x36004a4d // tbz w13, #0x0, 0x4434 <k_gram_tile+0x1200>
+	WORD $0x54004a62 // b.hs 0x49c4 <k_gram_tile+0x1200>
+	WORD $0x36004a4d // tbz w13, #0x0, 0x49c4 <k_gram_tile+0x1200>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3803,23 +4161,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7827 // str d7, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3b00 <k_gram_tile+0x8cc>
+	WORD $0x54ffff21 // b.ne 0x4090 <k_gram_tile+0x8cc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3b4c <k_gram_tile+0x918>
+	WORD $0x5400010d // b.le 0x40dc <k_gram_tile+0x918>
 	WORD $0x0e6178c7 // fcvtl v7.2d, v6.2s
 	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
 	WORD $0xad414470 // ldp q16, q17, [x3, #0x20]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
 	WORD $0xad011867 // stp q7, q6, [x3, #0x20]
-	WORD $0x1400001f // b 0x3bc4 <k_gram_tile+0x990>
+	WORD $0x1400001f // b 0x4154 <k_gram_tile+0x990>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3bc4 <k_gram_tile+0x990>
+	WORD $0x540003ab // b.lt 0x4154 <k_gram_tile+0x990>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e6 // str q6, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3b8c <k_gram_tile+0x958>
+	WORD $0x54000183 // b.lo 0x411c <k_gram_tile+0x958>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3829,8 +4187,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004942 // b.hs 0x44ac <k_gram_tile+0x1278>
-	WORD $0x3600492d // tbz w13, #0x0, 0x44ac <k_gram_tile+0x1278>
+	WORD $0x54004942 // b.hs 0x4a3c <k_gram_tile+0x1278>
+	WORD $0x3600492d // tbz w13, #0x0, 0x4a3c <k_gram_tile+0x1278>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3844,8 +4202,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6628e6 // fadd d6, d7, d6
 	WORD $0xfc3769a6 // str d6, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3ba0 <k_gram_tile+0x96c>
-	WORD $0x34000ac8 // cbz w8, 0x3d1c <k_gram_tile+0xae8>
+	WORD $0x54ffff01 // b.ne 0x4130 <k_gram_tile+0x96c>
+	WORD $0x34000ac8 // cbz w8, 0x42ac <k_gram_tile+0xae8>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3854,19 +4212,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3c08 <k_gram_tile+0x9d4>
+	WORD $0x5400010d // b.le 0x4198 <k_gram_tile+0x9d4>
 	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
 	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
 	WORD $0xad404067 // ldp q7, q16, [x3]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
 	WORD $0xad001466 // stp q6, q5, [x3]
-	WORD $0x1400001d // b 0x3c78 <k_gram_tile+0xa44>
+	WORD $0x1400001d // b 0x4208 <k_gram_tile+0xa44>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3c78 <k_gram_tile+0xa44>
+	WORD $0x5400036b // b.lt 0x4208 <k_gram_tile+0xa44>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e5 // str q5, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3c48 <k_gram_tile+0xa14>
+	WORD $0x54000183 // b.lo 0x41d8 <k_gram_tile+0xa14>
 	WORD $0xf9402fed // ldr x13, [sp, #0x58]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020222 // add x2, x17, x2
@@ -3876,8 +4234,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x540046c2 // b.hs 0x4518 <k_gram_tile+0x12e4>
-	WORD $0x360046ad // tbz w13, #0x0, 0x4518 <k_gram_tile+0x12e4>
+	WORD $0x540046c2 // b.hs 0x4aa8 <k_gram_tile+0x12e4>
+	WORD $0x360046ad // tbz w13, #0x0, 0x4aa8 <k_gram_tile+0x12e4>
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xf94037ed // ldr x13, [sp, #0x68]
 	WORD $0x9b1419ad // madd x13, x13, x20, x6
@@ -3889,23 +4247,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2c79a5 // str d5, [x13, x12, lsl #3]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffff21 // b.ne 0x3c58 <k_gram_tile+0xa24>
+	WORD $0x54ffff21 // b.ne 0x41e8 <k_gram_tile+0xa24>
 	WORD $0xb27e026c // orr x12, x19, #0x4
 	WORD $0xcb0c034c // sub x12, x26, x12
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400010d // b.le 0x3ca4 <k_gram_tile+0xa70>
+	WORD $0x5400010d // b.le 0x4234 <k_gram_tile+0xa70>
 	WORD $0x0e617885 // fcvtl v5.2d, v4.2s
 	WORD $0x4e617884 // fcvtl2 v4.2d, v4.4s
 	WORD $0xad411c66 // ldp q6, q7, [x3, #0x20]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x4e64d4e4 // fadd v4.2d, v7.2d, v4.2d
 	WORD $0xad011065 // stp q5, q4, [x3, #0x20]
-	WORD $0x1400001f // b 0x3d1c <k_gram_tile+0xae8>
+	WORD $0x1400001f // b 0x42ac <k_gram_tile+0xae8>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x3d1c <k_gram_tile+0xae8>
+	WORD $0x540003ab // b.lt 0x42ac <k_gram_tile+0xae8>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3ce4 <k_gram_tile+0xab0>
+	WORD $0x54000183 // b.lo 0x4274 <k_gram_tile+0xab0>
 	WORD $0xf9402fec // ldr x12, [sp, #0x58]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x8b190221 // add x1, x17, x25
@@ -3915,8 +4273,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ec // cset w12, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54004562 // b.hs 0x4588 <k_gram_tile+0x1354>
-	WORD $0x3600454c // tbz w12, #0x0, 0x4588 <k_gram_tile+0x1354>
+	WORD $0x54004562 // b.hs 0x4b18 <k_gram_tile+0x1354>
+	WORD $0x3600454c // tbz w12, #0x0, 0x4b18 <k_gram_tile+0x1354>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0x9b147d8c // mul x12, x12, x20
@@ -3930,8 +4288,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6428a4 // fadd d4, d5, d4
 	WORD $0xfc376984 // str d4, [x12, x23]
 	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff01 // b.ne 0x3cf8 <k_gram_tile+0xac4>
-	WORD $0x34000eca // cbz w10, 0x3ef4 <k_gram_tile+0xcc0>
+	WORD $0x54ffff01 // b.ne 0x4288 <k_gram_tile+0xac4>
+	WORD $0x34000eca // cbz w10, 0x4484 <k_gram_tile+0xcc0>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf9405beb // ldr x11, [sp, #0xb0]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -3940,21 +4298,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3d60 <k_gram_tile+0xb2c>
+	WORD $0x5400010d // b.le 0x42f0 <k_gram_tile+0xb2c>
 	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
 	WORD $0x4e617863 // fcvtl2 v3.2d, v3.4s
 	WORD $0xad401a25 // ldp q5, q6, [x17]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x4e63d4c3 // fadd v3.2d, v6.2d, v3.2d
 	WORD $0xad000e24 // stp q4, q3, [x17]
-	WORD $0x1400002e // b 0x3e14 <k_gram_tile+0xbe0>
+	WORD $0x1400002e // b 0x43a4 <k_gram_tile+0xbe0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x3e14 <k_gram_tile+0xbe0>
+	WORD $0x5400058b // b.lt 0x43a4 <k_gram_tile+0xbe0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e3 // str q3, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3d7c <k_gram_tile+0xb48>
+	WORD $0x54000062 // b.hs 0x430c <k_gram_tile+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001c // b 0x3de8 <k_gram_tile+0xbb4>
+	WORD $0x1400001c // b 0x4378 <k_gram_tile+0xbb4>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe3 // ldr x3, [sp, #0xf8]
 	WORD $0xaa1603e2 // mov x2, x22
@@ -3978,10 +4336,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
 	WORD $0xad001483 // stp q3, q5, [x4]
 	WORD $0xad0018a4 // stp q4, q6, [x5]
-	WORD $0x54fffdc1 // b.ne 0x3d90 <k_gram_tile+0xb5c>
+	WORD $0x54fffdc1 // b.ne 0x4320 <k_gram_tile+0xb5c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x3e14 <k_gram_tile+0xbe0>
+	WORD $0x54000180 // b.eq 0x43a4 <k_gram_tile+0xbe0>
 	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -3992,25 +4350,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7823 // str d3, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3df4 <k_gram_tile+0xbc0>
+	WORD $0x54ffff21 // b.ne 0x4384 <k_gram_tile+0xbc0>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3e40 <k_gram_tile+0xc0c>
+	WORD $0x5400010d // b.le 0x43d0 <k_gram_tile+0xc0c>
 	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
 	WORD $0x4e617842 // fcvtl2 v2.2d, v2.4s
 	WORD $0xad411624 // ldp q4, q5, [x17, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
 	WORD $0xad010a23 // stp q3, q2, [x17, #0x20]
-	WORD $0x1400002e // b 0x3ef4 <k_gram_tile+0xcc0>
+	WORD $0x1400002e // b 0x4484 <k_gram_tile+0xcc0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x3ef4 <k_gram_tile+0xcc0>
+	WORD $0x5400058b // b.lt 0x4484 <k_gram_tile+0xcc0>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3e5c <k_gram_tile+0xc28>
+	WORD $0x54000062 // b.hs 0x43ec <k_gram_tile+0xc28>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001a // b 0x3ec0 <k_gram_tile+0xc8c>
+	WORD $0x1400001a // b 0x4450 <k_gram_tile+0xc8c>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4033,9 +4391,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
 	WORD $0xad011062 // stp q2, q4, [x3, #0x20]
 	WORD $0xad021463 // stp q3, q5, [x3, #0x40]
-	WORD $0x54fffde1 // b.ne 0x3e70 <k_gram_tile+0xc3c>
+	WORD $0x54fffde1 // b.ne 0x4400 <k_gram_tile+0xc3c>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x540001c0 // b.eq 0x3ef4 <k_gram_tile+0xcc0>
+	WORD $0x540001c0 // b.eq 0x4484 <k_gram_tile+0xcc0>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4048,8 +4406,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e622862 // fadd d2, d3, d2
 	WORD $0xfc376962 // str d2, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x3ed0 <k_gram_tile+0xc9c>
-	WORD $0x34ffa8b5 // cbz w21, 0x3408 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x4460 <k_gram_tile+0xc9c>
+	WORD $0x34ffa8b5 // cbz w21, 0x3998 <k_gram_tile+0x1d4>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -4058,21 +4416,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3f38 <k_gram_tile+0xd04>
+	WORD $0x5400010d // b.le 0x44c8 <k_gram_tile+0xd04>
 	WORD $0x0e617822 // fcvtl v2.2d, v1.2s
 	WORD $0x4e617821 // fcvtl2 v1.2d, v1.4s
 	WORD $0xad401223 // ldp q3, q4, [x17]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
 	WORD $0xad000622 // stp q2, q1, [x17]
-	WORD $0x1400002c // b 0x3fe4 <k_gram_tile+0xdb0>
+	WORD $0x1400002c // b 0x4574 <k_gram_tile+0xdb0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400054b // b.lt 0x3fe4 <k_gram_tile+0xdb0>
+	WORD $0x5400054b // b.lt 0x4574 <k_gram_tile+0xdb0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e1 // str q1, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x3f54 <k_gram_tile+0xd20>
+	WORD $0x54000062 // b.hs 0x44e4 <k_gram_tile+0xd20>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001a // b 0x3fb8 <k_gram_tile+0xd84>
+	WORD $0x1400001a // b 0x4548 <k_gram_tile+0xd84>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
@@ -4095,9 +4453,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
 	WORD $0xad000c61 // stp q1, q3, [x3]
 	WORD $0xad001082 // stp q2, q4, [x4]
-	WORD $0x54fffdc1 // b.ne 0x3f64 <k_gram_tile+0xd30>
+	WORD $0x54fffdc1 // b.ne 0x44f4 <k_gram_tile+0xd30>
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x3fe4 <k_gram_tile+0xdb0>
+	WORD $0x54000180 // b.eq 0x4574 <k_gram_tile+0xdb0>
 	WORD $0xf9404be1 // ldr x1, [sp, #0x90]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -4108,18 +4466,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7821 // str d1, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3fc4 <k_gram_tile+0xd90>
+	WORD $0x54ffff21 // b.ne 0x4554 <k_gram_tile+0xd90>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54ffa00c // b.gt 0x33f0 <k_gram_tile+0x1bc>
+	WORD $0x54ffa00c // b.gt 0x3980 <k_gram_tile+0x1bc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffa08b // b.lt 0x3408 <k_gram_tile+0x1d4>
+	WORD $0x54ffa08b // b.lt 0x3998 <k_gram_tile+0x1d4>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x4010 <k_gram_tile+0xddc>
+	WORD $0x54000062 // b.hs 0x45a0 <k_gram_tile+0xddc>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x14000019 // b 0x4070 <k_gram_tile+0xe3c>
+	WORD $0x14000019 // b 0x4600 <k_gram_tile+0xe3c>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4141,9 +4499,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
 	WORD $0xad010840 // stp q0, q2, [x2, #0x20]
 	WORD $0xad020c41 // stp q1, q3, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4020 <k_gram_tile+0xdec>
+	WORD $0x54fffde1 // b.ne 0x45b0 <k_gram_tile+0xdec>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x54ff9ce0 // b.eq 0x3408 <k_gram_tile+0x1d4>
+	WORD $0x54ff9ce0 // b.eq 0x3998 <k_gram_tile+0x1d4>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4156,8 +4514,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e602820 // fadd d0, d1, d0
 	WORD $0xfc376960 // str d0, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x4080 <k_gram_tile+0xe4c>
-	WORD $0x17fffcd9 // b 0x3408 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x4610 <k_gram_tile+0xe4c>
+	WORD $0x17fffcd9 // b 0x3998 <k_gram_tile+0x1d4>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x8b060224 // add x4, x17, x6
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
@@ -4182,11 +4540,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e78d7b8 // fadd v24.2d, v29.2d, v24.2d
 	WORD $0xac826437 // stp q23, q25, [x1], #0x40
 	WORD $0xac8269b8 // stp q24, q26, [x13], #0x40
-	WORD $0x54fffe21 // b.ne 0x40cc <k_gram_tile+0xe98>
+	WORD $0x54fffe21 // b.ne 0x465c <k_gram_tile+0xe98>
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffa381 // b.ne 0x3584 <k_gram_tile+0x350>
-	WORD $0x17fffd26 // b 0x35b0 <k_gram_tile+0x37c>
+	WORD $0x54ffa381 // b.ne 0x3b14 <k_gram_tile+0x350>
+	WORD $0x17fffd26 // b 0x3b40 <k_gram_tile+0x37c>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4209,11 +4567,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
 	WORD $0xad0160b6 // stp q22, q24, [x5, #0x20]
 	WORD $0xad0264b7 // stp q23, q25, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4130 <k_gram_tile+0xefc>
+	WORD $0x54fffde1 // b.ne 0x46c0 <k_gram_tile+0xefc>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffa660 // b.eq 0x364c <k_gram_tile+0x418>
-	WORD $0x17fffd25 // b 0x3618 <k_gram_tile+0x3e4>
+	WORD $0x54ffa660 // b.eq 0x3bdc <k_gram_tile+0x418>
+	WORD $0x17fffd25 // b 0x3ba8 <k_gram_tile+0x3e4>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4237,13 +4595,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
 	WORD $0xad005fb5 // stp q21, q23, [x29]
 	WORD $0xad0060b6 // stp q22, q24, [x5]
-	WORD $0x54fffdc1 // b.ne 0x419c <k_gram_tile+0xf68>
+	WORD $0x54fffdc1 // b.ne 0x472c <k_gram_tile+0xf68>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffa8c0 // b.eq 0x3710 <k_gram_tile+0x4dc>
-	WORD $0x17fffd3a // b 0x36e4 <k_gram_tile+0x4b0>
+	WORD $0x54ffa8c0 // b.eq 0x3ca0 <k_gram_tile+0x4dc>
+	WORD $0x17fffd3a // b 0x3c74 <k_gram_tile+0x4b0>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4266,11 +4624,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
 	WORD $0xad0158b4 // stp q20, q22, [x5, #0x20]
 	WORD $0xad025cb5 // stp q21, q23, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4214 <k_gram_tile+0xfe0>
+	WORD $0x54fffde1 // b.ne 0x47a4 <k_gram_tile+0xfe0>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffaa80 // b.eq 0x37b4 <k_gram_tile+0x580>
-	WORD $0x17fffd46 // b 0x3780 <k_gram_tile+0x54c>
+	WORD $0x54ffaa80 // b.eq 0x3d44 <k_gram_tile+0x580>
+	WORD $0x17fffd46 // b 0x3d10 <k_gram_tile+0x54c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4294,13 +4652,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
 	WORD $0xad0054b3 // stp q19, q21, [x5]
 	WORD $0xad005bb4 // stp q20, q22, [x29]
-	WORD $0x54fffdc1 // b.ne 0x4280 <k_gram_tile+0x104c>
+	WORD $0x54fffdc1 // b.ne 0x4810 <k_gram_tile+0x104c>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffac80 // b.eq 0x386c <k_gram_tile+0x638>
-	WORD $0x17fffd58 // b 0x3840 <k_gram_tile+0x60c>
+	WORD $0x54ffac80 // b.eq 0x3dfc <k_gram_tile+0x638>
+	WORD $0x17fffd58 // b 0x3dd0 <k_gram_tile+0x60c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4323,11 +4681,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
 	WORD $0xad0150b2 // stp q18, q20, [x5, #0x20]
 	WORD $0xad0254b3 // stp q19, q21, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x42f8 <k_gram_tile+0x10c4>
+	WORD $0x54fffde1 // b.ne 0x4888 <k_gram_tile+0x10c4>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffae40 // b.eq 0x3910 <k_gram_tile+0x6dc>
-	WORD $0x17fffd64 // b 0x38dc <k_gram_tile+0x6a8>
+	WORD $0x54ffae40 // b.eq 0x3ea0 <k_gram_tile+0x6dc>
+	WORD $0x17fffd64 // b 0x3e6c <k_gram_tile+0x6a8>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4351,13 +4709,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
 	WORD $0xad004cb1 // stp q17, q19, [x5]
 	WORD $0xad0053b2 // stp q18, q20, [x29]
-	WORD $0x54fffdc1 // b.ne 0x4364 <k_gram_tile+0x1130>
+	WORD $0x54fffdc1 // b.ne 0x48f4 <k_gram_tile+0x1130>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb040 // b.eq 0x39c8 <k_gram_tile+0x794>
-	WORD $0x17fffd76 // b 0x399c <k_gram_tile+0x768>
+	WORD $0x54ffb040 // b.eq 0x3f58 <k_gram_tile+0x794>
+	WORD $0x17fffd76 // b 0x3f2c <k_gram_tile+0x768>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4380,11 +4738,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
 	WORD $0xad0148b0 // stp q16, q18, [x5, #0x20]
 	WORD $0xad024cb1 // stp q17, q19, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x43dc <k_gram_tile+0x11a8>
+	WORD $0x54fffde1 // b.ne 0x496c <k_gram_tile+0x11a8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb200 // b.eq 0x3a6c <k_gram_tile+0x838>
-	WORD $0x17fffd82 // b 0x3a38 <k_gram_tile+0x804>
+	WORD $0x54ffb200 // b.eq 0x3ffc <k_gram_tile+0x838>
+	WORD $0x17fffd82 // b 0x3fc8 <k_gram_tile+0x804>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4408,13 +4766,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
 	WORD $0xad0044a7 // stp q7, q17, [x5]
 	WORD $0xad004bb0 // stp q16, q18, [x29]
-	WORD $0x54fffdc1 // b.ne 0x4448 <k_gram_tile+0x1214>
+	WORD $0x54fffdc1 // b.ne 0x49d8 <k_gram_tile+0x1214>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb3e0 // b.eq 0x3b20 <k_gram_tile+0x8ec>
-	WORD $0x17fffd93 // b 0x3af4 <k_gram_tile+0x8c0>
+	WORD $0x54ffb3e0 // b.eq 0x40b0 <k_gram_tile+0x8ec>
+	WORD $0x17fffd93 // b 0x4084 <k_gram_tile+0x8c0>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4437,11 +4795,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
 	WORD $0xad0140a6 // stp q6, q16, [x5, #0x20]
 	WORD $0xad0244a7 // stp q7, q17, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x44c0 <k_gram_tile+0x128c>
+	WORD $0x54fffde1 // b.ne 0x4a50 <k_gram_tile+0x128c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb5a0 // b.eq 0x3bc4 <k_gram_tile+0x990>
-	WORD $0x17fffd9f // b 0x3b90 <k_gram_tile+0x95c>
+	WORD $0x54ffb5a0 // b.eq 0x4154 <k_gram_tile+0x990>
+	WORD $0x17fffd9f // b 0x4120 <k_gram_tile+0x95c>
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0xaa1603e1 // mov x1, x22
@@ -4465,11 +4823,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
 	WORD $0xad001c85 // stp q5, q7, [x4]
 	WORD $0xad0040a6 // stp q6, q16, [x5]
-	WORD $0x54fffdc1 // b.ne 0x452c <k_gram_tile+0x12f8>
+	WORD $0x54fffdc1 // b.ne 0x4abc <k_gram_tile+0x12f8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffb7c0 // b.eq 0x3c78 <k_gram_tile+0xa44>
-	WORD $0x17fffdb2 // b 0x3c4c <k_gram_tile+0xa18>
+	WORD $0x54ffb7c0 // b.eq 0x4208 <k_gram_tile+0xa44>
+	WORD $0x17fffdb2 // b 0x41dc <k_gram_tile+0xa18>
 	WORD $0xf94037eb // ldr x11, [sp, #0x68]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0xaa1e03ed // mov x13, x30
@@ -4492,10 +4850,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0xad011844 // stp q4, q6, [x2, #0x20]
 	WORD $0xad021c45 // stp q5, q7, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x459c <k_gram_tile+0x1368>
+	WORD $0x54fffde1 // b.ne 0x4b2c <k_gram_tile+0x1368>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54ffb9a0 // b.eq 0x3d1c <k_gram_tile+0xae8>
-	WORD $0x17fffdbf // b 0x3ce8 <k_gram_tile+0xab4>
+	WORD $0x54ffb9a0 // b.eq 0x42ac <k_gram_tile+0xae8>
+	WORD $0x17fffdbf // b 0x4278 <k_gram_tile+0xab4>
 	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
 	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
@@ -4509,9 +4867,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4628 <k_exp+0x18>
+	WORD $0x5400006a // b.ge 0x4bb8 <k_exp+0x18>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1400004a // b 0x474c <k_exp+0x13c>
+	WORD $0x1400004a // b 0x4cdc <k_exp+0x13c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -4584,25 +4942,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb51e14 // bit v20.16b, v16.16b, v21.16b
 	WORD $0x4e761e94 // bic v20.16b, v20.16b, v22.16b
 	WORD $0x3c810534 // str q20, [x9], #0x10
-	WORD $0x54fffb4d // b.le 0x46b0 <k_exp+0xa0>
+	WORD $0x54fffb4d // b.le 0x4c40 <k_exp+0xa0>
 	WORD $0xcb0c0108 // sub x8, x8, x12
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000acb // b.lt 0x48ac <k_exp+0x29c>
+	WORD $0x54000acb // b.lt 0x4e3c <k_exp+0x29c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0xd37ef589 // lsl x9, x12, #2
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b09014a // add x10, x10, x9
 	WORD $0x8b090169 // add x9, x11, x9
 	WORD $0xbd400141 // ldr s1, [x10]
-	WORD $0x54000120 // b.eq 0x4794 <k_exp+0x184>
+	WORD $0x54000120 // b.eq 0x4d24 <k_exp+0x184>
 	WORD $0x9100114b // add x11, x10, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x4794 <k_exp+0x184>
+	WORD $0x540000a3 // b.lo 0x4d24 <k_exp+0x184>
 	WORD $0x9100214a // add x10, x10, #0x8
 	WORD $0x4d408141 // ld1 { v1.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x4798 <k_exp+0x188>
+	WORD $0x14000002 // b 0x4d28 <k_exp+0x188>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528879cc // mov w12, #0x43ce // =17358
@@ -4667,10 +5025,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6ea51c20 // bit v0.16b, v1.16b, v5.16b
 	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54000060 // b.eq 0x48a0 <k_exp+0x290>
+	WORD $0x54000060 // b.eq 0x4e30 <k_exp+0x290>
 	WORD $0x91001128 // add x8, x9, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x3400006a // cbz w10, 0x48ac <k_exp+0x29c>
+	WORD $0x3400006a // cbz w10, 0x4e3c <k_exp+0x29c>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -4679,9 +5037,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x48c8 <k_max+0x18>
+	WORD $0x5400006a // b.ge 0x4e58 <k_max+0x18>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x1400000a // b 0x48ec <k_max+0x3c>
+	WORD $0x1400000a // b 0x4e7c <k_max+0x3c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x927ef109 // and x9, x8, #0x7ffffffffffffffc
 	WORD $0x5280008b // mov w11, #0x4 // =4
@@ -4690,22 +5048,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0x6ea21c20 // bit v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff6d // b.le 0x48d4 <k_max+0x24>
+	WORD $0x54ffff6d // b.le 0x4e64 <k_max+0x24>
 	WORD $0xcb090108 // sub x8, x8, x9
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400024b // b.lt 0x493c <k_max+0x8c>
+	WORD $0x5400024b // b.lt 0x4ecc <k_max+0x8c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b090949 // add x9, x10, x9, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000e0 // b.eq 0x4924 <k_max+0x74>
+	WORD $0x540000e0 // b.eq 0x4eb4 <k_max+0x74>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x54000063 // b.lo 0x4924 <k_max+0x74>
+	WORD $0x54000063 // b.lo 0x4eb4 <k_max+0x74>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x1003d5e9 // adr x9, 0xc3e0 <lanes>
+	WORD $0x1003d569 // adr x9, 0xc960 <lanes>
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
@@ -4732,23 +5090,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0b03e8 // mov x8, x11
 	WORD $0x9100116b // add x11, x11, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400010c // b.gt 0x49a8 <k_find+0x40>
+	WORD $0x5400010c // b.gt 0x4f38 <k_find+0x40>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x3cea6982 // ldr q2, [x12, x10]
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x4e21e442 // fcmeq v2.4s, v2.4s, v1.4s
 	WORD $0x6eb0a842 // umaxv s2, v2.4s
 	WORD $0x1e26004c // fmov w12, s2
-	WORD $0x34fffecc // cbz w12, 0x497c <k_find+0x14>
+	WORD $0x34fffecc // cbz w12, 0x4f0c <k_find+0x14>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400012a // b.ge 0x49d0 <k_find+0x68>
+	WORD $0x5400012a // b.ge 0x4f60 <k_find+0x68>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
 	WORD $0x1e202020 // fcmp s1, s0
-	WORD $0x540000a0 // b.eq 0x49d0 <k_find+0x68>
+	WORD $0x540000a0 // b.eq 0x4f60 <k_find+0x68>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffff61 // b.ne 0x49b4 <k_find+0x4c>
+	WORD $0x54ffff61 // b.ne 0x4f44 <k_find+0x4c>
 	WORD $0xaa0903e8 // mov x8, x9
 	WORD $0xf9000c08 // str x8, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
@@ -4760,9 +5118,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x49fc <k_softmax_exp+0x24>
+	WORD $0x5400006a // b.ge 0x4f8c <k_softmax_exp+0x24>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400004c // b 0x4b28 <k_softmax_exp+0x150>
+	WORD $0x1400004c // b 0x50b8 <k_softmax_exp+0x150>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -4837,23 +5195,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e781ed6 // bic v22.16b, v22.16b, v24.16b
 	WORD $0x4e36d400 // fadd v0.4s, v0.4s, v22.4s
 	WORD $0x3c810536 // str q22, [x9], #0x10
-	WORD $0x54fffb0d // b.le 0x4a84 <k_softmax_exp+0xac>
+	WORD $0x54fffb0d // b.le 0x5014 <k_softmax_exp+0xac>
 	WORD $0xcb0b0108 // sub x8, x8, x11
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b2b // b.lt 0x4c94 <k_softmax_exp+0x2bc>
+	WORD $0x54000b2b // b.lt 0x5224 <k_softmax_exp+0x2bc>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0xbd400123 // ldr s3, [x9]
-	WORD $0x54000120 // b.eq 0x4b68 <k_softmax_exp+0x190>
+	WORD $0x54000120 // b.eq 0x50f8 <k_softmax_exp+0x190>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409143 // ld1 { v3.s }[1], [x10]
-	WORD $0x540000a3 // b.lo 0x4b68 <k_softmax_exp+0x190>
+	WORD $0x540000a3 // b.lo 0x50f8 <k_softmax_exp+0x190>
 	WORD $0x9100212a // add x10, x9, #0x8
 	WORD $0x4d408143 // ld1 { v3.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x4b6c <k_softmax_exp+0x194>
+	WORD $0x14000002 // b 0x50fc <k_softmax_exp+0x194>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x4ea2d462 // fsub v2.4s, v3.4s, v2.4s
@@ -4918,13 +5276,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea41c41 // bit v1.16b, v2.16b, v4.16b
 	WORD $0x4e661c21 // bic v1.16b, v1.16b, v6.16b
 	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54000060 // b.eq 0x4c74 <k_softmax_exp+0x29c>
+	WORD $0x54000060 // b.eq 0x5204 <k_softmax_exp+0x29c>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x3400006a // cbz w10, 0x4c80 <k_softmax_exp+0x2a8>
+	WORD $0x3400006a // cbz w10, 0x5210 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x1003bb09 // adr x9, 0xc3e0 <lanes>
+	WORD $0x1003ba89 // adr x9, 0xc960 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -4939,13 +5297,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x540000ea // b.ge 0x4cd0 <k_sum_squares+0x28>
+	WORD $0x540000ea // b.ge 0x5260 <k_sum_squares+0x28>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x14000011 // b 0x4d10 <k_sum_squares+0x68>
+	WORD $0x14000011 // b 0x52a0 <k_sum_squares+0x68>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x927ce92a // and x10, x9, #0x7ffffffffffffff0
@@ -4961,12 +5319,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25cca3 // fmla v3.4s, v5.4s, v5.4s
 	WORD $0x4e26ccc2 // fmla v2.4s, v6.4s, v6.4s
 	WORD $0x4e27cce1 // fmla v1.4s, v7.4s, v7.4s
-	WORD $0x54ffff0d // b.le 0x4cec <k_sum_squares+0x44>
+	WORD $0x54ffff0d // b.le 0x527c <k_sum_squares+0x44>
 	WORD $0xb27e014b // orr x11, x10, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400006d // b.le 0x4d24 <k_sum_squares+0x7c>
+	WORD $0x5400006d // b.le 0x52b4 <k_sum_squares+0x7c>
 	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0x14000009 // b 0x4d44 <k_sum_squares+0x9c>
+	WORD $0x14000009 // b 0x52d4 <k_sum_squares+0x9c>
 	WORD $0x8b0a090b // add x11, x8, x10, lsl #2
 	WORD $0x3cc10564 // ldr q4, [x11], #0x10
 	WORD $0x9100214d // add x13, x10, #0x8
@@ -4974,16 +5332,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0x4e24cc80 // fmla v0.4s, v4.4s, v4.4s
 	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x54ffff4d // b.le 0x4d28 <k_sum_squares+0x80>
+	WORD $0x54ffff4d // b.le 0x52b8 <k_sum_squares+0x80>
 	WORD $0xeb0c0129 // subs x9, x9, x12
-	WORD $0x5400016d // b.le 0x4d74 <k_sum_squares+0xcc>
+	WORD $0x5400016d // b.le 0x5304 <k_sum_squares+0xcc>
 	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0x540000cb // b.lt 0x4d70 <k_sum_squares+0xc8>
+	WORD $0x540000cb // b.lt 0x5300 <k_sum_squares+0xc8>
 	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4d70 <k_sum_squares+0xc8>
+	WORD $0x54000060 // b.eq 0x5300 <k_sum_squares+0xc8>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e24cc83 // fmla v3.4s, v4.4s, v4.4s
@@ -5000,9 +5358,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x4dac <k_rms_scale+0x18>
+	WORD $0x5400006a // b.ge 0x533c <k_rms_scale+0x18>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000e // b 0x4de0 <k_rms_scale+0x4c>
+	WORD $0x1400000e // b 0x5370 <k_rms_scale+0x4c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf940080c // ldr x12, [x0, #0x10]
@@ -5015,17 +5373,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0x6e22dc21 // fmul v1.4s, v1.4s, v2.4s
 	WORD $0x3c810541 // str q1, [x10], #0x10
-	WORD $0x54fffeed // b.le 0x4db8 <k_rms_scale+0x24>
+	WORD $0x54fffeed // b.le 0x5348 <k_rms_scale+0x24>
 	WORD $0xcb08012b // sub x11, x9, x8
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540003eb // b.lt 0x4e64 <k_rms_scale+0xd0>
+	WORD $0x540003eb // b.lt 0x53f4 <k_rms_scale+0xd0>
 	WORD $0xa940240d // ldp x13, x9, [x0]
 	WORD $0xd37ef50a // lsl x10, x8, #2
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0x8b0a012c // add x12, x9, x10
 	WORD $0x8b0a01a9 // add x9, x13, x10
 	WORD $0xbd400182 // ldr s2, [x12]
-	WORD $0x540000e1 // b.ne 0x4e20 <k_rms_scale+0x8c>
+	WORD $0x540000e1 // b.ne 0x53b0 <k_rms_scale+0x8c>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
@@ -5037,7 +5395,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x540001a9 // b.ls 0x4e68 <k_rms_scale+0xd4>
+	WORD $0x540001a9 // b.ls 0x53f8 <k_rms_scale+0xd4>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x9100218b // add x11, x12, #0x8
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
@@ -5062,9 +5420,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4e9c <k_silu_mul+0x18>
+	WORD $0x5400006a // b.ge 0x542c <k_silu_mul+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000056 // b 0x4ff0 <k_silu_mul+0x16c>
+	WORD $0x14000056 // b 0x5580 <k_silu_mul+0x16c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
@@ -5149,23 +5507,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cc10597 // ldr q23, [x12], #0x10
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x3c810576 // str q22, [x11], #0x10
-	WORD $0x54fffaad // b.le 0x4f40 <k_silu_mul+0xbc>
+	WORD $0x54fffaad // b.le 0x54d0 <k_silu_mul+0xbc>
 	WORD $0xcb0a0108 // sub x8, x8, x10
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e4b // b.lt 0x51c0 <k_silu_mul+0x33c>
+	WORD $0x54000e4b // b.lt 0x5750 <k_silu_mul+0x33c>
 	WORD $0xf9400409 // ldr x9, [x0, #0x8]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x54000120 // b.eq 0x5030 <k_silu_mul+0x1ac>
+	WORD $0x54000120 // b.eq 0x55c0 <k_silu_mul+0x1ac>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x5030 <k_silu_mul+0x1ac>
+	WORD $0x540000a3 // b.lo 0x55c0 <k_silu_mul+0x1ac>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x14000002 // b 0x5034 <k_silu_mul+0x1b0>
+	WORD $0x14000002 // b 0x55c4 <k_silu_mul+0x1b0>
 	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
@@ -5242,28 +5600,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e641ca3 // bsl v3.16b, v5.16b, v4.16b
 	WORD $0x6e631c02 // bsl v2.16b, v0.16b, v3.16b
 	WORD $0xbd400160 // ldr s0, [x11]
-	WORD $0x540001a1 // b.ne 0x5194 <k_silu_mul+0x310>
+	WORD $0x540001a1 // b.ne 0x5724 <k_silu_mul+0x310>
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x340001e9 // cbz w9, 0x51a4 <k_silu_mul+0x320>
+	WORD $0x340001e9 // cbz w9, 0x5734 <k_silu_mul+0x320>
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0x4d408160 // ld1 { v0.s }[2], [x11]
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x540001a0 // b.eq 0x51b4 <k_silu_mul+0x330>
+	WORD $0x540001a0 // b.eq 0x5744 <k_silu_mul+0x330>
 	WORD $0x91001148 // add x8, x10, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x35000169 // cbnz w9, 0x51b8 <k_silu_mul+0x334>
-	WORD $0x1400000c // b 0x51c0 <k_silu_mul+0x33c>
+	WORD $0x35000169 // cbnz w9, 0x5748 <k_silu_mul+0x334>
+	WORD $0x1400000c // b 0x5750 <k_silu_mul+0x33c>
 	WORD $0x9100116c // add x12, x11, #0x4
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x35fffe69 // cbnz w9, 0x516c <k_silu_mul+0x2e8>
+	WORD $0x35fffe69 // cbnz w9, 0x56fc <k_silu_mul+0x2e8>
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x54fffea1 // b.ne 0x5184 <k_silu_mul+0x300>
-	WORD $0x34000069 // cbz w9, 0x51c0 <k_silu_mul+0x33c>
+	WORD $0x54fffea1 // b.ne 0x5714 <k_silu_mul+0x300>
+	WORD $0x34000069 // cbz w9, 0x5750 <k_silu_mul+0x33c>
 	WORD $0x91002148 // add x8, x10, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -5272,9 +5630,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xa9402009 // ldp x9, x8, [x0]
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x5400006a // b.ge 0x51dc <k_rope+0x18>
+	WORD $0x5400006a // b.ge 0x576c <k_rope+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000015 // b 0x522c <k_rope+0x68>
+	WORD $0x14000015 // b 0x57bc <k_rope+0x68>
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xaa0803ee // mov x14, x8
@@ -5294,17 +5652,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e20cc82 // fmla v2.4s, v4.4s, v0.4s
 	WORD $0x3c8105e1 // str q1, [x15], #0x10
 	WORD $0x3c8105c2 // str q2, [x14], #0x10
-	WORD $0x54fffe2d // b.le 0x51ec <k_rope+0x28>
+	WORD $0x54fffe2d // b.le 0x577c <k_rope+0x28>
 	WORD $0xcb0a016b // sub x11, x11, x10
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400070b // b.lt 0x5314 <k_rope+0x150>
+	WORD $0x5400070b // b.lt 0x58a4 <k_rope+0x150>
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x6e040440 // mov v0.s[0], v2.s[0]
-	WORD $0x54000261 // b.ne 0x529c <k_rope+0xd8>
+	WORD $0x54000261 // b.ne 0x582c <k_rope+0xd8>
 	WORD $0xd37ef54b // lsl x11, x10, #2
 	WORD $0xa941380c // ldp x12, x14, [x0, #0x10]
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -5327,7 +5685,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
-	WORD $0x54000369 // b.ls 0x5318 <k_rope+0x154>
+	WORD $0x54000369 // b.ls 0x58a8 <k_rope+0x154>
 	WORD $0x8b0a0108 // add x8, x8, x10
 	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
 	WORD $0xfd400101 // ldr d1, [x8]
@@ -5372,9 +5730,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x5364 <k_axpy+0x18>
+	WORD $0x5400006a // b.ge 0x58f4 <k_axpy+0x18>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400000c // b 0x5390 <k_axpy+0x44>
+	WORD $0x1400000c // b 0x5920 <k_axpy+0x44>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3cc10541 // ldr q1, [x10], #0x10
@@ -5385,17 +5743,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0x3c810522 // str q2, [x9], #0x10
-	WORD $0x54ffff0d // b.le 0x536c <k_axpy+0x20>
+	WORD $0x54ffff0d // b.le 0x58fc <k_axpy+0x20>
 	WORD $0xcb0b010a // sub x10, x8, x11
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0x53fc <k_axpy+0xb0>
+	WORD $0x5400032b // b.lt 0x598c <k_axpy+0xb0>
 	WORD $0xd37ef568 // lsl x8, x11, #2
 	WORD $0xa940240b // ldp x11, x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x8b080168 // add x8, x11, x8
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000a1 // b.ne 0x53c8 <k_axpy+0x7c>
+	WORD $0x540000a1 // b.ne 0x5958 <k_axpy+0x7c>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
 	WORD $0xbd000102 // str s2, [x8]
@@ -5403,7 +5761,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5400 <k_axpy+0xb4>
+	WORD $0x54000169 // b.ls 0x5990 <k_axpy+0xb4>
 	WORD $0xfd400102 // ldr d2, [x8]
 	WORD $0x9100210a // add x10, x8, #0x8
 	WORD $0x91002129 // add x9, x9, #0x8
@@ -5423,9 +5781,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x5428 <k_scale+0x18>
+	WORD $0x5400006a // b.ge 0x59b8 <k_scale+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000b // b 0x5450 <k_scale+0x40>
+	WORD $0x1400000b // b 0x59e0 <k_scale+0x40>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x3dc00121 // ldr q1, [x9]
@@ -5435,15 +5793,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0x4f809021 // fmul v1.4s, v1.4s, v0.s[0]
 	WORD $0x3c810521 // str q1, [x9], #0x10
-	WORD $0x54ffff2d // b.le 0x5430 <k_scale+0x20>
+	WORD $0x54ffff2d // b.le 0x59c0 <k_scale+0x20>
 	WORD $0xcb0a0109 // sub x9, x8, x10
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400028b // b.lt 0x54a8 <k_scale+0x98>
+	WORD $0x5400028b // b.lt 0x5a38 <k_scale+0x98>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
 	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0x54000081 // b.ne 0x547c <k_scale+0x6c>
+	WORD $0x54000081 // b.ne 0x5a0c <k_scale+0x6c>
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xd65f03c0 // ret
@@ -5452,7 +5810,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x540000e9 // b.ls 0x54ac <k_scale+0x9c>
+	WORD $0x540000e9 // b.ls 0x5a3c <k_scale+0x9c>
 	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x4f809020 // fmul v0.4s, v1.4s, v0.s[0]
@@ -5467,9 +5825,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x54d0 <k_add+0x14>
+	WORD $0x5400006a // b.ge 0x5a60 <k_add+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x54fc <k_add+0x40>
+	WORD $0x1400000c // b 0x5a8c <k_add+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5480,15 +5838,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x54d8 <k_add+0x1c>
+	WORD $0x54ffff0d // b.le 0x5a68 <k_add+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x556c <k_add+0xb0>
+	WORD $0x5400034b // b.lt 0x5afc <k_add+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x5530 <k_add+0x74>
+	WORD $0x540000c1 // b.ne 0x5ac0 <k_add+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e202820 // fadd s0, s1, s0
@@ -5499,7 +5857,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5570 <k_add+0xb4>
+	WORD $0x54000169 // b.ls 0x5b00 <k_add+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5520,9 +5878,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x559c <k_mul+0x14>
+	WORD $0x5400006a // b.ge 0x5b2c <k_mul+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x55c8 <k_mul+0x40>
+	WORD $0x1400000c // b 0x5b58 <k_mul+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5533,15 +5891,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x55a4 <k_mul+0x1c>
+	WORD $0x54ffff0d // b.le 0x5b34 <k_mul+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x5638 <k_mul+0xb0>
+	WORD $0x5400034b // b.lt 0x5bc8 <k_mul+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x55fc <k_mul+0x74>
+	WORD $0x540000c1 // b.ne 0x5b8c <k_mul+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e200820 // fmul s0, s1, s0
@@ -5552,7 +5910,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x563c <k_mul+0xb4>
+	WORD $0x54000169 // b.ls 0x5bcc <k_mul+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5627,12 +5985,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
 	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0x540000ca // b.ge 0x574c <k_sum_exp+0xf8>
+	WORD $0x540000ca // b.ge 0x5cdc <k_sum_exp+0xf8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540010ca // b.ge 0x595c <k_sum_exp+0x308>
-	WORD $0x140000fa // b 0x5b30 <k_sum_exp+0x4dc>
+	WORD $0x540010ca // b.ge 0x5eec <k_sum_exp+0x308>
+	WORD $0x140000fa // b 0x60c0 <k_sum_exp+0x4dc>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
 	WORD $0xb200f3e5 // mov x5, #0x5555555555555555 // =6148914691236517205
@@ -5760,23 +6118,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d401 // fadd v1.2d, v0.2d, v2.2d
 	WORD $0x4ebd1fc2 // orr v2.16b, v30.16b, v29.16b
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
-	WORD $0x54fff42d // b.le 0x57cc <k_sum_exp+0x178>
+	WORD $0x54fff42d // b.le 0x5d5c <k_sum_exp+0x178>
 	WORD $0x4ea41c80 // mov v0.16b, v4.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54000ecb // b.lt 0x5b30 <k_sum_exp+0x4dc>
+	WORD $0x54000ecb // b.lt 0x60c0 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10035405 // adr x5, 0xc3e0 <lanes>
+	WORD $0x10035385 // adr x5, 0xc960 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
 	WORD $0x3dc004a4 // ldr q4, [x5, #0x10]
 	WORD $0xbd400065 // ldr s5, [x3]
-	WORD $0x540000e0 // b.eq 0x5994 <k_sum_exp+0x340>
+	WORD $0x540000e0 // b.eq 0x5f24 <k_sum_exp+0x340>
 	WORD $0x91001064 // add x4, x3, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d409085 // ld1 { v5.s }[1], [x4]
-	WORD $0x54000063 // b.lo 0x5994 <k_sum_exp+0x340>
+	WORD $0x54000063 // b.lo 0x5f24 <k_sum_exp+0x340>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408045 // ld1 { v5.s }[2], [x2]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -5953,15 +6311,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
 	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
 	WORD $0xf900abfd // str x29, [sp, #0x150]
-	WORD $0x5400012a // b.ge 0x5c68 <k_sum_exp_pair+0x10c>
+	WORD $0x5400012a // b.ge 0x61f8 <k_sum_exp_pair+0x10c>
 	WORD $0x6f00e40d // movi v13.2d, #0000000000000000
 	WORD $0x6f00e40e // movi v14.2d, #0000000000000000
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001f4a // b.ge 0x6048 <k_sum_exp_pair+0x4ec>
-	WORD $0x140001de // b 0x63dc <k_sum_exp_pair+0x880>
+	WORD $0x54001f4a // b.ge 0x65d8 <k_sum_exp_pair+0x4ec>
+	WORD $0x140001de // b 0x696c <k_sum_exp_pair+0x880>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0x4e080c21 // dup v1.2d, x1
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
@@ -6204,31 +6562,31 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4ae // fadd v14.2d, v5.2d, v2.2d
 	WORD $0x4e66d48a // fadd v10.2d, v4.2d, v6.2d
 	WORD $0x3dc033e4 // ldr q4, [sp, #0xc0]
-	WORD $0x54ffe70d // b.le 0x5d10 <k_sum_exp_pair+0x1b4>
+	WORD $0x54ffe70d // b.le 0x62a0 <k_sum_exp_pair+0x1b4>
 	WORD $0x4eb21e4b // mov v11.16b, v18.16b
 	WORD $0x4eb31e6c // mov v12.16b, v19.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001ccb // b.lt 0x63dc <k_sum_exp_pair+0x880>
+	WORD $0x54001ccb // b.lt 0x696c <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10031ca5 // adr x5, 0xc3e0 <lanes>
+	WORD $0x10031c25 // adr x5, 0xc960 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
 	WORD $0x3dc004a1 // ldr q1, [x5, #0x10]
 	WORD $0xbd400080 // ldr s0, [x4]
-	WORD $0x54000101 // b.ne 0x6084 <k_sum_exp_pair+0x528>
+	WORD $0x54000101 // b.ne 0x6614 <k_sum_exp_pair+0x528>
 	WORD $0xf9400402 // ldr x2, [x0, #0x8]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
 	WORD $0x8b030842 // add x2, x2, x3, lsl #2
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xbd400043 // ldr s3, [x2]
-	WORD $0x14000011 // b 0x60c4 <k_sum_exp_pair+0x568>
+	WORD $0x14000011 // b 0x6654 <k_sum_exp_pair+0x568>
 	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d4090a0 // ld1 { v0.s }[1], [x5]
-	WORD $0x54000063 // b.lo 0x609c <k_sum_exp_pair+0x540>
+	WORD $0x54000063 // b.lo 0x662c <k_sum_exp_pair+0x540>
 	WORD $0x91002084 // add x4, x4, #0x8
 	WORD $0x4d408080 // ld1 { v0.s }[2], [x4]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -6238,7 +6596,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xfd400063 // ldr d3, [x3]
-	WORD $0x54000063 // b.lo 0x60c4 <k_sum_exp_pair+0x568>
+	WORD $0x54000063 // b.lo 0x6654 <k_sum_exp_pair+0x568>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408043 // ld1 { v3.s }[2], [x2]
 	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
@@ -6461,9 +6819,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_f16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x6438 <k_decode_f16+0x14>
+	WORD $0x5400006a // b.ge 0x69c8 <k_decode_f16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x6474 <k_decode_f16+0x50>
+	WORD $0x14000010 // b 0x6a04 <k_decode_f16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6478,9 +6836,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x6444 <k_decode_f16+0x20>
+	WORD $0x54fffead // b.le 0x69d4 <k_decode_f16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x649c <k_decode_f16+0x78>
+	WORD $0x5400012d // b.le 0x6a2c <k_decode_f16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6488,15 +6846,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc004540 // str s0, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x6488 <k_decode_f16+0x64>
+	WORD $0x54ffff81 // b.ne 0x6a18 <k_decode_f16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_bf16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x64b4 <k_decode_bf16+0x14>
+	WORD $0x5400006a // b.ge 0x6a44 <k_decode_bf16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x64f0 <k_decode_bf16+0x50>
+	WORD $0x14000010 // b 0x6a80 <k_decode_bf16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6511,9 +6869,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x64c0 <k_decode_bf16+0x20>
+	WORD $0x54fffead // b.le 0x6a50 <k_decode_bf16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x6518 <k_decode_bf16+0x78>
+	WORD $0x5400012d // b.le 0x6aa8 <k_decode_bf16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6521,19 +6879,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0xb800454b // str w11, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x6504 <k_decode_bf16+0x64>
+	WORD $0x54ffff81 // b.ne 0x6a94 <k_decode_bf16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540005cb // b.lt 0x65dc <k_decode_q8_0+0xc0>
-	WORD $0x1002f1cb // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x540005cb // b.lt 0x6b6c <k_decode_q8_0+0xc0>
+	WORD $0x1002f14b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1002f28c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1002f0ed // adr x13, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1002f20c // adr x12, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1002f06d // adr x13, 0xc8d0 <k_dot_q6_k+0x764>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1002f4ab // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x1002f42b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -6572,21 +6930,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad031526 // stp q6, q5, [x9, #0x60]
 	WORD $0xad024124 // stp q4, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffba1 // b.ne 0x654c <k_decode_q8_0+0x30>
+	WORD $0x54fffba1 // b.ne 0x6adc <k_decode_q8_0+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400066b // b.lt 0x66b4 <k_decode_q4_0+0xd4>
-	WORD $0x1002ebab // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x5400066b // b.lt 0x6c44 <k_decode_q4_0+0xd4>
+	WORD $0x1002eb2b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002ec0b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1002ea6c // adr x12, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x1002ee4d // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x1002eb8b // adr x11, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1002e9ec // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x1002edcd // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6628,20 +6986,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad005527 // stp q7, q21, [x9]
 	WORD $0xad024126 // stp q6, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffb41 // b.ne 0x6618 <k_decode_q4_0+0x38>
+	WORD $0x54fffb41 // b.ne 0x6ba8 <k_decode_q4_0+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400076b // b.lt 0x67ac <k_decode_q4_1+0xf4>
-	WORD $0x1002e3eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x5400076b // b.lt 0x6d3c <k_decode_q4_1+0xf4>
+	WORD $0x1002e36b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1002e72c // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1002e6ac // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002e5cb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1002e4ad // adr x13, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1002e54b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1002e42d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -6692,25 +7050,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad024125 // stp q5, q16, [x9, #0x40]
 	WORD $0xad034527 // stp q7, q17, [x9, #0x60]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa21 // b.ne 0x66ec <k_decode_q4_1+0x34>
+	WORD $0x54fffa21 // b.ne 0x6c7c <k_decode_q4_1+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400082b // b.lt 0x68bc <k_decode_q5_0+0x10c>
-	WORD $0x1002df29 // adr x9, 0xc3a0 <k_dot_q6_k+0x7c4>
-	WORD $0x1002e00a // adr x10, 0xc3c0 <k_dot_q6_k+0x7e4>
+	WORD $0x5400082b // b.lt 0x6e4c <k_decode_q5_0+0x10c>
+	WORD $0x1002dea9 // adr x9, 0xc920 <k_dot_q6_k+0x7b4>
+	WORD $0x1002df8a // adr x10, 0xc940 <k_dot_q6_k+0x7d4>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002dca9 // adr x9, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x1002dc29 // adr x9, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002dd29 // adr x9, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1002db8a // adr x10, 0xc350 <k_dot_q6_k+0x774>
+	WORD $0x1002dca9 // adr x9, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1002db0a // adr x10, 0xc8d0 <k_dot_q6_k+0x764>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002df4b // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x1002decb // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -6762,25 +7120,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa01 // b.ne 0x67f8 <k_decode_q5_0+0x48>
+	WORD $0x54fffa01 // b.ne 0x6d88 <k_decode_q5_0+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400096b // b.lt 0x69f4 <k_decode_q5_1+0x134>
-	WORD $0x1002d6a9 // adr x9, 0xc3a0 <k_dot_q6_k+0x7c4>
-	WORD $0x1002d78a // adr x10, 0xc3c0 <k_dot_q6_k+0x7e4>
+	WORD $0x5400096b // b.lt 0x6f84 <k_decode_q5_1+0x134>
+	WORD $0x1002d629 // adr x9, 0xc920 <k_dot_q6_k+0x7b4>
+	WORD $0x1002d70a // adr x10, 0xc940 <k_dot_q6_k+0x7d4>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002d329 // adr x9, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x1002d2a9 // adr x9, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002d529 // adr x9, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1002d60a // adr x10, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1002d4a9 // adr x9, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1002d58a // adr x10, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002d3cb // adr x11, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1002d34b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -6842,20 +7200,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fff8c1 // b.ne 0x6908 <k_decode_q5_1+0x48>
+	WORD $0x54fff8c1 // b.ne 0x6e98 <k_decode_q5_1+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003b6b // b.lt 0x716c <k_decode_q2_k+0x774>
-	WORD $0x1002c9eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x54003b6b // b.lt 0x76fc <k_decode_q2_k+0x774>
+	WORD $0x1002c96b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x4f00e460 // movi v0.16b, #0x3
-	WORD $0x1002cd2c // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1002ccac // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002cbcb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1002caad // adr x13, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1002cb4b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1002ca2d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -7322,21 +7680,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
 	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc621 // b.ne 0x6a2c <k_decode_q2_k+0x34>
+	WORD $0x54ffc621 // b.ne 0x6fbc <k_decode_q2_k+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003a2b // b.lt 0x78bc <k_decode_q3_k+0x74c>
+	WORD $0x54003a2b // b.lt 0x7e4c <k_decode_q3_k+0x74c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x10028f0b // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x10028e8b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f00e480 // movi v0.16b, #0x4
 	WORD $0x4f07e781 // movi v1.16b, #0xfc
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x10028f8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x10028dec // adr x12, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x100291cd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x10028f0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x10028d6c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x1002914d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -7792,20 +8150,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
 	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc7a1 // b.ne 0x71ac <k_decode_q3_k+0x3c>
+	WORD $0x54ffc7a1 // b.ne 0x773c <k_decode_q3_k+0x3c>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400416b // b.lt 0x80f4 <k_decode_q4_k+0x834>
-	WORD $0x100253ab // adr x11, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x5400416b // b.lt 0x8684 <k_decode_q4_k+0x834>
+	WORD $0x1002532b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x100256ec // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1002566c // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002558b // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1002546d // adr x13, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1002550b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x100253ed // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -8320,21 +8678,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
 	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc021 // b.ne 0x78f4 <k_decode_q4_k+0x34>
+	WORD $0x54ffc021 // b.ne 0x7e84 <k_decode_q4_k+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400484b // b.lt 0x8a08 <k_decode_q5_k+0x910>
-	WORD $0x100211eb // adr x11, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x5400484b // b.lt 0x8f98 <k_decode_q5_k+0x910>
+	WORD $0x1002116b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x100213cb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x100214ac // adr x12, 0xc3b0 <k_dot_q6_k+0x7d4>
-	WORD $0x1002128d // adr x13, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x1002134b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1002142c // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x1002120d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -8903,22 +9261,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
 	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffb961 // b.ne 0x8130 <k_decode_q5_k+0x38>
+	WORD $0x54ffb961 // b.ne 0x86c0 <k_decode_q5_k+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400310b // b.lt 0x9034 <k_decode_q6_k+0x628>
+	WORD $0x5400310b // b.lt 0x95c4 <k_decode_q6_k+0x628>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001ca0b // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x1001c98b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f01e601 // movi v1.16b, #0x30
 	WORD $0x4f07e402 // movi v2.16b, #0xe0
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001ca8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1001c8ec // adr x12, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x1001cccd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x1001ca0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1001c86c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x1001cc4d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00185 // ldr q5, [x12]
 	WORD $0x3dc001a6 // ldr q6, [x13]
@@ -9300,7 +9658,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad1f4532 // stp q18, q17, [x9, #0x3e0]
 	WORD $0xad1e4d27 // stp q7, q19, [x9, #0x3c0]
 	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffd0e1 // b.ne 0x8a4c <k_decode_q6_k+0x40>
+	WORD $0x54ffd0e1 // b.ne 0x8fdc <k_decode_q6_k+0x40>
 	WORD $0xd65f03c0 // ret
 
 	// dot_f16
@@ -9311,9 +9669,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x9060 <k_dot_f16+0x28>
+	WORD $0x5400006a // b.ge 0x95f0 <k_dot_f16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000027 // b 0x90f8 <k_dot_f16+0xc0>
+	WORD $0x14000027 // b 0x9688 <k_dot_f16+0xc0>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -9347,7 +9705,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34cec0 // fmla v0.4s, v22.4s, v20.4s
 	WORD $0x4e3ace43 // fmla v3.4s, v18.4s, v26.4s
 	WORD $0x4e35cf22 // fmla v2.4s, v25.4s, v21.4s
-	WORD $0x54fffced // b.le 0x9080 <k_dot_f16+0x48>
+	WORD $0x54fffced // b.le 0x9610 <k_dot_f16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -9359,7 +9717,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400012d // b.le 0x9138 <k_dot_f16+0x100>
+	WORD $0x5400012d // b.le 0x96c8 <k_dot_f16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7c402501 // ldr h1, [x8], #0x2
@@ -9367,7 +9725,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc404522 // ldr s2, [x9], #0x4
 	WORD $0x1ee24021 // fcvt s1, h1
 	WORD $0x1f020020 // fmadd s0, s1, s2, s0
-	WORD $0x54ffff61 // b.ne 0x9120 <k_dot_f16+0xe8>
+	WORD $0x54ffff61 // b.ne 0x96b0 <k_dot_f16+0xe8>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
@@ -9379,9 +9737,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x9168 <k_dot_bf16+0x28>
+	WORD $0x5400006a // b.ge 0x96f8 <k_dot_bf16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000026 // b 0x91fc <k_dot_bf16+0xbc>
+	WORD $0x14000026 // b 0x978c <k_dot_bf16+0xbc>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -9414,7 +9772,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf26 // fmla v6.4s, v25.4s, v27.4s
 	WORD $0x4e34cee5 // fmla v5.4s, v23.4s, v20.4s
 	WORD $0x4e3acec4 // fmla v4.4s, v22.4s, v26.4s
-	WORD $0x54fffd0d // b.le 0x9188 <k_dot_bf16+0x48>
+	WORD $0x54fffd0d // b.le 0x9718 <k_dot_bf16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -9426,7 +9784,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400014d // b.le 0x9240 <k_dot_bf16+0x100>
+	WORD $0x5400014d // b.le 0x97d0 <k_dot_bf16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7840250b // ldrh w11, [x8], #0x2
@@ -9435,24 +9793,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0x1e270162 // fmov s2, w11
 	WORD $0x1f010040 // fmadd s0, s2, s1, s0
-	WORD $0x54ffff41 // b.ne 0x9224 <k_dot_bf16+0xe4>
+	WORD $0x54ffff41 // b.ne 0x97b4 <k_dot_bf16+0xe4>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
 	// dot_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400078b // b.lt 0x9340 <k_dot_q8_0+0xf8>
+	WORD $0x5400078b // b.lt 0x98d0 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10018bcb // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x10018b4b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1001870b // adr x11, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x1001886c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1001874d // adr x13, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x1001868b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x100187ec // adr x12, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x100186cd // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -9495,13 +9853,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f951242 // fmla v2.4s, v18.4s, v21.s[0]
 	WORD $0x4f951281 // fmla v1.4s, v20.4s, v21.s[0]
 	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
-	WORD $0x54fffb21 // b.ne 0x9288 <k_dot_q8_0+0x40>
+	WORD $0x54fffb21 // b.ne 0x9818 <k_dot_q8_0+0x40>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x14000005 // b 0x9350 <k_dot_q8_0+0x108>
+	WORD $0x14000005 // b 0x98e0 <k_dot_q8_0+0x108>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9518,19 +9876,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x9480 <k_dot_q4_0+0x110>
+	WORD $0x5400084b // b.lt 0x9a10 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001826b // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x100181eb // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x10017d8b // adr x11, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x10017eec // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x10017dcd // adr x13, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x10017d0b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x10017e6c // adr x12, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x10017d4d // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -9577,13 +9935,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9712a5 // fmla v5.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c4 // fmla v4.4s, v22.4s, v23.s[0]
 	WORD $0x4f971260 // fmla v0.4s, v19.4s, v23.s[0]
-	WORD $0x54fffac1 // b.ne 0x93bc <k_dot_q4_0+0x4c>
+	WORD $0x54fffac1 // b.ne 0x994c <k_dot_q4_0+0x4c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0x14000005 // b 0x9490 <k_dot_q4_0+0x120>
+	WORD $0x14000005 // b 0x9a20 <k_dot_q4_0+0x120>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9600,11 +9958,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a8b // b.lt 0x9608 <k_dot_q4_1+0x158>
+	WORD $0x54000a8b // b.lt 0x9b98 <k_dot_q4_1+0x158>
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001754b // adr x11, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x100174cb // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -9614,9 +9972,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1001760b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
-	WORD $0x100174ec // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1001724d // adr x13, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x1001758b // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x1001746c // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x100171cd // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -9674,7 +10032,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d12c0 // fmla v0.4s, v22.4s, v29.s[0]
 	WORD $0x4f8b1347 // fmla v7.4s, v26.4s, v11.s[0]
 	WORD $0x4f8b12a6 // fmla v6.4s, v21.4s, v11.s[0]
-	WORD $0x54fff9c1 // b.ne 0x9518 <k_dot_q4_1+0x68>
+	WORD $0x54fff9c1 // b.ne 0x9aa8 <k_dot_q4_1+0x68>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
@@ -9683,7 +10041,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0xfc4407ee // ldr d14, [sp], #0x40
-	WORD $0x14000005 // b 0x9618 <k_dot_q4_1+0x168>
+	WORD $0x14000005 // b 0x9ba8 <k_dot_q4_1+0x168>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9700,14 +10058,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x9788 <k_dot_q5_0+0x150>
+	WORD $0x54000a4b // b.lt 0x9d18 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x10016acb // adr x11, 0xc3a0 <k_dot_q6_k+0x7c4>
+	WORD $0x10016a4b // adr x11, 0xc920 <k_dot_q6_k+0x7b4>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10016b6c // adr x12, 0xc3c0 <k_dot_q6_k+0x7e4>
+	WORD $0x10016aec // adr x12, 0xc940 <k_dot_q6_k+0x7d4>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10016bab // adr x11, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x10016b2b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -9715,9 +10073,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x100166ab // adr x11, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x1001680c // adr x12, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x100166ed // adr x13, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x1001662b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x1001678c // adr x12, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1001666d // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -9774,14 +10132,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9912e7 // fmla v7.4s, v23.4s, v25.s[0]
 	WORD $0x4f991306 // fmla v6.4s, v24.4s, v25.s[0]
 	WORD $0x4f991280 // fmla v0.4s, v20.4s, v25.s[0]
-	WORD $0x54fff981 // b.ne 0x9698 <k_dot_q5_0+0x60>
+	WORD $0x54fff981 // b.ne 0x9c28 <k_dot_q5_0+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e2 // fadd v2.4s, v7.4s, v3.4s
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
 	WORD $0xfc4107e8 // ldr d8, [sp], #0x10
-	WORD $0x14000005 // b 0x9798 <k_dot_q5_0+0x160>
+	WORD $0x14000005 // b 0x9d28 <k_dot_q5_0+0x160>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9798,14 +10156,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c8b // b.lt 0x9950 <k_dot_q5_1+0x198>
+	WORD $0x54000c8b // b.lt 0x9ee0 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x10015ecb // adr x11, 0xc3a0 <k_dot_q6_k+0x7c4>
+	WORD $0x10015e4b // adr x11, 0xc920 <k_dot_q6_k+0x7b4>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10015f6c // adr x12, 0xc3c0 <k_dot_q6_k+0x7e4>
+	WORD $0x10015eec // adr x12, 0xc940 <k_dot_q6_k+0x7d4>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10015cab // adr x11, 0xc370 <k_dot_q6_k+0x794>
+	WORD $0x10015c2b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -9815,9 +10173,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10015d6b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
-	WORD $0x10015c4c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x100159ad // adr x13, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x10015ceb // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x10015bcc // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1001592d // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -9888,7 +10246,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831300 // fmla v0.4s, v24.4s, v3.s[0]
 	WORD $0x4f8e1332 // fmla v18.4s, v25.4s, v14.s[0]
 	WORD $0x4f8e10b1 // fmla v17.4s, v5.4s, v14.s[0]
-	WORD $0x54fff821 // b.ne 0x982c <k_dot_q5_1+0x74>
+	WORD $0x54fff821 // b.ne 0x9dbc <k_dot_q5_1+0x74>
 	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
 	WORD $0x4e26d641 // fadd v1.4s, v18.4s, v6.4s
 	WORD $0x4e27d662 // fadd v2.4s, v19.4s, v7.4s
@@ -9897,7 +10255,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
-	WORD $0x14000005 // b 0x9960 <k_dot_q5_1+0x1a8>
+	WORD $0x14000005 // b 0x9ef0 <k_dot_q5_1+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9914,11 +10272,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540043cb // b.lt 0xa200 <k_dot_q2_k+0x880>
+	WORD $0x540043cb // b.lt 0xa790 <k_dot_q2_k+0x880>
 	WORD $0xd10443ff // sub sp, sp, #0x110
-	WORD $0x10014f09 // adr x9, 0xc370 <k_dot_q6_k+0x794>
-	WORD $0x100150ea // adr x10, 0xc3b0 <k_dot_q6_k+0x7d4>
-	WORD $0x10014fcb // adr x11, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x10014e89 // adr x9, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x1001506a // adr x10, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x10014f4b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
 	WORD $0x3dc00121 // ldr q1, [x9]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -9933,7 +10291,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc00ff2 // ldr q18, [sp, #0x30]
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10014b6b // adr x11, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x10014aeb // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6d0c3bef // stp d15, d14, [sp, #0xc0]
 	WORD $0x3d8007e1 // str q1, [sp, #0x10]
@@ -10444,7 +10802,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8152a4 // fmls v4.4s, v21.4s, v1.s[0]
 	WORD $0x4f815303 // fmls v3.4s, v24.4s, v1.s[0]
 	WORD $0x4f815380 // fmls v0.4s, v28.4s, v1.s[0]
-	WORD $0x54ffc181 // b.ne 0x9a00 <k_dot_q2_k+0x80>
+	WORD $0x54ffc181 // b.ne 0x9f90 <k_dot_q2_k+0x80>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0xf94083fd // ldr x29, [sp, #0x100]
@@ -10455,7 +10813,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4d33ed // ldp d13, d12, [sp, #0xd0]
 	WORD $0x6d4c3bef // ldp d15, d14, [sp, #0xc0]
 	WORD $0x910443ff // add sp, sp, #0x110
-	WORD $0x14000005 // b 0xa210 <k_dot_q2_k+0x890>
+	WORD $0x14000005 // b 0xa7a0 <k_dot_q2_k+0x890>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10472,20 +10830,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003d4b // b.lt 0xa9e0 <k_dot_q3_k+0x7b0>
+	WORD $0x54003d4b // b.lt 0xaf70 <k_dot_q3_k+0x7b0>
 	WORD $0xfc1b0fee // str d14, [sp, #-0x50]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100108cb // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x1001084b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f00e481 // movi v1.16b, #0x4
 	WORD $0x4f07e782 // movi v2.16b, #0xfc
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x100108eb // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x1001074c // adr x12, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x10010b2d // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x1001086b // adr x11, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x100106cc // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x10010aad // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -10949,7 +11307,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9812a5 // fmla v5.4s, v21.4s, v24.s[0]
 	WORD $0x4f981284 // fmla v4.4s, v20.4s, v24.s[0]
 	WORD $0x4f981260 // fmla v0.4s, v19.4s, v24.s[0]
-	WORD $0x54ffc741 // b.ne 0xa294 <k_dot_q3_k+0x64>
+	WORD $0x54ffc741 // b.ne 0xa824 <k_dot_q3_k+0x64>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
 	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
@@ -10961,7 +11319,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
 	WORD $0xfc4507ee // ldr d14, [sp], #0x50
-	WORD $0x14000005 // b 0xa9f0 <k_dot_q3_k+0x7c0>
+	WORD $0x14000005 // b 0xaf80 <k_dot_q3_k+0x7c0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10978,13 +11336,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400412b // b.lt 0xb23c <k_dot_q4_k+0x82c>
+	WORD $0x5400412b // b.lt 0xb7cc <k_dot_q4_k+0x82c>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1000ca8b // adr x11, 0xc370 <k_dot_q6_k+0x794>
-	WORD $0x1000cb6c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
-	WORD $0x1000c8cd // adr x13, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x1000ca0b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x1000caec // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
+	WORD $0x1000c84d // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000cc0b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x1000cb8b // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
@@ -11487,7 +11845,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f805322 // fmls v2.4s, v25.4s, v0.s[0]
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
 	WORD $0x3dc047e0 // ldr q0, [sp, #0x110]
-	WORD $0x54ffc441 // b.ne 0xaa94 <k_dot_q4_k+0x84>
+	WORD $0x54ffc441 // b.ne 0xb024 <k_dot_q4_k+0x84>
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
@@ -11498,7 +11856,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5333ed // ldp d13, d12, [sp, #0x130]
 	WORD $0x6d523bef // ldp d15, d14, [sp, #0x120]
 	WORD $0x9105c3ff // add sp, sp, #0x170
-	WORD $0x14000005 // b 0xb24c <k_dot_q4_k+0x83c>
+	WORD $0x14000005 // b 0xb7dc <k_dot_q4_k+0x83c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -11515,13 +11873,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540049cb // b.lt 0xbbac <k_dot_q5_k+0x940>
+	WORD $0x540049cb // b.lt 0xc13c <k_dot_q5_k+0x940>
 	WORD $0xd10683ff // sub sp, sp, #0x1a0
-	WORD $0x100087ab // adr x11, 0xc370 <k_dot_q6_k+0x794>
-	WORD $0x1000888c // adr x12, 0xc390 <k_dot_q6_k+0x7b4>
+	WORD $0x1000872b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x1000880c // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000892b // adr x11, 0xc3b0 <k_dot_q6_k+0x7d4>
+	WORD $0x100088ab // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
@@ -11533,7 +11891,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
-	WORD $0x1000842d // adr x13, 0xc340 <k_dot_q6_k+0x764>
+	WORD $0x100083ad // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
 	WORD $0x9102814a // add x10, x10, #0xa0
 	WORD $0x6d153bef // stp d15, d14, [sp, #0x150]
 	WORD $0x3d802be2 // str q2, [sp, #0xa0]
@@ -12093,7 +12451,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8053e2 // fmls v2.4s, v31.4s, v0.s[0]
 	WORD $0x3d8043e2 // str q2, [sp, #0x100]
 	WORD $0x3dc043e0 // ldr q0, [sp, #0x100]
-	WORD $0x54ffbb41 // b.ne 0xb2e4 <k_dot_q5_k+0x78>
+	WORD $0x54ffbb41 // b.ne 0xb874 <k_dot_q5_k+0x78>
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0xf940cbfd // ldr x29, [sp, #0x190]
@@ -12104,7 +12462,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5633ed // ldp d13, d12, [sp, #0x160]
 	WORD $0x6d553bef // ldp d15, d14, [sp, #0x150]
 	WORD $0x910683ff // add sp, sp, #0x1a0
-	WORD $0x14000005 // b 0xbbbc <k_dot_q5_k+0x950>
+	WORD $0x14000005 // b 0xc14c <k_dot_q5_k+0x950>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -12121,20 +12479,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400380b // b.lt 0xc2e4 <k_dot_q6_k+0x708>
+	WORD $0x5400380b // b.lt 0xc874 <k_dot_q6_k+0x708>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10003b6b // adr x11, 0xc360 <k_dot_q6_k+0x784>
+	WORD $0x10003aeb // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10003b8b // adr x11, 0xc380 <k_dot_q6_k+0x7a4>
-	WORD $0x100039ec // adr x12, 0xc350 <k_dot_q6_k+0x774>
-	WORD $0x10003dcd // adr x13, 0xc3d0 <k_dot_q6_k+0x7f4>
+	WORD $0x10003b0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
+	WORD $0x1000396c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x10003d4d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
 	WORD $0x3dc00170 // ldr q16, [x11]
 	WORD $0x3dc00191 // ldr q17, [x12]
 	WORD $0x3dc001b2 // ldr q18, [x13]
@@ -12557,7 +12915,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8112a6 // fmla v6.4s, v21.4s, v1.s[0]
 	WORD $0x4f811285 // fmla v5.4s, v20.4s, v1.s[0]
 	WORD $0x4f8112c0 // fmla v0.4s, v22.4s, v1.s[0]
-	WORD $0x54ffcc41 // b.ne 0xbc3c <k_dot_q6_k+0x60>
+	WORD $0x54ffcc41 // b.ne 0xc1cc <k_dot_q6_k+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6d4723e9 // ldp d9, d8, [sp, #0x70]
 	WORD $0x6d462beb // ldp d11, d10, [sp, #0x60]
@@ -12568,7 +12926,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d4c2 // fadd v2.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e3 // fadd v3.4s, v7.4s, v3.4s
 	WORD $0x910203ff // add sp, sp, #0x80
-	WORD $0x14000005 // b 0xc2f4 <k_dot_q6_k+0x718>
+	WORD $0x14000005 // b 0xc884 <k_dot_q6_k+0x718>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -12581,10 +12939,6 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

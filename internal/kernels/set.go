@@ -27,6 +27,7 @@ const (
 	fnDot = iota
 	fnGemmNt
 	fnGemmOuter
+	fnGemmOuter64
 	fnGramTile
 	fnExp
 	fnMax

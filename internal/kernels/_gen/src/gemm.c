@@ -167,6 +167,53 @@ KERNEL(gemm_outer, gemm_outer)
   }
 }
 
+// The same in double precision. Columns that do not fill a vector are taken one by one.
+struct gemm_outer_64 {
+  double* dst; const double* a; const double* b;
+  long ldd, lda, ldb, m, n, k, add;
+};
+#define VD (VL / 2)
+INLINE vd loadd(const double* p) { return *(const vdu*)p; }
+
+INLINE void outer_tile_64(struct gemm_outer_64* restrict p, const int mr, const int nv, long i, long j)
+{
+  vd acc[OM][ON];
+  double* d = p->dst + i * p->ldd + j;
+  const double *a = p->a + i * p->lda, *b = p->b + j;
+  for (int r = 0; r < mr; r++)
+    for (int c = 0; c < nv; c++) acc[r][c] = p->add ? loadd(d + r * p->ldd + c * VD) : alld(0);
+  for (long t = 0; t < p->k; t++, a++, b += p->ldb) {
+    vd bv[ON];
+    for (int c = 0; c < nv; c++) bv[c] = loadd(b + c * VD);
+    for (int r = 0; r < mr; r++) {
+      vd av = alld(a[r * p->lda]);
+      for (int c = 0; c < nv; c++) acc[r][c] = fmad(av, bv[c], acc[r][c]);
+    }
+  }
+  for (int r = 0; r < mr; r++)
+    for (int c = 0; c < nv; c++) *(vdu*)(d + r * p->ldd + c * VD) = acc[r][c];
+}
+
+KERNEL(gemm_outer_64, gemm_outer_64)
+{
+  for (long j = 0; j < p->n;) {
+    long left = p->n - j, i = 0;
+#define BAND_64(nv) \
+    for (; i + OM <= p->m; i += OM) outer_tile_64(p, OM, nv, i, j); \
+    for (; i < p->m; i++) outer_tile_64(p, 1, nv, i, j);
+    if (left >= 2 * VD) { BAND_64(2) j += 2 * VD; }
+    else if (left >= VD) { BAND_64(1) j += VD; }
+    else {
+      for (; i < p->m; i++) {
+        double s = p->add ? p->dst[i * p->ldd + j] : 0;
+        for (long t = 0; t < p->k; t++) s = __builtin_fma(p->a[i * p->lda + t], p->b[t * p->ldb + j], s);
+        p->dst[i * p->ldd + j] = s;
+      }
+      j++;
+    }
+  }
+}
+
 // sum[m,n] += a^T b in double precision, of single-precision sums over t rows; a and b are [t,32].
 struct gram_tile {
   double* sum; const float* a; const float* b;
