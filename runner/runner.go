@@ -57,6 +57,10 @@ type Runner struct {
 	attn   []float32
 	ffn    []float32
 	logits []float32
+
+	tokOnce sync.Once
+	tok     *tokenizer.Tokenizer
+	tokErr  error
 }
 
 // ErrNoArchitecture is the reason when a model cannot be executed because its architecture is not
@@ -252,6 +256,18 @@ func (r *Runner) memory() int64 {
 
 // MappedBytes is the size of the weights that are used where they lie in mapped files.
 func (r *Runner) MappedBytes() int64 { return r.mapped }
+
+// Tokenizer is the model's tokenizer, made at the first call.
+func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) {
+	r.tokOnce.Do(func() {
+		if r.spec == nil {
+			r.tokErr = &fault.Error{Op: "run", Err: errors.New("the model comes without a tokenizer"), Hint: "give token ids"}
+			return
+		}
+		r.tok, r.tokErr = tokenizer.New(r.spec)
+	})
+	return r.tok, r.tokErr
+}
 
 func (r *Runner) newCache() cache {
 	return cache{heads: r.d.KVHeads, dim: r.d.HeadDim, half: r.opt.KV == storage.F16}

@@ -195,7 +195,7 @@ func (e *explainer) worstBlocks(pairs []restored, whole float64, out *Explanatio
 
 // ladder orders the types that store more bits each; a row that does not divide into blocks of one
 // takes the next.
-var ladder = []storage.Type{"q2_k", "q3_k", "q4_0", "q4_k", "q4_1", "q5_0", "q5_k", "q5_1", "q6_k", "q8_0", "bf16"}
+var ladder = []storage.Type{"q2_k", "q3_k", "q4_k", "q4_0", "q5_k", "q5_0", "q6_k", "q8_0", "bf16"}
 
 // better suggests the flag that stores a tensor with noticeably more bits, and its price. Uniform
 // schemes are kept in the source's float type.
@@ -206,7 +206,7 @@ func better(t *ir.Tensor) (keep string, price int64) {
 	}
 	for _, typ := range ladder {
 		info, ok := storage.Lookup(typ)
-		if !ok || info.Bits() < bits(t)+0.9 || t.Scheme != nil && !info.Float {
+		if !ok || info.Bits() < bits(t)+0.75 || t.Scheme != nil && !info.Float {
 			continue
 		}
 		row, err := typ.RowBytes(t.Cols())

@@ -50,7 +50,10 @@ func WriteText(ctx context.Context, a, b *runner.Runner, opt TextOptions, decode
 func write(ctx context.Context, r *runner.Runner, opt TextOptions, n int, how runner.Sampling) ([]int32, float64, error) {
 	s := r.NewSession()
 	defer s.Close()
-	sampler := runner.NewSampler(how)
+	sampler, err := runner.NewSampler(how)
+	if err != nil {
+		return nil, 0, err
+	}
 	seen := append([]int32(nil), opt.Prompt...)
 	feed := seen
 	var sum float64
@@ -60,10 +63,10 @@ func write(ctx context.Context, r *runner.Runner, opt TextOptions, n int, how ru
 			feed = seen[len(seen)-opt.Context/2:]
 		}
 		var next int32
-		err := s.Append(ctx, feed, runner.WantLast, func(_ int, logits []float32) error {
+		err := s.Append(ctx, feed, runner.WantLast, func(_ int, logits []float32) (err error) {
 			sum += entropy(logits)
-			next = sampler.Next(logits)
-			return nil
+			next, err = sampler.Next(logits, seen)
+			return err
 		})
 		if err != nil {
 			return nil, 0, err

@@ -1,0 +1,179 @@
+package verify_test
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/runner/verify"
+)
+
+const books = "../../testdata/books-llama"
+
+// openBooks opens the trained sample model and tokenizes its test text.
+func openBooks(t *testing.T) (*ir.Model, []int32) {
+	t.Helper()
+	m, err := formats.Open(context.Background(), filepath.Join(books, "model"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Close() })
+	read := func(name string) []byte {
+		b, err := os.ReadFile(filepath.Join(books, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	spec, err := tokenizer.FromTokenizerJSON(read("model/tokenizer.json"), read("model/tokenizer_config.json"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.New(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, tok.Encode(string(read("text/test.txt")), tokenizer.EncodeOptions{})
+}
+
+func load(t *testing.T, m *ir.Model) *runner.Runner {
+	t.Helper()
+	r, err := runner.Load(context.Background(), m, runner.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
+// The perplexity of every chunk equals what transformers computes on the same tokens, and a model
+// compared with itself diverges nowhere.
+func TestAgainstTransformers(t *testing.T) {
+	m, tokens := openBooks(t)
+	var ref struct {
+		TestTokens  int       `json:"test_tokens"`
+		NLLPerChunk []float64 `json:"nll_per_chunk"`
+	}
+	b, err := os.ReadFile(filepath.Join(books, "reference.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &ref)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(tokens) != ref.TestTokens {
+		t.Fatalf("%d tokens, the reference has %d", len(tokens), ref.TestTokens)
+	}
+	r := load(t, m)
+	const chunks = 4
+	for i := range chunks {
+		res, err := verify.Run(context.Background(), r, r, tokens, verify.Options{First: i, Chunks: 1, BOS: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := math.Log(res.Perplexity.Original), ref.NLLPerChunk[i]; math.Abs(got-want) > 1e-4 {
+			t.Errorf("chunk %d: mean NLL %v, transformers %v", i, got, want)
+		}
+		if res.KL.Mean > 1e-6 || res.KL.Max > 1e-6 || res.Top1.Agreement != 1 || res.Perplexity.LogRatio != 0 {
+			t.Errorf("chunk %d: a model differs from itself: %+v %+v", i, res.KL, res.Top1)
+		}
+		if res.Protocol.TokensScored != 255 {
+			t.Errorf("chunk %d: %d tokens scored, want 255 of 512", i, res.Protocol.TokensScored)
+		}
+		for _, l := range res.Layers {
+			if l.SQNR != 200 || l.Cosine < 1-1e-9 {
+				t.Errorf("chunk %d: block %d differs from itself: %+v", i, l.Block, l)
+			}
+		}
+	}
+}
+
+// A model with one layer stored in two bits loses most there, and explain finds it.
+func TestExplainFindsThePlantedLoss(t *testing.T) {
+	m, tokens := openBooks(t)
+	q := m.Clone()
+	plant := map[string]storage.Type{"model.layers.3.mlp.down_proj.weight": storage.Q2K, "model.layers.1.self_attn.q_proj.weight": storage.Q8_0, "model.layers.5.mlp.up_proj.weight": storage.Q4K}
+	for name, typ := range plant {
+		src := q.Find(name)
+		enc, err := encodeWhole(src, typ)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := q.Replace(src.With(typ, nil, enc)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := verify.Explain(context.Background(), m, q, func(m *ir.Model) (*runner.Runner, error) {
+		return runner.Load(context.Background(), m, runner.Options{})
+	}, tokens, verify.Options{Chunks: 1, BOS: -1, Context: 256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Losses) != len(plant) || e.Losses[0].Tensor != "model.layers.3.mlp.down_proj.weight" {
+		t.Fatalf("ranking %+v", e.Losses)
+	}
+	first := e.Losses[0]
+	if first.Share < 0.6 || first.Keep != "model.layers.3.mlp.down_proj=q3_k" || first.Price != 256*3*(110-84) {
+		t.Errorf("worst layer: %+v", first)
+	}
+}
+
+// memory is a Source over encoded rows.
+type memory struct {
+	info *storage.Info
+	raw  []byte
+	row  int64
+}
+
+func (s *memory) ReadRaw(_ context.Context, _ ir.Part, dst []byte, lo, hi int) error {
+	copy(dst, s.raw[int64(lo)*s.row:int64(hi)*s.row])
+	return nil
+}
+
+func (s *memory) ReadRows(_ context.Context, dst []float32, lo, hi int) error {
+	s.info.Decode(dst, s.raw[int64(lo)*s.row:int64(hi)*s.row])
+	return nil
+}
+
+func encodeWhole(t *ir.Tensor, typ storage.Type) (ir.Source, error) {
+	x, err := ir.ReadAll(context.Background(), t)
+	if err != nil {
+		return nil, err
+	}
+	info := storage.MustLookup(typ)
+	row, err := typ.RowBytes(t.Cols())
+	if err != nil {
+		return nil, err
+	}
+	s := &memory{info: info, raw: make([]byte, row*int64(t.Rows())), row: row}
+	for r := range t.Rows() {
+		if err := info.Encode(s.raw[int64(r)*row:int64(r+1)*row], x[r*t.Cols():(r+1)*t.Cols()], nil); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Both models write the same when they are the same, and the sampled text has figures.
+func TestWriteText(t *testing.T) {
+	m, tokens := openBooks(t)
+	r := load(t, m)
+	text, err := verify.WriteText(context.Background(), r, r, verify.TextOptions{Prompt: tokens[:16], Tokens: 200, Context: 64, Greedy: 32, Seed: 7}, func(ids []int32) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text.Divergence != 32 || text.Original != text.Package {
+		t.Errorf("one model, two texts: %+v", text)
+	}
+	if text.Original.Entropy < 1 || text.Original.Entropy > math.Log(4096) || text.Original.Repetition > 0.9 {
+		t.Errorf("figures out of range: %+v", text.Original)
+	}
+}
