@@ -12,7 +12,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 )
 
-var blockTypes = []Type{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K}
+var blockTypes = []Type{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS, MXFP4}
 
 func golden(t testing.TB, name string) []byte {
 	t.Helper()
@@ -79,6 +79,9 @@ func TestGrid(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for _, typ := range blockTypes {
 		info := MustLookup(typ)
+		if info.Grid == nil {
+			continue // table types
+		}
 		row := golden(t, string(typ)+".random")
 		n := len(row) / info.BlockBytes * info.BlockElems
 		var g, after Grid
@@ -112,6 +115,7 @@ func TestErrorOfNormalData(t *testing.T) {
 	want := map[Type]float64{
 		Q4_0: 7.3e-3, Q4_1: 6.0e-3, Q5_0: 1.83e-3, Q5_1: 1.43e-3, Q8_0: 2.9e-5,
 		Q2K: 8.8e-2, Q3K: 2.25e-2, Q4K: 5.1e-3, Q5K: 1.31e-3, Q6K: 3.2e-4,
+		IQ4NL: 5.8e-3, IQ4XS: 6.0e-3, MXFP4: 1.31e-2,
 	}
 	rng := rand.New(rand.NewPCG(3, 4))
 	x := make([]float32, 1<<16)
@@ -145,6 +149,9 @@ func TestEncodeRefuses(t *testing.T) {
 		n := info.BlockElems
 		x, b := make([]float32, n), make([]byte, info.BlockBytes)
 		for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1)), 3e38} {
+			if typ == MXFP4 && bad == 3e38 {
+				continue // its scales reach that far
+			}
 			x[n-1] = bad
 			if err := info.Encode(b, x, nil); !errors.Is(err, fault.ErrNotFinite) {
 				t.Errorf("%s: %v encoded with error %v", typ, bad, err)
@@ -157,7 +164,7 @@ func TestEncodeRefuses(t *testing.T) {
 		if err := info.Encode(b[:1], x, nil); err == nil {
 			t.Errorf("%s: a short buffer was accepted", typ)
 		}
-		if typ != Q8_0 {
+		if typ != Q8_0 && typ != MXFP4 {
 			imp := make([]float32, n)
 			imp[3] = -1
 			if err := info.Encode(b, x, imp); err == nil {
