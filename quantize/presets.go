@@ -183,6 +183,19 @@ func init() {
 		}
 		return "", ""
 	})
+	nonlinear := func(s *site) (storage.Type, string) {
+		switch {
+		case s.kind == kindV && s.gqa >= 4:
+			return storage.Q5K, whyGQA
+		case s.kind == kindDown && !s.importance && s.layer() < s.layers/8:
+			return storage.Q5K, whyEnds
+		case s.kind == kindO && s.eight:
+			return storage.Q5K, whyEight
+		}
+		return "", ""
+	}
+	addPreset("iq4_nl", 25, storage.IQ4NL, "4.7 bits, codes index a table of unequal steps", nonlinear)
+	addPreset("iq4_xs", 30, storage.IQ4XS, "4.5 bits, smaller than q4_k_s at about its accuracy", nonlinear)
 }
 
 // layer is the index that decides for feed-forward weights: with experts it is the block's own
@@ -264,6 +277,8 @@ func fit(typ storage.Type, why string, cols int) (storage.Type, string) {
 		to = storage.Q5_1
 	case storage.Q6K:
 		to = storage.Q8_0
+	case storage.IQ4XS:
+		to = storage.IQ4NL
 	}
 	if cols%storage.MustLookup(to).BlockElems != 0 {
 		to = storage.F16
