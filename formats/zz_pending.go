@@ -9,8 +9,9 @@ type packed struct{}
 
 func (*packed) join(m *ir.Model, h []*ir.Tensor) ([]*ir.Tensor, error)        { return h, nil }
 func readPacked(m *ir.Model, config []byte) (*packed, error)                  { return nil, nil }
-func readTokenizer(m *ir.Model)                                               {}
 func planHF(m *ir.Model, o WriteOptions) ([]string, error)                    { return nil, nil }
 func writeHF(context.Context, *ir.Model, string, WriteOptions) error          { return nil }
 func planSafetensors(m *ir.Model, o WriteOptions) ([]string, error)           { return nil, nil }
 func writeSafetensors(context.Context, *ir.Model, string, WriteOptions) error { return nil }
+func planGGUF(m *ir.Model, o WriteOptions) ([]string, error)                  { return nil, nil }
+func writeGGUF(context.Context, *ir.Model, string, WriteOptions) error        { return nil }
