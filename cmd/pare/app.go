@@ -134,7 +134,9 @@ package is good enough. One binary, no Python, no network.`,
 		group string
 		verbs []func() *cobra.Command
 	}{
-		{"rest", []func() *cobra.Command{a.completionCmd, a.versionCmd, a.docsCmd}},
+		{"main", []func() *cobra.Command{a.initCmd, a.checkCmd}},
+		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd}},
+		{"rest", []func() *cobra.Command{a.targetsCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {
 		for _, verb := range g.verbs {
 			c := verb()

@@ -189,7 +189,7 @@ func sentence(s string) string {
 	}
 	r, n := utf8.DecodeRuneInString(s)
 	s = string(unicode.ToUpper(r)) + s[n:]
-	if !strings.ContainsAny(s[len(s)-1:], ".!?:") {
+	if !strings.ContainsAny(s[len(s)-1:], ".!?:)") {
 		s += "."
 	}
 	return s

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/targets/pack"
+)
+
+// openModel opens whatever lies at a path: a model in any format, or a package, whose digests are
+// checked.
+func (a *app) openModel(ctx context.Context, path string) (*ir.Model, error) {
+	m, _, err := pack.OpenAny(ctx, path, nil)
+	return m, err
+}
+
+// loaded is a model that runs, with its tokenizer.
+type loaded struct {
+	model  *ir.Model
+	runner *runner.Runner
+	tok    *tokenizer.Tokenizer // nil when the model has none
+}
+
+func (l *loaded) Close() {
+	l.runner.Close()
+	_ = l.model.Close() // read only
+}
+
+// load opens a model and prepares it for execution.
+func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loaded, error) {
+	m, err := a.openModel(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := a.execute(ctx, m, opt)
+	if err != nil {
+		return nil, errors.Join(inFile(path, err), m.Close())
+	}
+	l := &loaded{model: m, runner: r}
+	if m.Tokenizer != nil {
+		if l.tok, err = tokenizer.New(m.Tokenizer); err != nil {
+			l.Close()
+			return nil, inFile(path, err)
+		}
+	}
+	return l, nil
+}
+
+// execute prepares an open model for execution with the options that every verb has.
+func (a *app) execute(ctx context.Context, m *ir.Model, opt runner.Options) (*runner.Runner, error) {
+	opt.Threads, opt.ISA, opt.Memory, opt.Work = a.threads, a.level, int64(a.maxMemory), a.work
+	return runner.Load(ctx, m, opt)
+}
+
+// inFile names the file in an error that names none.
+func inFile(path string, err error) error {
+	var fe *fault.Error
+	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &fe) && fe.File != "" {
+		return err
+	}
+	return &fault.Error{File: path, Err: err}
+}
+
+// errNoTokenizer is the reason when text is asked of a model without a tokenizer.
+var errNoTokenizer = errors.New("the model has no tokenizer")
+
+func (l *loaded) tokenizer(path string) (*tokenizer.Tokenizer, error) {
+	if l.tok == nil {
+		return nil, &fault.Error{File: path, Err: errNoTokenizer, Hint: "give token ids with --tokens"}
+	}
+	return l.tok, nil
+}
+
+// readTexts joins text files in order.
+func readTexts(files []string) ([]byte, error) {
+	var all []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fault.As(fault.ErrMisuse, err)
+		}
+		all = append(all, b...)
+	}
+	return all, nil
+}
+
+// textName is how a text is called in a report.
+func textName(files []string) string {
+	names := make([]string, len(files))
+	for i, f := range files {
+		names[i] = filepath.Base(f)
+	}
+	return strings.Join(names, " + ")
+}
+
+// plural spells a count with its noun.
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

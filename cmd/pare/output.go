@@ -1,0 +1,30 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+
+	"github.com/pare-dev/pare/internal/fault"
+)
+
+// errNoOut is the misuse of a verb that writes but was not told where.
+func needOut(out string) error {
+	if out == "" {
+		return misuse("add -o and a path", "nowhere to write: --out is missing")
+	}
+	return nil
+}
+
+// free fails when something lies where a verb wants to write.
+func free(path string, force bool) error {
+	if force {
+		return nil
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, fs.ErrExist), Hint: "--force replaces it"}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/runner"
+)
+
+// runFlags are the choices of `pare run`.
+type runFlags struct {
+	prompt   string
+	tokens   []int32
+	n        int
+	context  int
+	kv       choice
+	sampling runner.Sampling
+	logits   string
+	encode   string
+	decode   []int32
+	special  bool
+	force    bool
+}
+
+// generation is the object of `pare run --output json`.
+type generation struct {
+	Schema       int     `json:"schema"`
+	Model        string  `json:"model"`
+	PromptTokens []int32 `json:"prompt_tokens"`
+	Tokens       []int32 `json:"tokens"`
+	Text         string  `json:"text"`
+	Finish       string  `json:"finish"` // "length", "end", "context"
+	PrefillS     float64 `json:"prefill_s"`
+	DecodeS      float64 `json:"decode_s"`
+}
+
+func (a *app) runCmd() *cobra.Command {
+	fl := runFlags{kv: choice{value: "f32", of: []string{"f32", "f16"}}}
+	c := &cobra.Command{
+		Use:   "run MODEL",
+		Short: "Run a model: text in, text out; or its logits, or its tokenizer",
+		Long: `Run a model in any format that pare reads: text in, text out, streamed as it is made. The same
+seed gives the same text. With --logits the numbers before any sampling go to a file; --encode and
+--decode show what the tokenizer does.`,
+		Example: `  pare run books-llama/model -p "It was a dark" -n 48 --temperature 0
+  pare run books-llama/model --tokens 1,15,27 --logits out.npy
+  pare run books-llama/model --encode "It was a dark"`,
+		Args: exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			fl.sampling.Seed = a.seed
+			switch {
+			case cmd.Flags().Changed("encode"):
+				return a.runEncode(cmd.Context(), args[0], &fl)
+			case cmd.Flags().Changed("decode"):
+				return a.runDecode(cmd.Context(), args[0], &fl)
+			case !cmd.Flags().Changed("prompt") && len(fl.tokens) == 0:
+				return misuse(`pare run MODEL -p "It was a dark"`, "nothing to run: give --prompt or --tokens")
+			case cmd.Flags().Changed("prompt") && len(fl.tokens) > 0:
+				return misusef("--prompt and --tokens are two ways to say one thing: give one of them")
+			}
+			return a.runModel(cmd.Context(), args[0], &fl)
+		},
+	}
+	f := c.Flags()
+	f.StringVarP(&fl.prompt, "prompt", "p", "", "`TEXT` to continue, - to read it from stdin")
+	f.Int32SliceVar(&fl.tokens, "tokens", nil, "token `IDS` to continue, in place of text: 1,15,27")
+	f.IntVarP(&fl.n, "generate", "n", 64, "most tokens to generate")
+	f.IntVar(&fl.context, "context", 0, "most tokens of prompt and answer; default what the model was trained for")
+	f.Var(&fl.kv, "kv", "type of cached keys and values: f32 or f16")
+	f.Float64Var(&fl.sampling.Temperature, "temperature", 0.8, "0 always takes the most likely token")
+	f.IntVar(&fl.sampling.TopK, "top-k", 0, "choose among the `K` most likely tokens, 0 for all")
+	f.Float64Var(&fl.sampling.TopP, "top-p", 0.95, "choose among the fewest tokens whose probabilities reach `P`")
+	f.Float64Var(&fl.sampling.MinP, "min-p", 0, "drop tokens less likely than `P` times the most likely")
+	f.Float64Var(&fl.sampling.RepetitionPenalty, "repetition-penalty", 1, "make tokens of the text so far less likely by this factor")
+	f.StringVar(&fl.logits, "logits", "", "write the logits of every prompt token to `FILE.npy`, float32 [tokens, vocabulary], and stop")
+	f.StringVar(&fl.encode, "encode", "", "print the token ids of `TEXT` and stop")
+	f.Int32SliceVar(&fl.decode, "decode", nil, "print the text of token `IDS` and stop")
+	f.BoolVar(&fl.special, "special", false, "read control tokens in the text, such as <|im_end|>, as tokens")
+	f.BoolVar(&fl.force, "force", false, "replace the file of --logits")
+	complete(c, "kv", fl.kv.of...)
+	return c
+}
+
+func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
+	if err := fl.sampling.Check(); err != nil {
+		return err
+	}
+	l, err := a.load(ctx, path, runner.Options{Context: fl.context, KV: storage.Type(fl.kv.value)})
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	prompt := fl.tokens
+	if len(prompt) == 0 {
+		tok, err := l.tokenizer(path)
+		if err != nil {
+			return err
+		}
+		text := fl.prompt
+		if text == "-" {
+			b, err := io.ReadAll(a.in)
+			if err != nil {
+				return err
+			}
+			text = string(b)
+		}
+		prompt = tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special})
+		if len(prompt) == 0 {
+			return misuse("give a text with --prompt", "the prompt is empty and the model has no token that starts a text")
+		}
+	}
+	if fl.logits != "" {
+		return a.writeLogits(ctx, l.runner, prompt, fl)
+	}
+	return a.generate(ctx, path, l, runner.Generation{Sampling: fl.sampling}, prompt, fl.n)
+}
+
+// generate writes text as it is made.
+func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.Generation, prompt []int32, n int) error {
+	g := generation{Schema: 1, Model: path, PromptTokens: prompt, Tokens: []int32{}, Finish: "length"}
+	var stream *tokenizer.Stream
+	if l.tok != nil {
+		stream = l.tok.Stream(tokenizer.DecodeOptions{SkipSpecial: true})
+		for _, id := range prompt {
+			stream.Next(id) // so that the answer continues the prompt's characters and spaces
+		}
+	}
+	live, each := a.output.value == "table", json.NewEncoder(a.out)
+	emit := func(id int32, piece string) error {
+		g.Text += piece
+		switch {
+		case a.output.value == "jsonl":
+			return each.Encode(struct {
+				Token int32  `json:"token"`
+				Text  string `json:"text"`
+			}{id, piece})
+		case live && stream == nil:
+			piece = fmt.Sprintf("%d ", id)
+		}
+		if live {
+			_, err := io.WriteString(a.out, piece)
+			return err
+		}
+		return nil
+	}
+	s := l.runner.NewSession()
+	defer s.Close()
+	gen.MaxTokens = n
+	if l.tok != nil {
+		for _, id := range l.tok.EOG() {
+			gen.StopTokens = append(gen.StopTokens, int32(id))
+		}
+	}
+	start := time.Now()
+	finish, err := s.Generate(ctx, prompt, gen, func(id int32) error {
+		if len(g.Tokens) == 0 {
+			g.PrefillS = time.Since(start).Seconds()
+			start = time.Now()
+		}
+		g.Tokens = append(g.Tokens, id)
+		piece := ""
+		if stream != nil {
+			piece = stream.Next(id)
+		}
+		return emit(id, piece)
+	})
+	if finish != "" {
+		g.Finish = string(finish)
+	}
+	g.DecodeS = time.Since(start).Seconds()
+	if stream != nil {
+		if rest := stream.Flush(); rest != "" && err == nil {
+			g.Text += rest
+			if live {
+				a.printf("%s", rest)
+			}
+		}
+	}
+	if live {
+		a.printf("\n")
+	}
+	if err != nil {
+		return err
+	}
+	if !a.quiet && live {
+		a.say("%s in %s (%s tok/s), then %s at %s tok/s", plural(len(prompt), "token"), human.Duration(time.Duration(g.PrefillS*1e9)),
+			human.Count(int64(float64(len(prompt))/max(g.PrefillS, 1e-9))), plural(len(g.Tokens), "token"), human.Count(int64(float64(len(g.Tokens))/max(g.DecodeS, 1e-9))))
+	}
+	if live || a.output.value == "jsonl" {
+		return nil
+	}
+	t := &table{head: []string{">prompt tokens", ">tokens", "finish", "text"}}
+	t.add(fmt.Sprint(len(prompt)), fmt.Sprint(len(g.Tokens)), g.Finish, g.Text)
+	return a.show(result{object: g, table: t})
+}
+
+// writeLogits runs the prompt and writes what the model says after every token.
+func (a *app) writeLogits(ctx context.Context, r *runner.Runner, prompt []int32, fl *runFlags) (err error) {
+	if err := free(fl.logits, fl.force); err != nil {
+		return err
+	}
+	w, err := newNpy(fl.logits, len(prompt), r.Vocab())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	s := r.NewSession()
+	defer s.Close()
+	sink := a.progressSink()
+	sink.Stage("run", int64(len(prompt)), "tokens")
+	return s.Append(ctx, prompt, runner.WantAll, func(_ int, x []float32) error {
+		sink.Add(1)
+		return w.row(x)
+	})
+}
+
+// tokenizerOf opens a model for its tokenizer only.
+func (a *app) tokenizerOf(ctx context.Context, path string) (*tokenizer.Tokenizer, error) {
+	m, err := a.openModel(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Close()
+	if m.Tokenizer == nil {
+		return nil, &fault.Error{File: path, Err: errNoTokenizer}
+	}
+	return tokenizer.New(m.Tokenizer)
+}
+
+func (a *app) runEncode(ctx context.Context, path string, fl *runFlags) error {
+	tok, err := a.tokenizerOf(ctx, path)
+	if err != nil {
+		return err
+	}
+	ids := tok.Encode(fl.encode, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special})
+	t := &table{head: []string{">token", "text"}}
+	var lines []any
+	for _, id := range ids {
+		piece := string(tok.DecodeToken(id))
+		t.add(fmt.Sprint(id), fmt.Sprintf("%q", piece))
+		lines = append(lines, map[string]any{"token": id, "text": piece})
+	}
+	object := struct {
+		Schema int     `json:"schema"`
+		Tokens []int32 `json:"tokens"`
+	}{1, append([]int32{}, ids...)}
+	return a.show(result{object: object, lines: lines, table: t})
+}
+
+func (a *app) runDecode(ctx context.Context, path string, fl *runFlags) error {
+	tok, err := a.tokenizerOf(ctx, path)
+	if err != nil {
+		return err
+	}
+	text := tok.Decode(fl.decode, tokenizer.DecodeOptions{})
+	object := struct {
+		Schema int    `json:"schema"`
+		Text   string `json:"text"`
+	}{1, text}
+	t := &table{head: []string{"text"}}
+	t.add(text)
+	return a.show(result{object: object, table: t, text: func(w io.Writer) { fmt.Fprintln(w, text) }})
+}
