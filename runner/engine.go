@@ -18,8 +18,11 @@ type engine struct {
 	work  []workspace // one a worker
 	cos   []float32   // [tokens, HeadDim/2] of the batch under way
 	sin   []float32
-	side  []float32 // inputs of low-rank changes
+	items []item    // of the run under way
 }
+
+// item is a range of output columns of one of the products of a run.
+type item struct{ product, lo, hi int }
 
 // workspace is the scratch of one worker.
 type workspace struct {
@@ -44,7 +47,7 @@ func need(buf *[]float32, n int) []float32 {
 
 // bytes is what the engine holds on the heap at present.
 func (e *engine) bytes() int64 {
-	n := cap(e.cos) + cap(e.sin) + cap(e.side)
+	n := cap(e.cos) + cap(e.sin)
 	for i := range e.work {
 		w := &e.work[i]
 		n += cap(w.band) + cap(w.tile) + cap(w.scores) + cap(w.keys)
@@ -83,45 +86,46 @@ func (e *engine) bandRows(w *linear, t int) int {
 // after is not nil, it is called with each finished range of output columns; the products then have
 // the same number of rows and are computed together.
 func (e *engine) matmul(x kernels.Matrix, after func(lo, hi int), products ...product) {
-	type item struct{ p, lo, hi int }
-	var items []item
-	inputs := make([]sideInput, len(products))
+	items := e.items[:0]
+	var inputs []sideInput
 	for p, q := range products {
 		if q.w.side != nil {
+			if inputs == nil {
+				inputs = make([]sideInput, len(products))
+			}
 			inputs[p] = e.sideInput(x, q.w)
 		}
-	}
-	together := after != nil
-	for p, q := range products {
+		if p > 0 && after != nil {
+			continue // the items of the first product stand for all
+		}
 		rows := e.bandRows(q.w, x.Rows)
 		for lo := 0; lo < q.w.rows; lo += rows {
 			items = append(items, item{p, lo, min(q.w.rows, lo+rows)})
 		}
-		if together {
-			break // the items of the first product stand for all
-		}
 	}
+	e.items = items
 	e.pool.run(len(items), func(worker, i int) {
 		it := items[i]
-		if !together {
-			e.multiply(worker, x, products[it.p], inputs[it.p], it.lo, it.hi)
+		if after == nil {
+			e.multiply(worker, x, products, inputs, it.product, it.lo, it.hi)
 			return
 		}
 		for p := range products {
-			e.multiply(worker, x, products[p], inputs[p], it.lo, it.hi)
+			e.multiply(worker, x, products, inputs, p, it.lo, it.hi)
 		}
 		after(it.lo, it.hi)
 	})
 }
 
-// multiply computes output columns [lo,hi) of one product.
-func (e *engine) multiply(worker int, x kernels.Matrix, p product, in sideInput, lo, hi int) {
+// multiply computes output columns [lo,hi) of one of the products.
+func (e *engine) multiply(worker int, x kernels.Matrix, products []product, inputs []sideInput, i, lo, hi int) {
+	p := products[i]
 	w, ws := p.w, &e.work[worker]
 	dst := p.dst.Slice(0, x.Rows, lo, hi)
 	if w.side == nil {
 		e.times(ws, dst, x, w, lo, hi, p.add)
 	} else {
-		e.changed(ws, dst, w, in, lo, hi, p.add)
+		e.changed(ws, dst, w, inputs[i], lo, hi, p.add)
 	}
 	if w.bias != nil {
 		for t := range x.Rows {

@@ -4,70 +4,25 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"path/filepath"
 	"testing"
 
+	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/formats/safetensors"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
-	"github.com/pare-dev/pare/ir/arch"
 )
 
-// bytesSource serves a tensor from memory.
-type bytesSource struct {
-	t    *ir.Tensor
-	data []byte
-}
-
-func (s bytesSource) ReadRaw(_ context.Context, _ ir.Part, dst []byte, lo, hi int) error {
-	row, err := s.t.Type.RowBytes(s.t.Cols())
-	if err != nil {
-		return err
-	}
-	copy(dst, s.data[int64(lo)*row:int64(hi)*row])
-	return nil
-}
-
-func (s bytesSource) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
-	row, err := s.t.Type.RowBytes(s.t.Cols())
-	if err != nil {
-		return err
-	}
-	storage.MustLookup(s.t.Type).Decode(dst, s.data[int64(lo)*row:int64(hi)*row])
-	return nil
-}
-
-func openHF(t testing.TB, dir string) *ir.Model {
+func open(t testing.TB, path string) *ir.Model {
 	t.Helper()
-	cfg, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	m, err := formats.Open(context.Background(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, d, _, err := arch.FromHF(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "model.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := safetensors.Parse(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := &ir.Model{Path: dir, Decoder: d}
-	for _, x := range f.Tensors {
-		r, block, _ := a.HFRole(x.Name)
-		typ, err := safetensors.Type(x.DType)
-		if err != nil {
-			t.Fatal(err)
+	t.Cleanup(func() {
+		if err := m.Close(); err != nil {
+			t.Error(err)
 		}
-		h := &ir.Tensor{Name: x.Name, Role: r, Block: block, Shape: x.Shape, Type: typ}
-		h.Data = bytesSource{h, b[x.Offset : x.Offset+x.Size]}
-		if err := m.Add(h); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
 	return m
 }
 

@@ -83,7 +83,7 @@ func TestReferenceLogits(t *testing.T) {
 	for _, name := range []string{"llama", "mistral", "qwen2", "qwen3"} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(architectures, name)
-			r := load(t, openHF(t, dir), runner.Options{})
+			r := load(t, open(t, dir), runner.Options{})
 			ref := filepath.Join(dir, "reference.safetensors")
 			ids, shape := tokensOf(t, ref, "input_ids")
 			want, _ := reference(t, ref, "logits")
