@@ -66,11 +66,6 @@ func (p *Merge) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) 
 		return nil, &fault.Error{File: p.adapters[0].Adapter.File, Op: passName, Err: ErrNoChange, Hint: "every factor is zero: is the adapter trained?"}
 	}
 	res.Notes = append(res.Notes, summarise(res.Tensors, handles)...)
-	for _, w := range p.adapters {
-		if w.Adapter.Config.Bias == "none" && w.Adapter.Config.Base != "" {
-			res.Notes = append(res.Notes, fmt.Sprintf("adapter %s (%s) names base model %q", w.Adapter.Name(), w.Adapter.Method(), w.Adapter.Config.Base))
-		}
-	}
 	return res, nil
 }
 

@@ -3,6 +3,7 @@ package lora
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -46,14 +47,26 @@ func resolve(m *ir.Model, adapters []Weighted, partial bool) (*resolver, error) 
 	r.findTie()
 	for _, w := range adapters {
 		r.add(w)
+		if base := w.Adapter.Config.Base; base != "" && filepath.Base(base) != filepath.Base(m.Path) {
+			r.notes = append(r.notes, fmt.Sprintf("the adapter %s was trained on base model %q; names and shapes fit %s", w.Adapter.Name(), base, filepath.Base(m.Path)))
+		}
 	}
 	if len(r.errs) > 0 {
-		return nil, errors.Join(r.errs...)
+		return nil, join(r.errs)
 	}
 	if len(r.targets) == 0 {
 		return nil, &fault.Error{File: m.Path, Op: passName, Err: ErrNoChange, Hint: "is this the adapter's base model?"}
 	}
 	return r, nil
+}
+
+// join keeps a long list of mistakes readable: the wrong base makes one for every layer.
+func join(errs []error) error {
+	const show = 6
+	if len(errs) > show {
+		errs = append(errs[:show:show], fmt.Errorf("and %d more of this adapter", len(errs)-show))
+	}
+	return errors.Join(errs...)
 }
 
 // embeddings and heads are the last segments that containers give the two matrices.

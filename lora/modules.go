@@ -1,9 +1,9 @@
 package lora
 
 import (
-	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -135,7 +135,7 @@ func (a *Adapter) sort(tensors []*tensor) error {
 	if len(errs) == 0 && len(modules) == 0 && len(replaced) == 0 {
 		errs = append(errs, &fault.Error{File: a.File, Op: "lora", Err: fmt.Errorf("%w: the file holds no tensor", ErrMissing)})
 	}
-	return errors.Join(errs...)
+	return join(slices.DeleteFunc(errs, func(err error) bool { return err == nil }))
 }
 
 func (m *module) slot(p part) **tensor {

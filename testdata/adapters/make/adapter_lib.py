@@ -15,7 +15,7 @@ import transformers
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent / "architectures" / "make"))
 from fixture_lib import forward, load, randomize  # noqa: E402
 
-OUT = pathlib.Path(__file__).parent
+OUT = pathlib.Path(__file__).parent.parent
 LENGTH = 24
 
 
