@@ -1,0 +1,5 @@
+//go:build !linux && !darwin && !windows
+
+package proc
+
+func freeDisk(string) int64 { return 0 }

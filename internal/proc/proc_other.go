@@ -1,0 +1,5 @@
+//go:build !unix && !windows
+
+package proc
+
+func peakMemory() int64 { return 0 }

@@ -1,0 +1,126 @@
+package build
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/quantize"
+	"github.com/pare-dev/pare/runner/verify"
+	"github.com/pare-dev/pare/targets"
+	"github.com/pare-dev/pare/targets/recipe"
+)
+
+// order is the sequence in which work on weights makes sense, with the reason why each comes before
+// the next. A recipe that asks for another order is refused with that reason. (algorithms: merge ->
+// structured pruning -> fold/fuse -> rotate/scale -> mask -> quantize -> correct -> lower.)
+var order = []struct{ pass, before string }{
+	{"lora.merge", "an adapter was trained on the whole weights: merged later it would fill the zeros again and be rounded away"},
+	{"prune.", "what is pruned must be decided on exact weights, and quantization must see the weights that remain"},
+}
+
+func rank(pass string) int {
+	for i, o := range order {
+		if strings.HasPrefix(pass, o.pass) {
+			return i
+		}
+	}
+	return len(order)
+}
+
+// Check finds every mistake in a recipe that can be found without opening the model: unknown targets
+// and types, malformed patterns, an order of passes that makes no sense, gates out of range.
+func Check(r *recipe.Recipe) error {
+	var errs []error
+	bad := func(op, hint, format string, a ...any) {
+		errs = append(errs, &fault.Error{Op: op, Err: fault.As(fault.ErrMisuse, fmt.Errorf(format, a...)), Hint: hint})
+	}
+	if r.Source.Model == "" {
+		bad("recipe", `write [source] model = "FOLDER" or give the model on the command line`, "no model is named")
+	}
+	errs = append(errs, checkPasses(r.Passes, len(r.Source.Adapters) > 0)...)
+	names := map[string]bool{}
+	for i := range r.Targets {
+		t := &r.Targets[i]
+		table, err := targets.Lookup(t.Use)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if _, err := table.Container(t.Container); err != nil {
+			errs = append(errs, err)
+		}
+		name := nameOf(t)
+		switch {
+		case names[strings.ToLower(name)]:
+			bad("target "+t.Use, `give one of them another name: name = "`+name+`-2"`, "two packages are called %q", name)
+		case name != filepath.Base(name) || strings.HasPrefix(name, "."):
+			bad("target "+t.Use, "", "%q is not a name for a folder", name)
+		}
+		names[strings.ToLower(name)] = true
+		if _, err := request(t, table); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := verify.CheckLimits(r.Gate.Limits()); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func checkPasses(passes []recipe.Pass, adapters bool) (errs []error) {
+	bad := func(op, hint, format string, a ...any) {
+		errs = append(errs, &fault.Error{Op: op, Err: fault.As(fault.ErrMisuse, fmt.Errorf(format, a...)), Hint: hint})
+	}
+	for i := range passes {
+		p := &passes[i]
+		if i > 0 && rank(p.Use) < rank(passes[i-1].Use) {
+			bad("recipe", "put "+p.Use+" first", "%s comes after %s: %s", p.Use, passes[i-1].Use, order[rank(p.Use)].before)
+		}
+		for _, pattern := range append(append([]string{}, p.Only...), p.Skip...) {
+			if err := ir.CheckPattern(pattern); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		switch {
+		case p.Use == "lora.merge" && !adapters:
+			bad(p.Use, "name the adapters in [source]", "there is no adapter to merge")
+		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil):
+			bad(p.Use, "its options stand in [source]", "the merge takes no options here")
+		}
+	}
+	return errs
+}
+
+// nameOf is the folder name of a target's package.
+func nameOf(t *recipe.Target) string {
+	if t.Name != "" {
+		return t.Name
+	}
+	return t.Use
+}
+
+// request is what a target asks of package quantize, defaults from the target's table.
+func request(t *recipe.Target, table *targets.Target) (quantize.Request, error) {
+	name := t.Quantize
+	if name == "" {
+		name = table.Quantize
+	}
+	req, err := quantize.ParseRequest(name)
+	if err != nil {
+		return req, err
+	}
+	var errs []error
+	for _, k := range t.Keep {
+		o, err := quantize.ParseOverride(k)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		req.Overrides = append(req.Overrides, o)
+	}
+	return req, errors.Join(errs...)
+}
