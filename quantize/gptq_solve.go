@@ -106,9 +106,6 @@ const gptqBatch = 16
 // batch solves a few rows and returns the losses of the first.
 func (p *gptqProblem) batch(dst []byte, w []float32, n int, info *storage.Info, importance []float32) (loss, plain float64, err error) {
 	cols, rowBytes := p.cols, len(dst)/n
-	if err := info.Encode(dst, w, importance); err != nil {
-		return 0, 0, err
-	}
 	grids := make([]rowGrid, n)
 	perm := make([]float32, n*cols) // the rows in step order
 	errs := make([]float32, n*gptqBlock)
@@ -116,8 +113,11 @@ func (p *gptqProblem) batch(dst []byte, w []float32, n int, info *storage.Info, 
 	decoded := make([]float32, cols)
 	for r := range n {
 		row := dst[r*rowBytes:][:rowBytes]
-		grids[r].read(info, row)
 		x, d := w[r*cols:][:cols], perm[r*cols:][:cols]
+		if err := info.Encode(row, x, importance); err != nil {
+			return 0, 0, err
+		}
+		grids[r].read(info, row)
 		if r == 0 {
 			info.Decode(decoded, row)
 			for i, c := range p.perm {
