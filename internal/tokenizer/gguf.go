@@ -347,12 +347,18 @@ func (s *Spec) mergeOrder() ([]int, error) {
 				continue
 			}
 			l, r := tok[:i], tok[i:]
-			if s.symbol(l, ids) && s.symbol(r, ids) && !listed[[2]string{l, r}] {
+			if s.merged(l, ids) && s.merged(r, ids) && !listed[[2]string{l, r}] {
 				return nil, fmt.Errorf("%w: llama.cpp would merge %q and %q, which the merge list does not", ErrInexact, l, r)
 			}
 		}
 	}
 	return order, nil
+}
+
+// merged is symbol without the user-defined tokens, which are cut out before anything merges.
+func (s *Spec) merged(p string, ids map[string]int32) bool {
+	id, ok := ids[p]
+	return s.symbol(p, ids) && !(ok && s.Types[id] == UserDefined)
 }
 
 // symbol says whether p can be a symbol while llama.cpp merges: a token or one character.

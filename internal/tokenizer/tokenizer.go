@@ -65,6 +65,8 @@ func New(s *Spec) (*Tokenizer, error) {
 		all, user, text := t.raw, t.userRaw, a.Content
 		if a.Normalized {
 			all, user, text = t.normalized, t.userNorm, t.normalize(a.Content)
+			// The token stands for all it was matched in, a space in front included.
+			t.text[a.ID] = strings.ReplaceAll(text, underscore, blank)
 		}
 		all.add(text, a)
 		if !a.Special {
