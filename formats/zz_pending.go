@@ -13,5 +13,3 @@ func planHF(m *ir.Model, o WriteOptions) ([]string, error)                    { 
 func writeHF(context.Context, *ir.Model, string, WriteOptions) error          { return nil }
 func planSafetensors(m *ir.Model, o WriteOptions) ([]string, error)           { return nil, nil }
 func writeSafetensors(context.Context, *ir.Model, string, WriteOptions) error { return nil }
-func planGGUF(m *ir.Model, o WriteOptions) ([]string, error)                  { return nil, nil }
-func writeGGUF(context.Context, *ir.Model, string, WriteOptions) error        { return nil }

@@ -1,0 +1,105 @@
+package formats
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// partial marks output that is being written. A name of its own for each output, always the same,
+// so that what a killed run leaves is overwritten by the next.
+const partial = ".partial"
+
+// writeFile writes a file so that it appears under its name only when it is complete and on disk.
+func writeFile(path string, fn func(w io.Writer) error) (err error) {
+	tmp := path + partial
+	f, err := os.Create(tmp)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(tmp))
+		}
+	}()
+	w := bufio.NewWriterSize(f, 1<<20)
+	if err := fn(w); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// writeFolder fills a folder that appears under its name only when it is complete. An older folder
+// there is replaced when it holds nothing but a model.
+func writeFolder(path string, fn func(dir string) error) (err error) {
+	if err := replaceable(path); err != nil {
+		return err
+	}
+	tmp := path + partial
+	if err := os.RemoveAll(tmp); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(tmp, 0o755); err != nil { //nolint:gosec // as mkdir does; the umask narrows it
+		return err
+	}
+	if err := fn(tmp); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return errors.Join(err, os.RemoveAll(tmp))
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// errForeign is the reason when replacing a folder would remove what is not ours.
+var errForeign = errors.New("the folder holds more than a model and is not replaced")
+
+func replaceable(path string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		n := e.Name()
+		if !e.Type().IsRegular() || !slices.Contains(assetNames, n) && n != indexName && !strings.HasSuffix(n, ".safetensors") {
+			return fmt.Errorf("%w: %s", errForeign, n)
+		}
+	}
+	return nil
+}
+
+// syncDir makes a rename last through a power cut, where the system can.
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // folders cannot be synced there
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
