@@ -18,7 +18,7 @@ type engine struct {
 	work  []workspace // one a worker
 	cos   []float32   // [tokens, HeadDim/2] of the batch under way
 	sin   []float32
-	items []item    // of the run under way
+	items []item // of the run under way
 }
 
 // item is a range of output columns of one of the products of a run.

@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pare-dev/pare/internal/par"
 )
@@ -77,8 +78,11 @@ func (p *pool) run(n int, fn func(worker, item int)) {
 		p.mu.Unlock()
 	}
 	j.work(0)
-	for spins := 0; j.finished.Load() < j.n; spins++ {
-		if spins%yieldLoads == yieldLoads-1 {
+	for spins := 1; j.finished.Load() < j.n; spins++ {
+		switch {
+		case spins > 10*spinLoads: // the system gave a worker's core to somebody else
+			time.Sleep(50 * time.Microsecond)
+		case spins%yieldLoads == 0:
 			runtime.Gosched()
 		}
 	}
