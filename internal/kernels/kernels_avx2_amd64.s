@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0xb5158d48; WORD $0x00c4; BYTE $0x00 // leaq 0xc4b5(%rip), %rdx # 0xc630 <lanes>
+	LONG $0x75158d48; WORD $0x0099; BYTE $0x00 // leaq 0x9975(%rip), %rdx # 0x9af0 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -345,7 +345,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd8af0f49 // imulq %r8, %rbx
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	LONG $0x162d8d48; WORD $0x00c0; BYTE $0x00 // leaq 0xc016(%rip), %rbp # 0xc630 <lanes>
+	LONG $0xd62d8d48; WORD $0x0094; BYTE $0x00 // leaq 0x94d6(%rip), %rbp # 0x9af0 <lanes>
 	LONG $0x107ca1c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%rbp,%r11,4), %ymm0
 	LONG $0x2c7d62c4; WORD $0xb03c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm15
 	QUAD $0x0000c024bc117cc5; BYTE $0x00 // vmovups %ymm15, 0xc0(%rsp)
@@ -406,7 +406,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
 	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
 	LONG $0x00df8e0f; WORD $0x0000 // jle 0x840 <k_gemm_nt+0x670>
-	QUAD $0x0000bd070528f8c5 // vmovaps 0xbd07(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x000091970528f8c5 // vmovaps 0x9197(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0674 // je 0x779 <k_gemm_nt+0x5a9>
@@ -428,7 +428,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	LONG $0x00e78e0f; WORD $0x0000 // jle 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x0000bc9f0528f8c5 // vmovaps 0xbc9f(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x0000912f0528f8c5 // vmovaps 0x912f(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x0774 // je 0x7e2 <k_gemm_nt+0x612>
@@ -525,7 +525,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
 	WORD $0x267e // jle 0x9d0 <k_gemm_nt+0x800>
-	QUAD $0x0000babe0528f8c5 // vmovaps 0xbabe(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x00008f4e0528f8c5 // vmovaps 0x8f4e(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	WORD $0x0774 // je 0x9c3 <k_gemm_nt+0x7f3>
@@ -641,7 +641,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
 	LONG $0xccaf0f4d // imulq %r12, %r9
 	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	LONG $0x560d8d4c; WORD $0x00ba; BYTE $0x00 // leaq 0xba56(%rip), %r9 # 0xc630 <lanes>
+	LONG $0x160d8d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f16(%rip), %r9 # 0x9af0 <lanes>
 	LONG $0x107c81c4; WORD $0xb144; BYTE $0x20 // vmovups 0x20(%r9,%r14,4), %ymm0
 	LONG $0x2c7da2c4; WORD $0x9a2c // vmaskmovps (%rdx,%r11,4), %ymm0, %ymm5
 	LONG $0x2c7da2c4; WORD $0x9f34 // vmaskmovps (%rdi,%r11,4), %ymm0, %ymm6
@@ -682,7 +682,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
 	LONG $0x03f88348 // cmpq $0x3, %rax
 	LONG $0x02c88e0f; WORD $0x0000 // jle 0xf63 <k_gemm_nt+0xd93>
-	QUAD $0x0000b7cd0528f8c5 // vmovaps 0xb7cd(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x00008c5d0528f8c5 // vmovaps 0x8c5d(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	WORD $0x0774 // je 0xcb4 <k_gemm_nt+0xae4>
@@ -752,7 +752,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294d; BYTE $0xeb // subq %r13, %r11
 	WORD $0x647d // jge 0xe28 <k_gemm_nt+0xc58>
 	LONG $0x74af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rsi
-	LONG $0x5f3d8d4c; WORD $0x00b8; BYTE $0x00 // leaq 0xb85f(%rip), %r15 # 0xc630 <lanes>
+	LONG $0x1f3d8d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d1f(%rip), %r15 # 0x9af0 <lanes>
 	LONG $0x107c81c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm0
 	LONG $0x2c7d02c4; WORD $0xa60c // vmaskmovps (%r14,%r12,4), %ymm0, %ymm9
 	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
@@ -807,7 +807,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x00d38e0f; WORD $0x0000 // jle 0xfba <k_gemm_nt+0xdea>
-	QUAD $0x0000b5810528f8c5 // vmovaps 0xb581(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x00008a110528f8c5 // vmovaps 0x8a11(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0474 // je 0xefd <k_gemm_nt+0xd2d>
@@ -827,7 +827,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x00c68e0f; WORD $0x0000 // jle 0x1008 <k_gemm_nt+0xe38>
-	QUAD $0x0000b5260528f8c5 // vmovaps 0xb526(%rip), %xmm0 # 0xc470 <k_dot_q6_k+0x6d0>
+	QUAD $0x000089b60528f8c5 // vmovaps 0x89b6(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
 	WORD $0x0574 // je 0xf59 <k_gemm_nt+0xd89>
@@ -1569,7 +1569,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x983d8d4c; WORD $0x00a9; BYTE $0x00 // leaq 0xa998(%rip), %r15 # 0xc630 <lanes>
+	LONG $0x583d8d4c; WORD $0x007e; BYTE $0x00 // leaq 0x7e58(%rip), %r15 # 0x9af0 <lanes>
 	WORD $0x20eb // jmp 0x1cba <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
@@ -1647,7 +1647,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa575 // jne 0x1d90 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x363d8d4c; WORD $0x00a8; BYTE $0x00 // leaq 0xa836(%rip), %r15 # 0xc630 <lanes>
+	LONG $0xf63d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7cf6(%rip), %r15 # 0x9af0 <lanes>
 	LONG $0x00b6840f; WORD $0x0000 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1679,7 +1679,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0xb975 // jne 0x1e40 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x9d3d8d4c; WORD $0x00a7; BYTE $0x00 // leaq 0xa79d(%rip), %r15 # 0xc630 <lanes>
+	LONG $0x5d3d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c5d(%rip), %r15 # 0x9af0 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
 	WORD $0x1f74 // je 0x1eb6 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
@@ -1745,7 +1745,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x8c3d8d48; WORD $0x00a6; BYTE $0x00 // leaq 0xa68c(%rip), %rdi # 0xc630 <lanes>
+	LONG $0x4c3d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b4c(%rip), %rdi # 0x9af0 <lanes>
 	WORD $0x5feb // jmp 0x2005 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
@@ -1893,7 +1893,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0xaf158d48; WORD $0x00a3; BYTE $0x00 // leaq 0xa3af(%rip), %rdx # 0xc630 <lanes>
+	LONG $0x6f158d48; WORD $0x0078; BYTE $0x00 // leaq 0x786f(%rip), %rdx # 0x9af0 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0x30eb // jmp 0x22b8 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -3672,30 +3672,30 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00826405187de2c4; BYTE $0x00 // vbroadcastss 0x8264(%rip), %ymm0 # 0xc508 <k_dot_q6_k+0x768>
-	QUAD $0x00826f0d187de2c4; BYTE $0x00 // vbroadcastss 0x826f(%rip), %ymm1 # 0xc51c <k_dot_q6_k+0x77c>
-	QUAD $0x00827e25187de2c4; BYTE $0x00 // vbroadcastss 0x827e(%rip), %ymm4 # 0xc534 <k_dot_q6_k+0x794>
-	QUAD $0x0082553d187de2c4; BYTE $0x00 // vbroadcastss 0x8255(%rip), %ymm7 # 0xc514 <k_dot_q6_k+0x774>
-	QUAD $0x00826805187d62c4; BYTE $0x00 // vbroadcastss 0x8268(%rip), %ymm8 # 0xc530 <k_dot_q6_k+0x790>
-	QUAD $0x00825b0d187d62c4; BYTE $0x00 // vbroadcastss 0x825b(%rip), %ymm9 # 0xc52c <k_dot_q6_k+0x78c>
-	QUAD $0x00822615187d62c4; BYTE $0x00 // vbroadcastss 0x8226(%rip), %ymm10 # 0xc500 <k_dot_q6_k+0x760>
-	QUAD $0x00820d1d187d62c4; BYTE $0x00 // vbroadcastss 0x820d(%rip), %ymm11 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x00820425587d62c4; BYTE $0x00 // vpbroadcastd 0x8204(%rip), %ymm12 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x0082232d187d62c4; BYTE $0x00 // vbroadcastss 0x8223(%rip), %ymm13 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x00571405187de2c4; BYTE $0x00 // vbroadcastss 0x5714(%rip), %ymm0 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x00571b0d187de2c4; BYTE $0x00 // vbroadcastss 0x571b(%rip), %ymm1 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x00572a25187de2c4; BYTE $0x00 // vbroadcastss 0x572a(%rip), %ymm4 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x0057013d187de2c4; BYTE $0x00 // vbroadcastss 0x5701(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x00571405187d62c4; BYTE $0x00 // vbroadcastss 0x5714(%rip), %ymm8 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x0057070d187d62c4; BYTE $0x00 // vbroadcastss 0x5707(%rip), %ymm9 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0056d615187d62c4; BYTE $0x00 // vbroadcastss 0x56d6(%rip), %ymm10 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x0056bd1d187d62c4; BYTE $0x00 // vbroadcastss 0x56bd(%rip), %ymm11 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0056b425587d62c4; BYTE $0x00 // vpbroadcastd 0x56b4(%rip), %ymm12 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0056cf2d187d62c4; BYTE $0x00 // vbroadcastss 0x56cf(%rip), %ymm13 # 0x99c4 <k_dot_q5_k+0x4b4>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0082091d187de2c4; BYTE $0x00 // vbroadcastss 0x8209(%rip), %ymm3 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x0056b51d187de2c4; BYTE $0x00 // vbroadcastss 0x56b5(%rip), %ymm3 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x0081ee2d187de2c4; BYTE $0x00 // vbroadcastss 0x81ee(%rip), %ymm5 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x00569a2d187de2c4; BYTE $0x00 // vbroadcastss 0x569a(%rip), %ymm5 # 0x99cc <k_dot_q5_k+0x4bc>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0081e42d187de2c4; BYTE $0x00 // vbroadcastss 0x81e4(%rip), %ymm5 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x0056902d187de2c4; BYTE $0x00 // vbroadcastss 0x5690(%rip), %ymm5 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0081a62d187de2c4; BYTE $0x00 // vbroadcastss 0x81a6(%rip), %ymm5 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x0056562d187de2c4; BYTE $0x00 // vbroadcastss 0x5656(%rip), %ymm5 # 0x99a8 <k_dot_q5_k+0x498>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3727,48 +3727,48 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x4c3d8d48; WORD $0x0082; BYTE $0x00 // leaq 0x824c(%rip), %rdi # 0xc630 <lanes>
+	LONG $0x0c3d8d48; WORD $0x0057; BYTE $0x00 // leaq 0x570c(%rip), %rdi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x00810d25187de2c4; BYTE $0x00 // vbroadcastss 0x810d(%rip), %ymm4 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x0055bd25187de2c4; BYTE $0x00 // vbroadcastss 0x55bd(%rip), %ymm4 # 0x99b8 <k_dot_q5_k+0x4a8>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0081132d187de2c4; BYTE $0x00 // vbroadcastss 0x8113(%rip), %ymm5 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x0055bf2d187de2c4; BYTE $0x00 // vbroadcastss 0x55bf(%rip), %ymm5 # 0x99c8 <k_dot_q5_k+0x4b8>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x00810725187de2c4; BYTE $0x00 // vbroadcastss 0x8107(%rip), %ymm4 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x0055b325187de2c4; BYTE $0x00 // vbroadcastss 0x55b3(%rip), %ymm4 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x0080ec2d187de2c4; BYTE $0x00 // vbroadcastss 0x80ec(%rip), %ymm5 # 0xc520 <k_dot_q6_k+0x780>
-	QUAD $0x0080e735187de2c4; BYTE $0x00 // vbroadcastss 0x80e7(%rip), %ymm6 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x0055982d187de2c4; BYTE $0x00 // vbroadcastss 0x5598(%rip), %ymm5 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x00559335187de2c4; BYTE $0x00 // vbroadcastss 0x5593(%rip), %ymm6 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x0080a81d187de2c4; BYTE $0x00 // vbroadcastss 0x80a8(%rip), %ymm3 # 0xc4f8 <k_dot_q6_k+0x758>
-	QUAD $0x0080db2d187de2c4; BYTE $0x00 // vbroadcastss 0x80db(%rip), %ymm5 # 0xc534 <k_dot_q6_k+0x794>
-	QUAD $0x0080b23d187de2c4; BYTE $0x00 // vbroadcastss 0x80b2(%rip), %ymm7 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x0055581d187de2c4; BYTE $0x00 // vbroadcastss 0x5558(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x0055872d187de2c4; BYTE $0x00 // vbroadcastss 0x5587(%rip), %ymm5 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x00555e3d187de2c4; BYTE $0x00 // vbroadcastss 0x555e(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4b0>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x0080bb1d187de2c4; BYTE $0x00 // vbroadcastss 0x80bb(%rip), %ymm3 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x0055671d187de2c4; BYTE $0x00 // vbroadcastss 0x5567(%rip), %ymm3 # 0x99dc <k_dot_q5_k+0x4cc>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0080a92d187de2c4; BYTE $0x00 // vbroadcastss 0x80a9(%rip), %ymm5 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x0055552d187de2c4; BYTE $0x00 // vbroadcastss 0x5555(%rip), %ymm5 # 0x99d8 <k_dot_q5_k+0x4c8>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x00806f1d187de2c4; BYTE $0x00 // vbroadcastss 0x806f(%rip), %ymm3 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x00551f1d187de2c4; BYTE $0x00 // vbroadcastss 0x551f(%rip), %ymm3 # 0x99b0 <k_dot_q5_k+0x4a0>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x0080481d187de2c4; BYTE $0x00 // vbroadcastss 0x8048(%rip), %ymm3 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0054f81d187de2c4; BYTE $0x00 // vbroadcastss 0x54f8(%rip), %ymm3 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x00803235587de2c4; BYTE $0x00 // vpbroadcastd 0x8032(%rip), %ymm6 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0054e235587de2c4; BYTE $0x00 // vpbroadcastd 0x54e2(%rip), %ymm6 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x0080372d187de2c4; BYTE $0x00 // vbroadcastss 0x8037(%rip), %ymm5 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x0054e32d187de2c4; BYTE $0x00 // vbroadcastss 0x54e3(%rip), %ymm5 # 0x99c4 <k_dot_q5_k+0x4b4>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3781,7 +3781,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	WORD $0x107d // jge 0x451a <k_max+0x1a>
-	QUAD $0x007fe905187de2c4; BYTE $0x00 // vbroadcastss 0x7fe9(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
+	QUAD $0x00549905187de2c4; BYTE $0x00 // vbroadcastss 0x5499(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x45bc <k_max+0xbc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -3793,14 +3793,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
 	WORD $0x1873 // jae 0x454f <k_max+0x4f>
-	QUAD $0x007fbc05187de2c4; BYTE $0x00 // vbroadcastss 0x7fbc(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
+	QUAD $0x00546c05187de2c4; BYTE $0x00 // vbroadcastss 0x546c(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x5375 // jne 0x45a0 <k_max+0xa0>
 	WORD $0x6deb // jmp 0x45bc <k_max+0xbc>
 	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x007fa005187de2c4; BYTE $0x00 // vbroadcastss 0x7fa0(%rip), %ymm0 # 0xc4fc <k_dot_q6_k+0x75c>
+	QUAD $0x00545005187de2c4; BYTE $0x00 // vbroadcastss 0x5450(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x9066 // nop
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
@@ -3830,7 +3830,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x317e // jle 0x45f2 <k_max+0xf2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x61358d48; WORD $0x0080; BYTE $0x00 // leaq 0x8061(%rip), %rsi # 0xc630 <lanes>
+	LONG $0x21358d48; WORD $0x0055; BYTE $0x00 // leaq 0x5521(%rip), %rsi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3898,31 +3898,31 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x007e3b15187de2c4; BYTE $0x00 // vbroadcastss 0x7e3b(%rip), %ymm2 # 0xc508 <k_dot_q6_k+0x768>
-	QUAD $0x007e461d187de2c4; BYTE $0x00 // vbroadcastss 0x7e46(%rip), %ymm3 # 0xc51c <k_dot_q6_k+0x77c>
-	QUAD $0x007e5115187d62c4; BYTE $0x00 // vbroadcastss 0x7e51(%rip), %ymm10 # 0xc530 <k_dot_q6_k+0x790>
-	QUAD $0x007e441d187d62c4; BYTE $0x00 // vbroadcastss 0x7e44(%rip), %ymm11 # 0xc52c <k_dot_q6_k+0x78c>
-	QUAD $0x007e0f25187d62c4; BYTE $0x00 // vbroadcastss 0x7e0f(%rip), %ymm12 # 0xc500 <k_dot_q6_k+0x760>
-	QUAD $0x007df62d187d62c4; BYTE $0x00 // vbroadcastss 0x7df6(%rip), %ymm13 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x007ded35587d62c4; BYTE $0x00 // vpbroadcastd 0x7ded(%rip), %ymm14 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x007e0c3d187d62c4; BYTE $0x00 // vbroadcastss 0x7e0c(%rip), %ymm15 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x0052eb15187de2c4; BYTE $0x00 // vbroadcastss 0x52eb(%rip), %ymm2 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x0052f21d187de2c4; BYTE $0x00 // vbroadcastss 0x52f2(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x0052fd15187d62c4; BYTE $0x00 // vbroadcastss 0x52fd(%rip), %ymm10 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x0052f01d187d62c4; BYTE $0x00 // vbroadcastss 0x52f0(%rip), %ymm11 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0052bf25187d62c4; BYTE $0x00 // vbroadcastss 0x52bf(%rip), %ymm12 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x0052a62d187d62c4; BYTE $0x00 // vbroadcastss 0x52a6(%rip), %ymm13 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x00529d35587d62c4; BYTE $0x00 // vpbroadcastd 0x529d(%rip), %ymm14 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0052b83d187d62c4; BYTE $0x00 // vbroadcastss 0x52b8(%rip), %ymm15 # 0x99c4 <k_dot_q5_k+0x4b4>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x007df73d187de2c4; BYTE $0x00 // vbroadcastss 0x7df7(%rip), %ymm7 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x0052a33d187de2c4; BYTE $0x00 // vbroadcastss 0x52a3(%rip), %ymm7 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x007ddc05187d62c4; BYTE $0x00 // vbroadcastss 0x7ddc(%rip), %ymm8 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x00528805187d62c4; BYTE $0x00 // vbroadcastss 0x5288(%rip), %ymm8 # 0x99cc <k_dot_q5_k+0x4bc>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007dd205187d62c4; BYTE $0x00 // vbroadcastss 0x7dd2(%rip), %ymm8 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x00527e05187d62c4; BYTE $0x00 // vbroadcastss 0x527e(%rip), %ymm8 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x007dd405187d62c4; BYTE $0x00 // vbroadcastss 0x7dd4(%rip), %ymm8 # 0xc534 <k_dot_q6_k+0x794>
-	QUAD $0x007d8f0d187d62c4; BYTE $0x00 // vbroadcastss 0x7d8f(%rip), %ymm9 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x00528005187d62c4; BYTE $0x00 // vbroadcastss 0x5280(%rip), %ymm8 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x00523f0d187d62c4; BYTE $0x00 // vbroadcastss 0x523f(%rip), %ymm9 # 0x99a8 <k_dot_q5_k+0x498>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x007d9d0d187d62c4; BYTE $0x00 // vbroadcastss 0x7d9d(%rip), %ymm9 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x0052490d187d62c4; BYTE $0x00 // vbroadcastss 0x5249(%rip), %ymm9 # 0x99c0 <k_dot_q5_k+0x4b0>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3953,49 +3953,49 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x012b8e0f; WORD $0x0000 // jle 0x4923 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x2a358d48; WORD $0x007e; BYTE $0x00 // leaq 0x7e2a(%rip), %rsi # 0xc630 <lanes>
+	LONG $0xea358d48; WORD $0x0052; BYTE $0x00 // leaq 0x52ea(%rip), %rsi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x007ceb25187de2c4; BYTE $0x00 // vbroadcastss 0x7ceb(%rip), %ymm4 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x00519b25187de2c4; BYTE $0x00 // vbroadcastss 0x519b(%rip), %ymm4 # 0x99b8 <k_dot_q5_k+0x4a8>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x007ced35187de2c4; BYTE $0x00 // vbroadcastss 0x7ced(%rip), %ymm6 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x00519935187de2c4; BYTE $0x00 // vbroadcastss 0x5199(%rip), %ymm6 # 0x99c8 <k_dot_q5_k+0x4b8>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x007ce12d187de2c4; BYTE $0x00 // vbroadcastss 0x7ce1(%rip), %ymm5 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x00518d2d187de2c4; BYTE $0x00 // vbroadcastss 0x518d(%rip), %ymm5 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x007cc635187de2c4; BYTE $0x00 // vbroadcastss 0x7cc6(%rip), %ymm6 # 0xc520 <k_dot_q6_k+0x780>
-	QUAD $0x007cc13d187de2c4; BYTE $0x00 // vbroadcastss 0x7cc1(%rip), %ymm7 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x00517235187de2c4; BYTE $0x00 // vbroadcastss 0x5172(%rip), %ymm6 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x00516d3d187de2c4; BYTE $0x00 // vbroadcastss 0x516d(%rip), %ymm7 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x007c8225187de2c4; BYTE $0x00 // vbroadcastss 0x7c82(%rip), %ymm4 # 0xc4f8 <k_dot_q6_k+0x758>
-	QUAD $0x007cb535187de2c4; BYTE $0x00 // vbroadcastss 0x7cb5(%rip), %ymm6 # 0xc534 <k_dot_q6_k+0x794>
-	QUAD $0x007c8c05187d62c4; BYTE $0x00 // vbroadcastss 0x7c8c(%rip), %ymm8 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x00513225187de2c4; BYTE $0x00 // vbroadcastss 0x5132(%rip), %ymm4 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x00516135187de2c4; BYTE $0x00 // vbroadcastss 0x5161(%rip), %ymm6 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x00513805187d62c4; BYTE $0x00 // vbroadcastss 0x5138(%rip), %ymm8 # 0x99c0 <k_dot_q5_k+0x4b0>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x007c9525187de2c4; BYTE $0x00 // vbroadcastss 0x7c95(%rip), %ymm4 # 0xc530 <k_dot_q6_k+0x790>
+	QUAD $0x00514125187de2c4; BYTE $0x00 // vbroadcastss 0x5141(%rip), %ymm4 # 0x99dc <k_dot_q5_k+0x4cc>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x007c8335187de2c4; BYTE $0x00 // vbroadcastss 0x7c83(%rip), %ymm6 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x00512f35187de2c4; BYTE $0x00 // vbroadcastss 0x512f(%rip), %ymm6 # 0x99d8 <k_dot_q5_k+0x4c8>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x007c4925187de2c4; BYTE $0x00 // vbroadcastss 0x7c49(%rip), %ymm4 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x0050f925187de2c4; BYTE $0x00 // vbroadcastss 0x50f9(%rip), %ymm4 # 0x99b0 <k_dot_q5_k+0x4a0>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x007c2225187de2c4; BYTE $0x00 // vbroadcastss 0x7c22(%rip), %ymm4 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0050d225187de2c4; BYTE $0x00 // vbroadcastss 0x50d2(%rip), %ymm4 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x007c0c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x7c0c(%rip), %ymm7 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x0050bc3d587de2c4; BYTE $0x00 // vpbroadcastd 0x50bc(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x007c1135187de2c4; BYTE $0x00 // vbroadcastss 0x7c11(%rip), %ymm6 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x0050bd35187de2c4; BYTE $0x00 // vbroadcastss 0x50bd(%rip), %ymm6 # 0x99c4 <k_dot_q5_k+0x4b4>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -4094,7 +4094,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
 	WORD $0x187d // jge 0x4abb <k_sum_squares+0x16b>
-	LONG $0x860d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b86(%rip), %rcx # 0xc630 <lanes>
+	LONG $0x460d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x5046(%rip), %rcx # 0x9af0 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -4157,7 +4157,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x79358d48; WORD $0x007a; BYTE $0x00 // leaq 0x7a79(%rip), %rsi # 0xc630 <lanes>
+	LONG $0x39358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4f39(%rip), %rsi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -4180,34 +4180,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0078f805187de2c4; BYTE $0x00 // vbroadcastss 0x78f8(%rip), %ymm0 # 0xc510 <k_dot_q6_k+0x770>
-	QUAD $0x0079133d187de2c4; BYTE $0x00 // vbroadcastss 0x7913(%rip), %ymm7 # 0xc534 <k_dot_q6_k+0x794>
-	QUAD $0x0078ea15187d62c4; BYTE $0x00 // vbroadcastss 0x78ea(%rip), %ymm10 # 0xc514 <k_dot_q6_k+0x774>
-	QUAD $0x0078fd1d187d62c4; BYTE $0x00 // vbroadcastss 0x78fd(%rip), %ymm11 # 0xc530 <k_dot_q6_k+0x790>
-	QUAD $0x0078f025187d62c4; BYTE $0x00 // vbroadcastss 0x78f0(%rip), %ymm12 # 0xc52c <k_dot_q6_k+0x78c>
-	QUAD $0x0078bb2d187d62c4; BYTE $0x00 // vbroadcastss 0x78bb(%rip), %ymm13 # 0xc500 <k_dot_q6_k+0x760>
-	QUAD $0x0078a235187d62c4; BYTE $0x00 // vbroadcastss 0x78a2(%rip), %ymm14 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x0078993d587d62c4; BYTE $0x00 // vpbroadcastd 0x7899(%rip), %ymm15 # 0xc4f0 <k_dot_q6_k+0x750>
-	QUAD $0x0078b80d187de2c4; BYTE $0x00 // vbroadcastss 0x78b8(%rip), %ymm1 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x004da405187de2c4; BYTE $0x00 // vbroadcastss 0x4da4(%rip), %ymm0 # 0x99bc <k_dot_q5_k+0x4ac>
+	QUAD $0x004dbf3d187de2c4; BYTE $0x00 // vbroadcastss 0x4dbf(%rip), %ymm7 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x004d9615187d62c4; BYTE $0x00 // vbroadcastss 0x4d96(%rip), %ymm10 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x004da91d187d62c4; BYTE $0x00 // vbroadcastss 0x4da9(%rip), %ymm11 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x004d9c25187d62c4; BYTE $0x00 // vbroadcastss 0x4d9c(%rip), %ymm12 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004d6b2d187d62c4; BYTE $0x00 // vbroadcastss 0x4d6b(%rip), %ymm13 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x004d5235187d62c4; BYTE $0x00 // vbroadcastss 0x4d52(%rip), %ymm14 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x004d493d587d62c4; BYTE $0x00 // vpbroadcastd 0x4d49(%rip), %ymm15 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x004d640d187de2c4; BYTE $0x00 // vbroadcastss 0x4d64(%rip), %ymm1 # 0x99c4 <k_dot_q5_k+0x4b4>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x0078811d187de2c4; BYTE $0x00 // vbroadcastss 0x7881(%rip), %ymm3 # 0xc4f4 <k_dot_q6_k+0x754>
+	QUAD $0x004d311d187de2c4; BYTE $0x00 // vbroadcastss 0x4d31(%rip), %ymm3 # 0x99a4 <k_dot_q5_k+0x494>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x00788325187de2c4; BYTE $0x00 // vbroadcastss 0x7883(%rip), %ymm4 # 0xc504 <k_dot_q6_k+0x764>
+	QUAD $0x004d3325187de2c4; BYTE $0x00 // vbroadcastss 0x4d33(%rip), %ymm4 # 0x99b4 <k_dot_q5_k+0x4a4>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x00788d35187de2c4; BYTE $0x00 // vbroadcastss 0x788d(%rip), %ymm6 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x004d3935187de2c4; BYTE $0x00 // vbroadcastss 0x4d39(%rip), %ymm6 # 0x99c8 <k_dot_q5_k+0x4b8>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x00786a35187de2c4; BYTE $0x00 // vbroadcastss 0x786a(%rip), %ymm6 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x004d1a35187de2c4; BYTE $0x00 // vbroadcastss 0x4d1a(%rip), %ymm6 # 0x99b8 <k_dot_q5_k+0x4a8>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x00787b35187de2c4; BYTE $0x00 // vbroadcastss 0x787b(%rip), %ymm6 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x004d2735187de2c4; BYTE $0x00 // vbroadcastss 0x4d27(%rip), %ymm6 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x00786005187d62c4; BYTE $0x00 // vbroadcastss 0x7860(%rip), %ymm8 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x004d0c05187d62c4; BYTE $0x00 // vbroadcastss 0x4d0c(%rip), %ymm8 # 0x99cc <k_dot_q5_k+0x4bc>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x00785605187d62c4; BYTE $0x00 // vbroadcastss 0x7856(%rip), %ymm8 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x004d0205187d62c4; BYTE $0x00 // vbroadcastss 0x4d02(%rip), %ymm8 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x00781805187d62c4; BYTE $0x00 // vbroadcastss 0x7818(%rip), %ymm8 # 0xc4f8 <k_dot_q6_k+0x758>
+	QUAD $0x004cc805187d62c4; BYTE $0x00 // vbroadcastss 0x4cc8(%rip), %ymm8 # 0x99a8 <k_dot_q5_k+0x498>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -4241,46 +4241,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xb0058d4c; WORD $0x0078; BYTE $0x00 // leaq 0x78b0(%rip), %r8 # 0xc630 <lanes>
+	LONG $0x70058d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d70(%rip), %r8 # 0x9af0 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x00777815187de2c4; BYTE $0x00 // vbroadcastss 0x7778(%rip), %ymm2 # 0xc510 <k_dot_q6_k+0x770>
+	QUAD $0x004c2415187de2c4; BYTE $0x00 // vbroadcastss 0x4c24(%rip), %ymm2 # 0x99bc <k_dot_q5_k+0x4ac>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x00774f15187de2c4; BYTE $0x00 // vbroadcastss 0x774f(%rip), %ymm2 # 0xc4f4 <k_dot_q6_k+0x754>
-	QUAD $0x0077561d187de2c4; BYTE $0x00 // vbroadcastss 0x7756(%rip), %ymm3 # 0xc504 <k_dot_q6_k+0x764>
+	QUAD $0x004bff15187de2c4; BYTE $0x00 // vbroadcastss 0x4bff(%rip), %ymm2 # 0x99a4 <k_dot_q5_k+0x494>
+	QUAD $0x004c061d187de2c4; BYTE $0x00 // vbroadcastss 0x4c06(%rip), %ymm3 # 0x99b4 <k_dot_q5_k+0x4a4>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x00775b2d187de2c4; BYTE $0x00 // vbroadcastss 0x775b(%rip), %ymm5 # 0xc51c <k_dot_q6_k+0x77c>
+	QUAD $0x004c072d187de2c4; BYTE $0x00 // vbroadcastss 0x4c07(%rip), %ymm5 # 0x99c8 <k_dot_q5_k+0x4b8>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x0077382d187de2c4; BYTE $0x00 // vbroadcastss 0x7738(%rip), %ymm5 # 0xc508 <k_dot_q6_k+0x768>
+	QUAD $0x004be82d187de2c4; BYTE $0x00 // vbroadcastss 0x4be8(%rip), %ymm5 # 0x99b8 <k_dot_q5_k+0x4a8>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x0077492d187de2c4; BYTE $0x00 // vbroadcastss 0x7749(%rip), %ymm5 # 0xc528 <k_dot_q6_k+0x788>
+	QUAD $0x004bf52d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf5(%rip), %ymm5 # 0x99d4 <k_dot_q5_k+0x4c4>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00772e35187de2c4; BYTE $0x00 // vbroadcastss 0x772e(%rip), %ymm6 # 0xc520 <k_dot_q6_k+0x780>
+	QUAD $0x004bda35187de2c4; BYTE $0x00 // vbroadcastss 0x4bda(%rip), %ymm6 # 0x99cc <k_dot_q5_k+0x4bc>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00772425187de2c4; BYTE $0x00 // vbroadcastss 0x7724(%rip), %ymm4 # 0xc524 <k_dot_q6_k+0x784>
+	QUAD $0x004bd025187de2c4; BYTE $0x00 // vbroadcastss 0x4bd0(%rip), %ymm4 # 0x99d0 <k_dot_q5_k+0x4c0>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x0076ea35187de2c4; BYTE $0x00 // vbroadcastss 0x76ea(%rip), %ymm6 # 0xc4f8 <k_dot_q6_k+0x758>
-	QUAD $0x00771d3d187de2c4; BYTE $0x00 // vbroadcastss 0x771d(%rip), %ymm7 # 0xc534 <k_dot_q6_k+0x794>
+	QUAD $0x004b9a35187de2c4; BYTE $0x00 // vbroadcastss 0x4b9a(%rip), %ymm6 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x004bc93d187de2c4; BYTE $0x00 // vbroadcastss 0x4bc9(%rip), %ymm7 # 0x99e0 <k_dot_q5_k+0x4d0>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x0076ef35187de2c4; BYTE $0x00 // vbroadcastss 0x76ef(%rip), %ymm6 # 0xc514 <k_dot_q6_k+0x774>
+	QUAD $0x004b9b35187de2c4; BYTE $0x00 // vbroadcastss 0x4b9b(%rip), %ymm6 # 0x99c0 <k_dot_q5_k+0x4b0>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x0076fd3d187de2c4; BYTE $0x00 // vbroadcastss 0x76fd(%rip), %ymm7 # 0xc530 <k_dot_q6_k+0x790>
-	QUAD $0x0076f005187d62c4; BYTE $0x00 // vbroadcastss 0x76f0(%rip), %ymm8 # 0xc52c <k_dot_q6_k+0x78c>
+	QUAD $0x004ba93d187de2c4; BYTE $0x00 // vbroadcastss 0x4ba9(%rip), %ymm7 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x004b9c05187d62c4; BYTE $0x00 // vbroadcastss 0x4b9c(%rip), %ymm8 # 0x99d8 <k_dot_q5_k+0x4c8>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x0076b135187de2c4; BYTE $0x00 // vbroadcastss 0x76b1(%rip), %ymm6 # 0xc500 <k_dot_q6_k+0x760>
+	QUAD $0x004b6135187de2c4; BYTE $0x00 // vbroadcastss 0x4b61(%rip), %ymm6 # 0x99b0 <k_dot_q5_k+0x4a0>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x00768f05187d62c4; BYTE $0x00 // vbroadcastss 0x768f(%rip), %ymm8 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x004b3f05187d62c4; BYTE $0x00 // vbroadcastss 0x4b3f(%rip), %ymm8 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x00766f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x766f(%rip), %ymm9 # 0xc4f0 <k_dot_q6_k+0x750>
+	QUAD $0x004b1f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x4b1f(%rip), %ymm9 # 0x99a0 <k_dot_q5_k+0x490>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -4288,7 +4288,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x0076712d187de2c4; BYTE $0x00 // vbroadcastss 0x7671(%rip), %ymm5 # 0xc518 <k_dot_q6_k+0x778>
+	QUAD $0x004b1d2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b1d(%rip), %ymm5 # 0x99c4 <k_dot_q5_k+0x4b4>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -4329,7 +4329,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	WORD $0x527e // jle 0x4f8d <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xea058d4c; WORD $0x0076; BYTE $0x00 // leaq 0x76ea(%rip), %r8 # 0xc630 <lanes>
+	LONG $0xaa058d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4baa(%rip), %r8 # 0x9af0 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -4406,7 +4406,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x963d8d48; WORD $0x0075; BYTE $0x00 // leaq 0x7596(%rip), %rdi # 0xc630 <lanes>
+	LONG $0x563d8d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a56(%rip), %rdi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -4468,7 +4468,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x267e // jle 0x51a8 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xa0358d48; WORD $0x0074; BYTE $0x00 // leaq 0x74a0(%rip), %rsi # 0xc630 <lanes>
+	LONG $0x60358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4960(%rip), %rsi # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -4533,7 +4533,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x52b7 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x9e0d8d48; WORD $0x0073; BYTE $0x00 // leaq 0x739e(%rip), %rcx # 0xc630 <lanes>
+	LONG $0x5e0d8d48; WORD $0x0048; BYTE $0x00 // leaq 0x485e(%rip), %rcx # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4601,7 +4601,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x53c7 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x8e0d8d48; WORD $0x0072; BYTE $0x00 // leaq 0x728e(%rip), %rcx # 0xc630 <lanes>
+	LONG $0x4e0d8d48; WORD $0x0047; BYTE $0x00 // leaq 0x474e(%rip), %rcx # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4627,51 +4627,51 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x00719325197de2c4; BYTE $0x00 // vbroadcastsd 0x7193(%rip), %ymm4 # 0xc598 <k_dot_q6_k+0x7f8>
-	QUAD $0x00713235197d62c4; BYTE $0x00 // vbroadcastsd 0x7132(%rip), %ymm14 # 0xc540 <k_dot_q6_k+0x7a0>
-	QUAD $0x0071393d197d62c4; BYTE $0x00 // vbroadcastsd 0x7139(%rip), %ymm15 # 0xc550 <k_dot_q6_k+0x7b0>
-	QUAD $0x00719835197de2c4; BYTE $0x00 // vbroadcastsd 0x7198(%rip), %ymm6 # 0xc5b8 <k_dot_q6_k+0x818>
-	QUAD $0x00712f05197d62c4; BYTE $0x00 // vbroadcastsd 0x712f(%rip), %ymm8 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x00464325197de2c4; BYTE $0x00 // vbroadcastsd 0x4643(%rip), %ymm4 # 0x9a48 <k_dot_q5_k+0x538>
+	QUAD $0x0045e235197d62c4; BYTE $0x00 // vbroadcastsd 0x45e2(%rip), %ymm14 # 0x99f0 <k_dot_q5_k+0x4e0>
+	QUAD $0x0045e93d197d62c4; BYTE $0x00 // vbroadcastsd 0x45e9(%rip), %ymm15 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x00465035197de2c4; BYTE $0x00 // vbroadcastsd 0x4650(%rip), %ymm6 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x0045df05197d62c4; BYTE $0x00 // vbroadcastsd 0x45df(%rip), %ymm8 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x00716225197d62c4; BYTE $0x00 // vbroadcastsd 0x7162(%rip), %ymm12 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x00461a25197d62c4; BYTE $0x00 // vbroadcastsd 0x461a(%rip), %ymm12 # 0x9a60 <k_dot_q5_k+0x550>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0071432d197d62c4; BYTE $0x00 // vbroadcastsd 0x7143(%rip), %ymm13 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x0045fb2d197d62c4; BYTE $0x00 // vbroadcastsd 0x45fb(%rip), %ymm13 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x0070eb15197de2c4; BYTE $0x00 // vbroadcastsd 0x70eb(%rip), %ymm2 # 0xc560 <k_dot_q6_k+0x7c0>
+	QUAD $0x00459b15197de2c4; BYTE $0x00 // vbroadcastsd 0x459b(%rip), %ymm2 # 0x9a10 <k_dot_q5_k+0x500>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0071012d197de2c4; BYTE $0x00 // vbroadcastsd 0x7101(%rip), %ymm5 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x0045b12d197de2c4; BYTE $0x00 // vbroadcastsd 0x45b1(%rip), %ymm5 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x0070d905197de2c4; BYTE $0x00 // vbroadcastsd 0x70d9(%rip), %ymm0 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x00458905197de2c4; BYTE $0x00 // vbroadcastsd 0x4589(%rip), %ymm0 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x0070ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70ff(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x0045b70d197de2c4; BYTE $0x00 // vbroadcastsd 0x45b7(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070790d197de2c4; BYTE $0x00 // vbroadcastsd 0x7079(%rip), %ymm1 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x0045290d197de2c4; BYTE $0x00 // vbroadcastsd 0x4529(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00707b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x707b(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x00452b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x452b(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070e50d197de2c4; BYTE $0x00 // vbroadcastsd 0x70e5(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x00459d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x459d(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070df0d197de2c4; BYTE $0x00 // vbroadcastsd 0x70df(%rip), %ymm1 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x0045970d197de2c4; BYTE $0x00 // vbroadcastsd 0x4597(%rip), %ymm1 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0070990d197de2c4; BYTE $0x00 // vbroadcastsd 0x7099(%rip), %ymm1 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x0045490d197de2c4; BYTE $0x00 // vbroadcastsd 0x4549(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00707b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x707b(%rip), %ymm1 # 0xc580 <k_dot_q6_k+0x7e0>
+	QUAD $0x00452b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x452b(%rip), %ymm1 # 0x9a30 <k_dot_q5_k+0x520>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x00704515197d62c4; BYTE $0x00 // vbroadcastsd 0x7045(%rip), %ymm10 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x0044f515197d62c4; BYTE $0x00 // vbroadcastsd 0x44f5(%rip), %ymm10 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4691,28 +4691,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x006ff115197de2c4; BYTE $0x00 // vbroadcastsd 0x6ff1(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x0044a115197de2c4; BYTE $0x00 // vbroadcastsd 0x44a1(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x00701715197de2c4; BYTE $0x00 // vbroadcastsd 0x7017(%rip), %ymm2 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x0044cf15197de2c4; BYTE $0x00 // vbroadcastsd 0x44cf(%rip), %ymm2 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006f9115197de2c4; BYTE $0x00 // vbroadcastsd 0x6f91(%rip), %ymm2 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x00444115197de2c4; BYTE $0x00 // vbroadcastsd 0x4441(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006f9315197de2c4; BYTE $0x00 // vbroadcastsd 0x6f93(%rip), %ymm2 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x00444315197de2c4; BYTE $0x00 // vbroadcastsd 0x4443(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006ffd15197de2c4; BYTE $0x00 // vbroadcastsd 0x6ffd(%rip), %ymm2 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x0044b515197de2c4; BYTE $0x00 // vbroadcastsd 0x44b5(%rip), %ymm2 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006ff715197de2c4; BYTE $0x00 // vbroadcastsd 0x6ff7(%rip), %ymm2 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x0044af15197de2c4; BYTE $0x00 // vbroadcastsd 0x44af(%rip), %ymm2 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x006fb115197de2c4; BYTE $0x00 // vbroadcastsd 0x6fb1(%rip), %ymm2 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x00446115197de2c4; BYTE $0x00 // vbroadcastsd 0x4461(%rip), %ymm2 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x006f660d197de2c4; BYTE $0x00 // vbroadcastsd 0x6f66(%rip), %ymm1 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x0044160d197de2c4; BYTE $0x00 // vbroadcastsd 0x4416(%rip), %ymm1 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x00006fd01dc245c5; BYTE $0x07 // vcmpordpd 0x6fd0(%rip), %ymm7, %ymm11 # 0xc5e0 <k_dot_q6_k+0x840>
+	QUAD $0x000044901dc245c5; BYTE $0x07 // vcmpordpd 0x4490(%rip), %ymm7, %ymm11 # 0x9aa0 <k_dot_q5_k+0x590>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4726,80 +4726,80 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	LONG $0x02248e0f; WORD $0x0000 // jle 0x5867 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xe20d8d48; WORD $0x006f; BYTE $0x00 // leaq 0x6fe2(%rip), %rcx # 0xc630 <lanes>
+	LONG $0xa20d8d48; WORD $0x0044; BYTE $0x00 // leaq 0x44a2(%rip), %rcx # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x006e9025187de2c4; BYTE $0x00 // vbroadcastss 0x6e90(%rip), %ymm4 # 0xc4fc <k_dot_q6_k+0x75c>
+	QUAD $0x00434025187de2c4; BYTE $0x00 // vbroadcastss 0x4340(%rip), %ymm4 # 0x99ac <k_dot_q5_k+0x49c>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x006f1e05197d62c4; BYTE $0x00 // vbroadcastsd 0x6f1e(%rip), %ymm8 # 0xc5a8 <k_dot_q6_k+0x808>
-	QUAD $0x006f052d197d62c4; BYTE $0x00 // vbroadcastsd 0x6f05(%rip), %ymm13 # 0xc598 <k_dot_q6_k+0x7f8>
+	QUAD $0x0043d605197d62c4; BYTE $0x00 // vbroadcastsd 0x43d6(%rip), %ymm8 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x0043b52d197d62c4; BYTE $0x00 // vbroadcastsd 0x43b5(%rip), %ymm13 # 0x9a48 <k_dot_q5_k+0x538>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x006efb25197de2c4; BYTE $0x00 // vbroadcastsd 0x6efb(%rip), %ymm4 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x0043b325197de2c4; BYTE $0x00 // vbroadcastsd 0x43b3(%rip), %ymm4 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x006e8a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e8a(%rip), %ymm15 # 0xc540 <k_dot_q6_k+0x7a0>
+	QUAD $0x00433a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x433a(%rip), %ymm15 # 0x99f0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x006e8715197de2c4; BYTE $0x00 // vbroadcastsd 0x6e87(%rip), %ymm2 # 0xc550 <k_dot_q6_k+0x7b0>
-	QUAD $0x006e8e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x6e8e(%rip), %ymm5 # 0xc560 <k_dot_q6_k+0x7c0>
+	QUAD $0x00433715197de2c4; BYTE $0x00 // vbroadcastsd 0x4337(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x00433e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x433e(%rip), %ymm5 # 0x9a10 <k_dot_q5_k+0x500>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x006ea415197de2c4; BYTE $0x00 // vbroadcastsd 0x6ea4(%rip), %ymm2 # 0xc588 <k_dot_q6_k+0x7e8>
-	QUAD $0x006ecb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ecb(%rip), %ymm9 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x00435415197de2c4; BYTE $0x00 // vbroadcastsd 0x4354(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x0043830d197d62c4; BYTE $0x00 // vbroadcastsd 0x4383(%rip), %ymm9 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006e5815197de2c4; BYTE $0x00 // vbroadcastsd 0x6e58(%rip), %ymm2 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x00430815197de2c4; BYTE $0x00 // vbroadcastsd 0x4308(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x006e5b15197de2c4; BYTE $0x00 // vbroadcastsd 0x6e5b(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x00430b15197de2c4; BYTE $0x00 // vbroadcastsd 0x430b(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x006e712d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e71(%rip), %ymm13 # 0xc5b0 <k_dot_q6_k+0x810>
-	QUAD $0x006df03d197d62c4; BYTE $0x00 // vbroadcastsd 0x6df0(%rip), %ymm15 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x0043292d197d62c4; BYTE $0x00 // vbroadcastsd 0x4329(%rip), %ymm13 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x0042a03d197d62c4; BYTE $0x00 // vbroadcastsd 0x42a0(%rip), %ymm15 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x006ded25197d62c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm12 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x00429d25197d62c4; BYTE $0x00 // vbroadcastsd 0x429d(%rip), %ymm12 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x006e570d197d62c4; BYTE $0x00 // vbroadcastsd 0x6e57(%rip), %ymm9 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x00430f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x430f(%rip), %ymm9 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x006e5115197d62c4; BYTE $0x00 // vbroadcastsd 0x6e51(%rip), %ymm10 # 0xc5c8 <k_dot_q6_k+0x828>
-	QUAD $0x006e1035197d62c4; BYTE $0x00 // vbroadcastsd 0x6e10(%rip), %ymm14 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x00430915197d62c4; BYTE $0x00 // vbroadcastsd 0x4309(%rip), %ymm10 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x0042c035197d62c4; BYTE $0x00 // vbroadcastsd 0x42c0(%rip), %ymm14 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x006ded15197de2c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm2 # 0xc580 <k_dot_q6_k+0x7e0>
+	QUAD $0x00429d15197de2c4; BYTE $0x00 // vbroadcastsd 0x429d(%rip), %ymm2 # 0x9a30 <k_dot_q5_k+0x520>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x006da13d197de2c4; BYTE $0x00 // vbroadcastsd 0x6da1(%rip), %ymm7 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x0042513d197de2c4; BYTE $0x00 // vbroadcastsd 0x4251(%rip), %ymm7 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006dcb3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6dcb(%rip), %ymm7 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x00427b3d197de2c4; BYTE $0x00 // vbroadcastsd 0x427b(%rip), %ymm7 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006ded3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ded(%rip), %ymm7 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x0042a53d197de2c4; BYTE $0x00 // vbroadcastsd 0x42a5(%rip), %ymm7 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006d7f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d7f(%rip), %ymm7 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x00422f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x422f(%rip), %ymm7 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x006d913d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d91(%rip), %ymm7 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x0042413d197de2c4; BYTE $0x00 // vbroadcastsd 0x4241(%rip), %ymm7 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x006d5a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d5a(%rip), %ymm7 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x00420a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x420a(%rip), %ymm7 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4863,46 +4863,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x006c753d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c75(%rip), %ymm15 # 0xc5a8 <k_dot_q6_k+0x808>
-	QUAD $0x006c5c15197de2c4; BYTE $0x00 // vbroadcastsd 0x6c5c(%rip), %ymm2 # 0xc598 <k_dot_q6_k+0x7f8>
+	QUAD $0x00412d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x412d(%rip), %ymm15 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x00410c15197de2c4; BYTE $0x00 // vbroadcastsd 0x410c(%rip), %ymm2 # 0x9a48 <k_dot_q5_k+0x538>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x006c5225197de2c4; BYTE $0x00 // vbroadcastsd 0x6c52(%rip), %ymm4 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x00410a25197de2c4; BYTE $0x00 // vbroadcastsd 0x410a(%rip), %ymm4 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x006bdc25197d62c4; BYTE $0x00 // vbroadcastsd 0x6bdc(%rip), %ymm12 # 0xc540 <k_dot_q6_k+0x7a0>
+	QUAD $0x00408c25197d62c4; BYTE $0x00 // vbroadcastsd 0x408c(%rip), %ymm12 # 0x99f0 <k_dot_q5_k+0x4e0>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x006bee3d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bee(%rip), %ymm7 # 0xc560 <k_dot_q6_k+0x7c0>
+	QUAD $0x00409e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x409e(%rip), %ymm7 # 0x9a10 <k_dot_q5_k+0x500>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x006bd10d197d62c4; BYTE $0x00 // vbroadcastsd 0x6bd1(%rip), %ymm9 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x0040810d197d62c4; BYTE $0x00 // vbroadcastsd 0x4081(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006bfb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bfb(%rip), %ymm1 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x0040ab0d197de2c4; BYTE $0x00 // vbroadcastsd 0x40ab(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006c1d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6c1d(%rip), %ymm9 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x0040d50d197d62c4; BYTE $0x00 // vbroadcastsd 0x40d5(%rip), %ymm9 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x006baf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x6baf(%rip), %ymm11 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x00405f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x405f(%rip), %ymm11 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x006bc10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bc1(%rip), %ymm1 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x0040710d197de2c4; BYTE $0x00 // vbroadcastsd 0x4071(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006beb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6beb(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x0040a30d197de2c4; BYTE $0x00 // vbroadcastsd 0x40a3(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b650d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b65(%rip), %ymm1 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x0040150d197de2c4; BYTE $0x00 // vbroadcastsd 0x4015(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b670d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b67(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x0040170d197de2c4; BYTE $0x00 // vbroadcastsd 0x4017(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006bd10d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bd1(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x0040890d197de2c4; BYTE $0x00 // vbroadcastsd 0x4089(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006bcb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6bcb(%rip), %ymm1 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x0040830d197de2c4; BYTE $0x00 // vbroadcastsd 0x4083(%rip), %ymm1 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b850d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b85(%rip), %ymm1 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x0040350d197de2c4; BYTE $0x00 // vbroadcastsd 0x4035(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x006b6725197de2c4; BYTE $0x00 // vbroadcastsd 0x6b67(%rip), %ymm4 # 0xc580 <k_dot_q6_k+0x7e0>
+	QUAD $0x00401725197de2c4; BYTE $0x00 // vbroadcastsd 0x4017(%rip), %ymm4 # 0x9a30 <k_dot_q5_k+0x520>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x006b320d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b32(%rip), %ymm1 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x003fe20d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fe2(%rip), %ymm1 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4913,7 +4913,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x006b3b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x6b3b(%rip), %ymm1 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x003ff30d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ff3(%rip), %ymm1 # 0x9a60 <k_dot_q5_k+0x550>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4922,33 +4922,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x006ab705197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab7(%rip), %ymm8 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x003f6705197d62c4; BYTE $0x00 // vbroadcastsd 0x3f67(%rip), %ymm8 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x006ae11d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ae1(%rip), %ymm11 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x003f911d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f91(%rip), %ymm11 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a990d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a99(%rip), %ymm9 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x003f490d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f49(%rip), %ymm9 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006aab0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6aab(%rip), %ymm9 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x003f5b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f5b(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006ad50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ad5(%rip), %ymm9 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x003f8d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f8d(%rip), %ymm9 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a4f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a4f(%rip), %ymm9 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x003eff0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3eff(%rip), %ymm9 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a510d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a51(%rip), %ymm9 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x003f010d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f01(%rip), %ymm9 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006abb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6abb(%rip), %ymm9 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x003f730d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f73(%rip), %ymm9 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006ab50d197d62c4; BYTE $0x00 // vbroadcastsd 0x6ab5(%rip), %ymm9 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x003f6d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f6d(%rip), %ymm9 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x006a6f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x6a6f(%rip), %ymm9 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x003f1f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f1f(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x006a261d197de2c4; BYTE $0x00 // vbroadcastsd 0x6a26(%rip), %ymm3 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x003ed61d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ed6(%rip), %ymm3 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4971,34 +4971,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x0069e42d197de2c4; BYTE $0x00 // vbroadcastsd 0x69e4(%rip), %ymm5 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x003e9c2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e9c(%rip), %ymm5 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0069760d197de2c4; BYTE $0x00 // vbroadcastsd 0x6976(%rip), %ymm1 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x003e260d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e26(%rip), %ymm1 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00698825197d62c4; BYTE $0x00 // vbroadcastsd 0x6988(%rip), %ymm12 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x003e3825197d62c4; BYTE $0x00 // vbroadcastsd 0x3e38(%rip), %ymm12 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0069b20d197de2c4; BYTE $0x00 // vbroadcastsd 0x69b2(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x003e6a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e6a(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00692c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x692c(%rip), %ymm7 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x003ddc3d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ddc(%rip), %ymm7 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x00692e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x692e(%rip), %ymm1 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x003dde0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dde(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00699835197de2c4; BYTE $0x00 // vbroadcastsd 0x6998(%rip), %ymm6 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x003e5035197de2c4; BYTE $0x00 // vbroadcastsd 0x3e50(%rip), %ymm6 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x00699205197d62c4; BYTE $0x00 // vbroadcastsd 0x6992(%rip), %ymm8 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x003e4a05197d62c4; BYTE $0x00 // vbroadcastsd 0x3e4a(%rip), %ymm8 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x00694c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x694c(%rip), %ymm9 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x003dfc0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3dfc(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0069031d197d62c4; BYTE $0x00 // vbroadcastsd 0x6903(%rip), %ymm11 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x003db31d197d62c4; BYTE $0x00 // vbroadcastsd 0x3db3(%rip), %ymm11 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -5006,24 +5006,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x00691705197de2c4; BYTE $0x00 // vbroadcastsd 0x6917(%rip), %ymm0 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x003dcf05197de2c4; BYTE $0x00 // vbroadcastsd 0x3dcf(%rip), %ymm0 # 0x9a60 <k_dot_q5_k+0x550>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x0068fd2d197de2c4; BYTE $0x00 // vbroadcastsd 0x68fd(%rip), %ymm5 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x003db52d197de2c4; BYTE $0x00 // vbroadcastsd 0x3db5(%rip), %ymm5 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x00688f15197de2c4; BYTE $0x00 // vbroadcastsd 0x688f(%rip), %ymm2 # 0xc540 <k_dot_q6_k+0x7a0>
+	QUAD $0x003d3f15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d3f(%rip), %ymm2 # 0x99f0 <k_dot_q5_k+0x4e0>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x0068a11d197de2c4; BYTE $0x00 // vbroadcastsd 0x68a1(%rip), %ymm3 # 0xc560 <k_dot_q6_k+0x7c0>
-	QUAD $0x00688815197de2c4; BYTE $0x00 // vbroadcastsd 0x6888(%rip), %ymm2 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x003d511d197de2c4; BYTE $0x00 // vbroadcastsd 0x3d51(%rip), %ymm3 # 0x9a10 <k_dot_q5_k+0x500>
+	QUAD $0x003d3815197de2c4; BYTE $0x00 // vbroadcastsd 0x3d38(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0068b215197de2c4; BYTE $0x00 // vbroadcastsd 0x68b2(%rip), %ymm2 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x003d6215197de2c4; BYTE $0x00 // vbroadcastsd 0x3d62(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0068d415197de2c4; BYTE $0x00 // vbroadcastsd 0x68d4(%rip), %ymm2 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x003d8c15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d8c(%rip), %ymm2 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x00686615197de2c4; BYTE $0x00 // vbroadcastsd 0x6866(%rip), %ymm2 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x003d1615197de2c4; BYTE $0x00 // vbroadcastsd 0x3d16(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0068ab15197de2c4; BYTE $0x00 // vbroadcastsd 0x68ab(%rip), %ymm2 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x003d6315197de2c4; BYTE $0x00 // vbroadcastsd 0x3d63(%rip), %ymm2 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -5058,7 +5058,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x050c8e0f; WORD $0x0000 // jle 0x62b1 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x800d8d48; WORD $0x0068; BYTE $0x00 // leaq 0x6880(%rip), %rcx # 0xc630 <lanes>
+	LONG $0x400d8d48; WORD $0x003d; BYTE $0x00 // leaq 0x3d40(%rip), %rcx # 0x9af0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -5066,7 +5066,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x0067262d187de2c4; BYTE $0x00 // vbroadcastss 0x6726(%rip), %ymm5 # 0xc4fc <k_dot_q6_k+0x75c>
+	QUAD $0x003bd62d187de2c4; BYTE $0x00 // vbroadcastss 0x3bd6(%rip), %ymm5 # 0x99ac <k_dot_q5_k+0x49c>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -5076,23 +5076,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x00679c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x679c(%rip), %ymm3 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x003c541d197de2c4; BYTE $0x00 // vbroadcastsd 0x3c54(%rip), %ymm3 # 0x9a60 <k_dot_q5_k+0x550>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x00677935197d62c4; BYTE $0x00 // vbroadcastsd 0x6779(%rip), %ymm14 # 0xc598 <k_dot_q6_k+0x7f8>
+	QUAD $0x003c2935197d62c4; BYTE $0x00 // vbroadcastsd 0x3c29(%rip), %ymm14 # 0x9a48 <k_dot_q5_k+0x538>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x00676215197d62c4; BYTE $0x00 // vbroadcastsd 0x6762(%rip), %ymm10 # 0xc5a0 <k_dot_q6_k+0x800>
+	QUAD $0x003c1a15197d62c4; BYTE $0x00 // vbroadcastsd 0x3c1a(%rip), %ymm10 # 0x9a58 <k_dot_q5_k+0x548>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x0066ef1d197de2c4; BYTE $0x00 // vbroadcastsd 0x66ef(%rip), %ymm3 # 0xc540 <k_dot_q6_k+0x7a0>
+	QUAD $0x003b9f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b9f(%rip), %ymm3 # 0x99f0 <k_dot_q5_k+0x4e0>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x0067362d197d62c4; BYTE $0x00 // vbroadcastsd 0x6736(%rip), %ymm13 # 0xc5a8 <k_dot_q6_k+0x808>
+	QUAD $0x003bee2d197d62c4; BYTE $0x00 // vbroadcastsd 0x3bee(%rip), %ymm13 # 0x9a60 <k_dot_q5_k+0x550>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -5122,38 +5122,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x00663a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x663a(%rip), %ymm3 # 0xc550 <k_dot_q6_k+0x7b0>
-	QUAD $0x00664105197de2c4; BYTE $0x00 // vbroadcastsd 0x6641(%rip), %ymm0 # 0xc560 <k_dot_q6_k+0x7c0>
+	QUAD $0x003aea1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aea(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x003af105197de2c4; BYTE $0x00 // vbroadcastsd 0x3af1(%rip), %ymm0 # 0x9a10 <k_dot_q5_k+0x500>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066572d197de2c4; BYTE $0x00 // vbroadcastsd 0x6657(%rip), %ymm5 # 0xc588 <k_dot_q6_k+0x7e8>
-	QUAD $0x00667e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x667e(%rip), %ymm3 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x003b072d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b07(%rip), %ymm5 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x003b361d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b36(%rip), %ymm3 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00660b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x660b(%rip), %ymm3 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x003abb1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3abb(%rip), %ymm3 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00661d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x661d(%rip), %ymm3 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x003acd1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3acd(%rip), %ymm3 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066472d197de2c4; BYTE $0x00 // vbroadcastsd 0x6647(%rip), %ymm5 # 0xc5b0 <k_dot_q6_k+0x810>
-	QUAD $0x0065c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65c6(%rip), %ymm3 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x003aff2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aff(%rip), %ymm5 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x003a761d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a76(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065c31d197de2c4; BYTE $0x00 // vbroadcastsd 0x65c3(%rip), %ymm3 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x003a731d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a73(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00662d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x662d(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x003ae51d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ae5(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0066272d197de2c4; BYTE $0x00 // vbroadcastsd 0x6627(%rip), %ymm5 # 0xc5c8 <k_dot_q6_k+0x828>
-	QUAD $0x0065e61d197de2c4; BYTE $0x00 // vbroadcastsd 0x65e6(%rip), %ymm3 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x003adf2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3adf(%rip), %ymm5 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x003a961d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a96(%rip), %ymm3 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0065bf1d197d62c4; BYTE $0x00 // vbroadcastsd 0x65bf(%rip), %ymm11 # 0xc580 <k_dot_q6_k+0x7e0>
+	QUAD $0x003a6f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a6f(%rip), %ymm11 # 0x9a30 <k_dot_q5_k+0x520>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x0065812d197de2c4; BYTE $0x00 // vbroadcastsd 0x6581(%rip), %ymm5 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x003a312d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a31(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -5163,26 +5163,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0065381d197de2c4; BYTE $0x00 // vbroadcastsd 0x6538(%rip), %ymm3 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x0039e81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39e8(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065621d197de2c4; BYTE $0x00 // vbroadcastsd 0x6562(%rip), %ymm3 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x003a121d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a12(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065841d197de2c4; BYTE $0x00 // vbroadcastsd 0x6584(%rip), %ymm3 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x003a3c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a3c(%rip), %ymm3 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065161d197de2c4; BYTE $0x00 // vbroadcastsd 0x6516(%rip), %ymm3 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x0039c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x39c6(%rip), %ymm3 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065281d197de2c4; BYTE $0x00 // vbroadcastsd 0x6528(%rip), %ymm3 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x0039d81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39d8(%rip), %ymm3 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065520d197d62c4; BYTE $0x00 // vbroadcastsd 0x6552(%rip), %ymm9 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x003a0a0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a0a(%rip), %ymm9 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x0064cc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64cc(%rip), %ymm3 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x00397c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x397c(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064ce1d197de2c4; BYTE $0x00 // vbroadcastsd 0x64ce(%rip), %ymm3 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x00397e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x397e(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0065381d197de2c4; BYTE $0x00 // vbroadcastsd 0x6538(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x0039f01d197de2c4; BYTE $0x00 // vbroadcastsd 0x39f0(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0064f52d197d62c4; BYTE $0x00 // vbroadcastsd 0x64f5(%rip), %ymm13 # 0xc590 <k_dot_q6_k+0x7f0>
+	QUAD $0x0039a52d197d62c4; BYTE $0x00 // vbroadcastsd 0x39a5(%rip), %ymm13 # 0x9a40 <k_dot_q5_k+0x530>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -5190,7 +5190,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x00649a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x649a(%rip), %ymm7 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x00394a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x394a(%rip), %ymm7 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -5209,24 +5209,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x00641f35197de2c4; BYTE $0x00 // vbroadcastsd 0x641f(%rip), %ymm6 # 0xc550 <k_dot_q6_k+0x7b0>
+	QUAD $0x0038cf35197de2c4; BYTE $0x00 // vbroadcastsd 0x38cf(%rip), %ymm6 # 0x9a00 <k_dot_q5_k+0x4f0>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0064490d197de2c4; BYTE $0x00 // vbroadcastsd 0x6449(%rip), %ymm1 # 0xc588 <k_dot_q6_k+0x7e8>
+	QUAD $0x0038f90d197de2c4; BYTE $0x00 // vbroadcastsd 0x38f9(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x528>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00646b05197d62c4; BYTE $0x00 // vbroadcastsd 0x646b(%rip), %ymm8 # 0xc5b8 <k_dot_q6_k+0x818>
+	QUAD $0x00392305197d62c4; BYTE $0x00 // vbroadcastsd 0x3923(%rip), %ymm8 # 0x9a70 <k_dot_q5_k+0x560>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x0063fd3d197d62c4; BYTE $0x00 // vbroadcastsd 0x63fd(%rip), %ymm15 # 0xc558 <k_dot_q6_k+0x7b8>
+	QUAD $0x0038ad3d197d62c4; BYTE $0x00 // vbroadcastsd 0x38ad(%rip), %ymm15 # 0x9a08 <k_dot_q5_k+0x4f8>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x00640f15197de2c4; BYTE $0x00 // vbroadcastsd 0x640f(%rip), %ymm2 # 0xc578 <k_dot_q6_k+0x7d8>
+	QUAD $0x0038bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x38bf(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x0063bc35197d62c4; BYTE $0x00 // vbroadcastsd 0x63bc(%rip), %ymm14 # 0xc538 <k_dot_q6_k+0x798>
+	QUAD $0x00386c35197d62c4; BYTE $0x00 // vbroadcastsd 0x386c(%rip), %ymm14 # 0x99e8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x0063be3d197de2c4; BYTE $0x00 // vbroadcastsd 0x63be(%rip), %ymm7 # 0xc548 <k_dot_q6_k+0x7a8>
+	QUAD $0x00386e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x386e(%rip), %ymm7 # 0x99f8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0064281d197de2c4; BYTE $0x00 // vbroadcastsd 0x6428(%rip), %ymm3 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x0038e01d197de2c4; BYTE $0x00 // vbroadcastsd 0x38e0(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0064220d197d62c4; BYTE $0x00 // vbroadcastsd 0x6422(%rip), %ymm9 # 0xc5c8 <k_dot_q6_k+0x828>
+	QUAD $0x0038da0d197d62c4; BYTE $0x00 // vbroadcastsd 0x38da(%rip), %ymm9 # 0x9a80 <k_dot_q5_k+0x570>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -5239,18 +5239,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x0063c20d197de2c4; BYTE $0x00 // vbroadcastsd 0x63c2(%rip), %ymm1 # 0xc5b0 <k_dot_q6_k+0x810>
+	QUAD $0x00387a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x387a(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0063ba0d197de2c4; BYTE $0x00 // vbroadcastsd 0x63ba(%rip), %ymm1 # 0xc5c0 <k_dot_q6_k+0x820>
+	QUAD $0x0038720d197de2c4; BYTE $0x00 // vbroadcastsd 0x3872(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x00633705197d62c4; BYTE $0x00 // vbroadcastsd 0x6337(%rip), %ymm8 # 0xc568 <k_dot_q6_k+0x7c8>
+	QUAD $0x0037e705197d62c4; BYTE $0x00 // vbroadcastsd 0x37e7(%rip), %ymm8 # 0x9a18 <k_dot_q5_k+0x508>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -5525,8 +5525,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00b08e0f; WORD $0x0000 // jle 0x676d <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005f33057879e2c4; BYTE $0x00 // vpbroadcastb 0x5f33(%rip), %xmm0 # 0xc600 <k_dot_q6_k+0x860>
-	QUAD $0x005f2b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5f2b(%rip), %xmm1 # 0xc601 <k_dot_q6_k+0x861>
+	QUAD $0x0033f3057879e2c4; BYTE $0x00 // vpbroadcastb 0x33f3(%rip), %xmm0 # 0x9ac0 <k_dot_q5_k+0x5b0>
+	QUAD $0x0033eb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x33eb(%rip), %xmm1 # 0x9ac1 <k_dot_q5_k+0x5b1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -5570,7 +5570,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6847 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005e65057879e2c4; BYTE $0x00 // vpbroadcastb 0x5e65(%rip), %xmm0 # 0xc602 <k_dot_q6_k+0x862>
+	QUAD $0x003325057879e2c4; BYTE $0x00 // vpbroadcastb 0x3325(%rip), %xmm0 # 0x9ac2 <k_dot_q5_k+0x5b2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5620,11 +5620,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6954 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005d03055979e2c4; BYTE $0x00 // vpbroadcastq 0x5d03(%rip), %xmm0 # 0xc570 <k_dot_q6_k+0x7d0>
-	QUAD $0x00005c3b0d6ff9c5 // vmovdqa 0x5c3b(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
-	QUAD $0x005d85157879e2c4; BYTE $0x00 // vpbroadcastb 0x5d85(%rip), %xmm2 # 0xc603 <k_dot_q6_k+0x863>
-	QUAD $0x005d7d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5d7d(%rip), %xmm3 # 0xc604 <k_dot_q6_k+0x864>
-	QUAD $0x005d75257879e2c4; BYTE $0x00 // vpbroadcastb 0x5d75(%rip), %xmm4 # 0xc605 <k_dot_q6_k+0x865>
+	QUAD $0x0031b3055979e2c4; BYTE $0x00 // vpbroadcastq 0x31b3(%rip), %xmm0 # 0x9a20 <k_dot_q5_k+0x510>
+	QUAD $0x000030db0d6ff9c5 // vmovdqa 0x30db(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
+	QUAD $0x003245157879e2c4; BYTE $0x00 // vpbroadcastb 0x3245(%rip), %xmm2 # 0x9ac3 <k_dot_q5_k+0x5b3>
+	QUAD $0x00323d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x323d(%rip), %xmm3 # 0x9ac4 <k_dot_q5_k+0x5b4>
+	QUAD $0x003235257879e2c4; BYTE $0x00 // vpbroadcastb 0x3235(%rip), %xmm4 # 0x9ac5 <k_dot_q5_k+0x5b5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5680,10 +5680,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a82 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005c89057879e2c4; BYTE $0x00 // vpbroadcastb 0x5c89(%rip), %xmm0 # 0xc606 <k_dot_q6_k+0x866>
-	QUAD $0x00005b2b0d6ff9c5 // vmovdqa 0x5b2b(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
-	QUAD $0x005be2155979e2c4; BYTE $0x00 // vpbroadcastq 0x5be2(%rip), %xmm2 # 0xc570 <k_dot_q6_k+0x7d0>
-	QUAD $0x005c701d7879e2c4; BYTE $0x00 // vpbroadcastb 0x5c70(%rip), %xmm3 # 0xc607 <k_dot_q6_k+0x867>
+	QUAD $0x003149057879e2c4; BYTE $0x00 // vpbroadcastb 0x3149(%rip), %xmm0 # 0x9ac6 <k_dot_q5_k+0x5b6>
+	QUAD $0x00002fcb0d6ff9c5 // vmovdqa 0x2fcb(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
+	QUAD $0x003092155979e2c4; BYTE $0x00 // vpbroadcastq 0x3092(%rip), %xmm2 # 0x9a20 <k_dot_q5_k+0x510>
+	QUAD $0x0031301d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3130(%rip), %xmm3 # 0x9ac7 <k_dot_q5_k+0x5b7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5744,2228 +5744,863 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075f8e0f; WORD $0x0000 // jle 0x71fc <k_decode_q2_k+0x76c>
+	LONG $0x037a8e0f; WORD $0x0000 // jle 0x6e17 <k_decode_q2_k+0x387>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x005b5b057879e2c4; BYTE $0x00 // vpbroadcastb 0x5b5b(%rip), %xmm0 # 0xc608 <k_dot_q6_k+0x868>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
-	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
-	LONG $0x1379e2c4; BYTE $0xd1 // vcvtph2ps %xmm1, %xmm2
-	LONG $0x5272b70f // movzwl 0x52(%rdx), %esi
-	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
-	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
-	LONG $0x5adbf9c5; BYTE $0x10 // vpand 0x10(%rdx), %xmm0, %xmm3
-	WORD $0xb60f; BYTE $0x32 // movzbl (%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0xef2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf659f2c5 // vmulss %xmm6, %xmm1, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0x5911fcc5; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx)
-	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
-	LONG $0x5adbf9c5; BYTE $0x20 // vpand 0x20(%rdx), %xmm0, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0172b60f // movzbl 0x1(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xef2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm5
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0x5911fcc5; BYTE $0x60 // vmovups %ymm3, 0x60(%rcx)
-	LONG $0x6111fcc5; BYTE $0x40 // vmovups %ymm4, 0x40(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x0272b60f // movzbl 0x2(%rdx), %esi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xef2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm5
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000000a09911fcc5 // vmovups %ymm3, 0xa0(%rcx)
-	QUAD $0x00000080a111fcc5 // vmovups %ymm4, 0x80(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0372b60f // movzbl 0x3(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xef2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm5
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000000e09911fcc5 // vmovups %ymm3, 0xe0(%rcx)
-	QUAD $0x000000c0a111fcc5 // vmovups %ymm4, 0xc0(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xef2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm5
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000001209911fcc5 // vmovups %ymm3, 0x120(%rcx)
-	QUAD $0x00000100a111fcc5 // vmovups %ymm4, 0x100(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000001609911fcc5 // vmovups %ymm3, 0x160(%rcx)
-	QUAD $0x00000140a111fcc5 // vmovups %ymm4, 0x140(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000001a09911fcc5 // vmovups %ymm3, 0x1a0(%rcx)
-	QUAD $0x00000180a111fcc5 // vmovups %ymm4, 0x180(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000001e09911fcc5 // vmovups %ymm3, 0x1e0(%rcx)
-	QUAD $0x000001c0a111fcc5 // vmovups %ymm4, 0x1c0(%rcx)
-	LONG $0x5adbf9c5; BYTE $0x30 // vpand 0x30(%rdx), %xmm0, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x0872b60f // movzbl 0x8(%rdx), %esi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000002209911fcc5 // vmovups %ymm3, 0x220(%rcx)
-	QUAD $0x00000200a111fcc5 // vmovups %ymm4, 0x200(%rcx)
-	LONG $0x5adbf9c5; BYTE $0x40 // vpand 0x40(%rdx), %xmm0, %xmm3
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf659f2c5 // vmulss %xmm6, %xmm1, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000002609911fcc5 // vmovups %ymm3, 0x260(%rcx)
-	QUAD $0x00000240a111fcc5 // vmovups %ymm4, 0x240(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x30 // vmovdqu 0x30(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000002a09911fcc5 // vmovups %ymm3, 0x2a0(%rcx)
-	QUAD $0x00000280a111fcc5 // vmovups %ymm4, 0x280(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x40 // vmovdqu 0x40(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x0b72b60f // movzbl 0xb(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf659f2c5 // vmulss %xmm6, %xmm1, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000002e09911fcc5 // vmovups %ymm3, 0x2e0(%rcx)
-	QUAD $0x000002c0a111fcc5 // vmovups %ymm4, 0x2c0(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x30 // vmovdqu 0x30(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0c72b60f // movzbl 0xc(%rdx), %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000003209911fcc5 // vmovups %ymm3, 0x320(%rcx)
-	QUAD $0x00000300a111fcc5 // vmovups %ymm4, 0x300(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x40 // vmovdqu 0x40(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x0d72b60f // movzbl 0xd(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xf659f2c5 // vmulss %xmm6, %xmm1, %xmm6
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000003609911fcc5 // vmovups %ymm3, 0x360(%rcx)
-	QUAD $0x00000340a111fcc5 // vmovups %ymm4, 0x340(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x30 // vmovdqu 0x30(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x0e72b60f // movzbl 0xe(%rdx), %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59f2c5 // vmulss %xmm6, %xmm1, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	QUAD $0x000003a09911fcc5 // vmovups %ymm3, 0x3a0(%rcx)
-	QUAD $0x00000380a111fcc5 // vmovups %ymm4, 0x380(%rcx)
-	LONG $0x5a6ffac5; BYTE $0x40 // vmovdqu 0x40(%rdx), %xmm3
-	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x0f72b60f // movzbl 0xf(%rdx), %esi
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xd559eac5 // vmulss %xmm5, %xmm2, %xmm2
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00300a057879e2c4; BYTE $0x00 // vpbroadcastb 0x300a(%rip), %xmm0 # 0x9ac8 <k_dot_q5_k+0x5b8>
+	QUAD $0x0030020d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3002(%rip), %xmm1 # 0x9ac9 <k_dot_q5_k+0x5b9>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
+	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
 	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0x1adbf9c5 // vpand (%rdx), %xmm0, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
-	LONG $0xcd59f2c5 // vmulss %xmm5, %xmm1, %xmm1
 	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0xd15cecc5 // vsubps %ymm1, %ymm2, %ymm2
-	LONG $0xc95ce4c5 // vsubps %ymm1, %ymm3, %ymm1
-	QUAD $0x000003e08911fcc5 // vmovups %ymm1, 0x3e0(%rcx)
-	QUAD $0x000003c09111fcc5 // vmovups %ymm2, 0x3c0(%rcx)
+	LONG $0x5429fcc5; WORD $0x6024 // vmovaps %ymm2, 0x60(%rsp)
+	LONG $0x5c29fcc5; WORD $0x4024 // vmovaps %ymm3, 0x40(%rsp)
+	LONG $0x527ab70f // movzwl 0x52(%rdx), %edi
+	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0x1a6ffac5 // vmovdqu (%rdx), %xmm3
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0x1429fcc5; BYTE $0x24 // vmovaps %ymm2, (%rsp)
+	LONG $0x5c29fcc5; WORD $0x2024 // vmovaps %ymm3, 0x20(%rsp)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x6f7aa1c4; WORD $0xc25c; BYTE $0x10 // vmovdqu 0x10(%rdx,%r8,8), %xmm3
+	LONG $0x6f7aa1c4; WORD $0xc254; BYTE $0x20 // vmovdqu 0x20(%rdx,%r8,8), %xmm2
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
+	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x40 // vbroadcastss 0x40(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc434 // vbroadcastss (%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0924 // vmovups %ymm4, (%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x096c; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx,%r9)
+	LONG $0xe1dbe9c5 // vpand %xmm1, %xmm2, %xmm4
+	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x44 // vbroadcastss 0x44(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x096c; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xd371d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x48 // vbroadcastss 0x48(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x092c // vmovups %ymm5, (%rcx,%r9)
+	LONG $0xd271d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm2, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x4c // vbroadcastss 0x4c(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x096c; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xd371d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x50 // vbroadcastss 0x50(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x092c // vmovups %ymm5, (%rcx,%r9)
+	LONG $0xd271d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x54 // vbroadcastss 0x54(%rsp,%r8,8), %ymm6
+	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
+	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
+	LONG $0x187da2c4; WORD $0xc474; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r8,8), %ymm6
+	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x096c; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0x187da2c4; WORD $0xc46c; BYTE $0x58 // vbroadcastss 0x58(%rsp,%r8,8), %ymm5
+	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
+	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
+	LONG $0x187da2c4; WORD $0xc46c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r8,8), %ymm5
+	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
+	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
+	LONG $0x117ca1c4; WORD $0x095c; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x0924 // vmovups %ymm4, (%rcx,%r9)
+	LONG $0xd271e9c5; BYTE $0x06 // vpsrlw $0x6, %xmm2, %xmm2
+	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
+	LONG $0x317de2c4; BYTE $0xda // vpmovzxbd %xmm2, %ymm3 # ymm3 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
+	LONG $0x187da2c4; WORD $0xc464; BYTE $0x5c // vbroadcastss 0x5c(%rsp,%r8,8), %ymm4
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xd259dcc5 // vmulps %ymm2, %ymm4, %ymm2
+	LONG $0x187da2c4; WORD $0xc46c; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r8,8), %ymm5
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
+	LONG $0xd55cecc5 // vsubps %ymm5, %ymm2, %ymm2
+	LONG $0x117ca1c4; WORD $0x0954; BYTE $0x60 // vmovups %ymm2, 0x60(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x095c; BYTE $0x40 // vmovups %ymm3, 0x40(%rcx,%r9)
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfd64850f; WORD $0xffff // jne 0x6b60 <k_decode_q2_k+0xd0>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8b4850f; WORD $0xffff // jne 0x6ab0 <k_decode_q2_k+0x20>
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-
-	// decode_q3_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x075a8e0f; WORD $0x0000 // jle 0x7967 <k_decode_q3_k+0x767>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x0053e8057879e2c4; BYTE $0x00 // vpbroadcastb 0x53e8(%rip), %xmm0 # 0xc609 <k_dot_q6_k+0x869>
-	QUAD $0x0053e00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x53e0(%rip), %xmm1 # 0xc60a <k_dot_q6_k+0x86a>
-	QUAD $0x0053d8157879e2c4; BYTE $0x00 // vpbroadcastb 0x53d8(%rip), %xmm2 # 0xc60b <k_dot_q6_k+0x86b>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	LONG $0xf471d9c5; BYTE $0x02 // vpsllw $0x2, %xmm4, %xmm4
-	LONG $0x6aebf1c5; BYTE $0xb4 // vpor -0x4c(%rdx), %xmm1, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf472b60f // movzbl -0xc(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	LONG $0x6911fcc5; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx)
-	LONG $0x2111fcc5 // vmovups %ymm4, (%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0xf471d9c5; BYTE $0x02 // vpsllw $0x2, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x6aebf1c5; BYTE $0xc4 // vpor -0x3c(%rdx), %xmm1, %xmm5
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf572b60f // movzbl -0xb(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	LONG $0x6911fcc5; BYTE $0x60 // vmovups %ymm5, 0x60(%rcx)
-	LONG $0x6111fcc5; BYTE $0x40 // vmovups %ymm4, 0x40(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xb4 // vmovdqu -0x4c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe4fcd9c5 // vpaddb %xmm4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf672b60f // movzbl -0xa(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000000a0a911fcc5 // vmovups %ymm5, 0xa0(%rcx)
-	QUAD $0x00000080a111fcc5 // vmovups %ymm4, 0x80(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xc4 // vmovdqu -0x3c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe4fcd9c5 // vpaddb %xmm4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xf772b60f // movzbl -0x9(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000000e0a911fcc5 // vmovups %ymm5, 0xe0(%rcx)
-	QUAD $0x000000c0a111fcc5 // vmovups %ymm4, 0xc0(%rcx)
-	LONG $0x626ffac5; BYTE $0xb4 // vmovdqu -0x4c(%rdx), %xmm4
-	LONG $0x6adbf9c5; BYTE $0x94 // vpand -0x6c(%rdx), %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf872b60f // movzbl -0x8(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000120a911fcc5 // vmovups %ymm5, 0x120(%rcx)
-	QUAD $0x00000100a111fcc5 // vmovups %ymm4, 0x100(%rcx)
-	LONG $0x626ffac5; BYTE $0xc4 // vmovdqu -0x3c(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0x6adbf9c5; BYTE $0xa4 // vpand -0x5c(%rdx), %xmm0, %xmm5
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf972b60f // movzbl -0x7(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000160a911fcc5 // vmovups %ymm5, 0x160(%rcx)
-	QUAD $0x00000140a111fcc5 // vmovups %ymm4, 0x140(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xb4 // vmovdqu -0x4c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x01 // vpsrlw $0x1, %xmm4, %xmm4
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
-	LONG $0xe1fcd9c5 // vpaddb %xmm1, %xmm4, %xmm4
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xfa72b60f // movzbl -0x6(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000001a0a911fcc5 // vmovups %ymm5, 0x1a0(%rcx)
-	QUAD $0x00000180a111fcc5 // vmovups %ymm4, 0x180(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xc4 // vmovdqu -0x3c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x01 // vpsrlw $0x1, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
-	LONG $0xfb72b60f // movzbl -0x5(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xe1fcd9c5 // vpaddb %xmm1, %xmm4, %xmm4
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000001e0a911fcc5 // vmovups %ymm5, 0x1e0(%rcx)
-	QUAD $0x000001c0a111fcc5 // vmovups %ymm4, 0x1c0(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x6aebf1c5; BYTE $0xd4 // vpor -0x2c(%rdx), %xmm1, %xmm5
-	LONG $0xf472b60f // movzbl -0xc(%rdx), %esi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000220a911fcc5 // vmovups %ymm5, 0x220(%rcx)
-	QUAD $0x00000200a111fcc5 // vmovups %ymm4, 0x200(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6aebf1c5; BYTE $0xe4 // vpor -0x1c(%rdx), %xmm1, %xmm5
-	LONG $0xd471d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xf572b60f // movzbl -0xb(%rdx), %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000260a911fcc5 // vmovups %ymm5, 0x260(%rcx)
-	QUAD $0x00000240a111fcc5 // vmovups %ymm4, 0x240(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xd4 // vmovdqu -0x2c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x03 // vpsrlw $0x3, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xf672b60f // movzbl -0xa(%rdx), %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000002a0a911fcc5 // vmovups %ymm5, 0x2a0(%rcx)
-	QUAD $0x00000280a111fcc5 // vmovups %ymm4, 0x280(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xe4 // vmovdqu -0x1c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x03 // vpsrlw $0x3, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xf772b60f // movzbl -0x9(%rdx), %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000002e0a911fcc5 // vmovups %ymm5, 0x2e0(%rcx)
-	QUAD $0x000002c0a111fcc5 // vmovups %ymm4, 0x2c0(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xd4 // vmovdqu -0x2c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xf872b60f // movzbl -0x8(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000320a911fcc5 // vmovups %ymm5, 0x320(%rcx)
-	QUAD $0x00000300a111fcc5 // vmovups %ymm4, 0x300(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xe4 // vmovdqu -0x1c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf972b60f // movzbl -0x7(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe9ebd1c5 // vpor %xmm1, %xmm5, %xmm5
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000360a911fcc5 // vmovups %ymm5, 0x360(%rcx)
-	QUAD $0x00000340a111fcc5 // vmovups %ymm4, 0x340(%rcx)
-	LONG $0x626ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xd4 // vmovdqu -0x2c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x05 // vpsrlw $0x5, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
-	LONG $0xe1fcd9c5 // vpaddb %xmm1, %xmm4, %xmm4
-	LONG $0xfa72b60f // movzbl -0x6(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000003a0a911fcc5 // vmovups %ymm5, 0x3a0(%rcx)
-	QUAD $0x00000380a111fcc5 // vmovups %ymm4, 0x380(%rcx)
-	LONG $0x626ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xe4 // vmovdqu -0x1c(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0xd471d9c5; BYTE $0x05 // vpsrlw $0x5, %xmm4, %xmm4
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xfb72b60f // movzbl -0x5(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe1fcd9c5 // vpaddb %xmm1, %xmm4, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0xec70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm5 # xmm5 = xmm4[2,3,2,3]
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xde59e2c5 // vmulss %xmm6, %xmm3, %xmm3
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	QUAD $0x000003e09911fcc5 // vmovups %ymm3, 0x3e0(%rcx)
-	QUAD $0x000003c0a111fcc5 // vmovups %ymm4, 0x3c0(%rcx)
-	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	LONG $0x6ec28348 // addq $0x6e, %rdx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf8d9850f; WORD $0xffff // jne 0x7240 <k_decode_q3_k+0x40>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfcbd850f; WORD $0xffff // jne 0x6ad0 <k_decode_q2_k+0x40>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
-	// decode_q4_k
+	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x08548e0f; WORD $0x0000 // jle 0x81d1 <k_decode_q4_k+0x861>
+	LONG $0x041e8e0f; WORD $0x0000 // jle 0x724b <k_decode_q3_k+0x42b>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x60ec8348 // subq $0x60, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004b7f051879e2c4; BYTE $0x00 // vbroadcastss 0x4b7f(%rip), %xmm0 # 0xc50c <k_dot_q6_k+0x76c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
-	LONG $0x0272b70f // movzwl 0x2(%rdx), %esi
-	LONG $0x047ab60f // movzbl 0x4(%rdx), %edi
-	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
-	LONG $0x0872b60f // movzbl 0x8(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdf2ac2c5 // vcvtsi2ss %edi, %xmm7, %xmm3
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm4
-	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
-	LONG $0x6a54f8c5; BYTE $0x10 // vandps 0x10(%rdx), %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xed59e4c5 // vmulps %ymm5, %ymm3, %ymm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xdc5ce4c5 // vsubps %ymm4, %ymm3, %ymm3
-	LONG $0xe45cd4c5 // vsubps %ymm4, %ymm5, %ymm4
-	LONG $0x6111fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx)
-	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm3
-	LONG $0x0872b60f // movzbl 0x8(%rdx), %esi
-	LONG $0x6254f8c5; BYTE $0x20 // vandps 0x20(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0x6111fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx)
-	LONG $0x5911fcc5; BYTE $0x40 // vmovups %ymm3, 0x40(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm3
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xe62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm4
-	LONG $0x6a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xed59e4c5 // vmulps %ymm5, %ymm3, %ymm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xdc5ce4c5 // vsubps %ymm4, %ymm3, %ymm3
-	LONG $0xe45cd4c5 // vsubps %ymm4, %ymm5, %ymm4
-	QUAD $0x000000a0a111fcc5 // vmovups %ymm4, 0xa0(%rcx)
-	QUAD $0x000000809911fcc5 // vmovups %ymm3, 0x80(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm3
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x626ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm4
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x000000e0a111fcc5 // vmovups %ymm4, 0xe0(%rcx)
-	QUAD $0x000000c09911fcc5 // vmovups %ymm3, 0xc0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm3
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xe62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm4
-	LONG $0x6adbf9c5; BYTE $0x30 // vpand 0x30(%rdx), %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xed59e4c5 // vmulps %ymm5, %ymm3, %ymm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xdc5ce4c5 // vsubps %ymm4, %ymm3, %ymm3
-	LONG $0xe45cd4c5 // vsubps %ymm4, %ymm5, %ymm4
-	QUAD $0x00000120a111fcc5 // vmovups %ymm4, 0x120(%rcx)
-	QUAD $0x000001009911fcc5 // vmovups %ymm3, 0x100(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	LONG $0x62dbf9c5; BYTE $0x40 // vpand 0x40(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x00000160a111fcc5 // vmovups %ymm4, 0x160(%rcx)
-	QUAD $0x000001409911fcc5 // vmovups %ymm3, 0x140(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0x6a6ffac5; BYTE $0x30 // vmovdqu 0x30(%rdx), %xmm5
-	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xed59e4c5 // vmulps %ymm5, %ymm3, %ymm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xdc5ce4c5 // vsubps %ymm4, %ymm3, %ymm3
-	LONG $0xe45cd4c5 // vsubps %ymm4, %ymm5, %ymm4
-	QUAD $0x000001a0a111fcc5 // vmovups %ymm4, 0x1a0(%rcx)
-	QUAD $0x000001809911fcc5 // vmovups %ymm3, 0x180(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x626ffac5; BYTE $0x40 // vmovdqu 0x40(%rdx), %xmm4
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x000001e0a111fcc5 // vmovups %ymm4, 0x1e0(%rcx)
-	QUAD $0x000001c09911fcc5 // vmovups %ymm3, 0x1c0(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x62dbf9c5; BYTE $0x50 // vpand 0x50(%rdx), %xmm0, %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	LONG $0xee59eac5 // vmulss %xmm6, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x00000220a111fcc5 // vmovups %ymm4, 0x220(%rcx)
-	QUAD $0x000002009911fcc5 // vmovups %ymm3, 0x200(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x62dbf9c5; BYTE $0x60 // vpand 0x60(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	LONG $0xee59eac5 // vmulss %xmm6, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x00000260a111fcc5 // vmovups %ymm4, 0x260(%rcx)
-	QUAD $0x000002409911fcc5 // vmovups %ymm3, 0x240(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xf9b60f41 // movzbl %r9b, %edi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x626ffac5; BYTE $0x50 // vmovdqu 0x50(%rdx), %xmm4
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x000002a0a111fcc5 // vmovups %ymm4, 0x2a0(%rcx)
-	QUAD $0x000002809911fcc5 // vmovups %ymm3, 0x280(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x626ffac5; BYTE $0x60 // vmovdqu 0x60(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x000002e0a111fcc5 // vmovups %ymm4, 0x2e0(%rcx)
-	QUAD $0x000002c09911fcc5 // vmovups %ymm3, 0x2c0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xf9b60f41 // movzbl %r9b, %edi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x62dbf9c5; BYTE $0x70 // vpand 0x70(%rdx), %xmm0, %xmm4
-	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf72afac5 // vcvtsi2ss %edi, %xmm0, %xmm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	LONG $0xee59eac5 // vmulss %xmm6, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x00000320a111fcc5 // vmovups %ymm4, 0x320(%rcx)
-	QUAD $0x000003009911fcc5 // vmovups %ymm3, 0x300(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	QUAD $0x00000080a2dbf9c5 // vpand 0x80(%rdx), %xmm0, %xmm4
-	LONG $0x317de2c4; BYTE $0xec // vpmovzxbd %xmm4, %ymm5 # ymm5 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xf659eac5 // vmulss %xmm6, %xmm2, %xmm6
-	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x00000360a111fcc5 // vmovups %ymm4, 0x360(%rcx)
-	QUAD $0x000003409911fcc5 // vmovups %ymm3, 0x340(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x626ffac5; BYTE $0x70 // vmovdqu 0x70(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
-	LONG $0xde59e4c5 // vmulps %ymm6, %ymm3, %ymm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	QUAD $0x000003a0a111fcc5 // vmovups %ymm4, 0x3a0(%rcx)
-	QUAD $0x000003809911fcc5 // vmovups %ymm3, 0x380(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xf9b60f41 // movzbl %r9b, %edi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	QUAD $0x00000080a26ffac5 // vmovdqu 0x80(%rdx), %xmm4
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xcb59f2c5 // vmulss %xmm3, %xmm1, %xmm1
-	LONG $0xdc5bfcc5 // vcvtdq2ps %ymm4, %ymm3
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0xdb59f4c5 // vmulps %ymm3, %ymm1, %ymm3
-	LONG $0xd559eac5 // vmulss %xmm5, %xmm2, %xmm2
-	LONG $0xce59f4c5 // vmulps %ymm6, %ymm1, %ymm1
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0xca5cf4c5 // vsubps %ymm2, %ymm1, %ymm1
-	LONG $0xd25ce4c5 // vsubps %ymm2, %ymm3, %ymm2
-	QUAD $0x000003e09111fcc5 // vmovups %ymm2, 0x3e0(%rcx)
-	QUAD $0x000003c08911fcc5 // vmovups %ymm1, 0x3c0(%rcx)
-	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00002ae6056ff9c5 // vmovdqa 0x2ae6(%rip), %xmm0 # 0x9930 <k_dot_q5_k+0x420>
+	QUAD $0x002bfd0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2bfd(%rip), %xmm1 # 0x9a50 <k_dot_q5_k+0x540>
+	QUAD $0x00002a85156ff9c5 // vmovdqa 0x2a85(%rip), %xmm2 # 0x98e0 <k_dot_q5_k+0x3d0>
+	QUAD $0x002c661d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c66(%rip), %xmm3 # 0x9aca <k_dot_q5_k+0x5ba>
+	QUAD $0x002c5e257879e2c4; BYTE $0x00 // vpbroadcastb 0x2c5e(%rip), %xmm4 # 0x9acb <k_dot_q5_k+0x5bb>
+	QUAD $0x002c562d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c56(%rip), %xmm5 # 0x9acc <k_dot_q5_k+0x5bc>
+	QUAD $0x002c4e357879e2c4; BYTE $0x00 // vpbroadcastb 0x2c4e(%rip), %xmm6 # 0x9acd <k_dot_q5_k+0x5bd>
+	QUAD $0x002c463d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c46(%rip), %xmm7 # 0x9ace <k_dot_q5_k+0x5be>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
+	LONG $0xc76e79c5 // vmovd %edi, %xmm8
+	LONG $0x137942c4; BYTE $0xc0 // vcvtph2ps %xmm8, %xmm8
+	LONG $0x187d42c4; BYTE $0xc0 // vbroadcastss %xmm8, %ymm8
+	WORD $0x7a8b; BYTE $0x60 // movl 0x60(%rdx), %edi
+	LONG $0x64428b44 // movl 0x64(%rdx), %r8d
+	LONG $0x684a8b44 // movl 0x68(%rdx), %r9d
+	LONG $0xcf6e79c5 // vmovd %edi, %xmm9
+	LONG $0x223143c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm9, %xmm9
+	LONG $0x223143c4; WORD $0x02c9 // vpinsrd $0x2, %r9d, %xmm9, %xmm9
+	LONG $0x04e8c141 // shrl $0x4, %r8d
+	LONG $0x223143c4; WORD $0x03c8 // vpinsrd $0x3, %r8d, %xmm9, %xmm9
+	LONG $0xc8db31c5 // vpand %xmm0, %xmm9, %xmm9
+	LONG $0x6e7941c4; BYTE $0xd1 // vmovd %r9d, %xmm10
+	LONG $0x222963c4; WORD $0x01d7 // vpinsrd $0x1, %edi, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0x10d2 // vpshufd $0x10, %xmm10, %xmm10 # xmm10 = xmm10[0,0,1,0]
+	LONG $0x472962c4; BYTE $0xd9 // vpsllvd %xmm1, %xmm10, %xmm11
+	LONG $0x452962c4; BYTE $0xd1 // vpsrlvd %xmm1, %xmm10, %xmm10
+	LONG $0x022143c4; WORD $0x0cd2 // vpblendd $0xc, %xmm10, %xmm11, %xmm10 # xmm10 = xmm11[0,1],xmm10[2,3]
+	LONG $0xd2db29c5 // vpand %xmm2, %xmm10, %xmm10
+	LONG $0xeb2941c4; BYTE $0xc9 // vpor %xmm9, %xmm10, %xmm9
+	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
+	LONG $0x217d42c4; BYTE $0xd1 // vpmovsxbd %xmm9, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x707941c4; WORD $0xeec9 // vpshufd $0xee, %xmm9, %xmm9 # xmm9 = xmm9[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x593c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm8, %ymm9
+	LONG $0x593c41c4; BYTE $0xc2 // vmulps %ymm10, %ymm8, %ymm8
+	LONG $0x04297cc5; BYTE $0x24 // vmovaps %ymm8, (%rsp)
+	LONG $0x4c297cc5; WORD $0x2024 // vmovaps %ymm9, 0x20(%rsp)
+	LONG $0x026f7ac5 // vmovdqu (%rdx), %xmm8
+	LONG $0x4a6f7ac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm9
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x6f7a21c4; WORD $0xc25c; BYTE $0x20 // vmovdqu 0x20(%rdx,%r8,8), %xmm11
+	LONG $0x6f7a21c4; WORD $0xc254; BYTE $0x30 // vmovdqu 0x30(%rdx,%r8,8), %xmm10
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0xe4db21c5 // vpand %xmm4, %xmm11, %xmm12
+	LONG $0x7111c1c4; WORD $0x02f0 // vpsllw $0x2, %xmm8, %xmm13
+	LONG $0xeddb11c5 // vpand %xmm5, %xmm13, %xmm13
+	LONG $0xeb1141c4; BYTE $0xe4 // vpor %xmm12, %xmm13, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x217d42c4; BYTE $0xec // vpmovsxbd %xmm12, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x707941c4; WORD $0xeee4 // vpshufd $0xee, %xmm12, %xmm12 # xmm12 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc434 // vbroadcastss (%rsp,%r8,8), %ymm14
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	LONG $0x117c21c4; WORD $0x112c // vmovups %ymm13, (%rcx,%r10)
+	LONG $0x117c21c4; WORD $0x1164; BYTE $0x20 // vmovups %ymm12, 0x20(%rcx,%r10)
+	LONG $0xe4db29c5 // vpand %xmm4, %xmm10, %xmm12
+	LONG $0x7111c1c4; WORD $0x02f1 // vpsllw $0x2, %xmm9, %xmm13
+	LONG $0xeddb11c5 // vpand %xmm5, %xmm13, %xmm13
+	LONG $0xeb1141c4; BYTE $0xe4 // vpor %xmm12, %xmm13, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc474; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r8,8), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x117c21c4; WORD $0x116c; BYTE $0x60 // vmovups %ymm13, 0x60(%rcx,%r10)
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x7111c1c4; WORD $0x02d3 // vpsrlw $0x2, %xmm11, %xmm13
+	LONG $0xecdb11c5 // vpand %xmm4, %xmm13, %xmm13
+	LONG $0x117c21c4; WORD $0x1164; BYTE $0x40 // vmovups %ymm12, 0x40(%rcx,%r10)
+	LONG $0xfc3941c4; BYTE $0xe0 // vpaddb %xmm8, %xmm8, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0xeb1941c4; BYTE $0xe5 // vpor %xmm13, %xmm12, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc474; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r8,8), %ymm14
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	LONG $0x7109c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm14
+	LONG $0x117c21c4; WORD $0x096c; BYTE $0x20 // vmovups %ymm13, 0x20(%rcx,%r9)
+	LONG $0xecdb09c5 // vpand %xmm4, %xmm14, %xmm13
+	LONG $0xfc3141c4; BYTE $0xf1 // vpaddb %xmm9, %xmm9, %xmm14
+	LONG $0xf5db09c5 // vpand %xmm5, %xmm14, %xmm14
+	LONG $0x117c21c4; WORD $0x0924 // vmovups %ymm12, (%rcx,%r9)
+	LONG $0xeb0941c4; BYTE $0xe5 // vpor %xmm13, %xmm14, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc474; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r8,8), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	LONG $0x117c21c4; WORD $0x096c; BYTE $0x60 // vmovups %ymm13, 0x60(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0x7111c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm13
+	LONG $0x117c21c4; WORD $0x0964; BYTE $0x40 // vmovups %ymm12, 0x40(%rcx,%r9)
+	LONG $0xe4db11c5 // vpand %xmm4, %xmm13, %xmm12
+	LONG $0xeddb39c5 // vpand %xmm5, %xmm8, %xmm13
+	LONG $0xeb1141c4; BYTE $0xe4 // vpor %xmm12, %xmm13, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc474; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r8,8), %ymm14
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	LONG $0x117c21c4; WORD $0x116c; BYTE $0x20 // vmovups %ymm13, 0x20(%rcx,%r10)
+	LONG $0x117c21c4; WORD $0x1124 // vmovups %ymm12, (%rcx,%r10)
+	LONG $0x7119c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm12
+	LONG $0xe4db19c5 // vpand %xmm4, %xmm12, %xmm12
+	LONG $0xeddb31c5 // vpand %xmm5, %xmm9, %xmm13
+	LONG $0xeb1141c4; BYTE $0xe4 // vpor %xmm12, %xmm13, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x707941c4; WORD $0xeeec // vpshufd $0xee, %xmm12, %xmm13 # xmm13 = xmm12[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x187d22c4; WORD $0xc474; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r8,8), %ymm14
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x590c41c4; BYTE $0xe4 // vmulps %ymm12, %ymm14, %ymm12
+	LONG $0x590c41c4; BYTE $0xed // vmulps %ymm13, %ymm14, %ymm13
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x117c21c4; WORD $0x116c; BYTE $0x60 // vmovups %ymm13, 0x60(%rcx,%r10)
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x7121c1c4; WORD $0x06d3 // vpsrlw $0x6, %xmm11, %xmm11
+	LONG $0xdcdb21c5 // vpand %xmm4, %xmm11, %xmm11
+	LONG $0x117c21c4; WORD $0x1164; BYTE $0x40 // vmovups %ymm12, 0x40(%rcx,%r10)
+	LONG $0x7119c1c4; WORD $0x01d0 // vpsrlw $0x1, %xmm8, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0xeb1941c4; BYTE $0xdb // vpor %xmm11, %xmm12, %xmm11
+	LONG $0xdefc21c5 // vpaddb %xmm6, %xmm11, %xmm11
+	LONG $0x707941c4; WORD $0xeee3 // vpshufd $0xee, %xmm11, %xmm12 # xmm12 = xmm11[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
+	LONG $0x217d42c4; BYTE $0xdb // vpmovsxbd %xmm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x187d22c4; WORD $0xc46c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r8,8), %ymm13
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x591441c4; BYTE $0xdb // vmulps %ymm11, %ymm13, %ymm11
+	LONG $0x591441c4; BYTE $0xe4 // vmulps %ymm12, %ymm13, %ymm12
+	LONG $0x7129c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm10
+	LONG $0x117c21c4; WORD $0x0964; BYTE $0x20 // vmovups %ymm12, 0x20(%rcx,%r9)
+	LONG $0xd4db29c5 // vpand %xmm4, %xmm10, %xmm10
+	LONG $0x7119c1c4; WORD $0x01d1 // vpsrlw $0x1, %xmm9, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0x117c21c4; WORD $0x091c // vmovups %ymm11, (%rcx,%r9)
+	LONG $0xeb1941c4; BYTE $0xd2 // vpor %xmm10, %xmm12, %xmm10
+	LONG $0xd6fc29c5 // vpaddb %xmm6, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xeeda // vpshufd $0xee, %xmm10, %xmm11 # xmm11 = xmm10[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xdb // vpmovsxbd %xmm11, %ymm11
+	LONG $0x217d42c4; BYTE $0xd2 // vpmovsxbd %xmm10, %ymm10
+	LONG $0x187d22c4; WORD $0xc464; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r8,8), %ymm12
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x591c41c4; BYTE $0xd2 // vmulps %ymm10, %ymm12, %ymm10
+	LONG $0x591c41c4; BYTE $0xdb // vmulps %ymm11, %ymm12, %ymm11
+	LONG $0x117c21c4; WORD $0x095c; BYTE $0x60 // vmovups %ymm11, 0x60(%rcx,%r9)
+	LONG $0x7139c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm8
+	LONG $0xc7db39c5 // vpand %xmm7, %xmm8, %xmm8
+	LONG $0x7131c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm9
+	LONG $0x117c21c4; WORD $0x0954; BYTE $0x40 // vmovups %ymm10, 0x40(%rcx,%r9)
+	LONG $0xcfdb31c5 // vpand %xmm7, %xmm9, %xmm9
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfd10850f; WORD $0xffff // jne 0x6f40 <k_decode_q3_k+0x120>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf7bf850f; WORD $0xffff // jne 0x7990 <k_decode_q4_k+0x20>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfc49850f; WORD $0xffff // jne 0x6e90 <k_decode_q3_k+0x70>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// decode_q5_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x097c8e0f; WORD $0x0000 // jle 0x8b69 <k_decode_q5_k+0x989>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00430f051879e2c4; BYTE $0x00 // vbroadcastss 0x430f(%rip), %xmm0 # 0xc50c <k_dot_q6_k+0x76c>
-	QUAD $0x0044060d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4406(%rip), %xmm1 # 0xc60c <k_dot_q6_k+0x86c>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
-	LONG $0x0272b70f // movzwl 0x2(%rdx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x6254f8c5; BYTE $0x30 // vandps 0x30(%rdx), %xmm0, %xmm4
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf62abac5 // vcvtsi2ss %esi, %xmm8, %xmm6
-	LONG $0x7a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm7
-	LONG $0xf771c1c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm7
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0xe4ebc1c5 // vpor %xmm4, %xmm7, %xmm4
-	LONG $0x317de2c4; BYTE $0xfc // vpmovzxbd %xmm4, %ymm7 # ymm7 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	LONG $0x6111fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rcx)
-	LONG $0x2911fcc5 // vmovups %ymm5, (%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x6254f8c5; BYTE $0x40 // vandps 0x40(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xf671c9c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm6
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xfe2abac5 // vcvtsi2ss %esi, %xmm8, %xmm7
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	LONG $0x6111fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx)
-	LONG $0x6911fcc5; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe62abac5 // vcvtsi2ss %esi, %xmm8, %xmm4
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0x726ffac5; BYTE $0x30 // vmovdqu 0x30(%rdx), %xmm6
-	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	LONG $0x7a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm7
-	LONG $0xf0dbc9c5 // vpand %xmm0, %xmm6, %xmm6
-	LONG $0xf771c1c5; BYTE $0x03 // vpsllw $0x3, %xmm7, %xmm7
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0xf6ebc1c5 // vpor %xmm6, %xmm7, %xmm6
-	LONG $0x317de2c4; BYTE $0xfe // vpmovzxbd %xmm6, %ymm7 # ymm7 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xf670f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm6 # xmm6 = xmm6[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
-	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xed5cccc5 // vsubps %ymm5, %ymm6, %ymm5
-	QUAD $0x000000a0a911fcc5 // vmovups %ymm5, 0xa0(%rcx)
-	QUAD $0x00000080a111fcc5 // vmovups %ymm4, 0x80(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x626ffac5; BYTE $0x40 // vmovdqu 0x40(%rdx), %xmm4
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xf671c9c5; BYTE $0x03 // vpsllw $0x3, %xmm6, %xmm6
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xff2abac5 // vcvtsi2ss %edi, %xmm8, %xmm7
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x000000e0a111fcc5 // vmovups %ymm4, 0xe0(%rcx)
-	QUAD $0x000000c0a911fcc5 // vmovups %ymm5, 0xc0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0x6adbf9c5; BYTE $0x50 // vpand 0x50(%rdx), %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm6
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf671c9c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
-	LONG $0xff59e2c5 // vmulss %xmm7, %xmm3, %xmm7
-	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xf7 // vbroadcastss %xmm7, %ymm6
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	QUAD $0x00000120a911fcc5 // vmovups %ymm5, 0x120(%rcx)
-	QUAD $0x00000100a111fcc5 // vmovups %ymm4, 0x100(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x62dbf9c5; BYTE $0x60 // vpand 0x60(%rdx), %xmm0, %xmm4
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xff2afac5 // vcvtsi2ss %edi, %xmm0, %xmm7
-	LONG $0xf671c9c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x00000160a111fcc5 // vmovups %ymm4, 0x160(%rcx)
-	QUAD $0x00000140a911fcc5 // vmovups %ymm5, 0x140(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x626ffac5; BYTE $0x50 // vmovdqu 0x50(%rdx), %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0x726ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm6
-	LONG $0xf6fcc9c5 // vpaddb %xmm6, %xmm6, %xmm6
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xff2afac5 // vcvtsi2ss %edi, %xmm0, %xmm7
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0xf470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm6 # xmm6 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x00000180a111fcc5 // vmovups %ymm4, 0x180(%rcx)
-	QUAD $0x000001a0a911fcc5 // vmovups %ymm5, 0x1a0(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x60 // vmovdqu 0x60(%rdx), %xmm6
-	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	LONG $0xf0dbc9c5 // vpand %xmm0, %xmm6, %xmm6
-	LONG $0x7a6ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm7
-	LONG $0xfffcc1c5 // vpaddb %xmm7, %xmm7, %xmm7
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0xf6ebc1c5 // vpor %xmm6, %xmm7, %xmm6
-	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xf659dcc5 // vmulps %ymm6, %ymm4, %ymm6
-	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
-	LONG $0xed5cccc5 // vsubps %ymm5, %ymm6, %ymm5
-	QUAD $0x000001c0a911fcc5 // vmovups %ymm5, 0x1c0(%rcx)
-	QUAD $0x000001e0a111fcc5 // vmovups %ymm4, 0x1e0(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x62dbf9c5; BYTE $0x70 // vpand 0x70(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x72dbf1c5; BYTE $0x10 // vpand 0x10(%rdx), %xmm1, %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x317de2c4; BYTE $0xfc // vpmovzxbd %xmm4, %ymm7 # ymm7 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x00000220a111fcc5 // vmovups %ymm4, 0x220(%rcx)
-	QUAD $0x00000200a911fcc5 // vmovups %ymm5, 0x200(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x00000080a2dbf9c5 // vpand 0x80(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x72dbf1c5; BYTE $0x20 // vpand 0x20(%rdx), %xmm1, %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x317de2c4; BYTE $0xfc // vpmovzxbd %xmm4, %ymm7 # ymm7 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x00000260a111fcc5 // vmovups %ymm4, 0x260(%rcx)
-	QUAD $0x00000240a911fcc5 // vmovups %ymm5, 0x240(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0x626ffac5; BYTE $0x70 // vmovdqu 0x70(%rdx), %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x726ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xd671c9c5; BYTE $0x01 // vpsrlw $0x1, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xff59e2c5 // vmulss %xmm7, %xmm3, %xmm7
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xf7 // vbroadcastss %xmm7, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x000002a0a111fcc5 // vmovups %ymm4, 0x2a0(%rcx)
-	QUAD $0x00000280a911fcc5 // vmovups %ymm5, 0x280(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	QUAD $0x00000080a26ffac5 // vmovdqu 0x80(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xd671c9c5; BYTE $0x01 // vpsrlw $0x1, %xmm6, %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x317de2c4; BYTE $0xfc // vpmovzxbd %xmm4, %ymm7 # ymm7 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x000002e0a111fcc5 // vmovups %ymm4, 0x2e0(%rcx)
-	QUAD $0x000002c0a911fcc5 // vmovups %ymm5, 0x2c0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x00000090a2dbf9c5 // vpand 0x90(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x726ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm6
-	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x00000320a111fcc5 // vmovups %ymm4, 0x320(%rcx)
-	QUAD $0x00000300a911fcc5 // vmovups %ymm5, 0x300(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	QUAD $0x000000a0aadbf9c5 // vpand 0xa0(%rdx), %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
-	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
-	LONG $0xff59e2c5 // vmulss %xmm7, %xmm3, %xmm7
-	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xf7 // vbroadcastss %xmm7, %ymm6
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	QUAD $0x00000360a911fcc5 // vmovups %ymm5, 0x360(%rcx)
-	QUAD $0x00000340a111fcc5 // vmovups %ymm4, 0x340(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	QUAD $0x00000090a26ffac5 // vmovdqu 0x90(%rdx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x726ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm6
-	LONG $0xd671c9c5; BYTE $0x03 // vpsrlw $0x3, %xmm6, %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x317de2c4; BYTE $0xfc // vpmovzxbd %xmm4, %ymm7 # ymm7 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
-	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xee5cd4c5 // vsubps %ymm6, %ymm5, %ymm5
-	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
-	QUAD $0x000003a0a111fcc5 // vmovups %ymm4, 0x3a0(%rcx)
-	QUAD $0x00000380a911fcc5 // vmovups %ymm5, 0x380(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	QUAD $0x000000a0a26ffac5 // vmovdqu 0xa0(%rdx), %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x726ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xd671c9c5; BYTE $0x03 // vpsrlw $0x3, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xe4ebc9c5 // vpor %xmm4, %xmm6, %xmm4
-	LONG $0x317de2c4; BYTE $0xf4 // vpmovzxbd %xmm4, %ymm6 # ymm6 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xd559eac5 // vmulss %xmm5, %xmm2, %xmm2
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0xe459ecc5 // vmulps %ymm4, %ymm2, %ymm4
-	LONG $0xdf59e2c5 // vmulss %xmm7, %xmm3, %xmm3
-	LONG $0xd659ecc5 // vmulps %ymm6, %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xd35cecc5 // vsubps %ymm3, %ymm2, %ymm2
-	LONG $0xdb5cdcc5 // vsubps %ymm3, %ymm4, %ymm3
-	QUAD $0x000003e09911fcc5 // vmovups %ymm3, 0x3e0(%rcx)
-	QUAD $0x000003c09111fcc5 // vmovups %ymm2, 0x3c0(%rcx)
-	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
-	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf6a7850f; WORD $0xffff // jne 0x8210 <k_decode_q5_k+0x30>
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	BYTE $0x90 // nop
 
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x063b8e0f; WORD $0x0000 // jle 0x91b8 <k_decode_q6_k+0x648>
-	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
-	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x003a7b057879e2c4; BYTE $0x00 // vpbroadcastb 0x3a7b(%rip), %xmm0 # 0xc60d <k_dot_q6_k+0x86d>
-	QUAD $0x003a730d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3a73(%rip), %xmm1 # 0xc60e <k_dot_q6_k+0x86e>
-	QUAD $0x003a6b157879e2c4; BYTE $0x00 // vpbroadcastb 0x3a6b(%rip), %xmm2 # 0xc60f <k_dot_q6_k+0x86f>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
+	LONG $0x037e8e0f; WORD $0x0000 // jle 0x75db <k_decode_q6_k+0x38b>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x002854057879e2c4; BYTE $0x00 // vpbroadcastb 0x2854(%rip), %xmm0 # 0x9acf <k_dot_q5_k+0x5bf>
+	QUAD $0x00284c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x284c(%rip), %xmm1 # 0x9ad0 <k_dot_q5_k+0x5c0>
+	QUAD $0x002844157879e2c4; BYTE $0x00 // vpbroadcastb 0x2844(%rip), %xmm2 # 0x9ad1 <k_dot_q5_k+0x5c1>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
+	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	QUAD $0xffffff30a1dbf9c5 // vpand -0xd0(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xb0 // vmovdqu -0x50(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf071be0f // movsbl -0x10(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
-	LONG $0x6211fcc5; BYTE $0x20 // vmovups %ymm4, 0x20(%rdx)
-	QUAD $0xffffff40a1dbf9c5 // vpand -0xc0(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xc0 // vmovdqu -0x40(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf171be0f // movsbl -0xf(%rcx), %esi
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	LONG $0x6a11fcc5; BYTE $0x40 // vmovups %ymm5, 0x40(%rdx)
-	LONG $0x6211fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rdx)
-	QUAD $0xffffff50a1dbf9c5 // vpand -0xb0(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xb0 // vmovdqu -0x50(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf271be0f // movsbl -0xe(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000080aa11fcc5 // vmovups %ymm5, 0x80(%rdx)
-	QUAD $0x000000a0a211fcc5 // vmovups %ymm4, 0xa0(%rdx)
-	QUAD $0xffffff60a1dbf9c5 // vpand -0xa0(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xc0 // vmovdqu -0x40(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf371be0f // movsbl -0xd(%rcx), %esi
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000000c0aa11fcc5 // vmovups %ymm5, 0xc0(%rdx)
-	QUAD $0x000000e0a211fcc5 // vmovups %ymm4, 0xe0(%rdx)
-	QUAD $0xffffff30a16ffac5 // vmovdqu -0xd0(%rcx), %xmm4
-	LONG $0x69dbf1c5; BYTE $0xb0 // vpand -0x50(%rcx), %xmm1, %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf471be0f // movsbl -0xc(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000100aa11fcc5 // vmovups %ymm5, 0x100(%rdx)
-	QUAD $0x00000120a211fcc5 // vmovups %ymm4, 0x120(%rdx)
-	QUAD $0xffffff40a16ffac5 // vmovdqu -0xc0(%rcx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x69dbf1c5; BYTE $0xc0 // vpand -0x40(%rcx), %xmm1, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf571be0f // movsbl -0xb(%rcx), %esi
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000140aa11fcc5 // vmovups %ymm5, 0x140(%rdx)
-	QUAD $0x00000160a211fcc5 // vmovups %ymm4, 0x160(%rdx)
-	QUAD $0xffffff50a16ffac5 // vmovdqu -0xb0(%rcx), %xmm4
-	LONG $0x696ffac5; BYTE $0xb0 // vmovdqu -0x50(%rcx), %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf671be0f // movsbl -0xa(%rcx), %esi
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000180aa11fcc5 // vmovups %ymm5, 0x180(%rdx)
-	QUAD $0x000001a0a211fcc5 // vmovups %ymm4, 0x1a0(%rdx)
-	QUAD $0xffffff60a16ffac5 // vmovdqu -0xa0(%rcx), %xmm4
-	LONG $0x696ffac5; BYTE $0xc0 // vmovdqu -0x40(%rcx), %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf771be0f // movsbl -0x9(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000001c0aa11fcc5 // vmovups %ymm5, 0x1c0(%rdx)
-	QUAD $0x000001e0a211fcc5 // vmovups %ymm4, 0x1e0(%rdx)
-	QUAD $0xffffff70a1dbf9c5 // vpand -0x90(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xd0 // vmovdqu -0x30(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf871be0f // movsbl -0x8(%rcx), %esi
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000200aa11fcc5 // vmovups %ymm5, 0x200(%rdx)
-	QUAD $0x00000220a211fcc5 // vmovups %ymm4, 0x220(%rdx)
-	LONG $0x61dbf9c5; BYTE $0x80 // vpand -0x80(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xe0 // vmovdqu -0x20(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xf971be0f // movsbl -0x7(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000240aa11fcc5 // vmovups %ymm5, 0x240(%rdx)
-	QUAD $0x00000260a211fcc5 // vmovups %ymm4, 0x260(%rdx)
-	LONG $0x61dbf9c5; BYTE $0x90 // vpand -0x70(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xd0 // vmovdqu -0x30(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0xfa71be0f // movsbl -0x6(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000280aa11fcc5 // vmovups %ymm5, 0x280(%rdx)
-	QUAD $0x000002a0a211fcc5 // vmovups %ymm4, 0x2a0(%rdx)
-	LONG $0x61dbf9c5; BYTE $0xa0 // vpand -0x60(%rcx), %xmm0, %xmm4
-	LONG $0x696ffac5; BYTE $0xe0 // vmovdqu -0x20(%rcx), %xmm5
-	LONG $0xf571d1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xfb71be0f // movsbl -0x5(%rcx), %esi
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x000002c0aa11fcc5 // vmovups %ymm5, 0x2c0(%rdx)
-	QUAD $0x000002e0a211fcc5 // vmovups %ymm4, 0x2e0(%rdx)
-	QUAD $0xffffff70a16ffac5 // vmovdqu -0x90(%rcx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0x69dbf1c5; BYTE $0xd0 // vpand -0x30(%rcx), %xmm1, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0xfc71be0f // movsbl -0x4(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000300aa11fcc5 // vmovups %ymm5, 0x300(%rdx)
-	QUAD $0x00000320a211fcc5 // vmovups %ymm4, 0x320(%rdx)
-	LONG $0x616ffac5; BYTE $0x80 // vmovdqu -0x80(%rcx), %xmm4
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x69dbf1c5; BYTE $0xe0 // vpand -0x20(%rcx), %xmm1, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xfd71be0f // movsbl -0x3(%rcx), %esi
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000340aa11fcc5 // vmovups %ymm5, 0x340(%rdx)
-	QUAD $0x00000360a211fcc5 // vmovups %ymm4, 0x360(%rdx)
-	LONG $0x616ffac5; BYTE $0x90 // vmovdqu -0x70(%rcx), %xmm4
-	LONG $0x696ffac5; BYTE $0xd0 // vmovdqu -0x30(%rcx), %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0xfe71be0f // movsbl -0x2(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xe459ccc5 // vmulps %ymm4, %ymm6, %ymm4
-	LONG $0xed59ccc5 // vmulps %ymm5, %ymm6, %ymm5
-	QUAD $0x00000380aa11fcc5 // vmovups %ymm5, 0x380(%rdx)
-	QUAD $0x000003a0a211fcc5 // vmovups %ymm4, 0x3a0(%rdx)
-	LONG $0x616ffac5; BYTE $0xa0 // vmovdqu -0x60(%rcx), %xmm4
-	LONG $0x696ffac5; BYTE $0xe0 // vmovdqu -0x20(%rcx), %xmm5
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0xff71be0f // movsbl -0x1(%rcx), %esi
-	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xde59e2c5 // vmulss %xmm6, %xmm3, %xmm3
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	QUAD $0x0000c0a2217de2c4; BYTE $0x00 // vpmovsxbd 0xc0(%rdx), %ymm4
 	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	QUAD $0x0000c8aa217de2c4; BYTE $0x00 // vpmovsxbd 0xc8(%rdx), %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
-	QUAD $0x000003c09a11fcc5 // vmovups %ymm3, 0x3c0(%rdx)
-	QUAD $0x000003e0a211fcc5 // vmovups %ymm4, 0x3e0(%rdx)
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f8850f; WORD $0xffff // jne 0x8bb0 <k_decode_q6_k+0x40>
+	LONG $0x5c29fcc5; WORD $0x2024 // vmovaps %ymm3, 0x20(%rsp)
+	LONG $0x2429fcc5; BYTE $0x24 // vmovaps %ymm4, (%rsp)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0080c2a46f7aa1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r8,8), %xmm4
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	QUAD $0x0090c29c6f7aa1c4; WORD $0x0000 // vmovdqu 0x90(%rdx,%r8,8), %xmm3
+	LONG $0x6f7a21c4; WORD $0x0a04 // vmovdqu (%rdx,%r9), %xmm8
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x6f7aa1c4; WORD $0x0a7c; BYTE $0x10 // vmovdqu 0x10(%rdx,%r9), %xmm7
+	LONG $0xe8dbb9c5 // vpand %xmm0, %xmm8, %xmm5
+	LONG $0xf471c9c5; BYTE $0x04 // vpsllw $0x4, %xmm4, %xmm6
+	LONG $0xc9db49c5 // vpand %xmm1, %xmm6, %xmm9
+	LONG $0x6f7aa1c4; WORD $0x0a74; BYTE $0x20 // vmovdqu 0x20(%rdx,%r9), %xmm6
+	LONG $0xedebb1c5 // vpor %xmm5, %xmm9, %xmm5
+	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
+	LONG $0x217d62c4; BYTE $0xcd // vpmovsxbd %xmm5, %ymm9
+	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
+	LONG $0x187d22c4; WORD $0xc414 // vbroadcastss (%rsp,%r8,8), %ymm10
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xdd592cc5 // vmulps %ymm5, %ymm10, %ymm11
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	LONG $0x6f7aa1c4; WORD $0x0a6c; BYTE $0x30 // vmovdqu 0x30(%rdx,%r9), %xmm5
+	LONG $0x117c21c4; WORD $0x110c // vmovups %ymm9, (%rcx,%r10)
+	LONG $0xc8db41c5 // vpand %xmm0, %xmm7, %xmm9
+	LONG $0xf371a9c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm10
+	LONG $0x117c21c4; WORD $0x115c; BYTE $0x20 // vmovups %ymm11, 0x20(%rcx,%r10)
+	LONG $0xd1db29c5 // vpand %xmm1, %xmm10, %xmm10
+	LONG $0xeb2941c4; BYTE $0xc9 // vpor %xmm9, %xmm10, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xd2 // vpmovsxbd %xmm10, %ymm10
+	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x187d22c4; WORD $0xc45c; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r8,8), %ymm11
+	LONG $0x592441c4; BYTE $0xc9 // vmulps %ymm9, %ymm11, %ymm9
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	LONG $0x117c21c4; WORD $0x1154; BYTE $0x60 // vmovups %ymm10, 0x60(%rcx,%r10)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x117c21c4; WORD $0x114c; BYTE $0x40 // vmovups %ymm9, 0x40(%rcx,%r10)
+	LONG $0xc8db49c5 // vpand %xmm0, %xmm6, %xmm9
+	LONG $0xf471a9c5; BYTE $0x02 // vpsllw $0x2, %xmm4, %xmm10
+	LONG $0xd1db29c5 // vpand %xmm1, %xmm10, %xmm10
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xeb2941c4; BYTE $0xc9 // vpor %xmm9, %xmm10, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xd2 // vpmovsxbd %xmm10, %ymm10
+	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
+	LONG $0x187d22c4; WORD $0xc45c; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r8,8), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592441c4; BYTE $0xc9 // vmulps %ymm9, %ymm11, %ymm9
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	LONG $0x117c21c4; WORD $0x0954; BYTE $0x20 // vmovups %ymm10, 0x20(%rcx,%r9)
+	LONG $0xd0db51c5 // vpand %xmm0, %xmm5, %xmm10
+	LONG $0xf371a1c5; BYTE $0x02 // vpsllw $0x2, %xmm3, %xmm11
+	LONG $0xd9db21c5 // vpand %xmm1, %xmm11, %xmm11
+	LONG $0x117c21c4; WORD $0x090c // vmovups %ymm9, (%rcx,%r9)
+	LONG $0xeb2141c4; BYTE $0xca // vpor %xmm10, %xmm11, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0xeed1 // vpshufd $0xee, %xmm9, %xmm10 # xmm10 = xmm9[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xd2 // vpmovsxbd %xmm10, %ymm10
+	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
+	LONG $0x187d22c4; WORD $0xc45c; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r8,8), %ymm11
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x592441c4; BYTE $0xc9 // vmulps %ymm9, %ymm11, %ymm9
+	LONG $0x592441c4; BYTE $0xd2 // vmulps %ymm10, %ymm11, %ymm10
+	LONG $0x117c21c4; WORD $0x0954; BYTE $0x60 // vmovups %ymm10, 0x60(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0x7139c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm8
+	LONG $0x117c21c4; WORD $0x094c; BYTE $0x40 // vmovups %ymm9, 0x40(%rcx,%r9)
+	LONG $0xc0db39c5 // vpand %xmm0, %xmm8, %xmm8
+	LONG $0xc9db59c5 // vpand %xmm1, %xmm4, %xmm9
+	LONG $0xeb3141c4; BYTE $0xc0 // vpor %xmm8, %xmm9, %xmm8
+	LONG $0xc2fc39c5 // vpaddb %xmm2, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xeec8 // vpshufd $0xee, %xmm8, %xmm9 # xmm9 = xmm8[2,3,2,3]
+	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
+	LONG $0x217d42c4; BYTE $0xc0 // vpmovsxbd %xmm8, %ymm8
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x187d22c4; WORD $0xc454; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r8,8), %ymm10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x592c41c4; BYTE $0xc0 // vmulps %ymm8, %ymm10, %ymm8
+	LONG $0x592c41c4; BYTE $0xc9 // vmulps %ymm9, %ymm10, %ymm9
+	LONG $0x117c21c4; WORD $0x114c; BYTE $0x20 // vmovups %ymm9, 0x20(%rcx,%r10)
+	LONG $0x117c21c4; WORD $0x1104 // vmovups %ymm8, (%rcx,%r10)
+	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
+	LONG $0xf8dbc1c5 // vpand %xmm0, %xmm7, %xmm7
+	LONG $0xc1db61c5 // vpand %xmm1, %xmm3, %xmm8
+	LONG $0xffebb9c5 // vpor %xmm7, %xmm8, %xmm7
+	LONG $0xfafcc1c5 // vpaddb %xmm2, %xmm7, %xmm7
+	LONG $0xc77079c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm8 # xmm8 = xmm7[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xff // vpmovsxbd %xmm7, %ymm7
+	LONG $0x217d42c4; BYTE $0xc0 // vpmovsxbd %xmm8, %ymm8
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x187d22c4; WORD $0xc44c; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r8,8), %ymm9
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0xff59b4c5 // vmulps %ymm7, %ymm9, %ymm7
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x117c21c4; WORD $0x1144; BYTE $0x60 // vmovups %ymm8, 0x60(%rcx,%r10)
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
+	LONG $0xf0dbc9c5 // vpand %xmm0, %xmm6, %xmm6
+	LONG $0x117ca1c4; WORD $0x117c; BYTE $0x40 // vmovups %ymm7, 0x40(%rcx,%r10)
+	LONG $0xd471d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0xe6ebd9c5 // vpor %xmm6, %xmm4, %xmm4
+	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
+	LONG $0xf470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm6 # xmm6 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xf6 // vpmovsxbd %xmm6, %ymm6
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x187da2c4; WORD $0xc47c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r8,8), %ymm7
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xe459c4c5 // vmulps %ymm4, %ymm7, %ymm4
+	LONG $0xf659c4c5 // vmulps %ymm6, %ymm7, %ymm6
+	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
+	LONG $0x117ca1c4; WORD $0x0974; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx,%r9)
+	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
+	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x117ca1c4; WORD $0x0924 // vmovups %ymm4, (%rcx,%r9)
+	LONG $0xddebe1c5 // vpor %xmm5, %xmm3, %xmm3
+	LONG $0xdafce1c5 // vpaddb %xmm2, %xmm3, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0x187da2c4; WORD $0xc46c; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r8,8), %ymm5
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
+	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
+	LONG $0x117ca1c4; WORD $0x0964; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx,%r9)
+	LONG $0x117ca1c4; WORD $0x095c; BYTE $0x40 // vmovups %ymm3, 0x40(%rcx,%r9)
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfd23850f; WORD $0xffff // jne 0x72e0 <k_decode_q6_k+0x90>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
+	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfcb9850f; WORD $0xffff // jne 0x7290 <k_decode_q6_k+0x40>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
+	BYTE $0x90 // nop
+
+	// decode_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02278e0f; WORD $0x0000 // jle 0x7814 <k_decode_q4_k+0x234>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0024c2057879e2c4; BYTE $0x00 // vpbroadcastb 0x24c2(%rip), %xmm0 # 0x9ad2 <k_dot_q5_k+0x5c2>
+	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
+	LONG $0xcf6ef9c5 // vmovd %edi, %xmm1
+	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
+	LONG $0x0279b70f // movzwl 0x2(%rcx), %edi
+	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xda // vcvtph2ps %xmm2, %xmm3
+	LONG $0x187de2c4; BYTE $0xd1 // vbroadcastss %xmm1, %ymm2
+	LONG $0x187de2c4; BYTE $0xcb // vbroadcastss %xmm3, %ymm1
+	WORD $0x798b; BYTE $0x04 // movl 0x4(%rcx), %edi
+	LONG $0x08418b44 // movl 0x8(%rcx), %r8d
+	LONG $0x0c498b44 // movl 0xc(%rcx), %r9d
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0x3fe28141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r10d # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xcb // movl %r9d, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
+	LONG $0x3030e781; WORD $0x3030 // andl $0x30303030, %edi # imm = 0x30303030
+	WORD $0x0944; BYTE $0xdf // orl %r11d, %edi
+	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x3fe38141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r11d # imm = 0x3F3F3F3F
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x0fe18141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r9d # imm = 0xF0F0F0F
+	LONG $0x02e8c141 // shrl $0x2, %r8d
+	LONG $0x30e08141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r8d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xc8 // orl %r9d, %r8d
+	LONG $0x6e79c1c4; BYTE $0xda // vmovd %r10d, %xmm3
+	LONG $0x2261e3c4; WORD $0x01df // vpinsrd $0x1, %edi, %xmm3, %xmm3
+	LONG $0x2261c3c4; WORD $0x02db // vpinsrd $0x2, %r11d, %xmm3, %xmm3
+	LONG $0x2261c3c4; WORD $0x03d8 // vpinsrd $0x3, %r8d, %xmm3, %xmm3
+	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0xd459ecc5 // vmulps %ymm4, %ymm2, %ymm2
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xcb59f4c5 // vmulps %ymm3, %ymm1, %ymm1
+	LONG $0x1429fcc5; BYTE $0x24 // vmovaps %ymm2, (%rsp)
+	LONG $0x4c29fcc5; WORD $0x2024 // vmovaps %ymm1, 0x20(%rsp)
+	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x146ffac5; BYTE $0xb9 // vmovdqu (%rcx,%rdi,4), %xmm2
+	LONG $0x4c6ffac5; WORD $0x10b9 // vmovdqu 0x10(%rcx,%rdi,4), %xmm1
+	LONG $0xd8dbe9c5 // vpand %xmm0, %xmm2, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0x187de2c4; WORD $0x3c6c; BYTE $0xfc // vbroadcastss -0x4(%rsp,%rdi), %ymm5
+	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
+	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
+	LONG $0x187de2c4; WORD $0x3c74; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%rdi), %ymm6
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0xde5ce4c5 // vsubps %ymm6, %ymm3, %ymm3
+	QUAD $0xffff4098117cc1c4; BYTE $0xff // vmovups %ymm3, -0xc0(%r8)
+	QUAD $0xffff60a0117cc1c4; BYTE $0xff // vmovups %ymm4, -0xa0(%r8)
+	LONG $0xd8dbf1c5 // vpand %xmm0, %xmm1, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xdb59d4c5 // vmulps %ymm3, %ymm5, %ymm3
+	LONG $0xe459d4c5 // vmulps %ymm4, %ymm5, %ymm4
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0xde5ce4c5 // vsubps %ymm6, %ymm3, %ymm3
+	LONG $0x117cc1c4; WORD $0x8058 // vmovups %ymm3, -0x80(%r8)
+	LONG $0x117cc1c4; WORD $0xa060 // vmovups %ymm4, -0x60(%r8)
+	LONG $0xd271e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm2
+	LONG $0xd0dbe9c5 // vpand %xmm0, %xmm2, %xmm2
+	LONG $0x317de2c4; BYTE $0xda // vpmovzxbd %xmm2, %ymm3 # ymm3 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0x187de2c4; WORD $0x3c24 // vbroadcastss (%rsp,%rdi), %ymm4
+	LONG $0xd259dcc5 // vmulps %ymm2, %ymm4, %ymm2
+	LONG $0xdb59dcc5 // vmulps %ymm3, %ymm4, %ymm3
+	LONG $0x187de2c4; WORD $0x3c6c; BYTE $0x20 // vbroadcastss 0x20(%rsp,%rdi), %ymm5
+	LONG $0xdd5ce4c5 // vsubps %ymm5, %ymm3, %ymm3
+	LONG $0xd55cecc5 // vsubps %ymm5, %ymm2, %ymm2
+	LONG $0x117cc1c4; WORD $0xe050 // vmovups %ymm2, -0x20(%r8)
+	LONG $0x117cc1c4; WORD $0xc058 // vmovups %ymm3, -0x40(%r8)
+	LONG $0xd171f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm1, %xmm1
+	LONG $0xc8dbf1c5 // vpand %xmm0, %xmm1, %xmm1
+	LONG $0x317de2c4; BYTE $0xd1 // vpmovzxbd %xmm1, %ymm2 # ymm2 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0xc959dcc5 // vmulps %ymm1, %ymm4, %ymm1
+	LONG $0xd259dcc5 // vmulps %ymm2, %ymm4, %ymm2
+	LONG $0xd55cecc5 // vsubps %ymm5, %ymm2, %ymm2
+	LONG $0xcd5cf4c5 // vsubps %ymm5, %ymm1, %ymm1
+	LONG $0x117cc1c4; WORD $0x2048 // vmovups %ymm1, 0x20(%r8)
+	LONG $0x117cc1c4; BYTE $0x10 // vmovups %ymm2, (%r8)
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x24ff8348 // cmpq $0x24, %rdi
+	LONG $0xfeda850f; WORD $0xffff // jne 0x76d0 <k_decode_q4_k+0xf0>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe00850f; WORD $0xffff // jne 0x7610 <k_decode_q4_k+0x30>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// decode_q5_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x7ad7 <k_decode_q5_k+0x2b7>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x002283057879e2c4; BYTE $0x00 // vpbroadcastb 0x2283(%rip), %xmm0 # 0x9ad3 <k_dot_q5_k+0x5c3>
+	QUAD $0x00227b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x227b(%rip), %xmm1 # 0x9ad4 <k_dot_q5_k+0x5c4>
+	QUAD $0x002273157879e2c4; BYTE $0x00 // vpbroadcastb 0x2273(%rip), %xmm2 # 0x9ad5 <k_dot_q5_k+0x5c5>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
+	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x0279b70f // movzwl 0x2(%rcx), %edi
+	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
+	LONG $0x1379e2c4; BYTE $0xec // vcvtph2ps %xmm4, %xmm5
+	LONG $0x187de2c4; BYTE $0xe3 // vbroadcastss %xmm3, %ymm4
+	LONG $0x187de2c4; BYTE $0xdd // vbroadcastss %xmm5, %ymm3
+	WORD $0x798b; BYTE $0x04 // movl 0x4(%rcx), %edi
+	LONG $0x08418b44 // movl 0x8(%rcx), %r8d
+	LONG $0x0c498b44 // movl 0xc(%rcx), %r9d
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0x3fe28141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r10d # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xcb // movl %r9d, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
+	LONG $0x3030e781; WORD $0x3030 // andl $0x30303030, %edi # imm = 0x30303030
+	WORD $0x0944; BYTE $0xdf // orl %r11d, %edi
+	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x3fe38141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r11d # imm = 0x3F3F3F3F
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x0fe18141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r9d # imm = 0xF0F0F0F
+	LONG $0x02e8c141 // shrl $0x2, %r8d
+	LONG $0x30e08141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r8d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xc8 // orl %r9d, %r8d
+	LONG $0x6e79c1c4; BYTE $0xea // vmovd %r10d, %xmm5
+	LONG $0x2251e3c4; WORD $0x01ef // vpinsrd $0x1, %edi, %xmm5, %xmm5
+	LONG $0x2251c3c4; WORD $0x02eb // vpinsrd $0x2, %r11d, %xmm5, %xmm5
+	LONG $0x2251c3c4; WORD $0x03e8 // vpinsrd $0x3, %r8d, %xmm5, %xmm5
+	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xe659dcc5 // vmulps %ymm6, %ymm4, %ymm4
+	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xdd59e4c5 // vmulps %ymm5, %ymm3, %ymm3
+	LONG $0x2429fcc5; BYTE $0x24 // vmovaps %ymm4, (%rsp)
+	LONG $0x5c29fcc5; WORD $0x2024 // vmovaps %ymm3, 0x20(%rsp)
+	LONG $0x596ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm3
+	LONG $0x616ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm4
+	LONG $0x00000cbf; BYTE $0x00 // movl $0xc, %edi
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x346ffac5; BYTE $0xb9 // vmovdqu (%rcx,%rdi,4), %xmm6
+	LONG $0x6c6ffac5; WORD $0x10b9 // vmovdqu 0x10(%rcx,%rdi,4), %xmm5
+	LONG $0xf8dbc9c5 // vpand %xmm0, %xmm6, %xmm7
+	LONG $0xf371b9c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm8
+	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
+	LONG $0xffebb9c5 // vpor %xmm7, %xmm8, %xmm7
+	LONG $0xc77079c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm8 # xmm8 = xmm7[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x187d62c4; WORD $0x3c4c; BYTE $0xf4 // vbroadcastss -0xc(%rsp,%rdi), %ymm9
+	LONG $0xff59b4c5 // vmulps %ymm7, %ymm9, %ymm7
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	LONG $0x187d62c4; WORD $0x3c54; BYTE $0x14 // vbroadcastss 0x14(%rsp,%rdi), %ymm10
+	LONG $0x5c3c41c4; BYTE $0xc2 // vsubps %ymm10, %ymm8, %ymm8
+	LONG $0x5c44c1c4; BYTE $0xfa // vsubps %ymm10, %ymm7, %ymm7
+	QUAD $0xffff40b8117cc1c4; BYTE $0xff // vmovups %ymm7, -0xc0(%r8)
+	QUAD $0xffff6080117c41c4; BYTE $0xff // vmovups %ymm8, -0xa0(%r8)
+	LONG $0xf8dbd1c5 // vpand %xmm0, %xmm5, %xmm7
+	LONG $0xf471b9c5; BYTE $0x04 // vpsllw $0x4, %xmm4, %xmm8
+	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
+	LONG $0xffebb9c5 // vpor %xmm7, %xmm8, %xmm7
+	LONG $0xc77079c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm8 # xmm8 = xmm7[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xff59b4c5 // vmulps %ymm7, %ymm9, %ymm7
+	LONG $0x593441c4; BYTE $0xc0 // vmulps %ymm8, %ymm9, %ymm8
+	LONG $0x5c3c41c4; BYTE $0xc2 // vsubps %ymm10, %ymm8, %ymm8
+	LONG $0x5c44c1c4; BYTE $0xfa // vsubps %ymm10, %ymm7, %ymm7
+	LONG $0x117cc1c4; WORD $0x8078 // vmovups %ymm7, -0x80(%r8)
+	LONG $0x117c41c4; WORD $0xa040 // vmovups %ymm8, -0x60(%r8)
+	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
+	LONG $0xf0dbc9c5 // vpand %xmm0, %xmm6, %xmm6
+	LONG $0xf371c1c5; BYTE $0x03 // vpsllw $0x3, %xmm3, %xmm7
+	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
+	LONG $0xf7ebc9c5 // vpor %xmm7, %xmm6, %xmm6
+	LONG $0x317de2c4; BYTE $0xfe // vpmovzxbd %xmm6, %ymm7 # ymm7 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0xf670f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm6 # xmm6 = xmm6[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0x187d62c4; WORD $0x3c44; BYTE $0xf8 // vbroadcastss -0x8(%rsp,%rdi), %ymm8
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	LONG $0x187d62c4; WORD $0x3c4c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%rdi), %ymm9
+	LONG $0xff59bcc5 // vmulps %ymm7, %ymm8, %ymm7
+	LONG $0x5c44c1c4; BYTE $0xf9 // vsubps %ymm9, %ymm7, %ymm7
+	LONG $0x5c4cc1c4; BYTE $0xf1 // vsubps %ymm9, %ymm6, %ymm6
+	LONG $0x117cc1c4; WORD $0xe070 // vmovups %ymm6, -0x20(%r8)
+	LONG $0x117cc1c4; WORD $0xc078 // vmovups %ymm7, -0x40(%r8)
+	LONG $0xd571d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm5
+	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
+	LONG $0xf471c9c5; BYTE $0x03 // vpsllw $0x3, %xmm4, %xmm6
+	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
+	LONG $0xeeebd1c5 // vpor %xmm6, %xmm5, %xmm5
+	LONG $0x317de2c4; BYTE $0xf5 // vpmovzxbd %xmm5, %ymm6 # ymm6 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xed59bcc5 // vmulps %ymm5, %ymm8, %ymm5
+	LONG $0xf659bcc5 // vmulps %ymm6, %ymm8, %ymm6
+	LONG $0x5c4cc1c4; BYTE $0xf1 // vsubps %ymm9, %ymm6, %ymm6
+	LONG $0x5c54c1c4; BYTE $0xe9 // vsubps %ymm9, %ymm5, %ymm5
+	LONG $0x117cc1c4; WORD $0x2068 // vmovups %ymm5, 0x20(%r8)
+	LONG $0x117cc1c4; BYTE $0x30 // vmovups %ymm6, (%r8)
+	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
+	LONG $0xdadbe1c5 // vpand %xmm2, %xmm3, %xmm3
+	LONG $0xd471d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm4
+	LONG $0xe2dbd9c5 // vpand %xmm2, %xmm4, %xmm4
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x2cff8348 // cmpq $0x2c, %rdi
+	LONG $0xfe87850f; WORD $0xffff // jne 0x7940 <k_decode_q5_k+0x120>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfd9d850f; WORD $0xffff // jne 0x7870 <k_decode_q5_k+0x50>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// dot_f16
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -7975,7 +6610,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x637c // jl 0x923e <k_dot_f16+0x7e>
+	WORD $0x637c // jl 0x7b5e <k_dot_f16+0x7e>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7991,7 +6626,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xba7e // jle 0x91f0 <k_dot_f16+0x30>
+	WORD $0xba7e // jle 0x7b10 <k_dot_f16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8003,10 +6638,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x9313 <k_dot_f16+0x153>
+	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x7c33 <k_dot_f16+0x153>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2b74 // je 0x929d <k_dot_f16+0xdd>
+	WORD $0x2b74 // je 0x7bbd <k_dot_f16+0xdd>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -8014,9 +6649,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0x9280 <k_dot_f16+0xc0>
+	WORD $0xe375 // jne 0x7ba0 <k_dot_f16+0xc0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0x9313 <k_dot_f16+0x153>
+	WORD $0x7077 // ja 0x7c33 <k_dot_f16+0x153>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -8036,7 +6671,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0x92b0 <k_dot_f16+0xf0>
+	WORD $0x9d75 // jne 0x7bd0 <k_dot_f16+0xf0>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8050,7 +6685,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x777c // jl 0x93b2 <k_dot_bf16+0x92>
+	WORD $0x777c // jl 0x7cd2 <k_dot_bf16+0x92>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -8070,7 +6705,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xa67e // jle 0x9350 <k_dot_bf16+0x30>
+	WORD $0xa67e // jle 0x7c70 <k_dot_bf16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8082,10 +6717,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x947f <k_dot_bf16+0x15f>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x7d9f <k_dot_bf16+0x15f>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2674 // je 0x940c <k_dot_bf16+0xec>
+	WORD $0x2674 // je 0x7d2c <k_dot_bf16+0xec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -8093,9 +6728,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0x93f0 <k_dot_bf16+0xd0>
+	WORD $0xe475 // jne 0x7d10 <k_dot_bf16+0xd0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0x947f <k_dot_bf16+0x15f>
+	WORD $0x6d77 // ja 0x7d9f <k_dot_bf16+0x15f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -8115,7 +6750,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x9420 <k_dot_bf16+0x100>
+	WORD $0xa175 // jne 0x7d40 <k_dot_bf16+0x100>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8124,7 +6759,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00868e0f; WORD $0x0000 // jle 0x9523 <k_dot_q8_0+0x93>
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x7e43 <k_dot_q8_0+0x93>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8151,11 +6786,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c18348 // addq $0x22, %rcx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9b75 // jne 0x94b0 <k_dot_q8_0+0x20>
+	WORD $0x9b75 // jne 0x7dd0 <k_dot_q8_0+0x20>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	WORD $0x08eb // jmp 0x952b <k_dot_q8_0+0x9b>
+	WORD $0x08eb // jmp 0x7e4b <k_dot_q8_0+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8173,13 +6808,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x9637 <k_dot_q4_0+0xd7>
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x7f57 <k_dot_q4_0+0xd7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00308b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x308b(%rip), %xmm1 # 0xc610 <k_dot_q6_k+0x870>
-	QUAD $0x003083157879e2c4; BYTE $0x00 // vpbroadcastb 0x3083(%rip), %xmm2 # 0xc611 <k_dot_q6_k+0x871>
+	QUAD $0x001c310d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c31(%rip), %xmm1 # 0x9ad6 <k_dot_q5_k+0x5c6>
+	QUAD $0x001c29157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c29(%rip), %xmm2 # 0x9ad7 <k_dot_q5_k+0x5c7>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -8211,11 +6846,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff77850f; WORD $0xffff // jne 0x95a0 <k_dot_q4_0+0x40>
+	LONG $0xff77850f; WORD $0xffff // jne 0x7ec0 <k_dot_q4_0+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	WORD $0x08eb // jmp 0x963f <k_dot_q4_0+0xdf>
+	WORD $0x08eb // jmp 0x7f5f <k_dot_q4_0+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8233,12 +6868,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x9776 <k_dot_q4_1+0x106>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8096 <k_dot_q4_1+0x106>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002f7d0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f7d(%rip), %xmm1 # 0xc612 <k_dot_q6_k+0x872>
+	QUAD $0x001b230d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1b23(%rip), %xmm1 # 0x9ad8 <k_dot_q5_k+0x5c8>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -8282,10 +6917,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff44850f; WORD $0xffff // jne 0x96b0 <k_dot_q4_1+0x40>
+	LONG $0xff44850f; WORD $0xffff // jne 0x7fd0 <k_dot_q4_1+0x40>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
-	WORD $0x08eb // jmp 0x977e <k_dot_q4_1+0x10e>
+	WORD $0x08eb // jmp 0x809e <k_dot_q4_1+0x10e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8303,16 +6938,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x98d2 <k_dot_q5_0+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x81f2 <k_dot_q5_0+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00002cdc0d6ff9c5 // vmovdqa 0x2cdc(%rip), %xmm1 # 0xc4b0 <k_dot_q6_k+0x710>
-	QUAD $0x002d93155979e2c4; BYTE $0x00 // vpbroadcastq 0x2d93(%rip), %xmm2 # 0xc570 <k_dot_q6_k+0x7d0>
-	QUAD $0x002e2d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e2d(%rip), %xmm3 # 0xc613 <k_dot_q6_k+0x873>
-	QUAD $0x002e25257879e2c4; BYTE $0x00 // vpbroadcastb 0x2e25(%rip), %xmm4 # 0xc614 <k_dot_q6_k+0x874>
-	QUAD $0x002e1d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2e1d(%rip), %xmm5 # 0xc615 <k_dot_q6_k+0x875>
+	QUAD $0x0000185c0d6ff9c5 // vmovdqa 0x185c(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
+	QUAD $0x001923155979e2c4; BYTE $0x00 // vpbroadcastq 0x1923(%rip), %xmm2 # 0x9a20 <k_dot_q5_k+0x510>
+	QUAD $0x0019d31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19d3(%rip), %xmm3 # 0x9ad9 <k_dot_q5_k+0x5c9>
+	QUAD $0x0019cb257879e2c4; BYTE $0x00 // vpbroadcastb 0x19cb(%rip), %xmm4 # 0x9ada <k_dot_q5_k+0x5ca>
+	QUAD $0x0019c32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19c3(%rip), %xmm5 # 0x9adb <k_dot_q5_k+0x5cb>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -8357,11 +6992,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x9800 <k_dot_q5_0+0x50>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x8120 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
-	WORD $0x08eb // jmp 0x98da <k_dot_q5_0+0x12a>
+	WORD $0x08eb // jmp 0x81fa <k_dot_q5_0+0x12a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8379,15 +7014,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01498e0f; WORD $0x0000 // jle 0x9a66 <k_dot_q5_1+0x156>
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x8386 <k_dot_q5_1+0x156>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002ce10d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ce1(%rip), %xmm1 # 0xc616 <k_dot_q6_k+0x876>
-	QUAD $0x00002b73156ff9c5 // vmovdqa 0x2b73(%rip), %xmm2 # 0xc4b0 <k_dot_q6_k+0x710>
-	QUAD $0x002c2a1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2c2a(%rip), %xmm3 # 0xc570 <k_dot_q6_k+0x7d0>
-	QUAD $0x002cc8257879e2c4; BYTE $0x00 // vpbroadcastb 0x2cc8(%rip), %xmm4 # 0xc617 <k_dot_q6_k+0x877>
+	QUAD $0x0018870d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1887(%rip), %xmm1 # 0x9adc <k_dot_q5_k+0x5cc>
+	QUAD $0x000016f3156ff9c5 // vmovdqa 0x16f3(%rip), %xmm2 # 0x9950 <k_dot_q5_k+0x440>
+	QUAD $0x0017ba1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x17ba(%rip), %xmm3 # 0x9a20 <k_dot_q5_k+0x510>
+	QUAD $0x00186e257879e2c4; BYTE $0x00 // vpbroadcastb 0x186e(%rip), %xmm4 # 0x9add <k_dot_q5_k+0x5cd>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -8445,10 +7080,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff04850f; WORD $0xffff // jne 0x9960 <k_dot_q5_1+0x50>
+	LONG $0xff04850f; WORD $0xffff // jne 0x8280 <k_dot_q5_1+0x50>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
-	WORD $0x08eb // jmp 0x9a6e <k_dot_q5_1+0x15e>
+	WORD $0x08eb // jmp 0x838e <k_dot_q5_1+0x15e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8463,903 +7098,249 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
-	// dot_q2_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x082e8e0f; WORD $0x0000 // jle 0xa2db <k_dot_q2_k+0x83b>
-	LONG $0x50ec8348 // subq $0x50, %rsp
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002b570d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b57(%rip), %xmm1 # 0xc618 <k_dot_q6_k+0x878>
-	QUAD $0x002a46051879e2c4; BYTE $0x00 // vbroadcastss 0x2a46(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
-	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	BYTE $0x90 // nop
-	LONG $0x5c11fcc5; WORD $0x3024 // vmovups %ymm3, 0x30(%rsp)
-	LONG $0x4411fcc5; WORD $0x1024 // vmovups %ymm0, 0x10(%rsp)
-	LONG $0x01b60f44 // movzbl (%rcx), %r8d
-	LONG $0x0171b60f // movzbl 0x1(%rcx), %esi
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x0fe18041 // andb $0xf, %r9b
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0x2a32c1c4; BYTE $0xd1 // vcvtsi2ss %r9d, %xmm9, %xmm2
-	LONG $0x516f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm10
-	LONG $0xc1dba9c5 // vpand %xmm1, %xmm10, %xmm0
-	LONG $0xf870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm7 # xmm7 = xmm0[2,3,2,3]
-	LONG $0x317d62c4; BYTE $0xcf // vpmovzxbd %xmm7, %ymm9 # ymm9 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0x3a10fcc5 // vmovups (%rdx), %ymm7
-	LONG $0x42107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm8
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x6a107cc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm13
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0x2a0a41c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm14, %xmm12
-	LONG $0xf05944c5 // vmulps %ymm0, %ymm7, %ymm14
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x593c41c4; BYTE $0xd9 // vmulps %ymm9, %ymm8, %ymm11
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x2a02c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm15, %xmm0
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0x187d42c4; BYTE $0xe4 // vbroadcastss %xmm12, %ymm12
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xa81d62c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm8) + ymm3
-	LONG $0x496f7ac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm9
-	LONG $0xa81de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm7) + ymm3
-	LONG $0xf9db31c5 // vpand %xmm1, %xmm9, %xmm15
-	LONG $0x317d42c4; BYTE $0xe7 // vpmovzxbd %xmm15, %ymm12 # ymm12 = xmm15[0],zero,zero,zero,xmm15[1],zero,zero,zero,xmm15[2],zero,zero,zero,xmm15[3],zero,zero,zero,xmm15[4],zero,zero,zero,xmm15[5],zero,zero,zero,xmm15[6],zero,zero,zero,xmm15[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	LONG $0xa86d62c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm2, %ymm14 # ymm14 = (ymm2 * ymm14) + ymm3
-	LONG $0x591441c4; BYTE $0xe4 // vmulps %ymm12, %ymm13, %ymm12
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa86d62c4; BYTE $0xdb // vfmadd213ps %ymm3, %ymm2, %ymm11 # ymm11 = (ymm2 * ymm11) + ymm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd62adac5 // vcvtsi2ss %esi, %xmm4, %xmm2
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0xb86dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm2, %ymm7 # ymm7 = (ymm2 * ymm13) + ymm7
-	LONG $0x5a10fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm3
-	LONG $0x707941c4; WORD $0xeeef // vpshufd $0xee, %xmm15, %xmm13 # xmm13 = xmm15[2,3,2,3]
-	LONG $0x187de2c4; BYTE $0xe0 // vbroadcastss %xmm0, %ymm4
-	LONG $0x317dc2c4; BYTE $0xc5 // vpmovzxbd %xmm13, %ymm0 # ymm0 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xe85964c5 // vmulps %ymm0, %ymm3, %ymm13
-	LONG $0xb86d62c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm8 # ymm8 = (ymm2 * ymm3) + ymm8
-	QUAD $0x000000a08210fcc5 // vmovups 0xa0(%rdx), %ymm0
-	QUAD $0x00000080ba107cc5 // vmovups 0x80(%rdx), %ymm15
-	LONG $0x0271b60f // movzbl 0x2(%rcx), %esi
-	LONG $0xa85d42c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm14
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x7169c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm2
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa85d42c4; BYTE $0xeb // vfmadd213ps %ymm11, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm11
-	LONG $0xde2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm3
-	LONG $0xe270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm4 # xmm4 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
-	LONG $0xb86562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm0) + ymm8
-	LONG $0x2a72c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm1, %xmm0
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xf25904c5 // vmulps %ymm2, %ymm15, %ymm14
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xb865c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm15) + ymm7
-	QUAD $0x000000c09210fcc5 // vmovups 0xc0(%rdx), %ymm2
-	QUAD $0x000000e0ba107cc5 // vmovups 0xe0(%rdx), %ymm15
-	LONG $0xa87d42c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm0, %ymm14 # ymm14 = (ymm0 * ymm14) + ymm12
-	LONG $0x0371b60f // movzbl 0x3(%rcx), %esi
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xa87d42c4; BYTE $0xdd // vfmadd213ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm13
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x7179c1c4; WORD $0x02d1 // vpsrlw $0x2, %xmm9, %xmm0
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0x317de2c4; BYTE $0xd8 // vpmovzxbd %xmm0, %ymm3 # ymm3 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe3596cc5 // vmulps %ymm3, %ymm2, %ymm12
-	LONG $0xde2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm2) + ymm7
-	LONG $0x2a72c1c4; BYTE $0xd0 // vcvtsi2ss %r8d, %xmm1, %xmm2
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x187de2c4; BYTE $0xe2 // vbroadcastss %xmm2, %ymm4
-	LONG $0xb86542c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm15) + ymm8
-	QUAD $0x000001209210fcc5 // vmovups 0x120(%rdx), %ymm2
-	LONG $0x0471b60f // movzbl 0x4(%rcx), %esi
-	LONG $0xf85904c5 // vmulps %ymm0, %ymm15, %ymm15
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xa85d42c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm14
-	LONG $0x7179c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm0
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa85d42c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm4, %ymm15 # ymm15 = (ymm4 * ymm15) + ymm11
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0xd87079c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm11 # xmm11 = xmm0[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xdb // vpmovzxbd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xea5924c5 // vmulps %ymm2, %ymm11, %ymm13
-	LONG $0xb85d62c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm2) + ymm8
-	QUAD $0x000001009210fcc5 // vmovups 0x100(%rdx), %ymm2
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf0596cc5 // vmulps %ymm0, %ymm2, %ymm14
-	LONG $0x0571b60f // movzbl 0x5(%rcx), %esi
-	LONG $0xb85de2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm2) + ymm7
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xa86542c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm3, %ymm14 # ymm14 = (ymm3 * ymm14) + ymm12
-	LONG $0x2a72c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm1, %xmm0
-	LONG $0xa86542c4; BYTE $0xef // vfmadd213ps %ymm15, %ymm3, %ymm13 # ymm13 = (ymm3 * ymm13) + ymm15
-	QUAD $0x000001409210fcc5 // vmovups 0x140(%rdx), %ymm2
-	LONG $0x7161c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm3
-	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
-	LONG $0x317de2c4; BYTE $0xe3 // vpmovzxbd %xmm3, %ymm4 # ymm4 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe4596cc5 // vmulps %ymm4, %ymm2, %ymm12
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xb85de2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm2) + ymm7
-	QUAD $0x000001609210fcc5 // vmovups 0x160(%rdx), %ymm2
-	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x0671b60f // movzbl 0x6(%rcx), %esi
-	LONG $0xdb596cc5 // vmulps %ymm3, %ymm2, %ymm11
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xb85d62c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm2) + ymm8
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0xa87d42c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm14
-	QUAD $0x000001a0ba107cc5 // vmovups 0x1a0(%rdx), %ymm15
-	QUAD $0x000001809210fcc5 // vmovups 0x180(%rdx), %ymm2
-	LONG $0x7159c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm4
-	LONG $0xa87d42c4; BYTE $0xdd // vfmadd213ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm13
-	LONG $0xc1dbd9c5 // vpand %xmm1, %xmm4, %xmm0
-	LONG $0xe070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm4 # xmm4 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xf62a72c5 // vcvtsi2ss %esi, %xmm1, %xmm14
-	LONG $0x187d62c4; BYTE $0xeb // vbroadcastss %xmm3, %ymm13
-	LONG $0xd0596cc5 // vmulps %ymm0, %ymm2, %ymm10
-	LONG $0x187dc2c4; BYTE $0xc6 // vbroadcastss %xmm14, %ymm0
-	LONG $0x0771b60f // movzbl 0x7(%rcx), %esi
-	LONG $0xf45904c5 // vmulps %ymm4, %ymm15, %ymm14
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xb87d42c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm15) + ymm8
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0xb87de2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm2) + ymm7
-	QUAD $0x000001c08210fcc5 // vmovups 0x1c0(%rdx), %ymm0
-	QUAD $0x000001e0ba107cc5 // vmovups 0x1e0(%rdx), %ymm15
-	LONG $0x7169c1c4; WORD $0x06d1 // vpsrlw $0x6, %xmm9, %xmm2
-	LONG $0xa81542c4; BYTE $0xd4 // vfmadd213ps %ymm12, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm12
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	LONG $0x317de2c4; BYTE $0xe2 // vpmovzxbd %xmm2, %ymm4 # ymm4 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa81542c4; BYTE $0xf3 // vfmadd213ps %ymm11, %ymm13, %ymm14 # ymm14 = (ymm13 * ymm14) + ymm11
-	LONG $0xde2a72c5 // vcvtsi2ss %esi, %xmm1, %xmm11
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xcc597cc5 // vmulps %ymm4, %ymm0, %ymm9
-	LONG $0x187dc2c4; BYTE $0xe3 // vbroadcastss %xmm11, %ymm4
-	LONG $0xea5904c5 // vmulps %ymm2, %ymm15, %ymm13
-	LONG $0xb85de2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm0) + ymm7
-	QUAD $0x000002208210fcc5 // vmovups 0x220(%rdx), %ymm0
-	QUAD $0x000002009210fcc5 // vmovups 0x200(%rdx), %ymm2
-	LONG $0xb85d42c4; BYTE $0xc7 // vfmadd231ps %ymm15, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm15) + ymm8
-	LONG $0x0871b60f // movzbl 0x8(%rcx), %esi
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xa86542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm9) + ymm10
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x516f7ac5; BYTE $0x30 // vmovdqu 0x30(%rcx), %xmm10
-	LONG $0xe1dba9c5 // vpand %xmm1, %xmm10, %xmm4
-	LONG $0xa86542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm3, %ymm13 # ymm13 = (ymm3 * ymm13) + ymm14
-	LONG $0xdc70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm3 # xmm3 = xmm4[2,3,2,3]
-	LONG $0x2a7241c4; BYTE $0xf0 // vcvtsi2ss %r8d, %xmm1, %xmm14
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xe4596cc5 // vmulps %ymm4, %ymm2, %ymm12
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdb597cc5 // vmulps %ymm3, %ymm0, %ymm11
-	LONG $0xde2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm3
-	LONG $0x187dc2c4; BYTE $0xe6 // vbroadcastss %xmm14, %ymm4
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb86562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm0) + ymm8
-	QUAD $0x000002408210fcc5 // vmovups 0x240(%rdx), %ymm0
-	LONG $0xb865e2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm2) + ymm7
-	LONG $0x0971b60f // movzbl 0x9(%rcx), %esi
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xa85d42c4; BYTE $0xe1 // vfmadd213ps %ymm9, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm9
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x496f7ac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm9
-	LONG $0xd1dbb1c5 // vpand %xmm1, %xmm9, %xmm2
-	LONG $0xa85d42c4; BYTE $0xdd // vfmadd213ps %ymm13, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm13
-	LONG $0x317de2c4; BYTE $0xda // vpmovzxbd %xmm2, %ymm3 # ymm3 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0x2a72c1c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm1, %xmm4
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xeb597cc5 // vmulps %ymm3, %ymm0, %ymm13
-	LONG $0xde2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm0) + ymm7
-	QUAD $0x000002608210fcc5 // vmovups 0x260(%rdx), %ymm0
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xf2597cc5 // vmulps %ymm2, %ymm0, %ymm14
-	LONG $0xb86562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm0) + ymm8
-	QUAD $0x000002a08210fcc5 // vmovups 0x2a0(%rdx), %ymm0
-	QUAD $0x000002809210fcc5 // vmovups 0x280(%rdx), %ymm2
-	LONG $0x0a71b60f // movzbl 0xa(%rcx), %esi
-	LONG $0xa85d42c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm4, %ymm13 # ymm13 = (ymm4 * ymm13) + ymm12
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x7161c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm3
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa85d42c4; BYTE $0xf3 // vfmadd213ps %ymm11, %ymm4, %ymm14 # ymm14 = (ymm4 * ymm14) + ymm11
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0xdb7079c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm11 # xmm11 = xmm3[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xdb // vpmovzxbd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xd85924c5 // vmulps %ymm0, %ymm11, %ymm11
-	LONG $0xb85d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm0) + ymm8
-	LONG $0x2a72c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm1, %xmm0
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xfb596cc5 // vmulps %ymm3, %ymm2, %ymm15
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xb85de2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm2) + ymm7
-	QUAD $0x000002c09a10fcc5 // vmovups 0x2c0(%rdx), %ymm3
-	QUAD $0x000002e09210fcc5 // vmovups 0x2e0(%rdx), %ymm2
-	LONG $0xa87d42c4; BYTE $0xfd // vfmadd213ps %ymm13, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm15) + ymm13
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xa87d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm14
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x7179c1c4; WORD $0x02d1 // vpsrlw $0x2, %xmm9, %xmm0
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0x317de2c4; BYTE $0xe0 // vpmovzxbd %xmm0, %ymm4 # ymm4 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xf45964c5 // vmulps %ymm4, %ymm3, %ymm14
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xb85de2c4; BYTE $0xfb // vfmadd231ps %ymm3, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm3) + ymm7
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xe05b7cc5 // vcvtdq2ps %ymm0, %ymm12
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb85d62c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm2) + ymm8
-	QUAD $0x000003008210fcc5 // vmovups 0x300(%rdx), %ymm0
-	LONG $0x0c71b60f // movzbl 0xc(%rcx), %esi
-	LONG $0xe2591cc5 // vmulps %ymm2, %ymm12, %ymm12
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xa86542c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm3, %ymm14 # ymm14 = (ymm3 * ymm14) + ymm15
-	LONG $0x7169c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm2
-	LONG $0x2a72c1c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm1, %xmm4
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa86542c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm3, %ymm12 # ymm12 = (ymm3 * ymm12) + ymm11
-	LONG $0xde2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm3
-	LONG $0x317d62c4; BYTE $0xda // vpmovzxbd %xmm2, %ymm11 # ymm11 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xe85924c5 // vmulps %ymm0, %ymm11, %ymm13
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm0) + ymm7
-	QUAD $0x000003208210fcc5 // vmovups 0x320(%rdx), %ymm0
-	LONG $0xb86562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm0) + ymm8
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0x187de2c4; BYTE $0xdc // vbroadcastss %xmm4, %ymm3
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xfa597cc5 // vmulps %ymm2, %ymm0, %ymm15
-	LONG $0xa86542c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm3, %ymm13 # ymm13 = (ymm3 * ymm13) + ymm14
-	QUAD $0x000003408210fcc5 // vmovups 0x340(%rdx), %ymm0
-	LONG $0x41b60f44; BYTE $0x0d // movzbl 0xd(%rcx), %r8d
-	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
-	LONG $0x7169c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm2
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xa86542c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm3, %ymm15 # ymm15 = (ymm3 * ymm15) + ymm12
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0x317de2c4; BYTE $0xe2 // vpmovzxbd %xmm2, %ymm4 # ymm4 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xdc597cc5 // vmulps %ymm4, %ymm0, %ymm11
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm0) + ymm7
-	QUAD $0x000003608210fcc5 // vmovups 0x360(%rdx), %ymm0
-	LONG $0xb86562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm0) + ymm8
-	LONG $0x0fe68040 // andb $0xf, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xe2597cc5 // vmulps %ymm2, %ymm0, %ymm12
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xa87d42c4; BYTE $0xdd // vfmadd213ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm13
-	QUAD $0x000003809210fcc5 // vmovups 0x380(%rdx), %ymm2
-	LONG $0x41b60f44; BYTE $0x0e // movzbl 0xe(%rcx), %r8d
-	LONG $0xa87d42c4; BYTE $0xe7 // vfmadd213ps %ymm15, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm15
-	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
-	LONG $0x7179c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm0
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0x317de2c4; BYTE $0xd8 // vpmovzxbd %xmm0, %ymm3 # ymm3 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xd3596cc5 // vmulps %ymm3, %ymm2, %ymm10
-	LONG $0x2a72c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm1, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm2) + ymm7
-	QUAD $0x000003a09210fcc5 // vmovups 0x3a0(%rdx), %ymm2
-	LONG $0xb86562c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm2) + ymm8
-	LONG $0x0fe68040 // andb $0xf, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xe8596cc5 // vmulps %ymm0, %ymm2, %ymm13
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xa87d42c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm11
-	LONG $0x41b60f44; BYTE $0x0f // movzbl 0xf(%rcx), %r8d
-	QUAD $0x000003e09210fcc5 // vmovups 0x3e0(%rdx), %ymm2
-	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
-	LONG $0x7161c1c4; WORD $0x06d1 // vpsrlw $0x6, %xmm9, %xmm3
-	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
-	LONG $0xa87d42c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm12
-	LONG $0xc370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm0 # xmm0 = xmm3[2,3,2,3]
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0x2a72c1c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm1, %xmm4
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059ecc5 // vmulps %ymm0, %ymm2, %ymm0
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xb85d62c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm2) + ymm8
-	QUAD $0x000003c09210fcc5 // vmovups 0x3c0(%rdx), %ymm2
-	LONG $0x0fe68040 // andb $0xf, %sil
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xb85de2c4; BYTE $0xfa // vfmadd231ps %ymm2, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm2) + ymm7
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0xd359ecc5 // vmulps %ymm3, %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0xdc // vbroadcastss %xmm4, %ymm3
-	LONG $0xa865c2c4; BYTE $0xd2 // vfmadd213ps %ymm10, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm10
-	LONG $0xa865c2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm13
-	LONG $0x5071b70f // movzwl 0x50(%rcx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm0) + ymm6
-	LONG $0xb865e2c4; BYTE $0xea // vfmadd231ps %ymm2, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm2) + ymm5
-	LONG $0x5c10fcc5; WORD $0x3024 // vmovups 0x30(%rsp), %ymm3
-	LONG $0x5271b70f // movzwl 0x52(%rcx), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x0457f8c5; BYTE $0x24 // vxorps (%rsp), %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xb87dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm8) + ymm3
-	LONG $0x5410fcc5; WORD $0x1024 // vmovups 0x10(%rsp), %ymm2
-	LONG $0xb87de2c4; BYTE $0xd7 // vfmadd231ps %ymm7, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm7) + ymm2
-	LONG $0x5411fcc5; WORD $0x1024 // vmovups %ymm2, 0x10(%rsp)
-	LONG $0x4410fcc5; WORD $0x1024 // vmovups 0x10(%rsp), %ymm0
-	LONG $0x54c18348 // addq $0x54, %rcx
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf813850f; WORD $0xffff // jne 0x9ae0 <k_dot_q2_k+0x40>
-	LONG $0xc058d4c5 // vaddps %ymm0, %ymm5, %ymm0
-	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
-	LONG $0x50c48348 // addq $0x50, %rsp
-	WORD $0x08eb // jmp 0xa2e3 <k_dot_q2_k+0x843>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07ea8e0f; WORD $0x0000 // jle 0xab07 <k_dot_q3_k+0x7f7>
+	LONG $0x04c78e0f; WORD $0x0000 // jle 0x8894 <k_dot_q3_k+0x4d4>
 	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	BYTE $0x53 // pushq %rbx
-	LONG $0xd0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd0, %rsp
-	WORD $0x8b4c; BYTE $0x3f // movq (%rdi), %r15
-	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x6cc78349 // addq $0x6c, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0000165e0d12fbc5 // vmovddup 0x165e(%rip), %xmm1 # xmm1 = mem[0,0]
+	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
+	QUAD $0x0016dd2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16dd(%rip), %xmm5 # 0x9ade <k_dot_q5_k+0x5ce>
+	QUAD $0x0016d505787962c4; BYTE $0x00 // vpbroadcastb 0x16d5(%rip), %xmm8 # 0x9adf <k_dot_q5_k+0x5cf>
+	QUAD $0x0016cd0d787962c4; BYTE $0x00 // vpbroadcastb 0x16cd(%rip), %xmm9 # 0x9ae0 <k_dot_q5_k+0x5d0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x000090249411fcc5; BYTE $0x00 // vmovups %ymm2, 0x90(%rsp)
-	QUAD $0x0000b0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xb0(%rsp)
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x6fb60f41; BYTE $0xf4 // movzbl -0xc(%r15), %ebp
-	WORD $0x8941; BYTE $0xe9 // movl %ebp, %r9d
-	LONG $0x77b60f45; BYTE $0xfc // movzbl -0x4(%r15), %r14d
-	WORD $0x8944; BYTE $0xf6 // movl %r14d, %esi
-	LONG $0x0fe18341 // andl $0xf, %r9d
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	LONG $0x7fb60f41; BYTE $0xf5 // movzbl -0xb(%r15), %edi
-	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
-	LONG $0x0fe08341 // andl $0xf, %r8d
-	LONG $0x67b60f45; BYTE $0xfd // movzbl -0x3(%r15), %r12d
-	WORD $0x8945; BYTE $0xe5 // movl %r12d, %r13d
-	LONG $0x47b60f41; BYTE $0xf6 // movzbl -0xa(%r15), %eax
-	LONG $0x08244489 // movl %eax, 0x8(%rsp)
-	LONG $0x04e5c141 // shll $0x4, %r13d
-	WORD $0x8941; BYTE $0xc3 // movl %eax, %r11d
-	LONG $0x0fe38341 // andl $0xf, %r11d
-	LONG $0x5fb60f41; BYTE $0xfe // movzbl -0x2(%r15), %ebx
-	WORD $0xe683; BYTE $0x30 // andl $0x30, %esi
-	WORD $0xd889 // movl %ebx, %eax
-	WORD $0xe0c1; BYTE $0x04 // shll $0x4, %eax
-	LONG $0x4fb60f41; BYTE $0xf8 // movzbl -0x8(%r15), %ecx
-	LONG $0x18244c89 // movl %ecx, 0x18(%rsp)
-	LONG $0x30e58341 // andl $0x30, %r13d
-	WORD $0xe183; BYTE $0x0f // andl $0xf, %ecx
-	WORD $0x8945; BYTE $0xf2 // movl %r14d, %r10d
-	WORD $0x0141; BYTE $0xf1 // addl %esi, %r9d
-	LONG $0xe0c18341 // addl $-0x20, %r9d
-	LONG $0x0ce28341 // andl $0xc, %r10d
-	LONG $0x91348d42 // leal (%rcx,%r10,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x4fb60f41; BYTE $0xf9 // movzbl -0x7(%r15), %ecx
-	LONG $0x28244c89 // movl %ecx, 0x28(%rsp)
-	WORD $0x0145; BYTE $0xe8 // addl %r13d, %r8d
-	LONG $0xe0c08341 // addl $-0x20, %r8d
-	WORD $0xe183; BYTE $0x0f // andl $0xf, %ecx
-	WORD $0x8945; BYTE $0xe2 // movl %r12d, %r10d
-	WORD $0xe083; BYTE $0x30 // andl $0x30, %eax
-	LONG $0x0ce28341 // andl $0xc, %r10d
-	LONG $0x910c8d42 // leal (%rcx,%r10,4), %ecx
-	WORD $0xc183; BYTE $0xe0 // addl $-0x20, %ecx
-	LONG $0x57b60f45; BYTE $0xfa // movzbl -0x6(%r15), %r10d
-	LONG $0x24548944; BYTE $0x38 // movl %r10d, 0x38(%rsp)
-	LONG $0x182c8d46 // leal (%rax,%r11), %r13d
-	LONG $0xe0c58341 // addl $-0x20, %r13d
-	WORD $0x8944; BYTE $0xd0 // movl %r10d, %eax
-	WORD $0xe083; BYTE $0x0f // andl $0xf, %eax
-	WORD $0x8941; BYTE $0xda // movl %ebx, %r10d
-	LONG $0x0ce28341 // andl $0xc, %r10d
-	LONG $0x90148d46 // leal (%rax,%r10,4), %r10d
-	LONG $0xe0c28341 // addl $-0x20, %r10d
-	LONG $0xce2a3ac5 // vcvtsi2ss %esi, %xmm8, %xmm9
-	LONG $0x47b60f41; BYTE $0xf7 // movzbl -0x9(%r15), %eax
-	LONG $0xd12a3ac5 // vcvtsi2ss %ecx, %xmm8, %xmm10
-	WORD $0xc189 // movl %eax, %ecx
-	LONG $0x2a3ac1c4; BYTE $0xc2 // vcvtsi2ss %r10d, %xmm8, %xmm0
-	QUAD $0x000080248411f8c5; BYTE $0x00 // vmovups %xmm0, 0x80(%rsp)
-	WORD $0xe183; BYTE $0x0f // andl $0xf, %ecx
-	LONG $0x2a3a41c4; BYTE $0xd9 // vcvtsi2ss %r9d, %xmm8, %xmm11
-	LONG $0x5fb60f45; BYTE $0xff // movzbl -0x1(%r15), %r11d
-	WORD $0x8944; BYTE $0xde // movl %r11d, %esi
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	WORD $0xe683; BYTE $0x30 // andl $0x30, %esi
-	WORD $0xce01 // addl %ecx, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x2a3a41c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm8, %xmm8
-	LONG $0x47b60f45; BYTE $0xfb // movzbl -0x5(%r15), %r8d
-	LONG $0x2a02c1c4; BYTE $0xc5 // vcvtsi2ss %r13d, %xmm15, %xmm0
-	WORD $0x8944; BYTE $0xc1 // movl %r8d, %ecx
-	WORD $0xe183; BYTE $0x0f // andl $0xf, %ecx
-	WORD $0x8945; BYTE $0xd9 // movl %r11d, %r9d
-	LONG $0x0ce18341 // andl $0xc, %r9d
-	LONG $0x890c8d42 // leal (%rcx,%r9,4), %ecx
-	WORD $0xc183; BYTE $0xe0 // addl $-0x20, %ecx
-	LONG $0xe62a8ac5 // vcvtsi2ss %esi, %xmm14, %xmm4
-	LONG $0xc92a8ac5 // vcvtsi2ss %ecx, %xmm14, %xmm1
-	LONG $0x4c11f8c5; WORD $0x7024 // vmovups %xmm1, 0x70(%rsp)
-	WORD $0x8945; BYTE $0xf5 // movl %r14d, %r13d
-	LONG $0x04edc040 // shrb $0x4, %bpl
-	LONG $0x30e68341 // andl $0x30, %r14d
-	LONG $0xe0cd8040 // orb $-0x20, %bpl
-	LONG $0xcdbe0f40 // movsbl %bpl, %ecx
-	WORD $0x0144; BYTE $0xf1 // addl %r14d, %ecx
-	LONG $0xc92a9ac5 // vcvtsi2ss %ecx, %xmm12, %xmm1
-	LONG $0x4c11f8c5; WORD $0x6024 // vmovups %xmm1, 0x60(%rsp)
-	WORD $0x8944; BYTE $0xe5 // movl %r12d, %ebp
-	LONG $0x04efc040 // shrb $0x4, %dil
-	LONG $0x30e48341 // andl $0x30, %r12d
-	LONG $0xe0cf8040 // orb $-0x20, %dil
-	LONG $0xcfbe0f40 // movsbl %dil, %ecx
-	WORD $0x0144; BYTE $0xe1 // addl %r12d, %ecx
-	LONG $0x6f7ac1c4; WORD $0x947f // vmovdqu -0x6c(%r15), %xmm7
-	LONG $0x6f7ac1c4; WORD $0xa477 // vmovdqu -0x5c(%r15), %xmm6
-	LONG $0x6f7a41c4; WORD $0xb477 // vmovdqu -0x4c(%r15), %xmm14
-	LONG $0x6f7a41c4; WORD $0xc46f // vmovdqu -0x3c(%r15), %xmm13
-	LONG $0xf771f1c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm1
-	QUAD $0x002131157879e2c4; BYTE $0x00 // vpbroadcastb 0x2131(%rip), %xmm2 # 0xc619 <k_dot_q6_k+0x879>
-	LONG $0xcadbf1c5 // vpand %xmm2, %xmm1, %xmm1
-	QUAD $0x0021251d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2125(%rip), %xmm3 # 0xc61a <k_dot_q6_k+0x87a>
-	LONG $0xebeb89c5 // vpor %xmm3, %xmm14, %xmm5
-	LONG $0xc9fcd1c5 // vpaddb %xmm1, %xmm5, %xmm1
-	LONG $0xe970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm5 # xmm5 = xmm1[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	BYTE $0x90 // nop
+	LONG $0x6429fcc5; WORD $0x6024 // vmovaps %ymm4, 0x60(%rsp)
+	QUAD $0x000080249c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x80(%rsp)
+	QUAD $0x0000a0249429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xa0(%rsp)
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	LONG $0x60418b44 // movl 0x60(%rcx), %r8d
+	LONG $0x64498b44 // movl 0x64(%rcx), %r9d
+	LONG $0x68518b44 // movl 0x68(%rcx), %r10d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x2279c3c4; WORD $0x01c1 // vpinsrd $0x1, %r9d, %xmm0, %xmm0
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x2279c3c4; WORD $0x02c2 // vpinsrd $0x2, %r10d, %xmm0, %xmm0
+	LONG $0x2279c3c4; WORD $0x03c1 // vpinsrd $0x3, %r9d, %xmm0, %xmm0
+	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
+	LONG $0x2271c3c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm1, %xmm1
+	QUAD $0x000014b505dbf9c5 // vpand 0x14b5(%rip), %xmm0, %xmm0 # 0x9930 <k_dot_q5_k+0x420>
+	LONG $0xc970f9c5; BYTE $0x10 // vpshufd $0x10, %xmm1, %xmm1 # xmm1 = xmm1[0,0,1,0]
+	LONG $0x5c6ff9c5; WORD $0x4024 // vmovdqa 0x40(%rsp), %xmm3
+	LONG $0x4771e2c4; BYTE $0xd3 // vpsllvd %xmm3, %xmm1, %xmm2
+	LONG $0x4571e2c4; BYTE $0xcb // vpsrlvd %xmm3, %xmm1, %xmm1
+	LONG $0x0269e3c4; WORD $0x0cc9 // vpblendd $0xc, %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0,1],xmm1[2,3]
+	QUAD $0x000014420ddbf1c5 // vpand 0x1442(%rip), %xmm1, %xmm1 # 0x98e0 <k_dot_q5_k+0x3d0>
+	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
+	QUAD $0x000014c605fcf9c5 // vpaddb 0x14c6(%rip), %xmm0, %xmm0 # 0x9970 <k_dot_q5_k+0x460>
+	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0x0a59f4c5 // vmulps (%rdx), %ymm1, %ymm1
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x6a59d4c5; BYTE $0x20 // vmulps 0x20(%rdx), %ymm5, %ymm5
-	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0xa825c2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm1) + ymm12
-	LONG $0xf67181c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm15
-	LONG $0xfadb01c5 // vpand %xmm2, %xmm15, %xmm15
-	LONG $0xa825c2c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm5) + ymm12
-	LONG $0xdbeb11c5 // vpor %xmm3, %xmm13, %xmm11
-	LONG $0xfc2141c4; BYTE $0xff // vpaddb %xmm15, %xmm11, %xmm15
-	LONG $0x217d42c4; BYTE $0xe7 // vpmovsxbd %xmm15, %ymm12
-	LONG $0x187d42c4; BYTE $0xd8 // vbroadcastss %xmm8, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xc4 // vcvtdq2ps %ymm12, %ymm8
-	LONG $0x42593cc5; BYTE $0x40 // vmulps 0x40(%rdx), %ymm8, %ymm8
-	LONG $0xa82562c4; BYTE $0xc1 // vfmadd213ps %ymm1, %ymm11, %ymm8 # ymm8 = (ymm11 * ymm8) + ymm1
-	LONG $0xc92ab2c5 // vcvtsi2ss %ecx, %xmm9, %xmm1
-	LONG $0x4c11f8c5; WORD $0x5024 // vmovups %xmm1, 0x50(%rsp)
-	WORD $0x8941; BYTE $0xde // movl %ebx, %r14d
-	LONG $0x08244c8b // movl 0x8(%rsp), %ecx
-	WORD $0xe9c0; BYTE $0x04 // shrb $0x4, %cl
-	WORD $0xe383; BYTE $0x30 // andl $0x30, %ebx
-	WORD $0xc980; BYTE $0xe0 // orb $-0x20, %cl
-	WORD $0xbe0f; BYTE $0xf1 // movsbl %cl, %esi
-	WORD $0xde01 // addl %ebx, %esi
-	WORD $0x8944; BYTE $0xdb // movl %r11d, %ebx
-	WORD $0xe8c0; BYTE $0x04 // shrb $0x4, %al
-	LONG $0x30e38341 // andl $0x30, %r11d
-	WORD $0xe00c // orb $-0x20, %al
-	WORD $0xbe0f; BYTE $0xc0 // movsbl %al, %eax
-	WORD $0x0144; BYTE $0xd8 // addl %r11d, %eax
-	LONG $0x7079c1c4; WORD $0xeecf // vpshufd $0xee, %xmm15, %xmm1 # xmm1 = xmm15[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0x4a59f4c5; BYTE $0x60 // vmulps 0x60(%rdx), %ymm1, %ymm1
-	LONG $0xa825e2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm1) + ymm5
-	LONG $0x7151c1c4; WORD $0x02d6 // vpsrlw $0x2, %xmm14, %xmm5
-	LONG $0xdffc41c5 // vpaddb %xmm7, %xmm7, %xmm11
-	LONG $0xdadb21c5 // vpand %xmm2, %xmm11, %xmm11
-	LONG $0xebebd1c5 // vpor %xmm3, %xmm5, %xmm5
-	LONG $0xddfc21c5 // vpaddb %xmm5, %xmm11, %xmm11
-	LONG $0x7079c1c4; WORD $0xeeeb // vpshufd $0xee, %xmm11, %xmm5 # xmm5 = xmm11[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	QUAD $0x000000a0aa59d4c5 // vmulps 0xa0(%rdx), %ymm5, %ymm5
-	LONG $0x187d62c4; BYTE $0xe0 // vbroadcastss %xmm0, %ymm12
-	LONG $0xa81de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm1
-	LONG $0xc62ab2c5 // vcvtsi2ss %esi, %xmm9, %xmm0
-	LONG $0x4411f8c5; WORD $0x0824 // vmovups %xmm0, 0x8(%rsp)
-	LONG $0x217dc2c4; BYTE $0xcb // vpmovsxbd %xmm11, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x000000809a5974c5 // vmulps 0x80(%rdx), %ymm1, %ymm11
-	LONG $0xa81d42c4; BYTE $0xd8 // vfmadd213ps %ymm8, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm11) + ymm8
-	LONG $0x7171c1c4; WORD $0x02d5 // vpsrlw $0x2, %xmm13, %xmm1
-	LONG $0xc6fc49c5 // vpaddb %xmm6, %xmm6, %xmm8
-	LONG $0xc2db39c5 // vpand %xmm2, %xmm8, %xmm8
-	LONG $0xcbebf1c5 // vpor %xmm3, %xmm1, %xmm1
-	LONG $0xc9fcb9c5 // vpaddb %xmm1, %xmm8, %xmm1
-	LONG $0x217d62c4; BYTE $0xc1 // vpmovsxbd %xmm1, %ymm8
-	LONG $0x187de2c4; BYTE $0xc4 // vbroadcastss %xmm4, %ymm0
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	QUAD $0x000000c082593cc5 // vmulps 0xc0(%rdx), %ymm8, %ymm8
-	LONG $0xa87d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm11
-	LONG $0xd82a32c5 // vcvtsi2ss %eax, %xmm9, %xmm11
-	LONG $0x02edc141 // shrl $0x2, %r13d
-	LONG $0x1824448b // movl 0x18(%rsp), %eax
-	WORD $0xe8c0; BYTE $0x04 // shrb $0x4, %al
-	LONG $0xf0e58341 // andl $-0x10, %r13d
-	WORD $0xe00c // orb $-0x20, %al
-	WORD $0xbe0f; BYTE $0xc0 // movsbl %al, %eax
-	WORD $0x0144; BYTE $0xe8 // addl %r13d, %eax
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x000000e0ba5974c5 // vmulps 0xe0(%rdx), %ymm1, %ymm15
-	LONG $0xa87d62c4; BYTE $0xfd // vfmadd213ps %ymm5, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm15) + ymm5
-	LONG $0x7179c1c4; WORD $0x04d6 // vpsrlw $0x4, %xmm14, %xmm0
-	LONG $0xcadbc1c5 // vpand %xmm2, %xmm7, %xmm1
-	LONG $0xc3ebf9c5 // vpor %xmm3, %xmm0, %xmm0
-	LONG $0xc9fcf9c5 // vpaddb %xmm1, %xmm0, %xmm1
-	LONG $0x217de2c4; BYTE $0xc1 // vpmovsxbd %xmm1, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x000001008259fcc5 // vmulps 0x100(%rdx), %ymm0, %ymm0
-	LONG $0x187dc2c4; BYTE $0xe1 // vbroadcastss %xmm9, %ymm4
-	LONG $0xa85dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
-	LONG $0xe82ab2c5 // vcvtsi2ss %eax, %xmm9, %xmm5
-	LONG $0x6c11f8c5; WORD $0x1824 // vmovups %xmm5, 0x18(%rsp)
-	WORD $0xedc1; BYTE $0x02 // shrl $0x2, %ebp
-	LONG $0x2824448b // movl 0x28(%rsp), %eax
-	WORD $0xe8c0; BYTE $0x04 // shrb $0x4, %al
-	WORD $0xe00c // orb $-0x20, %al
-	WORD $0xe583; BYTE $0xf0 // andl $-0x10, %ebp
-	WORD $0xbe0f; BYTE $0xc0 // movsbl %al, %eax
-	WORD $0xe801 // addl %ebp, %eax
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x000001208a59f4c5 // vmulps 0x120(%rdx), %ymm1, %ymm1
-	LONG $0xa85dc2c4; BYTE $0xcf // vfmadd213ps %ymm15, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm15
-	LONG $0x7159c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm4
-	LONG $0xeadbc9c5 // vpand %xmm2, %xmm6, %xmm5
-	LONG $0xe3ebd9c5 // vpor %xmm3, %xmm4, %xmm4
-	LONG $0xedfcd9c5 // vpaddb %xmm5, %xmm4, %xmm5
-	LONG $0x217de2c4; BYTE $0xe5 // vpmovsxbd %xmm5, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x00000140a259dcc5 // vmulps 0x140(%rdx), %ymm4, %ymm4
-	LONG $0x187d42c4; BYTE $0xca // vbroadcastss %xmm10, %ymm9
-	LONG $0xc02a2ac5 // vcvtsi2ss %eax, %xmm10, %xmm8
-	LONG $0x441178c5; WORD $0x2824 // vmovups %xmm8, 0x28(%rsp)
-	LONG $0xa835e2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm4) + ymm0
-	LONG $0x02eec141 // shrl $0x2, %r14d
-	LONG $0x3824448b // movl 0x38(%rsp), %eax
-	WORD $0xe8c0; BYTE $0x04 // shrb $0x4, %al
-	LONG $0xf0e68341 // andl $-0x10, %r14d
-	WORD $0xe00c // orb $-0x20, %al
-	WORD $0xbe0f; BYTE $0xc0 // movsbl %al, %eax
-	WORD $0x0144; BYTE $0xf0 // addl %r14d, %eax
-	LONG $0xc570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm0 # xmm0 = xmm5[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x00000160aa59fcc5 // vmulps 0x160(%rdx), %ymm0, %ymm5
-	LONG $0xa835e2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm5) + ymm1
-	LONG $0xc02aeac5 // vcvtsi2ss %eax, %xmm2, %xmm0
-	LONG $0x4411f8c5; WORD $0x3824 // vmovups %xmm0, 0x38(%rsp)
-	WORD $0xebc1; BYTE $0x02 // shrl $0x2, %ebx
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0xe0c88041 // orb $-0x20, %r8b
-	WORD $0xe383; BYTE $0xf0 // andl $-0x10, %ebx
-	LONG $0xc0be0f41 // movsbl %r8b, %eax
-	WORD $0xd801 // addl %ebx, %eax
-	LONG $0x7171c1c4; WORD $0x06d6 // vpsrlw $0x6, %xmm14, %xmm1
-	QUAD $0x001eba05787962c4; BYTE $0x00 // vpbroadcastb 0x1eba(%rip), %xmm8 # 0xc61b <k_dot_q6_k+0x87b>
-	LONG $0xc9dbb9c5 // vpand %xmm1, %xmm8, %xmm1
-	LONG $0xd771b1c5; BYTE $0x01 // vpsrlw $0x1, %xmm7, %xmm9
-	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
-	LONG $0xc9ebb1c5 // vpor %xmm1, %xmm9, %xmm1
-	LONG $0xcbfcf1c5 // vpaddb %xmm3, %xmm1, %xmm1
-	LONG $0x7131c1c4; WORD $0x06d5 // vpsrlw $0x6, %xmm13, %xmm9
-	LONG $0xdb3141c4; BYTE $0xc8 // vpand %xmm8, %xmm9, %xmm9
-	LONG $0xd67199c5; BYTE $0x01 // vpsrlw $0x1, %xmm6, %xmm12
-	LONG $0xe2db19c5 // vpand %xmm2, %xmm12, %xmm12
-	LONG $0xeb1941c4; BYTE $0xc9 // vpor %xmm9, %xmm12, %xmm9
-	LONG $0xe17079c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm12 # xmm12 = xmm1[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
-	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x000001808a59f4c5 // vmulps 0x180(%rdx), %ymm1, %ymm1
-	QUAD $0x008024ac187d62c4; WORD $0x0000 // vbroadcastss 0x80(%rsp), %ymm13
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	QUAD $0x000001a0a2591cc5 // vmulps 0x1a0(%rdx), %ymm12, %ymm12
-	LONG $0xa815e2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm1) + ymm4
+	LONG $0x0429fcc5; BYTE $0x24 // vmovaps %ymm0, (%rsp)
+	LONG $0x4c29fcc5; WORD $0x2024 // vmovaps %ymm1, 0x20(%rsp)
+	LONG $0x196f7ac5 // vmovdqu (%rcx), %xmm11
+	LONG $0x696f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm13
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x6f7aa1c4; WORD $0xc944; BYTE $0x20 // vmovdqu 0x20(%rcx,%r9,8), %xmm0
+	LONG $0x447ff9c5; WORD $0x5024 // vmovdqa %xmm0, 0x50(%rsp)
+	LONG $0x187d22c4; WORD $0xcc24 // vbroadcastss (%rsp,%r9,8), %ymm12
+	LONG $0xc5dbf9c5 // vpand %xmm5, %xmm0, %xmm0
+	LONG $0x7169c1c4; WORD $0x02f3 // vpsllw $0x2, %xmm11, %xmm2
+	LONG $0xd2dbb9c5 // vpand %xmm2, %xmm8, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	LONG $0xc0fcb1c5 // vpaddb %xmm0, %xmm9, %xmm0
+	LONG $0xd070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm2 # xmm2 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xf2 // vpmovsxbd %xmm2, %ymm6
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0xf85bfcc5 // vcvtdq2ps %ymm0, %ymm7
+	LONG $0x187da2c4; WORD $0xcc54; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r9,8), %ymm2
+	LONG $0x187d22c4; WORD $0xcc74; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r9,8), %ymm14
+	LONG $0x187da2c4; WORD $0xcc44; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r9,8), %ymm0
+	QUAD $0x000140248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x140(%rsp)
+	LONG $0x187da2c4; WORD $0xcc44; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r9,8), %ymm0
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	LONG $0x187da2c4; WORD $0xcc44; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r9,8), %ymm0
+	QUAD $0x0000e0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xe0(%rsp)
+	LONG $0x187da2c4; WORD $0xcc44; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r9,8), %ymm0
+	QUAD $0x000100248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x100(%rsp)
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	LONG $0x0459c4c5; BYTE $0x1a // vmulps (%rdx,%rbx), %ymm7, %ymm0
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0x7c59ccc5; WORD $0x201a // vmulps 0x20(%rdx,%rbx), %ymm6, %ymm7
+	LONG $0xa81de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm7) + ymm4
+	LONG $0x6f7aa1c4; WORD $0xc974; BYTE $0x30 // vmovdqu 0x30(%rcx,%r9,8), %xmm6
+	LONG $0xa81de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm3
+	LONG $0xdddbc9c5 // vpand %xmm5, %xmm6, %xmm3
+	LONG $0x7159c1c4; WORD $0x02f5 // vpsllw $0x2, %xmm13, %xmm4
+	LONG $0xe4dbb9c5 // vpand %xmm4, %xmm8, %xmm4
+	LONG $0xdbebd9c5 // vpor %xmm3, %xmm4, %xmm3
 	LONG $0xe3fcb1c5 // vpaddb %xmm3, %xmm9, %xmm4
-	LONG $0xc36f79c5 // vmovdqa %xmm3, %xmm8
-	LONG $0x217d62c4; BYTE $0xcc // vpmovsxbd %xmm4, %ymm9
-	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0x187d62c4; WORD $0x2474; BYTE $0x70 // vbroadcastss 0x70(%rsp), %ymm14
-	LONG $0xfc7079c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm15 # xmm15 = xmm4[2,3,2,3]
-	QUAD $0x000001c0a259b4c5 // vmulps 0x1c0(%rdx), %ymm9, %ymm4
-	LONG $0xa81562c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm12) + ymm5
-	LONG $0x217dc2c4; BYTE $0xef // vpmovsxbd %xmm15, %ymm5
-	LONG $0x6f7a41c4; WORD $0xd44f // vmovdqu -0x2c(%r15), %xmm9
-	LONG $0xd77191c5; BYTE $0x02 // vpsrlw $0x2, %xmm7, %xmm13
-	LONG $0xa80de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm4) + ymm1
-	LONG $0xcadb91c5 // vpand %xmm2, %xmm13, %xmm1
-	LONG $0xebeb31c5 // vpor %xmm3, %xmm9, %xmm13
-	LONG $0xc9fc91c5 // vpaddb %xmm1, %xmm13, %xmm1
-	LONG $0xe97079c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm13 # xmm13 = xmm1[2,3,2,3]
-	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
-	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
+	LONG $0xdc70f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm3 # xmm3 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0x5c59e4c5; WORD $0x601a // vmulps 0x60(%rdx,%rbx), %ymm3, %ymm3
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0xa86de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm1
+	LONG $0x187d22c4; WORD $0xcc54; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r9,8), %ymm10
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x217de2c4; BYTE $0xcc // vpmovsxbd %xmm4, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	QUAD $0x00000200ba5974c5 // vmulps 0x200(%rdx), %ymm1, %ymm15
-	QUAD $0x000001e08a59d4c5 // vmulps 0x1e0(%rdx), %ymm5, %ymm1
-	LONG $0x5b7cc1c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm5
-	QUAD $0x00000220aa59d4c5 // vmulps 0x220(%rdx), %ymm5, %ymm5
-	LONG $0xa80dc2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm12
-	LONG $0x187d62c4; WORD $0x2464; BYTE $0x60 // vbroadcastss 0x60(%rsp), %ymm12
-	LONG $0x6f7a41c4; WORD $0xe457 // vmovdqu -0x1c(%r15), %xmm10
-	LONG $0xd67191c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm13
-	LONG $0xa81de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm1
-	LONG $0xcadb91c5 // vpand %xmm2, %xmm13, %xmm1
-	LONG $0xebeb29c5 // vpor %xmm3, %xmm10, %xmm13
-	LONG $0xc9fc91c5 // vpaddb %xmm1, %xmm13, %xmm1
-	LONG $0x217d62c4; BYTE $0xe9 // vpmovsxbd %xmm1, %ymm13
-	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	LONG $0x645974c5; WORD $0x401a // vmulps 0x40(%rdx,%rbx), %ymm1, %ymm12
+	LONG $0xa86d42c4; BYTE $0xe7 // vfmadd213ps %ymm15, %ymm2, %ymm12 # ymm12 = (ymm2 * ymm12) + ymm15
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0x546ff9c5; WORD $0x5024 // vmovdqa 0x50(%rsp), %xmm2
+	LONG $0xd271f1c5; BYTE $0x02 // vpsrlw $0x2, %xmm2, %xmm1
+	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
+	LONG $0xfc21c1c4; BYTE $0xe3 // vpaddb %xmm11, %xmm11, %xmm4
+	LONG $0xe4dbb9c5 // vpand %xmm4, %xmm8, %xmm4
+	LONG $0xc9ebd9c5 // vpor %xmm1, %xmm4, %xmm1
+	LONG $0xc9fcb1c5 // vpaddb %xmm1, %xmm9, %xmm1
+	LONG $0x217de2c4; BYTE $0xe1 // vpmovsxbd %xmm1, %ymm4
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
 	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x00000240aa5914c5 // vmulps 0x240(%rdx), %ymm13, %ymm13
-	QUAD $0x000002608a59f4c5 // vmulps 0x260(%rdx), %ymm1, %ymm1
-	LONG $0xa81d62c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm12, %ymm15 # ymm15 = (ymm12 * ymm15) + ymm4
-	LONG $0x7159c1c4; WORD $0x02d1 // vpsrlw $0x2, %xmm9, %xmm4
-	LONG $0xd77199c5; BYTE $0x03 // vpsrlw $0x3, %xmm7, %xmm12
-	LONG $0xe2db19c5 // vpand %xmm2, %xmm12, %xmm12
-	LONG $0xe3ebd9c5 // vpor %xmm3, %xmm4, %xmm4
-	LONG $0xe4fc99c5 // vpaddb %xmm4, %xmm12, %xmm4
-	LONG $0xe47079c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm12 # xmm12 = xmm4[2,3,2,3]
-	LONG $0x187de2c4; WORD $0x2444; BYTE $0x50 // vbroadcastss 0x50(%rsp), %ymm0
-	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xa87d42c4; BYTE $0xef // vfmadd213ps %ymm15, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm15
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x00000280b2595cc5 // vmulps 0x280(%rdx), %ymm4, %ymm14
-	LONG $0xa87de2c4; BYTE $0xcd // vfmadd213ps %ymm5, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + ymm5
-	LONG $0x7179c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm0
-	LONG $0xd671d9c5; BYTE $0x03 // vpsrlw $0x3, %xmm6, %xmm4
-	QUAD $0x000002a0aa599cc5 // vmulps 0x2a0(%rdx), %ymm12, %ymm5
-	LONG $0xe2dbd9c5 // vpand %xmm2, %xmm4, %xmm4
-	LONG $0xc3ebf9c5 // vpor %xmm3, %xmm0, %xmm0
-	LONG $0xc4fcf9c5 // vpaddb %xmm4, %xmm0, %xmm0
-	LONG $0x217de2c4; BYTE $0xe0 // vpmovsxbd %xmm0, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x597421c4; WORD $0x1a7c; BYTE $0x20 // vmulps 0x20(%rdx,%r11), %ymm1, %ymm15
+	LONG $0x595ca1c4; WORD $0x1a24 // vmulps (%rdx,%r11), %ymm4, %ymm4
+	LONG $0xa80de2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm4) + ymm0
+	LONG $0xa80d62c4; BYTE $0xff // vfmadd213ps %ymm7, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) + ymm7
+	LONG $0xd671f9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm0
+	LONG $0xc5dbf9c5 // vpand %xmm5, %xmm0, %xmm0
+	LONG $0xfc11c1c4; BYTE $0xcd // vpaddb %xmm13, %xmm13, %xmm1
+	LONG $0xc9dbb9c5 // vpand %xmm1, %xmm8, %xmm1
+	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
+	LONG $0xc0fcb1c5 // vpaddb %xmm0, %xmm9, %xmm0
+	LONG $0x217de2c4; BYTE $0xc8 // vpmovsxbd %xmm0, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x1a4c; BYTE $0x40 // vmulps 0x40(%rdx,%r11), %ymm1, %ymm1
+	QUAD $0x00014024b4287cc5; BYTE $0x00 // vmovaps 0x140(%rsp), %ymm14
+	LONG $0xa80dc2c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm1) + ymm12
 	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0x187d62c4; WORD $0x2464; BYTE $0x08 // vbroadcastss 0x8(%rsp), %ymm12
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x000002c09a59dcc5 // vmulps 0x2c0(%rdx), %ymm4, %ymm3
-	LONG $0xa81d42c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm12, %ymm14 # ymm14 = (ymm12 * ymm14) + ymm13
-	LONG $0x7111c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm13
-	LONG $0xd77181c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm15
-	QUAD $0x000002e0a259fcc5 // vmulps 0x2e0(%rdx), %ymm0, %ymm4
-	LONG $0xc2db81c5 // vpand %xmm2, %xmm15, %xmm0
-	LONG $0xeb1141c4; BYTE $0xe8 // vpor %xmm8, %xmm13, %xmm13
-	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
-	LONG $0xe87079c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm13 # xmm13 = xmm0[2,3,2,3]
-	LONG $0x217d42c4; BYTE $0xfd // vpmovsxbd %xmm13, %ymm15
+	LONG $0x597ca1c4; WORD $0x1a7c; BYTE $0x60 // vmulps 0x60(%rdx,%r11), %ymm0, %ymm7
+	LONG $0xa80de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm7) + ymm3
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd271f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm0
+	LONG $0xf26f79c5 // vmovdqa %xmm2, %xmm14
+	LONG $0xc5dbf9c5 // vpand %xmm5, %xmm0, %xmm0
+	LONG $0xdb21c1c4; BYTE $0xd0 // vpand %xmm8, %xmm11, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	LONG $0xc0fcb1c5 // vpaddb %xmm0, %xmm9, %xmm0
+	LONG $0xd070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm2 # xmm2 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xd2 // vpmovsxbd %xmm2, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x596ca1c4; WORD $0x1254; BYTE $0x20 // vmulps 0x20(%rdx,%r10), %ymm2, %ymm2
+	QUAD $0x000120249c28fcc5; BYTE $0x00 // vmovaps 0x120(%rsp), %ymm3
+	LONG $0xa865c2c4; BYTE $0xd7 // vfmadd213ps %ymm15, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm15
 	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xa81de2c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm1
-	LONG $0x7171c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm1
-	LONG $0xd67199c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm12
-	QUAD $0x00000300aa597cc5 // vmulps 0x300(%rdx), %ymm0, %ymm13
-	LONG $0xc2db99c5 // vpand %xmm2, %xmm12, %xmm0
-	LONG $0xc9ebb9c5 // vpor %xmm1, %xmm8, %xmm1
-	LONG $0xc0fcf1c5 // vpaddb %xmm0, %xmm1, %xmm0
-	LONG $0x5b7c41c4; BYTE $0xe7 // vcvtdq2ps %ymm15, %ymm12
-	LONG $0xf82a6ac5 // vcvtsi2ss %eax, %xmm2, %xmm15
-	LONG $0x187dc2c4; BYTE $0xcb // vbroadcastss %xmm11, %ymm1
-	QUAD $0x000003209a591cc5 // vmulps 0x320(%rdx), %ymm12, %ymm11
-	LONG $0x07b70f41 // movzwl (%r15), %eax
-	LONG $0xa875c2c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm14
-	LONG $0xf06e79c5 // vmovd %eax, %xmm14
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	LONG $0x7131c1c4; WORD $0x06d1 // vpsrlw $0x6, %xmm9, %xmm9
-	LONG $0xd771c1c5; BYTE $0x05 // vpsrlw $0x5, %xmm7, %xmm7
-	QUAD $0x001c5b25787962c4; BYTE $0x00 // vpbroadcastb 0x1c5b(%rip), %xmm12 # 0xc61b <k_dot_q6_k+0x87b>
-	LONG $0xdb3141c4; BYTE $0xcc // vpand %xmm12, %xmm9, %xmm9
-	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
-	LONG $0xffebb1c5 // vpor %xmm7, %xmm9, %xmm7
-	LONG $0xc87079c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm9 # xmm9 = xmm0[2,3,2,3]
+	LONG $0x597c21c4; WORD $0x1224 // vmulps (%rdx,%r10), %ymm0, %ymm12
+	LONG $0xa86562c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm3, %ymm12 # ymm12 = (ymm3 * ymm12) + ymm4
+	LONG $0xd671f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm0
+	LONG $0xc5dbf9c5 // vpand %xmm5, %xmm0, %xmm0
+	LONG $0xdb11c1c4; BYTE $0xd8 // vpand %xmm8, %xmm13, %xmm3
+	LONG $0xc0ebe1c5 // vpor %xmm0, %xmm3, %xmm0
+	LONG $0xd8fcb1c5 // vpaddb %xmm0, %xmm9, %xmm3
+	LONG $0xc370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm0 # xmm0 = xmm3[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0x217d42c4; BYTE $0xc9 // vpmovsxbd %xmm9, %ymm9
-	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	QUAD $0x000003608a5934c5 // vmulps 0x360(%rdx), %ymm9, %ymm9
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x000003408259fcc5 // vmulps 0x340(%rdx), %ymm0, %ymm0
-	LONG $0xa875e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm5
-	LONG $0xcffcb9c5 // vpaddb %xmm7, %xmm8, %xmm1
-	LONG $0x7151c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm5
-	LONG $0xeddb99c5 // vpand %xmm5, %xmm12, %xmm5
-	LONG $0x187de2c4; WORD $0x247c; BYTE $0x18 // vbroadcastss 0x18(%rsp), %ymm7
-	LONG $0xd671c9c5; BYTE $0x05 // vpsrlw $0x5, %xmm6, %xmm6
-	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
-	QUAD $0x000090249410fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm2
-	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
-	LONG $0x187de2c4; WORD $0x2474; BYTE $0x28 // vbroadcastss 0x28(%rsp), %ymm6
-	LONG $0xd17079c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm10 # xmm10 = xmm1[2,3,2,3]
-	LONG $0x217d42c4; BYTE $0xd2 // vpmovsxbd %xmm10, %ymm10
+	LONG $0x597ca1c4; WORD $0x1244; BYTE $0x60 // vmulps 0x60(%rdx,%r10), %ymm0, %ymm0
+	QUAD $0x0000e024a428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm4
+	LONG $0xa85de2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm7
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0x5964a1c4; WORD $0x127c; BYTE $0x40 // vmulps 0x40(%rdx,%r10), %ymm3, %ymm7
+	LONG $0xa85de2c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm1
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x7171c1c4; WORD $0x06d6 // vpsrlw $0x6, %xmm14, %xmm1
+	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
+	LONG $0x7161c1c4; WORD $0x01d3 // vpsrlw $0x1, %xmm11, %xmm3
+	LONG $0xdbdbb9c5 // vpand %xmm3, %xmm8, %xmm3
+	LONG $0xc9ebe1c5 // vpor %xmm1, %xmm3, %xmm1
+	LONG $0xc9fcb1c5 // vpaddb %xmm1, %xmm9, %xmm1
+	LONG $0x217de2c4; BYTE $0xd9 // vpmovsxbd %xmm1, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
-	LONG $0xa84562c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm7, %ymm13 # ymm13 = (ymm7 * ymm13) + ymm3
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	QUAD $0x000003808a59f4c5 // vmulps 0x380(%rdx), %ymm1, %ymm1
-	LONG $0xa84562c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm4
-	LONG $0x5b7cc1c4; BYTE $0xda // vcvtdq2ps %ymm10, %ymm3
-	QUAD $0x000003a09a59e4c5 // vmulps 0x3a0(%rdx), %ymm3, %ymm3
-	LONG $0xa84dc2c4; BYTE $0xc5 // vfmadd213ps %ymm13, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm0) + ymm13
-	LONG $0x187de2c4; WORD $0x2464; BYTE $0x38 // vbroadcastss 0x38(%rsp), %ymm4
-	LONG $0x187dc2c4; BYTE $0xff // vbroadcastss %xmm15, %ymm7
-	LONG $0xedfcb9c5 // vpaddb %xmm5, %xmm8, %xmm5
-	LONG $0xa84d42c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm11
-	LONG $0x217de2c4; BYTE $0xf5 // vpmovsxbd %xmm5, %ymm6
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xa85de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm0
-	LONG $0xc55bfcc5 // vcvtdq2ps %ymm5, %ymm0
-	QUAD $0x000003e08259fcc5 // vmulps 0x3e0(%rdx), %ymm0, %ymm0
-	LONG $0xa85dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm9
-	LONG $0xe65bfcc5 // vcvtdq2ps %ymm6, %ymm4
-	QUAD $0x000003c0a259dcc5 // vmulps 0x3c0(%rdx), %ymm4, %ymm4
-	LONG $0xa845e2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm4) + ymm1
-	LONG $0xa845e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm0) + ymm3
-	LONG $0x1379c2c4; BYTE $0xce // vcvtph2ps %xmm14, %xmm1
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0xb875e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm1, %ymm2 # ymm2 = (ymm1 * ymm0) + ymm2
-	QUAD $0x0000b0248410fcc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm0
-	LONG $0xb875e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm4) + ymm0
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x5974a1c4; WORD $0x0a64; BYTE $0x20 // vmulps 0x20(%rdx,%r9), %ymm1, %ymm4
+	LONG $0x5964a1c4; WORD $0x0a1c // vmulps (%rdx,%r9), %ymm3, %ymm3
+	QUAD $0x000100248c28fcc5; BYTE $0x00 // vmovaps 0x100(%rsp), %ymm1
+	LONG $0xa875c2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm12
+	LONG $0xa875e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm2
+	LONG $0xd671f1c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm1
+	QUAD $0x001338357879e2c4; BYTE $0x00 // vpbroadcastb 0x1338(%rip), %xmm6 # 0x9ae1 <k_dot_q5_k+0x5d1>
+	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
+	LONG $0x7169c1c4; WORD $0x01d5 // vpsrlw $0x1, %xmm13, %xmm2
+	LONG $0xd2dbb9c5 // vpand %xmm2, %xmm8, %xmm2
+	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
+	LONG $0xc9fcb1c5 // vpaddb %xmm1, %xmm9, %xmm1
+	LONG $0x217de2c4; BYTE $0xd1 // vpmovsxbd %xmm1, %ymm2
+	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x0a4c; BYTE $0x60 // vmulps 0x60(%rdx,%r9), %ymm1, %ymm1
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0x596c21c4; WORD $0x0a7c; BYTE $0x40 // vmulps 0x40(%rdx,%r9), %ymm2, %ymm15
+	LONG $0xa82d62c4; BYTE $0xff // vfmadd213ps %ymm7, %ymm10, %ymm15 # ymm15 = (ymm10 * ymm15) + ymm7
+	LONG $0xa82de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm1) + ymm0
+	LONG $0x7179c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm0
+	LONG $0xdedb79c5 // vpand %xmm6, %xmm0, %xmm11
+	LONG $0x7179c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm0
+	LONG $0xeedb79c5 // vpand %xmm6, %xmm0, %xmm13
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfcd8850f; WORD $0xffff // jne 0x84f0 <k_dot_q3_k+0x130>
+	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
+	LONG $0x5428fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm2
+	LONG $0xb87de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm4) + ymm2
+	LONG $0xe228fcc5 // vmovaps %ymm2, %ymm4
+	QUAD $0x000080249428fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm2
+	LONG $0xb87de2c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm3) + ymm2
+	LONG $0xda28fcc5 // vmovaps %ymm2, %ymm3
+	QUAD $0x0000a0249428fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm2
+	LONG $0xb87de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm1) + ymm2
+	QUAD $0x0000c0248c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm1
+	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
+	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	LONG $0x6ec78349 // addq $0x6e, %r15
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf86c850f; WORD $0xffff // jne 0xa350 <k_dot_q3_k+0x40>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xd0c48148; WORD $0x0000; BYTE $0x00 // addq $0xd0, %rsp
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfb9c850f; WORD $0xffff // jne 0x8420 <k_dot_q3_k+0x60>
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
+	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xab0f <k_dot_q3_k+0x7ff>
+	WORD $0x08eb // jmp 0x889c <k_dot_q3_k+0x4dc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9372,432 +7353,233 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
-	// dot_q4_k
+	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x081c8e0f; WORD $0x0000 // jle 0xb369 <k_dot_q4_k+0x829>
+	LONG $0x04ac8e0f; WORD $0x0000 // jle 0x8d89 <k_dot_q6_k+0x4b9>
 	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x20ec8148; WORD $0x0001; BYTE $0x00 // subq $0x120, %rsp # imm = 0x120
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0019a2051879e2c4; BYTE $0x00 // vbroadcastss 0x19a2(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
-	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x6c11fcc5; WORD $0x6024 // vmovups %ymm5, 0x60(%rsp)
-	QUAD $0x000080248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x80(%rsp)
-	QUAD $0x0000a0249411fcc5; BYTE $0x00 // vmovups %ymm2, 0xa0(%rsp)
-	QUAD $0x00010024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x100(%rsp)
-	LONG $0x0859b60f // movzbl 0x8(%rcx), %ebx
-	WORD $0x8941; BYTE $0xd8 // movl %ebx, %r8d
-	LONG $0x59b60f44; BYTE $0x04 // movzbl 0x4(%rcx), %r11d
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	LONG $0x51b60f44; BYTE $0x05 // movzbl 0x5(%rcx), %r10d
-	WORD $0x8944; BYTE $0xde // movl %r11d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x0a107cc5 // vmovups (%rdx), %ymm9
-	LONG $0x42107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm8
-	LONG $0x6210fcc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm4
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x52107cc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm10
-	LONG $0x54117cc5; WORD $0x4024 // vmovups %ymm10, 0x40(%rsp)
-	LONG $0x2a12c1c4; BYTE $0xc0 // vcvtsi2ss %r8d, %xmm13, %xmm0
-	LONG $0x616f7ac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm12
-	QUAD $0x001a1b1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1a1b(%rip), %xmm3 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xcbdb99c5 // vpand %xmm3, %xmm12, %xmm1
-	LONG $0x317de2c4; BYTE $0xd1 // vpmovzxbd %xmm1, %ymm2 # ymm2 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xf25bfcc5 // vcvtdq2ps %ymm2, %ymm6
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0x596f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm11
-	LONG $0xd3dba1c5 // vpand %xmm3, %xmm11, %xmm2
-	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xda70f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm3 # xmm3 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xeb // vpmovzxbd %xmm3, %ymm5 # ymm5 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xfc58b4c5 // vaddps %ymm4, %ymm9, %ymm7
-	LONG $0x583c41c4; BYTE $0xf2 // vaddps %ymm10, %ymm8, %ymm14
-	LONG $0x0969b60f // movzbl 0x9(%rcx), %ebp
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0x4c11fcc5; WORD $0x2024 // vmovups %ymm1, 0x20(%rsp)
-	WORD $0x8941; BYTE $0xe8 // movl %ebp, %r8d
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
-	LONG $0xcd5bfcc5 // vcvtdq2ps %ymm5, %ymm1
-	LONG $0x3fe18041 // andb $0x3f, %r9b
-	LONG $0xf1b60f45 // movzbl %r9b, %r14d
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xd25934c5 // vmulps %ymm2, %ymm9, %ymm10
-	LONG $0x2a12c1c4; BYTE $0xe8 // vcvtsi2ss %r8d, %xmm13, %xmm5
-	LONG $0xe9593cc5 // vmulps %ymm1, %ymm8, %ymm13
-	QUAD $0x00000080ba107cc5 // vmovups 0x80(%rdx), %ymm15
-	QUAD $0x000000a09a10fcc5 // vmovups 0xa0(%rdx), %ymm3
-	QUAD $0x000000e08a107cc5 // vmovups 0xe0(%rdx), %ymm9
-	LONG $0xb85d62c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm4, %ymm10 # ymm10 = (ymm4 * ymm6) + ymm10
-	QUAD $0x000000c0a210fcc5 // vmovups 0xc0(%rdx), %ymm4
-	LONG $0x7169c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm2
-	QUAD $0x0019760d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1976(%rip), %xmm1 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xf270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm6 # xmm6 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xef1941c4; BYTE $0xe4 // vpxor %xmm12, %xmm12, %xmm12
-	LONG $0xa87d42c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm0, %ymm14 # ymm14 = (ymm0 * ymm14) + ymm12
-	LONG $0xc25b7cc5 // vcvtdq2ps %ymm2, %ymm8
-	LONG $0x7121c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm11
-	LONG $0xd9db21c5 // vpand %xmm1, %xmm11, %xmm11
-	LONG $0xa87dc2c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm12
-	LONG $0x317dc2c4; BYTE $0xc3 // vpmovzxbd %xmm11, %ymm0 # ymm0 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x707941c4; WORD $0xeedb // vpshufd $0xee, %xmm11, %xmm11 # xmm11 = xmm11[2,3,2,3]
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317d42c4; BYTE $0xdb // vpmovzxbd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xc05984c5 // vmulps %ymm0, %ymm15, %ymm0
-	LONG $0xcb59a4c5 // vmulps %ymm3, %ymm11, %ymm1
-	LONG $0x187de2c4; BYTE $0xd5 // vbroadcastss %xmm5, %ymm2
-	LONG $0xdb5834c5 // vaddps %ymm3, %ymm9, %ymm11
-	LONG $0xe45804c5 // vaddps %ymm4, %ymm15, %ymm12
-	LONG $0x5c10fcc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm3
-	LONG $0xb86562c4; WORD $0x246c; BYTE $0x40 // vfmadd231ps 0x40(%rsp), %ymm3, %ymm13 # ymm13 = (ymm3 * mem) + ymm13
-	LONG $0x41b60f44; BYTE $0x06 // movzbl 0x6(%rcx), %r8d
-	LONG $0x49b60f44; BYTE $0x0a // movzbl 0xa(%rcx), %r9d
-	WORD $0x8945; BYTE $0xc7 // movl %r8d, %r15d
-	LONG $0xb85dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm8) + ymm0
-	QUAD $0x0000e0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xe0(%rsp)
-	QUAD $0x0000012082107cc5 // vmovups 0x120(%rdx), %ymm8
-	QUAD $0x00000100a210fcc5 // vmovups 0x100(%rdx), %ymm4
-	QUAD $0x00000160aa10fcc5 // vmovups 0x160(%rdx), %ymm5
-	LONG $0xb835e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm6) + ymm1
-	QUAD $0x0000c0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xc0(%rsp)
-	LONG $0x416ffac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm0
-	LONG $0x447ffac5; WORD $0x1024 // vmovdqu %xmm0, 0x10(%rsp)
-	QUAD $0x0018ad0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x18ad(%rip), %xmm1 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xf1dbf9c5 // vpand %xmm1, %xmm0, %xmm6
-	LONG $0xce7079c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm9 # xmm9 = xmm6[2,3,2,3]
-	LONG $0xa86d62c4; BYTE $0xe7 // vfmadd213ps %ymm7, %ymm2, %ymm12 # ymm12 = (ymm2 * ymm12) + ymm7
-	LONG $0x317dc2c4; BYTE $0xf9 // vpmovzxbd %xmm9, %ymm7 # ymm7 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero
-	LONG $0xcf5b7cc5 // vcvtdq2ps %ymm7, %ymm9
-	LONG $0x796f7ac5; BYTE $0x30 // vmovdqu 0x30(%rcx), %xmm15
-	LONG $0xa86d42c4; BYTE $0xde // vfmadd213ps %ymm14, %ymm2, %ymm11 # ymm11 = (ymm2 * ymm11) + ymm14
-	LONG $0xc1db81c5 // vpand %xmm1, %xmm15, %xmm0
-	LONG $0xf16f79c5 // vmovdqa %xmm1, %xmm14
-	LONG $0xd870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm3 # xmm3 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xcb59bcc5 // vmulps %ymm3, %ymm8, %ymm1
-	LONG $0xb855c2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm9) + ymm1
-	LONG $0x4c11fcc5; WORD $0x4024 // vmovups %ymm1, 0x40(%rsp)
-	QUAD $0x000001409a10fcc5 // vmovups 0x140(%rdx), %ymm3
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059dcc5 // vmulps %ymm0, %ymm4, %ymm0
-	LONG $0xb865e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm6) + ymm0
-	LONG $0x4411fcc5; WORD $0x2024 // vmovups %ymm0, 0x20(%rsp)
-	LONG $0xc62aaac5 // vcvtsi2ss %esi, %xmm10, %xmm0
-	LONG $0xfb58dcc5 // vaddps %ymm3, %ymm4, %ymm7
-	LONG $0x2a2ac1c4; BYTE $0xf6 // vcvtsi2ss %r14d, %xmm10, %xmm6
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xf7b60f41 // movzbl %r15b, %esi
-	LONG $0xdd58bcc5 // vaddps %ymm5, %ymm8, %ymm3
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xe62aaac5 // vcvtsi2ss %esi, %xmm10, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xa87d62c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm10) + ymm1
-	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xa87d62c4; BYTE $0xe9 // vfmadd213ps %ymm1, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xc62aeac5 // vcvtsi2ss %esi, %xmm2, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	WORD $0x8941; BYTE $0xf6 // movl %esi, %r14d
-	LONG $0x3fe68041 // andb $0x3f, %r14b
-	LONG $0xa87dc2c4; BYTE $0xdb // vfmadd213ps %ymm11, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm11
-	LONG $0xf6b60f45 // movzbl %r14b, %r14d
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x2a6a41c4; BYTE $0xce // vcvtsi2ss %r14d, %xmm2, %xmm9
-	LONG $0x187de2c4; BYTE $0xee // vbroadcastss %xmm6, %ymm5
-	LONG $0xa87dc2c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm7) + ymm12
-	QUAD $0x000001809210fcc5 // vmovups 0x180(%rdx), %ymm2
-	QUAD $0x0000e024a4107cc5; BYTE $0x00 // vmovups 0xe0(%rsp), %ymm12
-	LONG $0xa85542c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm10
-	QUAD $0x000001a08a10fcc5 // vmovups 0x1a0(%rdx), %ymm1
-	QUAD $0x000001c0b210fcc5 // vmovups 0x1c0(%rdx), %ymm6
-	LONG $0x446ffac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm0
-	LONG $0xd071a9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm10
-	QUAD $0x0000c0249c107cc5; BYTE $0x00 // vmovups 0xc0(%rsp), %ymm11
-	LONG $0xa85542c4; BYTE $0xdd // vfmadd213ps %ymm13, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm13
-	LONG $0xdb29c1c4; BYTE $0xee // vpand %xmm14, %xmm10, %xmm5
-	LONG $0x317d62c4; BYTE $0xc5 // vpmovzxbd %xmm5, %ymm8 # ymm8 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0x7129c1c4; WORD $0x04d7 // vpsrlw $0x4, %xmm15, %xmm10
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xdb2941c4; BYTE $0xf6 // vpand %xmm14, %xmm10, %xmm14
-	LONG $0x317d42c4; BYTE $0xd6 // vpmovzxbd %xmm14, %ymm10 # ymm10 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0xd2592cc5 // vmulps %ymm2, %ymm10, %ymm10
-	LONG $0xb84d42c4; BYTE $0xd0 // vfmadd231ps %ymm8, %ymm6, %ymm10 # ymm10 = (ymm6 * ymm8) + ymm10
-	QUAD $0x000001e0ba107cc5 // vmovups 0x1e0(%rdx), %ymm15
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x707941c4; WORD $0xeec6 // vpshufd $0xee, %xmm14, %xmm8 # xmm8 = xmm14[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xc1593cc5 // vmulps %ymm1, %ymm8, %ymm8
-	LONG $0x187d42c4; BYTE $0xf1 // vbroadcastss %xmm9, %ymm14
-	LONG $0xb80562c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm5) + ymm8
-	LONG $0xc15884c5 // vaddps %ymm1, %ymm15, %ymm0
-	LONG $0xee586cc5 // vaddps %ymm6, %ymm2, %ymm13
-	LONG $0xa80d62c4; BYTE $0xef // vfmadd213ps %ymm7, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm13) + ymm7
-	LONG $0xa80de2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) + ymm3
-	QUAD $0x000002209a10fcc5 // vmovups 0x220(%rdx), %ymm3
-	QUAD $0x00000200aa10fcc5 // vmovups 0x200(%rdx), %ymm5
-	QUAD $0x00000240b210fcc5 // vmovups 0x240(%rdx), %ymm6
-	LONG $0x4c107cc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm9
-	LONG $0xa85d42c4; BYTE $0xcc // vfmadd213ps %ymm12, %ymm4, %ymm9 # ymm9 = (ymm4 * ymm9) + ymm12
-	LONG $0x796f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm15
-	QUAD $0x0016e735787962c4; BYTE $0x00 // vpbroadcastb 0x16e7(%rip), %xmm14 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xdb01c1c4; BYTE $0xce // vpand %xmm14, %xmm15, %xmm1
-	LONG $0x317d62c4; BYTE $0xe1 // vpmovzxbd %xmm1, %ymm12 # ymm12 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0x7c10fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm7
-	LONG $0xa85dc2c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm11
-	LONG $0x516ffac5; BYTE $0x50 // vmovdqu 0x50(%rcx), %xmm2
-	LONG $0xe2db89c5 // vpand %xmm2, %xmm14, %xmm4
-	LONG $0x317d62c4; BYTE $0xdc // vpmovzxbd %xmm4, %ymm11 # ymm11 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
-	LONG $0xdd5924c5 // vmulps %ymm5, %ymm11, %ymm11
-	LONG $0xb84d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm6, %ymm11 # ymm11 = (ymm6 * ymm12) + ymm11
-	QUAD $0x00000260b2107cc5 // vmovups 0x260(%rdx), %ymm14
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xe470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm4 # xmm4 = xmm4[2,3,2,3]
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0011e03d7879e2c4; BYTE $0x00 // vpbroadcastb 0x11e0(%rip), %xmm7 # 0x9ae2 <k_dot_q5_k+0x5d2>
+	QUAD $0x0011d81d787962c4; BYTE $0x00 // vpbroadcastb 0x11d8(%rip), %xmm11 # 0x9ae3 <k_dot_q5_k+0x5d3>
+	QUAD $0x0011d00d787962c4; BYTE $0x00 // vpbroadcastb 0x11d0(%rip), %xmm9 # 0x9ae4 <k_dot_q5_k+0x5d4>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	QUAD $0x0000a024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xa0(%rsp)
+	QUAD $0x0000c0248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0xc0(%rsp)
+	QUAD $0x0000e0249c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xe0(%rsp)
+	QUAD $0x000100248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x100(%rsp)
+	QUAD $0x0000c881217de2c4; BYTE $0x00 // vpmovsxbd 0xc8(%rcx), %ymm0
+	QUAD $0x0000c089217de2c4; BYTE $0x00 // vpmovsxbd 0xc0(%rcx), %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xe45964c5 // vmulps %ymm4, %ymm3, %ymm12
-	LONG $0xb80d62c4; BYTE $0xe1 // vfmadd231ps %ymm1, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm1) + ymm12
-	LONG $0xce58d4c5 // vaddps %ymm6, %ymm5, %ymm1
-	LONG $0x71b60f44; BYTE $0x07 // movzbl 0x7(%rcx), %r14d
-	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
-	WORD $0xe380; BYTE $0x30 // andb $0x30, %bl
-	LONG $0x61b60f44; BYTE $0x0c // movzbl 0xc(%rcx), %r12d
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	WORD $0x8945; BYTE $0xe5 // movl %r12d, %r13d
-	LONG $0x04edc041 // shrb $0x4, %r13b
-	WORD $0x0841; BYTE $0xdd // orb %bl, %r13b
-	LONG $0xddb60f41 // movzbl %r13b, %ebx
-	LONG $0xdb588cc5 // vaddps %ymm3, %ymm14, %ymm3
-	LONG $0xe32aaac5 // vcvtsi2ss %ebx, %xmm10, %xmm4
-	LONG $0x02ebc041 // shrb $0x2, %r11b
-	LONG $0x30e38041 // andb $0x30, %r11b
-	LONG $0x0fe48041 // andb $0xf, %r12b
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xa85de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm0
-	LONG $0x2a2ac1c4; BYTE $0xc7 // vcvtsi2ss %r15d, %xmm10, %xmm0
-	WORD $0x0845; BYTE $0xdc // orb %r11b, %r12b
-	LONG $0x02edc040 // shrb $0x2, %bpl
-	LONG $0x30e58040 // andb $0x30, %bpl
-	LONG $0xdcb60f45 // movzbl %r12b, %r11d
-	LONG $0x0d59b60f // movzbl 0xd(%rcx), %ebx
-	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
-	LONG $0x04efc041 // shrb $0x4, %r15b
-	LONG $0x187de2c4; BYTE $0xe8 // vbroadcastss %xmm0, %ymm5
-	WORD $0x0841; BYTE $0xef // orb %bpl, %r15b
-	LONG $0x02eac041 // shrb $0x2, %r10b
-	LONG $0x30e28041 // andb $0x30, %r10b
-	LONG $0xa85dc2c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm13
-	WORD $0xe380; BYTE $0x0f // andb $0xf, %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	LONG $0xd3b60f44 // movzbl %bl, %r10d
-	LONG $0xa85542c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm9
-	LONG $0xdfb60f41 // movzbl %r15b, %ebx
-	QUAD $0x000002808210fcc5 // vmovups 0x280(%rdx), %ymm0
-	QUAD $0x000002a0a210fcc5 // vmovups 0x2a0(%rdx), %ymm4
-	LONG $0xa85562c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm7
-	QUAD $0x000002e0aa10fcc5 // vmovups 0x2e0(%rdx), %ymm5
-	LONG $0x7149c1c4; WORD $0x04d7 // vpsrlw $0x4, %xmm15, %xmm6
-	QUAD $0x0015c60d787962c4; BYTE $0x00 // vpbroadcastb 0x15c6(%rip), %xmm9 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
-	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0xd271e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm2
-	LONG $0xd2dbb1c5 // vpand %xmm2, %xmm9, %xmm2
-	LONG $0xcf5b7cc5 // vcvtdq2ps %ymm7, %ymm9
-	LONG $0xfa70f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm7 # xmm7 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59dcc5 // vmulps %ymm7, %ymm4, %ymm7
-	LONG $0xb855c2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm9) + ymm7
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x2a1241c4; BYTE $0xf3 // vcvtsi2ss %r11d, %xmm13, %xmm14
-	LONG $0xed585cc5 // vaddps %ymm5, %ymm4, %ymm13
-	QUAD $0x000002c0a210fcc5 // vmovups 0x2c0(%rdx), %ymm4
-	LONG $0x317de2c4; BYTE $0xee // vpmovzxbd %xmm6, %ymm5 # ymm5 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xca597cc5 // vmulps %ymm2, %ymm0, %ymm9
-	LONG $0xb85d62c4; BYTE $0xcd // vfmadd231ps %ymm5, %ymm4, %ymm9 # ymm9 = (ymm4 * ymm5) + ymm9
-	LONG $0xfc587cc5 // vaddps %ymm4, %ymm0, %ymm15
-	LONG $0x2a22c1c4; BYTE $0xc2 // vcvtsi2ss %r10d, %xmm11, %xmm0
-	LONG $0xd32aa2c5 // vcvtsi2ss %ebx, %xmm11, %xmm2
-	LONG $0x187dc2c4; BYTE $0xe6 // vbroadcastss %xmm14, %ymm4
-	LONG $0x187de2c4; BYTE $0xe8 // vbroadcastss %xmm0, %ymm5
-	LONG $0x187de2c4; BYTE $0xc2 // vbroadcastss %xmm2, %ymm0
-	LONG $0xa87d62c4; BYTE $0xf9 // vfmadd213ps %ymm1, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm15) + ymm1
-	LONG $0xa85d42c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm4, %ymm11 # ymm11 = (ymm4 * ymm11) + ymm10
-	LONG $0xa87d62c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm3
-	QUAD $0x000003209a10fcc5 // vmovups 0x320(%rdx), %ymm3
-	QUAD $0x00000300b210fcc5 // vmovups 0x300(%rdx), %ymm6
-	LONG $0xa85d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm4, %ymm12 # ymm12 = (ymm4 * ymm12) + ymm8
-	QUAD $0x00000360a210fcc5 // vmovups 0x360(%rdx), %ymm4
-	QUAD $0x00000080816ffac5 // vmovdqu 0x80(%rcx), %xmm0
-	QUAD $0x00150a35787962c4; BYTE $0x00 // vpbroadcastb 0x150a(%rip), %xmm14 # 0xc61c <k_dot_q6_k+0x87c>
-	LONG $0xc8db89c5 // vpand %xmm0, %xmm14, %xmm1
-	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
-	LONG $0xd170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm2 # xmm2 = xmm1[2,3,2,3]
-	LONG $0x317d62c4; BYTE $0xc2 // vpmovzxbd %xmm2, %ymm8 # ymm8 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0x516ffac5; BYTE $0x70 // vmovdqu 0x70(%rcx), %xmm2
-	LONG $0xa855c2c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm12
-	LONG $0xeadb89c5 // vpand %xmm2, %xmm14, %xmm5
-	LONG $0xd57079c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm10 # xmm10 = xmm5[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xd2 // vpmovzxbd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xd8 // vcvtdq2ps %ymm8, %ymm11
-	LONG $0x5b7c41c4; BYTE $0xc2 // vcvtdq2ps %ymm10, %ymm8
-	LONG $0xc3593cc5 // vmulps %ymm3, %ymm8, %ymm8
-	LONG $0xb85d42c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm11) + ymm8
-	QUAD $0x000003409a107cc5 // vmovups 0x340(%rdx), %ymm11
-	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xd5594cc5 // vmulps %ymm5, %ymm6, %ymm10
-	LONG $0xb82562c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm1) + ymm10
-	LONG $0xde5824c5 // vaddps %ymm6, %ymm11, %ymm11
-	LONG $0x02e9c041 // shrb $0x2, %r9b
-	LONG $0x30e18041 // andb $0x30, %r9b
-	LONG $0x51b60f44; BYTE $0x0e // movzbl 0xe(%rcx), %r10d
-	WORD $0x8945; BYTE $0xd3 // movl %r10d, %r11d
-	LONG $0x04ebc041 // shrb $0x4, %r11b
-	LONG $0x02e8c041 // shrb $0x2, %r8b
-	LONG $0x30e08041 // andb $0x30, %r8b
-	LONG $0x0fe28041 // andb $0xf, %r10b
-	WORD $0x0845; BYTE $0xcb // orb %r9b, %r11b
-	WORD $0x0845; BYTE $0xc2 // orb %r8b, %r10b
-	LONG $0xc2b60f45 // movzbl %r10b, %r8d
-	LONG $0xe45864c5 // vaddps %ymm4, %ymm3, %ymm12
-	LONG $0xcbb60f45 // movzbl %r11b, %r9d
-	LONG $0x2a02c1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm15, %xmm1
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0xa87542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm13
-	LONG $0x2a02c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm15, %xmm3
-	LONG $0x187de2c4; BYTE $0xf3 // vbroadcastss %xmm3, %ymm6
-	LONG $0xa87542c4; BYTE $0xdf // vfmadd213ps %ymm15, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm15
-	QUAD $0x000003809a10fcc5 // vmovups 0x380(%rdx), %ymm3
-	LONG $0xa84d42c4; BYTE $0xd1 // vfmadd213ps %ymm9, %ymm6, %ymm10 # ymm10 = (ymm6 * ymm10) + ymm9
-	QUAD $0x000003a0aa10fcc5 // vmovups 0x3a0(%rdx), %ymm5
-	QUAD $0x000003c0a210fcc5 // vmovups 0x3c0(%rdx), %ymm4
-	LONG $0xd071f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm0
-	LONG $0xa84d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm7
-	LONG $0xc8db89c5 // vpand %xmm0, %xmm14, %xmm1
-	LONG $0x317de2c4; BYTE $0xc1 // vpmovzxbd %xmm1, %ymm0 # ymm0 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xd271e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm2
-	LONG $0xf05bfcc5 // vcvtdq2ps %ymm0, %ymm6
-	LONG $0xd2db89c5 // vpand %xmm2, %xmm14, %xmm2
-	LONG $0x317de2c4; BYTE $0xc2 // vpmovzxbd %xmm2, %ymm0 # ymm0 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
 	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059e4c5 // vmulps %ymm0, %ymm3, %ymm0
-	LONG $0xb85de2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm6) + ymm0
-	QUAD $0x000003e0b210fcc5 // vmovups 0x3e0(%rdx), %ymm6
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
+	LONG $0x4429fcc5; WORD $0x2024 // vmovaps %ymm0, 0x20(%rsp)
+	LONG $0x0c29fcc5; BYTE $0x24 // vmovaps %ymm1, (%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0080c9846f7a21c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r9,8), %xmm8
+	QUAD $0x0090c9ac6f7a21c4; WORD $0x0000 // vmovdqu 0x90(%rcx,%r9,8), %xmm13
+	LONG $0x187da2c4; WORD $0xcc24 // vbroadcastss (%rsp,%r9,8), %ymm4
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r9,8), %ymm1
+	LONG $0x4c29fcc5; WORD $0x6024 // vmovaps %ymm1, 0x60(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r9,8), %ymm1
+	LONG $0x4c29fcc5; WORD $0x4024 // vmovaps %ymm1, 0x40(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r9,8), %ymm1
+	QUAD $0x000120248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x120(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r9,8), %ymm1
+	QUAD $0x000180248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x180(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r9,8), %ymm1
+	QUAD $0x000160248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x160(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r9,8), %ymm1
+	QUAD $0x000140248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsp)
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
+	LONG $0x6f7a21c4; WORD $0x113c // vmovdqu (%rcx,%r10), %xmm15
+	LONG $0xd7db81c5 // vpand %xmm7, %xmm15, %xmm2
+	LONG $0x7161c1c4; WORD $0x04f0 // vpsllw $0x4, %xmm8, %xmm3
+	LONG $0xdbdba1c5 // vpand %xmm3, %xmm11, %xmm3
+	LONG $0xd2ebe1c5 // vpor %xmm2, %xmm3, %xmm2
+	LONG $0xd2fcb1c5 // vpaddb %xmm2, %xmm9, %xmm2
+	LONG $0xda70f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm3 # xmm3 = xmm2[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xd2 // vpmovsxbd %xmm2, %ymm2
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
 	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xd259d4c5 // vmulps %ymm2, %ymm5, %ymm2
-	LONG $0xb84de2c4; BYTE $0xd1 // vfmadd231ps %ymm1, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm1) + ymm2
-	LONG $0xee58d4c5 // vaddps %ymm6, %ymm5, %ymm5
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x41b60f44; BYTE $0x0f // movzbl 0xf(%rcx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec041 // shrb $0x2, %r14b
-	LONG $0x30e68041 // andb $0x30, %r14b
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf1 // orb %sil, %r9b
-	WORD $0x0845; BYTE $0xf0 // orb %r14b, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xc1b60f45 // movzbl %r9b, %r8d
-	LONG $0xcc58e4c5 // vaddps %ymm4, %ymm3, %ymm1
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x2a02c1c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm15, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xa865c2c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm11
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0xe62a82c5 // vcvtsi2ss %esi, %xmm15, %xmm4
-	LONG $0xa865c2c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm12
-	LONG $0x187de2c4; BYTE $0xdc // vbroadcastss %xmm4, %ymm3
-	QUAD $0x00010024a410fcc5; BYTE $0x00 // vmovups 0x100(%rsp), %ymm4
-	LONG $0xa865c2c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm10
-	LONG $0xa865c2c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm8
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
-	LONG $0xb865e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm0) + ymm4
-	QUAD $0x0000a0248410fcc5; BYTE $0x00 // vmovups 0xa0(%rsp), %ymm0
-	LONG $0xb865e2c4; BYTE $0xc2 // vfmadd231ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm2) + ymm0
-	QUAD $0x0000a0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xa0(%rsp)
-	QUAD $0x0000a0249410fcc5; BYTE $0x00 // vmovups 0xa0(%rsp), %ymm2
-	LONG $0x0271b70f // movzwl 0x2(%rcx), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x596ca1c4; WORD $0x1a04 // vmulps (%rdx,%r11), %ymm2, %ymm0
+	LONG $0xd35bfcc5 // vcvtdq2ps %ymm3, %ymm2
+	LONG $0x596ca1c4; WORD $0x1a74; BYTE $0x20 // vmulps 0x20(%rdx,%r11), %ymm2, %ymm6
+	LONG $0xa85dc2c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm12
+	LONG $0x6f7a21c4; WORD $0x1164; BYTE $0x10 // vmovdqu 0x10(%rcx,%r10), %xmm12
+	LONG $0xa85dc2c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm14
+	LONG $0x6f7941c4; BYTE $0xf5 // vmovdqa %xmm13, %xmm14
+	LONG $0x7161c1c4; WORD $0x04f5 // vpsllw $0x4, %xmm13, %xmm3
+	LONG $0xe7db99c5 // vpand %xmm7, %xmm12, %xmm4
+	LONG $0xdbdba1c5 // vpand %xmm3, %xmm11, %xmm3
+	LONG $0xdcebe1c5 // vpor %xmm4, %xmm3, %xmm3
+	LONG $0xdbfcb1c5 // vpaddb %xmm3, %xmm9, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
+	LONG $0x217de2c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm3
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x5964a1c4; WORD $0x1a5c; BYTE $0x40 // vmulps 0x40(%rdx,%r11), %ymm3, %ymm3
+	LONG $0x6f7941c4; BYTE $0xe9 // vmovdqa %xmm9, %xmm13
+	LONG $0x6f7941c4; BYTE $0xcb // vmovdqa %xmm11, %xmm9
+	LONG $0x595c21c4; WORD $0x1a5c; BYTE $0x60 // vmulps 0x60(%rdx,%r11), %ymm4, %ymm11
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x4c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm1
+	LONG $0xa875c2c4; BYTE $0xda // vfmadd213ps %ymm10, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm10
+	LONG $0x6f7a21c4; WORD $0x1154; BYTE $0x20 // vmovdqu 0x20(%rcx,%r10), %xmm10
+	LONG $0xa87562c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm5
+	LONG $0x01cb8349 // orq $0x1, %r11
+	LONG $0x7159c1c4; WORD $0x02f0 // vpsllw $0x2, %xmm8, %xmm4
+	LONG $0xe4dbb1c5 // vpand %xmm4, %xmm9, %xmm4
+	LONG $0xefdba9c5 // vpand %xmm7, %xmm10, %xmm5
+	LONG $0xe5ebd9c5 // vpor %xmm5, %xmm4, %xmm4
+	LONG $0xe4fc91c5 // vpaddb %xmm4, %xmm13, %xmm4
+	LONG $0x217de2c4; BYTE $0xec // vpmovsxbd %xmm4, %ymm5
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x5954a1c4; WORD $0x1a2c // vmulps (%rdx,%r11), %ymm5, %ymm5
+	LONG $0x5428fcc5; WORD $0x4024 // vmovaps 0x40(%rsp), %ymm2
+	LONG $0xa86de2c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm0
+	LONG $0x6f7aa1c4; WORD $0x114c; BYTE $0x30 // vmovdqu 0x30(%rcx,%r10), %xmm1
+	QUAD $0x000090248c7ff9c5; BYTE $0x00 // vmovdqa %xmm1, 0x90(%rsp)
+	LONG $0xc470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm0 # xmm0 = xmm4[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x597ca1c4; WORD $0x1a44; BYTE $0x20 // vmulps 0x20(%rdx,%r11), %ymm0, %ymm0
+	LONG $0xa86de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm6
+	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	LONG $0xc7dbf1c5 // vpand %xmm7, %xmm1, %xmm0
+	LONG $0x7169c1c4; WORD $0x02f6 // vpsllw $0x2, %xmm14, %xmm2
+	LONG $0xf67f79c5 // vmovdqa %xmm14, %xmm6
+	LONG $0xd2dbb1c5 // vpand %xmm2, %xmm9, %xmm2
+	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
+	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
+	LONG $0x217de2c4; BYTE $0xd0 // vpmovsxbd %xmm0, %ymm2
+	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
+	LONG $0x596ca1c4; WORD $0x1a64; BYTE $0x40 // vmulps 0x40(%rdx,%r11), %ymm2, %ymm4
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x7171c1c4; WORD $0x04d7 // vpsrlw $0x4, %xmm15, %xmm1
+	LONG $0xcfdbf1c5 // vpand %xmm7, %xmm1, %xmm1
+	QUAD $0x00012024b4287cc5; BYTE $0x00 // vmovaps 0x120(%rsp), %ymm14
+	LONG $0xa80de2c4; BYTE $0xe3 // vfmadd213ps %ymm3, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm4) + ymm3
+	LONG $0xdb39c1c4; BYTE $0xd1 // vpand %xmm9, %xmm8, %xmm2
+	LONG $0xd9ebe9c5 // vpor %xmm1, %xmm2, %xmm3
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r9,8), %ymm1
+	LONG $0x4c29fcc5; WORD $0x4024 // vmovaps %ymm1, 0x40(%rsp)
+	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x597ca1c4; WORD $0x1a54; BYTE $0x60 // vmulps 0x60(%rdx,%r11), %ymm0, %ymm2
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xa80dc2c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm2) + ymm11
+	LONG $0xc3fc91c5 // vpaddb %xmm3, %xmm13, %xmm0
+	LONG $0xd870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm3 # xmm3 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0x217d62c4; BYTE $0xdb // vpmovsxbd %xmm3, %ymm11
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x7161c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm3
+	LONG $0xdfdbe1c5 // vpand %xmm7, %xmm3, %xmm3
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xe6db31c5 // vpand %xmm6, %xmm9, %xmm12
+	LONG $0xdbeb99c5 // vpor %xmm3, %xmm12, %xmm3
+	LONG $0x597c21c4; WORD $0x123c // vmulps (%rdx,%r10), %ymm0, %ymm15
+	LONG $0xc3fc91c5 // vpaddb %xmm3, %xmm13, %xmm0
+	LONG $0xd870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm3 # xmm3 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0x217d62c4; BYTE $0xe3 // vpmovsxbd %xmm3, %ymm12
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x597ca1c4; WORD $0x125c; BYTE $0x40 // vmulps 0x40(%rdx,%r10), %ymm0, %ymm3
+	LONG $0x7179c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm0
+	LONG $0xc7dbf9c5 // vpand %xmm7, %xmm0, %xmm0
+	LONG $0x7139c1c4; WORD $0x02d0 // vpsrlw $0x2, %xmm8, %xmm8
+	LONG $0x5b7c41c4; BYTE $0xd3 // vcvtdq2ps %ymm11, %ymm10
+	LONG $0xdb3941c4; BYTE $0xc1 // vpand %xmm9, %xmm8, %xmm8
+	LONG $0xc0ebb9c5 // vpor %xmm0, %xmm8, %xmm0
+	LONG $0x592c21c4; WORD $0x1244; BYTE $0x20 // vmulps 0x20(%rdx,%r10), %ymm10, %ymm8
+	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
+	LONG $0x217d62c4; BYTE $0xd0 // vpmovsxbd %xmm0, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x5b7c41c4; BYTE $0xdc // vcvtdq2ps %ymm12, %ymm11
+	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0x592421c4; WORD $0x125c; BYTE $0x60 // vmulps 0x60(%rdx,%r10), %ymm11, %ymm11
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x597c21c4; WORD $0x0a64; BYTE $0x20 // vmulps 0x20(%rdx,%r9), %ymm0, %ymm12
+	LONG $0x592c21c4; WORD $0x0a34 // vmulps (%rdx,%r9), %ymm10, %ymm14
+	QUAD $0x00009024846ff9c5; BYTE $0x00 // vmovdqa 0x90(%rsp), %xmm0
+	LONG $0xd071f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm0
+	QUAD $0x0001802494287cc5; BYTE $0x00 // vmovaps 0x180(%rsp), %ymm10
+	LONG $0xa82d62c4; BYTE $0xfd // vfmadd213ps %ymm5, %ymm10, %ymm15 # ymm15 = (ymm10 * ymm15) + ymm5
+	LONG $0xc7dbf9c5 // vpand %xmm7, %xmm0, %xmm0
+	LONG $0xd671d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm5
+	LONG $0xeddbb1c5 // vpand %xmm5, %xmm9, %xmm5
+	QUAD $0x000160248c28fcc5; BYTE $0x00 // vmovaps 0x160(%rsp), %ymm1
+	LONG $0xa875e2c4; BYTE $0xdc // vfmadd213ps %ymm4, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm4
+	LONG $0xc0ebd1c5 // vpor %xmm0, %xmm5, %xmm0
+	LONG $0xc0fc91c5 // vpaddb %xmm0, %xmm13, %xmm0
+	LONG $0x217de2c4; BYTE $0xe8 // vpmovsxbd %xmm0, %ymm5
+	LONG $0xa82d62c4; WORD $0x2444; BYTE $0x60 // vfmadd213ps 0x60(%rsp), %ymm10, %ymm8 # ymm8 = (ymm10 * ymm8) + mem
+	LONG $0xe55bfcc5 // vcvtdq2ps %ymm5, %ymm4
+	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
+	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
+	LONG $0xa87562c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm1, %ymm11 # ymm11 = (ymm1 * ymm11) + ymm2
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x597ca1c4; WORD $0x0a6c; BYTE $0x60 // vmulps 0x60(%rdx,%r9), %ymm0, %ymm5
+	QUAD $0x000140248428fcc5; BYTE $0x00 // vmovaps 0x140(%rsp), %ymm0
+	LONG $0xa87d42c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm0, %ymm14 # ymm14 = (ymm0 * ymm14) + ymm15
+	LONG $0x595c21c4; WORD $0x0a54; BYTE $0x40 // vmulps 0x40(%rdx,%r9), %ymm4, %ymm10
+	LONG $0x4c28fcc5; WORD $0x4024 // vmovaps 0x40(%rsp), %ymm1
+	LONG $0xa87562c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm1, %ymm10 # ymm10 = (ymm1 * ymm10) + ymm3
+	LONG $0xa87d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm8
+	LONG $0xa875c2c4; BYTE $0xeb // vfmadd213ps %ymm11, %ymm1, %ymm5 # ymm5 = (ymm1 * ymm5) + ymm11
+	LONG $0x6f7941c4; BYTE $0xd9 // vmovdqa %xmm9, %xmm11
+	LONG $0x6f7941c4; BYTE $0xcd // vmovdqa %xmm13, %xmm9
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfc82850f; WORD $0xffff // jne 0x8990 <k_dot_q6_k+0xc0>
+	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x0457f8c5; BYTE $0x24 // vxorps (%rsp), %xmm0, %xmm0
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0x5c10fcc5; WORD $0x6024 // vmovups 0x60(%rsp), %ymm3
-	LONG $0xb87de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm5) + ymm3
-	LONG $0x5c11fcc5; WORD $0x6024 // vmovups %ymm3, 0x60(%rsp)
-	LONG $0x6c10fcc5; WORD $0x6024 // vmovups 0x60(%rsp), %ymm5
-	QUAD $0x000080249c10fcc5; BYTE $0x00 // vmovups 0x80(%rsp), %ymm3
-	LONG $0xb87de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm1) + ymm3
-	QUAD $0x000080249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x80(%rsp)
-	QUAD $0x000080248410fcc5; BYTE $0x00 // vmovups 0x80(%rsp), %ymm0
-	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
+	QUAD $0x0000e0249c28fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm3
+	LONG $0xb87dc2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm12) + ymm3
+	QUAD $0x000100248c28fcc5; BYTE $0x00 // vmovaps 0x100(%rsp), %ymm1
+	LONG $0xb87dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm14) + ymm1
+	QUAD $0x0000a024b428fcc5; BYTE $0x00 // vmovaps 0xa0(%rsp), %ymm6
+	LONG $0xb87de2c4; BYTE $0xf5 // vfmadd231ps %ymm5, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm5) + ymm6
+	QUAD $0x0000c024a428fcc5; BYTE $0x00 // vmovaps 0xc0(%rsp), %ymm4
+	LONG $0xb87dc2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm10) + ymm4
+	LONG $0xc428fcc5 // vmovaps %ymm4, %ymm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf842850f; WORD $0xffff // jne 0xab90 <k_dot_q4_k+0x50>
-	LONG $0xc458fcc5 // vaddps %ymm4, %ymm0, %ymm0
-	LONG $0xca58d4c5 // vaddps %ymm2, %ymm5, %ymm1
-	LONG $0x20c48148; WORD $0x0001; BYTE $0x00 // addq $0x120, %rsp # imm = 0x120
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfba5850f; WORD $0xffff // jne 0x8920 <k_dot_q6_k+0x50>
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xb371 <k_dot_q4_k+0x831>
+	WORD $0x08eb // jmp 0x8d91 <k_dot_q6_k+0x4c1>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9812,843 +7594,552 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
+	// dot_q2_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x04198e0f; WORD $0x0000 // jle 0x91e6 <k_dot_q2_k+0x426>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x80ec8148; WORD $0x0001; BYTE $0x00 // subq $0x180, %rsp # imm = 0x180
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000bc9051879e2c4; BYTE $0x00 // vbroadcastss 0xbc9(%rip), %xmm0 # 0x99bc <k_dot_q5_k+0x4ac>
+	LONG $0x4429f8c5; WORD $0x5024 // vmovaps %xmm0, 0x50(%rsp)
+	QUAD $0x000ce32d7879e2c4; BYTE $0x00 // vpbroadcastb 0xce3(%rip), %xmm5 # 0x9ae5 <k_dot_q5_k+0x5d5>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x9066 // nop
+	QUAD $0x0000a0249c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xa0(%rsp)
+	QUAD $0x0000c0249429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xc0(%rsp)
+	QUAD $0x0000e024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsp)
+	QUAD $0x00010024a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x100(%rsp)
+	QUAD $0x000ca9157879e2c4; BYTE $0x00 // vpbroadcastb 0xca9(%rip), %xmm2 # 0x9ae6 <k_dot_q5_k+0x5d6>
+	LONG $0x01dbe9c5 // vpand (%rcx), %xmm2, %xmm0
+	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x0429fcc5; BYTE $0x24 // vmovaps %ymm0, (%rsp)
+	LONG $0x4c29fcc5; WORD $0x2024 // vmovaps %ymm1, 0x20(%rsp)
+	LONG $0x016ffac5 // vmovdqu (%rcx), %xmm0
+	LONG $0xd071f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm0
+	LONG $0xc2dbf9c5 // vpand %xmm2, %xmm0, %xmm0
+	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x4429fcc5; WORD $0x6024 // vmovaps %ymm0, 0x60(%rsp)
+	QUAD $0x000080248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x80(%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	BYTE $0x90 // nop
+	LONG $0x6f7a21c4; WORD $0xc954; BYTE $0x10 // vmovdqu 0x10(%rcx,%r9,8), %xmm10
+	LONG $0x6f7a21c4; WORD $0xc96c; BYTE $0x20 // vmovdqu 0x20(%rcx,%r9,8), %xmm13
+	LONG $0x187d22c4; WORD $0xcc34 // vbroadcastss (%rsp,%r9,8), %ymm14
+	LONG $0xc5dba9c5 // vpand %xmm5, %xmm10, %xmm0
+	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
+	LONG $0x317d62c4; BYTE $0xf9 // vpmovzxbd %xmm1, %ymm15 # ymm15 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x04 // vbroadcastss 0x4(%rsp,%r9,8), %ymm1
+	QUAD $0x000140248c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsp)
+	LONG $0xe05bfcc5 // vcvtdq2ps %ymm0, %ymm4
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x187da2c4; WORD $0xcc44; BYTE $0x08 // vbroadcastss 0x8(%rsp,%r9,8), %ymm0
+	QUAD $0x000120248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x120(%rsp)
+	LONG $0x187da2c4; WORD $0xcc4c; BYTE $0x0c // vbroadcastss 0xc(%rsp,%r9,8), %ymm1
+	LONG $0x187da2c4; WORD $0xcc5c; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r9,8), %ymm3
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0xd56ff9c5 // vmovdqa %xmm5, %xmm2
+	LONG $0x187da2c4; WORD $0xcc6c; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r9,8), %ymm5
+	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
+	LONG $0x187d22c4; WORD $0xcc4c; BYTE $0x18 // vbroadcastss 0x18(%rsp,%r9,8), %ymm9
+	LONG $0x187da2c4; WORD $0xcc74; BYTE $0x1c // vbroadcastss 0x1c(%rsp,%r9,8), %ymm6
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x595ca1c4; WORD $0x0a24 // vmulps (%rdx,%r9), %ymm4, %ymm4
+	LONG $0x5b7c41c4; BYTE $0xff // vcvtdq2ps %ymm15, %ymm15
+	LONG $0x590421c4; WORD $0x0a7c; BYTE $0x20 // vmulps 0x20(%rdx,%r9), %ymm15, %ymm15
+	LONG $0xa80d42c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) + ymm12
+	LONG $0xa80dc2c4; BYTE $0xe3 // vfmadd213ps %ymm11, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm4) + ymm11
+	LONG $0xdadb11c5 // vpand %xmm2, %xmm13, %xmm11
+	LONG $0x707941c4; WORD $0xeee3 // vpshufd $0xee, %xmm11, %xmm12 # xmm12 = xmm11[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xe4 // vpmovzxbd %xmm12, %ymm12 # ymm12 = xmm12[0],zero,zero,zero,xmm12[1],zero,zero,zero,xmm12[2],zero,zero,zero,xmm12[3],zero,zero,zero,xmm12[4],zero,zero,zero,xmm12[5],zero,zero,zero,xmm12[6],zero,zero,zero,xmm12[7],zero,zero,zero
+	LONG $0x317d42c4; BYTE $0xdb // vpmovzxbd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xdb // vcvtdq2ps %ymm11, %ymm11
+	LONG $0x592421c4; WORD $0x0a5c; BYTE $0x40 // vmulps 0x40(%rdx,%r9), %ymm11, %ymm11
+	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
+	LONG $0x591c21c4; WORD $0x0a64; BYTE $0x60 // vmulps 0x60(%rdx,%r9), %ymm12, %ymm12
+	QUAD $0x000140248428fcc5; BYTE $0x00 // vmovaps 0x140(%rsp), %ymm0
+	LONG $0xa87d42c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm8
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0x7139c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm8
+	LONG $0xc2db39c5 // vpand %xmm2, %xmm8, %xmm8
+	LONG $0x317d42c4; BYTE $0xf0 // vpmovzxbd %xmm8, %ymm14 # ymm14 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x590c21c4; WORD $0x1234 // vmulps (%rdx,%r10), %ymm14, %ymm14
+	LONG $0xa87d62c4; BYTE $0xdf // vfmadd213ps %ymm7, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm7
+	QUAD $0x000120248428fcc5; BYTE $0x00 // vmovaps 0x120(%rsp), %ymm0
+	LONG $0xa87d62c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm0, %ymm14 # ymm14 = (ymm0 * ymm14) + ymm4
+	LONG $0x7079c1c4; WORD $0xeee0 // vpshufd $0xee, %xmm8, %xmm4 # xmm4 = xmm8[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x595ca1c4; WORD $0x1264; BYTE $0x20 // vmulps 0x20(%rdx,%r10), %ymm4, %ymm4
+	LONG $0xa87dc2c4; BYTE $0xe7 // vfmadd213ps %ymm15, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm15
+	LONG $0x7179c1c4; WORD $0x02d5 // vpsrlw $0x2, %xmm13, %xmm0
+	LONG $0xc2dbf9c5 // vpand %xmm2, %xmm0, %xmm0
+	LONG $0x317de2c4; BYTE $0xf8 // vpmovzxbd %xmm0, %ymm7 # ymm7 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x5944a1c4; WORD $0x127c; BYTE $0x40 // vmulps 0x40(%rdx,%r10), %ymm7, %ymm7
+	LONG $0xa875c2c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm1, %ymm7 # ymm7 = (ymm1 * ymm7) + ymm11
+	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x597ca1c4; WORD $0x1244; BYTE $0x60 // vmulps 0x60(%rdx,%r10), %ymm0, %ymm0
+	LONG $0xa875c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm0) + ymm12
+	LONG $0x02cb8349 // orq $0x2, %r11
+	LONG $0x7171c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm1
+	LONG $0xcadbf1c5 // vpand %xmm2, %xmm1, %xmm1
+	LONG $0xc17079c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm8 # xmm8 = xmm1[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x593c21c4; WORD $0x1a44; BYTE $0x20 // vmulps 0x20(%rdx,%r11), %ymm8, %ymm8
+	LONG $0xa86562c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm3, %ymm8 # ymm8 = (ymm3 * ymm8) + ymm4
+	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x1a0c // vmulps (%rdx,%r11), %ymm1, %ymm1
+	LONG $0xa865c2c4; BYTE $0xce // vfmadd213ps %ymm14, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm14
+	LONG $0x7161c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm3
+	LONG $0xdadbe1c5 // vpand %xmm2, %xmm3, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
+	LONG $0x595ca1c4; WORD $0x1a64; BYTE $0x60 // vmulps 0x60(%rdx,%r11), %ymm4, %ymm4
+	LONG $0xa855e2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm0
+	LONG $0x317de2c4; BYTE $0xc3 // vpmovzxbd %xmm3, %ymm0 # ymm0 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0x597ca1c4; WORD $0x1a44; BYTE $0x40 // vmulps 0x40(%rdx,%r11), %ymm0, %ymm0
+	LONG $0xa855e2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm7
+	LONG $0x03cb8348 // orq $0x3, %rbx
+	LONG $0x7161c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm3
+	LONG $0xdadbe1c5 // vpand %xmm2, %xmm3, %xmm3
+	LONG $0x317de2c4; BYTE $0xeb // vpmovzxbd %xmm3, %ymm5 # ymm5 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
+	LONG $0x07e3c148 // shlq $0x7, %rbx
+	LONG $0x645964c5; WORD $0x201a // vmulps 0x20(%rdx,%rbx), %ymm3, %ymm12
+	LONG $0x1c5954c5; BYTE $0x1a // vmulps (%rdx,%rbx), %ymm5, %ymm11
+	LONG $0xea6ff9c5 // vmovdqa %xmm2, %xmm5
+	LONG $0xa83562c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm9, %ymm11 # ymm11 = (ymm9 * ymm11) + ymm1
+	LONG $0xa83542c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm9, %ymm12 # ymm12 = (ymm9 * ymm12) + ymm8
+	LONG $0x7171c1c4; WORD $0x06d5 // vpsrlw $0x6, %xmm13, %xmm1
+	LONG $0xcadbf1c5 // vpand %xmm2, %xmm1, %xmm1
+	LONG $0x317de2c4; BYTE $0xd9 // vpmovzxbd %xmm1, %ymm3 # ymm3 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
+	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
+	LONG $0x445974c5; WORD $0x601a // vmulps 0x60(%rdx,%rbx), %ymm1, %ymm8
+	LONG $0xcb5bfcc5 // vcvtdq2ps %ymm3, %ymm1
+	LONG $0x7c59f4c5; WORD $0x401a // vmulps 0x40(%rdx,%rbx), %ymm1, %ymm7
+	LONG $0xa84de2c4; BYTE $0xf8 // vfmadd213ps %ymm0, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm0
+	LONG $0xa84d62c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm4
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfd99850f; WORD $0xffff // jne 0x8eb0 <k_dot_q2_k+0xf0>
+	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x187de2c4; BYTE $0xd0 // vbroadcastss %xmm0, %ymm2
+	QUAD $0x0000e024b428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsp), %ymm6
+	LONG $0xb86dc2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm12) + ymm6
+	QUAD $0x00010024a428fcc5; BYTE $0x00 // vmovaps 0x100(%rsp), %ymm4
+	LONG $0xb86dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm11) + ymm4
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x187da2c4; WORD $0x8c5c; BYTE $0x60 // vbroadcastss 0x60(%rsp,%r9,4), %ymm3
+	LONG $0xb865c2c4; WORD $0x2048 // vfmadd231ps 0x20(%r8), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865c2c4; BYTE $0x00 // vfmadd231ps (%r8), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x10f98349 // cmpq $0x10, %r9
+	WORD $0xe175 // jne 0x9160 <k_dot_q2_k+0x3a0>
+	QUAD $0x00c024bca86de2c4; WORD $0x0000 // vfmadd213ps 0xc0(%rsp), %ymm2, %ymm7 # ymm7 = (ymm2 * ymm7) + mem
+	QUAD $0x00a02484a86d62c4; WORD $0x0000 // vfmadd213ps 0xa0(%rsp), %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + mem
+	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xd0 // vmovd %r8d, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x5457e8c5; WORD $0x5024 // vxorps 0x50(%rsp), %xmm2, %xmm2
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0xa86dc2c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm1) + ymm8
+	LONG $0xa86de2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm0) + ymm7
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x54c18348 // addq $0x54, %rcx
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfc3a850f; WORD $0xffff // jne 0x8e10 <k_dot_q2_k+0x50>
+	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
+	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
+	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	BYTE $0x5d // popq %rbp
+	WORD $0x08eb // jmp 0x91ee <k_dot_q2_k+0x42e>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
+	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// dot_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02a68e0f; WORD $0x0000 // jle 0x94d3 <k_dot_q4_k+0x2b3>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0x40ec8348 // subq $0x40, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x00075e0d1879e2c4; BYTE $0x00 // vbroadcastss 0x75e(%rip), %xmm1 # 0x99bc <k_dot_q5_k+0x4ac>
+	QUAD $0x000880157879e2c4; BYTE $0x00 // vpbroadcastb 0x880(%rip), %xmm2 # 0x9ae7 <k_dot_q5_k+0x5d7>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
+	LONG $0x08518b44 // movl 0x8(%rcx), %r10d
+	LONG $0x0c598b44 // movl 0xc(%rcx), %r11d
+	WORD $0x8944; BYTE $0xcb // movl %r9d, %ebx
+	LONG $0x3f3fe381; WORD $0x3f3f // andl $0x3f3f3f3f, %ebx # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
+	LONG $0x0fe68141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r14d # imm = 0xF0F0F0F
+	LONG $0x02e9c141 // shrl $0x2, %r9d
+	LONG $0x30e18141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r9d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xf1 // orl %r14d, %r9d
+	WORD $0x8945; BYTE $0xd6 // movl %r10d, %r14d
+	LONG $0x3fe68141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r14d # imm = 0x3F3F3F3F
+	LONG $0x04ebc141 // shrl $0x4, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	LONG $0x02eac141 // shrl $0x2, %r10d
+	LONG $0x30e28141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r10d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xda // orl %r11d, %r10d
+	LONG $0xf36ef9c5 // vmovd %ebx, %xmm6
+	LONG $0x2249c3c4; WORD $0x01f1 // vpinsrd $0x1, %r9d, %xmm6, %xmm6
+	LONG $0x2249c3c4; WORD $0x02f6 // vpinsrd $0x2, %r14d, %xmm6, %xmm6
+	LONG $0x2249c3c4; WORD $0x03f2 // vpinsrd $0x3, %r10d, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0x3429fcc5; BYTE $0x24 // vmovaps %ymm6, (%rsp)
+	LONG $0x7c29fcc5; WORD $0x2024 // vmovaps %ymm7, 0x20(%rsp)
+	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x6f7a21c4; WORD $0x894c; BYTE $0xf0 // vmovdqu -0x10(%rcx,%r9,4), %xmm9
+	LONG $0x6f7a21c4; WORD $0x891c // vmovdqu (%rcx,%r9,4), %xmm11
+	LONG $0x187d22c4; WORD $0x0c64; BYTE $0xf8 // vbroadcastss -0x8(%rsp,%r9), %ymm12
+	LONG $0xc2db21c5 // vpand %xmm2, %xmm11, %xmm8
+	LONG $0x707941c4; WORD $0xeed0 // vpshufd $0xee, %xmm8, %xmm10 # xmm10 = xmm8[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xd2 // vpmovzxbd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xea // vcvtdq2ps %ymm10, %ymm13
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xf0 // vcvtdq2ps %ymm8, %ymm14
+	LONG $0xc2db31c5 // vpand %xmm2, %xmm9, %xmm8
+	LONG $0x317d42c4; BYTE $0xd0 // vpmovzxbd %xmm8, %ymm10 # ymm10 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
+	LONG $0x707941c4; WORD $0xeec0 // vpshufd $0xee, %xmm8, %xmm8 # xmm8 = xmm8[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	QUAD $0xffff6082593c41c4; BYTE $0xff // vmulps -0xa0(%r10), %ymm8, %ymm8
+	QUAD $0xffff4092592c41c4; BYTE $0xff // vmulps -0xc0(%r10), %ymm10, %ymm10
+	LONG $0xb80d42c4; WORD $0x8052 // vfmadd231ps -0x80(%r10), %ymm14, %ymm10 # ymm10 = (ymm14 * mem) + ymm10
+	LONG $0xb81542c4; WORD $0xa042 // vfmadd231ps -0x60(%r10), %ymm13, %ymm8 # ymm8 = (ymm13 * mem) + ymm8
+	LONG $0xa81d62c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm8) + ymm7
+	LONG $0x187d22c4; WORD $0x0c6c; BYTE $0xfc // vbroadcastss -0x4(%rsp,%r9), %ymm13
+	LONG $0xa81d62c4; BYTE $0xd6 // vfmadd213ps %ymm6, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm10) + ymm6
+	LONG $0x7149c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm6
+	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
+	LONG $0x317d62c4; BYTE $0xde // vpmovzxbd %xmm6, %ymm11 # ymm11 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xf670f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm6 # xmm6 = xmm6[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xe65b7cc5 // vcvtdq2ps %ymm6, %ymm12
+	LONG $0x7149c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm6
+	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
+	LONG $0xfe70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm7 # xmm7 = xmm6[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
+	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
+	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
+	LONG $0x594cc1c4; WORD $0xc072 // vmulps -0x40(%r10), %ymm6, %ymm6
+	LONG $0x5944c1c4; WORD $0xe07a // vmulps -0x20(%r10), %ymm7, %ymm7
+	LONG $0xb81dc2c4; WORD $0x207a // vfmadd231ps 0x20(%r10), %ymm12, %ymm7 # ymm7 = (ymm12 * mem) + ymm7
+	LONG $0x5b7c41c4; BYTE $0xcb // vcvtdq2ps %ymm11, %ymm9
+	LONG $0xb835c2c4; BYTE $0x32 // vfmadd231ps (%r10), %ymm9, %ymm6 # ymm6 = (ymm9 * mem) + ymm6
+	LONG $0xa815c2c4; BYTE $0xf2 // vfmadd213ps %ymm10, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm6) + ymm10
+	LONG $0xa815c2c4; BYTE $0xf8 // vfmadd213ps %ymm8, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm7) + ymm8
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x28f98349 // cmpq $0x28, %r9
+	LONG $0xff08850f; WORD $0xffff // jne 0x9320 <k_dot_q4_k+0x100>
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x187d22c4; WORD $0x8c54; BYTE $0x40 // vbroadcastss 0x40(%rsp,%r9,4), %ymm10
+	LONG $0x107c41c4; WORD $0xc05a // vmovups -0x40(%r10), %ymm11
+	LONG $0x107c41c4; WORD $0xe062 // vmovups -0x20(%r10), %ymm12
+	LONG $0x582441c4; BYTE $0x1a // vaddps (%r10), %ymm11, %ymm11
+	LONG $0x581c41c4; WORD $0x2062 // vaddps 0x20(%r10), %ymm12, %ymm12
+	LONG $0xb82d42c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm10, %ymm9 # ymm9 = (ymm10 * ymm12) + ymm9
+	LONG $0xb82d42c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm11) + ymm8
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xcf75 // jne 0x9430 <k_dot_q4_k+0x210>
+	LONG $0x09b70f44 // movzwl (%rcx), %r9d
+	LONG $0x6e7941c4; BYTE $0xd1 // vmovd %r9d, %xmm10
+	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
+	LONG $0x187d42c4; BYTE $0xd2 // vbroadcastss %xmm10, %ymm10
+	LONG $0xb82de2c4; BYTE $0xef // vfmadd231ps %ymm7, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm7) + ymm5
+	LONG $0xb82de2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm6) + ymm4
+	LONG $0x49b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xf1 // vmovd %r9d, %xmm6
+	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
+	LONG $0xf157c8c5 // vxorps %xmm1, %xmm6, %xmm6
+	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
+	LONG $0xb84dc2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm9) + ymm3
+	LONG $0xb84dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm8) + ymm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfdbf850f; WORD $0xffff // jne 0x9280 <k_dot_q4_k+0x60>
+	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
+	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0x08eb // jmp 0x94db <k_dot_q4_k+0x2bb>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
+	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09bf8e0f; WORD $0x0000 // jle 0xbd6c <k_dot_q5_k+0x9cc>
+	LONG $0x033b8e0f; WORD $0x0000 // jle 0x9858 <k_dot_q5_k+0x348>
 	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
-	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0xe0e48348 // andq $-0x20, %rsp
+	LONG $0xa0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xa0, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x001144051879e2c4; BYTE $0x00 // vbroadcastss 0x1144(%rip), %xmm0 # 0xc510 <k_dot_q6_k+0x770>
-	LONG $0x4411f8c5; WORD $0x6024 // vmovups %xmm0, 0x60(%rsp)
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
+	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0005970d7879e2c4; BYTE $0x00 // vpbroadcastb 0x597(%rip), %xmm1 # 0x9ae8 <k_dot_q5_k+0x5d8>
+	QUAD $0x00058f157879e2c4; BYTE $0x00 // vpbroadcastb 0x58f(%rip), %xmm2 # 0x9ae9 <k_dot_q5_k+0x5d9>
+	QUAD $0x0004591d1879e2c4; BYTE $0x00 // vbroadcastss 0x459(%rip), %xmm3 # 0x99bc <k_dot_q5_k+0x4ac>
+	LONG $0x5c29f8c5; WORD $0x1024 // vmovaps %xmm3, 0x10(%rsp)
+	QUAD $0x000578257879e2c4; BYTE $0x00 // vpbroadcastb 0x578(%rip), %xmm4 # 0x9aea <k_dot_q5_k+0x5da>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00011024ac11fcc5; BYTE $0x00 // vmovups %ymm5, 0x110(%rsp)
-	QUAD $0x000090248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x90(%rsp)
-	QUAD $0x000130249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x130(%rsp)
-	QUAD $0x0000b0248c11fcc5; BYTE $0x00 // vmovups %ymm1, 0xb0(%rsp)
-	LONG $0x496ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm1
-	LONG $0x496f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm9
-	LONG $0x49b60f44; BYTE $0x08 // movzbl 0x8(%rcx), %r9d
-	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
-	LONG $0x3a10fcc5 // vmovups (%rdx), %ymm7
-	LONG $0x5a10fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm3
-	LONG $0x52107cc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm10
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x6a10fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm5
-	LONG $0x7110f8c5; BYTE $0x40 // vmovups 0x40(%rcx), %xmm6
-	QUAD $0x0010c1151879e2c4; BYTE $0x00 // vbroadcastss 0x10c1(%rip), %xmm2 # 0xc50c <k_dot_q6_k+0x76c>
-	LONG $0xc254c8c5 // vandps %xmm2, %xmm6, %xmm0
-	LONG $0xda2878c5 // vmovaps %xmm2, %xmm11
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xf171e9c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm2
-	LONG $0xe62a9ac5 // vcvtsi2ss %esi, %xmm12, %xmm4
-	LONG $0x6411f8c5; WORD $0x2024 // vmovups %xmm4, 0x20(%rsp)
-	QUAD $0x0011ae257879e2c4; BYTE $0x00 // vpbroadcastb 0x11ae(%rip), %xmm4 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xd4dbe9c5 // vpand %xmm4, %xmm2, %xmm2
-	LONG $0xec6f79c5 // vmovdqa %xmm4, %xmm13
-	LONG $0xc0ebe9c5 // vpor %xmm0, %xmm2, %xmm0
-	LONG $0x317de2c4; BYTE $0xe0 // vpmovzxbd %xmm0, %ymm4 # ymm4 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xc07079c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm8 # xmm8 = xmm0[2,3,2,3]
-	LONG $0x5110f8c5; BYTE $0x30 // vmovups 0x30(%rcx), %xmm2
-	LONG $0xda5420c5 // vandps %xmm2, %xmm11, %xmm11
-	LONG $0x7119c1c4; WORD $0x04f1 // vpsllw $0x4, %xmm9, %xmm12
-	LONG $0x6f7941c4; BYTE $0xf9 // vmovdqa %xmm9, %xmm15
-	LONG $0xc45bfcc5 // vcvtdq2ps %ymm4, %ymm0
-	LONG $0xdb19c1c4; BYTE $0xe5 // vpand %xmm13, %xmm12, %xmm4
-	LONG $0xe4eba1c5 // vpor %xmm4, %xmm11, %xmm4
-	LONG $0xdc7079c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm11 # xmm11 = xmm4[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
-	LONG $0x317d42c4; BYTE $0xdb // vpmovzxbd %xmm11, %ymm11 # ymm11 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0xec5b7cc5 // vcvtdq2ps %ymm4, %ymm13
-	LONG $0x5b7c41c4; BYTE $0xf0 // vcvtdq2ps %ymm8, %ymm14
-	LONG $0xe758acc5 // vaddps %ymm7, %ymm10, %ymm4
-	LONG $0xe55864c5 // vaddps %ymm5, %ymm3, %ymm12
-	LONG $0x51b60f44; BYTE $0x09 // movzbl 0x9(%rcx), %r10d
-	LONG $0x5b7c41c4; BYTE $0xc3 // vcvtdq2ps %ymm11, %ymm8
-	WORD $0x8944; BYTE $0xd6 // movl %r10d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xdf5914c5 // vmulps %ymm7, %ymm13, %ymm11
-	LONG $0xfe2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm7
-	LONG $0xb82d62c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm0) + ymm11
-	QUAD $0x000000808a107cc5 // vmovups 0x80(%rdx), %ymm9
-	QUAD $0x000000a0aa107cc5 // vmovups 0xa0(%rdx), %ymm13
-	QUAD $0x000000e092107cc5 // vmovups 0xe0(%rdx), %ymm10
-	LONG $0xc359bcc5 // vmulps %ymm3, %ymm8, %ymm0
-	QUAD $0x000000c082107cc5 // vmovups 0xc0(%rdx), %ymm8
-	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	QUAD $0x0010ff1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10ff(%rip), %xmm3 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xf3dbc9c5 // vpand %xmm3, %xmm6, %xmm6
-	LONG $0xb855c2c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm14) + ymm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
-	LONG $0xc16ff9c5 // vmovdqa %xmm1, %xmm0
-	LONG $0x4c7ffac5; WORD $0x1024 // vmovdqu %xmm1, 0x10(%rsp)
-	LONG $0xf171d1c5; BYTE $0x03 // vpsllw $0x3, %xmm1, %xmm5
-	QUAD $0x0010d70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x10d7(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xeeebd1c5 // vpor %xmm6, %xmm5, %xmm5
-	LONG $0xf570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm6 # xmm6 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xd271e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm2
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xd3dbe9c5 // vpand %xmm3, %xmm2, %xmm2
-	LONG $0xfb7f79c5 // vmovdqa %xmm15, %xmm3
-	LONG $0x3c7f7ac5; BYTE $0x24 // vmovdqu %xmm15, (%rsp)
-	LONG $0x7109c1c4; WORD $0x03f7 // vpsllw $0x3, %xmm15, %xmm14
-	LONG $0xf1db09c5 // vpand %xmm1, %xmm14, %xmm14
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0xd2eb89c5 // vpor %xmm2, %xmm14, %xmm2
-	LONG $0x317d62c4; BYTE $0xf2 // vpmovzxbd %xmm2, %ymm14 # ymm14 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xfe // vcvtdq2ps %ymm14, %ymm15
-	LONG $0x187de2c4; WORD $0x244c; BYTE $0x20 // vbroadcastss 0x20(%rsp), %ymm1
-	LONG $0xd270f9c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm2 # xmm2 = xmm2[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0xa87542c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm1, %ymm12 # ymm12 = (ymm1 * ymm12) + ymm14
-	LONG $0xf25914c5 // vmulps %ymm2, %ymm13, %ymm14
-	LONG $0x593441c4; BYTE $0xff // vmulps %ymm15, %ymm9, %ymm15
-	LONG $0x187de2c4; BYTE $0xd7 // vbroadcastss %xmm7, %ymm2
-	LONG $0xb83d62c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm8, %ymm15 # ymm15 = (ymm8 * ymm5) + ymm15
-	LONG $0x5814c1c4; BYTE $0xfa // vaddps %ymm10, %ymm13, %ymm7
-	LONG $0x583441c4; BYTE $0xc8 // vaddps %ymm8, %ymm9, %ymm9
-	QUAD $0x0000012082107cc5 // vmovups 0x120(%rdx), %ymm8
-	LONG $0xb82d62c4; BYTE $0xf6 // vfmadd231ps %ymm6, %ymm10, %ymm14 # ymm14 = (ymm10 * ymm6) + ymm14
-	LONG $0x74117cc5; WORD $0x7024 // vmovups %ymm14, 0x70(%rsp)
-	QUAD $0x00000160aa10fcc5 // vmovups 0x160(%rdx), %ymm5
-	LONG $0x696f7ac5; BYTE $0x60 // vmovdqu 0x60(%rcx), %xmm13
-	QUAD $0x00102a15787962c4; BYTE $0x00 // vpbroadcastb 0x102a(%rip), %xmm10 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xdb11c1c4; BYTE $0xf2 // vpand %xmm10, %xmm13, %xmm6
-	QUAD $0x000fde25a875e2c4; BYTE $0x00 // vfmadd213ps 0xfde(%rip), %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + mem
-	LONG $0xf071f1c5; BYTE $0x02 // vpsllw $0x2, %xmm0, %xmm1
-	QUAD $0x00100d057879e2c4; BYTE $0x00 // vpbroadcastb 0x100d(%rip), %xmm0 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xc8dbf1c5 // vpand %xmm0, %xmm1, %xmm1
-	LONG $0xf6ebf1c5 // vpor %xmm6, %xmm1, %xmm6
-	LONG $0xa86d62c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm2, %ymm9 # ymm9 = (ymm2 * ymm9) + ymm4
-	LONG $0xce70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm1 # xmm1 = xmm6[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe1 // vpmovzxbd %xmm1, %ymm4 # ymm4 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0x496ffac5; BYTE $0x50 // vmovdqu 0x50(%rcx), %xmm1
-	LONG $0xa86dc2c4; BYTE $0xfc // vfmadd213ps %ymm12, %ymm2, %ymm7 # ymm7 = (ymm2 * ymm7) + ymm12
-	LONG $0xd1dba9c5 // vpand %xmm1, %xmm10, %xmm2
-	LONG $0xf371a9c5; BYTE $0x02 // vpsllw $0x2, %xmm3, %xmm10
-	LONG $0xd0db29c5 // vpand %xmm0, %xmm10, %xmm10
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xd2eba9c5 // vpor %xmm2, %xmm10, %xmm2
-	LONG $0xd27079c5; BYTE $0xee // vpshufd $0xee, %xmm2, %xmm10 # xmm10 = xmm2[2,3,2,3]
-	LONG $0x317d42c4; BYTE $0xd2 // vpmovzxbd %xmm10, %ymm10 # ymm10 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xd2 // vcvtdq2ps %ymm10, %ymm10
-	LONG $0x593cc1c4; BYTE $0xc2 // vmulps %ymm10, %ymm8, %ymm0
-	LONG $0xb855e2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm4) + ymm0
-	LONG $0x4411fcc5; WORD $0x2024 // vmovups %ymm0, 0x20(%rsp)
-	QUAD $0x00000100a210fcc5 // vmovups 0x100(%rdx), %ymm4
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x317de2c4; BYTE $0xd2 // vpmovzxbd %xmm2, %ymm2 # ymm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero
-	LONG $0xd25bfcc5 // vcvtdq2ps %ymm2, %ymm2
-	LONG $0xc259dcc5 // vmulps %ymm2, %ymm4, %ymm0
-	QUAD $0x000001409210fcc5 // vmovups 0x140(%rdx), %ymm2
-	LONG $0xb86de2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm6) + ymm0
-	QUAD $0x0000d0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xd0(%rsp)
-	LONG $0x71b60f44; BYTE $0x04 // movzbl 0x4(%rcx), %r14d
-	LONG $0x0559b60f // movzbl 0x5(%rcx), %ebx
-	WORD $0x8944; BYTE $0xf6 // movl %r14d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	WORD $0x8941; BYTE $0xdb // movl %ebx, %r11d
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x41b60f44; BYTE $0x0a // movzbl 0xa(%rcx), %r8d
-	WORD $0x8944; BYTE $0xc5 // movl %r8d, %ebp
-	LONG $0x3fe58040 // andb $0x3f, %bpl
-	LONG $0xedb60f40 // movzbl %bpl, %ebp
-	LONG $0xe2585cc5 // vaddps %ymm2, %ymm4, %ymm12
-	LONG $0xd62aa2c5 // vcvtsi2ss %esi, %xmm11, %xmm2
-	LONG $0xf5583cc5 // vaddps %ymm5, %ymm8, %ymm14
-	LONG $0xc52aa2c5 // vcvtsi2ss %ebp, %xmm11, %xmm0
-	LONG $0x3fe38041 // andb $0x3f, %r11b
-	LONG $0xf3b60f41 // movzbl %r11b, %esi
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xa87d62c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm0, %ymm14 # ymm14 = (ymm0 * ymm14) + ymm7
-	LONG $0xfe2aa2c5 // vcvtsi2ss %esi, %xmm11, %xmm7
-	LONG $0x187d62c4; BYTE $0xc2 // vbroadcastss %xmm2, %ymm8
-	LONG $0x187de2c4; BYTE $0xff // vbroadcastss %xmm7, %ymm7
-	LONG $0xa87d42c4; BYTE $0xe1 // vfmadd213ps %ymm9, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm9
-	QUAD $0x00000180a210fcc5 // vmovups 0x180(%rdx), %ymm4
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xa83d62c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm8, %ymm11 # ymm11 = (ymm8 * ymm11) + ymm0
-	QUAD $0x000001c09a10fcc5 // vmovups 0x1c0(%rdx), %ymm3
-	LONG $0x7151c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm5
-	QUAD $0x000f01357879e2c4; BYTE $0x00 // vpbroadcastb 0xf01(%rip), %xmm6 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xeedbd1c5 // vpand %xmm6, %xmm5, %xmm5
-	LONG $0x5410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm2
-	LONG $0xa83de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm0
-	LONG $0x4c6f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm9
-	LONG $0xfc3141c4; BYTE $0xc1 // vpaddb %xmm9, %xmm9, %xmm8
-	QUAD $0x000edd057879e2c4; BYTE $0x00 // vpbroadcastb 0xedd(%rip), %xmm0 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xc0db39c5 // vpand %xmm0, %xmm8, %xmm8
-	LONG $0xedebb9c5 // vpor %xmm5, %xmm8, %xmm5
-	LONG $0xa84542c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm7, %ymm15 # ymm15 = (ymm7 * ymm15) + ymm11
-	LONG $0xd171f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm1, %xmm1
-	LONG $0xcedbf1c5 // vpand %xmm6, %xmm1, %xmm1
-	LONG $0x146f7ac5; BYTE $0x24 // vmovdqu (%rsp), %xmm10
-	LONG $0xfc2941c4; BYTE $0xc2 // vpaddb %xmm10, %xmm10, %xmm8
-	LONG $0x317d62c4; BYTE $0xdd // vpmovzxbd %xmm5, %ymm11 # ymm11 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xc0db39c5 // vpand %xmm0, %xmm8, %xmm8
-	LONG $0xc9ebb9c5 // vpor %xmm1, %xmm8, %xmm1
-	LONG $0x317d62c4; BYTE $0xc1 // vpmovzxbd %xmm1, %ymm8 # ymm8 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0x5b7c41c4; BYTE $0xeb // vcvtdq2ps %ymm11, %ymm13
-	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xc459bcc5 // vmulps %ymm4, %ymm8, %ymm0
-	LONG $0xb865c2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm13) + ymm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
-	QUAD $0x000001a082107cc5 // vmovups 0x1a0(%rdx), %ymm8
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xc970f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm1 # xmm1 = xmm1[2,3,2,3]
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc159bcc5 // vmulps %ymm1, %ymm8, %ymm0
-	QUAD $0x000001e08a10fcc5 // vmovups 0x1e0(%rdx), %ymm1
-	LONG $0xb875e2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm1, %ymm0 # ymm0 = (ymm1 * ymm5) + ymm0
-	QUAD $0x0000f0248411fcc5; BYTE $0x00 // vmovups %ymm0, 0xf0(%rsp)
-	LONG $0x0669b60f // movzbl 0x6(%rcx), %ebp
-	WORD $0x8941; BYTE $0xeb // movl %ebp, %r11d
-	LONG $0x3fe38041 // andb $0x3f, %r11b
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	WORD $0x8941; BYTE $0xf7 // movl %esi, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xdbb60f45 // movzbl %r11b, %r11d
-	LONG $0xc1583cc5 // vaddps %ymm1, %ymm8, %ymm8
-	LONG $0x2a0ac1c4; BYTE $0xcb // vcvtsi2ss %r11d, %xmm14, %xmm1
-	LONG $0xdfb60f45 // movzbl %r15b, %r11d
-	LONG $0x2a0ac1c4; BYTE $0xc3 // vcvtsi2ss %r11d, %xmm14, %xmm0
-	LONG $0xdb585cc5 // vaddps %ymm3, %ymm4, %ymm11
-	LONG $0x187de2c4; BYTE $0xd9 // vbroadcastss %xmm1, %ymm3
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0x6c107cc5; WORD $0x7024 // vmovups 0x70(%rsp), %ymm13
-	LONG $0xa84562c4; BYTE $0xea // vfmadd213ps %ymm2, %ymm7, %ymm13 # ymm13 = (ymm7 * ymm13) + ymm2
-	LONG $0xa87d42c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm11) + ymm12
-	QUAD $0x00000220aa10fcc5 // vmovups 0x220(%rdx), %ymm5
-	QUAD $0x000002609210fcc5 // vmovups 0x260(%rdx), %ymm2
-	LONG $0xa87d42c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm14
-	QUAD $0x00000080816ffac5 // vmovdqu 0x80(%rcx), %xmm0
-	LONG $0x447ffac5; WORD $0x7024 // vmovdqu %xmm0, 0x70(%rsp)
-	LONG $0xe66f79c5 // vmovdqa %xmm6, %xmm12
-	LONG $0xc6dbf9c5 // vpand %xmm6, %xmm0, %xmm0
-	QUAD $0x000dd60d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdd6(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xe1dbb1c5 // vpand %xmm1, %xmm9, %xmm4
-	QUAD $0x0000d024b410fcc5; BYTE $0x00 // vmovups 0xd0(%rsp), %ymm6
-	LONG $0xa865c2c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) + ymm15
-	LONG $0xc0ebd9c5 // vpor %xmm0, %xmm4, %xmm0
-	LONG $0xe070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm4 # xmm4 = xmm0[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
-	LONG $0x7c10fcc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm7
-	LONG $0xa865c2c4; BYTE $0xfd // vfmadd213ps %ymm13, %ymm3, %ymm7 # ymm7 = (ymm3 * ymm7) + ymm13
-	LONG $0x596ffac5; BYTE $0x70 // vmovdqu 0x70(%rcx), %xmm3
-	LONG $0x5c7ffac5; WORD $0x2024 // vmovdqu %xmm3, 0x20(%rsp)
-	LONG $0xdbdb99c5 // vpand %xmm3, %xmm12, %xmm3
-	LONG $0xc9db29c5 // vpand %xmm1, %xmm10, %xmm9
-	LONG $0x6f7941c4; BYTE $0xe2 // vmovdqa %xmm10, %xmm12
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xcbeb31c5 // vpor %xmm3, %xmm9, %xmm9
-	LONG $0x7079c1c4; WORD $0xeed9 // vpshufd $0xee, %xmm9, %xmm3 # xmm3 = xmm9[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xeb5954c5 // vmulps %ymm3, %ymm5, %ymm13
-	LONG $0xb86d62c4; BYTE $0xec // vfmadd231ps %ymm4, %ymm2, %ymm13 # ymm13 = (ymm2 * ymm4) + ymm13
-	QUAD $0x00000200a210fcc5 // vmovups 0x200(%rdx), %ymm4
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x9066 // nop
+	LONG $0x6c29fcc5; WORD $0x6024 // vmovaps %ymm5, 0x60(%rsp)
+	QUAD $0x000080248429fcc5; BYTE $0x00 // vmovaps %ymm0, 0x80(%rsp)
+	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
+	LONG $0x08518b44 // movl 0x8(%rcx), %r10d
+	LONG $0x0c598b44 // movl 0xc(%rcx), %r11d
+	WORD $0x8944; BYTE $0xcb // movl %r9d, %ebx
+	LONG $0x3f3fe381; WORD $0x3f3f // andl $0x3f3f3f3f, %ebx # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
+	LONG $0x0fe68141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r14d # imm = 0xF0F0F0F
+	LONG $0x02e9c141 // shrl $0x2, %r9d
+	LONG $0x30e18141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r9d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xf1 // orl %r14d, %r9d
+	WORD $0x8945; BYTE $0xd6 // movl %r10d, %r14d
+	LONG $0x3fe68141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r14d # imm = 0x3F3F3F3F
+	LONG $0x04ebc141 // shrl $0x4, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	LONG $0x02eac141 // shrl $0x2, %r10d
+	LONG $0x30e28141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r10d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xda // orl %r11d, %r10d
+	LONG $0xc36e79c5 // vmovd %ebx, %xmm8
+	LONG $0x223943c4; WORD $0x01c1 // vpinsrd $0x1, %r9d, %xmm8, %xmm8
+	LONG $0x223943c4; WORD $0x02c6 // vpinsrd $0x2, %r14d, %xmm8, %xmm8
+	LONG $0x223943c4; WORD $0x03c2 // vpinsrd $0x3, %r10d, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xeec8 // vpshufd $0xee, %xmm8, %xmm9 # xmm9 = xmm8[2,3,2,3]
 	LONG $0x317d42c4; BYTE $0xc9 // vpmovzxbd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero
 	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
-	LONG $0xf45934c5 // vmulps %ymm4, %ymm9, %ymm14
-	QUAD $0x000002408a107cc5 // vmovups 0x240(%rdx), %ymm9
-	LONG $0xb83562c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm0) + ymm14
-	LONG $0x59b60f44; BYTE $0x07 // movzbl 0x7(%rcx), %r11d
-	LONG $0x02e9c041 // shrb $0x2, %r9b
-	LONG $0x30e18041 // andb $0x30, %r9b
-	LONG $0x79b60f44; BYTE $0x0c // movzbl 0xc(%rcx), %r15d
-	WORD $0x8945; BYTE $0xfc // movl %r15d, %r12d
-	LONG $0x04ecc041 // shrb $0x4, %r12b
-	WORD $0x0845; BYTE $0xcc // orb %r9b, %r12b
-	WORD $0x8945; BYTE $0xd9 // movl %r11d, %r9d
-	LONG $0x3fe18041 // andb $0x3f, %r9b
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0xfc5834c5 // vaddps %ymm4, %ymm9, %ymm15
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x2a2ac1c4; BYTE $0xc1 // vcvtsi2ss %r9d, %xmm10, %xmm0
-	LONG $0x02eec041 // shrb $0x2, %r14b
-	LONG $0x30e68041 // andb $0x30, %r14b
-	LONG $0x0fe78041 // andb $0xf, %r15b
-	LONG $0xccb60f45 // movzbl %r12b, %r9d
-	LONG $0xe258d4c5 // vaddps %ymm2, %ymm5, %ymm4
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x2a2ac1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm10, %xmm1
-	WORD $0x0845; BYTE $0xf7 // orb %r14b, %r15b
-	LONG $0xcfb60f45 // movzbl %r15b, %r9d
-	LONG $0x02eac041 // shrb $0x2, %r10b
-	LONG $0x187de2c4; BYTE $0xd1 // vbroadcastss %xmm1, %ymm2
-	LONG $0x30e28041 // andb $0x30, %r10b
-	LONG $0x71b60f44; BYTE $0x0d // movzbl 0xd(%rcx), %r14d
-	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
-	LONG $0xa86dc2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm8
-	LONG $0x04efc041 // shrb $0x4, %r15b
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x2a2ac1c4; BYTE $0xc9 // vcvtsi2ss %r9d, %xmm10, %xmm1
-	WORD $0x0845; BYTE $0xd7 // orb %r10b, %r15b
-	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
-	WORD $0xe380; BYTE $0x30 // andb $0x30, %bl
-	LONG $0x187de2c4; BYTE $0xe8 // vbroadcastss %xmm0, %ymm5
-	LONG $0x0fe68041 // andb $0xf, %r14b
-	WORD $0x0841; BYTE $0xde // orb %bl, %r14b
-	LONG $0xd6b60f45 // movzbl %r14b, %r10d
-	LONG $0xa86d42c4; BYTE $0xfb // vfmadd213ps %ymm11, %ymm2, %ymm15 # ymm15 = (ymm2 * ymm15) + ymm11
-	LONG $0xcfb60f45 // movzbl %r15b, %r9d
-	QUAD $0x000002809a10fcc5 // vmovups 0x280(%rdx), %ymm3
-	QUAD $0x000002a09210fcc5 // vmovups 0x2a0(%rdx), %ymm2
-	LONG $0x5c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm11
-	LONG $0xa85562c4; BYTE $0xde // vfmadd213ps %ymm6, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm6
-	QUAD $0x000002e082107cc5 // vmovups 0x2e0(%rdx), %ymm8
-	LONG $0x446ffac5; WORD $0x7024 // vmovdqu 0x70(%rsp), %xmm0
-	LONG $0xd071c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm6
-	QUAD $0x000c6d0d787962c4; BYTE $0x00 // vpbroadcastb 0xc6d(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xf6dbb1c5 // vpand %xmm6, %xmm9, %xmm6
-	QUAD $0x0000f0248410fcc5; BYTE $0x00 // vmovups 0xf0(%rsp), %ymm0
-	LONG $0xa855e2c4; BYTE $0xc7 // vfmadd213ps %ymm7, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm7
-	LONG $0x6c6ffac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm5
-	LONG $0xd571d1c5; BYTE $0x01 // vpsrlw $0x1, %xmm5, %xmm5
-	QUAD $0x000c4615787962c4; BYTE $0x00 // vpbroadcastb 0xc46(%rip), %xmm10 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xeddba9c5 // vpand %xmm5, %xmm10, %xmm5
-	LONG $0xf6ebd1c5 // vpor %xmm6, %xmm5, %xmm6
-	LONG $0xee70f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm5 # xmm5 = xmm6[2,3,2,3]
-	LONG $0x7c6ffac5; WORD $0x2024 // vmovdqu 0x20(%rsp), %xmm7
-	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
-	LONG $0xffdbb1c5 // vpand %xmm7, %xmm9, %xmm7
-	LONG $0x7131c1c4; WORD $0x01d4 // vpsrlw $0x1, %xmm12, %xmm9
-	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
-	LONG $0xdb3141c4; BYTE $0xca // vpand %xmm10, %xmm9, %xmm9
-	LONG $0xffebb1c5 // vpor %xmm7, %xmm9, %xmm7
-	LONG $0xcf7079c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm9 # xmm9 = xmm7[2,3,2,3]
-	LONG $0xd55b7cc5 // vcvtdq2ps %ymm5, %ymm10
-	LONG $0x317dc2c4; BYTE $0xe9 // vpmovzxbd %xmm9, %ymm5 # ymm5 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xed59ecc5 // vmulps %ymm5, %ymm2, %ymm5
-	LONG $0xb83dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm8, %ymm5 # ymm5 = (ymm8 * ymm10) + ymm5
-	LONG $0xd2583cc5 // vaddps %ymm2, %ymm8, %ymm10
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x2a1ac1c4; BYTE $0xd2 // vcvtsi2ss %r10d, %xmm12, %xmm2
-	QUAD $0x000002c082107cc5 // vmovups 0x2c0(%rdx), %ymm8
-	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xe75964c5 // vmulps %ymm7, %ymm3, %ymm12
-	LONG $0xb83d62c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm8, %ymm12 # ymm12 = (ymm8 * ymm6) + ymm12
-	LONG $0x2a12c1c4; BYTE $0xf1 // vcvtsi2ss %r9d, %xmm13, %xmm6
-	LONG $0x187de2c4; BYTE $0xfa // vbroadcastss %xmm2, %ymm7
-	LONG $0x187de2c4; BYTE $0xd6 // vbroadcastss %xmm6, %ymm2
-	LONG $0xf358bcc5 // vaddps %ymm3, %ymm8, %ymm6
-	LONG $0x51b60f44; BYTE $0x0e // movzbl 0xe(%rcx), %r10d
-	LONG $0xa86dc2c4; BYTE $0xf7 // vfmadd213ps %ymm15, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm15
-	WORD $0x8945; BYTE $0xd1 // movl %r10d, %r9d
-	LONG $0x02edc040 // shrb $0x2, %bpl
-	LONG $0x30e58040 // andb $0x30, %bpl
-	LONG $0xa86d62c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm2, %ymm10 # ymm10 = (ymm2 * ymm10) + ymm4
-	LONG $0x0fe28041 // andb $0xf, %r10b
-	WORD $0x0841; BYTE $0xea // orb %bpl, %r10b
-	LONG $0xd2b60f45 // movzbl %r10b, %r10d
-	LONG $0xa87542c4; BYTE $0xf3 // vfmadd213ps %ymm11, %ymm1, %ymm14 # ymm14 = (ymm1 * ymm14) + ymm11
-	QUAD $0x000003209210fcc5 // vmovups 0x320(%rdx), %ymm2
-	QUAD $0x00000300a210fcc5 // vmovups 0x300(%rdx), %ymm4
-	QUAD $0x00000340ba107cc5 // vmovups 0x340(%rdx), %ymm15
-	LONG $0xa87562c4; BYTE $0xe8 // vfmadd213ps %ymm0, %ymm1, %ymm13 # ymm13 = (ymm1 * ymm13) + ymm0
-	QUAD $0x000003609a107cc5 // vmovups 0x360(%rdx), %ymm11
-	QUAD $0x000000a0816ffac5 // vmovdqu 0xa0(%rcx), %xmm0
-	LONG $0x447ffac5; WORD $0x4024 // vmovdqu %xmm0, 0x40(%rsp)
-	QUAD $0x000b4d0d787962c4; BYTE $0x00 // vpbroadcastb 0xb4d(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xc0dbb1c5 // vpand %xmm0, %xmm9, %xmm0
-	LONG $0xa84542c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm7, %ymm12 # ymm12 = (ymm7 * ymm12) + ymm14
-	LONG $0x746f7ac5; WORD $0x1024 // vmovdqu 0x10(%rsp), %xmm14
-	LONG $0x7139c1c4; WORD $0x02d6 // vpsrlw $0x2, %xmm14, %xmm8
-	QUAD $0x000b2e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xb2e(%rip), %xmm1 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
-	LONG $0xc0ebb9c5 // vpor %xmm0, %xmm8, %xmm0
-	LONG $0xa845c2c4; BYTE $0xed // vfmadd213ps %ymm13, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm5) + ymm13
-	LONG $0xd870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm3 # xmm3 = xmm0[2,3,2,3]
-	QUAD $0x00000090b96ffac5 // vmovdqu 0x90(%rcx), %xmm7
-	LONG $0xc7db31c5 // vpand %xmm7, %xmm9, %xmm8
-	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
-	LONG $0x0c6f7ac5; BYTE $0x24 // vmovdqu (%rsp), %xmm9
-	LONG $0x7131c1c4; WORD $0x02d1 // vpsrlw $0x2, %xmm9, %xmm9
-	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
-	LONG $0xeb3141c4; BYTE $0xc0 // vpor %xmm8, %xmm9, %xmm8
-	LONG $0xcb5b7cc5 // vcvtdq2ps %ymm3, %ymm9
-	LONG $0x7079c1c4; WORD $0xeed8 // vpshufd $0xee, %xmm8, %xmm3 # xmm3 = xmm8[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
+	LONG $0x44297cc5; WORD $0x2024 // vmovaps %ymm8, 0x20(%rsp)
+	LONG $0x4c297cc5; WORD $0x4024 // vmovaps %ymm9, 0x40(%rsp)
+	LONG $0x516f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm10
+	LONG $0x596f7ac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm11
+	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x6f7a21c4; WORD $0x8964; BYTE $0xf0 // vmovdqu -0x10(%rcx,%r9,4), %xmm12
+	LONG $0x187d22c4; WORD $0x0c7c; BYTE $0x10 // vbroadcastss 0x10(%rsp,%r9), %ymm15
+	LONG $0x6f7aa1c4; WORD $0x891c // vmovdqu (%rcx,%r9,4), %xmm3
+	LONG $0xe9db61c5 // vpand %xmm1, %xmm3, %xmm13
+	LONG $0x7109c1c4; WORD $0x04f3 // vpsllw $0x4, %xmm11, %xmm14
+	LONG $0xf2db09c5 // vpand %xmm2, %xmm14, %xmm14
+	LONG $0xeb1141c4; BYTE $0xee // vpor %xmm14, %xmm13, %xmm13
+	LONG $0x707941c4; WORD $0xeef5 // vpshufd $0xee, %xmm13, %xmm14 # xmm14 = xmm13[2,3,2,3]
+	LONG $0x317dc2c4; BYTE $0xc6 // vpmovzxbd %xmm14, %ymm0 # ymm0 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero
+	LONG $0x317d42c4; BYTE $0xed // vpmovzxbd %xmm13, %ymm13 # ymm13 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero
+	LONG $0x5b7cc1c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm5
+	LONG $0xe9db19c5 // vpand %xmm1, %xmm12, %xmm13
+	LONG $0x7109c1c4; WORD $0x04f2 // vpsllw $0x4, %xmm10, %xmm14
+	LONG $0xf2db09c5 // vpand %xmm2, %xmm14, %xmm14
+	LONG $0xeb1141c4; BYTE $0xee // vpor %xmm14, %xmm13, %xmm13
+	LONG $0x317d42c4; BYTE $0xf5 // vpmovzxbd %xmm13, %ymm14 # ymm14 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
+	LONG $0x707941c4; WORD $0xeeed // vpshufd $0xee, %xmm13, %xmm13 # xmm13 = xmm13[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xed // vpmovzxbd %xmm13, %ymm13 # ymm13 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
+	QUAD $0xffff60aa591441c4; BYTE $0xff // vmulps -0xa0(%r10), %ymm13, %ymm13
+	QUAD $0xffff40b2590c41c4; BYTE $0xff // vmulps -0xc0(%r10), %ymm14, %ymm14
+	LONG $0xb85542c4; WORD $0x8072 // vfmadd231ps -0x80(%r10), %ymm5, %ymm14 # ymm14 = (ymm5 * mem) + ymm14
+	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
+	LONG $0xb87d42c4; WORD $0xa06a // vfmadd231ps -0x60(%r10), %ymm0, %ymm13 # ymm13 = (ymm0 * mem) + ymm13
+	LONG $0xa80542c4; BYTE $0xe9 // vfmadd213ps %ymm9, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm13) + ymm9
+	LONG $0xa80542c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm14) + ymm8
+	LONG $0x187da2c4; WORD $0x0c44; BYTE $0x14 // vbroadcastss 0x14(%rsp,%r9), %ymm0
+	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x7151c1c4; WORD $0x03f3 // vpsllw $0x3, %xmm11, %xmm5
+	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
+	LONG $0xddebe1c5 // vpor %xmm5, %xmm3, %xmm3
+	LONG $0x317de2c4; BYTE $0xeb // vpmovzxbd %xmm3, %ymm5 # ymm5 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xdb70f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm3 # xmm3 = xmm3[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
 	LONG $0xdb5bfcc5 // vcvtdq2ps %ymm3, %ymm3
-	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
-	LONG $0xb825c2c4; BYTE $0xd9 // vfmadd231ps %ymm9, %ymm11, %ymm3 # ymm3 = (ymm11 * ymm9) + ymm3
-	LONG $0x2a4a41c4; BYTE $0xca // vcvtsi2ss %r10d, %xmm6, %xmm9
-	LONG $0x317de2c4; BYTE $0xc0 // vpmovzxbd %xmm0, %ymm0 # ymm0 = xmm0[0],zero,zero,zero,xmm0[1],zero,zero,zero,xmm0[2],zero,zero,zero,xmm0[3],zero,zero,zero,xmm0[4],zero,zero,zero,xmm0[5],zero,zero,zero,xmm0[6],zero,zero,zero,xmm0[7],zero,zero,zero
-	LONG $0xe85b7cc5 // vcvtdq2ps %ymm0, %ymm13
-	LONG $0x317dc2c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm0 # ymm0 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xc059dcc5 // vmulps %ymm0, %ymm4, %ymm0
-	LONG $0xb805c2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm13) + ymm0
-	LONG $0x187d42c4; BYTE $0xc1 // vbroadcastss %xmm9, %ymm8
-	LONG $0xa83dc2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm12
-	LONG $0xa83de2c4; BYTE $0xdd // vfmadd213ps %ymm5, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm5
-	LONG $0xe45884c5 // vaddps %ymm4, %ymm15, %ymm4
-	LONG $0x02e8c041 // shrb $0x2, %r8b
-	LONG $0x30e08041 // andb $0x30, %r8b
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	WORD $0x0845; BYTE $0xc1 // orb %r8b, %r9b
-	LONG $0xea58a4c5 // vaddps %ymm2, %ymm11, %ymm5
-	LONG $0xc1b60f45 // movzbl %r9b, %r8d
-	LONG $0x2a4ac1c4; BYTE $0xd0 // vcvtsi2ss %r8d, %xmm6, %xmm2
-	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
-	LONG $0xa86dc2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm5) + ymm10
-	LONG $0xa86de2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm6
-	QUAD $0x000003809210fcc5 // vmovups 0x380(%rdx), %ymm2
-	QUAD $0x000003a092107cc5 // vmovups 0x3a0(%rdx), %ymm10
-	QUAD $0x000003c0b210fcc5 // vmovups 0x3c0(%rdx), %ymm6
-	LONG $0x4c6ffac5; WORD $0x4024 // vmovdqu 0x40(%rsp), %xmm1
-	LONG $0xd171f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm1, %xmm1
-	LONG $0x7139c1c4; WORD $0x03d6 // vpsrlw $0x3, %xmm14, %xmm8
-	QUAD $0x000a4c0d787962c4; BYTE $0x00 // vpbroadcastb 0xa4c(%rip), %xmm9 # 0xc61e <k_dot_q6_k+0x87e>
-	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	QUAD $0x000a3e1d787962c4; BYTE $0x00 // vpbroadcastb 0xa3e(%rip), %xmm11 # 0xc61d <k_dot_q6_k+0x87d>
-	LONG $0xdb3941c4; BYTE $0xc3 // vpand %xmm11, %xmm8, %xmm8
-	LONG $0xc1eb39c5 // vpor %xmm1, %xmm8, %xmm8
-	LONG $0xd771f1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm1
-	LONG $0x317dc2c4; BYTE $0xf8 // vpmovzxbd %xmm8, %ymm7 # ymm7 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
-	LONG $0xc9dbb1c5 // vpand %xmm1, %xmm9, %xmm1
-	LONG $0x0c6f7ac5; BYTE $0x24 // vmovdqu (%rsp), %xmm9
-	LONG $0x7131c1c4; WORD $0x03d1 // vpsrlw $0x3, %xmm9, %xmm9
-	LONG $0xdb3141c4; BYTE $0xcb // vpand %xmm11, %xmm9, %xmm9
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xc9eb31c5 // vpor %xmm1, %xmm9, %xmm9
-	LONG $0x317dc2c4; BYTE $0xc9 // vpmovzxbd %xmm9, %ymm1 # ymm1 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero
-	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
-	LONG $0xc959ecc5 // vmulps %ymm1, %ymm2, %ymm1
-	LONG $0xb84de2c4; BYTE $0xcf // vfmadd231ps %ymm7, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm7) + ymm1
-	QUAD $0x000003e09a107cc5 // vmovups 0x3e0(%rdx), %ymm11
-	LONG $0x7079c1c4; WORD $0xeef8 // vpshufd $0xee, %xmm8, %xmm7 # xmm7 = xmm8[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0xc75b7cc5 // vcvtdq2ps %ymm7, %ymm8
-	LONG $0x7079c1c4; WORD $0xeef9 // vpshufd $0xee, %xmm9, %xmm7 # xmm7 = xmm9[2,3,2,3]
-	LONG $0x317de2c4; BYTE $0xff // vpmovzxbd %xmm7, %ymm7 # ymm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xff59acc5 // vmulps %ymm7, %ymm10, %ymm7
-	LONG $0xb825c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm11, %ymm7 # ymm7 = (ymm11 * ymm8) + ymm7
-	LONG $0x582c41c4; BYTE $0xc3 // vaddps %ymm11, %ymm10, %ymm8
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x41b60f44; BYTE $0x0f // movzbl 0xf(%rcx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02ebc041 // shrb $0x2, %r11b
-	LONG $0x30e38041 // andb $0x30, %r11b
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf1 // orb %sil, %r9b
-	WORD $0x0845; BYTE $0xd8 // orb %r11b, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xc1b60f45 // movzbl %r9b, %r8d
-	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x2a02c1c4; BYTE $0xf0 // vcvtsi2ss %r8d, %xmm15, %xmm6
-	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
-	LONG $0xa84de2c4; BYTE $0xd4 // vfmadd213ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm4
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0xe62a82c5 // vcvtsi2ss %esi, %xmm15, %xmm4
-	LONG $0xa84d62c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm5
-	QUAD $0x00011024ac10fcc5; BYTE $0x00 // vmovups 0x110(%rsp), %ymm5
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xa85de2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm0
-	LONG $0xa85de2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm3
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	QUAD $0x0000b0249c10fcc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm3
-	LONG $0xb87de2c4; BYTE $0xd9 // vfmadd231ps %ymm1, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm1) + ymm3
-	QUAD $0x0000b0249c11fcc5; BYTE $0x00 // vmovups %ymm3, 0xb0(%rsp)
-	QUAD $0x000130249c10fcc5; BYTE $0x00 // vmovups 0x130(%rsp), %ymm3
-	QUAD $0x0000b0248c10fcc5; BYTE $0x00 // vmovups 0xb0(%rsp), %ymm1
-	LONG $0xb87de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm7) + ymm3
-	LONG $0x0271b70f // movzwl 0x2(%rcx), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x4457f8c5; WORD $0x6024 // vxorps 0x60(%rsp), %xmm0, %xmm0
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xb87dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm8) + ymm5
-	QUAD $0x00009024a410fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm4
-	LONG $0xb87de2c4; BYTE $0xe2 // vfmadd231ps %ymm2, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm2) + ymm4
-	QUAD $0x00009024a411fcc5; BYTE $0x00 // vmovups %ymm4, 0x90(%rsp)
-	QUAD $0x000090248410fcc5; BYTE $0x00 // vmovups 0x90(%rsp), %ymm0
-	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf69d850f; WORD $0xffff // jne 0xb3f0 <k_dot_q5_k+0x50>
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
-	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0xbd74 <k_dot_q5_k+0x9d4>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x00401f0f // nopl (%rax)
-
-	// dot_q6_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06448e0f; WORD $0x0000 // jle 0xc3f1 <k_dot_q6_k+0x651>
-	LONG $0x40ec8348 // subq $0x40, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
-	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
-	QUAD $0x0008590d7879e2c4; BYTE $0x00 // vpbroadcastb 0x859(%rip), %xmm1 # 0xc61f <k_dot_q6_k+0x87f>
-	QUAD $0x000851157879e2c4; BYTE $0x00 // vpbroadcastb 0x851(%rip), %xmm2 # 0xc620 <k_dot_q6_k+0x880>
-	QUAD $0x0008491d7879e2c4; BYTE $0x00 // vpbroadcastb 0x849(%rip), %xmm3 # 0xc621 <k_dot_q6_k+0x881>
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
-	LONG $0x6411fcc5; WORD $0x2024 // vmovups %ymm4, 0x20(%rsp)
-	LONG $0xf072be0f // movsbl -0x10(%rdx), %esi
-	QUAD $0xffffff309a6f7ac5 // vmovdqu -0xd0(%rdx), %xmm11
-	LONG $0xfe2a82c5 // vcvtsi2ss %esi, %xmm15, %xmm7
-	QUAD $0xffffff40926f7ac5 // vmovdqu -0xc0(%rdx), %xmm10
-	QUAD $0xffffff50826f7ac5 // vmovdqu -0xb0(%rdx), %xmm8
-	QUAD $0xffffff60b26ffac5 // vmovdqu -0xa0(%rdx), %xmm6
-	LONG $0xe1db21c5 // vpand %xmm1, %xmm11, %xmm12
-	LONG $0x4a6f7ac5; BYTE $0xb0 // vmovdqu -0x50(%rdx), %xmm9
-	LONG $0x7111c1c4; WORD $0x04f1 // vpsllw $0x4, %xmm9, %xmm13
-	LONG $0xeadb11c5 // vpand %xmm2, %xmm13, %xmm13
-	LONG $0x187d62c4; BYTE $0xf7 // vbroadcastss %xmm7, %ymm14
-	LONG $0xeb11c1c4; BYTE $0xfc // vpor %xmm12, %xmm13, %xmm7
-	LONG $0xfbfcc1c5 // vpaddb %xmm3, %xmm7, %xmm7
-	LONG $0x217d62c4; BYTE $0xe7 // vpmovsxbd %xmm7, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	LONG $0xff70f9c5; BYTE $0xee // vpshufd $0xee, %xmm7, %xmm7 # xmm7 = xmm7[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xff // vpmovsxbd %xmm7, %ymm7
-	LONG $0x21591cc5 // vmulps (%rcx), %ymm12, %ymm12
-	LONG $0xff5bfcc5 // vcvtdq2ps %ymm7, %ymm7
-	LONG $0xf172be0f // movsbl -0xf(%rdx), %esi
-	LONG $0x695944c5; BYTE $0x20 // vmulps 0x20(%rcx), %ymm7, %ymm13
-	LONG $0xf9db29c5 // vpand %xmm1, %xmm10, %xmm15
-	LONG $0x7a6ffac5; BYTE $0xc0 // vmovdqu -0x40(%rdx), %xmm7
-	LONG $0xf771f9c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm0
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xa80d62c4; BYTE $0xe4 // vfmadd213ps %ymm4, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm12) + ymm4
-	LONG $0xc2dbf9c5 // vpand %xmm2, %xmm0, %xmm0
-	LONG $0xc0eb81c5 // vpor %xmm0, %xmm15, %xmm0
-	LONG $0xc3fcf9c5 // vpaddb %xmm3, %xmm0, %xmm0
-	LONG $0xa80d62c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm14, %ymm13 # ymm13 = (ymm14 * ymm13) + ymm4
-	LONG $0xf07079c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm14 # xmm14 = xmm0[2,3,2,3]
-	LONG $0xfe2a72c5 // vcvtsi2ss %esi, %xmm1, %xmm15
-	LONG $0x217d42c4; BYTE $0xf6 // vpmovsxbd %xmm14, %ymm14
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x5b7c41c4; BYTE $0xf6 // vcvtdq2ps %ymm14, %ymm14
-	LONG $0x4159fcc5; BYTE $0x40 // vmulps 0x40(%rcx), %ymm0, %ymm0
-	LONG $0x71590cc5; BYTE $0x60 // vmulps 0x60(%rcx), %ymm14, %ymm14
-	LONG $0x187d42c4; BYTE $0xff // vbroadcastss %xmm15, %ymm15
-	LONG $0xa805c2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) + ymm12
-	LONG $0xf272be0f // movsbl -0xe(%rdx), %esi
-	LONG $0xa80542c4; BYTE $0xf5 // vfmadd213ps %ymm13, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm14) + ymm13
-	LONG $0xe62a72c5 // vcvtsi2ss %esi, %xmm1, %xmm12
-	LONG $0xe9db39c5 // vpand %xmm1, %xmm8, %xmm13
-	LONG $0x7101c1c4; WORD $0x02f1 // vpsllw $0x2, %xmm9, %xmm15
-	LONG $0xfadb01c5 // vpand %xmm2, %xmm15, %xmm15
-	LONG $0xeb0141c4; BYTE $0xed // vpor %xmm13, %xmm15, %xmm13
-	LONG $0x187d42c4; BYTE $0xfc // vbroadcastss %xmm12, %ymm15
-	LONG $0xe3fc11c5 // vpaddb %xmm3, %xmm13, %xmm12
-	LONG $0x217d42c4; BYTE $0xec // vpmovsxbd %xmm12, %ymm13
-	LONG $0x707941c4; WORD $0xeee4 // vpshufd $0xee, %xmm12, %xmm12 # xmm12 = xmm12[2,3,2,3]
-	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
-	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	QUAD $0x000000a0a1591cc5 // vmulps 0xa0(%rcx), %ymm12, %ymm12
-	QUAD $0x00000080a15994c5 // vmulps 0x80(%rcx), %ymm13, %ymm4
-	LONG $0xf372be0f // movsbl -0xd(%rdx), %esi
-	LONG $0xa805e2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) + ymm0
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0xa80542c4; BYTE $0xe6 // vfmadd213ps %ymm14, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm12) + ymm14
-	LONG $0xe9db49c5 // vpand %xmm1, %xmm6, %xmm13
-	LONG $0xf77189c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm14
-	LONG $0xf2db09c5 // vpand %xmm2, %xmm14, %xmm14
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xeb0941c4; BYTE $0xed // vpor %xmm13, %xmm14, %xmm13
-	LONG $0xebfc11c5 // vpaddb %xmm3, %xmm13, %xmm13
-	LONG $0x707941c4; WORD $0xeef5 // vpshufd $0xee, %xmm13, %xmm14 # xmm14 = xmm13[2,3,2,3]
-	LONG $0x217d42c4; BYTE $0xf6 // vpmovsxbd %xmm14, %ymm14
-	LONG $0x217d42c4; BYTE $0xed // vpmovsxbd %xmm13, %ymm13
-	LONG $0x5b7c41c4; BYTE $0xed // vcvtdq2ps %ymm13, %ymm13
-	QUAD $0x000000c0b95914c5 // vmulps 0xc0(%rcx), %ymm13, %ymm15
-	LONG $0x5b7c41c4; BYTE $0xee // vcvtdq2ps %ymm14, %ymm13
-	QUAD $0x000000e0a95914c5 // vmulps 0xe0(%rcx), %ymm13, %ymm13
-	LONG $0xa87d62c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm0, %ymm15 # ymm15 = (ymm0 * ymm15) + ymm4
-	LONG $0xf472be0f // movsbl -0xc(%rdx), %esi
-	LONG $0x7159c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xa87d42c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm12
-	LONG $0xc2dbb1c5 // vpand %xmm2, %xmm9, %xmm0
-	LONG $0xf62a72c5 // vcvtsi2ss %esi, %xmm1, %xmm14
-	LONG $0xc4ebf9c5 // vpor %xmm4, %xmm0, %xmm0
-	LONG $0xc3fcf9c5 // vpaddb %xmm3, %xmm0, %xmm0
-	LONG $0x217de2c4; BYTE $0xe0 // vpmovsxbd %xmm0, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	QUAD $0x0000010099595cc5 // vmulps 0x100(%rcx), %ymm4, %ymm11
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xf572be0f // movsbl -0xb(%rdx), %esi
-	QUAD $0x00000120a1597cc5 // vmulps 0x120(%rcx), %ymm0, %ymm12
-	LONG $0x7179c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm0
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0xe2dbc1c5 // vpand %xmm2, %xmm7, %xmm4
-	LONG $0x187dc2c4; BYTE $0xee // vbroadcastss %xmm14, %ymm5
-	LONG $0xc0ebd9c5 // vpor %xmm0, %xmm4, %xmm0
-	LONG $0xc3fcf9c5 // vpaddb %xmm3, %xmm0, %xmm0
-	LONG $0xe070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm4 # xmm4 = xmm0[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x0000014091597cc5 // vmulps 0x140(%rcx), %ymm0, %ymm10
-	LONG $0xc45bfcc5 // vcvtdq2ps %ymm4, %ymm0
-	LONG $0x42be0f44; BYTE $0xf6 // movsbl -0xa(%rdx), %r8d
-	QUAD $0x00000160b1597cc5 // vmulps 0x160(%rcx), %ymm0, %ymm14
-	LONG $0x7179c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm0
-	LONG $0xc1dbf9c5 // vpand %xmm1, %xmm0, %xmm0
-	LONG $0x7159c1c4; WORD $0x02d1 // vpsrlw $0x2, %xmm9, %xmm4
-	LONG $0xa85542c4; BYTE $0xdf // vfmadd213ps %ymm15, %ymm5, %ymm11 # ymm11 = (ymm5 * ymm11) + ymm15
-	LONG $0xe2dbd9c5 // vpand %xmm2, %xmm4, %xmm4
-	LONG $0xc62a72c5 // vcvtsi2ss %esi, %xmm1, %xmm8
-	LONG $0xc0ebd9c5 // vpor %xmm0, %xmm4, %xmm0
-	LONG $0x2a72c1c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm1, %xmm4
-	LONG $0x187d42c4; BYTE $0xc0 // vbroadcastss %xmm8, %ymm8
-	LONG $0x187d62c4; BYTE $0xfc // vbroadcastss %xmm4, %ymm15
-	LONG $0xc3fcf9c5 // vpaddb %xmm3, %xmm0, %xmm0
-	LONG $0xa85542c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm5, %ymm12 # ymm12 = (ymm5 * ymm12) + ymm13
-	LONG $0x217de2c4; BYTE $0xe0 // vpmovsxbd %xmm0, %ymm4
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0xf772be0f // movsbl -0x9(%rdx), %esi
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xee2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm5
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0x187d62c4; BYTE $0xcd // vbroadcastss %xmm5, %ymm9
-	LONG $0xd671d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm5
-	QUAD $0x00000180a9595cc5 // vmulps 0x180(%rcx), %ymm4, %ymm13
-	LONG $0xe1dbd1c5 // vpand %xmm1, %xmm5, %xmm4
-	LONG $0xd771d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm7, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0xe4ebd1c5 // vpor %xmm4, %xmm5, %xmm4
-	LONG $0xe3fcd9c5 // vpaddb %xmm3, %xmm4, %xmm4
-	QUAD $0x000001a0b959fcc5 // vmulps 0x1a0(%rcx), %ymm0, %ymm7
-	LONG $0xc470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm0 # xmm0 = xmm4[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xf872be0f // movsbl -0x8(%rdx), %esi
-	LONG $0xa83d42c4; BYTE $0xd3 // vfmadd213ps %ymm11, %ymm8, %ymm10 # ymm10 = (ymm8 * ymm10) + ymm11
-	LONG $0xee2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm5
-	LONG $0xa83d42c4; BYTE $0xf4 // vfmadd213ps %ymm12, %ymm8, %ymm14 # ymm14 = (ymm8 * ymm14) + ymm12
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0x187d62c4; BYTE $0xdd // vbroadcastss %xmm5, %ymm11
-	LONG $0xa80542c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm15, %ymm13 # ymm13 = (ymm15 * ymm13) + ymm10
-	QUAD $0xffffff70826f7ac5 // vmovdqu -0x90(%rdx), %xmm8
-	LONG $0xe9dbb9c5 // vpand %xmm1, %xmm8, %xmm5
-	LONG $0x726ffac5; BYTE $0xd0 // vmovdqu -0x30(%rdx), %xmm6
-	LONG $0xa805c2c4; BYTE $0xfe // vfmadd213ps %ymm14, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm7) + ymm14
-	LONG $0xf671a9c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm10
-	LONG $0xd2db29c5 // vpand %xmm2, %xmm10, %xmm10
-	QUAD $0x000001c0a159dcc5 // vmulps 0x1c0(%rcx), %ymm4, %ymm4
-	LONG $0xedeba9c5 // vpor %xmm5, %xmm10, %xmm5
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0x217d62c4; BYTE $0xd5 // vpmovsxbd %xmm5, %ymm10
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	LONG $0x5b7c41c4; BYTE $0xe2 // vcvtdq2ps %ymm10, %ymm12
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	QUAD $0x000001e091597cc5 // vmulps 0x1e0(%rcx), %ymm0, %ymm10
-	QUAD $0x00000200b1591cc5 // vmulps 0x200(%rcx), %ymm12, %ymm14
-	LONG $0xf972be0f // movsbl -0x7(%rdx), %esi
-	LONG $0xa835c2c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm4) + ymm13
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0xa83562c4; BYTE $0xd7 // vfmadd213ps %ymm7, %ymm9, %ymm10 # ymm10 = (ymm9 * ymm10) + ymm7
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0x4a6f7ac5; BYTE $0x80 // vmovdqu -0x80(%rdx), %xmm9
-	LONG $0xe1db31c5 // vpand %xmm1, %xmm9, %xmm12
-	LONG $0xa82562c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm11, %ymm14 # ymm14 = (ymm11 * ymm14) + ymm4
-	LONG $0x7a6ffac5; BYTE $0xe0 // vmovdqu -0x20(%rdx), %xmm7
-	LONG $0xf771d9c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm4
-	LONG $0xe2dbd9c5 // vpand %xmm2, %xmm4, %xmm4
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xe4eb99c5 // vpor %xmm4, %xmm12, %xmm4
-	LONG $0xe3fcd9c5 // vpaddb %xmm3, %xmm4, %xmm4
-	LONG $0xe47079c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm12 # xmm12 = xmm4[2,3,2,3]
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	QUAD $0x00000220a959d4c5 // vmulps 0x220(%rcx), %ymm5, %ymm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x00000240a9595cc5 // vmulps 0x240(%rcx), %ymm4, %ymm13
-	LONG $0x5b7cc1c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm4
-	QUAD $0x00000260a1595cc5 // vmulps 0x260(%rcx), %ymm4, %ymm12
-	LONG $0xfa72be0f // movsbl -0x6(%rdx), %esi
-	LONG $0xa825c2c4; BYTE $0xea // vfmadd213ps %ymm10, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm5) + ymm10
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0xa87d62c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm12) + ymm5
-	LONG $0xa87d42c4; BYTE $0xee // vfmadd213ps %ymm14, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm14
-	LONG $0x526f7ac5; BYTE $0x90 // vmovdqu -0x70(%rdx), %xmm10
-	LONG $0xc1dba9c5 // vpand %xmm1, %xmm10, %xmm0
-	LONG $0xf671d1c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0xc0ebd1c5 // vpor %xmm0, %xmm5, %xmm0
-	LONG $0xc3fcf9c5 // vpaddb %xmm3, %xmm0, %xmm0
-	LONG $0x217de2c4; BYTE $0xe8 // vpmovsxbd %xmm0, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	LONG $0xc070f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm0 # xmm0 = xmm0[2,3,2,3]
-	LONG $0xfb72be0f // movsbl -0x5(%rdx), %esi
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xf62a72c5 // vcvtsi2ss %esi, %xmm1, %xmm14
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x00000280a959d4c5 // vmulps 0x280(%rcx), %ymm5, %ymm5
-	QUAD $0x000002a08159fcc5 // vmulps 0x2a0(%rcx), %ymm0, %ymm0
-	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
-	LONG $0xa85dc2c4; BYTE $0xed // vfmadd213ps %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
-	LONG $0x5a6f7ac5; BYTE $0xa0 // vmovdqu -0x60(%rdx), %xmm11
-	LONG $0xa85dc2c4; BYTE $0xc4 // vfmadd213ps %ymm12, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm12
-	LONG $0xe1dba1c5 // vpand %xmm1, %xmm11, %xmm4
-	LONG $0xf77199c5; BYTE $0x02 // vpsllw $0x2, %xmm7, %xmm12
-	LONG $0xe2db19c5 // vpand %xmm2, %xmm12, %xmm12
-	LONG $0x187d42c4; BYTE $0xee // vbroadcastss %xmm14, %ymm13
-	LONG $0xe4eb99c5 // vpor %xmm4, %xmm12, %xmm4
-	LONG $0xe3fcd9c5 // vpaddb %xmm3, %xmm4, %xmm4
-	LONG $0xe47079c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm12 # xmm12 = xmm4[2,3,2,3]
-	LONG $0x217d42c4; BYTE $0xe4 // vpmovsxbd %xmm12, %ymm12
-	LONG $0x5b7c41c4; BYTE $0xe4 // vcvtdq2ps %ymm12, %ymm12
-	QUAD $0x000002e0a1591cc5 // vmulps 0x2e0(%rcx), %ymm12, %ymm12
-	LONG $0xa81562c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm12) + ymm0
-	LONG $0xfc72be0f // movsbl -0x4(%rdx), %esi
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x000002c0a159dcc5 // vmulps 0x2c0(%rcx), %ymm4, %ymm4
-	LONG $0xa815e2c4; BYTE $0xe5 // vfmadd213ps %ymm5, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm5
-	LONG $0x7151c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xc2db49c5 // vpand %xmm2, %xmm6, %xmm8
-	LONG $0xedebb9c5 // vpor %xmm5, %xmm8, %xmm5
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0x217d62c4; BYTE $0xc5 // vpmovsxbd %xmm5, %ymm8
+	LONG $0x7139c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm8
+	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
+	LONG $0x7131c1c4; WORD $0x03f2 // vpsllw $0x3, %xmm10, %xmm9
+	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
+	LONG $0xeb3941c4; BYTE $0xc1 // vpor %xmm9, %xmm8, %xmm8
+	LONG $0x707941c4; WORD $0xeec8 // vpshufd $0xee, %xmm8, %xmm9 # xmm9 = xmm8[2,3,2,3]
+	LONG $0x317d42c4; BYTE $0xc9 // vpmovzxbd %xmm9, %ymm9 # ymm9 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero
+	LONG $0x5b7c41c4; BYTE $0xc9 // vcvtdq2ps %ymm9, %ymm9
+	LONG $0x317d42c4; BYTE $0xc0 // vpmovzxbd %xmm8, %ymm8 # ymm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero
 	LONG $0x5b7c41c4; BYTE $0xc0 // vcvtdq2ps %ymm8, %ymm8
-	LONG $0xed70f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm5 # xmm5 = xmm5[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xed // vpmovsxbd %xmm5, %ymm5
-	LONG $0xed5bfcc5 // vcvtdq2ps %ymm5, %ymm5
-	QUAD $0x00000300a9593cc5 // vmulps 0x300(%rcx), %ymm8, %ymm13
-	LONG $0x7139c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm8
-	LONG $0xa87d62c4; BYTE $0xec // vfmadd213ps %ymm4, %ymm0, %ymm13 # ymm13 = (ymm0 * ymm13) + ymm4
-	LONG $0xe1dbb9c5 // vpand %xmm1, %xmm8, %xmm4
-	LONG $0xc2db41c5 // vpand %xmm2, %xmm7, %xmm8
-	QUAD $0x00000320a959d4c5 // vmulps 0x320(%rcx), %ymm5, %ymm5
-	LONG $0xe4ebb9c5 // vpor %xmm4, %xmm8, %xmm4
-	LONG $0xfd72be0f // movsbl -0x3(%rdx), %esi
-	LONG $0xe3fcd9c5 // vpaddb %xmm3, %xmm4, %xmm4
-	LONG $0xa87dc2c4; BYTE $0xec // vfmadd213ps %ymm12, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm5) + ymm12
-	LONG $0xc470f9c5; BYTE $0xee // vpshufd $0xee, %xmm4, %xmm0 # xmm0 = xmm4[2,3,2,3]
-	LONG $0xce2a72c5 // vcvtsi2ss %esi, %xmm1, %xmm9
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x0000036081597cc5 // vmulps 0x360(%rcx), %ymm0, %ymm8
-	LONG $0x187dc2c4; BYTE $0xc1 // vbroadcastss %xmm9, %ymm0
-	LONG $0xa87d62c4; BYTE $0xc5 // vfmadd213ps %ymm5, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm5
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x00000340a159dcc5 // vmulps 0x340(%rcx), %ymm4, %ymm4
-	LONG $0xa87dc2c4; BYTE $0xe5 // vfmadd213ps %ymm13, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm13
-	LONG $0xfe72be0f // movsbl -0x2(%rdx), %esi
-	LONG $0xc62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm0
-	LONG $0x7151c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
-	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
+	LONG $0x593c41c4; WORD $0xc042 // vmulps -0x40(%r10), %ymm8, %ymm8
+	LONG $0x593441c4; WORD $0xe04a // vmulps -0x20(%r10), %ymm9, %ymm9
+	LONG $0xb86542c4; WORD $0x204a // vfmadd231ps 0x20(%r10), %ymm3, %ymm9 # ymm9 = (ymm3 * mem) + ymm9
+	LONG $0xdd5bfcc5 // vcvtdq2ps %ymm5, %ymm3
+	LONG $0xb86542c4; BYTE $0x02 // vfmadd231ps (%r10), %ymm3, %ymm8 # ymm8 = (ymm3 * mem) + ymm8
+	LONG $0xa87d42c4; BYTE $0xc6 // vfmadd213ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) + ymm14
+	LONG $0xa87d42c4; BYTE $0xcd // vfmadd213ps %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm9) + ymm13
+	LONG $0x7179c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm0
+	LONG $0xd4db79c5 // vpand %xmm4, %xmm0, %xmm10
+	LONG $0x7179c1c4; WORD $0x02d3 // vpsrlw $0x2, %xmm11, %xmm0
+	LONG $0xdcdb79c5 // vpand %xmm4, %xmm0, %xmm11
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x30f98349 // cmpq $0x30, %r9
+	LONG $0xfeb9850f; WORD $0xffff // jne 0x9640 <k_dot_q5_k+0x130>
+	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
+	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0xef2141c4; BYTE $0xdb // vpxor %xmm11, %xmm11, %xmm11
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x187da2c4; WORD $0x8c44; BYTE $0x60 // vbroadcastss 0x60(%rsp,%r9,4), %ymm0
+	LONG $0x107cc1c4; WORD $0xc05a // vmovups -0x40(%r10), %ymm3
+	LONG $0x107cc1c4; WORD $0xe06a // vmovups -0x20(%r10), %ymm5
+	LONG $0x5864c1c4; BYTE $0x1a // vaddps (%r10), %ymm3, %ymm3
+	LONG $0x5854c1c4; WORD $0x206a // vaddps 0x20(%r10), %ymm5, %ymm5
+	LONG $0xb87d62c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm5) + ymm11
+	LONG $0xb87d62c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm3) + ymm10
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xcf75 // jne 0x97a0 <k_dot_q5_k+0x290>
+	LONG $0x09b70f44 // movzwl (%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
-	LONG $0xedebc9c5 // vpor %xmm5, %xmm6, %xmm5
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0x217de2c4; BYTE $0xf5 // vpmovsxbd %xmm5, %ymm6
-	LONG $0xf65bfcc5 // vcvtdq2ps %ymm6, %ymm6
-	QUAD $0x00000380b159ccc5 // vmulps 0x380(%rcx), %ymm6, %ymm6
-	LONG $0xa87de2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm6) + ymm4
-	LONG $0xe570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm4 # xmm4 = xmm5[2,3,2,3]
-	LONG $0x217de2c4; BYTE $0xe4 // vpmovsxbd %xmm4, %ymm4
-	LONG $0x7151c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	LONG $0xd771c1c5; BYTE $0x02 // vpsrlw $0x2, %xmm7, %xmm7
-	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
-	QUAD $0x000003a0a159dcc5 // vmulps 0x3a0(%rcx), %ymm4, %ymm4
-	LONG $0xedebc1c5 // vpor %xmm5, %xmm7, %xmm5
-	LONG $0xff72be0f // movsbl -0x1(%rdx), %esi
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0xa87dc2c4; BYTE $0xe0 // vfmadd213ps %ymm8, %ymm0, %ymm4 # ymm4 = (ymm0 * ymm4) + ymm8
-	LONG $0xc570f9c5; BYTE $0xee // vpshufd $0xee, %xmm5, %xmm0 # xmm0 = xmm5[2,3,2,3]
-	LONG $0xfe2af2c5 // vcvtsi2ss %esi, %xmm1, %xmm7
-	LONG $0x217de2c4; BYTE $0xc0 // vpmovsxbd %xmm0, %ymm0
-	LONG $0xc05bfcc5 // vcvtdq2ps %ymm0, %ymm0
-	QUAD $0x000003e08159fcc5 // vmulps 0x3e0(%rcx), %ymm0, %ymm0
-	LONG $0x187de2c4; BYTE $0xff // vbroadcastss %xmm7, %ymm7
-	LONG $0xa845e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm0) + ymm4
-	LONG $0x217de2c4; BYTE $0xe5 // vpmovsxbd %xmm5, %ymm4
-	LONG $0xe45bfcc5 // vcvtdq2ps %ymm4, %ymm4
-	QUAD $0x000003c0a159dcc5 // vmulps 0x3c0(%rcx), %ymm4, %ymm4
-	LONG $0xa845e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm4) + ymm6
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
-	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
-	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
-	LONG $0x7410fcc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm6
-	LONG $0xb855e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm4) + ymm6
-	LONG $0x7411fcc5; WORD $0x2024 // vmovups %ymm6, 0x20(%rsp)
-	LONG $0x6410fcc5; WORD $0x2024 // vmovups 0x20(%rsp), %ymm4
-	LONG $0x3410fcc5; BYTE $0x24 // vmovups (%rsp), %ymm6
-	LONG $0xb855e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm0) + ymm6
-	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
-	LONG $0x2c10fcc5; BYTE $0x24 // vmovups (%rsp), %ymm5
-	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa01850f; WORD $0xffff // jne 0xbde0 <k_dot_q6_k+0x40>
-	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
-	LONG $0xc158dcc5 // vaddps %ymm1, %ymm4, %ymm0
-	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
-	LONG $0x40c48348 // addq $0x40, %rsp
-	WORD $0x08eb // jmp 0xc3f9 <k_dot_q6_k+0x659>
+	LONG $0xb87dc2c4; BYTE $0xf9 // vfmadd231ps %ymm9, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm9) + ymm7
+	LONG $0xb87dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm8) + ymm6
+	LONG $0x49b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x4457f8c5; WORD $0x1024 // vxorps 0x10(%rsp), %xmm0, %xmm0
+	LONG $0x187de2c4; BYTE $0xc0 // vbroadcastss %xmm0, %ymm0
+	LONG $0x6c28fcc5; WORD $0x6024 // vmovaps 0x60(%rsp), %ymm5
+	LONG $0xb87dc2c4; BYTE $0xeb // vfmadd231ps %ymm11, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm11) + ymm5
+	QUAD $0x000080249c28fcc5; BYTE $0x00 // vmovaps 0x80(%rsp), %ymm3
+	LONG $0xb87dc2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm10) + ymm3
+	LONG $0xc328fcc5 // vmovaps %ymm3, %ymm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfd3a850f; WORD $0xffff // jne 0x9580 <k_dot_q5_k+0x70>
+	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
+	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0x08eb // jmp 0x9860 <k_dot_q5_k+0x350>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -10692,6 +8183,31 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -10712,6 +8228,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
@@ -10752,6 +8275,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
@@ -10772,14 +8300,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xc4b2 <k_dot_q6_k+0x712>
-	WORD $0xe0e0 // loopne 0xc4b4 <k_dot_q6_k+0x714>
-	WORD $0xe0e0 // loopne 0xc4b6 <k_dot_q6_k+0x716>
-	WORD $0xe0e0 // loopne 0xc4b8 <k_dot_q6_k+0x718>
-	WORD $0xe0e0 // loopne 0xc4ba <k_dot_q6_k+0x71a>
-	WORD $0xe0e0 // loopne 0xc4bc <k_dot_q6_k+0x71c>
-	WORD $0xe0e0 // loopne 0xc4be <k_dot_q6_k+0x71e>
-	WORD $0xe0e0 // loopne 0xc4c0 <k_dot_q6_k+0x720>
+	WORD $0xe0e0 // loopne 0x9952 <k_dot_q5_k+0x442>
+	WORD $0xe0e0 // loopne 0x9954 <k_dot_q5_k+0x444>
+	WORD $0xe0e0 // loopne 0x9956 <k_dot_q5_k+0x446>
+	WORD $0xe0e0 // loopne 0x9958 <k_dot_q5_k+0x448>
+	WORD $0xe0e0 // loopne 0x995a <k_dot_q5_k+0x44a>
+	WORD $0xe0e0 // loopne 0x995c <k_dot_q5_k+0x44c>
+	WORD $0xe0e0 // loopne 0x995e <k_dot_q5_k+0x44e>
+	WORD $0xe0e0 // loopne 0x9960 <k_dot_q5_k+0x450>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -10796,6 +8324,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
@@ -10809,8 +8353,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
 	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
 	BYTE $0xae // scasb %es:(%rdi), %al
-	WORD $0x0fc2; BYTE $0x0f // retq $0xf0f # imm = 0xF0F
-	LONG $0x00000f0f // <unknown>
+	WORD $0x00c2; BYTE $0x00 // retq $0x0
 	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
@@ -10821,7 +8364,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xaa // stosb %al, %es:(%rdi)
 	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
 	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	WORD $0x1739 // cmpl %edx, (%rdi)
+	WORD $0xcc39 // cmpl %ecx, %esp
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0x17 // <unknown>
 	BYTE $0x6c // insb %dx, %es:(%rdi)
 	WORD $0x16c1; BYTE $0x6c // rcll $0x6c, (%rsi)
 	LONG $0x763f56c1 // rcll $0x76, 0x3f(%rsi)
@@ -10836,7 +8383,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xc57b <k_dot_q6_k+0x7db>
+	WORD $0x1de3 // jrcxz 0x9a2b <k_dot_q5_k+0x51b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -10859,13 +8406,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xc5d7 <k_dot_q6_k+0x837>
+	WORD $0x3fe0 // loopne 0x9a87 <k_dot_q5_k+0x577>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
+	WORD $0x0004 // addb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xc5a2 <k_dot_q6_k+0x802>
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xfee0 // loopne 0x9a5a <k_dot_q5_k+0x54a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -10874,8 +8425,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xc573 <k_dot_q6_k+0x7d3>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xc551 <k_dot_q6_k+0x7b1>
+	WORD $0xb778 // js 0x9a2b <k_dot_q5_k+0x51b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0x9a09 <k_dot_q5_k+0x4f9>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -10905,25 +8456,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
 	WORD $0x0000
 	QUAD $0x0000000000000000
 	QUAD $0x0000000000000000
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	WORD $0xf010 // adcb %dh, %al
+	LONG $0x0f100f0f // <unknown>
+	WORD $0xe003 // addl %eax, %esp
+	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax
+	LONG $0xe0300f0f // <unknown>
+	LONG $0x3f100f0f // <unknown>
+	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
+	WORD $0xf010 // adcb %dh, %al
 	LONG $0x03100f0f // <unknown>
 	WORD $0xfc04 // addb $-0x4, %al
-	WORD $0x1003 // addl (%rax), %edx
-	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xc620 <k_dot_q6_k+0x880>
-	BYTE $0xf8 // clc
-	WORD $0x100f; BYTE $0xf0 // movups %xmm0, %xmm6
-	LONG $0x03100f0f // <unknown>
-	WORD $0xfc04 // addb $-0x4, %al
+	LONG $0xe0300f0f // <unknown>
 	WORD $0x0f03 // addl (%rdi), %ecx
-	WORD $0x0f10 // adcb %cl, (%rdi)
-	WORD $0x300f // wrmsr
-	QUAD $0x00000000000000e0; LONG $0x00000000; WORD $0x0000 // loopne 0xc623 <k_dot_q6_k+0x883>
+	LONG $0x3f100f0f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

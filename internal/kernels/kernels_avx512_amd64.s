@@ -143,7 +143,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	LONG $0x38608b4c // movq 0x38(%rax), %r12
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0xe0c63528087c6162; WORD $0x0000 // vmovaps 0xe0c6(%rip), %xmm30 # 0xe330 <k_dot_q6_k+0x530>
+	QUAD $0xbd963528087c6162; WORD $0x0000 // vmovaps 0xbd96(%rip), %xmm30 # 0xc000 <k_dot_q5_k+0x300>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	WORD $0x1beb // jmp 0x291 <k_gemm_nt+0x91>
@@ -465,7 +465,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
 	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
 	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0xd9983528087c6162; WORD $0x0000 // vmovaps 0xd998(%rip), %xmm30 # 0xe330 <k_dot_q6_k+0x530>
+	QUAD $0xb6683528087c6162; WORD $0x0000 // vmovaps 0xb668(%rip), %xmm30 # 0xc000 <k_dot_q5_k+0x300>
 	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
 	LONG $0xfbad8f0f; WORD $0xffff // jg 0x550 <k_gemm_nt+0x350>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -5722,20 +5722,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x71430518487df262; WORD $0x0000 // vbroadcastss 0x7143(%rip), %zmm0 # 0xe3c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x714d0d18487df262; WORD $0x0000 // vbroadcastss 0x714d(%rip), %zmm1 # 0xe3dc <k_dot_q6_k+0x5dc>
-	QUAD $0x714f1518487df262; WORD $0x0000 // vbroadcastss 0x714f(%rip), %zmm2 # 0xe3e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x713d1d18487df262; WORD $0x0000 // vbroadcastss 0x713d(%rip), %zmm3 # 0xe3e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x71372518487df262; WORD $0x0000 // vbroadcastss 0x7137(%rip), %zmm4 # 0xe3e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x71412d18487df262; WORD $0x0000 // vbroadcastss 0x7141(%rip), %zmm5 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x70f73518487df262; WORD $0x0000 // vbroadcastss 0x70f7(%rip), %zmm6 # 0xe3b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x71093d18487df262; WORD $0x0000 // vbroadcastss 0x7109(%rip), %zmm7 # 0xe3d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x711b0518487d7262; WORD $0x0000 // vbroadcastss 0x711b(%rip), %zmm8 # 0xe3f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x710d0d18487d7262; WORD $0x0000 // vbroadcastss 0x710d(%rip), %zmm9 # 0xe3ec <k_dot_q6_k+0x5ec>
-	QUAD $0x70d71518487d7262; WORD $0x0000 // vbroadcastss 0x70d7(%rip), %zmm10 # 0xe3c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x70bd1d18487d7262; WORD $0x0000 // vbroadcastss 0x70bd(%rip), %zmm11 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x70b32558487d7262; WORD $0x0000 // vpbroadcastd 0x70b3(%rip), %zmm12 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x70d12d18487d7262; WORD $0x0000 // vbroadcastss 0x70d1(%rip), %zmm13 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x4e330518487df262; WORD $0x0000 // vbroadcastss 0x4e33(%rip), %zmm0 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x4e390d18487df262; WORD $0x0000 // vbroadcastss 0x4e39(%rip), %zmm1 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x4e3b1518487df262; WORD $0x0000 // vbroadcastss 0x4e3b(%rip), %zmm2 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x4e291d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm3 # 0xc0cc <k_dot_q5_k+0x3cc>
+	QUAD $0x4e232518487df262; WORD $0x0000 // vbroadcastss 0x4e23(%rip), %zmm4 # 0xc0d0 <k_dot_q5_k+0x3d0>
+	QUAD $0x4e292d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm5 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x4de73518487df262; WORD $0x0000 // vbroadcastss 0x4de7(%rip), %zmm6 # 0xc0a8 <k_dot_q5_k+0x3a8>
+	QUAD $0x4df53d18487df262; WORD $0x0000 // vbroadcastss 0x4df5(%rip), %zmm7 # 0xc0c0 <k_dot_q5_k+0x3c0>
+	QUAD $0x4e070518487d7262; WORD $0x0000 // vbroadcastss 0x4e07(%rip), %zmm8 # 0xc0dc <k_dot_q5_k+0x3dc>
+	QUAD $0x4df90d18487d7262; WORD $0x0000 // vbroadcastss 0x4df9(%rip), %zmm9 # 0xc0d8 <k_dot_q5_k+0x3d8>
+	QUAD $0x4dc71518487d7262; WORD $0x0000 // vbroadcastss 0x4dc7(%rip), %zmm10 # 0xc0b0 <k_dot_q5_k+0x3b0>
+	QUAD $0x4dad1d18487d7262; WORD $0x0000 // vbroadcastss 0x4dad(%rip), %zmm11 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x4da32558487d7262; WORD $0x0000 // vpbroadcastd 0x4da3(%rip), %zmm12 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x4dbd2d18487d7262; WORD $0x0000 // vbroadcastss 0x4dbd(%rip), %zmm13 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -5780,34 +5780,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x6fbd0d18487df262; WORD $0x0000 // vbroadcastss 0x6fbd(%rip), %zmm1 # 0xe3c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6fc71518487df262; WORD $0x0000 // vbroadcastss 0x6fc7(%rip), %zmm2 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x4cad0d18487df262; WORD $0x0000 // vbroadcastss 0x4cad(%rip), %zmm1 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x4cb31518487df262; WORD $0x0000 // vbroadcastss 0x4cb3(%rip), %zmm2 # 0xc0c8 <k_dot_q5_k+0x3c8>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x6fbc1d595874f162; WORD $0x0000 // vmulps 0x6fbc(%rip){1to16}, %zmm1, %zmm3 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x4ca81d595874f162; WORD $0x0000 // vmulps 0x4ca8(%rip){1to16}, %zmm1, %zmm3 # 0xc0d4 <k_dot_q5_k+0x3d4>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x6fa30db85865f262; WORD $0x0000 // vfmadd231ps 0x6fa3(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x6f9d0db85865f262; WORD $0x0000 // vfmadd231ps 0x6f9d(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x6fa72518487df262; WORD $0x0000 // vbroadcastss 0x6fa7(%rip), %zmm4 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x6f5d25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f5d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6f6f25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f6f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6f8125a85875f262; WORD $0x0000 // vfmadd213ps 0x6f81(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6f7325a85875f262; WORD $0x0000 // vfmadd213ps 0x6f73(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x6f3d25a85875f262; WORD $0x0000 // vfmadd213ps 0x6f3d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c8f0db85865f262; WORD $0x0000 // vfmadd231ps 0x4c8f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x4c890db85865f262; WORD $0x0000 // vfmadd231ps 0x4c89(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x4c8f2518487df262; WORD $0x0000 // vbroadcastss 0x4c8f(%rip), %zmm4 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x4c4d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c5b25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c6d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c6d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c5f25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c2d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c2d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x6f140d585854f162; WORD $0x0000 // vaddps 0x6f14(%rip){1to16}, %zmm5, %zmm1 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x4c040d585854f162; WORD $0x0000 // vaddps 0x4c04(%rip){1to16}, %zmm5, %zmm1 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x6eef2558487df262; WORD $0x0000 // vpbroadcastd 0x6eef(%rip), %zmm4 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x4bdf2558487df262; WORD $0x0000 // vpbroadcastd 0x4bdf(%rip), %zmm4 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x6ef41518487df262; WORD $0x0000 // vbroadcastss 0x6ef4(%rip), %zmm2 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x4be01518487df262; WORD $0x0000 // vbroadcastss 0x4be0(%rip), %zmm2 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -5820,7 +5820,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	WORD $0x117d // jge 0x752b <k_max+0x1b>
-	QUAD $0x6e980518487df262; WORD $0x0000 // vbroadcastss 0x6e98(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
+	QUAD $0x4b880518487df262; WORD $0x0000 // vbroadcastss 0x4b88(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x0000bee9; BYTE $0x00 // jmp 0x75e9 <k_max+0xd9>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -5833,7 +5833,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
 	WORD $0x1d73 // jae 0x756f <k_max+0x5f>
-	QUAD $0x6e600518487df262; WORD $0x0000 // vbroadcastss 0x6e60(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
+	QUAD $0x4b500518487df262; WORD $0x0000 // vbroadcastss 0x4b50(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
@@ -5841,7 +5841,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6375 // jne 0x75d0 <k_max+0xc0>
 	WORD $0x7aeb // jmp 0x75e9 <k_max+0xd9>
 	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x6e3f0518487df262; WORD $0x0000 // vbroadcastss 0x6e3f(%rip), %zmm0 # 0xe3bc <k_dot_q6_k+0x5bc>
+	QUAD $0x4b2f0518487df262; WORD $0x0000 // vbroadcastss 0x4b2f(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
@@ -5875,7 +5875,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb9058d48; WORD $0x006e; BYTE $0x00 // leaq 0x6eb9(%rip), %rax # 0xe4d0 <lanes>
+	LONG $0xc9058d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cc9(%rip), %rax # 0xc2e0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
 	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
@@ -5954,20 +5954,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x6c791518487df262; WORD $0x0000 // vbroadcastss 0x6c79(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6c831d18487df262; WORD $0x0000 // vbroadcastss 0x6c83(%rip), %zmm3 # 0xe3dc <k_dot_q6_k+0x5dc>
-	QUAD $0x6c852518487df262; WORD $0x0000 // vbroadcastss 0x6c85(%rip), %zmm4 # 0xe3e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x6c732d18487df262; WORD $0x0000 // vbroadcastss 0x6c73(%rip), %zmm5 # 0xe3e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x6c6d3518487df262; WORD $0x0000 // vbroadcastss 0x6c6d(%rip), %zmm6 # 0xe3e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x6c773d18487df262; WORD $0x0000 // vbroadcastss 0x6c77(%rip), %zmm7 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x6c2d0518487d7262; WORD $0x0000 // vbroadcastss 0x6c2d(%rip), %zmm8 # 0xe3b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x6c3f0d18487d7262; WORD $0x0000 // vbroadcastss 0x6c3f(%rip), %zmm9 # 0xe3d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x6c511518487d7262; WORD $0x0000 // vbroadcastss 0x6c51(%rip), %zmm10 # 0xe3f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x6c431d18487d7262; WORD $0x0000 // vbroadcastss 0x6c43(%rip), %zmm11 # 0xe3ec <k_dot_q6_k+0x5ec>
-	QUAD $0x6c0d2518487d7262; WORD $0x0000 // vbroadcastss 0x6c0d(%rip), %zmm12 # 0xe3c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x6bf32d18487d7262; WORD $0x0000 // vbroadcastss 0x6bf3(%rip), %zmm13 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x6be93558487d7262; WORD $0x0000 // vpbroadcastd 0x6be9(%rip), %zmm14 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x6c073d18487d7262; WORD $0x0000 // vbroadcastss 0x6c07(%rip), %zmm15 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x49691518487df262; WORD $0x0000 // vbroadcastss 0x4969(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x496f1d18487df262; WORD $0x0000 // vbroadcastss 0x496f(%rip), %zmm3 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x49712518487df262; WORD $0x0000 // vbroadcastss 0x4971(%rip), %zmm4 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x495f2d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm5 # 0xc0cc <k_dot_q5_k+0x3cc>
+	QUAD $0x49593518487df262; WORD $0x0000 // vbroadcastss 0x4959(%rip), %zmm6 # 0xc0d0 <k_dot_q5_k+0x3d0>
+	QUAD $0x495f3d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm7 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x491d0518487d7262; WORD $0x0000 // vbroadcastss 0x491d(%rip), %zmm8 # 0xc0a8 <k_dot_q5_k+0x3a8>
+	QUAD $0x492b0d18487d7262; WORD $0x0000 // vbroadcastss 0x492b(%rip), %zmm9 # 0xc0c0 <k_dot_q5_k+0x3c0>
+	QUAD $0x493d1518487d7262; WORD $0x0000 // vbroadcastss 0x493d(%rip), %zmm10 # 0xc0dc <k_dot_q5_k+0x3dc>
+	QUAD $0x492f1d18487d7262; WORD $0x0000 // vbroadcastss 0x492f(%rip), %zmm11 # 0xc0d8 <k_dot_q5_k+0x3d8>
+	QUAD $0x48fd2518487d7262; WORD $0x0000 // vbroadcastss 0x48fd(%rip), %zmm12 # 0xc0b0 <k_dot_q5_k+0x3b0>
+	QUAD $0x48e32d18487d7262; WORD $0x0000 // vbroadcastss 0x48e3(%rip), %zmm13 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x48d93558487d7262; WORD $0x0000 // vpbroadcastd 0x48d9(%rip), %zmm14 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x48f33d18487d7262; WORD $0x0000 // vbroadcastss 0x48f3(%rip), %zmm15 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -6015,40 +6015,40 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x6adc1518487df262; WORD $0x0000 // vbroadcastss 0x6adc(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x6ae61d18487df262; WORD $0x0000 // vbroadcastss 0x6ae6(%rip), %zmm3 # 0xe3dc <k_dot_q6_k+0x5dc>
+	QUAD $0x47cc1518487df262; WORD $0x0000 // vbroadcastss 0x47cc(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x47d21d18487df262; WORD $0x0000 // vbroadcastss 0x47d2(%rip), %zmm3 # 0xc0c8 <k_dot_q5_k+0x3c8>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x6adb2559586cf162; WORD $0x0000 // vmulps 0x6adb(%rip){1to16}, %zmm2, %zmm4 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x47c72559586cf162; WORD $0x0000 // vmulps 0x47c7(%rip){1to16}, %zmm2, %zmm4 # 0xc0d4 <k_dot_q5_k+0x3d4>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x6abb15b85875f262; WORD $0x0000 // vfmadd231ps 0x6abb(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x6ab515b85875f262; WORD $0x0000 // vfmadd231ps 0x6ab5(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x6abf1d18487df262; WORD $0x0000 // vbroadcastss 0x6abf(%rip), %zmm3 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x6a751da8586df262; WORD $0x0000 // vfmadd213ps 0x6a75(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x6a871da8586df262; WORD $0x0000 // vfmadd213ps 0x6a87(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x6a991da8586df262; WORD $0x0000 // vfmadd213ps 0x6a99(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x6a8b1da8586df262; WORD $0x0000 // vfmadd213ps 0x6a8b(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x6a551da8586df262; WORD $0x0000 // vfmadd213ps 0x6a55(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47a715b85875f262; WORD $0x0000 // vfmadd231ps 0x47a7(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x47a115b85875f262; WORD $0x0000 // vfmadd231ps 0x47a1(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x47a71d18487df262; WORD $0x0000 // vbroadcastss 0x47a7(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x47651da8586df262; WORD $0x0000 // vfmadd213ps 0x4765(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47731da8586df262; WORD $0x0000 // vfmadd213ps 0x4773(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47851da8586df262; WORD $0x0000 // vfmadd213ps 0x4785(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47771da8586df262; WORD $0x0000 // vfmadd213ps 0x4777(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47451da8586df262; WORD $0x0000 // vfmadd213ps 0x4745(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x6a2f1558585cf162; WORD $0x0000 // vaddps 0x6a2f(%rip){1to16}, %zmm4, %zmm2 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x471f1558585cf162; WORD $0x0000 // vaddps 0x471f(%rip){1to16}, %zmm4, %zmm2 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x6a112d58487df262; WORD $0x0000 // vpbroadcastd 0x6a11(%rip), %zmm5 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x47012d58487df262; WORD $0x0000 // vpbroadcastd 0x4701(%rip), %zmm5 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x6a0a1558487df262; WORD $0x0000 // vpbroadcastd 0x6a0a(%rip), %zmm2 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x46f61558487df262; WORD $0x0000 // vpbroadcastd 0x46f6(%rip), %zmm2 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xe4058d48; WORD $0x006a; BYTE $0x00 // leaq 0x6ae4(%rip), %rax # 0xe4d0 <lanes>
+	LONG $0xf4058d48; WORD $0x0048; BYTE $0x00 // leaq 0x48f4(%rip), %rax # 0xc2e0 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -6233,23 +6233,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x668b0518487df262; WORD $0x0000 // vbroadcastss 0x668b(%rip), %zmm0 # 0xe3b4 <k_dot_q6_k+0x5b4>
-	QUAD $0x66910d18487df262; WORD $0x0000 // vbroadcastss 0x6691(%rip), %zmm1 # 0xe3c4 <k_dot_q6_k+0x5c4>
-	QUAD $0x669f1518487df262; WORD $0x0000 // vbroadcastss 0x669f(%rip), %zmm2 # 0xe3dc <k_dot_q6_k+0x5dc>
-	QUAD $0x66891d18487df262; WORD $0x0000 // vbroadcastss 0x6689(%rip), %zmm3 # 0xe3d0 <k_dot_q6_k+0x5d0>
-	QUAD $0x66772518487df262; WORD $0x0000 // vbroadcastss 0x6677(%rip), %zmm4 # 0xe3c8 <k_dot_q6_k+0x5c8>
-	QUAD $0x668d2d18487df262; WORD $0x0000 // vbroadcastss 0x668d(%rip), %zmm5 # 0xe3e8 <k_dot_q6_k+0x5e8>
-	QUAD $0x667b3518487df262; WORD $0x0000 // vbroadcastss 0x667b(%rip), %zmm6 # 0xe3e0 <k_dot_q6_k+0x5e0>
-	QUAD $0x66753d18487df262; WORD $0x0000 // vbroadcastss 0x6675(%rip), %zmm7 # 0xe3e4 <k_dot_q6_k+0x5e4>
-	QUAD $0x667f0518487d7262; WORD $0x0000 // vbroadcastss 0x667f(%rip), %zmm8 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x66350d18487d7262; WORD $0x0000 // vbroadcastss 0x6635(%rip), %zmm9 # 0xe3b8 <k_dot_q6_k+0x5b8>
-	QUAD $0x66471518487d7262; WORD $0x0000 // vbroadcastss 0x6647(%rip), %zmm10 # 0xe3d4 <k_dot_q6_k+0x5d4>
-	QUAD $0x66591d18487d7262; WORD $0x0000 // vbroadcastss 0x6659(%rip), %zmm11 # 0xe3f0 <k_dot_q6_k+0x5f0>
-	QUAD $0x664b2518487d7262; WORD $0x0000 // vbroadcastss 0x664b(%rip), %zmm12 # 0xe3ec <k_dot_q6_k+0x5ec>
-	QUAD $0x66152d18487d7262; WORD $0x0000 // vbroadcastss 0x6615(%rip), %zmm13 # 0xe3c0 <k_dot_q6_k+0x5c0>
-	QUAD $0x65fb3518487d7262; WORD $0x0000 // vbroadcastss 0x65fb(%rip), %zmm14 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x65f13d58487d7262; WORD $0x0000 // vpbroadcastd 0x65f1(%rip), %zmm15 # 0xe3b0 <k_dot_q6_k+0x5b0>
-	QUAD $0x660f0518487de262; WORD $0x0000 // vbroadcastss 0x660f(%rip), %zmm16 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x437b0518487df262; WORD $0x0000 // vbroadcastss 0x437b(%rip), %zmm0 # 0xc0a4 <k_dot_q5_k+0x3a4>
+	QUAD $0x43810d18487df262; WORD $0x0000 // vbroadcastss 0x4381(%rip), %zmm1 # 0xc0b4 <k_dot_q5_k+0x3b4>
+	QUAD $0x438b1518487df262; WORD $0x0000 // vbroadcastss 0x438b(%rip), %zmm2 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x43751d18487df262; WORD $0x0000 // vbroadcastss 0x4375(%rip), %zmm3 # 0xc0bc <k_dot_q5_k+0x3bc>
+	QUAD $0x43672518487df262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm4 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x43792d18487df262; WORD $0x0000 // vbroadcastss 0x4379(%rip), %zmm5 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x43673518487df262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm6 # 0xc0cc <k_dot_q5_k+0x3cc>
+	QUAD $0x43613d18487df262; WORD $0x0000 // vbroadcastss 0x4361(%rip), %zmm7 # 0xc0d0 <k_dot_q5_k+0x3d0>
+	QUAD $0x43670518487d7262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm8 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x43250d18487d7262; WORD $0x0000 // vbroadcastss 0x4325(%rip), %zmm9 # 0xc0a8 <k_dot_q5_k+0x3a8>
+	QUAD $0x43331518487d7262; WORD $0x0000 // vbroadcastss 0x4333(%rip), %zmm10 # 0xc0c0 <k_dot_q5_k+0x3c0>
+	QUAD $0x43451d18487d7262; WORD $0x0000 // vbroadcastss 0x4345(%rip), %zmm11 # 0xc0dc <k_dot_q5_k+0x3dc>
+	QUAD $0x43372518487d7262; WORD $0x0000 // vbroadcastss 0x4337(%rip), %zmm12 # 0xc0d8 <k_dot_q5_k+0x3d8>
+	QUAD $0x43052d18487d7262; WORD $0x0000 // vbroadcastss 0x4305(%rip), %zmm13 # 0xc0b0 <k_dot_q5_k+0x3b0>
+	QUAD $0x42eb3518487d7262; WORD $0x0000 // vbroadcastss 0x42eb(%rip), %zmm14 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x42e13d58487d7262; WORD $0x0000 // vpbroadcastd 0x42e1(%rip), %zmm15 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x42fb0518487de262; WORD $0x0000 // vbroadcastss 0x42fb(%rip), %zmm16 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -6297,38 +6297,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x64d515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x64d5(%rip){1to16}, %zmm0, %k2 # 0xe3b4 <k_dot_q6_k+0x5b4>
-	QUAD $0x64da1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x64da(%rip){1to16}, %zmm0, %k3 # 0xe3c4 <k_dot_q6_k+0x5c4>
-	QUAD $0x64e80d18487df262; WORD $0x0000 // vbroadcastss 0x64e8(%rip), %zmm1 # 0xe3dc <k_dot_q6_k+0x5dc>
-	QUAD $0x64d20d575b7cf162; WORD $0x0000 // vxorps 0x64d2(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xe3d0 <k_dot_q6_k+0x5d0>
-	QUAD $0x64c01518487df262; WORD $0x0000 // vbroadcastss 0x64c0(%rip), %zmm2 # 0xe3c8 <k_dot_q6_k+0x5c8>
+	QUAD $0x41c515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x41c5(%rip){1to16}, %zmm0, %k2 # 0xc0a4 <k_dot_q5_k+0x3a4>
+	QUAD $0x41ca1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x41ca(%rip){1to16}, %zmm0, %k3 # 0xc0b4 <k_dot_q5_k+0x3b4>
+	QUAD $0x41d40d18487df262; WORD $0x0000 // vbroadcastss 0x41d4(%rip), %zmm1 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x41be0d575b7cf162; WORD $0x0000 // vxorps 0x41be(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xc0bc <k_dot_q5_k+0x3bc>
+	QUAD $0x41b01518487df262; WORD $0x0000 // vbroadcastss 0x41b0(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x64d00d59586cf162; WORD $0x0000 // vmulps 0x64d0(%rip){1to16}, %zmm2, %zmm1 # 0xe3e8 <k_dot_q6_k+0x5e8>
+	QUAD $0x41bc0d59586cf162; WORD $0x0000 // vmulps 0x41bc(%rip){1to16}, %zmm2, %zmm1 # 0xc0d4 <k_dot_q5_k+0x3d4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x64b415b85875f262; WORD $0x0000 // vfmadd231ps 0x64b4(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x64ae15b85875f262; WORD $0x0000 // vfmadd231ps 0x64ae(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x64b81d18487df262; WORD $0x0000 // vbroadcastss 0x64b8(%rip), %zmm3 # 0xe3f8 <k_dot_q6_k+0x5f8>
-	QUAD $0x646e1da8586df262; WORD $0x0000 // vfmadd213ps 0x646e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x64801da8586df262; WORD $0x0000 // vfmadd213ps 0x6480(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x64921da8586df262; WORD $0x0000 // vfmadd213ps 0x6492(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x64841da8586df262; WORD $0x0000 // vfmadd213ps 0x6484(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x644e1da8586df262; WORD $0x0000 // vfmadd213ps 0x644e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x41a015b85875f262; WORD $0x0000 // vfmadd231ps 0x41a0(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x419a15b85875f262; WORD $0x0000 // vfmadd231ps 0x419a(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x41a01d18487df262; WORD $0x0000 // vbroadcastss 0x41a0(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x3e0>
+	QUAD $0x415e1da8586df262; WORD $0x0000 // vfmadd213ps 0x415e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x416c1da8586df262; WORD $0x0000 // vfmadd213ps 0x416c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x417e1da8586df262; WORD $0x0000 // vfmadd213ps 0x417e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x41701da8586df262; WORD $0x0000 // vfmadd213ps 0x4170(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x413e1da8586df262; WORD $0x0000 // vfmadd213ps 0x413e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x64281518487df262; WORD $0x0000 // vbroadcastss 0x6428(%rip), %zmm2 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x41181518487df262; WORD $0x0000 // vbroadcastss 0x4118(%rip), %zmm2 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x64043558487df262; WORD $0x0000 // vpbroadcastd 0x6404(%rip), %zmm6 # 0xe3b0 <k_dot_q6_k+0x5b0>
+	QUAD $0x40f43558487df262; WORD $0x0000 // vpbroadcastd 0x40f4(%rip), %zmm6 # 0xc0a0 <k_dot_q5_k+0x3a0>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x63fd1d18487df262; WORD $0x0000 // vbroadcastss 0x63fd(%rip), %zmm3 # 0xe3d8 <k_dot_q6_k+0x5d8>
+	QUAD $0x40e91d18487df262; WORD $0x0000 // vbroadcastss 0x40e9(%rip), %zmm3 # 0xc0c4 <k_dot_q5_k+0x3c4>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -6661,25 +6661,25 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x5ece1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ece(%rip), %zmm3 # 0xe470 <k_dot_q6_k+0x670>
-	QUAD $0x5eb4251948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb4(%rip), %zmm4 # 0xe460 <k_dot_q6_k+0x660>
-	QUAD $0x5eb22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5eb2(%rip), %zmm5 # 0xe468 <k_dot_q6_k+0x668>
-	QUAD $0x5e48351948fdf262; WORD $0x0000 // vbroadcastsd 0x5e48(%rip), %zmm6 # 0xe408 <k_dot_q6_k+0x608>
-	QUAD $0x5e4e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5e4e(%rip), %zmm7 # 0xe418 <k_dot_q6_k+0x618>
-	QUAD $0x5e54051948fd7262; WORD $0x0000 // vbroadcastsd 0x5e54(%rip), %zmm8 # 0xe428 <k_dot_q6_k+0x628>
-	QUAD $0x5e720d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm9 # 0xe450 <k_dot_q6_k+0x650>
-	QUAD $0x5e98151948fd7262; WORD $0x0000 // vbroadcastsd 0x5e98(%rip), %zmm10 # 0xe480 <k_dot_q6_k+0x680>
-	QUAD $0x5e2e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e2e(%rip), %zmm11 # 0xe420 <k_dot_q6_k+0x620>
-	QUAD $0x5e44251948fd7262; WORD $0x0000 // vbroadcastsd 0x5e44(%rip), %zmm12 # 0xe440 <k_dot_q6_k+0x640>
-	QUAD $0x5e722d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5e72(%rip), %zmm13 # 0xe478 <k_dot_q6_k+0x678>
-	QUAD $0x5df0351948fd7262; WORD $0x0000 // vbroadcastsd 0x5df0(%rip), %zmm14 # 0xe400 <k_dot_q6_k+0x600>
-	QUAD $0x5df63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5df6(%rip), %zmm15 # 0xe410 <k_dot_q6_k+0x610>
-	QUAD $0x5e64051948fde262; WORD $0x0000 // vbroadcastsd 0x5e64(%rip), %zmm16 # 0xe488 <k_dot_q6_k+0x688>
-	QUAD $0x5e620d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e62(%rip), %zmm17 # 0xe490 <k_dot_q6_k+0x690>
-	QUAD $0x5e20151948fde262; WORD $0x0000 // vbroadcastsd 0x5e20(%rip), %zmm18 # 0xe458 <k_dot_q6_k+0x658>
-	QUAD $0x5e061d1948fde262; WORD $0x0000 // vbroadcastsd 0x5e06(%rip), %zmm19 # 0xe448 <k_dot_q6_k+0x648>
+	QUAD $0x3bbe1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3bbe(%rip), %zmm3 # 0xc160 <k_dot_q5_k+0x460>
+	QUAD $0x3b9c251948fdf262; WORD $0x0000 // vbroadcastsd 0x3b9c(%rip), %zmm4 # 0xc148 <k_dot_q5_k+0x448>
+	QUAD $0x3ba22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3ba2(%rip), %zmm5 # 0xc158 <k_dot_q5_k+0x458>
+	QUAD $0x3b30351948fdf262; WORD $0x0000 // vbroadcastsd 0x3b30(%rip), %zmm6 # 0xc0f0 <k_dot_q5_k+0x3f0>
+	QUAD $0x3b363d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b36(%rip), %zmm7 # 0xc100 <k_dot_q5_k+0x400>
+	QUAD $0x3b3c051948fd7262; WORD $0x0000 // vbroadcastsd 0x3b3c(%rip), %zmm8 # 0xc110 <k_dot_q5_k+0x410>
+	QUAD $0x3b5a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b5a(%rip), %zmm9 # 0xc138 <k_dot_q5_k+0x438>
+	QUAD $0x3b88151948fd7262; WORD $0x0000 // vbroadcastsd 0x3b88(%rip), %zmm10 # 0xc170 <k_dot_q5_k+0x470>
+	QUAD $0x3b161d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b16(%rip), %zmm11 # 0xc108 <k_dot_q5_k+0x408>
+	QUAD $0x3b2c251948fd7262; WORD $0x0000 // vbroadcastsd 0x3b2c(%rip), %zmm12 # 0xc128 <k_dot_q5_k+0x428>
+	QUAD $0x3b622d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b62(%rip), %zmm13 # 0xc168 <k_dot_q5_k+0x468>
+	QUAD $0x3ad8351948fd7262; WORD $0x0000 // vbroadcastsd 0x3ad8(%rip), %zmm14 # 0xc0e8 <k_dot_q5_k+0x3e8>
+	QUAD $0x3ade3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3ade(%rip), %zmm15 # 0xc0f8 <k_dot_q5_k+0x3f8>
+	QUAD $0x3b54051948fde262; WORD $0x0000 // vbroadcastsd 0x3b54(%rip), %zmm16 # 0xc178 <k_dot_q5_k+0x478>
+	QUAD $0x3b520d1948fde262; WORD $0x0000 // vbroadcastsd 0x3b52(%rip), %zmm17 # 0xc180 <k_dot_q5_k+0x480>
+	QUAD $0x3b08151948fde262; WORD $0x0000 // vbroadcastsd 0x3b08(%rip), %zmm18 # 0xc140 <k_dot_q5_k+0x440>
+	QUAD $0x3aee1d1948fde262; WORD $0x0000 // vbroadcastsd 0x3aee(%rip), %zmm19 # 0xc130 <k_dot_q5_k+0x430>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x5ddf251948fde262; WORD $0x0000 // vbroadcastsd 0x5ddf(%rip), %zmm20 # 0xe430 <k_dot_q6_k+0x630>
+	QUAD $0x3ac7251948fde262; WORD $0x0000 // vbroadcastsd 0x3ac7(%rip), %zmm20 # 0xc118 <k_dot_q5_k+0x418>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -6746,7 +6746,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x024c8e0f; WORD $0x0000 // jle 0x8a28 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xe5358d48; WORD $0x005c; BYTE $0x00 // leaq 0x5ce5(%rip), %rsi # 0xe4d0 <lanes>
+	LONG $0xf5358d48; WORD $0x003a; BYTE $0x00 // leaq 0x3af5(%rip), %rsi # 0xc2e0 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -6755,47 +6755,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x5ba52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x5ba5(%rip){1to16}, %zmm2, %zmm5 # 0xe3bc <k_dot_q6_k+0x5bc>
+	QUAD $0x38952d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x3895(%rip){1to16}, %zmm2, %zmm5 # 0xc0ac <k_dot_q5_k+0x3ac>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x5c43151948fdf262; WORD $0x0000 // vbroadcastsd 0x5c43(%rip), %zmm2 # 0xe470 <k_dot_q6_k+0x670>
-	QUAD $0x5c29351948fdf262; WORD $0x0000 // vbroadcastsd 0x5c29(%rip), %zmm6 # 0xe460 <k_dot_q6_k+0x660>
+	QUAD $0x3933151948fdf262; WORD $0x0000 // vbroadcastsd 0x3933(%rip), %zmm2 # 0xc160 <k_dot_q5_k+0x460>
+	QUAD $0x3911351948fdf262; WORD $0x0000 // vbroadcastsd 0x3911(%rip), %zmm6 # 0xc148 <k_dot_q5_k+0x448>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x5c1b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5c1b(%rip), %zmm3 # 0xe468 <k_dot_q6_k+0x668>
+	QUAD $0x390b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x390b(%rip), %zmm3 # 0xc158 <k_dot_q5_k+0x458>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x5ba53d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm7 # 0xe408 <k_dot_q6_k+0x608>
+	QUAD $0x388d3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x388d(%rip), %zmm7 # 0xc0f0 <k_dot_q5_k+0x3f0>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x5b9f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm11 # 0xe418 <k_dot_q6_k+0x618>
-	QUAD $0x5ba5251948fdf262; WORD $0x0000 // vbroadcastsd 0x5ba5(%rip), %zmm4 # 0xe428 <k_dot_q6_k+0x628>
+	QUAD $0x38871d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3887(%rip), %zmm11 # 0xc100 <k_dot_q5_k+0x400>
+	QUAD $0x388d251948fdf262; WORD $0x0000 // vbroadcastsd 0x388d(%rip), %zmm4 # 0xc110 <k_dot_q5_k+0x410>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x5bb72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5bb7(%rip), %zmm13 # 0xe450 <k_dot_q6_k+0x650>
-	QUAD $0x5bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0x5bdd(%rip), %zmm14 # 0xe480 <k_dot_q6_k+0x680>
+	QUAD $0x389f2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x389f(%rip), %zmm13 # 0xc138 <k_dot_q5_k+0x438>
+	QUAD $0x38cd351948fd7262; WORD $0x0000 // vbroadcastsd 0x38cd(%rip), %zmm14 # 0xc170 <k_dot_q5_k+0x470>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x5b673d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5b67(%rip), %zmm15 # 0xe420 <k_dot_q6_k+0x620>
+	QUAD $0x384f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x384f(%rip), %zmm15 # 0xc108 <k_dot_q5_k+0x408>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x5b77051948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm16 # 0xe440 <k_dot_q6_k+0x640>
+	QUAD $0x385f051948fde262; WORD $0x0000 // vbroadcastsd 0x385f(%rip), %zmm16 # 0xc128 <k_dot_q5_k+0x428>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x5b9f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b9f(%rip), %zmm17 # 0xe478 <k_dot_q6_k+0x678>
-	QUAD $0x5b1d151948fde262; WORD $0x0000 // vbroadcastsd 0x5b1d(%rip), %zmm18 # 0xe400 <k_dot_q6_k+0x600>
+	QUAD $0x388f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x388f(%rip), %zmm17 # 0xc168 <k_dot_q5_k+0x468>
+	QUAD $0x3805151948fde262; WORD $0x0000 // vbroadcastsd 0x3805(%rip), %zmm18 # 0xc0e8 <k_dot_q5_k+0x3e8>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x5b171d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b17(%rip), %zmm19 # 0xe410 <k_dot_q6_k+0x610>
+	QUAD $0x37ff1d1948fde262; WORD $0x0000 // vbroadcastsd 0x37ff(%rip), %zmm19 # 0xc0f8 <k_dot_q5_k+0x3f8>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x5b7f251948fde262; WORD $0x0000 // vbroadcastsd 0x5b7f(%rip), %zmm20 # 0xe488 <k_dot_q6_k+0x688>
+	QUAD $0x386f251948fde262; WORD $0x0000 // vbroadcastsd 0x386f(%rip), %zmm20 # 0xc178 <k_dot_q5_k+0x478>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x5b772d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b77(%rip), %zmm21 # 0xe490 <k_dot_q6_k+0x690>
-	QUAD $0x5b35351948fde262; WORD $0x0000 // vbroadcastsd 0x5b35(%rip), %zmm22 # 0xe458 <k_dot_q6_k+0x658>
+	QUAD $0x38672d1948fde262; WORD $0x0000 // vbroadcastsd 0x3867(%rip), %zmm21 # 0xc180 <k_dot_q5_k+0x480>
+	QUAD $0x381d351948fde262; WORD $0x0000 // vbroadcastsd 0x381d(%rip), %zmm22 # 0xc140 <k_dot_q5_k+0x440>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x5b0f3d1948fde262; WORD $0x0000 // vbroadcastsd 0x5b0f(%rip), %zmm23 # 0xe448 <k_dot_q6_k+0x648>
+	QUAD $0x37f73d1948fde262; WORD $0x0000 // vbroadcastsd 0x37f7(%rip), %zmm23 # 0xc130 <k_dot_q5_k+0x430>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x5ae1151948fd7262; WORD $0x0000 // vbroadcastsd 0x5ae1(%rip), %zmm10 # 0xe430 <k_dot_q6_k+0x630>
+	QUAD $0x37c9151948fd7262; WORD $0x0000 // vbroadcastsd 0x37c9(%rip), %zmm10 # 0xc118 <k_dot_q5_k+0x418>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -6876,39 +6876,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x596e351948fde262; WORD $0x0000 // vbroadcastsd 0x596e(%rip), %zmm22 # 0xe460 <k_dot_q6_k+0x660>
-	QUAD $0x590c3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm15 # 0xe408 <k_dot_q6_k+0x608>
-	QUAD $0x591a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x591a(%rip), %zmm7 # 0xe420 <k_dot_q6_k+0x620>
-	QUAD $0x59202d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5920(%rip), %zmm13 # 0xe430 <k_dot_q6_k+0x630>
-	QUAD $0x5926251948fd7262; WORD $0x0000 // vbroadcastsd 0x5926(%rip), %zmm12 # 0xe440 <k_dot_q6_k+0x640>
-	QUAD $0x59543d1948fde262; WORD $0x0000 // vbroadcastsd 0x5954(%rip), %zmm23 # 0xe478 <k_dot_q6_k+0x678>
-	QUAD $0x58d2251948fde262; WORD $0x0000 // vbroadcastsd 0x58d2(%rip), %zmm20 # 0xe400 <k_dot_q6_k+0x600>
-	QUAD $0x5950051948fde262; WORD $0x0000 // vbroadcastsd 0x5950(%rip), %zmm16 # 0xe488 <k_dot_q6_k+0x688>
-	QUAD $0x594e151948fd7262; WORD $0x0000 // vbroadcastsd 0x594e(%rip), %zmm10 # 0xe490 <k_dot_q6_k+0x690>
-	QUAD $0x590c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x590c(%rip), %zmm21 # 0xe458 <k_dot_q6_k+0x658>
+	QUAD $0x3656351948fde262; WORD $0x0000 // vbroadcastsd 0x3656(%rip), %zmm22 # 0xc148 <k_dot_q5_k+0x448>
+	QUAD $0x35f43d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35f4(%rip), %zmm15 # 0xc0f0 <k_dot_q5_k+0x3f0>
+	QUAD $0x36023d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3602(%rip), %zmm7 # 0xc108 <k_dot_q5_k+0x408>
+	QUAD $0x36082d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3608(%rip), %zmm13 # 0xc118 <k_dot_q5_k+0x418>
+	QUAD $0x360e251948fd7262; WORD $0x0000 // vbroadcastsd 0x360e(%rip), %zmm12 # 0xc128 <k_dot_q5_k+0x428>
+	QUAD $0x36443d1948fde262; WORD $0x0000 // vbroadcastsd 0x3644(%rip), %zmm23 # 0xc168 <k_dot_q5_k+0x468>
+	QUAD $0x35ba251948fde262; WORD $0x0000 // vbroadcastsd 0x35ba(%rip), %zmm20 # 0xc0e8 <k_dot_q5_k+0x3e8>
+	QUAD $0x3640051948fde262; WORD $0x0000 // vbroadcastsd 0x3640(%rip), %zmm16 # 0xc178 <k_dot_q5_k+0x478>
+	QUAD $0x363e151948fd7262; WORD $0x0000 // vbroadcastsd 0x363e(%rip), %zmm10 # 0xc180 <k_dot_q5_k+0x480>
+	QUAD $0x35f42d1948fde262; WORD $0x0000 // vbroadcastsd 0x35f4(%rip), %zmm21 # 0xc140 <k_dot_q5_k+0x440>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x58ef1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x58ef(%rip), %zmm11 # 0xe470 <k_dot_q6_k+0x670>
+	QUAD $0x35df1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35df(%rip), %zmm11 # 0xc160 <k_dot_q5_k+0x460>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x58c5351948fd7262; WORD $0x0000 // vbroadcastsd 0x58c5(%rip), %zmm14 # 0xe468 <k_dot_q6_k+0x668>
+	QUAD $0x35b5351948fd7262; WORD $0x0000 // vbroadcastsd 0x35b5(%rip), %zmm14 # 0xc158 <k_dot_q5_k+0x458>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x58690d1948fde262; WORD $0x0000 // vbroadcastsd 0x5869(%rip), %zmm17 # 0xe428 <k_dot_q6_k+0x628>
+	QUAD $0x35510d1948fde262; WORD $0x0000 // vbroadcastsd 0x3551(%rip), %zmm17 # 0xc110 <k_dot_q5_k+0x410>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x58430d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5843(%rip), %zmm1 # 0xe418 <k_dot_q6_k+0x618>
+	QUAD $0x352b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0x352b(%rip), %zmm1 # 0xc100 <k_dot_q5_k+0x400>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x586b151948fde262; WORD $0x0000 // vbroadcastsd 0x586b(%rip), %zmm18 # 0xe450 <k_dot_q6_k+0x650>
+	QUAD $0x3553151948fde262; WORD $0x0000 // vbroadcastsd 0x3553(%rip), %zmm18 # 0xc138 <k_dot_q5_k+0x438>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x588b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x588b(%rip), %zmm19 # 0xe480 <k_dot_q6_k+0x680>
+	QUAD $0x357b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x357b(%rip), %zmm19 # 0xc170 <k_dot_q5_k+0x470>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -6935,7 +6935,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x5770151948fde262; WORD $0x0000 // vbroadcastsd 0x5770(%rip), %zmm18 # 0xe410 <k_dot_q6_k+0x610>
+	QUAD $0x3458151948fde262; WORD $0x0000 // vbroadcastsd 0x3458(%rip), %zmm18 # 0xc0f8 <k_dot_q5_k+0x3f8>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -6960,13 +6960,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x57090d1948fdf262; WORD $0x0000 // vbroadcastsd 0x5709(%rip), %zmm1 # 0xe448 <k_dot_q6_k+0x648>
+	QUAD $0x33f10d1948fdf262; WORD $0x0000 // vbroadcastsd 0x33f1(%rip), %zmm1 # 0xc130 <k_dot_q5_k+0x430>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x56e9151948fdf262; WORD $0x0000 // vbroadcastsd 0x56e9(%rip), %zmm2 # 0xe450 <k_dot_q6_k+0x650>
+	QUAD $0x33d1151948fdf262; WORD $0x0000 // vbroadcastsd 0x33d1(%rip), %zmm2 # 0xc138 <k_dot_q5_k+0x438>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -6991,14 +6991,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x56680d1948fd6262; WORD $0x0000 // vbroadcastsd 0x5668(%rip), %zmm25 # 0xe470 <k_dot_q6_k+0x670>
+	QUAD $0x33580d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3358(%rip), %zmm25 # 0xc160 <k_dot_q5_k+0x460>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x55e21da8588d7262; WORD $0x0000 // vfmadd213pd 0x55e2(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x32ca1da8588d7262; WORD $0x0000 // vfmadd213pd 0x32ca(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -7038,7 +7038,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x041f8e0f; WORD $0x0000 // jle 0x933b <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xa5358d48; WORD $0x0055; BYTE $0x00 // leaq 0x55a5(%rip), %rsi # 0xe4d0 <lanes>
+	LONG $0xb5358d48; WORD $0x0033; BYTE $0x00 // leaq 0x33b5(%rip), %rsi # 0xc2e0 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -7047,7 +7047,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x54651ddf587df162; WORD $0x0000 // vpandnd 0x5465(%rip){1to16}, %zmm0, %zmm3 # 0xe3bc <k_dot_q6_k+0x5bc>
+	QUAD $0x31551ddf587df162; WORD $0x0000 // vpandnd 0x3155(%rip){1to16}, %zmm0, %zmm3 # 0xc0ac <k_dot_q5_k+0x3ac>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -7055,34 +7055,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x54e01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x54e0(%rip), %zmm11 # 0xe470 <k_dot_q6_k+0x670>
-	QUAD $0x54c6051948fd6262; WORD $0x0000 // vbroadcastsd 0x54c6(%rip), %zmm24 # 0xe460 <k_dot_q6_k+0x660>
+	QUAD $0x31d01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x31d0(%rip), %zmm11 # 0xc160 <k_dot_q5_k+0x460>
+	QUAD $0x31ae051948fd6262; WORD $0x0000 // vbroadcastsd 0x31ae(%rip), %zmm24 # 0xc148 <k_dot_q5_k+0x448>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x54a42d1948fdf262; WORD $0x0000 // vbroadcastsd 0x54a4(%rip), %zmm5 # 0xe468 <k_dot_q6_k+0x668>
+	QUAD $0x31942d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3194(%rip), %zmm5 # 0xc158 <k_dot_q5_k+0x458>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x542e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm25 # 0xe408 <k_dot_q6_k+0x608>
-	QUAD $0x54342d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm13 # 0xe418 <k_dot_q6_k+0x618>
+	QUAD $0x31160d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3116(%rip), %zmm25 # 0xc0f0 <k_dot_q5_k+0x3f0>
+	QUAD $0x311c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x311c(%rip), %zmm13 # 0xc100 <k_dot_q5_k+0x400>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x5434051948fd7262; WORD $0x0000 // vbroadcastsd 0x5434(%rip), %zmm8 # 0xe428 <k_dot_q6_k+0x628>
+	QUAD $0x311c051948fd7262; WORD $0x0000 // vbroadcastsd 0x311c(%rip), %zmm8 # 0xc110 <k_dot_q5_k+0x410>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x5446351948fd7262; WORD $0x0000 // vbroadcastsd 0x5446(%rip), %zmm14 # 0xe450 <k_dot_q6_k+0x650>
+	QUAD $0x312e351948fd7262; WORD $0x0000 // vbroadcastsd 0x312e(%rip), %zmm14 # 0xc138 <k_dot_q5_k+0x438>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x54663d1948fd7262; WORD $0x0000 // vbroadcastsd 0x5466(%rip), %zmm15 # 0xe480 <k_dot_q6_k+0x680>
-	QUAD $0x53fc051948fde262; WORD $0x0000 // vbroadcastsd 0x53fc(%rip), %zmm16 # 0xe420 <k_dot_q6_k+0x620>
+	QUAD $0x31563d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3156(%rip), %zmm15 # 0xc170 <k_dot_q5_k+0x470>
+	QUAD $0x30e4051948fde262; WORD $0x0000 // vbroadcastsd 0x30e4(%rip), %zmm16 # 0xc108 <k_dot_q5_k+0x408>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x54060d1948fde262; WORD $0x0000 // vbroadcastsd 0x5406(%rip), %zmm17 # 0xe440 <k_dot_q6_k+0x640>
+	QUAD $0x30ee0d1948fde262; WORD $0x0000 // vbroadcastsd 0x30ee(%rip), %zmm17 # 0xc128 <k_dot_q5_k+0x428>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x542e151948fde262; WORD $0x0000 // vbroadcastsd 0x542e(%rip), %zmm18 # 0xe478 <k_dot_q6_k+0x678>
+	QUAD $0x311e151948fde262; WORD $0x0000 // vbroadcastsd 0x311e(%rip), %zmm18 # 0xc168 <k_dot_q5_k+0x468>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x53a61d1948fde262; WORD $0x0000 // vbroadcastsd 0x53a6(%rip), %zmm19 # 0xe400 <k_dot_q6_k+0x600>
-	QUAD $0x53ac251948fde262; WORD $0x0000 // vbroadcastsd 0x53ac(%rip), %zmm20 # 0xe410 <k_dot_q6_k+0x610>
+	QUAD $0x308e1d1948fde262; WORD $0x0000 // vbroadcastsd 0x308e(%rip), %zmm19 # 0xc0e8 <k_dot_q5_k+0x3e8>
+	QUAD $0x3094251948fde262; WORD $0x0000 // vbroadcastsd 0x3094(%rip), %zmm20 # 0xc0f8 <k_dot_q5_k+0x3f8>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -7101,7 +7101,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x53ad3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x53ad(%rip), %zmm31 # 0xe488 <k_dot_q6_k+0x688>
+	QUAD $0x309d3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x309d(%rip), %zmm31 # 0xc178 <k_dot_q5_k+0x478>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -7111,11 +7111,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x5374051948fdf262; WORD $0x0000 // vbroadcastsd 0x5374(%rip), %zmm0 # 0xe490 <k_dot_q6_k+0x690>
+	QUAD $0x3064051948fdf262; WORD $0x0000 // vbroadcastsd 0x3064(%rip), %zmm0 # 0xc180 <k_dot_q5_k+0x480>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x532c051948fd6262; WORD $0x0000 // vbroadcastsd 0x532c(%rip), %zmm24 # 0xe458 <k_dot_q6_k+0x658>
+	QUAD $0x3014051948fd6262; WORD $0x0000 // vbroadcastsd 0x3014(%rip), %zmm24 # 0xc140 <k_dot_q5_k+0x440>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x530c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x530c(%rip), %zmm25 # 0xe448 <k_dot_q6_k+0x648>
+	QUAD $0x2ff40d1948fd6262; WORD $0x0000 // vbroadcastsd 0x2ff4(%rip), %zmm25 # 0xc130 <k_dot_q5_k+0x430>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -7160,7 +7160,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x51e12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x51e1(%rip), %zmm5 # 0xe430 <k_dot_q6_k+0x630>
+	QUAD $0x2ec92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x2ec9(%rip), %zmm5 # 0xc118 <k_dot_q5_k+0x418>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -7484,8 +7484,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x008d8e0f; WORD $0x0000 // jle 0x98ba <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004c63057879e2c4; BYTE $0x00 // vpbroadcastb 0x4c63(%rip), %xmm0 # 0xe4a0 <k_dot_q6_k+0x6a0>
-	QUAD $0x004c5b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4c5b(%rip), %xmm1 # 0xe4a1 <k_dot_q6_k+0x6a1>
+	QUAD $0x002983057879e2c4; BYTE $0x00 // vpbroadcastb 0x2983(%rip), %xmm0 # 0xc1c0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00297b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x297b(%rip), %xmm1 # 0xc1c1 <k_dot_q5_k+0x4c1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7519,7 +7519,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00988e0f; WORD $0x0000 // jle 0x9965 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004bc5057879e2c4; BYTE $0x00 // vpbroadcastb 0x4bc5(%rip), %xmm0 # 0xe4a2 <k_dot_q6_k+0x6a2>
+	QUAD $0x0028e5057879e2c4; BYTE $0x00 // vpbroadcastb 0x28e5(%rip), %xmm0 # 0xc1c2 <k_dot_q5_k+0x4c2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -7557,11 +7557,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00d38e0f; WORD $0x0000 // jle 0x9a50 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004aab055979e2c4; BYTE $0x00 // vpbroadcastq 0x4aab(%rip), %xmm0 # 0xe438 <k_dot_q6_k+0x638>
-	QUAD $0x000049db0d6ff9c5 // vmovdqa 0x49db(%rip), %xmm1 # 0xe370 <k_dot_q6_k+0x570>
-	QUAD $0x004b05157879e2c4; BYTE $0x00 // vpbroadcastb 0x4b05(%rip), %xmm2 # 0xe4a3 <k_dot_q6_k+0x6a3>
-	QUAD $0x004afd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4afd(%rip), %xmm3 # 0xe4a4 <k_dot_q6_k+0x6a4>
-	QUAD $0x004af5257879e2c4; BYTE $0x00 // vpbroadcastb 0x4af5(%rip), %xmm4 # 0xe4a5 <k_dot_q6_k+0x6a5>
+	QUAD $0x002793055979e2c4; BYTE $0x00 // vpbroadcastq 0x2793(%rip), %xmm0 # 0xc120 <k_dot_q5_k+0x420>
+	QUAD $0x000026bb0d6ff9c5 // vmovdqa 0x26bb(%rip), %xmm1 # 0xc050 <k_dot_q5_k+0x350>
+	QUAD $0x002825157879e2c4; BYTE $0x00 // vpbroadcastb 0x2825(%rip), %xmm2 # 0xc1c3 <k_dot_q5_k+0x4c3>
+	QUAD $0x00281d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x281d(%rip), %xmm3 # 0xc1c4 <k_dot_q5_k+0x4c4>
+	QUAD $0x002815257879e2c4; BYTE $0x00 // vpbroadcastb 0x2815(%rip), %xmm4 # 0xc1c5 <k_dot_q5_k+0x4c5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -7604,10 +7604,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9b5f <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004a29057879e2c4; BYTE $0x00 // vpbroadcastb 0x4a29(%rip), %xmm0 # 0xe4a6 <k_dot_q6_k+0x6a6>
-	QUAD $0x000048eb0d6ff9c5 // vmovdqa 0x48eb(%rip), %xmm1 # 0xe370 <k_dot_q6_k+0x570>
-	QUAD $0x0049aa155979e2c4; BYTE $0x00 // vpbroadcastq 0x49aa(%rip), %xmm2 # 0xe438 <k_dot_q6_k+0x638>
-	QUAD $0x004a101d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4a10(%rip), %xmm3 # 0xe4a7 <k_dot_q6_k+0x6a7>
+	QUAD $0x002749057879e2c4; BYTE $0x00 // vpbroadcastb 0x2749(%rip), %xmm0 # 0xc1c6 <k_dot_q5_k+0x4c6>
+	QUAD $0x000025cb0d6ff9c5 // vmovdqa 0x25cb(%rip), %xmm1 # 0xc050 <k_dot_q5_k+0x350>
+	QUAD $0x002692155979e2c4; BYTE $0x00 // vpbroadcastq 0x2692(%rip), %xmm2 # 0xc120 <k_dot_q5_k+0x420>
+	QUAD $0x0027301d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2730(%rip), %xmm3 # 0xc1c7 <k_dot_q5_k+0x4c7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -7654,643 +7654,392 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x05f38e0f; WORD $0x0000 // jle 0xa170 <k_decode_q2_k+0x600>
+	LONG $0x02628e0f; WORD $0x0000 // jle 0x9ddf <k_decode_q2_k+0x26f>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004867051879e2c4; BYTE $0x00 // vbroadcastss 0x4867(%rip), %xmm0 # 0xe3f4 <k_dot_q6_k+0x5f4>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x5072b70f // movzwl 0x50(%rdx), %esi
-	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
-	WORD $0xb60f; BYTE $0x32 // movzbl (%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xdf2acac5 // vcvtsi2ss %edi, %xmm6, %xmm3
-	LONG $0x527ab70f // movzwl 0x52(%rdx), %edi
-	LONG $0x6254f8c5; BYTE $0x10 // vandps 0x10(%rdx), %xmm0, %xmm4
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00262a057879e2c4; BYTE $0x00 // vpbroadcastb 0x262a(%rip), %xmm0 # 0xc1c8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0026220d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2622(%rip), %xmm1 # 0xc1c9 <k_dot_q5_k+0x4c9>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
 	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	LONG $0x0172b60f // movzbl 0x1(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0x5a54f8c5; BYTE $0x20 // vandps 0x20(%rdx), %xmm0, %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx)
-	LONG $0x0272b60f // movzbl 0x2(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x020152710865f162 // vpsrlw $0x2, 0x10(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%rcx)
-	LONG $0x0372b60f // movzbl 0x3(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x020252710865f162 // vpsrlw $0x2, 0x20(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x03 // vmovups %zmm3, 0xc0(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x040152710865f162 // vpsrlw $0x4, 0x10(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x04 // vmovups %zmm3, 0x100(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x040252710865f162 // vpsrlw $0x4, 0x20(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x05 // vmovups %zmm3, 0x140(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x060152710865f162 // vpsrlw $0x6, 0x10(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72acac5 // vcvtsi2ss %edi, %xmm6, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x06 // vmovups %zmm3, 0x180(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	QUAD $0x060252710865f162 // vpsrlw $0x6, 0x20(%rdx), %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0xe518 // vbroadcastss %xmm5, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x07 // vmovups %zmm3, 0x1c0(%rcx)
-	LONG $0x0872b60f // movzbl 0x8(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0x5adbf9c5; BYTE $0x30 // vpand 0x30(%rdx), %xmm0, %xmm3
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x08 // vmovups %zmm3, 0x200(%rcx)
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0x5adbf9c5; BYTE $0x40 // vpand 0x40(%rdx), %xmm0, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x09 // vmovups %zmm3, 0x240(%rcx)
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	QUAD $0x020352710865f162 // vpsrlw $0x2, 0x30(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0a // vmovups %zmm3, 0x280(%rcx)
-	LONG $0x0b72b60f // movzbl 0xb(%rdx), %esi
-	QUAD $0x020452710865f162 // vpsrlw $0x2, 0x40(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0b // vmovups %zmm3, 0x2c0(%rcx)
-	LONG $0x0c72b60f // movzbl 0xc(%rdx), %esi
-	QUAD $0x040352710865f162 // vpsrlw $0x4, 0x30(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0c // vmovups %zmm3, 0x300(%rcx)
-	LONG $0x0d72b60f // movzbl 0xd(%rdx), %esi
-	QUAD $0x040452710865f162 // vpsrlw $0x4, 0x40(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0d // vmovups %zmm3, 0x340(%rcx)
-	LONG $0x0e72b60f // movzbl 0xe(%rdx), %esi
-	QUAD $0x060352710865f162 // vpsrlw $0x6, 0x30(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe459f2c5 // vmulss %xmm4, %xmm1, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xdb59 // vmulps %zmm3, %zmm4, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0e // vmovups %zmm3, 0x380(%rcx)
-	LONG $0x0f72b60f // movzbl 0xf(%rdx), %esi
-	QUAD $0x060452710865f162 // vpsrlw $0x6, 0x40(%rdx), %xmm3
-	WORD $0xf789 // movl %esi, %edi
-	LONG $0x0fe78040 // andb $0xf, %dil
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
-	LONG $0xe72afac5 // vcvtsi2ss %edi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xcc59f2c5 // vmulss %xmm4, %xmm1, %xmm1
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xc918 // vbroadcastss %xmm1, %zmm1
-	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
-	LONG $0xd459eac5 // vmulss %xmm4, %xmm2, %xmm2
+	LONG $0x1adbf9c5 // vpand (%rdx), %xmm0, %xmm3
 	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
-	LONG $0x4874f162; WORD $0xca5c // vsubps %zmm2, %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x0f // vmovups %zmm1, 0x3c0(%rcx)
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	QUAD $0x01245429487cf162 // vmovaps %zmm2, 0x40(%rsp)
+	LONG $0x527ab70f // movzwl 0x52(%rdx), %edi
+	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
+	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
+	LONG $0x0865f162; WORD $0x1271; BYTE $0x04 // vpsrlw $0x4, (%rdx), %xmm3
+	LONG $0xd8dbe1c5 // vpand %xmm0, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x1429; BYTE $0x24 // vmovaps %zmm2, (%rsp)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x9066 // nop
+	LONG $0x6f7aa1c4; WORD $0xc25c; BYTE $0x10 // vmovdqu 0x10(%rdx,%r8,8), %xmm3
+	LONG $0x6f7aa1c4; WORD $0xc254; BYTE $0x20 // vmovdqu 0x20(%rdx,%r8,8), %xmm2
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x10c46459585cb162 // vmulps 0x40(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	LONG $0x585cb162; WORD $0x245c; BYTE $0xc4 // vsubps (%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x09 // vmovups %zmm4, (%rcx,%r9)
+	LONG $0xe1dbe9c5 // vpand %xmm1, %xmm2, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x11c46459585cb162 // vmulps 0x44(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x01c4645c585cb162 // vsubps 0x4(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x01096411487cb162 // vmovups %zmm4, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0xd371d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x12c46459585cb162 // vmulps 0x48(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	QUAD $0x02c4645c585cb162 // vsubps 0x8(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x09 // vmovups %zmm4, (%rcx,%r9)
+	LONG $0xd271d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm2, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x13c46459585cb162 // vmulps 0x4c(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x03c4645c585cb162 // vsubps 0xc(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x01096411487cb162 // vmovups %zmm4, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0xd371d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x14c46459585cb162 // vmulps 0x50(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x04c4645c585cb162 // vsubps 0x10(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x09 // vmovups %zmm4, (%rcx,%r9)
+	LONG $0xd271d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x15c46459585cb162 // vmulps 0x54(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x05c4645c585cb162 // vsubps 0x14(%rsp,%r8,8){1to16}, %zmm4, %zmm4
+	QUAD $0x01096411487cb162 // vmovups %zmm4, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0xd371e1c5; BYTE $0x06 // vpsrlw $0x6, %xmm3, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x16c45c595864b162 // vmulps 0x58(%rsp,%r8,8){1to16}, %zmm3, %zmm3
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	QUAD $0x06c45c5c5864b162 // vsubps 0x18(%rsp,%r8,8){1to16}, %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x09 // vmovups %zmm3, (%rcx,%r9)
+	LONG $0xd271e9c5; BYTE $0x06 // vpsrlw $0x6, %xmm2, %xmm2
+	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd231 // vpmovzxbd %xmm2, %zmm2 # zmm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero,xmm2[8],zero,zero,zero,xmm2[9],zero,zero,zero,xmm2[10],zero,zero,zero,xmm2[11],zero,zero,zero,xmm2[12],zero,zero,zero,xmm2[13],zero,zero,zero,xmm2[14],zero,zero,zero,xmm2[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	QUAD $0x17c45459586cb162 // vmulps 0x5c(%rsp,%r8,8){1to16}, %zmm2, %zmm2
+	QUAD $0x07c4545c586cb162 // vsubps 0x1c(%rsp,%r8,8){1to16}, %zmm2, %zmm2
+	QUAD $0x01095411487cb162 // vmovups %zmm2, 0x40(%rcx,%r9)
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe5c850f; WORD $0xffff // jne 0x9c20 <k_decode_q2_k+0xb0>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa20850f; WORD $0xffff // jne 0x9b90 <k_decode_q2_k+0x20>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfdd5850f; WORD $0xffff // jne 0x9bb0 <k_decode_q2_k+0x40>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x062a8e0f; WORD $0x0000 // jle 0xa7b7 <k_decode_q3_k+0x637>
+	LONG $0x03168e0f; WORD $0x0000 // jle 0xa113 <k_decode_q3_k+0x323>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0x6cc28348 // addq $0x6c, %rdx
-	QUAD $0x004307057879e2c4; BYTE $0x00 // vpbroadcastb 0x4307(%rip), %xmm0 # 0xe4a8 <k_dot_q6_k+0x6a8>
-	QUAD $0x0042ff0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x42ff(%rip), %xmm1 # 0xe4a9 <k_dot_q6_k+0x6a9>
-	QUAD $0x0042f7157879e2c4; BYTE $0x00 // vpbroadcastb 0x42f7(%rip), %xmm2 # 0xe4aa <k_dot_q6_k+0x6aa>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0xff94b271085df162; WORD $0xffff; BYTE $0x02 // vpsllw $0x2, -0x6c(%rdx), %xmm4
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0x6aebf1c5; BYTE $0xb4 // vpor -0x4c(%rdx), %xmm1, %xmm5
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0xf472b60f // movzbl -0xc(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
+	QUAD $0x002334055979e2c4; BYTE $0x00 // vpbroadcastq 0x2334(%rip), %xmm0 # 0xc150 <k_dot_q5_k+0x450>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000021ba0d6ff9c5 // vmovdqa 0x21ba(%rip), %xmm1 # 0xbfe0 <k_dot_q5_k+0x2e0>
+	QUAD $0x00002202156ff9c5 // vmovdqa 0x2202(%rip), %xmm2 # 0xc030 <k_dot_q5_k+0x330>
+	QUAD $0x0023931d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2393(%rip), %xmm3 # 0xc1ca <k_dot_q5_k+0x4ca>
+	QUAD $0x00238b257879e2c4; BYTE $0x00 // vpbroadcastb 0x238b(%rip), %xmm4 # 0xc1cb <k_dot_q5_k+0x4cb>
+	QUAD $0x0023832d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2383(%rip), %xmm5 # 0xc1cc <k_dot_q5_k+0x4cc>
+	QUAD $0x00237b357879e2c4; BYTE $0x00 // vpbroadcastb 0x237b(%rip), %xmm6 # 0xc1cd <k_dot_q5_k+0x4cd>
+	QUAD $0x0023733d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2373(%rip), %xmm7 # 0xc1ce <k_dot_q5_k+0x4ce>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
+	LONG $0xc76e79c5 // vmovd %edi, %xmm8
+	LONG $0x137942c4; BYTE $0xc0 // vcvtph2ps %xmm8, %xmm8
+	WORD $0x7a8b; BYTE $0x60 // movl 0x60(%rdx), %edi
+	LONG $0x64428b4c // movq 0x64(%rdx), %r8
+	LONG $0x6ef941c4; BYTE $0xc8 // vmovq %r8, %xmm9
+	LONG $0x04e8c141 // shrl $0x4, %r8d
+	LONG $0xd76e79c5 // vmovd %edi, %xmm10
+	LONG $0x707941c4; WORD $0x50d9 // vpshufd $0x50, %xmm9, %xmm11 # xmm11 = xmm9[0,0,1,1]
+	LONG $0x022143c4; WORD $0x01d2 // vpblendd $0x1, %xmm10, %xmm11, %xmm10 # xmm10 = xmm10[0],xmm11[1,2,3]
+	LONG $0x222943c4; WORD $0x03d0 // vpinsrd $0x3, %r8d, %xmm10, %xmm10
+	LONG $0x487d5262; WORD $0xc018 // vbroadcastss %xmm8, %zmm8
+	LONG $0x707941c4; WORD $0x55c9 // vpshufd $0x55, %xmm9, %xmm9 # xmm9 = xmm9[1,1,1,1]
+	LONG $0x223163c4; WORD $0x01cf // vpinsrd $0x1, %edi, %xmm9, %xmm9
+	LONG $0x707941c4; WORD $0x10c9 // vpshufd $0x10, %xmm9, %xmm9 # xmm9 = xmm9[0,0,1,0]
+	LONG $0x473162c4; BYTE $0xd8 // vpsllvd %xmm0, %xmm9, %xmm11
+	LONG $0x453162c4; BYTE $0xc8 // vpsrlvd %xmm0, %xmm9, %xmm9
+	LONG $0x022143c4; WORD $0x0cc9 // vpblendd $0xc, %xmm9, %xmm11, %xmm9 # xmm9 = xmm11[0,1],xmm9[2,3]
+	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
+	LONG $0x082d7362; WORD $0xca25; BYTE $0xf8 // vpternlogd $0xf8, %xmm2, %xmm10, %xmm9
+	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
+	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x483c5162; WORD $0xc159 // vmulps %zmm9, %zmm8, %zmm8
+	LONG $0x487c7162; WORD $0x0429; BYTE $0x24 // vmovaps %zmm8, (%rsp)
+	LONG $0x026f7ac5 // vmovdqu (%rdx), %xmm8
+	LONG $0x4a6f7ac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm9
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7a21c4; WORD $0xc25c; BYTE $0x20 // vmovdqu 0x20(%rdx,%r8,8), %xmm11
+	LONG $0x6f7a21c4; WORD $0xc254; BYTE $0x30 // vmovdqu 0x30(%rdx,%r8,8), %xmm10
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x7119c1c4; WORD $0x02f0 // vpsllw $0x2, %xmm8, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0x08a57362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm11, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	LONG $0x581c3162; WORD $0x2459; BYTE $0xc4 // vmulps (%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	LONG $0x487c3162; WORD $0x2411; BYTE $0x09 // vmovups %zmm12, (%rcx,%r9)
+	LONG $0x7119c1c4; WORD $0x02f1 // vpsllw $0x2, %xmm9, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0x08ad7362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm10, %xmm12
+	LONG $0xe6fc19c5 // vpaddb %xmm6, %xmm12, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x01c46459581c3162 // vmulps 0x4(%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	QUAD $0x01096411487c3162 // vmovups %zmm12, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x7119c1c4; WORD $0x02d3 // vpsrlw $0x2, %xmm11, %xmm12
+	LONG $0xfc3941c4; BYTE $0xe8 // vpaddb %xmm8, %xmm8, %xmm13
+	LONG $0xeddb11c5 // vpand %xmm5, %xmm13, %xmm13
+	LONG $0x089d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm12, %xmm13
+	LONG $0xe6fc11c5 // vpaddb %xmm6, %xmm13, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x02c46459581c3162 // vmulps 0x8(%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x487c3162; WORD $0x2411; BYTE $0x09 // vmovups %zmm12, (%rcx,%r9)
+	LONG $0x7119c1c4; WORD $0x02d2 // vpsrlw $0x2, %xmm10, %xmm12
+	LONG $0xfc3141c4; BYTE $0xe9 // vpaddb %xmm9, %xmm9, %xmm13
+	LONG $0xeddb11c5 // vpand %xmm5, %xmm13, %xmm13
+	LONG $0x089d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm12, %xmm13
+	LONG $0xe6fc11c5 // vpaddb %xmm6, %xmm13, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x03c46459581c3162 // vmulps 0xc(%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	QUAD $0x01096411487c3162 // vmovups %zmm12, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x7119c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm12
+	LONG $0xeddb39c5 // vpand %xmm5, %xmm8, %xmm13
+	LONG $0x089d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm12, %xmm13
+	LONG $0xe6fc11c5 // vpaddb %xmm6, %xmm13, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x04c46459581c3162 // vmulps 0x10(%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	LONG $0x487c3162; WORD $0x2411; BYTE $0x09 // vmovups %zmm12, (%rcx,%r9)
+	LONG $0x7119c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm12
+	LONG $0xeddb31c5 // vpand %xmm5, %xmm9, %xmm13
+	LONG $0x089d7362; WORD $0xec25; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm12, %xmm13
+	LONG $0xe6fc11c5 // vpaddb %xmm6, %xmm13, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x05c46459581c3162 // vmulps 0x14(%rsp,%r8,8){1to16}, %zmm12, %zmm12
+	QUAD $0x01096411487c3162 // vmovups %zmm12, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x7121c1c4; WORD $0x06d3 // vpsrlw $0x6, %xmm11, %xmm11
+	LONG $0x7119c1c4; WORD $0x01d0 // vpsrlw $0x1, %xmm8, %xmm12
+	LONG $0xe5db19c5 // vpand %xmm5, %xmm12, %xmm12
+	LONG $0x08a57362; WORD $0xe425; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm11, %xmm12
+	LONG $0xdefc19c5 // vpaddb %xmm6, %xmm12, %xmm11
+	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	QUAD $0x06c45c5958243162 // vmulps 0x18(%rsp,%r8,8){1to16}, %zmm11, %zmm11
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x09 // vmovups %zmm11, (%rcx,%r9)
+	LONG $0x7129c1c4; WORD $0x06d2 // vpsrlw $0x6, %xmm10, %xmm10
+	LONG $0x7121c1c4; WORD $0x01d1 // vpsrlw $0x1, %xmm9, %xmm11
+	LONG $0xdddb21c5 // vpand %xmm5, %xmm11, %xmm11
+	LONG $0x08ad7362; WORD $0xdc25; BYTE $0xf8 // vpternlogq $0xf8, %xmm4, %xmm10, %xmm11
+	LONG $0xd6fc21c5 // vpaddb %xmm6, %xmm11, %xmm10
+	LONG $0x487d5262; WORD $0xd221 // vpmovsxbd %xmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	QUAD $0x07c45459582c3162 // vmulps 0x1c(%rsp,%r8,8){1to16}, %zmm10, %zmm10
+	QUAD $0x01095411487c3162 // vmovups %zmm10, 0x40(%rcx,%r9)
+	LONG $0x7139c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm8
+	LONG $0xc7db39c5 // vpand %xmm7, %xmm8, %xmm8
+	LONG $0x7131c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm9
+	LONG $0xcfdb31c5 // vpand %xmm7, %xmm9, %xmm9
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe08850f; WORD $0xffff // jne 0x9f00 <k_decode_q3_k+0x110>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x6ec28348 // addq $0x6e, %rdx
+	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfd51850f; WORD $0xffff // jne 0x9e60 <k_decode_q3_k+0x70>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// decode_q6_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x028a8e0f; WORD $0x0000 // jle 0xa3b7 <k_decode_q6_k+0x297>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x002081057879e2c4; BYTE $0x00 // vpbroadcastb 0x2081(%rip), %xmm0 # 0xc1cf <k_dot_q5_k+0x4cf>
+	QUAD $0x0020790d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2079(%rip), %xmm1 # 0xc1d0 <k_dot_q5_k+0x4d0>
+	QUAD $0x002071157879e2c4; BYTE $0x00 // vpbroadcastb 0x2071(%rip), %xmm2 # 0xc1d1 <k_dot_q5_k+0x4d1>
+	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
+	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf62acac5 // vcvtsi2ss %esi, %xmm6, %xmm6
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
+	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
+	LONG $0x487df262; WORD $0x6221; BYTE $0x0c // vpmovsxbd 0xc0(%rdx), %zmm4
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
-	QUAD $0xffa4b271085df162; WORD $0xffff; BYTE $0x02 // vpsllw $0x2, -0x5c(%rdx), %xmm4
-	LONG $0x6aebf1c5; BYTE $0xc4 // vpor -0x3c(%rdx), %xmm1, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf572b60f // movzbl -0xb(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx)
-	QUAD $0xffb49271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x4c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0x94 // vmovdqu -0x6c(%rdx), %xmm5
-	LONG $0xedfcd1c5 // vpaddb %xmm5, %xmm5, %xmm5
-	LONG $0xf672b60f // movzbl -0xa(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xf62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm6
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%rcx)
-	QUAD $0xffc49271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x3c(%rdx), %xmm4
-	LONG $0x6a6ffac5; BYTE $0xa4 // vmovdqu -0x5c(%rdx), %xmm5
-	LONG $0xedfcd1c5 // vpaddb %xmm5, %xmm5, %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xf772b60f // movzbl -0x9(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	WORD $0xe7c1; BYTE $0x04 // shll $0x4, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xfe01 // addl %edi, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x03 // vmovups %zmm4, 0xc0(%rcx)
-	QUAD $0xffb49271085df162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x4c(%rdx), %xmm4
-	LONG $0x6adbf9c5; BYTE $0x94 // vpand -0x6c(%rdx), %xmm0, %xmm5
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xf872b60f // movzbl -0x8(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x04 // vmovups %zmm4, 0x100(%rcx)
-	QUAD $0xffc49271085df162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x3c(%rdx), %xmm4
-	LONG $0x6adbf9c5; BYTE $0xa4 // vpand -0x5c(%rdx), %xmm0, %xmm5
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xf972b60f // movzbl -0x7(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x05 // vmovups %zmm4, 0x140(%rcx)
-	QUAD $0xffb49271085df162; WORD $0xffff; BYTE $0x06 // vpsrlw $0x6, -0x4c(%rdx), %xmm4
-	QUAD $0xff9492710855f162; WORD $0xffff; BYTE $0x01 // vpsrlw $0x1, -0x6c(%rdx), %xmm5
-	LONG $0xfa72b60f // movzbl -0x6(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x08ddf362; WORD $0xea25; BYTE $0xf8 // vpternlogq $0xf8, %xmm2, %xmm4, %xmm5
-	LONG $0xe62ac2c5 // vcvtsi2ss %esi, %xmm7, %xmm4
-	LONG $0xe9fcd1c5 // vpaddb %xmm1, %xmm5, %xmm5
+	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1c29; BYTE $0x24 // vmovaps %zmm3, (%rsp)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0080c2ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x80(%rdx,%r8,8), %xmm5
+	QUAD $0x0090c29c6f7aa1c4; WORD $0x0000 // vmovdqu 0x90(%rdx,%r8,8), %xmm3
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x6f7aa1c4; WORD $0x0a3c // vmovdqu (%rdx,%r9), %xmm7
+	LONG $0x6f7a21c4; WORD $0x0a44; BYTE $0x10 // vmovdqu 0x10(%rdx,%r9), %xmm8
+	LONG $0x6f7aa1c4; WORD $0x0a74; BYTE $0x20 // vmovdqu 0x20(%rdx,%r9), %xmm6
+	LONG $0x6f7aa1c4; WORD $0x0a64; BYTE $0x30 // vmovdqu 0x30(%rdx,%r9), %xmm4
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xf571b1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm9
+	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
+	LONG $0x08c57362; WORD $0xc825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm7, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	LONG $0x58343162; WORD $0x0c59; BYTE $0xc4 // vmulps (%rsp,%r8,8){1to16}, %zmm9, %zmm9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%rcx,%r9)
+	LONG $0xf371b1c5; BYTE $0x04 // vpsllw $0x4, %xmm3, %xmm9
+	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
+	LONG $0x08bd7362; WORD $0xc825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm8, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x01c44c5958343162 // vmulps 0x4(%rsp,%r8,8){1to16}, %zmm9, %zmm9
+	QUAD $0x01094c11487c3162 // vmovups %zmm9, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x01c98349 // orq $0x1, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xf571b1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm9
+	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
+	LONG $0x08cd7362; WORD $0xc825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm6, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x02c44c5958343162 // vmulps 0x8(%rsp,%r8,8){1to16}, %zmm9, %zmm9
+	LONG $0x487c3162; WORD $0x0c11; BYTE $0x09 // vmovups %zmm9, (%rcx,%r9)
+	LONG $0xf371b1c5; BYTE $0x02 // vpsllw $0x2, %xmm3, %xmm9
+	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
+	LONG $0x08dd7362; WORD $0xc825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm9
+	LONG $0xcafc31c5 // vpaddb %xmm2, %xmm9, %xmm9
+	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
+	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
+	QUAD $0x03c44c5958343162 // vmulps 0xc(%rsp,%r8,8){1to16}, %zmm9, %zmm9
+	QUAD $0x01094c11487c3162 // vmovups %zmm9, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
+	LONG $0xc9db51c5 // vpand %xmm1, %xmm5, %xmm9
+	LONG $0x08c57362; WORD $0xc825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm7, %xmm9
+	LONG $0xfafcb1c5 // vpaddb %xmm2, %xmm9, %xmm7
+	LONG $0x487df262; WORD $0xff21 // vpmovsxbd %xmm7, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x04c47c595844b162 // vmulps 0x10(%rsp,%r8,8){1to16}, %zmm7, %zmm7
+	LONG $0x487cb162; WORD $0x3c11; BYTE $0x09 // vmovups %zmm7, (%rcx,%r9)
+	LONG $0x7141c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm7
+	LONG $0xc1db61c5 // vpand %xmm1, %xmm3, %xmm8
+	LONG $0x08c57362; WORD $0xc025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm7, %xmm8
+	LONG $0xfafcb9c5 // vpaddb %xmm2, %xmm8, %xmm7
+	LONG $0x487df262; WORD $0xff21 // vpmovsxbd %xmm7, %zmm7
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x05c47c595844b162 // vmulps 0x14(%rsp,%r8,8){1to16}, %zmm7, %zmm7
+	QUAD $0x01097c11487cb162 // vmovups %zmm7, 0x40(%rcx,%r9)
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x07e1c149 // shlq $0x7, %r9
+	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
+	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
+	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
+	LONG $0x08cdf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm6, %xmm5
+	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x06 // vmovups %zmm4, 0x180(%rcx)
-	QUAD $0xffc49271085df162; WORD $0xffff; BYTE $0x06 // vpsrlw $0x6, -0x3c(%rdx), %xmm4
-	QUAD $0xffa492710855f162; WORD $0xffff; BYTE $0x01 // vpsrlw $0x1, -0x5c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0x08ddf362; WORD $0xea25; BYTE $0xf8 // vpternlogq $0xf8, %xmm2, %xmm4, %xmm5
-	LONG $0xfb72b60f // movzbl -0x5(%rdx), %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xe1fcd1c5 // vpaddb %xmm1, %xmm5, %xmm4
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xe783; BYTE $0x0c // andl $0xc, %edi
-	WORD $0x348d; BYTE $0xbe // leal (%rsi,%rdi,4), %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x07 // vmovups %zmm4, 0x1c0(%rcx)
-	QUAD $0xff949271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x6c(%rdx), %xmm4
-	LONG $0x6aebf1c5; BYTE $0xd4 // vpor -0x2c(%rdx), %xmm1, %xmm5
-	LONG $0xf472b60f // movzbl -0xc(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x08 // vmovups %zmm4, 0x200(%rcx)
-	QUAD $0xffa49271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x5c(%rdx), %xmm4
-	LONG $0x6aebf1c5; BYTE $0xe4 // vpor -0x1c(%rdx), %xmm1, %xmm5
-	LONG $0xf572b60f // movzbl -0xb(%rdx), %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe4fcd1c5 // vpaddb %xmm4, %xmm5, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x09 // vmovups %zmm4, 0x240(%rcx)
-	QUAD $0xffd49271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x2c(%rdx), %xmm4
-	QUAD $0xff9492710855f162; WORD $0xffff; BYTE $0x03 // vpsrlw $0x3, -0x6c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xf672b60f // movzbl -0xa(%rdx), %esi
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0a // vmovups %zmm4, 0x280(%rcx)
-	QUAD $0xffe49271085df162; WORD $0xffff; BYTE $0x02 // vpsrlw $0x2, -0x1c(%rdx), %xmm4
-	QUAD $0xffa492710855f162; WORD $0xffff; BYTE $0x03 // vpsrlw $0x3, -0x5c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xf772b60f // movzbl -0x9(%rdx), %esi
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0b // vmovups %zmm4, 0x2c0(%rcx)
-	QUAD $0xffd49271085df162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x2c(%rdx), %xmm4
-	QUAD $0xff9492710855f162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x6c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xf872b60f // movzbl -0x8(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xfc7ab60f // movzbl -0x4(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0c // vmovups %zmm4, 0x300(%rcx)
-	QUAD $0xffe49271085df162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x1c(%rdx), %xmm4
-	QUAD $0xffa492710855f162; WORD $0xffff; BYTE $0x04 // vpsrlw $0x4, -0x5c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xf972b60f // movzbl -0x7(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe1ebd9c5 // vpor %xmm1, %xmm4, %xmm4
-	LONG $0xfd7ab60f // movzbl -0x3(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe5fcd9c5 // vpaddb %xmm5, %xmm4, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0d // vmovups %zmm4, 0x340(%rcx)
-	QUAD $0xffd49271085df162; WORD $0xffff; BYTE $0x06 // vpsrlw $0x6, -0x2c(%rdx), %xmm4
-	QUAD $0xff9492710855f162; WORD $0xffff; BYTE $0x05 // vpsrlw $0x5, -0x6c(%rdx), %xmm5
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xfa72b60f // movzbl -0x6(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0x08ddf362; WORD $0xea25; BYTE $0xf8 // vpternlogq $0xf8, %xmm2, %xmm4, %xmm5
-	LONG $0xfe7ab60f // movzbl -0x2(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0xe1fcd1c5 // vpaddb %xmm1, %xmm5, %xmm4
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0e // vmovups %zmm4, 0x380(%rcx)
-	QUAD $0xffe49271085df162; WORD $0xffff; BYTE $0x06 // vpsrlw $0x6, -0x1c(%rdx), %xmm4
-	QUAD $0xffa492710855f162; WORD $0xffff; BYTE $0x05 // vpsrlw $0x5, -0x5c(%rdx), %xmm5
-	LONG $0xfb72b60f // movzbl -0x5(%rdx), %esi
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xe8dbd1c5 // vpand %xmm0, %xmm5, %xmm5
-	LONG $0xff7ab60f // movzbl -0x1(%rdx), %edi
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	LONG $0x08ddf362; WORD $0xea25; BYTE $0xf8 // vpternlogq $0xf8, %xmm2, %xmm4, %xmm5
-	LONG $0xe0ce8040 // orb $-0x20, %sil
-	LONG $0xf6be0f40 // movsbl %sil, %esi
-	WORD $0xfe01 // addl %edi, %esi
-	LONG $0xe1fcd1c5 // vpaddb %xmm1, %xmm5, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xdd59e2c5 // vmulss %xmm5, %xmm3, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0f // vmovups %zmm3, 0x3c0(%rcx)
+	QUAD $0x06c46c595854b162 // vmulps 0x18(%rsp,%r8,8){1to16}, %zmm5, %zmm5
+	LONG $0x487cb162; WORD $0x2c11; BYTE $0x09 // vmovups %zmm5, (%rcx,%r9)
+	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
+	LONG $0xd371e1c5; BYTE $0x02 // vpsrlw $0x2, %xmm3, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x08ddf362; WORD $0xd825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm3
+	LONG $0xdafce1c5 // vpaddb %xmm2, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb21 // vpmovsxbd %xmm3, %zmm3
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	QUAD $0x07c45c595864b162 // vmulps 0x1c(%rsp,%r8,8){1to16}, %zmm3, %zmm3
+	QUAD $0x01095c11487cb162 // vmovups %zmm3, 0x40(%rcx,%r9)
+	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
+	LONG $0x01c7f640 // testb $0x1, %dil
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0xfe07850f; WORD $0xffff // jne 0xa1a0 <k_decode_q6_k+0x80>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	LONG $0x6ec28348 // addq $0x6e, %rdx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa09850f; WORD $0xffff // jne 0xa1c0 <k_decode_q3_k+0x40>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfdad850f; WORD $0xffff // jne 0xa160 <k_decode_q6_k+0x40>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -8298,1033 +8047,229 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06ee8e0f; WORD $0x0000 // jle 0xaebb <k_decode_q4_k+0x6fb>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa5a2 <k_decode_q4_k+0x1e2>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	LONG $0x0000c0b9; BYTE $0x00 // movl $0xc0, %ecx
+	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003bef051879e2c4; BYTE $0x00 // vbroadcastss 0x3bef(%rip), %xmm0 # 0xe3cc <k_dot_q6_k+0x5cc>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x1e0c0528487cf162; WORD $0x0000 // vmovaps 0x1e0c(%rip), %zmm0 # 0xc200 <k_dot_q5_k+0x500>
+	QUAD $0x001e430d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1e43(%rip), %xmm1 # 0xc240 <k_dot_q5_k+0x540>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0x027ab70f // movzwl 0x2(%rdx), %edi
-	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x42b60f44; BYTE $0x08 // movzbl 0x8(%rdx), %r8d
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	LONG $0x6254f8c5; BYTE $0x10 // vandps 0x10(%rdx), %xmm0, %xmm4
+	WORD $0xb70f; BYTE $0x3a // movzwl (%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
 	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0872b60f // movzbl 0x8(%rdx), %esi
-	LONG $0x6254f8c5; BYTE $0x20 // vandps 0x20(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x01 // vmovups %zmm3, 0x40(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	QUAD $0x04015271085df162 // vpsrlw $0x4, 0x10(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x02 // vmovups %zmm3, 0x80(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	QUAD $0x04025271085df162 // vpsrlw $0x4, 0x20(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x03 // vmovups %zmm3, 0xc0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	LONG $0x62dbf9c5; BYTE $0x30 // vpand 0x30(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x04 // vmovups %zmm3, 0x100(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	LONG $0x62dbf9c5; BYTE $0x40 // vpand 0x40(%rdx), %xmm0, %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x05 // vmovups %zmm3, 0x140(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2acac5 // vcvtsi2ss %esi, %xmm6, %xmm3
-	LONG $0x0b72b60f // movzbl 0xb(%rdx), %esi
-	QUAD $0x04035271085df162 // vpsrlw $0x4, 0x30(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x06 // vmovups %zmm3, 0x180(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x0b72b60f // movzbl 0xb(%rdx), %esi
-	QUAD $0x04045271085df162 // vpsrlw $0x4, 0x40(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x07 // vmovups %zmm3, 0x1c0(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x62dbf9c5; BYTE $0x50 // vpand 0x50(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x08 // vmovups %zmm3, 0x200(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x62dbf9c5; BYTE $0x60 // vpand 0x60(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x09 // vmovups %zmm3, 0x240(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	QUAD $0x04055271085df162 // vpsrlw $0x4, 0x50(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0a // vmovups %zmm3, 0x280(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	QUAD $0x04065271085df162 // vpsrlw $0x4, 0x60(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0b // vmovups %zmm3, 0x2c0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x62dbf9c5; BYTE $0x70 // vpand 0x70(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0c // vmovups %zmm3, 0x300(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	QUAD $0x00000080a2dbf9c5 // vpand 0x80(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
+	LONG $0x027ab70f // movzwl 0x2(%rdx), %edi
+	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	WORD $0x7a8b; BYTE $0x04 // movl 0x4(%rdx), %edi
+	LONG $0x08428b44 // movl 0x8(%rdx), %r8d
+	LONG $0x0c4a8b44 // movl 0xc(%rdx), %r9d
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0x3fe28141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r10d # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xcb // movl %r9d, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
+	LONG $0x3030e781; WORD $0x3030 // andl $0x30303030, %edi # imm = 0x30303030
+	WORD $0x0944; BYTE $0xdf // orl %r11d, %edi
+	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x3fe38141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r11d # imm = 0x3F3F3F3F
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x0fe18141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r9d # imm = 0xF0F0F0F
+	LONG $0x02e8c141 // shrl $0x2, %r8d
+	LONG $0x30e08141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r8d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xc8 // orl %r9d, %r8d
+	LONG $0x6e79c1c4; BYTE $0xe2 // vmovd %r10d, %xmm4
+	LONG $0x2259e3c4; WORD $0x01e7 // vpinsrd $0x1, %edi, %xmm4, %xmm4
+	LONG $0x2259c3c4; WORD $0x02e3 // vpinsrd $0x2, %r11d, %xmm4, %xmm4
+	LONG $0x2259c3c4; WORD $0x03e0 // vpinsrd $0x3, %r8d, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xd37f // vpermt2ps %zmm3, %zmm0, %zmm2
+	LONG $0x487df262; WORD $0xdc31 // vpmovzxbd %xmm4, %zmm3 # zmm3 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd359 // vmulps %zmm3, %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x1429; BYTE $0x24 // vmovaps %zmm2, (%rsp)
+	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x146ffac5; BYTE $0xba // vmovdqu (%rdx,%rdi,4), %xmm2
+	LONG $0x5c6ffac5; WORD $0x10ba // vmovdqu 0x10(%rdx,%rdi,4), %xmm3
+	LONG $0xe1dbe9c5 // vpand %xmm1, %xmm2, %xmm4
 	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0d // vmovups %zmm3, 0x340(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	QUAD $0x04075271085df162 // vpsrlw $0x4, 0x70(%rdx), %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
+	QUAD $0xff3c6c18487df262 // vbroadcastss -0x4(%rsp,%rdi), %zmm5
+	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
+	QUAD $0x073c7418487df262 // vbroadcastss 0x1c(%rsp,%rdi), %zmm6
+	LONG $0x485cf162; WORD $0xe65c // vsubps %zmm6, %zmm4, %zmm4
+	LONG $0x487cd162; WORD $0x6011; BYTE $0xfd // vmovups %zmm4, -0xc0(%r8)
+	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
 	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
 	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xdb59f2c5 // vmulss %xmm3, %xmm1, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0xe559eac5 // vmulss %xmm5, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x4864f162; WORD $0xdc5c // vsubps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5911; BYTE $0x0e // vmovups %zmm3, 0x380(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xde2afac5 // vcvtsi2ss %esi, %xmm0, %xmm3
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	QUAD $0x04085271085df162 // vpsrlw $0x4, 0x80(%rdx), %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xcb59f2c5 // vmulss %xmm3, %xmm1, %xmm1
-	LONG $0x487df262; WORD $0xc918 // vbroadcastss %xmm1, %zmm1
-	LONG $0x4874f162; WORD $0xcc59 // vmulps %zmm4, %zmm1, %zmm1
-	LONG $0xd559eac5 // vmulss %xmm5, %xmm2, %xmm2
-	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
-	LONG $0x4874f162; WORD $0xca5c // vsubps %zmm2, %zmm1, %zmm1
-	LONG $0x487cf162; WORD $0x4911; BYTE $0x0f // vmovups %zmm1, 0x3c0(%rcx)
+	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
+	LONG $0x485cf162; WORD $0xe65c // vsubps %zmm6, %zmm4, %zmm4
+	LONG $0x487cd162; WORD $0x6011; BYTE $0xfe // vmovups %zmm4, -0x80(%r8)
+	LONG $0xd271e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm2, %xmm2
+	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd231 // vpmovzxbd %xmm2, %zmm2 # zmm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero,xmm2[8],zero,zero,zero,xmm2[9],zero,zero,zero,xmm2[10],zero,zero,zero,xmm2[11],zero,zero,zero,xmm2[12],zero,zero,zero,xmm2[13],zero,zero,zero,xmm2[14],zero,zero,zero,xmm2[15],zero,zero,zero
+	LONG $0x487df262; WORD $0x2418; BYTE $0x3c // vbroadcastss (%rsp,%rdi), %zmm4
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x485cf162; WORD $0xd259 // vmulps %zmm2, %zmm4, %zmm2
+	QUAD $0x083c6c18487df262 // vbroadcastss 0x20(%rsp,%rdi), %zmm5
+	LONG $0x486cf162; WORD $0xd55c // vsubps %zmm5, %zmm2, %zmm2
+	LONG $0x487cd162; WORD $0x5011; BYTE $0xff // vmovups %zmm2, -0x40(%r8)
+	LONG $0xd371e9c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm2
+	LONG $0xd1dbe9c5 // vpand %xmm1, %xmm2, %xmm2
+	LONG $0x487df262; WORD $0xd231 // vpmovzxbd %xmm2, %zmm2 # zmm2 = xmm2[0],zero,zero,zero,xmm2[1],zero,zero,zero,xmm2[2],zero,zero,zero,xmm2[3],zero,zero,zero,xmm2[4],zero,zero,zero,xmm2[5],zero,zero,zero,xmm2[6],zero,zero,zero,xmm2[7],zero,zero,zero,xmm2[8],zero,zero,zero,xmm2[9],zero,zero,zero,xmm2[10],zero,zero,zero,xmm2[11],zero,zero,zero,xmm2[12],zero,zero,zero,xmm2[13],zero,zero,zero,xmm2[14],zero,zero,zero,xmm2[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xd25b // vcvtdq2ps %zmm2, %zmm2
+	LONG $0x485cf162; WORD $0xd259 // vmulps %zmm2, %zmm4, %zmm2
+	LONG $0x486cf162; WORD $0xd55c // vsubps %zmm5, %zmm2, %zmm2
+	LONG $0x487cd162; WORD $0x1011 // vmovups %zmm2, (%r8)
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x24ff8348 // cmpq $0x24, %rdi
+	LONG $0xff2c850f; WORD $0xffff // jne 0xa4b0 <k_decode_q4_k+0xf0>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf925850f; WORD $0xffff // jne 0xa7e0 <k_decode_q4_k+0x20>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe62850f; WORD $0xffff // jne 0xa400 <k_decode_q4_k+0x40>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0x90 // nop
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x07df8e0f; WORD $0x0000 // jle 0xb6ac <k_decode_q5_k+0x7ec>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0034ef051879e2c4; BYTE $0x00 // vbroadcastss 0x34ef(%rip), %xmm0 # 0xe3cc <k_dot_q6_k+0x5cc>
-	QUAD $0x0035c50d7879e2c4; BYTE $0x00 // vpbroadcastb 0x35c5(%rip), %xmm1 # 0xe4ab <k_dot_q6_k+0x6ab>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
-	LONG $0x0272b70f // movzwl 0x2(%rdx), %esi
-	LONG $0x047ab60f // movzbl 0x4(%rdx), %edi
-	LONG $0x42b60f44; BYTE $0x08 // movzbl 0x8(%rdx), %r8d
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	QUAD $0x040172710865f162 // vpsllw $0x4, 0x10(%rdx), %xmm3
-	LONG $0x1379e2c4; BYTE $0xd2 // vcvtph2ps %xmm2, %xmm2
-	LONG $0xffb60f40 // movzbl %dil, %edi
-	LONG $0xe72abac5 // vcvtsi2ss %edi, %xmm8, %xmm4
-	LONG $0xe9dbe1c5 // vpand %xmm1, %xmm3, %xmm5
-	QUAD $0xf8036a2508fdf362 // vpternlogq $0xf8, 0x30(%rdx), %xmm0, %xmm5
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xf62abac5 // vcvtsi2ss %esi, %xmm8, %xmm6
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x02288e0f; WORD $0x0000 // jle 0xa7e5 <k_decode_q5_k+0x235>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
+	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x1c9c0528487cf162; WORD $0x0000 // vmovaps 0x1c9c(%rip), %zmm0 # 0xc280 <k_dot_q5_k+0x580>
+	QUAD $0x001cd30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cd3(%rip), %xmm1 # 0xc2c0 <k_dot_q5_k+0x5c0>
+	QUAD $0x001ccb157879e2c4; BYTE $0x00 // vpbroadcastb 0x1ccb(%rip), %xmm2 # 0xc2c1 <k_dot_q5_k+0x5c1>
+	QUAD $0x001cc31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cc3(%rip), %xmm3 # 0xc2c2 <k_dot_q5_k+0x5c2>
+	BYTE $0x90 // nop
+	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
+	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
+	LONG $0x1379e2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %xmm4
+	LONG $0x0279b70f // movzwl 0x2(%rcx), %edi
+	LONG $0xef6ef9c5 // vmovd %edi, %xmm5
+	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xe57f // vpermt2ps %zmm5, %zmm0, %zmm4
+	WORD $0x798b; BYTE $0x04 // movl 0x4(%rcx), %edi
+	LONG $0x08418b44 // movl 0x8(%rcx), %r8d
+	LONG $0x0c498b44 // movl 0xc(%rcx), %r9d
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0x3fe28141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r10d # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xcb // movl %r9d, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
+	LONG $0x3030e781; WORD $0x3030 // andl $0x30303030, %edi # imm = 0x30303030
+	WORD $0x0944; BYTE $0xdf // orl %r11d, %edi
+	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x3fe38141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r11d # imm = 0x3F3F3F3F
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x0fe18141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r9d # imm = 0xF0F0F0F
+	LONG $0x02e8c141 // shrl $0x2, %r8d
+	LONG $0x30e08141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r8d # imm = 0x30303030
+	LONG $0x6e79c1c4; BYTE $0xea // vmovd %r10d, %xmm5
+	LONG $0x2251e3c4; WORD $0x01ef // vpinsrd $0x1, %edi, %xmm5, %xmm5
+	LONG $0x2251c3c4; WORD $0x02eb // vpinsrd $0x2, %r11d, %xmm5, %xmm5
+	WORD $0x0945; BYTE $0xc8 // orl %r9d, %r8d
+	LONG $0x2251c3c4; WORD $0x03e8 // vpinsrd $0x3, %r8d, %xmm5, %xmm5
 	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
 	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
 	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	QUAD $0x04027271085df162 // vpsllw $0x4, 0x20(%rdx), %xmm4
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf62abac5 // vcvtsi2ss %esi, %xmm8, %xmm6
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	QUAD $0xf804622508fdf362 // vpternlogq $0xf8, 0x40(%rdx), %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x01 // vmovups %zmm4, 0x40(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	QUAD $0x04035271085df162 // vpsrlw $0x4, 0x30(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	QUAD $0x03017271084df162 // vpsllw $0x3, 0x10(%rdx), %xmm6
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xfe2abac5 // vcvtsi2ss %esi, %xmm8, %xmm7
+	LONG $0x487cf162; WORD $0x2429; BYTE $0x24 // vmovaps %zmm4, (%rsp)
+	LONG $0x616ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm4
+	LONG $0x696ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm5
+	LONG $0x00000cbf; BYTE $0x00 // movl $0xc, %edi
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	BYTE $0x90 // nop
+	LONG $0x346ffac5; BYTE $0xb9 // vmovdqu (%rcx,%rdi,4), %xmm6
+	LONG $0x7c6ffac5; WORD $0x10b9 // vmovdqu 0x10(%rcx,%rdi,4), %xmm7
+	LONG $0xc1db49c5 // vpand %xmm1, %xmm6, %xmm8
+	LONG $0xf471b1c5; BYTE $0x04 // vpsllw $0x4, %xmm4, %xmm9
+	LONG $0x08bd7362; WORD $0xca25; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm8, %xmm9
+	LONG $0x487d5262; WORD $0xc131 // vpmovzxbd %xmm9, %zmm8 # zmm8 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero,xmm9[8],zero,zero,zero,xmm9[9],zero,zero,zero,xmm9[10],zero,zero,zero,xmm9[11],zero,zero,zero,xmm9[12],zero,zero,zero,xmm9[13],zero,zero,zero,xmm9[14],zero,zero,zero,xmm9[15],zero,zero,zero
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	QUAD $0xfd3c4c18487d7262 // vbroadcastss -0xc(%rsp,%rdi), %zmm9
+	QUAD $0x053c5418487d7262 // vbroadcastss 0x14(%rsp,%rdi), %zmm10
+	LONG $0x48345162; WORD $0xc059 // vmulps %zmm8, %zmm9, %zmm8
+	LONG $0x483c5162; WORD $0xc25c // vsubps %zmm10, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0x4011; BYTE $0xfd // vmovups %zmm8, -0xc0(%r8)
+	LONG $0xc1db41c5 // vpand %xmm1, %xmm7, %xmm8
+	LONG $0xf571a1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm11
+	LONG $0x08bd7362; WORD $0xda25; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm8, %xmm11
+	LONG $0x487d5262; WORD $0xc331 // vpmovzxbd %xmm11, %zmm8 # zmm8 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero,xmm11[8],zero,zero,zero,xmm11[9],zero,zero,zero,xmm11[10],zero,zero,zero,xmm11[11],zero,zero,zero,xmm11[12],zero,zero,zero,xmm11[13],zero,zero,zero,xmm11[14],zero,zero,zero,xmm11[15],zero,zero,zero
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	LONG $0x48345162; WORD $0xc059 // vmulps %zmm8, %zmm9, %zmm8
+	LONG $0x483c5162; WORD $0xc25c // vsubps %zmm10, %zmm8, %zmm8
+	LONG $0x487c5162; WORD $0x4011; BYTE $0xfe // vmovups %zmm8, -0x80(%r8)
+	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
 	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0x487df262; WORD $0xe631 // vpmovzxbd %xmm6, %zmm4 # zmm4 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xef59e2c5 // vmulss %xmm7, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x02 // vmovups %zmm4, 0x80(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	QUAD $0x04045271085df162 // vpsrlw $0x4, 0x40(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0x0972b60f // movzbl 0x9(%rdx), %esi
-	QUAD $0x03027271084df162 // vpsllw $0x3, 0x20(%rdx), %xmm6
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xfe2abac5 // vcvtsi2ss %esi, %xmm8, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0x487df262; WORD $0xe631 // vpmovzxbd %xmm6, %zmm4 # zmm4 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xef59e2c5 // vmulss %xmm7, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x03 // vmovups %zmm4, 0xc0(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xe62abac5 // vcvtsi2ss %esi, %xmm8, %xmm4
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	QUAD $0x02017271084df162 // vpsllw $0x2, 0x10(%rdx), %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	QUAD $0xf805722508fdf362 // vpternlogq $0xf8, 0x50(%rdx), %xmm0, %xmm6
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
+	LONG $0xf471b9c5; BYTE $0x03 // vpsllw $0x3, %xmm4, %xmm8
+	LONG $0x08cd7362; WORD $0xc225; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm6, %xmm8
+	LONG $0x487dd262; WORD $0xf031 // vpmovzxbd %xmm8, %zmm6 # zmm6 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero,xmm8[8],zero,zero,zero,xmm8[9],zero,zero,zero,xmm8[10],zero,zero,zero,xmm8[11],zero,zero,zero,xmm8[12],zero,zero,zero,xmm8[13],zero,zero,zero,xmm8[14],zero,zero,zero,xmm8[15],zero,zero,zero
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0xe459eac5 // vmulss %xmm4, %xmm2, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x485cf162; WORD $0xe659 // vmulps %zmm6, %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x04 // vmovups %zmm4, 0x100(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	QUAD $0x02027271085df162 // vpsllw $0x2, 0x20(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2abac5 // vcvtsi2ss %esi, %xmm8, %xmm5
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	QUAD $0xf806622508fdf362 // vpternlogq $0xf8, 0x60(%rdx), %xmm0, %xmm4
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf62abac5 // vcvtsi2ss %esi, %xmm8, %xmm6
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x05 // vmovups %zmm4, 0x140(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	QUAD $0x04055271085df162 // vpsrlw $0x4, 0x50(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x7a6ffac5; BYTE $0x10 // vmovdqu 0x10(%rdx), %xmm7
-	LONG $0xfffcc1c5 // vpaddb %xmm7, %xmm7, %xmm7
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0x08ddf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm7
-	LONG $0x487df262; WORD $0xe731 // vpmovzxbd %xmm7, %zmm4 # zmm4 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x06 // vmovups %zmm4, 0x180(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x3fe78040 // andb $0x3f, %dil
-	QUAD $0x04065271085df162 // vpsrlw $0x4, 0x60(%rdx), %xmm4
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xf7b60f40 // movzbl %dil, %esi
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x7a6ffac5; BYTE $0x20 // vmovdqu 0x20(%rdx), %xmm7
-	LONG $0xfffcc1c5 // vpaddb %xmm7, %xmm7, %xmm7
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0x08ddf362; WORD $0xf825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm7
-	LONG $0x487df262; WORD $0xe731 // vpmovzxbd %xmm7, %zmm4 # zmm4 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x07 // vmovups %zmm4, 0x1c0(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x62dbf1c5; BYTE $0x10 // vpand 0x10(%rdx), %xmm1, %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	QUAD $0xf807622508fdf362 // vpternlogq $0xf8, 0x70(%rdx), %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487df262; WORD $0xee18 // vbroadcastss %xmm6, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x08 // vmovups %zmm4, 0x200(%rcx)
-	LONG $0x0472b60f // movzbl 0x4(%rdx), %esi
-	LONG $0x087ab60f // movzbl 0x8(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0c // movzbl 0xc(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0x62dbf1c5; BYTE $0x20 // vpand 0x20(%rdx), %xmm1, %xmm4
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	QUAD $0xf808622508fdf362 // vpternlogq $0xf8, 0x80(%rdx), %xmm0, %xmm4
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x09 // vmovups %zmm4, 0x240(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x04075271085df162 // vpsrlw $0x4, 0x70(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	QUAD $0x01015271084df162 // vpsrlw $0x1, 0x10(%rdx), %xmm6
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
+	QUAD $0xfe3c4418487d7262 // vbroadcastss -0x8(%rsp,%rdi), %zmm8
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	QUAD $0x063c4c18487d7262 // vbroadcastss 0x18(%rsp,%rdi), %zmm9
+	LONG $0x484cd162; WORD $0xf15c // vsubps %zmm9, %zmm6, %zmm6
+	LONG $0x487cd162; WORD $0x7011; BYTE $0xff // vmovups %zmm6, -0x40(%r8)
+	LONG $0xd771c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm6
 	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0x487df262; WORD $0xe631 // vpmovzxbd %xmm6, %zmm4 # zmm4 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xef59e2c5 // vmulss %xmm7, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0a // vmovups %zmm4, 0x280(%rcx)
-	LONG $0x0572b60f // movzbl 0x5(%rdx), %esi
-	LONG $0x097ab60f // movzbl 0x9(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0d // movzbl 0xd(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x04085271085df162 // vpsrlw $0x4, 0x80(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	QUAD $0x01025271084df162 // vpsrlw $0x1, 0x20(%rdx), %xmm6
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0x487df262; WORD $0xe631 // vpmovzxbd %xmm6, %zmm4 # zmm4 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0xf759e2c5 // vmulss %xmm7, %xmm3, %xmm6
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487df262; WORD $0xee18 // vbroadcastss %xmm6, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0b // vmovups %zmm4, 0x2c0(%rcx)
-	LONG $0x067ab60f // movzbl 0x6(%rdx), %edi
-	LONG $0x0a72b60f // movzbl 0xa(%rdx), %esi
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	LONG $0x30e68040 // andb $0x30, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x0841; BYTE $0xf8 // orb %dil, %r8b
-	QUAD $0x02015271085df162 // vpsrlw $0x2, 0x10(%rdx), %xmm4
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf8b60f41 // movzbl %r8b, %edi
-	LONG $0xef2afac5 // vcvtsi2ss %edi, %xmm0, %xmm5
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	QUAD $0xf809622508fdf362 // vpternlogq $0xf8, 0x90(%rdx), %xmm0, %xmm4
-	WORD $0x0841; BYTE $0xf1 // orb %sil, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xee59e2c5 // vmulss %xmm6, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0c // vmovups %zmm4, 0x300(%rcx)
-	LONG $0x0672b60f // movzbl 0x6(%rdx), %esi
-	LONG $0x0a7ab60f // movzbl 0xa(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x42b60f44; BYTE $0x0e // movzbl 0xe(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	QUAD $0x02025271085df162 // vpsrlw $0x2, 0x20(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0xf9b60f41 // movzbl %r9b, %edi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf72afac5 // vcvtsi2ss %edi, %xmm0, %xmm6
-	QUAD $0xf80a622508fdf362 // vpternlogq $0xf8, 0xa0(%rdx), %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0xf659e2c5 // vmulss %xmm6, %xmm3, %xmm6
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487df262; WORD $0xee18 // vbroadcastss %xmm6, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0d // vmovups %zmm4, 0x340(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	LONG $0x30e78040 // andb $0x30, %dil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x04095271085df162 // vpsrlw $0x4, 0x90(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	QUAD $0x03015271084df162 // vpsrlw $0x3, 0x10(%rdx), %xmm6
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0xfe2afac5 // vcvtsi2ss %esi, %xmm0, %xmm7
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0x487df262; WORD $0xe631 // vpmovzxbd %xmm6, %zmm4 # zmm4 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0xed59eac5 // vmulss %xmm5, %xmm2, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0xef59e2c5 // vmulss %xmm7, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485cf162; WORD $0xe55c // vsubps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6111; BYTE $0x0e // vmovups %zmm4, 0x380(%rcx)
-	LONG $0x0772b60f // movzbl 0x7(%rdx), %esi
-	LONG $0x0b7ab60f // movzbl 0xb(%rdx), %edi
-	LONG $0x02efc040 // shrb $0x2, %dil
-	LONG $0x42b60f44; BYTE $0x0f // movzbl 0xf(%rdx), %r8d
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x30e78040 // andb $0x30, %dil
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	QUAD $0x040a5271085df162 // vpsrlw $0x4, 0xa0(%rdx), %xmm4
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	QUAD $0x03025271084df162 // vpsrlw $0x3, 0x20(%rdx), %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x08ddf362; WORD $0xf025; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm6
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
+	LONG $0xf571c1c5; BYTE $0x03 // vpsllw $0x3, %xmm5, %xmm7
+	LONG $0x08cdf362; WORD $0xfa25; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm6, %xmm7
+	LONG $0x487df262; WORD $0xf731 // vpmovzxbd %xmm7, %zmm6 # zmm6 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0xd559eac5 // vmulss %xmm5, %xmm2, %xmm2
-	LONG $0x487df262; WORD $0xd218 // vbroadcastss %xmm2, %zmm2
-	LONG $0x486cf162; WORD $0xd659 // vmulps %zmm6, %zmm2, %zmm2
-	LONG $0xdc59e2c5 // vmulss %xmm4, %xmm3, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x486cf162; WORD $0xd35c // vsubps %zmm3, %zmm2, %zmm2
-	LONG $0x487cf162; WORD $0x5111; BYTE $0x0f // vmovups %zmm2, 0x3c0(%rcx)
-	LONG $0xb0c28148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rdx
-	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf844850f; WORD $0xffff // jne 0xaef0 <k_decode_q5_k+0x30>
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-
-	// decode_q6_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04a18e0f; WORD $0x0000 // jle 0xbb5e <k_decode_q6_k+0x4ae>
-	LONG $0x0000d0b9; BYTE $0x00 // movl $0xd0, %ecx
-	LONG $0x084f0348 // addq 0x8(%rdi), %rcx
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0x002dda057879e2c4; BYTE $0x00 // vpbroadcastb 0x2dda(%rip), %xmm0 # 0xe4ac <k_dot_q6_k+0x6ac>
-	QUAD $0x002dd20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2dd2(%rip), %xmm1 # 0xe4ad <k_dot_q6_k+0x6ad>
-	QUAD $0x002dca157879e2c4; BYTE $0x00 // vpbroadcastb 0x2dca(%rip), %xmm2 # 0xe4ae <k_dot_q6_k+0x6ae>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xde6ef9c5 // vmovd %esi, %xmm3
-	QUAD $0x04fb7171085df162 // vpsllw $0x4, -0x50(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	QUAD $0xf8f3612508fdf362 // vpternlogq $0xf8, -0xd0(%rcx), %xmm0, %xmm4
-	LONG $0xf071be0f // movsbl -0x10(%rcx), %esi
-	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x2211 // vmovups %zmm4, (%rdx)
-	QUAD $0x04fc7171085df162 // vpsllw $0x4, -0x40(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf171be0f // movsbl -0xf(%rcx), %esi
-	QUAD $0xf8f4612508fdf362 // vpternlogq $0xf8, -0xc0(%rcx), %xmm0, %xmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x01 // vmovups %zmm4, 0x40(%rdx)
-	QUAD $0x02fb7171085df162 // vpsllw $0x2, -0x50(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf271be0f // movsbl -0xe(%rcx), %esi
-	QUAD $0xf8f5612508fdf362 // vpternlogq $0xf8, -0xb0(%rcx), %xmm0, %xmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x02 // vmovups %zmm4, 0x80(%rdx)
-	QUAD $0x02fc7171085df162 // vpsllw $0x2, -0x40(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf371be0f // movsbl -0xd(%rcx), %esi
-	QUAD $0xf8f6612508fdf362 // vpternlogq $0xf8, -0xa0(%rcx), %xmm0, %xmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x03 // vmovups %zmm4, 0xc0(%rdx)
-	QUAD $0x04f35171085df162 // vpsrlw $0x4, -0xd0(%rcx), %xmm4
-	LONG $0x69dbf1c5; BYTE $0xb0 // vpand -0x50(%rcx), %xmm1, %xmm5
-	LONG $0xf471be0f // movsbl -0xc(%rcx), %esi
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe62acac5 // vcvtsi2ss %esi, %xmm6, %xmm4
-	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x04 // vmovups %zmm4, 0x100(%rdx)
-	QUAD $0x04f45171085df162 // vpsrlw $0x4, -0xc0(%rcx), %xmm4
-	LONG $0x69dbf1c5; BYTE $0xc0 // vpand -0x40(%rcx), %xmm1, %xmm5
-	LONG $0xf571be0f // movsbl -0xb(%rcx), %esi
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe62acac5 // vcvtsi2ss %esi, %xmm6, %xmm4
-	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x05 // vmovups %zmm4, 0x140(%rdx)
-	QUAD $0x04f55171085df162 // vpsrlw $0x4, -0xb0(%rcx), %xmm4
-	QUAD $0x02fb51710855f162 // vpsrlw $0x2, -0x50(%rcx), %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe2fcd1c5 // vpaddb %xmm2, %xmm5, %xmm4
-	LONG $0xf671be0f // movsbl -0xa(%rcx), %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x06 // vmovups %zmm4, 0x180(%rdx)
-	QUAD $0x04f65171085df162 // vpsrlw $0x4, -0xa0(%rcx), %xmm4
-	QUAD $0x02fc51710855f162 // vpsrlw $0x2, -0x40(%rcx), %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0xf771be0f // movsbl -0x9(%rcx), %esi
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe62acac5 // vcvtsi2ss %esi, %xmm6, %xmm4
-	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x07 // vmovups %zmm4, 0x1c0(%rdx)
-	QUAD $0x04fd7171085df162 // vpsllw $0x4, -0x30(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf871be0f // movsbl -0x8(%rcx), %esi
-	QUAD $0xf8f7612508fdf362 // vpternlogq $0xf8, -0x90(%rcx), %xmm0, %xmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x08 // vmovups %zmm4, 0x200(%rdx)
-	QUAD $0x04fe7171085df162 // vpsllw $0x4, -0x20(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xf971be0f // movsbl -0x7(%rcx), %esi
-	QUAD $0xf8f8612508fdf362 // vpternlogq $0xf8, -0x80(%rcx), %xmm0, %xmm4
-	LONG $0xee2acac5 // vcvtsi2ss %esi, %xmm6, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x09 // vmovups %zmm4, 0x240(%rdx)
-	QUAD $0x02fd7171085df162 // vpsllw $0x2, -0x30(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xfa71be0f // movsbl -0x6(%rcx), %esi
-	QUAD $0xf8f9612508fdf362 // vpternlogq $0xf8, -0x70(%rcx), %xmm0, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x0a // vmovups %zmm4, 0x280(%rdx)
-	QUAD $0x02fe7171085df162 // vpsllw $0x2, -0x20(%rcx), %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0xfb71be0f // movsbl -0x5(%rcx), %esi
-	QUAD $0xf8fa612508fdf362 // vpternlogq $0xf8, -0x60(%rcx), %xmm0, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0xe2fcd9c5 // vpaddb %xmm2, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x0b // vmovups %zmm4, 0x2c0(%rdx)
-	QUAD $0x04f75171085df162 // vpsrlw $0x4, -0x90(%rcx), %xmm4
-	LONG $0x69dbf1c5; BYTE $0xd0 // vpand -0x30(%rcx), %xmm1, %xmm5
-	LONG $0xfc71be0f // movsbl -0x4(%rcx), %esi
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x0c // vmovups %zmm4, 0x300(%rdx)
-	QUAD $0x04f85171085df162 // vpsrlw $0x4, -0x80(%rcx), %xmm4
-	LONG $0x69dbf1c5; BYTE $0xe0 // vpand -0x20(%rcx), %xmm1, %xmm5
-	LONG $0xfd71be0f // movsbl -0x3(%rcx), %esi
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0xeafcd1c5 // vpaddb %xmm2, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xe459e2c5 // vmulss %xmm4, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x485cf162; WORD $0xe559 // vmulps %zmm5, %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x0d // vmovups %zmm4, 0x340(%rdx)
-	QUAD $0x04f95171085df162 // vpsrlw $0x4, -0x70(%rcx), %xmm4
-	QUAD $0x02fd51710855f162 // vpsrlw $0x2, -0x30(%rcx), %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xe2fcd1c5 // vpaddb %xmm2, %xmm5, %xmm4
-	LONG $0xfe71be0f // movsbl -0x2(%rcx), %esi
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xed59e2c5 // vmulss %xmm5, %xmm3, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x4854f162; WORD $0xe459 // vmulps %zmm4, %zmm5, %zmm4
-	LONG $0x487cf162; WORD $0x6211; BYTE $0x0e // vmovups %zmm4, 0x380(%rdx)
-	QUAD $0x04fa5171085df162 // vpsrlw $0x4, -0x60(%rcx), %xmm4
-	QUAD $0x02fe51710855f162 // vpsrlw $0x2, -0x20(%rcx), %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x08ddf362; WORD $0xe825; BYTE $0xf8 // vpternlogq $0xf8, %xmm0, %xmm4, %xmm5
-	LONG $0xff71be0f // movsbl -0x1(%rcx), %esi
-	LONG $0xe2fcd1c5 // vpaddb %xmm2, %xmm5, %xmm4
-	LONG $0xee2afac5 // vcvtsi2ss %esi, %xmm0, %xmm5
-	LONG $0x487df262; WORD $0xe421 // vpmovsxbd %xmm4, %zmm4
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xdd59e2c5 // vmulss %xmm5, %xmm3, %xmm3
-	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
-	LONG $0x4864f162; WORD $0xdc59 // vmulps %zmm4, %zmm3, %zmm3
-	LONG $0x487cf162; WORD $0x5a11; BYTE $0x0f // vmovups %zmm3, 0x3c0(%rdx)
+	LONG $0x483cf162; WORD $0xf659 // vmulps %zmm6, %zmm8, %zmm6
+	LONG $0x484cd162; WORD $0xf15c // vsubps %zmm9, %zmm6, %zmm6
+	LONG $0x487cd162; WORD $0x3011 // vmovups %zmm6, (%r8)
+	LONG $0xd471d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm4
+	LONG $0xe3dbd9c5 // vpand %xmm3, %xmm4, %xmm4
+	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
+	LONG $0xebdbd1c5 // vpand %xmm3, %xmm5, %xmm5
+	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x2cff8348 // cmpq $0x2c, %rdi
+	LONG $0xfee9850f; WORD $0xffff // jne 0xa6b0 <k_decode_q5_k+0x100>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb92850f; WORD $0xffff // jne 0xb6f0 <k_decode_q6_k+0x40>
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfe1f850f; WORD $0xffff // jne 0xa600 <k_decode_q5_k+0x50>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// dot_f16
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xbb8c <k_dot_f16+0x1c>
+	WORD $0x0b7d // jge 0xa80c <k_dot_f16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xbc3f <k_dot_f16+0xcf>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa8bf <k_dot_f16+0xcf>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0d73 // jae 0xbba3 <k_dot_f16+0x33>
+	WORD $0x0d73 // jae 0xa823 <k_dot_f16+0x33>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x65eb // jmp 0xbc08 <k_dot_f16+0x98>
+	WORD $0x65eb // jmp 0xa888 <k_dot_f16+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -9343,10 +8288,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038944984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm0 # zmm0 = (zmm0 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb875 // jne 0xbbc0 <k_dot_f16+0x50>
+	WORD $0xb875 // jne 0xa840 <k_dot_f16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x1e75 // jne 0xbc36 <k_dot_f16+0xc6>
+	WORD $0x1e75 // jne 0xa8b6 <k_dot_f16+0xc6>
 	LONG $0x487db262; WORD $0x1413; BYTE $0x48 // vcvtph2ps (%rax,%r9,2), %zmm2
 	LONG $0x486db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x01485413487db262 // vcvtph2ps 0x20(%rax,%r9,2), %zmm2
@@ -9363,10 +8308,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0xbd13 <k_dot_f16+0x1a3>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa993 <k_dot_f16+0x1a3>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2374 // je 0xbc9d <k_dot_f16+0x12d>
+	WORD $0x2374 // je 0xa91d <k_dot_f16+0x12d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -9374,9 +8319,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0xbc80 <k_dot_f16+0x110>
+	WORD $0xe375 // jne 0xa900 <k_dot_f16+0x110>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0xbd13 <k_dot_f16+0x1a3>
+	WORD $0x7077 // ja 0xa993 <k_dot_f16+0x1a3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -9396,7 +8341,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0xbcb0 <k_dot_f16+0x140>
+	WORD $0x9d75 // jne 0xa930 <k_dot_f16+0x140>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -9407,17 +8352,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xbd3c <k_dot_bf16+0x1c>
+	WORD $0x0b7d // jge 0xa9bc <k_dot_bf16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0xbe19 <k_dot_bf16+0xf9>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0xaa99 <k_dot_bf16+0xf9>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x1073 // jae 0xbd56 <k_dot_bf16+0x36>
+	WORD $0x1073 // jae 0xa9d6 <k_dot_bf16+0x36>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0xbdd4 <k_dot_bf16+0xb4>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xaa54 <k_dot_bf16+0xb4>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -9440,10 +8385,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03894c984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0x9c75 // jne 0xbd70 <k_dot_bf16+0x50>
+	WORD $0x9c75 // jne 0xa9f0 <k_dot_bf16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x2c75 // jne 0xbe10 <k_dot_bf16+0xf0>
+	WORD $0x2c75 // jne 0xaa90 <k_dot_bf16+0xf0>
 	LONG $0x487db262; WORD $0x1433; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm2
 	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
 	LONG $0x486db262; WORD $0x04b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
@@ -9462,10 +8407,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0xbeef <k_dot_bf16+0x1cf>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0xab6f <k_dot_bf16+0x1cf>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2874 // je 0xbe7c <k_dot_bf16+0x15c>
+	WORD $0x2874 // je 0xaafc <k_dot_bf16+0x15c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -9473,9 +8418,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0xbe60 <k_dot_bf16+0x140>
+	WORD $0xe475 // jne 0xaae0 <k_dot_bf16+0x140>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0xbeef <k_dot_bf16+0x1cf>
+	WORD $0x6d77 // ja 0xab6f <k_dot_bf16+0x1cf>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -9495,7 +8440,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0xbe90 <k_dot_bf16+0x170>
+	WORD $0xa175 // jne 0xab10 <k_dot_bf16+0x170>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -9504,15 +8449,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x167e // jle 0xbf1f <k_dot_q8_0+0x1f>
+	WORD $0x167e // jle 0xab9f <k_dot_q8_0+0x1f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x1275 // jne 0xbf28 <k_dot_q8_0+0x28>
+	WORD $0x1275 // jne 0xaba8 <k_dot_q8_0+0x28>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xbfe5 <k_dot_q8_0+0xe5>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xac65 <k_dot_q8_0+0xe5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000111e9; BYTE $0x00 // jmp 0xc039 <k_dot_q8_0+0x139>
+	LONG $0x000111e9; BYTE $0x00 // jmp 0xacb9 <k_dot_q8_0+0x139>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -9542,9 +8487,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c08348 // addq $0x44, %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff5b850f; WORD $0xffff // jne 0xbf40 <k_dot_q8_0+0x40>
+	LONG $0xff5b850f; WORD $0xffff // jne 0xabc0 <k_dot_q8_0+0x40>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4574 // je 0xc02f <k_dot_q8_0+0x12f>
+	WORD $0x4574 // je 0xacaf <k_dot_q8_0+0x12f>
 	QUAD $0x00028821487df262; WORD $0x0000 // vpmovsxbd 0x2(%rax), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x4874f162; WORD $0x0959 // vmulps (%rcx), %zmm1, %zmm1
@@ -9574,13 +8519,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00938e0f; WORD $0x0000 // jle 0xc110 <k_dot_q4_0+0xa0>
+	LONG $0x00938e0f; WORD $0x0000 // jle 0xad90 <k_dot_q4_0+0xa0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00241a0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x241a(%rip), %xmm1 # 0xe4af <k_dot_q6_k+0x6af>
-	QUAD $0x002412157879e2c4; BYTE $0x00 // vpbroadcastb 0x2412(%rip), %xmm2 # 0xe4b0 <k_dot_q6_k+0x6b0>
+	QUAD $0x0015ae0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x15ae(%rip), %xmm1 # 0xc2c3 <k_dot_q5_k+0x5c3>
+	QUAD $0x0015a6157879e2c4; BYTE $0x00 // vpbroadcastb 0x15a6(%rip), %xmm2 # 0xc2c4 <k_dot_q5_k+0x5c4>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -9602,10 +8547,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9c75 // jne 0xc0a0 <k_dot_q4_0+0x30>
+	WORD $0x9c75 // jne 0xad20 <k_dot_q4_0+0x30>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xc114 <k_dot_q4_0+0xa4>
+	WORD $0x04eb // jmp 0xad94 <k_dot_q4_0+0xa4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9623,12 +8568,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0xc213 <k_dot_q4_1+0xc3>
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0xae93 <k_dot_q4_1+0xc3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00233c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x233c(%rip), %xmm1 # 0xe4b1 <k_dot_q6_k+0x6b1>
+	QUAD $0x0014d00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14d0(%rip), %xmm1 # 0xc2c5 <k_dot_q5_k+0x5c5>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -9657,9 +8602,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff75850f; WORD $0xffff // jne 0xc180 <k_dot_q4_1+0x30>
+	LONG $0xff75850f; WORD $0xffff // jne 0xae00 <k_dot_q4_1+0x30>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	WORD $0x04eb // jmp 0xc217 <k_dot_q4_1+0xc7>
+	WORD $0x04eb // jmp 0xae97 <k_dot_q4_1+0xc7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9677,16 +8622,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0xc346 <k_dot_q5_0+0xf6>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0xafc6 <k_dot_q5_0+0xf6>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021c30d5979e2c4; BYTE $0x00 // vpbroadcastq 0x21c3(%rip), %xmm1 # 0xe438 <k_dot_q6_k+0x638>
-	QUAD $0x000020f3156ff9c5 // vmovdqa 0x20f3(%rip), %xmm2 # 0xe370 <k_dot_q6_k+0x570>
-	QUAD $0x00222c1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x222c(%rip), %xmm3 # 0xe4b2 <k_dot_q6_k+0x6b2>
-	QUAD $0x002224257879e2c4; BYTE $0x00 // vpbroadcastb 0x2224(%rip), %xmm4 # 0xe4b3 <k_dot_q6_k+0x6b3>
-	QUAD $0x00221c2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x221c(%rip), %xmm5 # 0xe4b4 <k_dot_q6_k+0x6b4>
+	QUAD $0x00122b0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x122b(%rip), %xmm1 # 0xc120 <k_dot_q5_k+0x420>
+	QUAD $0x00001153156ff9c5 // vmovdqa 0x1153(%rip), %xmm2 # 0xc050 <k_dot_q5_k+0x350>
+	QUAD $0x0013c01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13c0(%rip), %xmm3 # 0xc2c6 <k_dot_q5_k+0x5c6>
+	QUAD $0x0013b8257879e2c4; BYTE $0x00 // vpbroadcastb 0x13b8(%rip), %xmm4 # 0xc2c7 <k_dot_q5_k+0x5c7>
+	QUAD $0x0013b02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13b0(%rip), %xmm5 # 0xc2c8 <k_dot_q5_k+0x5c8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -9718,10 +8663,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff66850f; WORD $0xffff // jne 0xc2a0 <k_dot_q5_0+0x50>
+	LONG $0xff66850f; WORD $0xffff // jne 0xaf20 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xc34a <k_dot_q5_0+0xfa>
+	WORD $0x04eb // jmp 0xafca <k_dot_q5_0+0xfa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9739,15 +8684,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xc49d <k_dot_q5_1+0x11d>
+	LONG $0x01108e0f; WORD $0x0000 // jle 0xb11d <k_dot_q5_1+0x11d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021100d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm1 # 0xe4b5 <k_dot_q6_k+0x6b5>
-	QUAD $0x00001fc3156ff9c5 // vmovdqa 0x1fc3(%rip), %xmm2 # 0xe370 <k_dot_q6_k+0x570>
-	QUAD $0x0020821d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2082(%rip), %xmm3 # 0xe438 <k_dot_q6_k+0x638>
-	QUAD $0x0020f7257879e2c4; BYTE $0x00 // vpbroadcastb 0x20f7(%rip), %xmm4 # 0xe4b6 <k_dot_q6_k+0x6b6>
+	QUAD $0x0012a40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12a4(%rip), %xmm1 # 0xc2c9 <k_dot_q5_k+0x5c9>
+	QUAD $0x00001023156ff9c5 // vmovdqa 0x1023(%rip), %xmm2 # 0xc050 <k_dot_q5_k+0x350>
+	QUAD $0x0010ea1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x10ea(%rip), %xmm3 # 0xc120 <k_dot_q5_k+0x420>
+	QUAD $0x00128b257879e2c4; BYTE $0x00 // vpbroadcastb 0x128b(%rip), %xmm4 # 0xc2ca <k_dot_q5_k+0x5ca>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -9788,9 +8733,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3b850f; WORD $0xffff // jne 0xc3d0 <k_dot_q5_1+0x50>
+	LONG $0xff3b850f; WORD $0xffff // jne 0xb050 <k_dot_q5_1+0x50>
 	LONG $0x4854f162; WORD $0xc058 // vaddps %zmm0, %zmm5, %zmm0
-	WORD $0x04eb // jmp 0xc4a1 <k_dot_q5_1+0x121>
+	WORD $0x04eb // jmp 0xb121 <k_dot_q5_1+0x121>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9803,1280 +8748,160 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-
-	// dot_q2_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06348e0f; WORD $0x0000 // jle 0xcb11 <k_dot_q2_k+0x641>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001fc60d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1fc6(%rip), %xmm1 # 0xe4b7 <k_dot_q6_k+0x6b7>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x01b60f44 // movzbl (%rcx), %r8d
-	LONG $0x0171b60f // movzbl 0x1(%rcx), %esi
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x0fe18041 // andb $0xf, %r9b
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0x616ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm4
-	LONG $0xe9dbd9c5 // vpand %xmm1, %xmm4, %xmm5
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x006e5162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm18, %xmm8
-	LONG $0x487c7162; WORD $0x1210 // vmovups (%rdx), %zmm10
-	LONG $0x006e5162; WORD $0xd92a // vcvtsi2ss %r9d, %xmm18, %xmm11
-	LONG $0x487c7162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm9
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x487c7162; WORD $0xe55b // vcvtdq2ps %zmm5, %zmm12
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x006e5162; WORD $0xe82a // vcvtsi2ss %r8d, %xmm18, %xmm13
-	LONG $0x487cf162; WORD $0x7a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm7
-	LONG $0x487cf162; WORD $0x7210; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm6
-	LONG $0x696ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm5
-	LONG $0x482c5162; WORD $0xe459 // vmulps %zmm12, %zmm10, %zmm12
-	LONG $0xf1db51c5 // vpand %xmm1, %xmm5, %xmm14
-	LONG $0x487d5262; WORD $0xf631 // vpmovzxbd %xmm14, %zmm14 # zmm14 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero,xmm14[8],zero,zero,zero,xmm14[9],zero,zero,zero,xmm14[10],zero,zero,zero,xmm14[11],zero,zero,zero,xmm14[12],zero,zero,zero,xmm14[13],zero,zero,zero,xmm14[14],zero,zero,zero,xmm14[15],zero,zero,zero
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x487d5262; WORD $0xf818 // vbroadcastss %xmm8, %zmm15
-	LONG $0x48345162; WORD $0xc659 // vmulps %zmm14, %zmm9, %zmm8
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
-	LONG $0x006e7162; WORD $0xf62a // vcvtsi2ss %esi, %xmm18, %xmm14
-	LONG $0x482d7262; WORD $0xf8a8 // vfmadd213ps %zmm0, %zmm10, %zmm15 # zmm15 = (zmm10 * zmm15) + zmm0
-	LONG $0x0271b60f // movzbl 0x2(%rcx), %esi
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0x48257262; WORD $0xe0a8 // vfmadd213ps %zmm0, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm12) + zmm0
-	LONG $0xd471a9c5; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm10
-	LONG $0xd1db29c5 // vpand %xmm1, %xmm10, %xmm10
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x006ec162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm18, %xmm16
-	LONG $0x006ee162; WORD $0xce2a // vcvtsi2ss %esi, %xmm18, %xmm17
-	LONG $0x487d5262; WORD $0xf618 // vbroadcastss %xmm14, %zmm14
-	LONG $0x487d5262; WORD $0xd231 // vpmovzxbd %xmm10, %zmm10 # zmm10 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero,xmm10[8],zero,zero,zero,xmm10[9],zero,zero,zero,xmm10[10],zero,zero,zero,xmm10[11],zero,zero,zero,xmm10[12],zero,zero,zero,xmm10[13],zero,zero,zero,xmm10[14],zero,zero,zero,xmm10[15],zero,zero,zero
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x0371b60f // movzbl 0x3(%rcx), %esi
-	LONG $0x48445162; WORD $0xda59 // vmulps %zmm10, %zmm7, %zmm11
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d5262; WORD $0xd518 // vbroadcastss %xmm13, %zmm10
-	LONG $0xd57191c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm13
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x48355262; WORD $0xf7a8 // vfmadd213ps %zmm15, %zmm9, %zmm14 # zmm14 = (zmm9 * zmm14) + zmm15
-	LONG $0x006e7162; WORD $0xce2a // vcvtsi2ss %esi, %xmm18, %xmm9
-	LONG $0x482d5262; WORD $0xc4a8 // vfmadd213ps %zmm12, %zmm10, %zmm8 # zmm8 = (zmm10 * zmm8) + zmm12
-	LONG $0xd1db11c5 // vpand %xmm1, %xmm13, %xmm10
-	LONG $0x006e5162; WORD $0xe02a // vcvtsi2ss %r8d, %xmm18, %xmm12
-	LONG $0x487d5262; WORD $0xd231 // vpmovzxbd %xmm10, %zmm10 # zmm10 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero,xmm10[8],zero,zero,zero,xmm10[9],zero,zero,zero,xmm10[10],zero,zero,zero,xmm10[11],zero,zero,zero,xmm10[12],zero,zero,zero,xmm10[13],zero,zero,zero,xmm10[14],zero,zero,zero,xmm10[15],zero,zero,zero
-	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x0471b60f // movzbl 0x4(%rcx), %esi
-	LONG $0x487d3262; WORD $0xe918 // vbroadcastss %xmm17, %zmm13
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d3262; WORD $0xf818 // vbroadcastss %xmm16, %zmm15
-	LONG $0x006ec162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm18, %xmm16
-	LONG $0x48455262; WORD $0xeea8 // vfmadd213ps %zmm14, %zmm7, %zmm13 # zmm13 = (zmm7 * zmm13) + zmm14
-	LONG $0x484c5162; WORD $0xf259 // vmulps %zmm10, %zmm6, %zmm14
-	LONG $0x487ce162; WORD $0x4a10; BYTE $0x04 // vmovups 0x100(%rdx), %zmm17
-	LONG $0xd471c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm7
-	LONG $0x48055262; WORD $0xd8a8 // vfmadd213ps %zmm8, %zmm15, %zmm11 # zmm11 = (zmm15 * zmm11) + zmm8
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x006e7162; WORD $0xc62a // vcvtsi2ss %esi, %xmm18, %xmm8
-	LONG $0x487d5262; WORD $0xf918 // vbroadcastss %xmm9, %zmm15
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4074f162; WORD $0xff59 // vmulps %zmm7, %zmm17, %zmm7
-	LONG $0x0571b60f // movzbl 0x5(%rcx), %esi
-	LONG $0x487d5262; WORD $0xcc18 // vbroadcastss %xmm12, %zmm9
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x484d5262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm6, %zmm15 # zmm15 = (zmm6 * zmm15) + zmm13
-	LONG $0x006e5162; WORD $0xd02a // vcvtsi2ss %r8d, %xmm18, %xmm10
-	LONG $0x48355262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm9, %zmm14 # zmm14 = (zmm9 * zmm14) + zmm11
-	LONG $0x487c7162; WORD $0x4a10; BYTE $0x05 // vmovups 0x140(%rdx), %zmm9
-	LONG $0xd571c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487d5262; WORD $0xe818 // vbroadcastss %xmm8, %zmm13
-	LONG $0x006e7162; WORD $0xe62a // vcvtsi2ss %esi, %xmm18, %xmm12
-	LONG $0x487d3262; WORD $0xd818 // vbroadcastss %xmm16, %zmm11
-	LONG $0x4834f162; WORD $0xf659 // vmulps %zmm6, %zmm9, %zmm6
-	LONG $0x487c7162; WORD $0x4210; BYTE $0x06 // vmovups 0x180(%rdx), %zmm8
-	LONG $0x0671b60f // movzbl 0x6(%rcx), %esi
-	LONG $0x40755262; WORD $0xefa8 // vfmadd213ps %zmm15, %zmm17, %zmm13 # zmm13 = (zmm17 * zmm13) + zmm15
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xd471d9c5; BYTE $0x06 // vpsrlw $0x6, %xmm4, %xmm4
-	LONG $0x4825d262; WORD $0xfea8 // vfmadd213ps %zmm14, %zmm11, %zmm7 # zmm7 = (zmm11 * zmm7) + zmm14
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487c7162; WORD $0x5a10; BYTE $0x07 // vmovups 0x1c0(%rdx), %zmm11
-	LONG $0x49b60f44; BYTE $0x07 // movzbl 0x7(%rcx), %r9d
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	WORD $0x8945; BYTE $0xca // movl %r9d, %r10d
-	LONG $0x006e7162; WORD $0xf62a // vcvtsi2ss %esi, %xmm18, %xmm14
-	LONG $0x0fe28041 // andb $0xf, %r10b
-	LONG $0x006e5162; WORD $0xf82a // vcvtsi2ss %r8d, %xmm18, %xmm15
-	LONG $0xf2b60f41 // movzbl %r10b, %esi
-	LONG $0x006ee162; WORD $0xc62a // vcvtsi2ss %esi, %xmm18, %xmm16
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0x487dc262; WORD $0xcc18 // vbroadcastss %xmm12, %zmm17
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0xf1b60f41 // movzbl %r9b, %esi
-	LONG $0x483ce162; WORD $0xd459 // vmulps %zmm4, %zmm8, %zmm18
-	LONG $0xe62afac5 // vcvtsi2ss %esi, %xmm0, %xmm4
-	LONG $0x487dc262; WORD $0xde18 // vbroadcastss %xmm14, %zmm19
-	LONG $0x48247162; WORD $0xe559 // vmulps %zmm5, %zmm11, %zmm12
-	LONG $0x487c7162; WORD $0x7210; BYTE $0x08 // vmovups 0x200(%rdx), %zmm14
-	LONG $0x0871b60f // movzbl 0x8(%rcx), %esi
-	LONG $0x487dd262; WORD $0xea18 // vbroadcastss %xmm10, %zmm5
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x4835c262; WORD $0xcda8 // vfmadd213ps %zmm13, %zmm9, %zmm17 # zmm17 = (zmm9 * zmm17) + zmm13
-	LONG $0x2a7a41c4; BYTE $0xd0 // vcvtsi2ss %r8d, %xmm0, %xmm10
-	LONG $0x4855f262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm5, %zmm6 # zmm6 = (zmm5 * zmm6) + zmm7
-	LONG $0x696ffac5; BYTE $0x30 // vmovdqu 0x30(%rcx), %xmm5
-	LONG $0xf9dbd1c5 // vpand %xmm1, %xmm5, %xmm7
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487d7262; WORD $0xec18 // vbroadcastss %xmm4, %zmm13
-	LONG $0x487cf162; WORD $0xe75b // vcvtdq2ps %zmm7, %zmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487d5262; WORD $0xff18 // vbroadcastss %xmm15, %zmm15
-	LONG $0x087ee162; WORD $0xe62a // vcvtsi2ss %esi, %xmm0, %xmm20
-	LONG $0x487da262; WORD $0xc018 // vbroadcastss %xmm16, %zmm16
-	LONG $0x480cf162; WORD $0xfc59 // vmulps %zmm4, %zmm14, %zmm7
-	LONG $0x487c7162; WORD $0x4a10; BYTE $0x09 // vmovups 0x240(%rdx), %zmm9
-	LONG $0x0971b60f // movzbl 0x9(%rcx), %esi
-	LONG $0x483da262; WORD $0xd9a8 // vfmadd213ps %zmm17, %zmm8, %zmm19 # zmm19 = (zmm8 * zmm19) + zmm17
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x4805e262; WORD $0xd6a8 // vfmadd213ps %zmm6, %zmm15, %zmm18 # zmm18 = (zmm15 * zmm18) + zmm6
-	LONG $0x616ffac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x48253262; WORD $0xeba8 // vfmadd213ps %zmm19, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm13) + zmm19
-	LONG $0xf62afac5 // vcvtsi2ss %esi, %xmm0, %xmm6
-	LONG $0x407d3262; WORD $0xe2a8 // vfmadd213ps %zmm18, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm12) + zmm18
-	LONG $0xc1db59c5 // vpand %xmm1, %xmm4, %xmm8
-	LONG $0x2a7a41c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm0, %xmm11
-	LONG $0x487d5262; WORD $0xc031 // vpmovzxbd %xmm8, %zmm8 # zmm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero,xmm8[8],zero,zero,zero,xmm8[9],zero,zero,zero,xmm8[10],zero,zero,zero,xmm8[11],zero,zero,zero,xmm8[12],zero,zero,zero,xmm8[13],zero,zero,zero,xmm8[14],zero,zero,zero,xmm8[15],zero,zero,zero
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x0a71b60f // movzbl 0xa(%rcx), %esi
-	LONG $0x487d3262; WORD $0xfc18 // vbroadcastss %xmm20, %zmm15
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	LONG $0x087ec162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm0, %xmm16
-	LONG $0x480d5262; WORD $0xfda8 // vfmadd213ps %zmm13, %zmm14, %zmm15 # zmm15 = (zmm14 * zmm15) + zmm13
-	LONG $0x48345162; WORD $0xe859 // vmulps %zmm8, %zmm9, %zmm13
-	LONG $0x487c7162; WORD $0x7210; BYTE $0x0a // vmovups 0x280(%rdx), %zmm14
-	LONG $0xd571b9c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm8
-	LONG $0x482dd262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm12
-	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487d5262; WORD $0xc031 // vpmovzxbd %xmm8, %zmm8 # zmm8 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero,xmm8[8],zero,zero,zero,xmm8[9],zero,zero,zero,xmm8[10],zero,zero,zero,xmm8[11],zero,zero,zero,xmm8[12],zero,zero,zero,xmm8[13],zero,zero,zero,xmm8[14],zero,zero,zero,xmm8[15],zero,zero,zero
-	LONG $0xd62a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm10
-	LONG $0x487d7262; WORD $0xe618 // vbroadcastss %xmm6, %zmm12
-	LONG $0x487cd162; WORD $0xf05b // vcvtdq2ps %zmm8, %zmm6
-	LONG $0x487c7162; WORD $0x4210; BYTE $0x0b // vmovups 0x2c0(%rdx), %zmm8
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	LONG $0x480cf162; WORD $0xf659 // vmulps %zmm6, %zmm14, %zmm6
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
-	LONG $0x0075f162; WORD $0xd471; BYTE $0x02 // vpsrlw $0x2, %xmm4, %xmm17
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x48355262; WORD $0xe7a8 // vfmadd213ps %zmm15, %zmm9, %zmm12 # zmm12 = (zmm9 * zmm12) + zmm15
-	LONG $0xce2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm9
-	LONG $0x48257262; WORD $0xefa8 // vfmadd213ps %zmm7, %zmm11, %zmm13 # zmm13 = (zmm11 * zmm13) + zmm7
-	LONG $0x00f5f162; WORD $0xf9db // vpandq %xmm1, %xmm17, %xmm7
-	LONG $0x2a7a41c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm0, %xmm11
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x0c71b60f // movzbl 0xc(%rcx), %esi
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d3262; WORD $0xf818 // vbroadcastss %xmm16, %zmm15
-	LONG $0x087ec162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm0, %xmm16
-	LONG $0x480d5262; WORD $0xd4a8 // vfmadd213ps %zmm12, %zmm14, %zmm10 # zmm10 = (zmm14 * zmm10) + zmm12
-	LONG $0x483c7162; WORD $0xe759 // vmulps %zmm7, %zmm8, %zmm12
-	LONG $0x487c7162; WORD $0x7210; BYTE $0x0c // vmovups 0x300(%rdx), %zmm14
-	LONG $0xd571c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm7
-	LONG $0x4805d262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm6) + zmm13
-	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0xee2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm13
-	LONG $0x487d5262; WORD $0xf918 // vbroadcastss %xmm9, %zmm15
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x487c7162; WORD $0x4a10; BYTE $0x0d // vmovups 0x340(%rdx), %zmm9
-	LONG $0x0d71b60f // movzbl 0xd(%rcx), %esi
-	LONG $0x480cf162; WORD $0xff59 // vmulps %zmm7, %zmm14, %zmm7
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
-	LONG $0x0075f162; WORD $0xd471; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm17
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x483d5262; WORD $0xfaa8 // vfmadd213ps %zmm10, %zmm8, %zmm15 # zmm15 = (zmm8 * zmm15) + zmm10
-	LONG $0xc62a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm8
-	LONG $0x48257262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm11, %zmm12 # zmm12 = (zmm11 * zmm12) + zmm6
-	LONG $0x00f5f162; WORD $0xf1db // vpandq %xmm1, %xmm17, %xmm6
-	LONG $0x2a7a41c4; BYTE $0xd0 // vcvtsi2ss %r8d, %xmm0, %xmm10
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x0e71b60f // movzbl 0xe(%rcx), %esi
-	LONG $0x487d5262; WORD $0xdd18 // vbroadcastss %xmm13, %zmm11
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d3262; WORD $0xe818 // vbroadcastss %xmm16, %zmm13
-	LONG $0x087ec162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm0, %xmm16
-	LONG $0x480d5262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm15
-	LONG $0x4834f162; WORD $0xf659 // vmulps %zmm6, %zmm9, %zmm6
-	LONG $0x487c7162; WORD $0x7210; BYTE $0x0e // vmovups 0x380(%rdx), %zmm14
-	LONG $0xd571d1c5; BYTE $0x06 // vpsrlw $0x6, %xmm5, %xmm5
-	LONG $0x4815d262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm13, %zmm7 # zmm7 = (zmm13 * zmm7) + zmm12
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0xe62a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm12
-	LONG $0x487d5262; WORD $0xc018 // vbroadcastss %xmm8, %zmm8
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x480cf162; WORD $0xed59 // vmulps %zmm5, %zmm14, %zmm5
-	LONG $0x0f71b60f // movzbl 0xf(%rcx), %esi
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	WORD $0x8941; BYTE $0xf0 // movl %esi, %r8d
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d3262; WORD $0xe818 // vbroadcastss %xmm16, %zmm13
-	LONG $0x2a7a41c4; BYTE $0xf8 // vcvtsi2ss %r8d, %xmm0, %xmm15
-	LONG $0x48355262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm9, %zmm8 # zmm8 = (zmm9 * zmm8) + zmm11
-	LONG $0x487d5262; WORD $0xcc18 // vbroadcastss %xmm12, %zmm9
-	LONG $0x487c7162; WORD $0x5a10; BYTE $0x0f // vmovups 0x3c0(%rdx), %zmm11
-	LONG $0xd471d9c5; BYTE $0x06 // vpsrlw $0x6, %xmm4, %xmm4
-	LONG $0x482df262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm7
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487dd262; WORD $0xff18 // vbroadcastss %xmm15, %zmm7
-	LONG $0x4824f162; WORD $0xe459 // vmulps %zmm4, %zmm11, %zmm4
-	LONG $0x04eec040 // shrb $0x4, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x480d5262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm8
-	LONG $0xc62a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm8
-	LONG $0x4815f262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm5) + zmm6
-	LONG $0x487dd262; WORD $0xf018 // vbroadcastss %xmm8, %zmm6
-	LONG $0x5071b70f // movzwl 0x50(%rcx), %esi
-	LONG $0xc66e79c5 // vmovd %esi, %xmm8
-	LONG $0x4825d262; WORD $0xf1a8 // vfmadd213ps %zmm9, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm6) + zmm9
-	LONG $0x137942c4; BYTE $0xc0 // vcvtph2ps %xmm8, %xmm8
-	LONG $0x487d5262; WORD $0xc018 // vbroadcastss %xmm8, %zmm8
-	LONG $0x5271b70f // movzwl 0x52(%rcx), %esi
-	LONG $0x4845f262; WORD $0xe5a8 // vfmadd213ps %zmm5, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm4) + zmm5
-	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
-	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x485dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm4, %zmm3 # zmm3 = (zmm4 * zmm8) + zmm3
-	LONG $0x484df262; WORD $0xd5bc // vfnmadd231ps %zmm5, %zmm6, %zmm2 # zmm2 = -(zmm6 * zmm5) + zmm2
-	LONG $0x54c18348 // addq $0x54, %rcx
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9f7850f; WORD $0xffff // jne 0xc500 <k_dot_q2_k+0x30>
-	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
-	WORD $0x04eb // jmp 0xcb15 <k_dot_q2_k+0x645>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06458e0f; WORD $0x0000 // jle 0xd1a2 <k_dot_q3_k+0x652>
+	LONG $0x03568e0f; WORD $0x0000 // jle 0xb4b3 <k_dot_q3_k+0x363>
 	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0x20ec8348 // subq $0x20, %rsp
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	LONG $0x6cc18348 // addq $0x6c, %rcx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0019300d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1930(%rip), %xmm1 # 0xe4b8 <k_dot_q6_k+0x6b8>
-	QUAD $0x001928157879e2c4; BYTE $0x00 // vpbroadcastb 0x1928(%rip), %xmm2 # 0xe4b9 <k_dot_q6_k+0x6b9>
-	QUAD $0x0019201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1920(%rip), %xmm3 # 0xe4ba <k_dot_q6_k+0x6ba>
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	WORD $0x9066 // nop
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0xf441b60f // movzbl -0xc(%rcx), %eax
-	LONG $0x0c244489 // movl %eax, 0xc(%rsp)
-	WORD $0xc689 // movl %eax, %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	LONG $0xfc79b60f // movzbl -0x4(%rcx), %edi
-	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
-	LONG $0x04e0c141 // shll $0x4, %r8d
-	LONG $0x49b60f44; BYTE $0xf5 // movzbl -0xb(%rcx), %r9d
-	WORD $0x8945; BYTE $0xcf // movl %r9d, %r15d
-	LONG $0x59b60f44; BYTE $0xfd // movzbl -0x3(%rcx), %r11d
-	LONG $0x0fe78341 // andl $0xf, %r15d
-	WORD $0x8945; BYTE $0xdc // movl %r11d, %r12d
-	LONG $0x04e4c141 // shll $0x4, %r12d
-	LONG $0xf641b60f // movzbl -0xa(%rcx), %eax
-	LONG $0x08244489 // movl %eax, 0x8(%rsp)
-	LONG $0x30e08341 // andl $0x30, %r8d
-	WORD $0x8941; BYTE $0xc5 // movl %eax, %r13d
-	LONG $0x0fe58341 // andl $0xf, %r13d
-	LONG $0xfe59b60f // movzbl -0x2(%rcx), %ebx
-	LONG $0x30e48341 // andl $0x30, %r12d
-	WORD $0xd889 // movl %ebx, %eax
-	WORD $0xe0c1; BYTE $0x04 // shll $0x4, %eax
-	LONG $0xf769b60f // movzbl -0x9(%rcx), %ebp
-	WORD $0xe083; BYTE $0x30 // andl $0x30, %eax
-	LONG $0x71b60f44; BYTE $0xf8 // movzbl -0x8(%rcx), %r14d
-	WORD $0x8944; BYTE $0xf2 // movl %r14d, %edx
-	WORD $0xe283; BYTE $0x0f // andl $0xf, %edx
-	WORD $0x0141; BYTE $0xf0 // addl %esi, %r8d
-	LONG $0xe0c08341 // addl $-0x20, %r8d
-	WORD $0xfe89 // movl %edi, %esi
-	WORD $0xe683; BYTE $0x0c // andl $0xc, %esi
-	WORD $0x148d; BYTE $0xb2 // leal (%rdx,%rsi,4), %edx
-	WORD $0xc283; BYTE $0xe0 // addl $-0x20, %edx
-	LONG $0x3c748d43; BYTE $0xe0 // leal -0x20(%r12,%r15), %esi
-	LONG $0x04247489 // movl %esi, 0x4(%rsp)
-	LONG $0x79b60f44; BYTE $0xf9 // movzbl -0x7(%rcx), %r15d
-	WORD $0x8944; BYTE $0xfe // movl %r15d, %esi
-	WORD $0xe683; BYTE $0x0f // andl $0xf, %esi
-	WORD $0x0144; BYTE $0xe8 // addl %r13d, %eax
-	WORD $0xc083; BYTE $0xe0 // addl $-0x20, %eax
-	WORD $0x0489; BYTE $0x24 // movl %eax, (%rsp)
-	WORD $0x8944; BYTE $0xd8 // movl %r11d, %eax
-	LONG $0xea2a8ac5 // vcvtsi2ss %edx, %xmm14, %xmm5
-	WORD $0xe083; BYTE $0x0c // andl $0xc, %eax
-	WORD $0x048d; BYTE $0x86 // leal (%rsi,%rax,4), %eax
-	WORD $0xc083; BYTE $0xe0 // addl $-0x20, %eax
-	LONG $0x61b60f44; BYTE $0xfa // movzbl -0x6(%rcx), %r12d
-	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
-	WORD $0xe283; BYTE $0x0f // andl $0xf, %edx
-	LONG $0xf02a8ac5 // vcvtsi2ss %eax, %xmm14, %xmm6
-	WORD $0xd889 // movl %ebx, %eax
-	WORD $0xe083; BYTE $0x0c // andl $0xc, %eax
-	WORD $0x048d; BYTE $0x82 // leal (%rdx,%rax,4), %eax
-	WORD $0xc083; BYTE $0xe0 // addl $-0x20, %eax
-	WORD $0xea89 // movl %ebp, %edx
-	WORD $0xe283; BYTE $0x0f // andl $0xf, %edx
-	LONG $0xf82a8ac5 // vcvtsi2ss %eax, %xmm14, %xmm7
-	LONG $0xff41b60f // movzbl -0x1(%rcx), %eax
-	WORD $0xc689 // movl %eax, %esi
-	WORD $0xe6c1; BYTE $0x04 // shll $0x4, %esi
-	WORD $0xe683; BYTE $0x30 // andl $0x30, %esi
-	WORD $0xd601 // addl %edx, %esi
-	WORD $0xc683; BYTE $0xe0 // addl $-0x20, %esi
-	LONG $0x2a0a41c4; BYTE $0xd8 // vcvtsi2ss %r8d, %xmm14, %xmm11
-	LONG $0x69b60f44; BYTE $0xfb // movzbl -0x5(%rcx), %r13d
-	LONG $0x6c2a12c5; WORD $0x0424 // vcvtsi2ssl 0x4(%rsp), %xmm13, %xmm13
-	WORD $0x8944; BYTE $0xea // movl %r13d, %edx
-	WORD $0xe283; BYTE $0x0f // andl $0xf, %edx
-	WORD $0x8941; BYTE $0xc0 // movl %eax, %r8d
-	LONG $0x0ce08341 // andl $0xc, %r8d
-	LONG $0x82148d42 // leal (%rdx,%r8,4), %edx
-	WORD $0xc283; BYTE $0xe0 // addl $-0x20, %edx
-	LONG $0x242a0ac5; BYTE $0x24 // vcvtsi2ssl (%rsp), %xmm14, %xmm12
-	LONG $0xc22a0ac5 // vcvtsi2ss %edx, %xmm14, %xmm8
-	WORD $0x8941; BYTE $0xf8 // movl %edi, %r8d
-	LONG $0x0c24548b // movl 0xc(%rsp), %edx
-	WORD $0xeac0; BYTE $0x04 // shrb $0x4, %dl
-	WORD $0xe783; BYTE $0x30 // andl $0x30, %edi
-	WORD $0xca80; BYTE $0xe0 // orb $-0x20, %dl
-	WORD $0xbe0f; BYTE $0xd2 // movsbl %dl, %edx
-	WORD $0xfa01 // addl %edi, %edx
-	LONG $0x080ee162; WORD $0xc62a // vcvtsi2ss %esi, %xmm14, %xmm16
-	LONG $0xca2a0ac5 // vcvtsi2ss %edx, %xmm14, %xmm9
-	WORD $0x8944; BYTE $0xdf // movl %r11d, %edi
-	LONG $0x04e9c041 // shrb $0x4, %r9b
-	LONG $0x30e38341 // andl $0x30, %r11d
-	LONG $0xe0c98041 // orb $-0x20, %r9b
-	LONG $0xd1be0f41 // movsbl %r9b, %edx
-	WORD $0x0144; BYTE $0xda // addl %r11d, %edx
-	LONG $0xd22a0ac5 // vcvtsi2ss %edx, %xmm14, %xmm10
-	WORD $0x8941; BYTE $0xd9 // movl %ebx, %r9d
-	LONG $0x0824548b // movl 0x8(%rsp), %edx
-	WORD $0xeac0; BYTE $0x04 // shrb $0x4, %dl
-	WORD $0xe383; BYTE $0x30 // andl $0x30, %ebx
-	WORD $0xca80; BYTE $0xe0 // orb $-0x20, %dl
-	WORD $0xbe0f; BYTE $0xd2 // movsbl %dl, %edx
-	WORD $0xda01 // addl %ebx, %edx
-	WORD $0xc689 // movl %eax, %esi
-	LONG $0x04edc040 // shrb $0x4, %bpl
-	WORD $0xe083; BYTE $0x30 // andl $0x30, %eax
-	LONG $0xe0cd8040 // orb $-0x20, %bpl
-	LONG $0xddbe0f44 // movsbl %bpl, %r11d
-	WORD $0x0141; BYTE $0xc3 // addl %eax, %r11d
-	LONG $0xfa2a0ac5 // vcvtsi2ss %edx, %xmm14, %xmm15
-	LONG $0x2a0a41c4; BYTE $0xf3 // vcvtsi2ss %r11d, %xmm14, %xmm14
-	LONG $0x02e8c141 // shrl $0x2, %r8d
-	LONG $0x04eec041 // shrb $0x4, %r14b
-	LONG $0xf0e08341 // andl $-0x10, %r8d
-	LONG $0xe0ce8041 // orb $-0x20, %r14b
-	LONG $0xc6be0f41 // movsbl %r14b, %eax
-	WORD $0x0144; BYTE $0xc0 // addl %r8d, %eax
-	LONG $0x0076e162; WORD $0xc82a // vcvtsi2ss %eax, %xmm17, %xmm17
-	WORD $0xefc1; BYTE $0x02 // shrl $0x2, %edi
-	LONG $0x04efc041 // shrb $0x4, %r15b
-	WORD $0xe783; BYTE $0xf0 // andl $-0x10, %edi
-	LONG $0xe0cf8041 // orb $-0x20, %r15b
-	LONG $0xc7be0f41 // movsbl %r15b, %eax
-	WORD $0xf801 // addl %edi, %eax
-	LONG $0x02e9c141 // shrl $0x2, %r9d
-	LONG $0x04ecc041 // shrb $0x4, %r12b
-	LONG $0xf0e18341 // andl $-0x10, %r9d
-	LONG $0xe0cc8041 // orb $-0x20, %r12b
-	LONG $0xd4be0f41 // movsbl %r12b, %edx
-	WORD $0x0144; BYTE $0xca // addl %r9d, %edx
-	LONG $0x006ee162; WORD $0xd02a // vcvtsi2ss %eax, %xmm18, %xmm18
-	LONG $0x0066e162; WORD $0xda2a // vcvtsi2ss %edx, %xmm19, %xmm19
-	WORD $0xeec1; BYTE $0x02 // shrl $0x2, %esi
-	LONG $0x04edc041 // shrb $0x4, %r13b
-	WORD $0xe683; BYTE $0xf0 // andl $-0x10, %esi
-	LONG $0xe0cd8041 // orb $-0x20, %r13b
-	LONG $0xc5be0f41 // movsbl %r13b, %eax
-	WORD $0xf001 // addl %esi, %eax
-	LONG $0x087ee162; WORD $0xe02a // vcvtsi2ss %eax, %xmm0, %xmm20
-	WORD $0xb70f; BYTE $0x01 // movzwl (%rcx), %eax
-	LONG $0x087de162; WORD $0xe86e // vmovd %eax, %xmm21
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0xff94b96f08fee162; WORD $0xffff // vmovdqu64 -0x6c(%rcx), %xmm23
-	QUAD $0xffa4b16f08fee162; WORD $0xffff // vmovdqu64 -0x5c(%rcx), %xmm22
-	QUAD $0xffb4816f08fe6162; WORD $0xffff // vmovdqu64 -0x4c(%rcx), %xmm24
-	QUAD $0xffc4896f08fe6162; WORD $0xffff // vmovdqu64 -0x3c(%rcx), %xmm25
-	LONG $0x002db162; WORD $0xf771; BYTE $0x02 // vpsllw $0x2, %xmm23, %xmm26
-	LONG $0x00ad6162; WORD $0xd1db // vpandq %xmm1, %xmm26, %xmm26
-	LONG $0x00bd6162; WORD $0xdaeb // vporq %xmm2, %xmm24, %xmm27
-	LONG $0x00250162; WORD $0xd2fc // vpaddb %xmm26, %xmm27, %xmm26
-	LONG $0x487d0262; WORD $0xd221 // vpmovsxbd %xmm26, %zmm26
-	LONG $0x487c0162; WORD $0xd25b // vcvtdq2ps %zmm26, %zmm26
-	LONG $0x402c4162; WORD $0x1259 // vmulps (%r10), %zmm26, %zmm26
-	LONG $0x0025b162; WORD $0xf671; BYTE $0x02 // vpsllw $0x2, %xmm22, %xmm27
-	LONG $0x00a56162; WORD $0xd9db // vpandq %xmm1, %xmm27, %xmm27
-	LONG $0x00b56162; WORD $0xe2eb // vporq %xmm2, %xmm25, %xmm28
-	LONG $0x001d0162; WORD $0xdbfc // vpaddb %xmm27, %xmm28, %xmm27
-	LONG $0x487d0262; WORD $0xdb21 // vpmovsxbd %xmm27, %zmm27
-	LONG $0x487c0162; WORD $0xdb5b // vcvtdq2ps %zmm27, %zmm27
-	LONG $0x40244162; WORD $0x5a59; BYTE $0x01 // vmulps 0x40(%r10), %zmm27, %zmm27
-	LONG $0x001d9162; WORD $0xd071; BYTE $0x02 // vpsrlw $0x2, %xmm24, %xmm28
-	LONG $0x00452162; WORD $0xeffc // vpaddb %xmm23, %xmm23, %xmm29
-	LONG $0x00956162; WORD $0xe9db // vpandq %xmm1, %xmm29, %xmm29
-	LONG $0x009d6162; WORD $0xe2eb // vporq %xmm2, %xmm28, %xmm28
-	LONG $0x001d0162; WORD $0xe5fc // vpaddb %xmm29, %xmm28, %xmm28
-	LONG $0x487d0262; WORD $0xe421 // vpmovsxbd %xmm28, %zmm28
-	LONG $0x487c0162; WORD $0xe45b // vcvtdq2ps %zmm28, %zmm28
-	LONG $0x401c4162; WORD $0x6259; BYTE $0x02 // vmulps 0x80(%r10), %zmm28, %zmm28
-	LONG $0x487d5262; WORD $0xdb18 // vbroadcastss %xmm11, %zmm11
-	LONG $0x00159162; WORD $0xd171; BYTE $0x02 // vpsrlw $0x2, %xmm25, %xmm29
-	LONG $0x004d2162; WORD $0xf6fc // vpaddb %xmm22, %xmm22, %xmm30
-	LONG $0x008d6162; WORD $0xf1db // vpandq %xmm1, %xmm30, %xmm30
-	LONG $0x48256262; WORD $0xd0a8 // vfmadd213ps %zmm0, %zmm11, %zmm26 # zmm26 = (zmm11 * zmm26) + zmm0
-	LONG $0x00957162; WORD $0xdaeb // vporq %xmm2, %xmm29, %xmm11
-	LONG $0x08251162; WORD $0xdefc // vpaddb %xmm30, %xmm11, %xmm11
-	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
-	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48245162; WORD $0x5a59; BYTE $0x03 // vmulps 0xc0(%r10), %zmm11, %zmm11
-	LONG $0x48150262; WORD $0xdaa8 // vfmadd213ps %zmm26, %zmm13, %zmm27 # zmm27 = (zmm13 * zmm27) + zmm26
-	LONG $0x08159162; WORD $0xd071; BYTE $0x04 // vpsrlw $0x4, %xmm24, %xmm13
-	LONG $0x00c56162; WORD $0xd1db // vpandq %xmm1, %xmm23, %xmm26
-	LONG $0xeaeb11c5 // vpor %xmm2, %xmm13, %xmm13
-	LONG $0x08151162; WORD $0xeafc // vpaddb %xmm26, %xmm13, %xmm13
-	LONG $0x002d9162; WORD $0xd171; BYTE $0x04 // vpsrlw $0x4, %xmm25, %xmm26
-	LONG $0x00cd6162; WORD $0xe9db // vpandq %xmm1, %xmm22, %xmm29
-	LONG $0x00ad6162; WORD $0xd2eb // vporq %xmm2, %xmm26, %xmm26
-	LONG $0x002d0162; WORD $0xd5fc // vpaddb %xmm29, %xmm26, %xmm26
-	LONG $0x003d9162; WORD $0xd071; BYTE $0x06 // vpsrlw $0x6, %xmm24, %xmm24
-	LONG $0x0015b162; WORD $0xd771; BYTE $0x01 // vpsrlw $0x1, %xmm23, %xmm29
-	LONG $0x00956162; WORD $0xe9db // vpandq %xmm1, %xmm29, %xmm29
-	LONG $0x00bd6362; WORD $0xeb25; BYTE $0xf8 // vpternlogq $0xf8, %xmm3, %xmm24, %xmm29
-	LONG $0x487d5262; WORD $0xe418 // vbroadcastss %xmm12, %zmm12
-	LONG $0x487d5262; WORD $0xed21 // vpmovsxbd %xmm13, %zmm13
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x481d0262; WORD $0xe3a8 // vfmadd213ps %zmm27, %zmm12, %zmm28 # zmm28 = (zmm12 * zmm28) + zmm27
-	LONG $0x48145162; WORD $0x6259; BYTE $0x04 // vmulps 0x100(%r10), %zmm13, %zmm12
-	LONG $0x487d1262; WORD $0xea21 // vpmovsxbd %xmm26, %zmm13
-	LONG $0x487da262; WORD $0xc018 // vbroadcastss %xmm16, %zmm16
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x48145162; WORD $0x6a59; BYTE $0x05 // vmulps 0x140(%r10), %zmm13, %zmm13
-	LONG $0x00156162; WORD $0xc2fc // vpaddb %xmm2, %xmm29, %xmm24
-	LONG $0x487d0262; WORD $0xc021 // vpmovsxbd %xmm24, %zmm24
-	LONG $0x487c0162; WORD $0xc05b // vcvtdq2ps %zmm24, %zmm24
-	LONG $0x403c4162; WORD $0x4259; BYTE $0x06 // vmulps 0x180(%r10), %zmm24, %zmm24
-	LONG $0x407d1262; WORD $0xdca8 // vfmadd213ps %zmm28, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm11) + zmm28
-	LONG $0x007d9162; WORD $0xd171; BYTE $0x06 // vpsrlw $0x6, %xmm25, %xmm16
-	LONG $0x0035b162; WORD $0xd671; BYTE $0x01 // vpsrlw $0x1, %xmm22, %xmm25
-	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x00b56162; WORD $0xc9db // vpandq %xmm1, %xmm25, %xmm25
-	LONG $0x00fd6362; WORD $0xcb25; BYTE $0xf8 // vpternlogq $0xf8, %xmm3, %xmm16, %xmm25
-	QUAD $0xffd4816f08fee162; WORD $0xffff // vmovdqu64 -0x2c(%rcx), %xmm16
-	LONG $0x48555262; WORD $0xe3a8 // vfmadd213ps %zmm11, %zmm5, %zmm12 # zmm12 = (zmm5 * zmm12) + zmm11
-	LONG $0x0855b162; WORD $0xd771; BYTE $0x02 // vpsrlw $0x2, %xmm23, %xmm5
-	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
-	LONG $0x00fd7162; WORD $0xdaeb // vporq %xmm2, %xmm16, %xmm11
-	LONG $0xedfca1c5 // vpaddb %xmm5, %xmm11, %xmm5
-	LONG $0x00357162; WORD $0xdafc // vpaddb %xmm2, %xmm25, %xmm11
-	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
-	LONG $0x48245162; WORD $0x5a59; BYTE $0x07 // vmulps 0x1c0(%r10), %zmm11, %zmm11
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854d162; WORD $0x6a59; BYTE $0x08 // vmulps 0x200(%r10), %zmm5, %zmm5
-	LONG $0x484d5262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm6, %zmm13 # zmm13 = (zmm6 * zmm13) + zmm12
-	LONG $0x716ffac5; BYTE $0xe4 // vmovdqu -0x1c(%rcx), %xmm6
-	LONG $0x081db162; WORD $0xd671; BYTE $0x02 // vpsrlw $0x2, %xmm22, %xmm12
-	LONG $0xe1db19c5 // vpand %xmm1, %xmm12, %xmm12
-	LONG $0x48454262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm7, %zmm24 # zmm24 = (zmm7 * zmm24) + zmm13
-	LONG $0xfaebc9c5 // vpor %xmm2, %xmm6, %xmm7
-	LONG $0xfffc99c5 // vpaddb %xmm7, %xmm12, %xmm7
-	LONG $0x487df262; WORD $0xff21 // vpmovsxbd %xmm7, %zmm7
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x7a59; BYTE $0x09 // vmulps 0x240(%r10), %zmm7, %zmm7
-	LONG $0x081db162; WORD $0xd071; BYTE $0x02 // vpsrlw $0x2, %xmm16, %xmm12
-	LONG $0x487d5262; WORD $0xc018 // vbroadcastss %xmm8, %zmm8
-	LONG $0x0815b162; WORD $0xd771; BYTE $0x03 // vpsrlw $0x3, %xmm23, %xmm13
-	LONG $0xe9db11c5 // vpand %xmm1, %xmm13, %xmm13
-	LONG $0xe2eb19c5 // vpor %xmm2, %xmm12, %xmm12
-	LONG $0x483d1262; WORD $0xd8a8 // vfmadd213ps %zmm24, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm24
-	LONG $0xfc1941c4; BYTE $0xc5 // vpaddb %xmm13, %xmm12, %xmm8
-	LONG $0x487d5262; WORD $0xc021 // vpmovsxbd %xmm8, %zmm8
-	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
-	LONG $0x487d5262; WORD $0xc918 // vbroadcastss %xmm9, %zmm9
-	LONG $0x483c5162; WORD $0x4259; BYTE $0x0a // vmulps 0x280(%r10), %zmm8, %zmm8
-	LONG $0xd67199c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm12
-	LONG $0x4835d262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm9, %zmm5 # zmm5 = (zmm9 * zmm5) + zmm11
-	LONG $0x0835b162; WORD $0xd671; BYTE $0x03 // vpsrlw $0x3, %xmm22, %xmm9
-	LONG $0xc9db31c5 // vpand %xmm1, %xmm9, %xmm9
-	LONG $0xdaeb19c5 // vpor %xmm2, %xmm12, %xmm11
-	LONG $0xfc2141c4; BYTE $0xc9 // vpaddb %xmm9, %xmm11, %xmm9
-	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48345162; WORD $0x4a59; BYTE $0x0b // vmulps 0x2c0(%r10), %zmm9, %zmm9
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	LONG $0x0825b162; WORD $0xd071; BYTE $0x04 // vpsrlw $0x4, %xmm16, %xmm11
-	LONG $0x081db162; WORD $0xd771; BYTE $0x04 // vpsrlw $0x4, %xmm23, %xmm12
-	LONG $0x482df262; WORD $0xfda8 // vfmadd213ps %zmm5, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm7) + zmm5
-	LONG $0xe9db99c5 // vpand %xmm1, %xmm12, %xmm5
-	LONG $0xd2eb21c5 // vpor %xmm2, %xmm11, %xmm10
-	LONG $0xedfca9c5 // vpaddb %xmm5, %xmm10, %xmm5
-	LONG $0xd671a9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm10
-	LONG $0x0825b162; WORD $0xd671; BYTE $0x04 // vpsrlw $0x4, %xmm22, %xmm11
-	LONG $0xd9db21c5 // vpand %xmm1, %xmm11, %xmm11
-	LONG $0xd2eb29c5 // vpor %xmm2, %xmm10, %xmm10
-	LONG $0xfc2941c4; BYTE $0xd3 // vpaddb %xmm11, %xmm10, %xmm10
-	LONG $0x0825b162; WORD $0xd071; BYTE $0x06 // vpsrlw $0x6, %xmm16, %xmm11
-	LONG $0x081db162; WORD $0xd771; BYTE $0x05 // vpsrlw $0x5, %xmm23, %xmm12
-	LONG $0xe1db19c5 // vpand %xmm1, %xmm12, %xmm12
-	LONG $0x08a57362; WORD $0xe325; BYTE $0xf8 // vpternlogq $0xf8, %xmm3, %xmm11, %xmm12
-	LONG $0x487d5262; WORD $0xdf18 // vbroadcastss %xmm15, %zmm11
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x48257262; WORD $0xc7a8 // vfmadd213ps %zmm7, %zmm11, %zmm8 # zmm8 = (zmm11 * zmm8) + zmm7
-	LONG $0x4854d162; WORD $0x6a59; BYTE $0x0c // vmulps 0x300(%r10), %zmm5, %zmm5
-	LONG $0x487dd262; WORD $0xfa21 // vpmovsxbd %xmm10, %zmm7
-	LONG $0x487d5262; WORD $0xd618 // vbroadcastss %xmm14, %zmm10
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844d162; WORD $0x7a59; BYTE $0x0d // vmulps 0x340(%r10), %zmm7, %zmm7
-	LONG $0x482d5262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm9) + zmm8
-	LONG $0xd671c9c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm6
-	LONG $0x083db162; WORD $0xd671; BYTE $0x05 // vpsrlw $0x5, %xmm22, %xmm8
-	LONG $0xc1db39c5 // vpand %xmm1, %xmm8, %xmm8
-	LONG $0x08cd7362; WORD $0xc325; BYTE $0xf8 // vpternlogq $0xf8, %xmm3, %xmm6, %xmm8
-	LONG $0x487db262; WORD $0xf118 // vbroadcastss %xmm17, %zmm6
-	LONG $0xd2fc19c5 // vpaddb %xmm2, %xmm12, %xmm10
-	LONG $0x487d5262; WORD $0xd221 // vpmovsxbd %xmm10, %zmm10
-	LONG $0x484dd262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm6, %zmm5 # zmm5 = (zmm6 * zmm5) + zmm9
-	LONG $0x487cd162; WORD $0xf25b // vcvtdq2ps %zmm10, %zmm6
-	LONG $0x484cd162; WORD $0x7259; BYTE $0x0e // vmulps 0x380(%r10), %zmm6, %zmm6
-	LONG $0x487d3262; WORD $0xca18 // vbroadcastss %xmm18, %zmm9
-	LONG $0x487d3262; WORD $0xd318 // vbroadcastss %xmm19, %zmm10
-	LONG $0xc2fc39c5 // vpaddb %xmm2, %xmm8, %xmm8
-	LONG $0x487d5262; WORD $0xc021 // vpmovsxbd %xmm8, %zmm8
-	LONG $0x4835f262; WORD $0xfda8 // vfmadd213ps %zmm5, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm7) + zmm5
-	LONG $0x487cd162; WORD $0xe85b // vcvtdq2ps %zmm8, %zmm5
-	LONG $0x4854d162; WORD $0x6a59; BYTE $0x0f // vmulps 0x3c0(%r10), %zmm5, %zmm5
-	LONG $0x482df262; WORD $0xf7a8 // vfmadd213ps %zmm7, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm6) + zmm7
-	LONG $0x487db262; WORD $0xfc18 // vbroadcastss %xmm20, %zmm7
-	LONG $0x4845f262; WORD $0xeea8 // vfmadd213ps %zmm6, %zmm7, %zmm5 # zmm5 = (zmm7 * zmm5) + zmm6
-	LONG $0x087db262; WORD $0xf513 // vcvtph2ps %xmm21, %xmm6
-	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
-	LONG $0x4855f262; WORD $0xe6b8 // vfmadd231ps %zmm6, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm6) + zmm4
-	LONG $0x00c28149; WORD $0x0004; BYTE $0x00 // addq $0x400, %r10 # imm = 0x400
-	LONG $0x6ec18348 // addq $0x6e, %rcx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfa1d850f; WORD $0xffff // jne 0xcba0 <k_dot_q3_k+0x50>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x20c48348 // addq $0x20, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xd1a6 <k_dot_q3_k+0x656>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-
-	// dot_q4_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x054a8e0f; WORD $0x0000 // jle 0xd737 <k_dot_q4_k+0x557>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0012b20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12b2(%rip), %xmm1 # 0xe4bb <k_dot_q6_k+0x6bb>
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x71b60f44; BYTE $0x08 // movzbl 0x8(%rcx), %r14d
-	WORD $0x8945; BYTE $0xf0 // movl %r14d, %r8d
-	LONG $0x0469b60f // movzbl 0x4(%rcx), %ebp
-	LONG $0x49b60f44; BYTE $0x05 // movzbl 0x5(%rcx), %r9d
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	WORD $0xee89 // movl %ebp, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x616ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm4
-	LONG $0xe9dbd9c5 // vpand %xmm1, %xmm4, %xmm5
-	LONG $0x716ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm6
-	LONG $0x487d7262; WORD $0xc531 // vpmovzxbd %xmm5, %zmm8 # zmm8 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0xf9dbc9c5 // vpand %xmm1, %xmm6, %xmm7
-	LONG $0x487c7162; WORD $0x2a10 // vmovups (%rdx), %zmm13
-	LONG $0x487cf162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm5
-	LONG $0x487d7262; WORD $0xdf31 // vpmovzxbd %xmm7, %zmm11 # zmm11 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0x7a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm7
-	LONG $0x487c7162; WORD $0x7210; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm14
-	LONG $0x0959b60f // movzbl 0x9(%rcx), %ebx
-	LONG $0x4814e162; WORD $0xc558 // vaddps %zmm5, %zmm13, %zmm16
-	WORD $0x8941; BYTE $0xda // movl %ebx, %r10d
-	LONG $0x006e7162; WORD $0xce2a // vcvtsi2ss %esi, %xmm18, %xmm9
-	LONG $0x3fe28041 // andb $0x3f, %r10b
-	LONG $0x006e5162; WORD $0xd02a // vcvtsi2ss %r8d, %xmm18, %xmm10
-	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487c5162; WORD $0xe05b // vcvtdq2ps %zmm8, %zmm12
-	LONG $0xc2b60f45 // movzbl %r10b, %r8d
-	LONG $0xd471d9c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm4
-	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
-	LONG $0x487c5162; WORD $0xfb5b // vcvtdq2ps %zmm11, %zmm15
-	LONG $0xd671c9c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm6
-	LONG $0x006ee162; WORD $0xd62a // vcvtsi2ss %esi, %xmm18, %xmm18
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x00665162; WORD $0xd82a // vcvtsi2ss %r8d, %xmm19, %xmm11
-	LONG $0x59b60f44; BYTE $0x06 // movzbl 0x6(%rcx), %r11d
-	LONG $0x51b60f44; BYTE $0x0a // movzbl 0xa(%rcx), %r10d
-	WORD $0x8944; BYTE $0xd6 // movl %r10d, %esi
-	LONG $0x487de262; WORD $0xec31 // vpmovzxbd %xmm4, %zmm21 # zmm21 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	WORD $0x8945; BYTE $0xd8 // movl %r11d, %r8d
-	LONG $0x3fe08041 // andb $0x3f, %r8b
-	LONG $0x487de262; WORD $0xce31 // vpmovzxbd %xmm6, %zmm17 # zmm17 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x00665162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm19, %xmm8
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x0066f162; WORD $0xf62a // vcvtsi2ss %esi, %xmm19, %xmm6
-	LONG $0x4844d162; WORD $0xe658 // vaddps %zmm14, %zmm7, %zmm4
-	LONG $0x487ce162; WORD $0x7210; BYTE $0x04 // vmovups 0x100(%rdx), %zmm22
-	LONG $0x487ce162; WORD $0x6210; BYTE $0x05 // vmovups 0x140(%rdx), %zmm20
-	LONG $0x487ca162; WORD $0xd95b // vcvtdq2ps %zmm17, %zmm19
-	LONG $0x08fee162; WORD $0x796f; BYTE $0x04 // vmovdqu64 0x40(%rcx), %xmm23
-	LONG $0x00c5e162; WORD $0xc9db // vpandq %xmm1, %xmm23, %xmm17
-	LONG $0x487d2262; WORD $0xc131 // vpmovzxbd %xmm17, %zmm24 # zmm24 = xmm17[0],zero,zero,zero,xmm17[1],zero,zero,zero,xmm17[2],zero,zero,zero,xmm17[3],zero,zero,zero,xmm17[4],zero,zero,zero,xmm17[5],zero,zero,zero,xmm17[6],zero,zero,zero,xmm17[7],zero,zero,zero,xmm17[8],zero,zero,zero,xmm17[9],zero,zero,zero,xmm17[10],zero,zero,zero,xmm17[11],zero,zero,zero,xmm17[12],zero,zero,zero,xmm17[13],zero,zero,zero,xmm17[14],zero,zero,zero,xmm17[15],zero,zero,zero
-	LONG $0x4814c162; WORD $0xcf59 // vmulps %zmm15, %zmm13, %zmm17
-	LONG $0x08fe6162; WORD $0x496f; BYTE $0x03 // vmovdqu64 0x30(%rcx), %xmm25
-	LONG $0x00b57162; WORD $0xe9db // vpandq %xmm1, %xmm25, %xmm13
-	LONG $0x487d5262; WORD $0xed31 // vpmovzxbd %xmm13, %zmm13 # zmm13 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero,xmm13[8],zero,zero,zero,xmm13[9],zero,zero,zero,xmm13[10],zero,zero,zero,xmm13[11],zero,zero,zero,xmm13[12],zero,zero,zero,xmm13[13],zero,zero,zero,xmm13[14],zero,zero,zero,xmm13[15],zero,zero,zero
-	LONG $0x487c0162; WORD $0xc05b // vcvtdq2ps %zmm24, %zmm24
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x41b60f44; BYTE $0x07 // movzbl 0x7(%rcx), %r8d
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	LONG $0x4844a162; WORD $0xdb59 // vmulps %zmm19, %zmm7, %zmm19
-	WORD $0x8945; BYTE $0xc7 // movl %r8d, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	LONG $0x4855c262; WORD $0xccb8 // vfmadd231ps %zmm12, %zmm5, %zmm17 # zmm17 = (zmm5 * zmm12) + zmm17
-	LONG $0x002e5162; WORD $0xff2a // vcvtsi2ss %r15d, %xmm26, %xmm15
-	LONG $0x487ca162; WORD $0xed5b // vcvtdq2ps %zmm21, %zmm21
-	WORD $0x8941; BYTE $0xf7 // movl %esi, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	LONG $0x404cd162; WORD $0xfd59 // vmulps %zmm13, %zmm22, %zmm7
-	LONG $0x002e5162; WORD $0xef2a // vcvtsi2ss %r15d, %xmm26, %xmm13
-	LONG $0x487d4262; WORD $0xd118 // vbroadcastss %xmm9, %zmm26
-	LONG $0x404c3162; WORD $0xcc58 // vaddps %zmm20, %zmm22, %zmm9
-	LONG $0x487cf162; WORD $0x6a10; BYTE $0x06 // vmovups 0x180(%rdx), %zmm5
-	LONG $0x487c7162; WORD $0x6210; BYTE $0x07 // vmovups 0x1c0(%rdx), %zmm12
-	LONG $0x487dc262; WORD $0xf218 // vbroadcastss %xmm10, %zmm22
-	LONG $0x082db162; WORD $0xd771; BYTE $0x04 // vpsrlw $0x4, %xmm23, %xmm10
-	LONG $0xd1db29c5 // vpand %xmm1, %xmm10, %xmm10
-	LONG $0x487dc262; WORD $0xfa31 // vpmovzxbd %xmm10, %zmm23 # zmm23 = xmm10[0],zero,zero,zero,xmm10[1],zero,zero,zero,xmm10[2],zero,zero,zero,xmm10[3],zero,zero,zero,xmm10[4],zero,zero,zero,xmm10[5],zero,zero,zero,xmm10[6],zero,zero,zero,xmm10[7],zero,zero,zero,xmm10[8],zero,zero,zero,xmm10[9],zero,zero,zero,xmm10[10],zero,zero,zero,xmm10[11],zero,zero,zero,xmm10[12],zero,zero,zero,xmm10[13],zero,zero,zero,xmm10[14],zero,zero,zero,xmm10[15],zero,zero,zero
-	LONG $0x487d3262; WORD $0xd218 // vbroadcastss %xmm18, %zmm10
-	LONG $0x006d9162; WORD $0xd171; BYTE $0x04 // vpsrlw $0x4, %xmm25, %xmm18
-	LONG $0x00ede162; WORD $0xd1db // vpandq %xmm1, %xmm18, %xmm18
-	LONG $0x487da262; WORD $0xd231 // vpmovzxbd %xmm18, %zmm18 # zmm18 = xmm18[0],zero,zero,zero,xmm18[1],zero,zero,zero,xmm18[2],zero,zero,zero,xmm18[3],zero,zero,zero,xmm18[4],zero,zero,zero,xmm18[5],zero,zero,zero,xmm18[6],zero,zero,zero,xmm18[7],zero,zero,zero,xmm18[8],zero,zero,zero,xmm18[9],zero,zero,zero,xmm18[10],zero,zero,zero,xmm18[11],zero,zero,zero,xmm18[12],zero,zero,zero,xmm18[13],zero,zero,zero,xmm18[14],zero,zero,zero,xmm18[15],zero,zero,zero
-	LONG $0x487d4262; WORD $0xcb18 // vbroadcastss %xmm11, %zmm25
-	LONG $0x487c3162; WORD $0xda5b // vcvtdq2ps %zmm18, %zmm11
-	LONG $0x48545162; WORD $0xdb59 // vmulps %zmm11, %zmm5, %zmm11
-	LONG $0x4854d162; WORD $0xec58 // vaddps %zmm12, %zmm5, %zmm5
-	LONG $0x404de262; WORD $0xc0a8 // vfmadd213ps %zmm0, %zmm22, %zmm16 # zmm16 = (zmm22 * zmm16) + zmm0
-	LONG $0x02eec041 // shrb $0x2, %r14b
-	LONG $0x30e68041 // andb $0x30, %r14b
-	LONG $0x61b60f44; BYTE $0x0c // movzbl 0xc(%rcx), %r12d
-	LONG $0x405d9262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm24) + zmm7
-	WORD $0x8945; BYTE $0xe7 // movl %r12d, %r15d
-	LONG $0x04efc041 // shrb $0x4, %r15b
-	WORD $0x0845; BYTE $0xf7 // orb %r14b, %r15b
-	LONG $0x480da262; WORD $0xddb8 // vfmadd231ps %zmm21, %zmm14, %zmm19 # zmm19 = (zmm14 * zmm21) + zmm19
-	LONG $0x02edc040 // shrb $0x2, %bpl
-	LONG $0x30e58040 // andb $0x30, %bpl
-	LONG $0x0fe48041 // andb $0xf, %r12b
-	LONG $0x4035b262; WORD $0xe0a8 // vfmadd213ps %zmm16, %zmm25, %zmm4 # zmm4 = (zmm25 * zmm4) + zmm16
-	WORD $0x0841; BYTE $0xec // orb %bpl, %r12b
-	LONG $0x487ce162; WORD $0x4210; BYTE $0x08 // vmovups 0x200(%rdx), %zmm16
-	LONG $0x487ce162; WORD $0x6210; BYTE $0x09 // vmovups 0x240(%rdx), %zmm20
-	LONG $0x40756262; WORD $0xd0a8 // vfmadd213ps %zmm0, %zmm17, %zmm26 # zmm26 = (zmm17 * zmm26) + zmm0
-	LONG $0x08fee162; WORD $0x496f; BYTE $0x06 // vmovdqu64 0x60(%rcx), %xmm17
-	LONG $0x00f57162; WORD $0xf1db // vpandq %xmm1, %xmm17, %xmm14
-	LONG $0x487dc262; WORD $0xd631 // vpmovzxbd %xmm14, %zmm18 # zmm18 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero,xmm14[8],zero,zero,zero,xmm14[9],zero,zero,zero,xmm14[10],zero,zero,zero,xmm14[11],zero,zero,zero,xmm14[12],zero,zero,zero,xmm14[13],zero,zero,zero,xmm14[14],zero,zero,zero,xmm14[15],zero,zero,zero
-	LONG $0x40651262; WORD $0xd2a8 // vfmadd213ps %zmm26, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm26
-	LONG $0x08fe6162; WORD $0x516f; BYTE $0x05 // vmovdqu64 0x50(%rcx), %xmm26
-	LONG $0x00ad7162; WORD $0xf1db // vpandq %xmm1, %xmm26, %xmm14
-	LONG $0x487d5262; WORD $0xf631 // vpmovzxbd %xmm14, %zmm14 # zmm14 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero,xmm14[8],zero,zero,zero,xmm14[9],zero,zero,zero,xmm14[10],zero,zero,zero,xmm14[11],zero,zero,zero,xmm14[12],zero,zero,zero,xmm14[13],zero,zero,zero,xmm14[14],zero,zero,zero,xmm14[15],zero,zero,zero
-	LONG $0x487ca162; WORD $0xf75b // vcvtdq2ps %zmm23, %zmm22
-	LONG $0x487c4162; WORD $0xde5b // vcvtdq2ps %zmm14, %zmm27
-	LONG $0x407c3162; WORD $0xf458 // vaddps %zmm20, %zmm16, %zmm14
-	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
-	LONG $0xecb60f41 // movzbl %r12b, %ebp
-	WORD $0xe380; BYTE $0x30 // andb $0x30, %bl
-	LONG $0x71b60f44; BYTE $0x0d // movzbl 0xd(%rcx), %r14d
-	WORD $0x8945; BYTE $0xf4 // movl %r14d, %r12d
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	LONG $0x04ecc041 // shrb $0x4, %r12b
-	WORD $0x0841; BYTE $0xdc // orb %bl, %r12b
-	LONG $0x02e9c041 // shrb $0x2, %r9b
-	LONG $0x487c2162; WORD $0xe25b // vcvtdq2ps %zmm18, %zmm28
-	LONG $0x30e18041 // andb $0x30, %r9b
-	LONG $0x0fe68041 // andb $0xf, %r14b
-	WORD $0x0845; BYTE $0xce // orb %r9b, %r14b
-	LONG $0xceb60f45 // movzbl %r14b, %r9d
-	LONG $0xdcb60f41 // movzbl %r12b, %ebx
-	LONG $0x087e6162; WORD $0xcd2a // vcvtsi2ss %ebp, %xmm0, %xmm25
-	LONG $0x487c6162; WORD $0x6a10; BYTE $0x0a // vmovups 0x280(%rdx), %zmm29
-	LONG $0x087e4162; WORD $0xc72a // vcvtsi2ss %r15d, %xmm0, %xmm24
-	LONG $0x487ce162; WORD $0x5210; BYTE $0x0b // vmovups 0x2c0(%rdx), %zmm18
-	LONG $0x087ec162; WORD $0xf92a // vcvtsi2ss %r9d, %xmm0, %xmm23
-	LONG $0x0075b162; WORD $0xd171; BYTE $0x04 // vpsrlw $0x4, %xmm17, %xmm17
-	LONG $0x087ee162; WORD $0xeb2a // vcvtsi2ss %ebx, %xmm0, %xmm21
-	LONG $0x00f5e162; WORD $0xc9db // vpandq %xmm1, %xmm17, %xmm17
-	LONG $0x487da262; WORD $0xc931 // vpmovzxbd %xmm17, %zmm17 # zmm17 = xmm17[0],zero,zero,zero,xmm17[1],zero,zero,zero,xmm17[2],zero,zero,zero,xmm17[3],zero,zero,zero,xmm17[4],zero,zero,zero,xmm17[5],zero,zero,zero,xmm17[6],zero,zero,zero,xmm17[7],zero,zero,zero,xmm17[8],zero,zero,zero,xmm17[9],zero,zero,zero,xmm17[10],zero,zero,zero,xmm17[11],zero,zero,zero,xmm17[12],zero,zero,zero,xmm17[13],zero,zero,zero,xmm17[14],zero,zero,zero,xmm17[15],zero,zero,zero
-	LONG $0x487ca162; WORD $0xd95b // vcvtdq2ps %zmm17, %zmm19
-	LONG $0x407c8162; WORD $0xc359 // vmulps %zmm27, %zmm16, %zmm16
-	LONG $0x00759162; WORD $0xd271; BYTE $0x04 // vpsrlw $0x4, %xmm26, %xmm17
-	LONG $0x00f5e162; WORD $0xc9db // vpandq %xmm1, %xmm17, %xmm17
-	LONG $0x487da262; WORD $0xc931 // vpmovzxbd %xmm17, %zmm17 # zmm17 = xmm17[0],zero,zero,zero,xmm17[1],zero,zero,zero,xmm17[2],zero,zero,zero,xmm17[3],zero,zero,zero,xmm17[4],zero,zero,zero,xmm17[5],zero,zero,zero,xmm17[6],zero,zero,zero,xmm17[7],zero,zero,zero,xmm17[8],zero,zero,zero,xmm17[9],zero,zero,zero,xmm17[10],zero,zero,zero,xmm17[11],zero,zero,zero,xmm17[12],zero,zero,zero,xmm17[13],zero,zero,zero,xmm17[14],zero,zero,zero,xmm17[15],zero,zero,zero
-	LONG $0x487d4262; WORD $0xd018 // vbroadcastss %xmm8, %zmm26
-	LONG $0x487c3162; WORD $0xc15b // vcvtdq2ps %zmm17, %zmm8
-	LONG $0x4014c162; WORD $0xc859 // vmulps %zmm8, %zmm29, %zmm17
-	LONG $0x40143162; WORD $0xc258 // vaddps %zmm18, %zmm29, %zmm8
-	LONG $0x487d6262; WORD $0xde18 // vbroadcastss %xmm6, %zmm27
-	LONG $0x02eac041 // shrb $0x2, %r10b
-	LONG $0x30e28041 // andb $0x30, %r10b
-	LONG $0x49b60f44; BYTE $0x0e // movzbl 0xe(%rcx), %r9d
-	LONG $0x487dd262; WORD $0xf718 // vbroadcastss %xmm15, %zmm6
-	WORD $0x8944; BYTE $0xcb // movl %r9d, %ebx
-	LONG $0x02ebc041 // shrb $0x2, %r11b
-	LONG $0x30e38041 // andb $0x30, %r11b
-	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
-	LONG $0x0fe18041 // andb $0xf, %r9b
-	WORD $0x0845; BYTE $0xd9 // orb %r11b, %r9b
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0x405d8262; WORD $0xc4b8 // vfmadd231ps %zmm28, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm28) + zmm16
-	LONG $0x2a7a41c4; BYTE $0xf9 // vcvtsi2ss %r9d, %xmm0, %xmm15
-	LONG $0x481d3262; WORD $0xdeb8 // vfmadd231ps %zmm22, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm22) + zmm11
-	WORD $0xebc0; BYTE $0x04 // shrb $0x4, %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	LONG $0xcbb60f44 // movzbl %bl, %r9d
-	LONG $0x40257262; WORD $0xcca8 // vfmadd213ps %zmm4, %zmm27, %zmm9 # zmm9 = (zmm27 * zmm9) + zmm4
-	LONG $0x2a7ac1c4; BYTE $0xe1 // vcvtsi2ss %r9d, %xmm0, %xmm4
-	LONG $0x4815d262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm13, %zmm5 # zmm5 = (zmm13 * zmm5) + zmm9
-	LONG $0x487c7162; WORD $0x4a10; BYTE $0x0c // vmovups 0x300(%rdx), %zmm9
-	LONG $0x487c7162; WORD $0x6210; BYTE $0x0d // vmovups 0x340(%rdx), %zmm12
-	QUAD $0x00000080a96f7ac5 // vmovdqu 0x80(%rcx), %xmm13
-	LONG $0x48454262; WORD $0xd2a8 // vfmadd213ps %zmm10, %zmm7, %zmm26 # zmm26 = (zmm7 * zmm26) + zmm10
-	LONG $0xf9db91c5 // vpand %xmm1, %xmm13, %xmm7
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487c7162; WORD $0xd75b // vcvtdq2ps %zmm7, %zmm10
-	LONG $0x48259262; WORD $0xf2a8 // vfmadd213ps %zmm26, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm6) + zmm26
-	LONG $0x596f7ac5; BYTE $0x70 // vmovdqu 0x70(%rcx), %xmm11
-	LONG $0xf9dba1c5 // vpand %xmm1, %xmm11, %xmm7
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487d8262; WORD $0xe118 // vbroadcastss %xmm25, %zmm20
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4834f162; WORD $0xff59 // vmulps %zmm7, %zmm9, %zmm7
-	LONG $0x48345162; WORD $0xcc58 // vaddps %zmm12, %zmm9, %zmm9
-	LONG $0x487d8262; WORD $0xf018 // vbroadcastss %xmm24, %zmm22
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x49b60f44; BYTE $0x0f // movzbl 0xf(%rcx), %r9d
-	LONG $0x487da262; WORD $0xff18 // vbroadcastss %xmm23, %zmm23
-	WORD $0x8945; BYTE $0xca // movl %r9d, %r10d
-	LONG $0x02e8c041 // shrb $0x2, %r8b
-	LONG $0x30e08041 // andb $0x30, %r8b
-	LONG $0x487da262; WORD $0xed18 // vbroadcastss %xmm21, %zmm21
-	LONG $0x0fe18041 // andb $0xf, %r9b
-	WORD $0x0845; BYTE $0xc1 // orb %r8b, %r9b
-	LONG $0xc1b60f45 // movzbl %r9b, %r8d
-	LONG $0x487d5262; WORD $0xff18 // vbroadcastss %xmm15, %zmm15
-	LONG $0x087e4162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm0, %xmm24
-	LONG $0x481dd262; WORD $0xfab8 // vfmadd231ps %zmm10, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm10) + zmm7
-	LONG $0x04eac041 // shrb $0x4, %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	LONG $0xf2b60f41 // movzbl %r10b, %esi
-	LONG $0x406da262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm18, %zmm17 # zmm17 = (zmm18 * zmm19) + zmm17
-	LONG $0xd62a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm10
-	LONG $0x404d7262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm22, %zmm14 # zmm14 = (zmm22 * zmm14) + zmm5
-	LONG $0x487cf162; WORD $0x6a10; BYTE $0x0e // vmovups 0x380(%rdx), %zmm5
-	LONG $0x487c7162; WORD $0x6210; BYTE $0x0f // vmovups 0x3c0(%rdx), %zmm12
-	LONG $0x7111c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm13
-	LONG $0x40555262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm21, %zmm8 # zmm8 = (zmm21 * zmm8) + zmm14
-	LONG $0xe9db11c5 // vpand %xmm1, %xmm13, %xmm13
-	LONG $0x487d5262; WORD $0xed31 // vpmovzxbd %xmm13, %zmm13 # zmm13 = xmm13[0],zero,zero,zero,xmm13[1],zero,zero,zero,xmm13[2],zero,zero,zero,xmm13[3],zero,zero,zero,xmm13[4],zero,zero,zero,xmm13[5],zero,zero,zero,xmm13[6],zero,zero,zero,xmm13[7],zero,zero,zero,xmm13[8],zero,zero,zero,xmm13[9],zero,zero,zero,xmm13[10],zero,zero,zero,xmm13[11],zero,zero,zero,xmm13[12],zero,zero,zero,xmm13[13],zero,zero,zero,xmm13[14],zero,zero,zero,xmm13[15],zero,zero,zero
-	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
-	LONG $0x407de262; WORD $0xe6a8 // vfmadd213ps %zmm6, %zmm16, %zmm20 # zmm20 = (zmm16 * zmm20) + zmm6
-	LONG $0x7149c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm6
-	LONG $0xf1dbc9c5 // vpand %xmm1, %xmm6, %xmm6
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x4075a262; WORD $0xfca8 // vfmadd213ps %zmm20, %zmm17, %zmm23 # zmm23 = (zmm17 * zmm23) + zmm20
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x4854f162; WORD $0xf659 // vmulps %zmm6, %zmm5, %zmm6
-	LONG $0x4854d162; WORD $0xec58 // vaddps %zmm12, %zmm5, %zmm5
-	LONG $0x481dd262; WORD $0xf5b8 // vfmadd231ps %zmm13, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm13) + zmm6
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x487d1262; WORD $0xd818 // vbroadcastss %xmm24, %zmm11
-	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
-	LONG $0x485d5262; WORD $0xc8a8 // vfmadd213ps %zmm8, %zmm4, %zmm9 # zmm9 = (zmm4 * zmm9) + zmm8
-	LONG $0x482dd262; WORD $0xe9a8 // vfmadd213ps %zmm9, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm5) + zmm9
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
-	LONG $0x48453262; WORD $0xffa8 // vfmadd213ps %zmm23, %zmm7, %zmm15 # zmm15 = (zmm7 * zmm15) + zmm23
-	LONG $0x1379e2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x0271b70f // movzwl 0x2(%rcx), %esi
-	LONG $0x484d5262; WORD $0xdfa8 // vfmadd213ps %zmm15, %zmm6, %zmm11 # zmm11 = (zmm6 * zmm11) + zmm15
-	LONG $0xf66ef9c5 // vmovd %esi, %xmm6
-	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
-	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
-	LONG $0x4825f262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm11, %zmm2 # zmm2 = (zmm11 * zmm4) + zmm2
-	LONG $0x4855f262; WORD $0xdebc // vfnmadd231ps %zmm6, %zmm5, %zmm3 # zmm3 = -(zmm5 * zmm6) + zmm3
-	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
-	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfaf9850f; WORD $0xffff // jne 0xd220 <k_dot_q4_k+0x40>
-	LONG $0x4864f162; WORD $0xc258 // vaddps %zmm2, %zmm3, %zmm0
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xd73b <k_dot_q4_k+0x55b>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
-	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
-	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
-	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
-	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
-	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
-	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-
-	// dot_q5_k
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x06508e0f; WORD $0x0000 // jle 0xddcd <k_dot_q5_k+0x65d>
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x000d200d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd20(%rip), %xmm1 # 0xe4bc <k_dot_q6_k+0x6bc>
-	QUAD $0x000d18157879e2c4; BYTE $0x00 // vpbroadcastb 0xd18(%rip), %xmm2 # 0xe4bd <k_dot_q6_k+0x6bd>
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x24 // vmovups %zmm0, (%rsp)
-	QUAD $0x01245c11487cf162 // vmovups %zmm3, 0x40(%rsp)
-	LONG $0x716ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm6
-	LONG $0x696ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm5
-	LONG $0x71b60f44; BYTE $0x08 // movzbl 0x8(%rcx), %r14d
-	WORD $0x8945; BYTE $0xf1 // movl %r14d, %r9d
-	LONG $0x3fe18041 // andb $0x3f, %r9b
-	LONG $0x0469b60f // movzbl 0x4(%rcx), %ebp
-	LONG $0x41b60f44; BYTE $0x05 // movzbl 0x5(%rcx), %r8d
-	WORD $0xee89 // movl %ebp, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x796ffac5; BYTE $0x40 // vmovdqu 0x40(%rcx), %xmm7
-	LONG $0xf671b9c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm8
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0x496f7ac5; BYTE $0x30 // vmovdqu 0x30(%rcx), %xmm9
-	LONG $0xf571a9c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm10
-	LONG $0x487c7162; WORD $0x1a10 // vmovups (%rdx), %zmm11
-	LONG $0xf2db39c5 // vpand %xmm2, %xmm8, %xmm14
-	LONG $0x487c7162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm8
-	LONG $0x487c7162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%rdx), %zmm13
-	LONG $0x487ce162; WORD $0x4a10; BYTE $0x03 // vmovups 0xc0(%rdx), %zmm17
-	LONG $0x08ade162; WORD $0xc2db // vpandq %xmm2, %xmm10, %xmm16
-	LONG $0x48245162; WORD $0xe058 // vaddps %zmm8, %zmm11, %zmm12
-	LONG $0x005e7162; WORD $0xfe2a // vcvtsi2ss %esi, %xmm20, %xmm15
-	LONG $0x0959b60f // movzbl 0x9(%rcx), %ebx
-	LONG $0x005ec162; WORD $0xe12a // vcvtsi2ss %r9d, %xmm20, %xmm20
-	WORD $0xde89 // movl %ebx, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	WORD $0x8945; BYTE $0xc1 // movl %r8d, %r9d
-	LONG $0x08c57362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm14
-	LONG $0x3fe18041 // andb $0x3f, %r9b
-	LONG $0xc9b60f45 // movzbl %r9b, %r9d
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x08b5e362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm9, %xmm16
-	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
-	LONG $0x004ec162; WORD $0xd92a // vcvtsi2ss %r9d, %xmm22, %xmm19
-	LONG $0xf671a9c5; BYTE $0x03 // vpsllw $0x3, %xmm6, %xmm10
-	LONG $0x004ee162; WORD $0xd62a // vcvtsi2ss %esi, %xmm22, %xmm18
-	LONG $0x08ade162; WORD $0xeadb // vpandq %xmm2, %xmm10, %xmm21
-	LONG $0x7131c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm9
-	LONG $0xf571a9c5; BYTE $0x03 // vpsllw $0x3, %xmm5, %xmm10
-	LONG $0x08c5e362; WORD $0xe925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm21
-	LONG $0xfadba9c5 // vpand %xmm2, %xmm10, %xmm7
-	LONG $0x59b60f44; BYTE $0x06 // movzbl 0x6(%rcx), %r11d
-	LONG $0x51b60f44; BYTE $0x0a // movzbl 0xa(%rcx), %r10d
-	LONG $0x08b5f362; WORD $0xf925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm9, %xmm7
-	WORD $0x8944; BYTE $0xde // movl %r11d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487d5262; WORD $0xf631 // vpmovzxbd %xmm14, %zmm14 # zmm14 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero,xmm14[8],zero,zero,zero,xmm14[9],zero,zero,zero,xmm14[10],zero,zero,zero,xmm14[11],zero,zero,zero,xmm14[12],zero,zero,zero,xmm14[13],zero,zero,zero,xmm14[14],zero,zero,zero,xmm14[15],zero,zero,zero
-	LONG $0x004e7162; WORD $0xd62a // vcvtsi2ss %esi, %xmm22, %xmm10
-	LONG $0x487da262; WORD $0xc031 // vpmovzxbd %xmm16, %zmm16 # zmm16 = xmm16[0],zero,zero,zero,xmm16[1],zero,zero,zero,xmm16[2],zero,zero,zero,xmm16[3],zero,zero,zero,xmm16[4],zero,zero,zero,xmm16[5],zero,zero,zero,xmm16[6],zero,zero,zero,xmm16[7],zero,zero,zero,xmm16[8],zero,zero,zero,xmm16[9],zero,zero,zero,xmm16[10],zero,zero,zero,xmm16[11],zero,zero,zero,xmm16[12],zero,zero,zero,xmm16[13],zero,zero,zero,xmm16[14],zero,zero,zero,xmm16[15],zero,zero,zero
-	WORD $0x8944; BYTE $0xd6 // movl %r10d, %esi
-	LONG $0x3fe68040 // andb $0x3f, %sil
-	LONG $0xf6b60f40 // movzbl %sil, %esi
-	LONG $0x487da262; WORD $0xf531 // vpmovzxbd %xmm21, %zmm22 # zmm22 = xmm21[0],zero,zero,zero,xmm21[1],zero,zero,zero,xmm21[2],zero,zero,zero,xmm21[3],zero,zero,zero,xmm21[4],zero,zero,zero,xmm21[5],zero,zero,zero,xmm21[6],zero,zero,zero,xmm21[7],zero,zero,zero,xmm21[8],zero,zero,zero,xmm21[9],zero,zero,zero,xmm21[10],zero,zero,zero,xmm21[11],zero,zero,zero,xmm21[12],zero,zero,zero,xmm21[13],zero,zero,zero,xmm21[14],zero,zero,zero,xmm21[15],zero,zero,zero
-	LONG $0x003e7162; WORD $0xce2a // vcvtsi2ss %esi, %xmm24, %xmm9
-	LONG $0x487d6262; WORD $0xc731 // vpmovzxbd %xmm7, %zmm24 # zmm24 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x4814b162; WORD $0xf958 // vaddps %zmm17, %zmm13, %zmm7
-	LONG $0x487ce162; WORD $0x7a10; BYTE $0x04 // vmovups 0x100(%rdx), %zmm23
-	LONG $0x487ce162; WORD $0x6a10; BYTE $0x05 // vmovups 0x140(%rdx), %zmm21
-	LONG $0x487c4162; WORD $0xe65b // vcvtdq2ps %zmm14, %zmm28
-	LONG $0x08fe6162; WORD $0x696f; BYTE $0x06 // vmovdqu64 0x60(%rcx), %xmm29
-	LONG $0xf67189c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm14
-	LONG $0xf2db09c5 // vpand %xmm2, %xmm14, %xmm14
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000fce0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xfce(%rip), %xmm1 # 0xc150 <k_dot_q5_k+0x450>
+	QUAD $0x00000e56156ff9c5 // vmovdqa 0xe56(%rip), %xmm2 # 0xbfe0 <k_dot_q5_k+0x2e0>
+	QUAD $0x00000e9e1d6ff9c5 // vmovdqa 0xe9e(%rip), %xmm3 # 0xc030 <k_dot_q5_k+0x330>
+	QUAD $0x001130257879e2c4; BYTE $0x00 // vpbroadcastb 0x1130(%rip), %xmm4 # 0xc2cb <k_dot_q5_k+0x5cb>
+	QUAD $0x0011282d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1128(%rip), %xmm5 # 0xc2cc <k_dot_q5_k+0x5cc>
+	QUAD $0x001120357879e2c4; BYTE $0x00 // vpbroadcastb 0x1120(%rip), %xmm6 # 0xc2cd <k_dot_q5_k+0x5cd>
+	QUAD $0x0011183d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1118(%rip), %xmm7 # 0xc2ce <k_dot_q5_k+0x5ce>
+	QUAD $0x00111005787962c4; BYTE $0x00 // vpbroadcastb 0x1110(%rip), %xmm8 # 0xc2cf <k_dot_q5_k+0x5cf>
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x60418b44 // movl 0x60(%rcx), %r8d
+	LONG $0x64498b4c // movq 0x64(%rcx), %r9
+	LONG $0x6ef941c4; BYTE $0xd1 // vmovq %r9, %xmm10
+	LONG $0x04e9c141 // shrl $0x4, %r9d
+	LONG $0x6e7941c4; BYTE $0xd8 // vmovd %r8d, %xmm11
+	LONG $0x707941c4; WORD $0x50e2 // vpshufd $0x50, %xmm10, %xmm12 # xmm12 = xmm10[0,0,1,1]
+	LONG $0x021943c4; WORD $0x01db // vpblendd $0x1, %xmm11, %xmm12, %xmm11 # xmm11 = xmm11[0],xmm12[1,2,3]
+	LONG $0x222143c4; WORD $0x03d9 // vpinsrd $0x3, %r9d, %xmm11, %xmm11
+	LONG $0x707941c4; WORD $0x55d2 // vpshufd $0x55, %xmm10, %xmm10 # xmm10 = xmm10[1,1,1,1]
+	LONG $0x222943c4; WORD $0x01d0 // vpinsrd $0x1, %r8d, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0x10d2 // vpshufd $0x10, %xmm10, %xmm10 # xmm10 = xmm10[0,0,1,0]
+	LONG $0x472962c4; BYTE $0xe1 // vpsllvd %xmm1, %xmm10, %xmm12
+	LONG $0x452962c4; BYTE $0xd1 // vpsrlvd %xmm1, %xmm10, %xmm10
+	LONG $0x021943c4; WORD $0x0cd2 // vpblendd $0xc, %xmm10, %xmm12, %xmm10 # xmm10 = xmm12[0,1],xmm10[2,3]
+	LONG $0xd2db29c5 // vpand %xmm2, %xmm10, %xmm10
+	LONG $0x08257362; WORD $0xd325; BYTE $0xf8 // vpternlogd $0xf8, %xmm3, %xmm11, %xmm10
+	LONG $0xd4fc29c5 // vpaddb %xmm4, %xmm10, %xmm10
+	LONG $0x487d5262; WORD $0xd221 // vpmovsxbd %xmm10, %zmm10
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0x487c7162; WORD $0x1429; BYTE $0x24 // vmovaps %zmm10, (%rsp)
+	LONG $0x116f7ac5 // vmovdqu (%rcx), %xmm10
+	LONG $0x596f7ac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm11
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7a21c4; WORD $0xc96c; BYTE $0x20 // vmovdqu 0x20(%rcx,%r9,8), %xmm13
+	LONG $0x6f7a21c4; WORD $0xc964; BYTE $0x30 // vmovdqu 0x30(%rcx,%r9,8), %xmm12
+	LONG $0x007dd162; WORD $0xf271; BYTE $0x02 // vpsllw $0x2, %xmm10, %xmm16
+	LONG $0x00fde162; WORD $0xc6db // vpandq %xmm6, %xmm16, %xmm16
+	LONG $0x0895e362; WORD $0xc525; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm13, %xmm16
+	LONG $0x007de162; WORD $0xc7fc // vpaddb %xmm7, %xmm16, %xmm16
+	LONG $0x487da262; WORD $0xc021 // vpmovsxbd %xmm16, %zmm16
 	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	LONG $0x00957362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm29, %xmm14
-	LONG $0x487d5262; WORD $0xf631 // vpmovzxbd %xmm14, %zmm14 # zmm14 = xmm14[0],zero,zero,zero,xmm14[1],zero,zero,zero,xmm14[2],zero,zero,zero,xmm14[3],zero,zero,zero,xmm14[4],zero,zero,zero,xmm14[5],zero,zero,zero,xmm14[6],zero,zero,zero,xmm14[7],zero,zero,zero,xmm14[8],zero,zero,zero,xmm14[9],zero,zero,zero,xmm14[10],zero,zero,zero,xmm14[11],zero,zero,zero,xmm14[12],zero,zero,zero,xmm14[13],zero,zero,zero,xmm14[14],zero,zero,zero,xmm14[15],zero,zero,zero
-	LONG $0x08fe6162; WORD $0x716f; BYTE $0x05 // vmovdqu64 0x50(%rcx), %xmm30
-	LONG $0x487ca162; WORD $0xf65b // vcvtdq2ps %zmm22, %zmm22
-	LONG $0x0035f162; WORD $0xf571; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm25
-	LONG $0x00b56162; WORD $0xcadb // vpandq %xmm2, %xmm25, %xmm25
-	LONG $0x008d6362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm30, %xmm25
-	LONG $0x487c0162; WORD $0xd85b // vcvtdq2ps %zmm24, %zmm27
-	LONG $0x487d0262; WORD $0xc131 // vpmovzxbd %xmm25, %zmm24 # zmm24 = xmm25[0],zero,zero,zero,xmm25[1],zero,zero,zero,xmm25[2],zero,zero,zero,xmm25[3],zero,zero,zero,xmm25[4],zero,zero,zero,xmm25[5],zero,zero,zero,xmm25[6],zero,zero,zero,xmm25[7],zero,zero,zero,xmm25[8],zero,zero,zero,xmm25[9],zero,zero,zero,xmm25[10],zero,zero,zero,xmm25[11],zero,zero,zero,xmm25[12],zero,zero,zero,xmm25[13],zero,zero,zero,xmm25[14],zero,zero,zero,xmm25[15],zero,zero,zero
-	LONG $0x49b60f44; BYTE $0x07 // movzbl 0x7(%rcx), %r9d
-	LONG $0x0b71b60f // movzbl 0xb(%rcx), %esi
-	LONG $0x487c4162; WORD $0xce5b // vcvtdq2ps %zmm14, %zmm25
-	WORD $0x8945; BYTE $0xcf // movl %r9d, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	LONG $0x48242162; WORD $0xd059 // vmulps %zmm16, %zmm11, %zmm26
-	LONG $0x00065162; WORD $0xf72a // vcvtsi2ss %r15d, %xmm31, %xmm14
-	LONG $0x487c0162; WORD $0xf85b // vcvtdq2ps %zmm24, %zmm31
-	WORD $0x8941; BYTE $0xf7 // movl %esi, %r15d
-	LONG $0x3fe78041 // andb $0x3f, %r15b
-	LONG $0xffb60f45 // movzbl %r15b, %r15d
-	LONG $0x487d4262; WORD $0xc718 // vbroadcastss %xmm15, %zmm24
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x085ec162; WORD $0xc72a // vcvtsi2ss %r15d, %xmm4, %xmm16
-	LONG $0x487db262; WORD $0xc418 // vbroadcastss %xmm20, %zmm0
-	LONG $0x40443162; WORD $0xdd58 // vaddps %zmm21, %zmm23, %zmm11
-	LONG $0x487cf162; WORD $0x5a10; BYTE $0x06 // vmovups 0x180(%rdx), %zmm3
-	LONG $0x487c7162; WORD $0x7a10; BYTE $0x07 // vmovups 0x1c0(%rdx), %zmm15
-	LONG $0x48140162; WORD $0xdb59 // vmulps %zmm27, %zmm13, %zmm27
-	LONG $0x08159162; WORD $0xd571; BYTE $0x04 // vpsrlw $0x4, %xmm29, %xmm13
-	LONG $0x084de162; WORD $0xe6fc // vpaddb %xmm6, %xmm6, %xmm20
-	LONG $0x00dde162; WORD $0xe2db // vpandq %xmm2, %xmm20, %xmm20
-	LONG $0x483d0262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm8, %zmm26 # zmm26 = (zmm8 * zmm28) + zmm26
-	LONG $0x0895e362; WORD $0xe125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm13, %xmm20
-	LONG $0x487da262; WORD $0xe431 // vpmovzxbd %xmm20, %zmm20 # zmm20 = xmm20[0],zero,zero,zero,xmm20[1],zero,zero,zero,xmm20[2],zero,zero,zero,xmm20[3],zero,zero,zero,xmm20[4],zero,zero,zero,xmm20[5],zero,zero,zero,xmm20[6],zero,zero,zero,xmm20[7],zero,zero,zero,xmm20[8],zero,zero,zero,xmm20[9],zero,zero,zero,xmm20[10],zero,zero,zero,xmm20[11],zero,zero,zero,xmm20[12],zero,zero,zero,xmm20[13],zero,zero,zero,xmm20[14],zero,zero,zero,xmm20[15],zero,zero,zero
-	LONG $0x083d9162; WORD $0xd671; BYTE $0x04 // vpsrlw $0x4, %xmm30, %xmm8
-	LONG $0x487d3262; WORD $0xeb18 // vbroadcastss %xmm19, %zmm13
-	LONG $0x0855e162; WORD $0xddfc // vpaddb %xmm5, %xmm5, %xmm19
-	LONG $0x00e5e162; WORD $0xdadb // vpandq %xmm2, %xmm19, %xmm19
-	LONG $0x08bde362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm19
-	LONG $0x487d2262; WORD $0xe218 // vbroadcastss %xmm18, %zmm28
-	LONG $0x487d3262; WORD $0xc331 // vpmovzxbd %xmm19, %zmm8 # zmm8 = xmm19[0],zero,zero,zero,xmm19[1],zero,zero,zero,xmm19[2],zero,zero,zero,xmm19[3],zero,zero,zero,xmm19[4],zero,zero,zero,xmm19[5],zero,zero,zero,xmm19[6],zero,zero,zero,xmm19[7],zero,zero,zero,xmm19[8],zero,zero,zero,xmm19[9],zero,zero,zero,xmm19[10],zero,zero,zero,xmm19[11],zero,zero,zero,xmm19[12],zero,zero,zero,xmm19[13],zero,zero,zero,xmm19[14],zero,zero,zero,xmm19[15],zero,zero,zero
-	LONG $0x487cc162; WORD $0xd85b // vcvtdq2ps %zmm8, %zmm19
-	LONG $0x48645162; WORD $0xc758 // vaddps %zmm15, %zmm3, %zmm8
-	LONG $0x40448162; WORD $0xd759 // vmulps %zmm31, %zmm23, %zmm18
-	LONG $0x02eec041 // shrb $0x2, %r14b
-	LONG $0x30e68041 // andb $0x30, %r14b
-	LONG $0x79b60f44; BYTE $0x0c // movzbl 0xc(%rcx), %r15d
-	LONG $0x4864a162; WORD $0xdb59 // vmulps %zmm19, %zmm3, %zmm19
-	WORD $0x8945; BYTE $0xfc // movl %r15d, %r12d
-	LONG $0x04ecc041 // shrb $0x4, %r12b
-	WORD $0x0845; BYTE $0xf4 // orb %r14b, %r12b
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x487d7262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm0, %zmm12 # zmm12 = (zmm0 * zmm12) + zmm3
-	LONG $0x02edc040 // shrb $0x2, %bpl
-	LONG $0x30e58040 // andb $0x30, %bpl
-	LONG $0x0fe78041 // andb $0xf, %r15b
-	LONG $0x40752262; WORD $0xdeb8 // vfmadd231ps %zmm22, %zmm17, %zmm27 # zmm27 = (zmm17 * zmm22) + zmm27
-	WORD $0x0841; BYTE $0xef // orb %bpl, %r15b
-	LONG $0xf7b60f45 // movzbl %r15b, %r14d
-	LONG $0xecb60f41 // movzbl %r12b, %ebp
-	LONG $0x40558262; WORD $0xd1b8 // vfmadd231ps %zmm25, %zmm21, %zmm18 # zmm18 = (zmm21 * zmm25) + zmm18
-	LONG $0x487ce162; WORD $0x4a10; BYTE $0x08 // vmovups 0x200(%rdx), %zmm17
-	LONG $0x487ce162; WORD $0x6a10; BYTE $0x09 // vmovups 0x240(%rdx), %zmm21
-	QUAD $0x00000080816ffac5 // vmovdqu 0x80(%rcx), %xmm0
-	LONG $0x402d6262; WORD $0xc3a8 // vfmadd213ps %zmm3, %zmm26, %zmm24 # zmm24 = (zmm26 * zmm24) + zmm3
-	LONG $0xdadbc9c5 // vpand %xmm2, %xmm6, %xmm3
-	LONG $0x08fdf362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm0, %xmm3
-	LONG $0x08fee162; WORD $0x716f; BYTE $0x07 // vmovdqu64 0x70(%rcx), %xmm22
-	LONG $0x401dd262; WORD $0xfca8 // vfmadd213ps %zmm12, %zmm28, %zmm7 # zmm7 = (zmm28 * zmm7) + zmm12
-	LONG $0xe2db51c5 // vpand %xmm2, %xmm5, %xmm12
-	LONG $0x00cd7362; WORD $0xe125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm22, %xmm12
-	LONG $0x487dc262; WORD $0xfc31 // vpmovzxbd %xmm12, %zmm23 # zmm23 = xmm12[0],zero,zero,zero,xmm12[1],zero,zero,zero,xmm12[2],zero,zero,zero,xmm12[3],zero,zero,zero,xmm12[4],zero,zero,zero,xmm12[5],zero,zero,zero,xmm12[6],zero,zero,zero,xmm12[7],zero,zero,zero,xmm12[8],zero,zero,zero,xmm12[9],zero,zero,zero,xmm12[10],zero,zero,zero,xmm12[11],zero,zero,zero,xmm12[12],zero,zero,zero,xmm12[13],zero,zero,zero,xmm12[14],zero,zero,zero,xmm12[15],zero,zero,zero
-	LONG $0x40251262; WORD $0xe8a8 // vfmadd213ps %zmm24, %zmm27, %zmm13 # zmm13 = (zmm27 * zmm13) + zmm24
-	LONG $0x40743162; WORD $0xe558 // vaddps %zmm21, %zmm17, %zmm12
-	WORD $0xebc0; BYTE $0x02 // shrb $0x2, %bl
-	WORD $0xe380; BYTE $0x30 // andb $0x30, %bl
-	LONG $0x487c2162; WORD $0xe75b // vcvtdq2ps %zmm23, %zmm28
-	LONG $0x79b60f44; BYTE $0x0d // movzbl 0xd(%rcx), %r15d
-	WORD $0x8945; BYTE $0xfc // movl %r15d, %r12d
-	LONG $0x04ecc041 // shrb $0x4, %r12b
-	LONG $0x487c2162; WORD $0xdc5b // vcvtdq2ps %zmm20, %zmm27
-	WORD $0x0841; BYTE $0xdc // orb %bl, %r12b
-	LONG $0x02e8c041 // shrb $0x2, %r8b
-	LONG $0x30e08041 // andb $0x30, %r8b
-	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
-	LONG $0x0fe78041 // andb $0xf, %r15b
-	WORD $0x0845; BYTE $0xc7 // orb %r8b, %r15b
-	LONG $0xc7b60f45 // movzbl %r15b, %r8d
-	LONG $0xdcb60f41 // movzbl %r12b, %ebx
-	LONG $0x487c6162; WORD $0x6a10; BYTE $0x0a // vmovups 0x280(%rdx), %zmm29
-	LONG $0x08764162; WORD $0xd62a // vcvtsi2ss %r14d, %xmm1, %xmm26
-	LONG $0xd071f9c5; BYTE $0x04 // vpsrlw $0x4, %xmm0, %xmm0
-	LONG $0x08766162; WORD $0xcd2a // vcvtsi2ss %ebp, %xmm1, %xmm25
-	LONG $0x005df162; WORD $0xd671; BYTE $0x01 // vpsrlw $0x1, %xmm6, %xmm20
-	LONG $0x00dd6162; WORD $0xf2db // vpandq %xmm2, %xmm20, %xmm30
-	LONG $0x08fd6362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm0, %xmm30
-	LONG $0x487cf162; WORD $0xc35b // vcvtdq2ps %zmm3, %zmm0
-	LONG $0x0865b162; WORD $0xd671; BYTE $0x04 // vpsrlw $0x4, %xmm22, %xmm3
-	LONG $0x08764162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm1, %xmm24
-	LONG $0x005df162; WORD $0xd571; BYTE $0x01 // vpsrlw $0x1, %xmm5, %xmm20
-	LONG $0x0876e162; WORD $0xfb2a // vcvtsi2ss %ebx, %xmm1, %xmm23
-	LONG $0x00dd6162; WORD $0xfadb // vpandq %xmm2, %xmm20, %xmm31
-	LONG $0x08e56362; WORD $0xf925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm3, %xmm31
-	LONG $0x487ce162; WORD $0x6210; BYTE $0x0b // vmovups 0x2c0(%rdx), %zmm20
-	LONG $0x487d9262; WORD $0xde31 // vpmovzxbd %xmm30, %zmm3 # zmm3 = xmm30[0],zero,zero,zero,xmm30[1],zero,zero,zero,xmm30[2],zero,zero,zero,xmm30[3],zero,zero,zero,xmm30[4],zero,zero,zero,xmm30[5],zero,zero,zero,xmm30[6],zero,zero,zero,xmm30[7],zero,zero,zero,xmm30[8],zero,zero,zero,xmm30[9],zero,zero,zero,xmm30[10],zero,zero,zero,xmm30[11],zero,zero,zero,xmm30[12],zero,zero,zero,xmm30[13],zero,zero,zero,xmm30[14],zero,zero,zero,xmm30[15],zero,zero,zero
-	LONG $0x487ce162; WORD $0xf35b // vcvtdq2ps %zmm3, %zmm22
-	LONG $0x487d9262; WORD $0xdf31 // vpmovzxbd %xmm31, %zmm3 # zmm3 = xmm31[0],zero,zero,zero,xmm31[1],zero,zero,zero,xmm31[2],zero,zero,zero,xmm31[3],zero,zero,zero,xmm31[4],zero,zero,zero,xmm31[5],zero,zero,zero,xmm31[6],zero,zero,zero,xmm31[7],zero,zero,zero,xmm31[8],zero,zero,zero,xmm31[9],zero,zero,zero,xmm31[10],zero,zero,zero,xmm31[11],zero,zero,zero,xmm31[12],zero,zero,zero,xmm31[13],zero,zero,zero,xmm31[14],zero,zero,zero,xmm31[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
-	LONG $0x40748162; WORD $0xcc59 // vmulps %zmm28, %zmm17, %zmm17
-	LONG $0x02eac041 // shrb $0x2, %r10b
-	LONG $0x30e28041 // andb $0x30, %r10b
-	LONG $0x41b60f44; BYTE $0x0e // movzbl 0xe(%rcx), %r8d
-	LONG $0x487d4262; WORD $0xf218 // vbroadcastss %xmm10, %zmm30
-	WORD $0x8944; BYTE $0xc3 // movl %r8d, %ebx
-	LONG $0x02ebc041 // shrb $0x2, %r11b
-	LONG $0x30e38041 // andb $0x30, %r11b
-	LONG $0x487d4262; WORD $0xf918 // vbroadcastss %xmm9, %zmm31
-	LONG $0x0fe08041 // andb $0xf, %r8b
-	WORD $0x0845; BYTE $0xd8 // orb %r11b, %r8b
-	LONG $0xc0b60f45 // movzbl %r8b, %r8d
-	LONG $0x487d5262; WORD $0xd618 // vbroadcastss %xmm14, %zmm10
-	LONG $0x08764162; WORD $0xe02a // vcvtsi2ss %r8d, %xmm1, %xmm28
-	LONG $0x487db262; WORD $0xe018 // vbroadcastss %xmm16, %zmm4
-	WORD $0xebc0; BYTE $0x04 // shrb $0x4, %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	LONG $0xc3b60f44 // movzbl %bl, %r8d
-	LONG $0x4055e262; WORD $0xc8b8 // vfmadd231ps %zmm0, %zmm21, %zmm17 # zmm17 = (zmm21 * zmm0) + zmm17
-	LONG $0x0876c162; WORD $0xc02a // vcvtsi2ss %r8d, %xmm1, %xmm16
-	LONG $0x48058262; WORD $0xdbb8 // vfmadd231ps %zmm27, %zmm15, %zmm19 # zmm19 = (zmm15 * zmm27) + zmm19
-	LONG $0x40147162; WORD $0xf359 // vmulps %zmm3, %zmm29, %zmm14
-	LONG $0x40143162; WORD $0xcc58 // vaddps %zmm20, %zmm29, %zmm9
-	LONG $0x487cf162; WORD $0x4210; BYTE $0x0c // vmovups 0x300(%rdx), %zmm0
-	LONG $0x40057262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm31, %zmm11 # zmm11 = (zmm31 * zmm11) + zmm7
-	LONG $0x487c7162; WORD $0x7a10; BYTE $0x0d // vmovups 0x340(%rdx), %zmm15
-	QUAD $0x000000a0996ffac5 // vmovdqu 0xa0(%rcx), %xmm3
-	LONG $0xd671c1c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm7
-	LONG $0x485d5262; WORD $0xc3a8 // vfmadd213ps %zmm11, %zmm4, %zmm8 # zmm8 = (zmm4 * zmm8) + zmm11
-	LONG $0xe2dbc1c5 // vpand %xmm2, %xmm7, %xmm4
-	LONG $0x08e5f362; WORD $0xe125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm3, %xmm4
-	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
-	LONG $0x406d4262; WORD $0xf5a8 // vfmadd213ps %zmm13, %zmm18, %zmm30 # zmm30 = (zmm18 * zmm30) + zmm13
-	QUAD $0x00000090a96f7ac5 // vmovdqu 0x90(%rcx), %xmm13
-	LONG $0xd571c1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm7
-	LONG $0xfadbc1c5 // vpand %xmm2, %xmm7, %xmm7
-	LONG $0x40651262; WORD $0xd6a8 // vfmadd213ps %zmm30, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm10) + zmm30
-	LONG $0x0895f362; WORD $0xf925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm13, %xmm7
-	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
-	LONG $0x487cf162; WORD $0xff59 // vmulps %zmm7, %zmm0, %zmm7
-	LONG $0x487c5162; WORD $0xdf58 // vaddps %zmm15, %zmm0, %zmm11
-	LONG $0x02eec040 // shrb $0x2, %sil
-	LONG $0x487d9262; WORD $0xc218 // vbroadcastss %xmm26, %zmm0
-	LONG $0x30e68040 // andb $0x30, %sil
-	LONG $0x51b60f44; BYTE $0x0f // movzbl 0xf(%rcx), %r10d
-	WORD $0x8945; BYTE $0xd0 // movl %r10d, %r8d
-	LONG $0x487d8262; WORD $0xd118 // vbroadcastss %xmm25, %zmm18
-	LONG $0x02e9c041 // shrb $0x2, %r9b
-	LONG $0x30e18041 // andb $0x30, %r9b
-	LONG $0x0fe28041 // andb $0xf, %r10b
-	LONG $0x487d8262; WORD $0xd818 // vbroadcastss %xmm24, %zmm19
-	WORD $0x0845; BYTE $0xca // orb %r9b, %r10b
-	LONG $0xcab60f45 // movzbl %r10b, %r9d
-	LONG $0xd371e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm3, %xmm3
-	LONG $0x487da262; WORD $0xef18 // vbroadcastss %xmm23, %zmm21
-	LONG $0xd671c9c5; BYTE $0x03 // vpsrlw $0x3, %xmm6, %xmm6
-	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
-	LONG $0x08e5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm3, %xmm6
-	LONG $0x487d9262; WORD $0xdc18 // vbroadcastss %xmm28, %zmm3
-	LONG $0x0876c162; WORD $0xf92a // vcvtsi2ss %r9d, %xmm1, %xmm23
-	LONG $0x405d3262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm22) + zmm14
-	LONG $0x04e8c041 // shrb $0x4, %r8b
-	WORD $0x0841; BYTE $0xf0 // orb %sil, %r8b
-	LONG $0xf0b60f41 // movzbl %r8b, %esi
-	LONG $0x4805f262; WORD $0xfcb8 // vfmadd231ps %zmm4, %zmm15, %zmm7 # zmm7 = (zmm15 * zmm4) + zmm7
-	LONG $0xe62af2c5 // vcvtsi2ss %esi, %xmm1, %xmm4
-	LONG $0x406d5262; WORD $0xe0a8 // vfmadd213ps %zmm8, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm12) + zmm8
-	LONG $0x487d3262; WORD $0xc018 // vbroadcastss %xmm16, %zmm8
-	LONG $0x7111c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm13
-	LONG $0xd571d1c5; BYTE $0x03 // vpsrlw $0x3, %xmm5, %xmm5
-	LONG $0x4075d262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm0) + zmm10
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0x0895f362; WORD $0xe925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm13, %xmm5
-	LONG $0x487c7162; WORD $0x5210; BYTE $0x0e // vmovups 0x380(%rdx), %zmm10
-	LONG $0x40555262; WORD $0xcca8 // vfmadd213ps %zmm12, %zmm21, %zmm9 # zmm9 = (zmm21 * zmm9) + zmm12
-	LONG $0x487c7162; WORD $0x6210; BYTE $0x0f // vmovups 0x3c0(%rdx), %zmm12
-	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x480de262; WORD $0xd8a8 // vfmadd213ps %zmm0, %zmm14, %zmm19 # zmm19 = (zmm14 * zmm19) + zmm0
-	LONG $0x487df262; WORD $0xc531 // vpmovzxbd %xmm5, %zmm0 # zmm0 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
-	LONG $0x487cf162; WORD $0xc05b // vcvtdq2ps %zmm0, %zmm0
-	LONG $0x482cf162; WORD $0xc059 // vmulps %zmm0, %zmm10, %zmm0
-	LONG $0x481df262; WORD $0xc6b8 // vfmadd231ps %zmm6, %zmm12, %zmm0 # zmm0 = (zmm12 * zmm6) + zmm0
-	LONG $0x487db262; WORD $0xef18 // vbroadcastss %xmm23, %zmm5
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x482cd162; WORD $0xf458 // vaddps %zmm12, %zmm10, %zmm6
-	LONG $0x483d5262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm8, %zmm11 # zmm11 = (zmm8 * zmm11) + zmm9
-	LONG $0x485dd262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm4, %zmm6 # zmm6 = (zmm4 * zmm6) + zmm11
-	WORD $0xb70f; BYTE $0x31 // movzwl (%rcx), %esi
-	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
-	LONG $0x4845b262; WORD $0xdba8 // vfmadd213ps %zmm19, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm3) + zmm19
-	LONG $0x1379e2c4; BYTE $0xe4 // vcvtph2ps %xmm4, %xmm4
-	LONG $0x487df262; WORD $0xe418 // vbroadcastss %xmm4, %zmm4
-	LONG $0x0271b70f // movzwl 0x2(%rcx), %esi
-	LONG $0x487df262; WORD $0xeba8 // vfmadd213ps %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
-	QUAD $0x01245c10487cf162 // vmovups 0x40(%rsp), %zmm3
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x487df262; WORD $0xc018 // vbroadcastss %xmm0, %zmm0
-	LONG $0x4855f262; WORD $0xdcb8 // vfmadd231ps %zmm4, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm4) + zmm3
-	LONG $0x487cf162; WORD $0x2410; BYTE $0x24 // vmovups (%rsp), %zmm4
-	LONG $0x484df262; WORD $0xe0bc // vfnmadd231ps %zmm0, %zmm6, %zmm4 # zmm4 = -(zmm6 * zmm0) + zmm4
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x24 // vmovups %zmm4, (%rsp)
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x24 // vmovups (%rsp), %zmm0
-	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x407ca162; WORD $0x0459; BYTE $0x12 // vmulps (%rdx,%r10), %zmm16, %zmm16
+	LONG $0x5805a262; WORD $0x0498; BYTE $0xcc // vfmadd132ps (%rsp,%r9,8){1to16}, %zmm15, %zmm16 # zmm16 = (zmm16 * mem) + zmm15
+	LONG $0x7101c1c4; WORD $0x02f3 // vpsllw $0x2, %xmm11, %xmm15
+	LONG $0xfedb01c5 // vpand %xmm6, %xmm15, %xmm15
+	LONG $0x089d7362; WORD $0xfd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm12, %xmm15
+	LONG $0xfffc01c5 // vpaddb %xmm7, %xmm15, %xmm15
+	LONG $0x487d5262; WORD $0xff21 // vpmovsxbd %xmm15, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	QUAD $0x01127c5948043162 // vmulps 0x40(%rdx,%r10), %zmm15, %zmm15
+	QUAD $0x01cc7c98580d3262 // vfmadd132ps 0x4(%rsp,%r9,8){1to16}, %zmm14, %zmm15 # zmm15 = (zmm15 * mem) + zmm14
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0x7109c1c4; WORD $0x02d5 // vpsrlw $0x2, %xmm13, %xmm14
+	LONG $0x082dc162; WORD $0xcafc // vpaddb %xmm10, %xmm10, %xmm17
+	LONG $0x00f5e162; WORD $0xcedb // vpandq %xmm6, %xmm17, %xmm17
+	LONG $0x088de362; WORD $0xcd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm14, %xmm17
+	LONG $0x00757162; WORD $0xf7fc // vpaddb %xmm7, %xmm17, %xmm14
+	LONG $0x487d5262; WORD $0xf621 // vpmovsxbd %xmm14, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x480c3162; WORD $0x3459; BYTE $0x12 // vmulps (%rdx,%r10), %zmm14, %zmm14
+	QUAD $0x02cc7498507d3262 // vfmadd132ps 0x8(%rsp,%r9,8){1to16}, %zmm16, %zmm14 # zmm14 = (zmm14 * mem) + zmm16
+	LONG $0x007dd162; WORD $0xd471; BYTE $0x02 // vpsrlw $0x2, %xmm12, %xmm16
+	LONG $0x0825c162; WORD $0xcbfc // vpaddb %xmm11, %xmm11, %xmm17
+	LONG $0x00f5e162; WORD $0xcedb // vpandq %xmm6, %xmm17, %xmm17
+	LONG $0x00fde362; WORD $0xcd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm16, %xmm17
+	LONG $0x0075e162; WORD $0xc7fc // vpaddb %xmm7, %xmm17, %xmm16
+	LONG $0x487da262; WORD $0xc021 // vpmovsxbd %xmm16, %zmm16
+	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
+	QUAD $0x01124459407ca162 // vmulps 0x40(%rdx,%r10), %zmm16, %zmm16
+	QUAD $0x03cc44985805a262 // vfmadd132ps 0xc(%rsp,%r9,8){1to16}, %zmm15, %zmm16 # zmm16 = (zmm16 * mem) + zmm15
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0x7101c1c4; WORD $0x04d5 // vpsrlw $0x4, %xmm13, %xmm15
+	LONG $0x08ade162; WORD $0xcedb // vpandq %xmm6, %xmm10, %xmm17
+	LONG $0x0885e362; WORD $0xcd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm15, %xmm17
+	LONG $0x00757162; WORD $0xfffc // vpaddb %xmm7, %xmm17, %xmm15
+	LONG $0x487d5262; WORD $0xff21 // vpmovsxbd %xmm15, %zmm15
+	LONG $0x487c5162; WORD $0xff5b // vcvtdq2ps %zmm15, %zmm15
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x4804a162; WORD $0x0c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm15, %zmm17
+	QUAD $0x04cc4c98580da262 // vfmadd132ps 0x10(%rsp,%r9,8){1to16}, %zmm14, %zmm17 # zmm17 = (zmm17 * mem) + zmm14
+	LONG $0x7109c1c4; WORD $0x04d4 // vpsrlw $0x4, %xmm12, %xmm14
+	LONG $0xfedb21c5 // vpand %xmm6, %xmm11, %xmm15
+	LONG $0x088d7362; WORD $0xfd25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm14, %xmm15
+	LONG $0xf7fc01c5 // vpaddb %xmm7, %xmm15, %xmm14
+	LONG $0x487d5262; WORD $0xf621 // vpmovsxbd %xmm14, %zmm14
+	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
+	QUAD $0x01125459480ca162 // vmulps 0x40(%rdx,%r10), %zmm14, %zmm18
+	QUAD $0x05cc5498507da262 // vfmadd132ps 0x14(%rsp,%r9,8){1to16}, %zmm16, %zmm18 # zmm18 = (zmm18 * mem) + zmm16
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0x7111c1c4; WORD $0x06d5 // vpsrlw $0x6, %xmm13, %xmm13
+	LONG $0x7109c1c4; WORD $0x01d2 // vpsrlw $0x1, %xmm10, %xmm14
+	LONG $0xf6db09c5 // vpand %xmm6, %xmm14, %xmm14
+	LONG $0x08957362; WORD $0xf525; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm13, %xmm14
+	LONG $0xeffc09c5 // vpaddb %xmm7, %xmm14, %xmm13
+	LONG $0x487d5262; WORD $0xed21 // vpmovsxbd %xmm13, %zmm13
+	LONG $0x487c5162; WORD $0xed5b // vcvtdq2ps %zmm13, %zmm13
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48143162; WORD $0x3c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm13, %zmm15
+	QUAD $0x06cc7c9850753262 // vfmadd132ps 0x18(%rsp,%r9,8){1to16}, %zmm17, %zmm15 # zmm15 = (zmm15 * mem) + zmm17
+	LONG $0x7119c1c4; WORD $0x06d4 // vpsrlw $0x6, %xmm12, %xmm12
+	LONG $0x7111c1c4; WORD $0x01d3 // vpsrlw $0x1, %xmm11, %xmm13
+	LONG $0xeedb11c5 // vpand %xmm6, %xmm13, %xmm13
+	LONG $0x089d7362; WORD $0xed25; BYTE $0xf8 // vpternlogq $0xf8, %xmm5, %xmm12, %xmm13
+	LONG $0xe7fc11c5 // vpaddb %xmm7, %xmm13, %xmm12
+	LONG $0x487d5262; WORD $0xe421 // vpmovsxbd %xmm12, %zmm12
+	LONG $0x487c5162; WORD $0xe45b // vcvtdq2ps %zmm12, %zmm12
+	QUAD $0x01127459481c3162 // vmulps 0x40(%rdx,%r10), %zmm12, %zmm14
+	QUAD $0x07cc7498506d3262 // vfmadd132ps 0x1c(%rsp,%r9,8){1to16}, %zmm18, %zmm14 # zmm14 = (zmm14 * mem) + zmm18
+	LONG $0x7129c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm10
+	LONG $0xdb2941c4; BYTE $0xd0 // vpand %xmm8, %xmm10, %xmm10
+	LONG $0x7121c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm11
+	LONG $0xdb2141c4; BYTE $0xd8 // vpand %xmm8, %xmm11, %xmm11
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfdf1850f; WORD $0xffff // jne 0xb260 <k_dot_q3_k+0x110>
+	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
+	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
+	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
+	LONG $0x487d5262; WORD $0xd218 // vbroadcastss %xmm10, %zmm10
+	LONG $0x482d5262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm10, %zmm9 # zmm9 = (zmm10 * zmm15) + zmm9
+	LONG $0x482dd262; WORD $0xc6b8 // vfmadd231ps %zmm14, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm14) + zmm0
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xf9fa850f; WORD $0xffff // jne 0xd7b0 <k_dot_q5_k+0x40>
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfd29850f; WORD $0xffff // jne 0xb1d0 <k_dot_q3_k+0x80>
+	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xddd1 <k_dot_q5_k+0x661>
+	WORD $0x04eb // jmp 0xb4b7 <k_dot_q3_k+0x367>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -11089,224 +8914,528 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04aa8e0f; WORD $0x0000 // jle 0xe2b7 <k_dot_q6_k+0x4b7>
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x0000d0ba; BYTE $0x00 // movl $0xd0, %edx
-	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
+	LONG $0x02b98e0f; WORD $0x0000 // jle 0xb7b6 <k_dot_q6_k+0x2c6>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0006980d7879e2c4; BYTE $0x00 // vpbroadcastb 0x698(%rip), %xmm1 # 0xe4be <k_dot_q6_k+0x6be>
-	QUAD $0x000690157879e2c4; BYTE $0x00 // vpbroadcastb 0x690(%rip), %xmm2 # 0xe4bf <k_dot_q6_k+0x6bf>
-	QUAD $0x0006881d7879e2c4; BYTE $0x00 // vpbroadcastb 0x688(%rip), %xmm3 # 0xe4c0 <k_dot_q6_k+0x6c0>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000dae0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdae(%rip), %xmm1 # 0xc2d0 <k_dot_q5_k+0x5d0>
+	QUAD $0x000da6157879e2c4; BYTE $0x00 // vpbroadcastb 0xda6(%rip), %xmm2 # 0xc2d1 <k_dot_q5_k+0x5d1>
+	QUAD $0x000d9e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd9e(%rip), %xmm3 # 0xc2d2 <k_dot_q5_k+0x5d2>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0xf072be0f // movsbl -0x10(%rdx), %esi
-	LONG $0x6a6ffac5; BYTE $0xb0 // vmovdqu -0x50(%rdx), %xmm5
-	LONG $0xf571c9c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm6
-	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
-	QUAD $0xffffff309a6f7ac5 // vmovdqu -0xd0(%rdx), %xmm11
-	QUAD $0xffffff40926f7ac5 // vmovdqu -0xc0(%rdx), %xmm10
-	LONG $0x08a5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm11, %xmm6
-	LONG $0xf3fcc9c5 // vpaddb %xmm3, %xmm6, %xmm6
-	LONG $0x487df262; WORD $0xf621 // vpmovsxbd %xmm6, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484c7162; WORD $0x2159 // vmulps (%rcx), %zmm6, %zmm12
-	QUAD $0xffffff50826f7ac5 // vmovdqu -0xb0(%rdx), %xmm8
-	LONG $0x726ffac5; BYTE $0xc0 // vmovdqu -0x40(%rdx), %xmm6
-	LONG $0xf671b1c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm9
-	QUAD $0xffffff60ba6ffac5 // vmovdqu -0xa0(%rdx), %xmm7
-	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
-	LONG $0x08ad7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm10, %xmm9
-	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
-	LONG $0x42be0f44; BYTE $0xf1 // movsbl -0xf(%rdx), %r8d
-	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x6959; BYTE $0x01 // vmulps 0x40(%rcx), %zmm9, %zmm13
-	LONG $0xf571b1c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm9
-	LONG $0x005e7162; WORD $0xf62a // vcvtsi2ss %esi, %xmm20, %xmm14
-	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
-	LONG $0x005e5162; WORD $0xf82a // vcvtsi2ss %r8d, %xmm20, %xmm15
-	LONG $0x08bd7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm9
-	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
-	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
-	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x4834e162; WORD $0x4159; BYTE $0x02 // vmulps 0x80(%rcx), %zmm9, %zmm16
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x6921; BYTE $0x0c // vpmovsxbd 0xc0(%rcx), %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2c29; BYTE $0x24 // vmovaps %zmm5, (%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0080c9b46f7aa1c4; WORD $0x0000 // vmovdqu 0x80(%rcx,%r9,8), %xmm6
+	QUAD $0x0090c9ac6f7aa1c4; WORD $0x0000 // vmovdqu 0x90(%rcx,%r9,8), %xmm5
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
+	LONG $0x6f7a21c4; WORD $0x111c // vmovdqu (%rcx,%r10), %xmm11
+	LONG $0x6f7aa1c4; WORD $0x117c; BYTE $0x10 // vmovdqu 0x10(%rcx,%r10), %xmm7
+	LONG $0xf671b9c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm8
+	LONG $0xc2db39c5 // vpand %xmm2, %xmm8, %xmm8
+	LONG $0x08a57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm11, %xmm8
+	LONG $0xc3fc39c5 // vpaddb %xmm3, %xmm8, %xmm8
+	LONG $0x487d5262; WORD $0xc021 // vpmovsxbd %xmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x07e3c149 // shlq $0x7, %r11
+	LONG $0x483c3162; WORD $0x2459; BYTE $0x1a // vmulps (%rdx,%r11), %zmm8, %zmm12
+	LONG $0xf571b9c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm8
+	LONG $0xc2db39c5 // vpand %xmm2, %xmm8, %xmm8
+	LONG $0x08c57362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm8
+	LONG $0xc3fc39c5 // vpaddb %xmm3, %xmm8, %xmm8
+	LONG $0x487d5262; WORD $0xc021 // vpmovsxbd %xmm8, %zmm8
+	LONG $0x487c5162; WORD $0xc05b // vcvtdq2ps %zmm8, %zmm8
+	QUAD $0x011a6c59483c3162 // vmulps 0x40(%rdx,%r11), %zmm8, %zmm13
+	LONG $0x6f7a21c4; WORD $0x1174; BYTE $0x20 // vmovdqu 0x20(%rcx,%r10), %xmm14
+	LONG $0x58353262; WORD $0x2498; BYTE $0xcc // vfmadd132ps (%rsp,%r9,8){1to16}, %zmm9, %zmm12 # zmm12 = (zmm12 * mem) + zmm9
+	LONG $0x6f7a21c4; WORD $0x1144; BYTE $0x30 // vmovdqu 0x30(%rcx,%r10), %xmm8
+	QUAD $0x01cc6c98582d3262 // vfmadd132ps 0x4(%rsp,%r9,8){1to16}, %zmm10, %zmm13 # zmm13 = (zmm13 * mem) + zmm10
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
 	LONG $0xf671b1c5; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm9
-	LONG $0x487d5262; WORD $0xf618 // vbroadcastss %xmm14, %zmm14
 	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
-	LONG $0x08c57362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm9
+	LONG $0x088d7362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm14, %xmm9
 	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
 	LONG $0x487d5262; WORD $0xc921 // vpmovsxbd %xmm9, %zmm9
 	LONG $0x487c5162; WORD $0xc95b // vcvtdq2ps %zmm9, %zmm9
-	LONG $0x48347162; WORD $0x4959; BYTE $0x03 // vmulps 0xc0(%rcx), %zmm9, %zmm9
-	LONG $0x480d7262; WORD $0xe0a8 // vfmadd213ps %zmm0, %zmm14, %zmm12 # zmm12 = (zmm14 * zmm12) + zmm0
-	LONG $0xf272be0f // movsbl -0xe(%rdx), %esi
-	LONG $0x005e7162; WORD $0xf62a // vcvtsi2ss %esi, %xmm20, %xmm14
-	LONG $0xf372be0f // movsbl -0xd(%rdx), %esi
-	LONG $0x005ee162; WORD $0xce2a // vcvtsi2ss %esi, %xmm20, %xmm17
-	LONG $0xf472be0f // movsbl -0xc(%rdx), %esi
-	LONG $0x005ee162; WORD $0xd62a // vcvtsi2ss %esi, %xmm20, %xmm18
-	LONG $0x487d5262; WORD $0xff18 // vbroadcastss %xmm15, %zmm15
-	LONG $0x7121c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm11
-	LONG $0x08d5e162; WORD $0xdadb // vpandq %xmm2, %xmm5, %xmm19
-	LONG $0x48055262; WORD $0xeca8 // vfmadd213ps %zmm12, %zmm15, %zmm13 # zmm13 = (zmm15 * zmm13) + zmm12
-	LONG $0x08a5e362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm11, %xmm19
-	LONG $0x00657162; WORD $0xdbfc // vpaddb %xmm3, %xmm19, %xmm11
-	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
-	LONG $0x487d5262; WORD $0xe618 // vbroadcastss %xmm14, %zmm12
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x5959; BYTE $0x04 // vmulps 0x100(%rcx), %zmm11, %zmm11
-	LONG $0x487d3262; WORD $0xf118 // vbroadcastss %xmm17, %zmm14
-	LONG $0xf572be0f // movsbl -0xb(%rdx), %esi
-	LONG $0x7129c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm10
-	LONG $0xfadb49c5 // vpand %xmm2, %xmm6, %xmm15
-	LONG $0x481dc262; WORD $0xc5a8 // vfmadd213ps %zmm13, %zmm12, %zmm16 # zmm16 = (zmm12 * zmm16) + zmm13
-	LONG $0x08ad7362; WORD $0xf925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm10, %xmm15
-	LONG $0xd3fc01c5 // vpaddb %xmm3, %xmm15, %xmm10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48343162; WORD $0x0c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm9, %zmm9
+	QUAD $0x02cc4c98581d3262 // vfmadd132ps 0x8(%rsp,%r9,8){1to16}, %zmm12, %zmm9 # zmm9 = (zmm9 * mem) + zmm12
+	LONG $0xf571a9c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm10
+	LONG $0xd2db29c5 // vpand %xmm2, %xmm10, %xmm10
+	LONG $0x08bd7362; WORD $0xd125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm10
+	LONG $0xd3fc29c5 // vpaddb %xmm3, %xmm10, %xmm10
 	LONG $0x487d5262; WORD $0xd221 // vpmovsxbd %xmm10, %zmm10
 	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
-	LONG $0x482c7162; WORD $0x5159; BYTE $0x05 // vmulps 0x140(%rcx), %zmm10, %zmm10
-	LONG $0x7139c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm8
-	LONG $0x480d3262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm14, %zmm9 # zmm9 = (zmm14 * zmm9) + zmm16
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0x08bdf362; WORD $0xe925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm5
-	LONG $0x42be0f44; BYTE $0xf6 // movsbl -0xa(%rdx), %r8d
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0x005e7162; WORD $0xf62a // vcvtsi2ss %esi, %xmm20, %xmm14
-	LONG $0xf772be0f // movsbl -0x9(%rdx), %esi
-	LONG $0x005e5162; WORD $0xf82a // vcvtsi2ss %r8d, %xmm20, %xmm15
-	LONG $0x005e7162; WORD $0xc62a // vcvtsi2ss %esi, %xmm20, %xmm8
-	LONG $0x487d3262; WORD $0xe218 // vbroadcastss %xmm18, %zmm12
-	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
-	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
-	LONG $0xf872be0f // movsbl -0x8(%rdx), %esi
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0x005e7162; WORD $0xee2a // vcvtsi2ss %esi, %xmm20, %xmm13
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
-	LONG $0x08c5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm6
-	LONG $0x4854e162; WORD $0x4159; BYTE $0x06 // vmulps 0x180(%rcx), %zmm5, %zmm16
-	LONG $0xebfcc9c5 // vpaddb %xmm3, %xmm6, %xmm5
-	LONG $0x487df262; WORD $0xf521 // vpmovsxbd %xmm5, %zmm6
-	QUAD $0xffffff70ba6ffac5 // vmovdqu -0x90(%rdx), %xmm7
-	LONG $0x481d5262; WORD $0xd9a8 // vfmadd213ps %zmm9, %zmm12, %zmm11 # zmm11 = (zmm12 * zmm11) + zmm9
-	LONG $0x6a6ffac5; BYTE $0xd0 // vmovdqu -0x30(%rdx), %xmm5
-	LONG $0xf571b1c5; BYTE $0x04 // vpsllw $0x4, %xmm5, %xmm9
-	LONG $0xcadb31c5 // vpand %xmm2, %xmm9, %xmm9
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x08c57362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm9
-	LONG $0xcbfc31c5 // vpaddb %xmm3, %xmm9, %xmm9
-	LONG $0x484ce162; WORD $0x4959; BYTE $0x07 // vmulps 0x1c0(%rcx), %zmm6, %zmm17
-	LONG $0x487dd262; WORD $0xf121 // vpmovsxbd %xmm9, %zmm6
-	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484c7162; WORD $0x6159; BYTE $0x08 // vmulps 0x200(%rcx), %zmm6, %zmm12
-	LONG $0x487dd262; WORD $0xf618 // vbroadcastss %xmm14, %zmm6
-	LONG $0xf972be0f // movsbl -0x7(%rdx), %esi
-	LONG $0x4a6f7ac5; BYTE $0x80 // vmovdqu -0x80(%rdx), %xmm9
-	LONG $0x484d5262; WORD $0xd3a8 // vfmadd213ps %zmm11, %zmm6, %zmm10 # zmm10 = (zmm6 * zmm10) + zmm11
-	LONG $0x726ffac5; BYTE $0xe0 // vmovdqu -0x20(%rdx), %xmm6
-	LONG $0xf671a1c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm11
-	LONG $0xdadb21c5 // vpand %xmm2, %xmm11, %xmm11
-	LONG $0x487d5262; WORD $0xf718 // vbroadcastss %xmm15, %zmm14
-	LONG $0x08b57362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm9, %xmm11
-	LONG $0xdbfc21c5 // vpaddb %xmm3, %xmm11, %xmm11
+	QUAD $0x01125459482c3162 // vmulps 0x40(%rdx,%r10), %zmm10, %zmm10
+	QUAD $0x03cc549858153262 // vfmadd132ps 0xc(%rsp,%r9,8){1to16}, %zmm13, %zmm10 # zmm10 = (zmm10 * mem) + zmm13
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0x7121c1c4; WORD $0x04d3 // vpsrlw $0x4, %xmm11, %xmm11
+	LONG $0xe2db49c5 // vpand %xmm2, %xmm6, %xmm12
+	LONG $0x08a57362; WORD $0xe125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm11, %xmm12
+	LONG $0xdbfc19c5 // vpaddb %xmm3, %xmm12, %xmm11
 	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
-	LONG $0x480dc262; WORD $0xc2a8 // vfmadd213ps %zmm10, %zmm14, %zmm16 # zmm16 = (zmm14 * zmm16) + zmm10
 	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x526f7ac5; BYTE $0x90 // vmovdqu -0x70(%rdx), %xmm10
-	LONG $0x48247162; WORD $0x5959; BYTE $0x09 // vmulps 0x240(%rcx), %zmm11, %zmm11
-	LONG $0xf57189c5; BYTE $0x02 // vpsllw $0x2, %xmm5, %xmm14
-	LONG $0x005e7162; WORD $0xfe2a // vcvtsi2ss %esi, %xmm20, %xmm15
-	LONG $0xf2db09c5 // vpand %xmm2, %xmm14, %xmm14
-	LONG $0x08ad7362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm10, %xmm14
-	LONG $0xf3fc09c5 // vpaddb %xmm3, %xmm14, %xmm14
-	LONG $0x487d5262; WORD $0xc018 // vbroadcastss %xmm8, %zmm8
-	LONG $0x487d5262; WORD $0xf621 // vpmovsxbd %xmm14, %zmm14
-	LONG $0x487c5162; WORD $0xf65b // vcvtdq2ps %zmm14, %zmm14
-	LONG $0x480c7162; WORD $0x7159; BYTE $0x0a // vmulps 0x280(%rcx), %zmm14, %zmm14
-	LONG $0x483da262; WORD $0xc8a8 // vfmadd213ps %zmm16, %zmm8, %zmm17 # zmm17 = (zmm8 * zmm17) + zmm16
-	LONG $0x426f7ac5; BYTE $0xa0 // vmovdqu -0x60(%rdx), %xmm8
-	LONG $0x007df162; WORD $0xf671; BYTE $0x02 // vpsllw $0x2, %xmm6, %xmm16
-	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
-	LONG $0x00fde162; WORD $0xc2db // vpandq %xmm2, %xmm16, %xmm16
-	LONG $0x08bde362; WORD $0xc125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm16
-	LONG $0x007de162; WORD $0xc3fc // vpaddb %xmm3, %xmm16, %xmm16
-	LONG $0x487da262; WORD $0xc021 // vpmovsxbd %xmm16, %zmm16
-	LONG $0x487ca162; WORD $0xc05b // vcvtdq2ps %zmm16, %zmm16
-	LONG $0x407ce162; WORD $0x4159; BYTE $0x0b // vmulps 0x2c0(%rcx), %zmm16, %zmm16
-	LONG $0x48153262; WORD $0xe1a8 // vfmadd213ps %zmm17, %zmm13, %zmm12 # zmm12 = (zmm13 * zmm12) + zmm17
-	LONG $0xfa72be0f // movsbl -0x6(%rdx), %esi
-	LONG $0xee2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm13
-	LONG $0xfb72be0f // movsbl -0x5(%rdx), %esi
-	LONG $0x087ee162; WORD $0xce2a // vcvtsi2ss %esi, %xmm0, %xmm17
-	LONG $0xfc72be0f // movsbl -0x4(%rdx), %esi
-	LONG $0x087ee162; WORD $0xd62a // vcvtsi2ss %esi, %xmm0, %xmm18
-	LONG $0x487d5262; WORD $0xff18 // vbroadcastss %xmm15, %zmm15
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48243162; WORD $0x1c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm11, %zmm11
+	QUAD $0x04cc5c9858353262 // vfmadd132ps 0x10(%rsp,%r9,8){1to16}, %zmm9, %zmm11 # zmm11 = (zmm11 * mem) + zmm9
 	LONG $0xd771c1c5; BYTE $0x04 // vpsrlw $0x4, %xmm7, %xmm7
-	LONG $0x08d5e162; WORD $0xdadb // vpandq %xmm2, %xmm5, %xmm19
-	LONG $0x48055262; WORD $0xdca8 // vfmadd213ps %zmm12, %zmm15, %zmm11 # zmm11 = (zmm15 * zmm11) + zmm12
-	LONG $0x08c5e362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm19
-	LONG $0x0065f162; WORD $0xfbfc // vpaddb %xmm3, %xmm19, %xmm7
+	LONG $0xcadb51c5 // vpand %xmm2, %xmm5, %xmm9
+	LONG $0x08c57362; WORD $0xc925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm7, %xmm9
+	LONG $0xfbfcb1c5 // vpaddb %xmm3, %xmm9, %xmm7
 	LONG $0x487df262; WORD $0xff21 // vpmovsxbd %xmm7, %zmm7
 	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
-	LONG $0x4844f162; WORD $0x7959; BYTE $0x0c // vmulps 0x300(%rcx), %zmm7, %zmm7
-	LONG $0xfd72be0f // movsbl -0x3(%rdx), %esi
-	LONG $0x487d5262; WORD $0xe518 // vbroadcastss %xmm13, %zmm12
-	LONG $0xee2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm13
-	LONG $0x481d5262; WORD $0xf3a8 // vfmadd213ps %zmm11, %zmm12, %zmm14 # zmm14 = (zmm12 * zmm14) + zmm11
-	LONG $0x7131c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm9
-	LONG $0xdadb49c5 // vpand %xmm2, %xmm6, %xmm11
-	LONG $0x08b57362; WORD $0xd925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm9, %xmm11
-	LONG $0x487d3262; WORD $0xc918 // vbroadcastss %xmm17, %zmm9
-	LONG $0xdbfc21c5 // vpaddb %xmm3, %xmm11, %xmm11
-	LONG $0x487d5262; WORD $0xdb21 // vpmovsxbd %xmm11, %zmm11
-	LONG $0xfe72be0f // movsbl -0x2(%rdx), %esi
-	LONG $0x487d3262; WORD $0xe218 // vbroadcastss %xmm18, %zmm12
-	LONG $0xfe2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm15
-	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
-	LONG $0x48247162; WORD $0x5959; BYTE $0x0d // vmulps 0x340(%rcx), %zmm11, %zmm11
-	LONG $0x7129c1c4; WORD $0x04d2 // vpsrlw $0x4, %xmm10, %xmm10
-	LONG $0x4835c262; WORD $0xc6a8 // vfmadd213ps %zmm14, %zmm9, %zmm16 # zmm16 = (zmm9 * zmm16) + zmm14
-	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
-	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
-	LONG $0x08adf362; WORD $0xe925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm10, %xmm5
-	LONG $0x487d5262; WORD $0xcd18 // vbroadcastss %xmm13, %zmm9
-	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
-	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
-	LONG $0xff72be0f // movsbl -0x1(%rdx), %esi
-	LONG $0x487d5262; WORD $0xd718 // vbroadcastss %xmm15, %zmm10
-	LONG $0xee2a7ac5 // vcvtsi2ss %esi, %xmm0, %xmm13
-	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
-	LONG $0x4854f162; WORD $0x6959; BYTE $0x0e // vmulps 0x380(%rcx), %zmm5, %zmm5
-	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
-	LONG $0x481db262; WORD $0xf8a8 // vfmadd213ps %zmm16, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm7) + zmm16
-	LONG $0x7139c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm8
+	QUAD $0x01127c594844b162 // vmulps 0x40(%rdx,%r10), %zmm7, %zmm7
+	QUAD $0x05cc7c98582db262 // vfmadd132ps 0x14(%rsp,%r9,8){1to16}, %zmm10, %zmm7 # zmm7 = (zmm7 * mem) + zmm10
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0x7131c1c4; WORD $0x04d6 // vpsrlw $0x4, %xmm14, %xmm9
 	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
 	LONG $0xf2dbc9c5 // vpand %xmm2, %xmm6, %xmm6
-	LONG $0x48357262; WORD $0xdfa8 // vfmadd213ps %zmm7, %zmm9, %zmm11 # zmm11 = (zmm9 * zmm11) + zmm7
-	LONG $0x08bdf362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm8, %xmm6
+	LONG $0x08b5f362; WORD $0xf125; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm9, %xmm6
 	LONG $0xf3fcc9c5 // vpaddb %xmm3, %xmm6, %xmm6
 	LONG $0x487df262; WORD $0xf621 // vpmovsxbd %xmm6, %zmm6
-	LONG $0x482dd262; WORD $0xeba8 // vfmadd213ps %zmm11, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm5) + zmm11
 	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
-	LONG $0x484cf162; WORD $0x7159; BYTE $0x0f // vmulps 0x3c0(%rcx), %zmm6, %zmm6
-	LONG $0x4815f262; WORD $0xf5a8 // vfmadd213ps %zmm5, %zmm13, %zmm6 # zmm6 = (zmm13 * zmm6) + zmm5
-	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
-	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x484c3162; WORD $0x0c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm6, %zmm9
+	QUAD $0x06cc4c9858253262 // vfmadd132ps 0x18(%rsp,%r9,8){1to16}, %zmm11, %zmm9 # zmm9 = (zmm9 * mem) + zmm11
+	LONG $0x7149c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm6
+	LONG $0xd571d1c5; BYTE $0x02 // vpsrlw $0x2, %xmm5, %xmm5
+	LONG $0xeadbd1c5 // vpand %xmm2, %xmm5, %xmm5
+	LONG $0x08cdf362; WORD $0xe925; BYTE $0xf8 // vpternlogq $0xf8, %xmm1, %xmm6, %xmm5
+	LONG $0xebfcd1c5 // vpaddb %xmm3, %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed21 // vpmovsxbd %xmm5, %zmm5
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x0112545948543162 // vmulps 0x40(%rdx,%r10), %zmm5, %zmm10
+	QUAD $0x07cc549858453262 // vfmadd132ps 0x1c(%rsp,%r9,8){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfe04850f; WORD $0xffff // jne 0xb570 <k_dot_q6_k+0x80>
+	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xe8 // vmovd %r8d, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
 	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
-	LONG $0x484df262; WORD $0xe5b8 // vfmadd231ps %zmm5, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm5) + zmm4
-	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
-	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfb95850f; WORD $0xffff // jne 0xde40 <k_dot_q6_k+0x40>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4855d262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm5, %zmm0 # zmm0 = (zmm5 * zmm9) + zmm0
+	LONG $0x4855d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm5, %zmm4 # zmm4 = (zmm5 * zmm10) + zmm4
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfd96850f; WORD $0xffff // jne 0xb540 <k_dot_q6_k+0x50>
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
-	WORD $0x04eb // jmp 0xe2bb <k_dot_q6_k+0x4bb>
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0x04eb // jmp 0xb7ba <k_dot_q6_k+0x2ca>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
+	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+
+	// dot_q2_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02788e0f; WORD $0x0000 // jle 0xba75 <k_dot_q2_k+0x285>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000ab1057879e2c4; BYTE $0x00 // vpbroadcastb 0xab1(%rip), %xmm0 # 0xc2d3 <k_dot_q5_k+0x5d3>
+	QUAD $0x000aa90d7879e2c4; BYTE $0x00 // vpbroadcastb 0xaa9(%rip), %xmm1 # 0xc2d4 <k_dot_q5_k+0x5d4>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	BYTE $0x90 // nop
+	LONG $0x21dbf9c5 // vpand (%rcx), %xmm0, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2429; BYTE $0x24 // vmovaps %zmm4, (%rsp)
+	LONG $0x085df162; WORD $0x1171; BYTE $0x04 // vpsrlw $0x4, (%rcx), %xmm4
+	LONG $0xe0dbd9c5 // vpand %xmm0, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01246429487cf162 // vmovaps %zmm4, 0x40(%rsp)
+	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0xc974; BYTE $0x10 // vmovdqu 0x10(%rcx,%r9,8), %xmm6
+	LONG $0xf9dbc9c5 // vpand %xmm1, %xmm6, %xmm7
+	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x4844b162; WORD $0x3c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm7, %zmm7
+	LONG $0x5855b262; WORD $0x3c98; BYTE $0xcc // vfmadd132ps (%rsp,%r9,8){1to16}, %zmm5, %zmm7 # zmm7 = (zmm7 * mem) + zmm5
+	LONG $0x6f7a21c4; WORD $0xc944; BYTE $0x20 // vmovdqu 0x20(%rcx,%r9,8), %xmm8
+	LONG $0xe9dbb9c5 // vpand %xmm1, %xmm8, %xmm5
+	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	QUAD $0x01126c594854b162 // vmulps 0x40(%rdx,%r10), %zmm5, %zmm5
+	QUAD $0x01cc6c98585db262 // vfmadd132ps 0x4(%rsp,%r9,8){1to16}, %zmm4, %zmm5 # zmm5 = (zmm5 * mem) + zmm4
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x01ca8349 // orq $0x1, %r10
+	LONG $0xd671d9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x485cb162; WORD $0x2459; BYTE $0x12 // vmulps (%rdx,%r10), %zmm4, %zmm4
+	QUAD $0x02cc64985845b262 // vfmadd132ps 0x8(%rsp,%r9,8){1to16}, %zmm7, %zmm4 # zmm4 = (zmm4 * mem) + zmm7
+	LONG $0x7141c1c4; WORD $0x02d0 // vpsrlw $0x2, %xmm8, %xmm7
+	LONG $0xf9dbc1c5 // vpand %xmm1, %xmm7, %xmm7
+	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	QUAD $0x01127c594844b162 // vmulps 0x40(%rdx,%r10), %zmm7, %zmm7
+	QUAD $0x03cc7c985855b262 // vfmadd132ps 0xc(%rsp,%r9,8){1to16}, %zmm5, %zmm7 # zmm7 = (zmm7 * mem) + zmm5
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	LONG $0xd671d1c5; BYTE $0x04 // vpsrlw $0x4, %xmm6, %xmm5
+	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x48543162; WORD $0x0c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm5, %zmm9
+	QUAD $0x04cc4c98585d3262 // vfmadd132ps 0x10(%rsp,%r9,8){1to16}, %zmm4, %zmm9 # zmm9 = (zmm9 * mem) + zmm4
+	LONG $0x7159c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01125459485c3162 // vmulps 0x40(%rdx,%r10), %zmm4, %zmm10
+	QUAD $0x05cc549858453262 // vfmadd132ps 0x14(%rsp,%r9,8){1to16}, %zmm7, %zmm10 # zmm10 = (zmm10 * mem) + zmm7
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0xd671d9c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x485cb162; WORD $0x2c59; BYTE $0x12 // vmulps (%rdx,%r10), %zmm4, %zmm5
+	QUAD $0x06cc6c985835b262 // vfmadd132ps 0x18(%rsp,%r9,8){1to16}, %zmm9, %zmm5 # zmm5 = (zmm5 * mem) + zmm9
+	LONG $0x7159c1c4; WORD $0x06d0 // vpsrlw $0x6, %xmm8, %xmm4
+	LONG $0xe1dbd9c5 // vpand %xmm1, %xmm4, %xmm4
+	LONG $0x487df262; WORD $0xe431 // vpmovzxbd %xmm4, %zmm4 # zmm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero,xmm4[8],zero,zero,zero,xmm4[9],zero,zero,zero,xmm4[10],zero,zero,zero,xmm4[11],zero,zero,zero,xmm4[12],zero,zero,zero,xmm4[13],zero,zero,zero,xmm4[14],zero,zero,zero,xmm4[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xe45b // vcvtdq2ps %zmm4, %zmm4
+	QUAD $0x01126459485cb162 // vmulps 0x40(%rdx,%r10), %zmm4, %zmm4
+	QUAD $0x07cc6498582db262 // vfmadd132ps 0x1c(%rsp,%r9,8){1to16}, %zmm10, %zmm4 # zmm4 = (zmm4 * mem) + zmm10
+	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
+	LONG $0xfe98850f; WORD $0xffff // jne 0xb880 <k_dot_q2_k+0x90>
+	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xf0 // vmovd %r8d, %xmm6
+	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
+	LONG $0x487df262; WORD $0xf618 // vbroadcastss %xmm6, %zmm6
+	LONG $0x484df262; WORD $0xd5b8 // vfmadd231ps %zmm5, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm5) + zmm2
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x108c7c18487db262 // vbroadcastss 0x40(%rsp,%r9,4), %zmm7
+	LONG $0x4845d262; WORD $0x28b8 // vfmadd231ps (%r8), %zmm7, %zmm5 # zmm5 = (zmm7 * mem) + zmm5
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x10f98349 // cmpq $0x10, %r9
+	WORD $0xe575 // jne 0xba10 <k_dot_q2_k+0x220>
+	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
+	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
+	LONG $0x6e79c1c4; BYTE $0xd8 // vmovd %r8d, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
+	LONG $0x4865f262; WORD $0xecac // vfnmadd213ps %zmm4, %zmm3, %zmm5 # zmm5 = -(zmm3 * zmm5) + zmm4
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x54c18348 // addq $0x54, %rcx
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	LONG $0xfdc7850f; WORD $0xffff // jne 0xb830 <k_dot_q2_k+0x40>
+	LONG $0x486cf162; WORD $0xc558 // vaddps %zmm5, %zmm2, %zmm0
+	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
+	BYTE $0x5d // popq %rbp
+	WORD $0x04eb // jmp 0xba79 <k_dot_q2_k+0x289>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
+	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// dot_q4_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02078e0f; WORD $0x0000 // jle 0xbcc4 <k_dot_q4_k+0x214>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0007e40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7e4(%rip), %xmm1 # 0xc2d5 <k_dot_q5_k+0x5d5>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
+	LONG $0x08518b44 // movl 0x8(%rcx), %r10d
+	LONG $0x0c598b44 // movl 0xc(%rcx), %r11d
+	WORD $0x8944; BYTE $0xcb // movl %r9d, %ebx
+	LONG $0x3f3fe381; WORD $0x3f3f // andl $0x3f3f3f3f, %ebx # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
+	LONG $0x0fe68141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r14d # imm = 0xF0F0F0F
+	LONG $0x02e9c141 // shrl $0x2, %r9d
+	LONG $0x30e18141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r9d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xf1 // orl %r14d, %r9d
+	WORD $0x8945; BYTE $0xd6 // movl %r10d, %r14d
+	LONG $0x3fe68141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r14d # imm = 0x3F3F3F3F
+	LONG $0x04ebc141 // shrl $0x4, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	LONG $0x02eac141 // shrl $0x2, %r10d
+	LONG $0x30e28141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r10d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xda // orl %r11d, %r10d
+	LONG $0xdb6ef9c5 // vmovd %ebx, %xmm3
+	LONG $0x2261c3c4; WORD $0x01d9 // vpinsrd $0x1, %r9d, %xmm3, %xmm3
+	LONG $0x2261c3c4; WORD $0x02de // vpinsrd $0x2, %r14d, %xmm3, %xmm3
+	LONG $0x2261c3c4; WORD $0x03da // vpinsrd $0x3, %r10d, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1c29; BYTE $0x24 // vmovaps %zmm3, (%rsp)
+	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x6f7aa1c4; WORD $0x8964; BYTE $0xf0 // vmovdqu -0x10(%rcx,%r9,4), %xmm4
+	LONG $0x6f7aa1c4; WORD $0x892c // vmovdqu (%rcx,%r9,4), %xmm5
+	LONG $0xf1dbd1c5 // vpand %xmm1, %xmm5, %xmm6
+	LONG $0x487df262; WORD $0xf631 // vpmovzxbd %xmm6, %zmm6 # zmm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero,xmm6[8],zero,zero,zero,xmm6[9],zero,zero,zero,xmm6[10],zero,zero,zero,xmm6[11],zero,zero,zero,xmm6[12],zero,zero,zero,xmm6[13],zero,zero,zero,xmm6[14],zero,zero,zero,xmm6[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xf65b // vcvtdq2ps %zmm6, %zmm6
+	LONG $0xf9dbd9c5 // vpand %xmm1, %xmm4, %xmm7
+	LONG $0x487df262; WORD $0xff31 // vpmovzxbd %xmm7, %zmm7 # zmm7 = xmm7[0],zero,zero,zero,xmm7[1],zero,zero,zero,xmm7[2],zero,zero,zero,xmm7[3],zero,zero,zero,xmm7[4],zero,zero,zero,xmm7[5],zero,zero,zero,xmm7[6],zero,zero,zero,xmm7[7],zero,zero,zero,xmm7[8],zero,zero,zero,xmm7[9],zero,zero,zero,xmm7[10],zero,zero,zero,xmm7[11],zero,zero,zero,xmm7[12],zero,zero,zero,xmm7[13],zero,zero,zero,xmm7[14],zero,zero,zero,xmm7[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xff5b // vcvtdq2ps %zmm7, %zmm7
+	LONG $0x4844d162; WORD $0x7a59; BYTE $0xfd // vmulps -0xc0(%r10), %zmm7, %zmm7
+	LONG $0x484dd262; WORD $0x7ab8; BYTE $0xfe // vfmadd231ps -0x80(%r10), %zmm6, %zmm7 # zmm7 = (zmm6 * mem) + zmm7
+	QUAD $0xfe0c7c985865b262 // vfmadd132ps -0x8(%rsp,%r9){1to16}, %zmm3, %zmm7 # zmm7 = (zmm7 * mem) + zmm3
+	LONG $0xd571e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm5, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xeb5b // vcvtdq2ps %zmm3, %zmm5
+	LONG $0xd471e1c5; BYTE $0x04 // vpsrlw $0x4, %xmm4, %xmm3
+	LONG $0xd9dbe1c5 // vpand %xmm1, %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb31 // vpmovzxbd %xmm3, %zmm3 # zmm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero,xmm3[8],zero,zero,zero,xmm3[9],zero,zero,zero,xmm3[10],zero,zero,zero,xmm3[11],zero,zero,zero,xmm3[12],zero,zero,zero,xmm3[13],zero,zero,zero,xmm3[14],zero,zero,zero,xmm3[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xdb5b // vcvtdq2ps %zmm3, %zmm3
+	LONG $0x4864d162; WORD $0x5a59; BYTE $0xff // vmulps -0x40(%r10), %zmm3, %zmm3
+	LONG $0x4855d262; WORD $0x1ab8 // vfmadd231ps (%r10), %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0xff0c5c985845b262 // vfmadd132ps -0x4(%rsp,%r9){1to16}, %zmm7, %zmm3 # zmm3 = (zmm3 * mem) + zmm7
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x28f98349 // cmpq $0x28, %r9
+	LONG $0xff69850f; WORD $0xffff // jne 0xbb90 <k_dot_q4_k+0xe0>
+	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
+	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cd162; WORD $0x6a10; BYTE $0xff // vmovups -0x40(%r10), %zmm5
+	LONG $0x4854d162; WORD $0x2a58 // vaddps (%r10), %zmm5, %zmm5
+	QUAD $0x108c64b85855b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xe275 // jne 0xbc40 <k_dot_q4_k+0x190>
+	LONG $0x09b70f44 // movzwl (%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xe9 // vmovd %r9d, %xmm5
+	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
+	LONG $0x4855f262; WORD $0xd3b8 // vfmadd231ps %zmm3, %zmm5, %zmm2 # zmm2 = (zmm5 * zmm3) + zmm2
+	LONG $0x49b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xd9 // vmovd %r9d, %xmm3
+	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
+	LONG $0x487df262; WORD $0xdb18 // vbroadcastss %xmm3, %zmm3
+	LONG $0x4865f262; WORD $0xc4bc // vfnmadd231ps %zmm4, %zmm3, %zmm0 # zmm0 = -(zmm3 * zmm4) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfe4c850f; WORD $0xffff // jne 0xbb00 <k_dot_q4_k+0x50>
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0x04eb // jmp 0xbcc8 <k_dot_q4_k+0x218>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
+	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
+	LONG $0x197de3c4; WORD $0x01c1 // vextractf128 $0x1, %ymm0, %xmm1
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc8c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm1 # xmm1 = xmm0[1,0]
+	LONG $0xc158f8c5 // vaddps %xmm1, %xmm0, %xmm0
+	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
+	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
+	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// dot_q5_k
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x02578e0f; WORD $0x0000 // jle 0xbf64 <k_dot_q5_k+0x264>
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xc0b28d48; WORD $0x0000; BYTE $0x00 // leaq 0xc0(%rdx), %rsi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0005950d7879e2c4; BYTE $0x00 // vpbroadcastb 0x595(%rip), %xmm1 # 0xc2d6 <k_dot_q5_k+0x5d6>
+	QUAD $0x00058d157879e2c4; BYTE $0x00 // vpbroadcastb 0x58d(%rip), %xmm2 # 0xc2d7 <k_dot_q5_k+0x5d7>
+	QUAD $0x0005851d7879e2c4; BYTE $0x00 // vpbroadcastb 0x585(%rip), %xmm3 # 0xc2d8 <k_dot_q5_k+0x5d8>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
+	LONG $0x08518b44 // movl 0x8(%rcx), %r10d
+	LONG $0x0c598b44 // movl 0xc(%rcx), %r11d
+	WORD $0x8944; BYTE $0xcb // movl %r9d, %ebx
+	LONG $0x3f3fe381; WORD $0x3f3f // andl $0x3f3f3f3f, %ebx # imm = 0x3F3F3F3F
+	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
+	LONG $0x0fe68141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r14d # imm = 0xF0F0F0F
+	LONG $0x02e9c141 // shrl $0x2, %r9d
+	LONG $0x30e18141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r9d # imm = 0x30303030
+	WORD $0x0945; BYTE $0xf1 // orl %r14d, %r9d
+	WORD $0x8945; BYTE $0xd6 // movl %r10d, %r14d
+	LONG $0x3fe68141; WORD $0x3f3f; BYTE $0x3f // andl $0x3f3f3f3f, %r14d # imm = 0x3F3F3F3F
+	LONG $0x04ebc141 // shrl $0x4, %r11d
+	LONG $0x0fe38141; WORD $0x0f0f; BYTE $0x0f // andl $0xf0f0f0f, %r11d # imm = 0xF0F0F0F
+	LONG $0x02eac141 // shrl $0x2, %r10d
+	LONG $0x30e28141; WORD $0x3030; BYTE $0x30 // andl $0x30303030, %r10d # imm = 0x30303030
+	LONG $0xeb6ef9c5 // vmovd %ebx, %xmm5
+	LONG $0x2251c3c4; WORD $0x01e9 // vpinsrd $0x1, %r9d, %xmm5, %xmm5
+	LONG $0x2251c3c4; WORD $0x02ee // vpinsrd $0x2, %r14d, %xmm5, %xmm5
+	WORD $0x0945; BYTE $0xda // orl %r11d, %r10d
+	LONG $0x2251c3c4; WORD $0x03ea // vpinsrd $0x3, %r10d, %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed31 // vpmovzxbd %xmm5, %zmm5 # zmm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero,xmm5[8],zero,zero,zero,xmm5[9],zero,zero,zero,xmm5[10],zero,zero,zero,xmm5[11],zero,zero,zero,xmm5[12],zero,zero,zero,xmm5[13],zero,zero,zero,xmm5[14],zero,zero,zero,xmm5[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2c29; BYTE $0x24 // vmovaps %zmm5, (%rsp)
+	LONG $0x716ffac5; BYTE $0x10 // vmovdqu 0x10(%rcx), %xmm6
+	LONG $0x796ffac5; BYTE $0x20 // vmovdqu 0x20(%rcx), %xmm7
+	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x6f7a21c4; WORD $0x8944; BYTE $0xf0 // vmovdqu -0x10(%rcx,%r9,4), %xmm8
+	LONG $0x6f7a21c4; WORD $0x890c // vmovdqu (%rcx,%r9,4), %xmm9
+	LONG $0xd1db31c5 // vpand %xmm1, %xmm9, %xmm10
+	LONG $0xf771a1c5; BYTE $0x04 // vpsllw $0x4, %xmm7, %xmm11
+	LONG $0x08ad7362; WORD $0xda25; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm10, %xmm11
+	LONG $0x487d5262; WORD $0xd331 // vpmovzxbd %xmm11, %zmm10 # zmm10 = xmm11[0],zero,zero,zero,xmm11[1],zero,zero,zero,xmm11[2],zero,zero,zero,xmm11[3],zero,zero,zero,xmm11[4],zero,zero,zero,xmm11[5],zero,zero,zero,xmm11[6],zero,zero,zero,xmm11[7],zero,zero,zero,xmm11[8],zero,zero,zero,xmm11[9],zero,zero,zero,xmm11[10],zero,zero,zero,xmm11[11],zero,zero,zero,xmm11[12],zero,zero,zero,xmm11[13],zero,zero,zero,xmm11[14],zero,zero,zero,xmm11[15],zero,zero,zero
+	LONG $0x487c5162; WORD $0xd25b // vcvtdq2ps %zmm10, %zmm10
+	LONG $0xd9db39c5 // vpand %xmm1, %xmm8, %xmm11
+	LONG $0xf67199c5; BYTE $0x04 // vpsllw $0x4, %xmm6, %xmm12
+	LONG $0x08a57362; WORD $0xe225; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm11, %xmm12
+	LONG $0x487d5262; WORD $0xdc31 // vpmovzxbd %xmm12, %zmm11 # zmm11 = xmm12[0],zero,zero,zero,xmm12[1],zero,zero,zero,xmm12[2],zero,zero,zero,xmm12[3],zero,zero,zero,xmm12[4],zero,zero,zero,xmm12[5],zero,zero,zero,xmm12[6],zero,zero,zero,xmm12[7],zero,zero,zero,xmm12[8],zero,zero,zero,xmm12[9],zero,zero,zero,xmm12[10],zero,zero,zero,xmm12[11],zero,zero,zero,xmm12[12],zero,zero,zero,xmm12[13],zero,zero,zero,xmm12[14],zero,zero,zero,xmm12[15],zero,zero,zero
+	LONG $0x487c5162; WORD $0xdb5b // vcvtdq2ps %zmm11, %zmm11
+	LONG $0x48245162; WORD $0x5a59; BYTE $0xfd // vmulps -0xc0(%r10), %zmm11, %zmm11
+	LONG $0x482d5262; WORD $0x5ab8; BYTE $0xfe // vfmadd231ps -0x80(%r10), %zmm10, %zmm11 # zmm11 = (zmm10 * mem) + zmm11
+	QUAD $0xfc0c5c9858553262 // vfmadd132ps -0x10(%rsp,%r9){1to16}, %zmm5, %zmm11 # zmm11 = (zmm11 * mem) + zmm5
+	LONG $0x7151c1c4; WORD $0x04d1 // vpsrlw $0x4, %xmm9, %xmm5
+	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
+	LONG $0xf771b1c5; BYTE $0x03 // vpsllw $0x3, %xmm7, %xmm9
+	LONG $0x08d57362; WORD $0xca25; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm5, %xmm9
+	LONG $0x487dd262; WORD $0xe931 // vpmovzxbd %xmm9, %zmm5 # zmm5 = xmm9[0],zero,zero,zero,xmm9[1],zero,zero,zero,xmm9[2],zero,zero,zero,xmm9[3],zero,zero,zero,xmm9[4],zero,zero,zero,xmm9[5],zero,zero,zero,xmm9[6],zero,zero,zero,xmm9[7],zero,zero,zero,xmm9[8],zero,zero,zero,xmm9[9],zero,zero,zero,xmm9[10],zero,zero,zero,xmm9[11],zero,zero,zero,xmm9[12],zero,zero,zero,xmm9[13],zero,zero,zero,xmm9[14],zero,zero,zero,xmm9[15],zero,zero,zero
+	LONG $0x487c7162; WORD $0xcd5b // vcvtdq2ps %zmm5, %zmm9
+	LONG $0x7151c1c4; WORD $0x04d0 // vpsrlw $0x4, %xmm8, %xmm5
+	LONG $0xe9dbd1c5 // vpand %xmm1, %xmm5, %xmm5
+	LONG $0xf671b9c5; BYTE $0x03 // vpsllw $0x3, %xmm6, %xmm8
+	LONG $0x08d57362; WORD $0xc225; BYTE $0xec // vpternlogq $0xec, %xmm2, %xmm5, %xmm8
+	LONG $0x487dd262; WORD $0xe831 // vpmovzxbd %xmm8, %zmm5 # zmm5 = xmm8[0],zero,zero,zero,xmm8[1],zero,zero,zero,xmm8[2],zero,zero,zero,xmm8[3],zero,zero,zero,xmm8[4],zero,zero,zero,xmm8[5],zero,zero,zero,xmm8[6],zero,zero,zero,xmm8[7],zero,zero,zero,xmm8[8],zero,zero,zero,xmm8[9],zero,zero,zero,xmm8[10],zero,zero,zero,xmm8[11],zero,zero,zero,xmm8[12],zero,zero,zero,xmm8[13],zero,zero,zero,xmm8[14],zero,zero,zero,xmm8[15],zero,zero,zero
+	LONG $0x487cf162; WORD $0xed5b // vcvtdq2ps %zmm5, %zmm5
+	LONG $0x4854d162; WORD $0x6a59; BYTE $0xff // vmulps -0x40(%r10), %zmm5, %zmm5
+	LONG $0x4835d262; WORD $0x2ab8 // vfmadd231ps (%r10), %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	QUAD $0xfd0c6c985825b262 // vfmadd132ps -0xc(%rsp,%r9){1to16}, %zmm11, %zmm5 # zmm5 = (zmm5 * mem) + zmm11
+	LONG $0xd671c9c5; BYTE $0x02 // vpsrlw $0x2, %xmm6, %xmm6
+	LONG $0xf3dbc9c5 // vpand %xmm3, %xmm6, %xmm6
+	LONG $0xd771c1c5; BYTE $0x02 // vpsrlw $0x2, %xmm7, %xmm7
+	LONG $0xfbdbc1c5 // vpand %xmm3, %xmm7, %xmm7
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x30f98349 // cmpq $0x30, %r9
+	LONG $0xff25850f; WORD $0xffff // jne 0xbdf0 <k_dot_q5_k+0xf0>
+	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
+	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x7a10; BYTE $0xff // vmovups -0x40(%r10), %zmm7
+	LONG $0x4844d162; WORD $0x3a58 // vaddps (%r10), %zmm7, %zmm7
+	QUAD $0x108c74b85845b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xe275 // jne 0xbee0 <k_dot_q5_k+0x1e0>
+	LONG $0x09b70f44 // movzwl (%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xf9 // vmovd %r9d, %xmm7
+	LONG $0x1379e2c4; BYTE $0xff // vcvtph2ps %xmm7, %xmm7
+	LONG $0x487df262; WORD $0xff18 // vbroadcastss %xmm7, %zmm7
+	LONG $0x4845f262; WORD $0xe5b8 // vfmadd231ps %zmm5, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm5) + zmm4
+	LONG $0x49b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r9d
+	LONG $0x6e79c1c4; BYTE $0xe9 // vmovd %r9d, %xmm5
+	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
+	LONG $0x487df262; WORD $0xed18 // vbroadcastss %xmm5, %zmm5
+	LONG $0x4855f262; WORD $0xc6bc // vfnmadd231ps %zmm6, %zmm5, %zmm0 # zmm0 = -(zmm5 * zmm6) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
+	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
+	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
+	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
+	LONG $0xfe0c850f; WORD $0xffff // jne 0xbd60 <k_dot_q5_k+0x60>
+	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
+	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	BYTE $0x5d // popq %rbp
+	WORD $0x04eb // jmp 0xbf68 <k_dot_q5_k+0x268>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -11341,6 +9470,25 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
@@ -11361,6 +9509,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
 	BYTE $0xfc // cld
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
 	WORD $0x0303 // addl (%rbx), %eax
@@ -11401,6 +9556,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
 	WORD $0x0404 // addb $0x4, %al
+	LONG $0x0f0f0f0f // <unknown>
+	LONG $0x0f0f0f0f // <unknown>
+	WORD $0x3030 // xorb %dh, (%rax)
+	WORD $0x3030 // xorb %dh, (%rax)
+	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
 	WORD $0x3030 // xorb %dh, (%rax)
@@ -11421,14 +9581,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xe372 <k_dot_q6_k+0x572>
-	WORD $0xe0e0 // loopne 0xe374 <k_dot_q6_k+0x574>
-	WORD $0xe0e0 // loopne 0xe376 <k_dot_q6_k+0x576>
-	WORD $0xe0e0 // loopne 0xe378 <k_dot_q6_k+0x578>
-	WORD $0xe0e0 // loopne 0xe37a <k_dot_q6_k+0x57a>
-	WORD $0xe0e0 // loopne 0xe37c <k_dot_q6_k+0x57c>
-	WORD $0xe0e0 // loopne 0xe37e <k_dot_q6_k+0x57e>
-	WORD $0xe0e0 // loopne 0xe380 <k_dot_q6_k+0x580>
+	WORD $0xe0e0 // loopne 0xc052 <k_dot_q5_k+0x352>
+	WORD $0xe0e0 // loopne 0xc054 <k_dot_q5_k+0x354>
+	WORD $0xe0e0 // loopne 0xc056 <k_dot_q5_k+0x356>
+	WORD $0xe0e0 // loopne 0xc058 <k_dot_q5_k+0x358>
+	WORD $0xe0e0 // loopne 0xc05a <k_dot_q5_k+0x35a>
+	WORD $0xe0e0 // loopne 0xc05c <k_dot_q5_k+0x35c>
+	WORD $0xe0e0 // loopne 0xc05e <k_dot_q5_k+0x35e>
+	WORD $0xe0e0 // loopne 0xc060 <k_dot_q5_k+0x360>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -11445,6 +9605,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
+	BYTE $0x3f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
@@ -11458,8 +9634,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
 	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
 	BYTE $0xae // scasb %es:(%rdi), %al
-	WORD $0x0fc2; BYTE $0x0f // retq $0xf0f # imm = 0xF0F
-	LONG $0x00000f0f // <unknown>
+	WORD $0x00c2; BYTE $0x00 // retq $0x0
 	LONG $0x89088000; WORD $0x3c08 // addb %al, 0x3c088908(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x72187f80 // cmpb $0x72, 0x18(%rdi)
@@ -11469,9 +9644,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3b39 // cmpl %edi, (%rbx)
 	BYTE $0xaa // stosb %al, %es:(%rdi)
 	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
-	QUAD $0x0303033d2aa9c13e // shrl $0x3, %ds:0x3033d2a(%rcx)
-	WORD $0x6703; BYTE $0x69 // addl 0x69(%rdi), %esp
-	BYTE $0x50 // pushq %rax
+	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
 	WORD $0xcc39 // cmpl %ecx, %esp
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -11491,7 +9664,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xe443 <k_dot_q6_k+0x643>
+	WORD $0x1de3 // jrcxz 0xc12b <k_dot_q5_k+0x42b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -11514,13 +9687,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xe49f <k_dot_q6_k+0x69f>
+	WORD $0x3fe0 // loopne 0xc187 <k_dot_q5_k+0x487>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
+	WORD $0x0004 // addb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xe46a <k_dot_q6_k+0x66a>
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xfee0 // loopne 0xc15a <k_dot_q5_k+0x45a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -11529,8 +9706,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xe43b <k_dot_q6_k+0x63b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xe419 <k_dot_q6_k+0x619>
+	WORD $0xb778 // js 0xc12b <k_dot_q5_k+0x42b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xc109 <k_dot_q5_k+0x409>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -11553,21 +9730,127 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
 	BYTE $0xf0 // lock
 	WORD $0x0f10 // adcb %cl, (%rdi)
-	LONG $0xfc04100f // movups (%rsp,%rdi,8), %xmm0
-	WORD $0x1003 // addl (%rax), %edx
-	WORD $0x300f // wrmsr
-	WORD $0x0fe0 // loopne 0xe4bf <k_dot_q6_k+0x6bf>
-	BYTE $0xf8 // clc
-	WORD $0xf00f // <unknown>
-	WORD $0x0f10 // adcb %cl, (%rdi)
-	WORD $0x100f; BYTE $0x03 // movups (%rbx), %xmm0
-	WORD $0xfc04 // addb $-0x4, %al
-	WORD $0x0f03 // addl (%rdi), %ecx
 	WORD $0x100f; BYTE $0x0f // movups (%rdi), %xmm1
-	QUAD $0x000000000000e030; LONG $0x00000000; WORD $0x0000 // xorb %ah, %al
+	WORD $0xe003 // addl %eax, %esp
+	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax
+	QUAD $0x00000000e0300f0f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
+	WORD $0x0000; BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x000000000000000f; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // sldtw (%rax)
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000; BYTE $0x00
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	WORD $0x3f10 // adcb %bh, (%rdi)
+	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
+	BYTE $0xf0 // lock
+	WORD $0x0f10 // adcb %cl, (%rdi)
+	WORD $0x100f; BYTE $0xe0 // movups %xmm0, %xmm4
+	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax
+	LONG $0xe0300f0f // <unknown>
+	WORD $0x030f; BYTE $0x0f // lsll (%rdi), %ecx
+	WORD $0x100f; BYTE $0x3f // movups (%rdi), %xmm7
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

@@ -5063,7 +5063,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000063 // b.lo 0x4eb4 <k_max+0x74>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x1003d569 // adr x9, 0xc960 <lanes>
+	WORD $0x10028f69 // adr x9, 0xa0a0 <lanes>
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
@@ -5282,7 +5282,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3400006a // cbz w10, 0x5210 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x1003ba89 // adr x9, 0xc960 <lanes>
+	WORD $0x10027489 // adr x9, 0xa0a0 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -6124,7 +6124,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54000ecb // b.lt 0x60c0 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10035385 // adr x5, 0xc960 <lanes>
+	WORD $0x10020d85 // adr x5, 0xa0a0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
@@ -6569,7 +6569,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54001ccb // b.lt 0x696c <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10031c25 // adr x5, 0xc960 <lanes>
+	WORD $0x1001d625 // adr x5, 0xa0a0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
@@ -6886,12 +6886,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x540005cb // b.lt 0x6b6c <k_decode_q8_0+0xc0>
-	WORD $0x1002f14b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x1001a9cb // adr x11, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1002f20c // adr x12, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1002f06d // adr x13, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x1001aa8c // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1001a86d // adr x13, 0x9fd0 <k_dot_q5_k+0x3b4>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1002f42b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x1001ae2b // adr x11, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -6937,14 +6937,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400066b // b.lt 0x6c44 <k_decode_q4_0+0xd4>
-	WORD $0x1002eb2b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x1001a3ab // adr x11, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002eb8b // adr x11, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1002e9ec // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x1002edcd // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x1001a40b // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1001a1ec // adr x12, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1001a7cd // adr x13, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6993,13 +6993,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400076b // b.lt 0x6d3c <k_decode_q4_1+0xf4>
-	WORD $0x1002e36b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
+	WORD $0x10019b6b // adr x11, 0x9fc0 <k_dot_q5_k+0x3a4>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1002e6ac // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x1001a0ac // adr x12, 0xa070 <k_dot_q5_k+0x454>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002e54b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1002e42d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x10019dcb // adr x11, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x10019cad // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -7057,18 +7057,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400082b // b.lt 0x6e4c <k_decode_q5_0+0x10c>
-	WORD $0x1002dea9 // adr x9, 0xc920 <k_dot_q6_k+0x7b4>
-	WORD $0x1002df8a // adr x10, 0xc940 <k_dot_q6_k+0x7d4>
+	WORD $0x100198a9 // adr x9, 0xa060 <k_dot_q5_k+0x444>
+	WORD $0x1001998a // adr x10, 0xa080 <k_dot_q5_k+0x464>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002dc29 // adr x9, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x100194a9 // adr x9, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002dca9 // adr x9, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1002db0a // adr x10, 0xc8d0 <k_dot_q6_k+0x764>
+	WORD $0x10019529 // adr x9, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1001930a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002decb // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x100198cb // adr x11, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7127,18 +7127,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400096b // b.lt 0x6f84 <k_decode_q5_1+0x134>
-	WORD $0x1002d629 // adr x9, 0xc920 <k_dot_q6_k+0x7b4>
-	WORD $0x1002d70a // adr x10, 0xc940 <k_dot_q6_k+0x7d4>
+	WORD $0x10019029 // adr x9, 0xa060 <k_dot_q5_k+0x444>
+	WORD $0x1001910a // adr x10, 0xa080 <k_dot_q5_k+0x464>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1002d2a9 // adr x9, 0xc8c0 <k_dot_q6_k+0x754>
+	WORD $0x10018aa9 // adr x9, 0x9fc0 <k_dot_q5_k+0x3a4>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1002d4a9 // adr x9, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1002d58a // adr x10, 0xc930 <k_dot_q6_k+0x7c4>
+	WORD $0x10018d29 // adr x9, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x10018f8a // adr x10, 0xa070 <k_dot_q5_k+0x454>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002d34b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x10018bcb // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7206,2459 +7206,1069 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003b6b // b.lt 0x76fc <k_decode_q2_k+0x774>
-	WORD $0x1002c96b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0x4f00e460 // movi v0.16b, #0x3
-	WORD $0x1002ccac // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002cb4b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1002ca2d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x3dc00183 // ldr q3, [x12]
+	WORD $0x5400214b // b.lt 0x73b8 <k_decode_q2_k+0x430>
+	WORD $0xd10203ff // sub sp, sp, #0x80
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x1001832a // adr x10, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x1001868b // adr x11, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x4f00e463 // movi v3.16b, #0x3
+	WORD $0x3dc00141 // ldr q1, [x10]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x3dc001a4 // ldr q4, [x13]
-	WORD $0x3dc00545 // ldr q5, [x10, #0x10]
-	WORD $0x3940014b // ldrb w11, [x10]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x7d40a546 // ldr h6, [x10, #0x52]
-	WORD $0x4e201ca7 // and v7.16b, v5.16b, v0.16b
-	WORD $0x7d40a145 // ldr h5, [x10, #0x50]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1ee240c6 // fcvt s6, h6
-	WORD $0x1ee240a5 // fcvt s5, h5
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x1001838c // adr x12, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x1001806d // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x3dc00184 // ldr q4, [x12]
+	WORD $0x3dc001a5 // ldr q5, [x13]
+	WORD $0x910103ec // add x12, sp, #0x40
+	WORD $0x910003ed // mov x13, sp
+	WORD $0x3dc00166 // ldr q6, [x11]
+	WORD $0x7d40a171 // ldr h17, [x11, #0x50]
+	WORD $0xaa1f03f0 // mov x16, xzr
+	WORD $0x9100416e // add x14, x11, #0x10
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0x4e0500c7 // tbl v7.16b, { v6.16b }, v5.16b
+	WORD $0x4e0400d0 // tbl v16.16b, { v6.16b }, v4.16b
+	WORD $0x4e0200d2 // tbl v18.16b, { v6.16b }, v2.16b
+	WORD $0x4e0100c6 // tbl v6.16b, { v6.16b }, v1.16b
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad014131 // stp q17, q16, [x9, #0x20]
-	WORD $0xad004d27 // stp q7, q19, [x9]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x3940054b // ldrb w11, [x10, #0x1]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
+	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
+	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
+	WORD $0x4f9190c6 // fmul v6.4s, v6.4s, v17.s[0]
+	WORD $0xad031ff0 // stp q16, q7, [sp, #0x60]
+	WORD $0xad024be6 // stp q6, q18, [sp, #0x40]
+	WORD $0x3dc00166 // ldr q6, [x11]
+	WORD $0x7d40a571 // ldr h17, [x11, #0x52]
+	WORD $0x6f0c04c6 // ushr v6.16b, v6.16b, #0x4
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0x4e0500c7 // tbl v7.16b, { v6.16b }, v5.16b
+	WORD $0x4e0400d0 // tbl v16.16b, { v6.16b }, v4.16b
+	WORD $0x4e0200d2 // tbl v18.16b, { v6.16b }, v2.16b
+	WORD $0x4e0100c6 // tbl v6.16b, { v6.16b }, v1.16b
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad034131 // stp q17, q16, [x9, #0x60]
-	WORD $0xad024d27 // stp q7, q19, [x9, #0x40]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3940094b // ldrb w11, [x10, #0x2]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
+	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
+	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
+	WORD $0x4f9190c6 // fmul v6.4s, v6.4s, v17.s[0]
+	WORD $0xad011ff0 // stp q16, q7, [sp, #0x20]
+	WORD $0xad004be6 // stp q6, q18, [sp]
+	WORD $0xd37df211 // lsl x17, x16, #3
+	WORD $0x8b1101c0 // add x0, x14, x17
+	WORD $0xbc716994 // ldr s20, [x12, x17]
+	WORD $0x8b1101b1 // add x17, x13, x17
+	WORD $0xad401807 // ldp q7, q6, [x0]
+	WORD $0x4d40ca35 // ld1r { v21.4s }, [x17]
+	WORD $0x8b101d51 // add x17, x10, x16, lsl #7
+	WORD $0x52800080 // mov w0, #0x4 // =4
+	WORD $0xb37df200 // bfi x0, x16, #3, #61
+	WORD $0x4e231cf0 // and v16.16b, v7.16b, v3.16b
+	WORD $0x4e231cd6 // and v22.16b, v6.16b, v3.16b
+	WORD $0x4e050211 // tbl v17.16b, { v16.16b }, v5.16b
+	WORD $0x4e040212 // tbl v18.16b, { v16.16b }, v4.16b
+	WORD $0x4e020213 // tbl v19.16b, { v16.16b }, v2.16b
+	WORD $0x4e010210 // tbl v16.16b, { v16.16b }, v1.16b
+	WORD $0x4e0402d7 // tbl v23.16b, { v22.16b }, v4.16b
 	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
 	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad054131 // stp q17, q16, [x9, #0xa0]
-	WORD $0xad044d27 // stp q7, q19, [x9, #0x80]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x39400d4b // ldrb w11, [x10, #0x3]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad074131 // stp q17, q16, [x9, #0xe0]
-	WORD $0xad064d27 // stp q7, q19, [x9, #0xc0]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad094131 // stp q17, q16, [x9, #0x120]
-	WORD $0xad084d27 // stp q7, q19, [x9, #0x100]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0b4131 // stp q17, q16, [x9, #0x160]
-	WORD $0xad0a4d27 // stp q7, q19, [x9, #0x140]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x6f0a04e7 // ushr v7.16b, v7.16b, #0x6
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0d4131 // stp q17, q16, [x9, #0x1a0]
-	WORD $0xad0c4d27 // stp q7, q19, [x9, #0x180]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x6f0a04e7 // ushr v7.16b, v7.16b, #0x6
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0f4131 // stp q17, q16, [x9, #0x1e0]
-	WORD $0xad0e4d27 // stp q7, q19, [x9, #0x1c0]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad114131 // stp q17, q16, [x9, #0x220]
-	WORD $0xad104d27 // stp q7, q19, [x9, #0x200]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad134131 // stp q17, q16, [x9, #0x260]
-	WORD $0xad124d27 // stp q7, q19, [x9, #0x240]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad154131 // stp q17, q16, [x9, #0x2a0]
-	WORD $0xad144d27 // stp q7, q19, [x9, #0x280]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad174131 // stp q17, q16, [x9, #0x2e0]
-	WORD $0xad164d27 // stp q7, q19, [x9, #0x2c0]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x3940314b // ldrb w11, [x10, #0xc]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad194131 // stp q17, q16, [x9, #0x320]
-	WORD $0xad184d27 // stp q7, q19, [x9, #0x300]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x3940354b // ldrb w11, [x10, #0xd]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad1b4131 // stp q17, q16, [x9, #0x360]
-	WORD $0xad1a4d27 // stp q7, q19, [x9, #0x340]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x3940394b // ldrb w11, [x10, #0xe]
-	WORD $0x6f0a04e7 // ushr v7.16b, v7.16b, #0x6
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008b0 // fmul s16, s5, s16
-	WORD $0x1e3208d2 // fmul s18, s6, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad1d4131 // stp q17, q16, [x9, #0x3a0]
-	WORD $0xad1c4d27 // stp q7, q19, [x9, #0x380]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x39403d4b // ldrb w11, [x10, #0xf]
-	WORD $0x9101514a // add x10, x10, #0x54
-	WORD $0x6f0a04e7 // ushr v7.16b, v7.16b, #0x6
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x1e230172 // ucvtf s18, w11
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008a5 // fmul s5, s5, s16
-	WORD $0x1e3208c6 // fmul s6, s6, s18
-	WORD $0x6e21da30 // ucvtf v16.4s, v17.4s
-	WORD $0x6e21da71 // ucvtf v17.4s, v19.4s
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4e0502d4 // tbl v20.16b, { v22.16b }, v5.16b
+	WORD $0x4eb5d631 // fsub v17.4s, v17.4s, v21.4s
+	WORD $0x4eb5d652 // fsub v18.4s, v18.4s, v21.4s
+	WORD $0x4eb5d673 // fsub v19.4s, v19.4s, v21.4s
+	WORD $0x4eb5d610 // fsub v16.4s, v16.4s, v21.4s
+	WORD $0x4e0202d5 // tbl v21.16b, { v22.16b }, v2.16b
+	WORD $0xad014632 // stp q18, q17, [x17, #0x20]
+	WORD $0x4e0102d1 // tbl v17.16b, { v22.16b }, v1.16b
 	WORD $0x6e21da92 // ucvtf v18.4s, v20.4s
+	WORD $0xad004e30 // stp q16, q19, [x17]
+	WORD $0x6e21daf3 // ucvtf v19.4s, v23.4s
+	WORD $0x6e21dab0 // ucvtf v16.4s, v21.4s
+	WORD $0xbc606994 // ldr s20, [x12, x0]
+	WORD $0x6f0e04f5 // ushr v21.16b, v7.16b, #0x2
+	WORD $0x8b0001a0 // add x0, x13, x0
+	WORD $0x4d40c816 // ld1r { v22.4s }, [x0]
+	WORD $0xb2400200 // orr x0, x16, #0x1
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0xd37df001 // lsl x1, x0, #3
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4eb6d652 // fsub v18.4s, v18.4s, v22.4s
+	WORD $0x4e0502b4 // tbl v20.16b, { v21.16b }, v5.16b
+	WORD $0x4eb6d673 // fsub v19.4s, v19.4s, v22.4s
+	WORD $0x4eb6d610 // fsub v16.4s, v16.4s, v22.4s
+	WORD $0x4e0402b7 // tbl v23.16b, { v21.16b }, v4.16b
+	WORD $0x4eb6d631 // fsub v17.4s, v17.4s, v22.4s
+	WORD $0x4e0202b6 // tbl v22.16b, { v21.16b }, v2.16b
+	WORD $0xad034a33 // stp q19, q18, [x17, #0x60]
+	WORD $0x4e0102b2 // tbl v18.16b, { v21.16b }, v1.16b
+	WORD $0x6e21da93 // ucvtf v19.4s, v20.4s
+	WORD $0x6f0e04d5 // ushr v21.16b, v6.16b, #0x2
+	WORD $0xad024231 // stp q17, q16, [x17, #0x40]
+	WORD $0x6e21daf0 // ucvtf v16.4s, v23.4s
+	WORD $0x6e21dad1 // ucvtf v17.4s, v22.4s
+	WORD $0xbc616994 // ldr s20, [x12, x1]
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x8b0101b1 // add x17, x13, x1
+	WORD $0x4d40ca36 // ld1r { v22.4s }, [x17]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x8b001d51 // add x17, x10, x0, lsl #7
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x52800081 // mov w1, #0x4 // =4
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0xb37df001 // bfi x1, x0, #3, #61
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4e0502b4 // tbl v20.16b, { v21.16b }, v5.16b
+	WORD $0x4e0402b7 // tbl v23.16b, { v21.16b }, v4.16b
+	WORD $0x8b0101a0 // add x0, x13, x1
+	WORD $0x4eb6d673 // fsub v19.4s, v19.4s, v22.4s
+	WORD $0x4eb6d610 // fsub v16.4s, v16.4s, v22.4s
+	WORD $0x4eb6d631 // fsub v17.4s, v17.4s, v22.4s
+	WORD $0x4eb6d652 // fsub v18.4s, v18.4s, v22.4s
+	WORD $0x4e0202b6 // tbl v22.16b, { v21.16b }, v2.16b
+	WORD $0xad014e30 // stp q16, q19, [x17, #0x20]
+	WORD $0x4e0102b3 // tbl v19.16b, { v21.16b }, v1.16b
+	WORD $0x6e21da90 // ucvtf v16.4s, v20.4s
+	WORD $0xad004632 // stp q18, q17, [x17]
+	WORD $0x6e21daf1 // ucvtf v17.4s, v23.4s
+	WORD $0x6e21dad2 // ucvtf v18.4s, v22.4s
+	WORD $0xbc616994 // ldr s20, [x12, x1]
+	WORD $0x6f0c04f5 // ushr v21.16b, v7.16b, #0x4
+	WORD $0x4d40c816 // ld1r { v22.4s }, [x0]
+	WORD $0xb27f0200 // orr x0, x16, #0x2
+	WORD $0x6f0a04e7 // ushr v7.16b, v7.16b, #0x6
+	WORD $0xb2400610 // orr x16, x16, #0x3
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0xd37df001 // lsl x1, x0, #3
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4eb6d610 // fsub v16.4s, v16.4s, v22.4s
+	WORD $0x4e0502b4 // tbl v20.16b, { v21.16b }, v5.16b
+	WORD $0x4eb6d631 // fsub v17.4s, v17.4s, v22.4s
+	WORD $0x4eb6d652 // fsub v18.4s, v18.4s, v22.4s
+	WORD $0x4e0402b7 // tbl v23.16b, { v21.16b }, v4.16b
+	WORD $0x4eb6d673 // fsub v19.4s, v19.4s, v22.4s
+	WORD $0x4e0202b6 // tbl v22.16b, { v21.16b }, v2.16b
+	WORD $0xad034231 // stp q17, q16, [x17, #0x60]
+	WORD $0x4e0102b0 // tbl v16.16b, { v21.16b }, v1.16b
+	WORD $0x6e21da91 // ucvtf v17.4s, v20.4s
+	WORD $0x6f0c04d5 // ushr v21.16b, v6.16b, #0x4
+	WORD $0x6f0a04c6 // ushr v6.16b, v6.16b, #0x6
+	WORD $0xad024a33 // stp q19, q18, [x17, #0x40]
+	WORD $0x6e21daf2 // ucvtf v18.4s, v23.4s
+	WORD $0x6e21dad3 // ucvtf v19.4s, v22.4s
+	WORD $0xbc616994 // ldr s20, [x12, x1]
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x8b0101b1 // add x17, x13, x1
+	WORD $0x4d40ca36 // ld1r { v22.4s }, [x17]
+	WORD $0x4e231eb5 // and v21.16b, v21.16b, v3.16b
+	WORD $0x8b001d51 // add x17, x10, x0, lsl #7
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x52800081 // mov w1, #0x4 // =4
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0xb37df001 // bfi x1, x0, #3, #61
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4e0502b4 // tbl v20.16b, { v21.16b }, v5.16b
+	WORD $0x4e0402b7 // tbl v23.16b, { v21.16b }, v4.16b
+	WORD $0x8b0101a0 // add x0, x13, x1
+	WORD $0x4eb6d631 // fsub v17.4s, v17.4s, v22.4s
+	WORD $0x4eb6d652 // fsub v18.4s, v18.4s, v22.4s
+	WORD $0x4eb6d673 // fsub v19.4s, v19.4s, v22.4s
+	WORD $0x4eb6d610 // fsub v16.4s, v16.4s, v22.4s
+	WORD $0x4e0202b6 // tbl v22.16b, { v21.16b }, v2.16b
+	WORD $0xad014632 // stp q18, q17, [x17, #0x20]
+	WORD $0x4e0102b1 // tbl v17.16b, { v21.16b }, v1.16b
+	WORD $0x6e21da92 // ucvtf v18.4s, v20.4s
+	WORD $0xad004e30 // stp q16, q19, [x17]
+	WORD $0x6e21daf3 // ucvtf v19.4s, v23.4s
+	WORD $0x6e21dad0 // ucvtf v16.4s, v22.4s
+	WORD $0xbc616994 // ldr s20, [x12, x1]
+	WORD $0x4d40c815 // ld1r { v21.4s }, [x0]
+	WORD $0x4e0400f6 // tbl v22.16b, { v7.16b }, v4.16b
+	WORD $0xd37df200 // lsl x0, x16, #3
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4eb5d652 // fsub v18.4s, v18.4s, v21.4s
+	WORD $0x4e0500f4 // tbl v20.16b, { v7.16b }, v5.16b
+	WORD $0x4eb5d673 // fsub v19.4s, v19.4s, v21.4s
+	WORD $0x4eb5d610 // fsub v16.4s, v16.4s, v21.4s
+	WORD $0x4eb5d631 // fsub v17.4s, v17.4s, v21.4s
+	WORD $0x4e0200f5 // tbl v21.16b, { v7.16b }, v2.16b
+	WORD $0x4e0100e7 // tbl v7.16b, { v7.16b }, v1.16b
+	WORD $0xad034a33 // stp q19, q18, [x17, #0x60]
+	WORD $0x6e21da92 // ucvtf v18.4s, v20.4s
+	WORD $0xad024231 // stp q17, q16, [x17, #0x40]
+	WORD $0x6e21dad0 // ucvtf v16.4s, v22.4s
+	WORD $0x6e21dab1 // ucvtf v17.4s, v21.4s
 	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
-	WORD $0x4f859210 // fmul v16.4s, v16.4s, v5.s[0]
-	WORD $0x4f859231 // fmul v17.4s, v17.4s, v5.s[0]
-	WORD $0x4f859252 // fmul v18.4s, v18.4s, v5.s[0]
-	WORD $0x4f8590e5 // fmul v5.4s, v7.4s, v5.s[0]
-	WORD $0x4ea6d607 // fsub v7.4s, v16.4s, v6.4s
-	WORD $0x4ea6d630 // fsub v16.4s, v17.4s, v6.4s
-	WORD $0x4ea6d651 // fsub v17.4s, v18.4s, v6.4s
-	WORD $0x4ea6d4a5 // fsub v5.4s, v5.4s, v6.4s
-	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
-	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc621 // b.ne 0x6fbc <k_decode_q2_k+0x34>
+	WORD $0xbc606993 // ldr s19, [x12, x0]
+	WORD $0x8b0001b1 // add x17, x13, x0
+	WORD $0x4d40ca34 // ld1r { v20.4s }, [x17]
+	WORD $0x4e0400d5 // tbl v21.16b, { v6.16b }, v4.16b
+	WORD $0x8b101d51 // add x17, x10, x16, lsl #7
+	WORD $0x4f939252 // fmul v18.4s, v18.4s, v19.s[0]
+	WORD $0x52800080 // mov w0, #0x4 // =4
+	WORD $0x4f939210 // fmul v16.4s, v16.4s, v19.s[0]
+	WORD $0x4f939231 // fmul v17.4s, v17.4s, v19.s[0]
+	WORD $0xb37df200 // bfi x0, x16, #3, #61
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0x4e0500d3 // tbl v19.16b, { v6.16b }, v5.16b
+	WORD $0x8b0001b0 // add x16, x13, x0
+	WORD $0x4eb4d652 // fsub v18.4s, v18.4s, v20.4s
+	WORD $0x4eb4d610 // fsub v16.4s, v16.4s, v20.4s
+	WORD $0x4eb4d631 // fsub v17.4s, v17.4s, v20.4s
+	WORD $0x4eb4d4e7 // fsub v7.4s, v7.4s, v20.4s
+	WORD $0x4e0200d4 // tbl v20.16b, { v6.16b }, v2.16b
+	WORD $0x4e0100c6 // tbl v6.16b, { v6.16b }, v1.16b
+	WORD $0xad014a30 // stp q16, q18, [x17, #0x20]
+	WORD $0x6e21da70 // ucvtf v16.4s, v19.4s
+	WORD $0xad004627 // stp q7, q17, [x17]
+	WORD $0x6e21dab1 // ucvtf v17.4s, v21.4s
+	WORD $0x6e21da87 // ucvtf v7.4s, v20.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0xbc606992 // ldr s18, [x12, x0]
+	WORD $0x4d40ca13 // ld1r { v19.4s }, [x16]
+	WORD $0x2a0f03e0 // mov w0, w15
+	WORD $0x52800090 // mov w16, #0x4 // =4
+	WORD $0x2a1f03ef // mov w15, wzr
+	WORD $0x4f929210 // fmul v16.4s, v16.4s, v18.s[0]
+	WORD $0x4f929231 // fmul v17.4s, v17.4s, v18.s[0]
+	WORD $0x4f9290e7 // fmul v7.4s, v7.4s, v18.s[0]
+	WORD $0x4f9290c6 // fmul v6.4s, v6.4s, v18.s[0]
+	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
+	WORD $0x4eb3d631 // fsub v17.4s, v17.4s, v19.4s
+	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
+	WORD $0x4eb3d4c6 // fsub v6.4s, v6.4s, v19.4s
+	WORD $0xad034231 // stp q17, q16, [x17, #0x60]
+	WORD $0xad021e26 // stp q6, q7, [x17, #0x40]
+	WORD $0x3707e680 // tbnz w0, #0x0, 0x706c <k_decode_q2_k+0xe4>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9101516b // add x11, x11, #0x54
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe101 // b.ne 0x6fd0 <k_decode_q2_k+0x48>
+	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003a2b // b.lt 0x7e4c <k_decode_q3_k+0x74c>
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x10028e8b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
-	WORD $0x4f00e480 // movi v0.16b, #0x4
-	WORD $0x4f07e781 // movi v1.16b, #0xfc
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x10028f0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x10028d6c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x1002914d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
-	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x3dc001a5 // ldr q5, [x13]
-	WORD $0x9101014a // add x10, x10, #0x40
-	WORD $0x3cdc0146 // ldur q6, [x10, #-0x40]
-	WORD $0x3cde0147 // ldur q7, [x10, #-0x20]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x3940814b // ldrb w11, [x10, #0x20]
-	WORD $0x3940a14c // ldrb w12, [x10, #0x28]
-	WORD $0x4f0a54c6 // shl v6.16b, v6.16b, #0x2
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x12000d6b // and w11, w11, #0xf
-	WORD $0x331c058b // bfi w11, w12, #4, #2
-	WORD $0x4e201cc6 // and v6.16b, v6.16b, v0.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e2684e7 // add v7.16b, v7.16b, v6.16b
-	WORD $0x7d405946 // ldr h6, [x10, #0x2c]
-	WORD $0x1ee240c6 // fcvt s6, h6
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad014532 // stp q18, q17, [x9, #0x20]
-	WORD $0xad004d27 // stp q7, q19, [x9]
-	WORD $0x3cdd0147 // ldur q7, [x10, #-0x30]
-	WORD $0x3cdf0150 // ldur q16, [x10, #-0x10]
-	WORD $0x3940854b // ldrb w11, [x10, #0x21]
-	WORD $0x3940a54c // ldrb w12, [x10, #0x29]
-	WORD $0x4f0a54e7 // shl v7.16b, v7.16b, #0x2
-	WORD $0x4ea11e10 // orr v16.16b, v16.16b, v1.16b
-	WORD $0x12000d6b // and w11, w11, #0xf
-	WORD $0x331c058b // bfi w11, w12, #4, #2
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
-	WORD $0xad024d27 // stp q7, q19, [x9, #0x40]
-	WORD $0x3cde0147 // ldur q7, [x10, #-0x20]
-	WORD $0x3cdc0150 // ldur q16, [x10, #-0x40]
-	WORD $0x3940894b // ldrb w11, [x10, #0x22]
-	WORD $0x3940a94c // ldrb w12, [x10, #0x2a]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x4e308610 // add v16.16b, v16.16b, v16.16b
-	WORD $0x12000d6b // and w11, w11, #0xf
-	WORD $0x331c058b // bfi w11, w12, #4, #2
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad054532 // stp q18, q17, [x9, #0xa0]
-	WORD $0xad044d27 // stp q7, q19, [x9, #0x80]
-	WORD $0x3cdf0147 // ldur q7, [x10, #-0x10]
-	WORD $0x3cdd0150 // ldur q16, [x10, #-0x30]
-	WORD $0x39408d4b // ldrb w11, [x10, #0x23]
-	WORD $0x3940ad4c // ldrb w12, [x10, #0x2b]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x4e308610 // add v16.16b, v16.16b, v16.16b
-	WORD $0x12000d6b // and w11, w11, #0xf
-	WORD $0x331c058b // bfi w11, w12, #4, #2
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad074532 // stp q18, q17, [x9, #0xe0]
-	WORD $0xad064d27 // stp q7, q19, [x9, #0xc0]
-	WORD $0x3cde0147 // ldur q7, [x10, #-0x20]
-	WORD $0x3cdc0150 // ldur q16, [x10, #-0x40]
-	WORD $0x3940a14b // ldrb w11, [x10, #0x28]
-	WORD $0x3940914c // ldrb w12, [x10, #0x24]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x12000d8c // and w12, w12, #0xf
-	WORD $0x331c056c // bfi w12, w11, #4, #2
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100818b // sub w11, w12, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad094532 // stp q18, q17, [x9, #0x120]
-	WORD $0xad084d27 // stp q7, q19, [x9, #0x100]
-	WORD $0x3cdf0147 // ldur q7, [x10, #-0x10]
-	WORD $0x3cdd0150 // ldur q16, [x10, #-0x30]
-	WORD $0x3940a54b // ldrb w11, [x10, #0x29]
-	WORD $0x3940954c // ldrb w12, [x10, #0x25]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x12000d8c // and w12, w12, #0xf
-	WORD $0x331c056c // bfi w12, w11, #4, #2
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100818b // sub w11, w12, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad0b4532 // stp q18, q17, [x9, #0x160]
-	WORD $0xad0a4d27 // stp q7, q19, [x9, #0x140]
-	WORD $0x3cdc0147 // ldur q7, [x10, #-0x40]
-	WORD $0x3cde0150 // ldur q16, [x10, #-0x20]
-	WORD $0x3940a94b // ldrb w11, [x10, #0x2a]
-	WORD $0x3940994c // ldrb w12, [x10, #0x26]
-	WORD $0x6f0f04e7 // ushr v7.16b, v7.16b, #0x1
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x12000d8c // and w12, w12, #0xf
-	WORD $0x331c056c // bfi w12, w11, #4, #2
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x5100818b // sub w11, w12, #0x20
-	WORD $0x6f0a1607 // usra v7.16b, v16.16b, #0x6
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e2184e7 // add v7.16b, v7.16b, v1.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad0d4532 // stp q18, q17, [x9, #0x1a0]
-	WORD $0xad0c4d27 // stp q7, q19, [x9, #0x180]
-	WORD $0x3cdd0147 // ldur q7, [x10, #-0x30]
-	WORD $0x3cdf0150 // ldur q16, [x10, #-0x10]
-	WORD $0x3940ad4b // ldrb w11, [x10, #0x2b]
-	WORD $0x39409d4c // ldrb w12, [x10, #0x27]
-	WORD $0x6f0f04e7 // ushr v7.16b, v7.16b, #0x1
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x12000d8c // and w12, w12, #0xf
-	WORD $0x331c056c // bfi w12, w11, #4, #2
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x5100818b // sub w11, w12, #0x20
-	WORD $0x6f0a1607 // usra v7.16b, v16.16b, #0x6
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e2184e7 // add v7.16b, v7.16b, v1.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad0f4532 // stp q18, q17, [x9, #0x1e0]
-	WORD $0xad0e4d27 // stp q7, q19, [x9, #0x1c0]
-	WORD $0x3cdc0147 // ldur q7, [x10, #-0x40]
-	WORD $0x3dc00150 // ldr q16, [x10]
-	WORD $0x3940a14b // ldrb w11, [x10, #0x28]
-	WORD $0x3940814c // ldrb w12, [x10, #0x20]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x4ea11e10 // orr v16.16b, v16.16b, v1.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad114532 // stp q18, q17, [x9, #0x220]
-	WORD $0xad104d27 // stp q7, q19, [x9, #0x200]
-	WORD $0x3cdd0147 // ldur q7, [x10, #-0x30]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3940a54b // ldrb w11, [x10, #0x29]
-	WORD $0x3940854c // ldrb w12, [x10, #0x21]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x4ea11e10 // orr v16.16b, v16.16b, v1.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e278607 // add v7.16b, v16.16b, v7.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad134532 // stp q18, q17, [x9, #0x260]
-	WORD $0xad124d27 // stp q7, q19, [x9, #0x240]
-	WORD $0x3dc00147 // ldr q7, [x10]
-	WORD $0x3cdc0150 // ldur q16, [x10, #-0x40]
-	WORD $0x3940a94b // ldrb w11, [x10, #0x2a]
-	WORD $0x3940894c // ldrb w12, [x10, #0x22]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x6f0d0610 // ushr v16.16b, v16.16b, #0x3
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad154532 // stp q18, q17, [x9, #0x2a0]
-	WORD $0xad144d27 // stp q7, q19, [x9, #0x280]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3cdd0150 // ldur q16, [x10, #-0x30]
-	WORD $0x3940ad4b // ldrb w11, [x10, #0x2b]
-	WORD $0x39408d4c // ldrb w12, [x10, #0x23]
-	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
-	WORD $0x6f0d0610 // ushr v16.16b, v16.16b, #0x3
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad174532 // stp q18, q17, [x9, #0x2e0]
-	WORD $0xad164d27 // stp q7, q19, [x9, #0x2c0]
-	WORD $0x3dc00147 // ldr q7, [x10]
-	WORD $0x3cdc0150 // ldur q16, [x10, #-0x40]
-	WORD $0x3940a14b // ldrb w11, [x10, #0x28]
-	WORD $0x3940914c // ldrb w12, [x10, #0x24]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x6f0c0610 // ushr v16.16b, v16.16b, #0x4
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad194532 // stp q18, q17, [x9, #0x320]
-	WORD $0xad184d27 // stp q7, q19, [x9, #0x300]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3cdd0150 // ldur q16, [x10, #-0x30]
-	WORD $0x3940a54b // ldrb w11, [x10, #0x29]
-	WORD $0x3940954c // ldrb w12, [x10, #0x25]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x6f0c0610 // ushr v16.16b, v16.16b, #0x4
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4ea11ce7 // orr v7.16b, v7.16b, v1.16b
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3084e7 // add v7.16b, v7.16b, v16.16b
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad1b4532 // stp q18, q17, [x9, #0x360]
-	WORD $0xad1a4d27 // stp q7, q19, [x9, #0x340]
-	WORD $0x3cdc0147 // ldur q7, [x10, #-0x40]
-	WORD $0x3dc00150 // ldr q16, [x10]
-	WORD $0x3940a94b // ldrb w11, [x10, #0x2a]
-	WORD $0x3940994c // ldrb w12, [x10, #0x26]
-	WORD $0x6f0b04e7 // ushr v7.16b, v7.16b, #0x5
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x6f0a1607 // usra v7.16b, v16.16b, #0x6
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e2184e7 // add v7.16b, v7.16b, v1.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0xad1d4532 // stp q18, q17, [x9, #0x3a0]
-	WORD $0xad1c4d27 // stp q7, q19, [x9, #0x380]
-	WORD $0x3cdd0147 // ldur q7, [x10, #-0x30]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3940ad4b // ldrb w11, [x10, #0x2b]
-	WORD $0x39409d4c // ldrb w12, [x10, #0x27]
-	WORD $0x9101b94a // add x10, x10, #0x6e
-	WORD $0x6f0b04e7 // ushr v7.16b, v7.16b, #0x5
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x2a4c116b // orr w11, w11, w12, lsr #4
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x6f0a1607 // usra v7.16b, v16.16b, #0x6
-	WORD $0x1e220170 // scvtf s16, w11
-	WORD $0x4e2184e7 // add v7.16b, v7.16b, v1.16b
-	WORD $0x1e3008c6 // fmul s6, s6, s16
-	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
-	WORD $0x4e0400f2 // tbl v18.16b, { v7.16b }, v4.16b
-	WORD $0x4e0300f3 // tbl v19.16b, { v7.16b }, v3.16b
-	WORD $0x4e0200e7 // tbl v7.16b, { v7.16b }, v2.16b
-	WORD $0x4f28e630 // scvtf v16.4s, v17.4s, #0x18
-	WORD $0x4f28e651 // scvtf v17.4s, v18.4s, #0x18
-	WORD $0x4f28e672 // scvtf v18.4s, v19.4s, #0x18
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f869210 // fmul v16.4s, v16.4s, v6.s[0]
-	WORD $0x4f869231 // fmul v17.4s, v17.4s, v6.s[0]
-	WORD $0x4f869252 // fmul v18.4s, v18.4s, v6.s[0]
-	WORD $0x4f8690e6 // fmul v6.4s, v7.4s, v6.s[0]
-	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
-	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc7a1 // b.ne 0x773c <k_decode_q3_k+0x3c>
-	WORD $0xd65f03c0 // ret
-
-	// decode_q4_k
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400416b // b.lt 0x8684 <k_decode_q4_k+0x834>
-	WORD $0x1002532b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1002566c // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x54001f4b // b.lt 0x77ac <k_decode_q3_k+0x3f0>
+	WORD $0xd10143ff // sub sp, sp, #0x50
+	WORD $0x100163aa // adr x10, 0xa040 <k_dot_q5_k+0x424>
+	WORD $0x1001630b // adr x11, 0xa030 <k_dot_q5_k+0x414>
+	WORD $0x4f07e404 // movi v4.16b, #0xe0
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0x100163aa // adr x10, 0xa050 <k_dot_q5_k+0x434>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1002550b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x100253ed // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x3dc00183 // ldr q3, [x12]
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x3dc001a4 // ldr q4, [x13]
-	WORD $0x3dc00545 // ldr q5, [x10, #0x10]
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x7d400146 // ldr h6, [x10]
-	WORD $0x3940214c // ldrb w12, [x10, #0x8]
-	WORD $0x4e201ca7 // and v7.16b, v5.16b, v0.16b
-	WORD $0x7d400545 // ldr h5, [x10, #0x2]
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1ee240c6 // fcvt s6, h6
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1ee240a5 // fcvt s5, h5
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad014131 // stp q17, q16, [x9, #0x20]
-	WORD $0xad004d27 // stp q7, q19, [x9]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0x3940214c // ldrb w12, [x10, #0x8]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad034131 // stp q17, q16, [x9, #0x60]
-	WORD $0xad024d27 // stp q7, q19, [x9, #0x40]
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x3940254c // ldrb w12, [x10, #0x9]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad054131 // stp q17, q16, [x9, #0xa0]
-	WORD $0xad044d27 // stp q7, q19, [x9, #0x80]
-	WORD $0x3dc00947 // ldr q7, [x10, #0x20]
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x3940254c // ldrb w12, [x10, #0x9]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad074131 // stp q17, q16, [x9, #0xe0]
-	WORD $0xad064d27 // stp q7, q19, [x9, #0xc0]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x3940294c // ldrb w12, [x10, #0xa]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad094131 // stp q17, q16, [x9, #0x120]
-	WORD $0xad084d27 // stp q7, q19, [x9, #0x100]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x3940294c // ldrb w12, [x10, #0xa]
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0b4131 // stp q17, q16, [x9, #0x160]
-	WORD $0xad0a4d27 // stp q7, q19, [x9, #0x140]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x39402d4c // ldrb w12, [x10, #0xb]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0d4131 // stp q17, q16, [x9, #0x1a0]
-	WORD $0xad0c4d27 // stp q7, q19, [x9, #0x180]
-	WORD $0x3dc01147 // ldr q7, [x10, #0x40]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x39402d4c // ldrb w12, [x10, #0xb]
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1e230192 // ucvtf s18, w12
-	WORD $0x4e0100f1 // tbl v17.16b, { v7.16b }, v1.16b
-	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e3008d0 // fmul s16, s6, s16
-	WORD $0x1e3208b2 // fmul s18, s5, s18
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x4e040652 // dup v18.4s, v18.s[0]
-	WORD $0x4f909231 // fmul v17.4s, v17.4s, v16.s[0]
-	WORD $0x4f909273 // fmul v19.4s, v19.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
-	WORD $0x4eb2d630 // fsub v16.4s, v17.4s, v18.4s
-	WORD $0x4eb2d671 // fsub v17.4s, v19.4s, v18.4s
-	WORD $0x4eb2d693 // fsub v19.4s, v20.4s, v18.4s
-	WORD $0x4eb2d4e7 // fsub v7.4s, v7.4s, v18.4s
-	WORD $0xad0f4131 // stp q17, q16, [x9, #0x1e0]
-	WORD $0xad0e4d27 // stp q7, q19, [x9, #0x1c0]
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x3940114c // ldrb w12, [x10, #0x4]
-	WORD $0x3940314d // ldrb w13, [x10, #0xc]
-	WORD $0x3dc01547 // ldr q7, [x10, #0x50]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad114131 // stp q17, q16, [x9, #0x220]
-	WORD $0xad104927 // stp q7, q18, [x9, #0x200]
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x3940114c // ldrb w12, [x10, #0x4]
-	WORD $0x3940314d // ldrb w13, [x10, #0xc]
-	WORD $0x3dc01947 // ldr q7, [x10, #0x60]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad134131 // stp q17, q16, [x9, #0x260]
-	WORD $0xad124927 // stp q7, q18, [x9, #0x240]
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x3940154c // ldrb w12, [x10, #0x5]
-	WORD $0x3940354d // ldrb w13, [x10, #0xd]
-	WORD $0x3dc01547 // ldr q7, [x10, #0x50]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad154131 // stp q17, q16, [x9, #0x2a0]
-	WORD $0xad144927 // stp q7, q18, [x9, #0x280]
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x3940154c // ldrb w12, [x10, #0x5]
-	WORD $0x3940354d // ldrb w13, [x10, #0xd]
-	WORD $0x3dc01947 // ldr q7, [x10, #0x60]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad174131 // stp q17, q16, [x9, #0x2e0]
-	WORD $0xad164927 // stp q7, q18, [x9, #0x2c0]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x3940194c // ldrb w12, [x10, #0x6]
-	WORD $0x3940394d // ldrb w13, [x10, #0xe]
-	WORD $0x3dc01d47 // ldr q7, [x10, #0x70]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad194131 // stp q17, q16, [x9, #0x320]
-	WORD $0xad184927 // stp q7, q18, [x9, #0x300]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x3940194c // ldrb w12, [x10, #0x6]
-	WORD $0x3940394d // ldrb w13, [x10, #0xe]
-	WORD $0x3dc02147 // ldr q7, [x10, #0x80]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad1b4131 // stp q17, q16, [x9, #0x360]
-	WORD $0xad1a4927 // stp q7, q18, [x9, #0x340]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x39401d4c // ldrb w12, [x10, #0x7]
-	WORD $0x39403d4d // ldrb w13, [x10, #0xf]
-	WORD $0x3dc01d47 // ldr q7, [x10, #0x70]
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108d1 // fmul s17, s6, s17
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308b3 // fmul s19, s5, s19
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d4e7 // fsub v7.4s, v7.4s, v19.4s
-	WORD $0xad1d4131 // stp q17, q16, [x9, #0x3a0]
-	WORD $0xad1c4927 // stp q7, q18, [x9, #0x380]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x39401d4c // ldrb w12, [x10, #0x7]
-	WORD $0x39403d4d // ldrb w13, [x10, #0xf]
-	WORD $0x3dc02147 // ldr q7, [x10, #0x80]
-	WORD $0x9102414a // add x10, x10, #0x90
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x6f0c04e7 // ushr v7.16b, v7.16b, #0x4
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e0100f0 // tbl v16.16b, { v7.16b }, v1.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e0200f2 // tbl v18.16b, { v7.16b }, v2.16b
-	WORD $0x4e0300f4 // tbl v20.16b, { v7.16b }, v3.16b
-	WORD $0x4e0400e7 // tbl v7.16b, { v7.16b }, v4.16b
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x1e3108c6 // fmul s6, s6, s17
-	WORD $0x6e21da51 // ucvtf v17.4s, v18.4s
-	WORD $0x6e21da92 // ucvtf v18.4s, v20.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x1e3308a5 // fmul s5, s5, s19
-	WORD $0x4f869210 // fmul v16.4s, v16.4s, v6.s[0]
-	WORD $0x4f869231 // fmul v17.4s, v17.4s, v6.s[0]
-	WORD $0x4f869252 // fmul v18.4s, v18.4s, v6.s[0]
-	WORD $0x4f8690e6 // fmul v6.4s, v7.4s, v6.s[0]
-	WORD $0x4e0404a5 // dup v5.4s, v5.s[0]
-	WORD $0x4ea5d607 // fsub v7.4s, v16.4s, v5.4s
-	WORD $0x4ea5d630 // fsub v16.4s, v17.4s, v5.4s
-	WORD $0x4ea5d651 // fsub v17.4s, v18.4s, v5.4s
-	WORD $0x4ea5d4c5 // fsub v5.4s, v6.4s, v5.4s
-	WORD $0xad1f1d30 // stp q16, q7, [x9, #0x3e0]
-	WORD $0xad1e4525 // stp q5, q17, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffc021 // b.ne 0x7e84 <k_decode_q4_k+0x34>
-	WORD $0xd65f03c0 // ret
-
-	// decode_q5_k
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400484b // b.lt 0x8f98 <k_decode_q5_k+0x910>
-	WORD $0x1002116b // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x4f00e601 // movi v1.16b, #0x10
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002134b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1002142c // adr x12, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x1002120d // adr x13, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x3dc00184 // ldr q4, [x12]
-	WORD $0x3dc001a5 // ldr q5, [x13]
-	WORD $0x3dc00546 // ldr q6, [x10, #0x10]
-	WORD $0x3dc00d47 // ldr q7, [x10, #0x30]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0x7d400150 // ldr h16, [x10]
-	WORD $0x3940214c // ldrb w12, [x10, #0x8]
-	WORD $0x4f0c54c6 // shl v6.16b, v6.16b, #0x4
-	WORD $0x4e201ce7 // and v7.16b, v7.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211cc6 // and v6.16b, v6.16b, v1.16b
-	WORD $0x4ea71cd1 // orr v17.16b, v6.16b, v7.16b
-	WORD $0x7d400546 // ldr h6, [x10, #0x2]
-	WORD $0x1ee24207 // fcvt s7, h16
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x1ee240c6 // fcvt s6, h6
-	WORD $0x4e020232 // tbl v18.16b, { v17.16b }, v2.16b
-	WORD $0x4e030234 // tbl v20.16b, { v17.16b }, v3.16b
-	WORD $0x4e040235 // tbl v21.16b, { v17.16b }, v4.16b
-	WORD $0x4e050231 // tbl v17.16b, { v17.16b }, v5.16b
-	WORD $0x1e3008f0 // fmul s16, s7, s16
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f909252 // fmul v18.4s, v18.4s, v16.s[0]
-	WORD $0x4f909294 // fmul v20.4s, v20.4s, v16.s[0]
-	WORD $0x4f9092b5 // fmul v21.4s, v21.4s, v16.s[0]
-	WORD $0x4f909230 // fmul v16.4s, v17.4s, v16.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad014532 // stp q18, q17, [x9, #0x20]
-	WORD $0xad005130 // stp q16, q20, [x9]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3dc01151 // ldr q17, [x10, #0x40]
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0x3940214c // ldrb w12, [x10, #0x8]
-	WORD $0x4f0c5610 // shl v16.16b, v16.16b, #0x4
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
-	WORD $0xad025130 // stp q16, q20, [x9, #0x40]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3dc00d51 // ldr q17, [x10, #0x30]
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x3940254c // ldrb w12, [x10, #0x9]
-	WORD $0x4f0b5610 // shl v16.16b, v16.16b, #0x3
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad054532 // stp q18, q17, [x9, #0xa0]
-	WORD $0xad045130 // stp q16, q20, [x9, #0x80]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3dc01151 // ldr q17, [x10, #0x40]
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x3940254c // ldrb w12, [x10, #0x9]
-	WORD $0x4f0b5610 // shl v16.16b, v16.16b, #0x3
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad074532 // stp q18, q17, [x9, #0xe0]
-	WORD $0xad065130 // stp q16, q20, [x9, #0xc0]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3dc01551 // ldr q17, [x10, #0x50]
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x3940294c // ldrb w12, [x10, #0xa]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad094532 // stp q18, q17, [x9, #0x120]
-	WORD $0xad085130 // stp q16, q20, [x9, #0x100]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3dc01951 // ldr q17, [x10, #0x60]
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x3940294c // ldrb w12, [x10, #0xa]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad0b4532 // stp q18, q17, [x9, #0x160]
-	WORD $0xad0a5130 // stp q16, q20, [x9, #0x140]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3dc01551 // ldr q17, [x10, #0x50]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x39402d4c // ldrb w12, [x10, #0xb]
-	WORD $0x4e308610 // add v16.16b, v16.16b, v16.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad0d4532 // stp q18, q17, [x9, #0x1a0]
-	WORD $0xad0c5130 // stp q16, q20, [x9, #0x180]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3dc01951 // ldr q17, [x10, #0x60]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x39402d4c // ldrb w12, [x10, #0xb]
-	WORD $0x4e308610 // add v16.16b, v16.16b, v16.16b
-	WORD $0x1200156b // and w11, w11, #0x3f
-	WORD $0x1200158c // and w12, w12, #0x3f
-	WORD $0x1e230193 // ucvtf s19, w12
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230171 // ucvtf s17, w11
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad0f4532 // stp q18, q17, [x9, #0x1e0]
-	WORD $0xad0e5130 // stp q16, q20, [x9, #0x1c0]
-	WORD $0x3dc01d50 // ldr q16, [x10, #0x70]
-	WORD $0x3dc00551 // ldr q17, [x10, #0x10]
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x3940114c // ldrb w12, [x10, #0x4]
-	WORD $0x3940314d // ldrb w13, [x10, #0xc]
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4eb01e30 // orr v16.16b, v17.16b, v16.16b
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad114532 // stp q18, q17, [x9, #0x220]
-	WORD $0xad105130 // stp q16, q20, [x9, #0x200]
-	WORD $0x3dc02150 // ldr q16, [x10, #0x80]
-	WORD $0x3dc00951 // ldr q17, [x10, #0x20]
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x3940114c // ldrb w12, [x10, #0x4]
-	WORD $0x3940314d // ldrb w13, [x10, #0xc]
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x4e211e31 // and v17.16b, v17.16b, v1.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4eb01e30 // orr v16.16b, v17.16b, v16.16b
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad134532 // stp q18, q17, [x9, #0x260]
-	WORD $0xad125130 // stp q16, q20, [x9, #0x240]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x3940154c // ldrb w12, [x10, #0x5]
-	WORD $0x3940354d // ldrb w13, [x10, #0xd]
-	WORD $0x3dc01d51 // ldr q17, [x10, #0x70]
-	WORD $0x6f0f0610 // ushr v16.16b, v16.16b, #0x1
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad154532 // stp q18, q17, [x9, #0x2a0]
-	WORD $0xad145130 // stp q16, q20, [x9, #0x280]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x3940154c // ldrb w12, [x10, #0x5]
-	WORD $0x3940354d // ldrb w13, [x10, #0xd]
-	WORD $0x3dc02151 // ldr q17, [x10, #0x80]
-	WORD $0x6f0f0610 // ushr v16.16b, v16.16b, #0x1
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad174532 // stp q18, q17, [x9, #0x2e0]
-	WORD $0xad165130 // stp q16, q20, [x9, #0x2c0]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3dc02551 // ldr q17, [x10, #0x90]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x3940194c // ldrb w12, [x10, #0x6]
-	WORD $0x3940394d // ldrb w13, [x10, #0xe]
-	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad194532 // stp q18, q17, [x9, #0x320]
-	WORD $0xad185130 // stp q16, q20, [x9, #0x300]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3dc02951 // ldr q17, [x10, #0xa0]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x3940194c // ldrb w12, [x10, #0x6]
-	WORD $0x3940394d // ldrb w13, [x10, #0xe]
-	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad1b4532 // stp q18, q17, [x9, #0x360]
-	WORD $0xad1a5130 // stp q16, q20, [x9, #0x340]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x39401d4c // ldrb w12, [x10, #0x7]
-	WORD $0x39403d4d // ldrb w13, [x10, #0xf]
-	WORD $0x3dc02551 // ldr q17, [x10, #0x90]
-	WORD $0x6f0d0610 // ushr v16.16b, v16.16b, #0x3
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x1e3308d3 // fmul s19, s6, s19
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
-	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e040673 // dup v19.4s, v19.s[0]
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f9192b5 // fmul v21.4s, v21.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0x4eb3d651 // fsub v17.4s, v18.4s, v19.4s
-	WORD $0x4eb3d692 // fsub v18.4s, v20.4s, v19.4s
-	WORD $0x4eb3d6b4 // fsub v20.4s, v21.4s, v19.4s
-	WORD $0x4eb3d610 // fsub v16.4s, v16.4s, v19.4s
-	WORD $0xad1d4532 // stp q18, q17, [x9, #0x3a0]
-	WORD $0xad1c5130 // stp q16, q20, [x9, #0x380]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x39401d4c // ldrb w12, [x10, #0x7]
-	WORD $0x39403d4d // ldrb w13, [x10, #0xf]
-	WORD $0x3dc02951 // ldr q17, [x10, #0xa0]
-	WORD $0x9102c14a // add x10, x10, #0xb0
-	WORD $0x6f0d0610 // ushr v16.16b, v16.16b, #0x3
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x1e230173 // ucvtf s19, w11
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e020212 // tbl v18.16b, { v16.16b }, v2.16b
-	WORD $0x4e030214 // tbl v20.16b, { v16.16b }, v3.16b
-	WORD $0x4e040215 // tbl v21.16b, { v16.16b }, v4.16b
-	WORD $0x4e050210 // tbl v16.16b, { v16.16b }, v5.16b
-	WORD $0x1e3108e7 // fmul s7, s7, s17
-	WORD $0x1e3308c6 // fmul s6, s6, s19
-	WORD $0x6e21da51 // ucvtf v17.4s, v18.4s
-	WORD $0x6e21da92 // ucvtf v18.4s, v20.4s
-	WORD $0x6e21dab3 // ucvtf v19.4s, v21.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x4e0404c6 // dup v6.4s, v6.s[0]
-	WORD $0x4f879231 // fmul v17.4s, v17.4s, v7.s[0]
-	WORD $0x4f879252 // fmul v18.4s, v18.4s, v7.s[0]
-	WORD $0x4f879273 // fmul v19.4s, v19.4s, v7.s[0]
-	WORD $0x4f879207 // fmul v7.4s, v16.4s, v7.s[0]
-	WORD $0x4ea6d630 // fsub v16.4s, v17.4s, v6.4s
-	WORD $0x4ea6d651 // fsub v17.4s, v18.4s, v6.4s
-	WORD $0x4ea6d672 // fsub v18.4s, v19.4s, v6.4s
-	WORD $0x4ea6d4e6 // fsub v6.4s, v7.4s, v6.4s
-	WORD $0xad1f4131 // stp q17, q16, [x9, #0x3e0]
-	WORD $0xad1e4926 // stp q6, q18, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffb961 // b.ne 0x86c0 <k_decode_q5_k+0x38>
+	WORD $0x3dc00142 // ldr q2, [x10]
+	WORD $0x10015fca // adr x10, 0x9fe0 <k_dot_q5_k+0x3c4>
+	WORD $0x10015f2b // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x3dc00143 // ldr q3, [x10]
+	WORD $0x10015fea // adr x10, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x4f00e466 // movi v6.16b, #0x3
+	WORD $0x3dc00145 // ldr q5, [x10]
+	WORD $0x1001608a // adr x10, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x4f00e487 // movi v7.16b, #0x4
+	WORD $0x4f07e790 // movi v16.16b, #0xfc
+	WORD $0x3dc00151 // ldr q17, [x10]
+	WORD $0x3dc00172 // ldr q18, [x11]
+	WORD $0x100163ec // adr x12, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x3dc00193 // ldr q19, [x12]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
+	WORD $0xb940696e // ldr w14, [x11, #0x68]
+	WORD $0xfd403174 // ldr d20, [x11, #0x60]
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x7d40d977 // ldr h23, [x11, #0x6c]
+	WORD $0x1e2701d5 // fmov s21, w14
+	WORD $0x0e0c3e8f // mov w15, v20.s[1]
+	WORD $0x1ee242f7 // fcvt s23, h23
+	WORD $0x4e943ab5 // zip1 v21.4s, v21.4s, v20.4s
+	WORD $0x4e141dd4 // mov v20.s[2], w14
+	WORD $0x53047dee // lsr w14, w15, #4
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x4e0406b6 // dup v22.4s, v21.s[0]
+	WORD $0x4e1c1dd4 // mov v20.s[3], w14
+	WORD $0x9100816e // add x14, x11, #0x20
+	WORD $0x4e963ab5 // zip1 v21.4s, v21.4s, v22.4s
+	WORD $0x4e201e94 // and v20.16b, v20.16b, v0.16b
+	WORD $0x6ea146b6 // ushl v22.4s, v21.4s, v1.4s
+	WORD $0x6ea246b5 // ushl v21.4s, v21.4s, v2.4s
+	WORD $0x6e1846b6 // mov v22.d[1], v21.d[1]
+	WORD $0x4e231ed5 // and v21.16b, v22.16b, v3.16b
+	WORD $0x4eb41eb4 // orr v20.16b, v21.16b, v20.16b
+	WORD $0x4e248694 // add v20.16b, v20.16b, v4.16b
+	WORD $0x4e130295 // tbl v21.16b, { v20.16b }, v19.16b
+	WORD $0x4e120296 // tbl v22.16b, { v20.16b }, v18.16b
+	WORD $0x4e110298 // tbl v24.16b, { v20.16b }, v17.16b
+	WORD $0x4e050294 // tbl v20.16b, { v20.16b }, v5.16b
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0x4f9792b5 // fmul v21.4s, v21.4s, v23.s[0]
+	WORD $0x4f9792d6 // fmul v22.4s, v22.4s, v23.s[0]
+	WORD $0x4f979318 // fmul v24.4s, v24.4s, v23.s[0]
+	WORD $0x4f979294 // fmul v20.4s, v20.4s, v23.s[0]
+	WORD $0xad0157f6 // stp q22, q21, [sp, #0x20]
+	WORD $0xad0063f4 // stp q20, q24, [sp]
+	WORD $0xad405574 // ldp q20, q21, [x11]
+	WORD $0xd37df1b0 // lsl x16, x13, #3
+	WORD $0x4f0a5698 // shl v24.16b, v20.16b, #0x2
+	WORD $0x4e34869e // add v30.16b, v20.16b, v20.16b
+	WORD $0x8b1001d1 // add x17, x14, x16
+	WORD $0xad405a37 // ldp q23, q22, [x17]
+	WORD $0x4e271f18 // and v24.16b, v24.16b, v7.16b
+	WORD $0x8b100191 // add x17, x12, x16
+	WORD $0x4e271fde // and v30.16b, v30.16b, v7.16b
+	WORD $0x8b0d1d50 // add x16, x10, x13, lsl #7
+	WORD $0x4e261ef9 // and v25.16b, v23.16b, v6.16b
+	WORD $0x4e261edb // and v27.16b, v22.16b, v6.16b
+	WORD $0x6f0e06ff // ushr v31.16b, v23.16b, #0x2
+	WORD $0x4eb91f18 // orr v24.16b, v24.16b, v25.16b
+	WORD $0x4f0a56b9 // shl v25.16b, v21.16b, #0x2
+	WORD $0x4e261fff // and v31.16b, v31.16b, v6.16b
+	WORD $0x4e308718 // add v24.16b, v24.16b, v16.16b
+	WORD $0x4e271f39 // and v25.16b, v25.16b, v7.16b
+	WORD $0x4e13031a // tbl v26.16b, { v24.16b }, v19.16b
+	WORD $0x4e12031c // tbl v28.16b, { v24.16b }, v18.16b
+	WORD $0x4e11031d // tbl v29.16b, { v24.16b }, v17.16b
+	WORD $0x4e050318 // tbl v24.16b, { v24.16b }, v5.16b
+	WORD $0x4ebb1f39 // orr v25.16b, v25.16b, v27.16b
+	WORD $0x4f28e75a // scvtf v26.4s, v26.4s, #0x18
+	WORD $0x4f28e79b // scvtf v27.4s, v28.4s, #0x18
+	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0x4e308739 // add v25.16b, v25.16b, v16.16b
+	WORD $0xbd40023c // ldr s28, [x17]
+	WORD $0x4f9c935a // fmul v26.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c937b // fmul v27.4s, v27.4s, v28.s[0]
+	WORD $0x4e130328 // tbl v8.16b, { v25.16b }, v19.16b
+	WORD $0x4f9c93bd // fmul v29.4s, v29.4s, v28.s[0]
+	WORD $0x4e120329 // tbl v9.16b, { v25.16b }, v18.16b
+	WORD $0x4f9c9318 // fmul v24.4s, v24.4s, v28.s[0]
+	WORD $0x4e11033c // tbl v28.16b, { v25.16b }, v17.16b
+	WORD $0x4e050339 // tbl v25.16b, { v25.16b }, v5.16b
+	WORD $0xad016a1b // stp q27, q26, [x16, #0x20]
+	WORD $0x4ebf1fda // orr v26.16b, v30.16b, v31.16b
+	WORD $0x4f28e51b // scvtf v27.4s, v8.4s, #0x18
+	WORD $0xad007618 // stp q24, q29, [x16]
+	WORD $0x4f28e53d // scvtf v29.4s, v9.4s, #0x18
+	WORD $0x4e3586be // add v30.16b, v21.16b, v21.16b
+	WORD $0x4f28e798 // scvtf v24.4s, v28.4s, #0x18
+	WORD $0xbd40063c // ldr s28, [x17, #0x4]
+	WORD $0x4f28e739 // scvtf v25.4s, v25.4s, #0x18
+	WORD $0x6f0e06df // ushr v31.16b, v22.16b, #0x2
+	WORD $0x4e30875a // add v26.16b, v26.16b, v16.16b
+	WORD $0xb24001b1 // orr x17, x13, #0x1
+	WORD $0x4f9c937b // fmul v27.4s, v27.4s, v28.s[0]
+	WORD $0x4e271fde // and v30.16b, v30.16b, v7.16b
+	WORD $0x8b110d80 // add x0, x12, x17, lsl #3
+	WORD $0x4f9c93bd // fmul v29.4s, v29.4s, v28.s[0]
+	WORD $0x4e261fff // and v31.16b, v31.16b, v6.16b
+	WORD $0x4e130348 // tbl v8.16b, { v26.16b }, v19.16b
+	WORD $0x4f9c9318 // fmul v24.4s, v24.4s, v28.s[0]
+	WORD $0x4e120349 // tbl v9.16b, { v26.16b }, v18.16b
+	WORD $0x4f9c9339 // fmul v25.4s, v25.4s, v28.s[0]
+	WORD $0x4e11035c // tbl v28.16b, { v26.16b }, v17.16b
+	WORD $0x4e05035a // tbl v26.16b, { v26.16b }, v5.16b
+	WORD $0xad036e1d // stp q29, q27, [x16, #0x60]
+	WORD $0x4ebf1fdb // orr v27.16b, v30.16b, v31.16b
+	WORD $0x6f0c06fe // ushr v30.16b, v23.16b, #0x4
+	WORD $0x4f28e51d // scvtf v29.4s, v8.4s, #0x18
+	WORD $0x4e271e9f // and v31.16b, v20.16b, v7.16b
+	WORD $0xad026219 // stp q25, q24, [x16, #0x40]
+	WORD $0x4f28e538 // scvtf v24.4s, v9.4s, #0x18
+	WORD $0x4f28e799 // scvtf v25.4s, v28.4s, #0x18
+	WORD $0x4f28e75a // scvtf v26.4s, v26.4s, #0x18
+	WORD $0x4e30877b // add v27.16b, v27.16b, v16.16b
+	WORD $0xbd40001c // ldr s28, [x0]
+	WORD $0x4e261fde // and v30.16b, v30.16b, v6.16b
+	WORD $0x8b111d50 // add x16, x10, x17, lsl #7
+	WORD $0xb27f01b1 // orr x17, x13, #0x2
+	WORD $0x4f9c93bd // fmul v29.4s, v29.4s, v28.s[0]
+	WORD $0xb24005ad // orr x13, x13, #0x3
+	WORD $0x4f9c9318 // fmul v24.4s, v24.4s, v28.s[0]
+	WORD $0x4e130368 // tbl v8.16b, { v27.16b }, v19.16b
+	WORD $0x4f9c9339 // fmul v25.4s, v25.4s, v28.s[0]
+	WORD $0x4e120369 // tbl v9.16b, { v27.16b }, v18.16b
+	WORD $0x4f9c935a // fmul v26.4s, v26.4s, v28.s[0]
+	WORD $0x4e11037c // tbl v28.16b, { v27.16b }, v17.16b
+	WORD $0x4e05037b // tbl v27.16b, { v27.16b }, v5.16b
+	WORD $0xad017618 // stp q24, q29, [x16, #0x20]
+	WORD $0x4ebe1ff8 // orr v24.16b, v31.16b, v30.16b
+	WORD $0x4f28e51d // scvtf v29.4s, v8.4s, #0x18
+	WORD $0xad00661a // stp q26, q25, [x16]
+	WORD $0x4f28e539 // scvtf v25.4s, v9.4s, #0x18
+	WORD $0x4f28e79a // scvtf v26.4s, v28.4s, #0x18
+	WORD $0xbd40041c // ldr s28, [x0, #0x4]
+	WORD $0x4f28e77b // scvtf v27.4s, v27.4s, #0x18
+	WORD $0x6f0c06de // ushr v30.16b, v22.16b, #0x4
+	WORD $0x4e308718 // add v24.16b, v24.16b, v16.16b
+	WORD $0x4e271ebf // and v31.16b, v21.16b, v7.16b
+	WORD $0x8b110d80 // add x0, x12, x17, lsl #3
+	WORD $0x4f9c93bd // fmul v29.4s, v29.4s, v28.s[0]
+	WORD $0x4f9c9339 // fmul v25.4s, v25.4s, v28.s[0]
+	WORD $0x4e261fde // and v30.16b, v30.16b, v6.16b
+	WORD $0x4f9c935a // fmul v26.4s, v26.4s, v28.s[0]
+	WORD $0x4e130308 // tbl v8.16b, { v24.16b }, v19.16b
+	WORD $0x4e120309 // tbl v9.16b, { v24.16b }, v18.16b
+	WORD $0x4f9c937b // fmul v27.4s, v27.4s, v28.s[0]
+	WORD $0x4e11031c // tbl v28.16b, { v24.16b }, v17.16b
+	WORD $0x4e050318 // tbl v24.16b, { v24.16b }, v5.16b
+	WORD $0xad037619 // stp q25, q29, [x16, #0x60]
+	WORD $0x4ebe1ff9 // orr v25.16b, v31.16b, v30.16b
+	WORD $0x6f0f069e // ushr v30.16b, v20.16b, #0x1
+	WORD $0x4f28e51d // scvtf v29.4s, v8.4s, #0x18
+	WORD $0xad026a1b // stp q27, q26, [x16, #0x40]
+	WORD $0x4f28e53a // scvtf v26.4s, v9.4s, #0x18
+	WORD $0x4f28e79b // scvtf v27.4s, v28.4s, #0x18
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0xbd40001c // ldr s28, [x0]
+	WORD $0x4e308739 // add v25.16b, v25.16b, v16.16b
+	WORD $0x4e271fde // and v30.16b, v30.16b, v7.16b
+	WORD $0x8b111d50 // add x16, x10, x17, lsl #7
+	WORD $0x8b0d0d91 // add x17, x12, x13, lsl #3
+	WORD $0x8b0d1d4d // add x13, x10, x13, lsl #7
+	WORD $0x6f0c0694 // ushr v20.16b, v20.16b, #0x4
+	WORD $0x4f9c93bd // fmul v29.4s, v29.4s, v28.s[0]
+	WORD $0x4f9c935a // fmul v26.4s, v26.4s, v28.s[0]
+	WORD $0x4e13033f // tbl v31.16b, { v25.16b }, v19.16b
+	WORD $0x4f9c937b // fmul v27.4s, v27.4s, v28.s[0]
+	WORD $0x4e120328 // tbl v8.16b, { v25.16b }, v18.16b
+	WORD $0x4f9c9318 // fmul v24.4s, v24.4s, v28.s[0]
+	WORD $0x4e11033c // tbl v28.16b, { v25.16b }, v17.16b
+	WORD $0x4e050339 // tbl v25.16b, { v25.16b }, v5.16b
+	WORD $0x6f0a16fe // usra v30.16b, v23.16b, #0x6
+	WORD $0xad01761a // stp q26, q29, [x16, #0x20]
+	WORD $0x6f0f06bd // ushr v29.16b, v21.16b, #0x1
+	WORD $0x6f0c06b5 // ushr v21.16b, v21.16b, #0x4
+	WORD $0x4f28e7f7 // scvtf v23.4s, v31.4s, #0x18
+	WORD $0x4f28e51a // scvtf v26.4s, v8.4s, #0x18
+	WORD $0xad006e18 // stp q24, q27, [x16]
+	WORD $0x4f28e798 // scvtf v24.4s, v28.4s, #0x18
+	WORD $0x4f28e739 // scvtf v25.4s, v25.4s, #0x18
+	WORD $0x4e3087dc // add v28.16b, v30.16b, v16.16b
+	WORD $0xbd40041b // ldr s27, [x0, #0x4]
+	WORD $0x4e271fbd // and v29.16b, v29.16b, v7.16b
+	WORD $0x4f9b92f7 // fmul v23.4s, v23.4s, v27.s[0]
+	WORD $0x4f9b935a // fmul v26.4s, v26.4s, v27.s[0]
+	WORD $0x4e13039e // tbl v30.16b, { v28.16b }, v19.16b
+	WORD $0x4f9b9318 // fmul v24.4s, v24.4s, v27.s[0]
+	WORD $0x4e12039f // tbl v31.16b, { v28.16b }, v18.16b
+	WORD $0x4f9b9339 // fmul v25.4s, v25.4s, v27.s[0]
+	WORD $0x4e11039b // tbl v27.16b, { v28.16b }, v17.16b
+	WORD $0x6f0a16dd // usra v29.16b, v22.16b, #0x6
+	WORD $0xad035e1a // stp q26, q23, [x16, #0x60]
+	WORD $0x4e050397 // tbl v23.16b, { v28.16b }, v5.16b
+	WORD $0x4f28e7d6 // scvtf v22.4s, v30.4s, #0x18
+	WORD $0xad026219 // stp q25, q24, [x16, #0x40]
+	WORD $0x4f28e7f8 // scvtf v24.4s, v31.4s, #0x18
+	WORD $0x4f28e779 // scvtf v25.4s, v27.4s, #0x18
+	WORD $0xbd40023a // ldr s26, [x17]
+	WORD $0x4e3087bb // add v27.16b, v29.16b, v16.16b
+	WORD $0x2a0f03f0 // mov w16, w15
+	WORD $0x4f28e6f7 // scvtf v23.4s, v23.4s, #0x18
+	WORD $0x2a1f03ef // mov w15, wzr
+	WORD $0x4f9a92d6 // fmul v22.4s, v22.4s, v26.s[0]
+	WORD $0x4f9a9318 // fmul v24.4s, v24.4s, v26.s[0]
+	WORD $0x4e13037c // tbl v28.16b, { v27.16b }, v19.16b
+	WORD $0x4f9a9339 // fmul v25.4s, v25.4s, v26.s[0]
+	WORD $0x4e12037d // tbl v29.16b, { v27.16b }, v18.16b
+	WORD $0x4f9a92f7 // fmul v23.4s, v23.4s, v26.s[0]
+	WORD $0x4e11037a // tbl v26.16b, { v27.16b }, v17.16b
+	WORD $0xad0159b8 // stp q24, q22, [x13, #0x20]
+	WORD $0x4e050376 // tbl v22.16b, { v27.16b }, v5.16b
+	WORD $0x4f28e798 // scvtf v24.4s, v28.4s, #0x18
+	WORD $0xad0065b7 // stp q23, q25, [x13]
+	WORD $0x4f28e7b9 // scvtf v25.4s, v29.4s, #0x18
+	WORD $0x4f28e757 // scvtf v23.4s, v26.4s, #0x18
+	WORD $0xbd40063a // ldr s26, [x17, #0x4]
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f9a9318 // fmul v24.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a9339 // fmul v25.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a92f7 // fmul v23.4s, v23.4s, v26.s[0]
+	WORD $0x4f9a92d6 // fmul v22.4s, v22.4s, v26.s[0]
+	WORD $0xad0361b9 // stp q25, q24, [x13, #0x60]
+	WORD $0xad025db6 // stp q22, q23, [x13, #0x40]
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0x3707e9b0 // tbnz w16, #0x0, 0x74c0 <k_decode_q3_k+0x104>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9101b96b // add x11, x11, #0x6e
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe461 // b.ne 0x742c <k_decode_q3_k+0x70>
+	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
+	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
 
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400310b // b.lt 0x95c4 <k_decode_q6_k+0x628>
-	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001c98b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
-	WORD $0x4f01e601 // movi v1.16b, #0x30
-	WORD $0x4f07e402 // movi v2.16b, #0xe0
-	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001ca0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1001c86c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x1001cc4d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x54001b2b // b.lt 0x7b1c <k_decode_q6_k+0x36c>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x1001418a // adr x10, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1001426b // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x3dc00140 // ldr q0, [x10]
+	WORD $0x1001400a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x4f01e602 // movi v2.16b, #0x30
+	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x3dc00185 // ldr q5, [x12]
-	WORD $0x3dc001a6 // ldr q6, [x13]
-	WORD $0x9101c14a // add x10, x10, #0x70
-	WORD $0x3dc00547 // ldr q7, [x10, #0x10]
-	WORD $0x3cd90150 // ldur q16, [x10, #-0x70]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x39c1414b // ldrsb w11, [x10, #0x50]
-	WORD $0x4f0c54e7 // shl v7.16b, v7.16b, #0x4
-	WORD $0x4e201e10 // and v16.16b, v16.16b, v0.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e211ce7 // and v7.16b, v7.16b, v1.16b
-	WORD $0x4eb01ce7 // orr v7.16b, v7.16b, v16.16b
-	WORD $0x4e2284f0 // add v16.16b, v7.16b, v2.16b
-	WORD $0x7d40c147 // ldr h7, [x10, #0x60]
-	WORD $0x1ee240e7 // fcvt s7, h7
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0x3dc00145 // ldr q5, [x10]
+	WORD $0x1001456c // adr x12, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x3dc00186 // ldr q6, [x12]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x910003ec // mov x12, sp
+	WORD $0x3dc03167 // ldr q7, [x11, #0xc0]
+	WORD $0x7d41a172 // ldr h18, [x11, #0xd0]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x9102016d // add x13, x11, #0x80
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x4e0600f0 // tbl v16.16b, { v7.16b }, v6.16b
+	WORD $0x4e0500f1 // tbl v17.16b, { v7.16b }, v5.16b
+	WORD $0x4e0400f3 // tbl v19.16b, { v7.16b }, v4.16b
+	WORD $0x4e0000e7 // tbl v7.16b, { v7.16b }, v0.16b
+	WORD $0x1ee24252 // fcvt s18, h18
 	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad014933 // stp q19, q18, [x9, #0x20]
-	WORD $0xad005130 // stp q16, q20, [x9]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3cda0151 // ldur q17, [x10, #-0x60]
-	WORD $0x39c1454b // ldrsb w11, [x10, #0x51]
-	WORD $0x4f0c5610 // shl v16.16b, v16.16b, #0x4
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
 	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad034933 // stp q19, q18, [x9, #0x60]
-	WORD $0xad025130 // stp q16, q20, [x9, #0x40]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3cdb0151 // ldur q17, [x10, #-0x50]
-	WORD $0x39c1494b // ldrsb w11, [x10, #0x52]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad054933 // stp q19, q18, [x9, #0xa0]
-	WORD $0xad045130 // stp q16, q20, [x9, #0x80]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3cdc0151 // ldur q17, [x10, #-0x40]
-	WORD $0x39c14d4b // ldrsb w11, [x10, #0x53]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad074933 // stp q19, q18, [x9, #0xe0]
-	WORD $0xad065130 // stp q16, q20, [x9, #0xc0]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3cd90151 // ldur q17, [x10, #-0x70]
-	WORD $0x39c1514b // ldrsb w11, [x10, #0x54]
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad094933 // stp q19, q18, [x9, #0x120]
-	WORD $0xad085130 // stp q16, q20, [x9, #0x100]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3cda0151 // ldur q17, [x10, #-0x60]
-	WORD $0x39c1554b // ldrsb w11, [x10, #0x55]
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad0b4933 // stp q19, q18, [x9, #0x160]
-	WORD $0xad0a5130 // stp q16, q20, [x9, #0x140]
-	WORD $0x3dc00550 // ldr q16, [x10, #0x10]
-	WORD $0x3cdb0151 // ldur q17, [x10, #-0x50]
-	WORD $0x39c1594b // ldrsb w11, [x10, #0x56]
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0x4f929210 // fmul v16.4s, v16.4s, v18.s[0]
+	WORD $0x4f929231 // fmul v17.4s, v17.4s, v18.s[0]
+	WORD $0x4f929273 // fmul v19.4s, v19.4s, v18.s[0]
+	WORD $0x4f9290e7 // fmul v7.4s, v7.4s, v18.s[0]
+	WORD $0xad0143f1 // stp q17, q16, [sp, #0x20]
+	WORD $0xad004fe7 // stp q7, q19, [sp]
+	WORD $0xd37df1f1 // lsl x17, x15, #3
+	WORD $0x8b0f1170 // add x16, x11, x15, lsl #4
+	WORD $0x8b1101a0 // add x0, x13, x17
+	WORD $0xad404a14 // ldp q20, q18, [x16]
+	WORD $0xad401c10 // ldp q16, q7, [x0]
+	WORD $0x8b110180 // add x0, x12, x17
+	WORD $0x8b0f1d51 // add x17, x10, x15, lsl #7
+	WORD $0x4e211e93 // and v19.16b, v20.16b, v1.16b
+	WORD $0x4e211e56 // and v22.16b, v18.16b, v1.16b
+	WORD $0x4f0c5611 // shl v17.16b, v16.16b, #0x4
+	WORD $0x4f0a561b // shl v27.16b, v16.16b, #0x2
+	WORD $0x4e221e31 // and v17.16b, v17.16b, v2.16b
+	WORD $0x4e221f7b // and v27.16b, v27.16b, v2.16b
+	WORD $0x4eb31e31 // orr v17.16b, v17.16b, v19.16b
+	WORD $0x4f0c54f3 // shl v19.16b, v7.16b, #0x4
+	WORD $0x4e238631 // add v17.16b, v17.16b, v3.16b
+	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
+	WORD $0x4e060235 // tbl v21.16b, { v17.16b }, v6.16b
+	WORD $0x4e050237 // tbl v23.16b, { v17.16b }, v5.16b
+	WORD $0x4e040238 // tbl v24.16b, { v17.16b }, v4.16b
+	WORD $0x4e000231 // tbl v17.16b, { v17.16b }, v0.16b
+	WORD $0x4eb61e73 // orr v19.16b, v19.16b, v22.16b
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e6f6 // scvtf v22.4s, v23.4s, #0x18
+	WORD $0xbd400017 // ldr s23, [x0]
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0x4f28e63a // scvtf v26.4s, v17.4s, #0x18
+	WORD $0x4e238679 // add v25.16b, v19.16b, v3.16b
+	WORD $0xad414613 // ldp q19, q17, [x16, #0x20]
+	WORD $0xb24001f0 // orr x16, x15, #0x1
+	WORD $0x4f9792b5 // fmul v21.4s, v21.4s, v23.s[0]
+	WORD $0x4f9792d6 // fmul v22.4s, v22.4s, v23.s[0]
+	WORD $0x4e06033d // tbl v29.16b, { v25.16b }, v6.16b
+	WORD $0x4f979318 // fmul v24.4s, v24.4s, v23.s[0]
+	WORD $0x4e05033e // tbl v30.16b, { v25.16b }, v5.16b
+	WORD $0x4f979357 // fmul v23.4s, v26.4s, v23.s[0]
+	WORD $0x4e211e7c // and v28.16b, v19.16b, v1.16b
+	WORD $0x4e04033a // tbl v26.16b, { v25.16b }, v4.16b
+	WORD $0xad015636 // stp q22, q21, [x17, #0x20]
+	WORD $0x4e000335 // tbl v21.16b, { v25.16b }, v0.16b
+	WORD $0x4f28e7b9 // scvtf v25.4s, v29.4s, #0x18
+	WORD $0x4ebc1f76 // orr v22.16b, v27.16b, v28.16b
+	WORD $0xad006237 // stp q23, q24, [x17]
+	WORD $0x4f28e7d8 // scvtf v24.4s, v30.4s, #0x18
+	WORD $0x4f28e757 // scvtf v23.4s, v26.4s, #0x18
+	WORD $0xbd40041a // ldr s26, [x0, #0x4]
+	WORD $0x4f0a54fb // shl v27.16b, v7.16b, #0x2
+	WORD $0x4e211e3c // and v28.16b, v17.16b, v1.16b
+	WORD $0x8b100d80 // add x0, x12, x16, lsl #3
+	WORD $0x8b101d50 // add x16, x10, x16, lsl #7
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4e2386d6 // add v22.16b, v22.16b, v3.16b
+	WORD $0x4f9a9339 // fmul v25.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a9318 // fmul v24.4s, v24.4s, v26.s[0]
+	WORD $0x4e221f7b // and v27.16b, v27.16b, v2.16b
+	WORD $0x4f9a92f7 // fmul v23.4s, v23.4s, v26.s[0]
+	WORD $0x4e0602dd // tbl v29.16b, { v22.16b }, v6.16b
+	WORD $0x4e0502de // tbl v30.16b, { v22.16b }, v5.16b
+	WORD $0x4f9a92b5 // fmul v21.4s, v21.4s, v26.s[0]
+	WORD $0x4e0402da // tbl v26.16b, { v22.16b }, v4.16b
+	WORD $0x4e0002d6 // tbl v22.16b, { v22.16b }, v0.16b
+	WORD $0xad036638 // stp q24, q25, [x17, #0x60]
+	WORD $0x4ebc1f78 // orr v24.16b, v27.16b, v28.16b
+	WORD $0x4e221e1c // and v28.16b, v16.16b, v2.16b
 	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
+	WORD $0x4f28e7b9 // scvtf v25.4s, v29.4s, #0x18
+	WORD $0xad025e35 // stp q21, q23, [x17, #0x40]
+	WORD $0x4f28e755 // scvtf v21.4s, v26.4s, #0x18
+	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
+	WORD $0x4f28e7d7 // scvtf v23.4s, v30.4s, #0x18
+	WORD $0x4e238718 // add v24.16b, v24.16b, v3.16b
+	WORD $0xbd40001a // ldr s26, [x0]
+	WORD $0x6f0c169c // usra v28.16b, v20.16b, #0x4
+	WORD $0xb27f01f1 // orr x17, x15, #0x2
+	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
+	WORD $0x4f9a9339 // fmul v25.4s, v25.4s, v26.s[0]
+	WORD $0xb24005ef // orr x15, x15, #0x3
+	WORD $0x4e06031b // tbl v27.16b, { v24.16b }, v6.16b
+	WORD $0x4f9a92b5 // fmul v21.4s, v21.4s, v26.s[0]
+	WORD $0x4e05031d // tbl v29.16b, { v24.16b }, v5.16b
+	WORD $0x4f9a92d6 // fmul v22.4s, v22.4s, v26.s[0]
+	WORD $0x4f9a92f7 // fmul v23.4s, v23.4s, v26.s[0]
+	WORD $0x4e04031a // tbl v26.16b, { v24.16b }, v4.16b
+	WORD $0x4e000318 // tbl v24.16b, { v24.16b }, v0.16b
+	WORD $0x6f0c1670 // usra v16.16b, v19.16b, #0x4
+	WORD $0x4f28e774 // scvtf v20.4s, v27.4s, #0x18
+	WORD $0x4e221cfb // and v27.16b, v7.16b, v2.16b
+	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
+	WORD $0xad005616 // stp q22, q21, [x16]
+	WORD $0x4f28e7b5 // scvtf v21.4s, v29.4s, #0x18
+	WORD $0x4f28e756 // scvtf v22.4s, v26.4s, #0x18
+	WORD $0xad016617 // stp q23, q25, [x16, #0x20]
+	WORD $0x4e238799 // add v25.16b, v28.16b, v3.16b
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0xbd400417 // ldr s23, [x0, #0x4]
+	WORD $0x8b110d80 // add x0, x12, x17, lsl #3
+	WORD $0x6f0c165b // usra v27.16b, v18.16b, #0x4
+	WORD $0x4e238610 // add v16.16b, v16.16b, v3.16b
+	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
+	WORD $0x4f979294 // fmul v20.4s, v20.4s, v23.s[0]
+	WORD $0x4f9792b5 // fmul v21.4s, v21.4s, v23.s[0]
+	WORD $0x4e06033a // tbl v26.16b, { v25.16b }, v6.16b
+	WORD $0x4e05033c // tbl v28.16b, { v25.16b }, v5.16b
+	WORD $0x4f9792d6 // fmul v22.4s, v22.4s, v23.s[0]
+	WORD $0x4f979317 // fmul v23.4s, v24.4s, v23.s[0]
+	WORD $0x4e040338 // tbl v24.16b, { v25.16b }, v4.16b
+	WORD $0x6f0c1627 // usra v7.16b, v17.16b, #0x4
+	WORD $0xad035215 // stp q21, q20, [x16, #0x60]
+	WORD $0x4e000334 // tbl v20.16b, { v25.16b }, v0.16b
+	WORD $0x4f28e752 // scvtf v18.4s, v26.4s, #0x18
+	WORD $0x4f28e795 // scvtf v21.4s, v28.4s, #0x18
+	WORD $0xad025a17 // stp q23, q22, [x16, #0x40]
+	WORD $0x8b111d50 // add x16, x10, x17, lsl #7
+	WORD $0xbd400017 // ldr s23, [x0]
+	WORD $0x4f28e716 // scvtf v22.4s, v24.4s, #0x18
+	WORD $0x4e238778 // add v24.16b, v27.16b, v3.16b
+	WORD $0x8b0f0d91 // add x17, x12, x15, lsl #3
+	WORD $0x4e2384e7 // add v7.16b, v7.16b, v3.16b
+	WORD $0x8b0f1d4f // add x15, x10, x15, lsl #7
 	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad0d4933 // stp q19, q18, [x9, #0x1a0]
-	WORD $0xad0c5130 // stp q16, q20, [x9, #0x180]
-	WORD $0x3dc00950 // ldr q16, [x10, #0x20]
-	WORD $0x3cdc0151 // ldur q17, [x10, #-0x40]
-	WORD $0x39c15d4b // ldrsb w11, [x10, #0x57]
-	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
+	WORD $0x4f979252 // fmul v18.4s, v18.4s, v23.s[0]
+	WORD $0x4f9792b5 // fmul v21.4s, v21.4s, v23.s[0]
+	WORD $0x4e060319 // tbl v25.16b, { v24.16b }, v6.16b
+	WORD $0x4e05031a // tbl v26.16b, { v24.16b }, v5.16b
+	WORD $0x4f9792d6 // fmul v22.4s, v22.4s, v23.s[0]
+	WORD $0x4f979294 // fmul v20.4s, v20.4s, v23.s[0]
+	WORD $0x4e040317 // tbl v23.16b, { v24.16b }, v4.16b
+	WORD $0xad014a15 // stp q21, q18, [x16, #0x20]
+	WORD $0x4e000312 // tbl v18.16b, { v24.16b }, v0.16b
+	WORD $0x4f28e733 // scvtf v19.4s, v25.4s, #0x18
+	WORD $0x4f28e755 // scvtf v21.4s, v26.4s, #0x18
+	WORD $0x4e050218 // tbl v24.16b, { v16.16b }, v5.16b
+	WORD $0xad005a14 // stp q20, q22, [x16]
+	WORD $0x4f28e6f4 // scvtf v20.4s, v23.4s, #0x18
+	WORD $0x4e060217 // tbl v23.16b, { v16.16b }, v6.16b
 	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0xbd400416 // ldr s22, [x0, #0x4]
+	WORD $0x4f969273 // fmul v19.4s, v19.4s, v22.s[0]
+	WORD $0x4f9692b5 // fmul v21.4s, v21.4s, v22.s[0]
+	WORD $0x4f969294 // fmul v20.4s, v20.4s, v22.s[0]
+	WORD $0x4f28e6f1 // scvtf v17.4s, v23.4s, #0x18
+	WORD $0x4f969252 // fmul v18.4s, v18.4s, v22.s[0]
+	WORD $0x4e040216 // tbl v22.16b, { v16.16b }, v4.16b
+	WORD $0x4e000210 // tbl v16.16b, { v16.16b }, v0.16b
+	WORD $0xad034e15 // stp q21, q19, [x16, #0x60]
+	WORD $0x4f28e713 // scvtf v19.4s, v24.4s, #0x18
+	WORD $0x4e0600f5 // tbl v21.16b, { v7.16b }, v6.16b
+	WORD $0xad025212 // stp q18, q20, [x16, #0x40]
+	WORD $0x4f28e6d2 // scvtf v18.4s, v22.4s, #0x18
 	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
+	WORD $0xbd400234 // ldr s20, [x17]
+	WORD $0x4e0500f6 // tbl v22.16b, { v7.16b }, v5.16b
+	WORD $0x2a0e03f0 // mov w16, w14
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4f949231 // fmul v17.4s, v17.4s, v20.s[0]
+	WORD $0x4f949273 // fmul v19.4s, v19.4s, v20.s[0]
+	WORD $0x4f949252 // fmul v18.4s, v18.4s, v20.s[0]
+	WORD $0x4f949210 // fmul v16.4s, v16.4s, v20.s[0]
+	WORD $0x4e0400f4 // tbl v20.16b, { v7.16b }, v4.16b
+	WORD $0x4e0000e7 // tbl v7.16b, { v7.16b }, v0.16b
+	WORD $0xad0145f3 // stp q19, q17, [x15, #0x20]
+	WORD $0x4f28e6b1 // scvtf v17.4s, v21.4s, #0x18
+	WORD $0xad0049f0 // stp q16, q18, [x15]
+	WORD $0x4f28e6d2 // scvtf v18.4s, v22.4s, #0x18
+	WORD $0x4f28e690 // scvtf v16.4s, v20.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0xbd400633 // ldr s19, [x17, #0x4]
+	WORD $0x4f939231 // fmul v17.4s, v17.4s, v19.s[0]
+	WORD $0x4f939252 // fmul v18.4s, v18.4s, v19.s[0]
+	WORD $0x4f939210 // fmul v16.4s, v16.4s, v19.s[0]
+	WORD $0x4f9390e7 // fmul v7.4s, v7.4s, v19.s[0]
+	WORD $0xad0345f2 // stp q18, q17, [x15, #0x60]
+	WORD $0xad0241e7 // stp q7, q16, [x15, #0x40]
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0x3707ea50 // tbnz w16, #0x0, 0x7848 <k_decode_q6_k+0x98>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9103496b // add x11, x11, #0xd2
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffe721 // b.ne 0x77f8 <k_decode_q6_k+0x48>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// decode_q4_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400128b // b.lt 0x7d78 <k_decode_q4_k+0x258>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0xa940300f // ldp x15, x12, [x0]
+	WORD $0x1001266d // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x3dc001a0 // ldr q0, [x13]
+	WORD $0x1001298d // adr x13, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x100126ee // adr x14, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x100123d0 // adr x16, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x3dc001a2 // ldr q2, [x13]
+	WORD $0x910003ed // mov x13, sp
+	WORD $0x3dc001c3 // ldr q3, [x14]
+	WORD $0x3dc00204 // ldr q4, [x16]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x3200d7ea // mov w10, #0x3f3f3f3f // =1061109567
+	WORD $0x3204c7eb // mov w11, #0x30303030 // =808464432
+	WORD $0x3200cfee // mov w14, #0xf0f0f0f // =252645135
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x910091b0 // add x16, x13, #0x24
+	WORD $0x29408591 // ldp w17, w1, [x12, #0x4]
+	WORD $0xb9400d80 // ldr w0, [x12, #0xc]
+	WORD $0x7d400590 // ldr h16, [x12, #0x2]
+	WORD $0x7d400192 // ldr h18, [x12]
+	WORD $0x0a510962 // and w2, w11, w17, lsr #2
+	WORD $0x0a0a0231 // and w17, w17, w10
+	WORD $0x0a0e0003 // and w3, w0, w14
+	WORD $0x1e270225 // fmov s5, w17
+	WORD $0x1ee24210 // fcvt s16, h16
+	WORD $0x1ee24252 // fcvt s18, h18
+	WORD $0x2a020071 // orr w17, w3, w2
+	WORD $0x4e0c1e25 // mov v5.s[1], w17
+	WORD $0x0a0a0031 // and w17, w1, w10
+	WORD $0x4e141e25 // mov v5.s[2], w17
+	WORD $0x0a4011d1 // and w17, w14, w0, lsr #4
+	WORD $0x0a410960 // and w0, w11, w1, lsr #2
+	WORD $0x52800401 // mov w1, #0x20 // =32
+	WORD $0x2a000231 // orr w17, w17, w0
+	WORD $0xaa0f03e0 // mov x0, x15
+	WORD $0x4e1c1e25 // mov v5.s[3], w17
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0x4e0400a6 // tbl v6.16b, { v5.16b }, v4.16b
+	WORD $0x4e0300a7 // tbl v7.16b, { v5.16b }, v3.16b
+	WORD $0x4e0200b1 // tbl v17.16b, { v5.16b }, v2.16b
+	WORD $0x4e0000a5 // tbl v5.16b, { v5.16b }, v0.16b
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x4f9090c6 // fmul v6.4s, v6.4s, v16.s[0]
+	WORD $0x4f9090e7 // fmul v7.4s, v7.4s, v16.s[0]
+	WORD $0x4f929230 // fmul v16.4s, v17.4s, v18.s[0]
+	WORD $0x4f9290a5 // fmul v5.4s, v5.4s, v18.s[0]
+	WORD $0xad011be7 // stp q7, q6, [sp, #0x20]
+	WORD $0xad0043e5 // stp q5, q16, [sp]
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xbc5dc236 // ldur s22, [x17, #-0x24]
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0xad7f9446 // ldp q6, q5, [x2, #-0x10]
+	WORD $0xd1001222 // sub x2, x17, #0x4
+	WORD $0x4d40c858 // ld1r { v24.4s }, [x2]
+	WORD $0xf102803f // cmp x1, #0xa0
+	WORD $0x4e211cc7 // and v7.16b, v6.16b, v1.16b
+	WORD $0x4e211cb1 // and v17.16b, v5.16b, v1.16b
+	WORD $0x6f0c04c6 // ushr v6.16b, v6.16b, #0x4
+	WORD $0x6f0c04a5 // ushr v5.16b, v5.16b, #0x4
+	WORD $0x4e0400f0 // tbl v16.16b, { v7.16b }, v4.16b
+	WORD $0x4e0300f2 // tbl v18.16b, { v7.16b }, v3.16b
+	WORD $0x4e0200f3 // tbl v19.16b, { v7.16b }, v2.16b
+	WORD $0x4e0000e7 // tbl v7.16b, { v7.16b }, v0.16b
+	WORD $0x4e040234 // tbl v20.16b, { v17.16b }, v4.16b
+	WORD $0x4e030235 // tbl v21.16b, { v17.16b }, v3.16b
+	WORD $0x4e020237 // tbl v23.16b, { v17.16b }, v2.16b
+	WORD $0x4e000231 // tbl v17.16b, { v17.16b }, v0.16b
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x4f969210 // fmul v16.4s, v16.4s, v22.s[0]
+	WORD $0x4f969252 // fmul v18.4s, v18.4s, v22.s[0]
+	WORD $0x4f969273 // fmul v19.4s, v19.4s, v22.s[0]
+	WORD $0x4f9690e7 // fmul v7.4s, v7.4s, v22.s[0]
+	WORD $0x4f969294 // fmul v20.4s, v20.4s, v22.s[0]
+	WORD $0x4f9692b5 // fmul v21.4s, v21.4s, v22.s[0]
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4f969231 // fmul v17.4s, v17.4s, v22.s[0]
+	WORD $0x4eb8d610 // fsub v16.4s, v16.4s, v24.4s
+	WORD $0x4eb8d652 // fsub v18.4s, v18.4s, v24.4s
+	WORD $0x4eb8d673 // fsub v19.4s, v19.4s, v24.4s
+	WORD $0x4eb8d4e7 // fsub v7.4s, v7.4s, v24.4s
+	WORD $0x4eb8d694 // fsub v20.4s, v20.4s, v24.4s
+	WORD $0x4eb8d631 // fsub v17.4s, v17.4s, v24.4s
+	WORD $0xad3d4012 // stp q18, q16, [x0, #-0x60]
+	WORD $0x4eb8d6b0 // fsub v16.4s, v21.4s, v24.4s
+	WORD $0x4e0400d2 // tbl v18.16b, { v6.16b }, v4.16b
+	WORD $0x4eb8d6f5 // fsub v21.4s, v23.4s, v24.4s
+	WORD $0xad3c4c07 // stp q7, q19, [x0, #-0x80]
+	WORD $0x4e0300d3 // tbl v19.16b, { v6.16b }, v3.16b
+	WORD $0x4e0200c7 // tbl v7.16b, { v6.16b }, v2.16b
+	WORD $0x4e0000c6 // tbl v6.16b, { v6.16b }, v0.16b
+	WORD $0xad3f5010 // stp q16, q20, [x0, #-0x20]
+	WORD $0x4e0400b0 // tbl v16.16b, { v5.16b }, v4.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0xad3e5411 // stp q17, q21, [x0, #-0x40]
+	WORD $0x4e0300b4 // tbl v20.16b, { v5.16b }, v3.16b
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x4e0200b1 // tbl v17.16b, { v5.16b }, v2.16b
+	WORD $0x4e0000a5 // tbl v5.16b, { v5.16b }, v0.16b
+	WORD $0xbc5e0235 // ldur s21, [x17, #-0x20]
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x4d40ca36 // ld1r { v22.4s }, [x17]
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x4f959252 // fmul v18.4s, v18.4s, v21.s[0]
+	WORD $0x91002231 // add x17, x17, #0x8
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x4f959273 // fmul v19.4s, v19.4s, v21.s[0]
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x4f9590e7 // fmul v7.4s, v7.4s, v21.s[0]
+	WORD $0x4f9590c6 // fmul v6.4s, v6.4s, v21.s[0]
+	WORD $0x4f959210 // fmul v16.4s, v16.4s, v21.s[0]
+	WORD $0x4eb6d652 // fsub v18.4s, v18.4s, v22.4s
+	WORD $0x4f959294 // fmul v20.4s, v20.4s, v21.s[0]
+	WORD $0x4eb6d673 // fsub v19.4s, v19.4s, v22.4s
+	WORD $0x4f959231 // fmul v17.4s, v17.4s, v21.s[0]
+	WORD $0x4f9590a5 // fmul v5.4s, v5.4s, v21.s[0]
+	WORD $0x4eb6d4e7 // fsub v7.4s, v7.4s, v22.4s
+	WORD $0x4eb6d4c6 // fsub v6.4s, v6.4s, v22.4s
+	WORD $0x4eb6d610 // fsub v16.4s, v16.4s, v22.4s
+	WORD $0xad014813 // stp q19, q18, [x0, #0x20]
+	WORD $0x4eb6d692 // fsub v18.4s, v20.4s, v22.4s
+	WORD $0x4eb6d631 // fsub v17.4s, v17.4s, v22.4s
+	WORD $0x4eb6d4a5 // fsub v5.4s, v5.4s, v22.4s
+	WORD $0xad001c06 // stp q6, q7, [x0]
+	WORD $0xad034012 // stp q18, q16, [x0, #0x60]
+	WORD $0xad024405 // stp q5, q17, [x0, #0x40]
+	WORD $0x91040000 // add x0, x0, #0x100
+	WORD $0x54fff521 // b.ne 0x7c00 <k_decode_q4_k+0xe0>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9102418c // add x12, x12, #0x90
+	WORD $0x911001ef // add x15, x15, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54fff021 // b.ne 0x7b74 <k_decode_q4_k+0x54>
+	WORD $0x910103ff // add sp, sp, #0x40
+	WORD $0xd65f03c0 // ret
+
+	// decode_q5_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400144b // b.lt 0x800c <k_decode_q5_k+0x290>
+	WORD $0xd10103ff // sub sp, sp, #0x40
+	WORD $0x100113ad // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0xa940300f // ldp x15, x12, [x0]
+	WORD $0x4f00e5e1 // movi v1.16b, #0xf
+	WORD $0x4f00e602 // movi v2.16b, #0x10
+	WORD $0x3dc001a0 // ldr q0, [x13]
+	WORD $0x1001168d // adr x13, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x100113ee // adr x14, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x100110d0 // adr x16, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x3dc001a3 // ldr q3, [x13]
+	WORD $0x910003ed // mov x13, sp
+	WORD $0x3dc001c4 // ldr q4, [x14]
+	WORD $0x3dc00205 // ldr q5, [x16]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x3200d7ea // mov w10, #0x3f3f3f3f // =1061109567
+	WORD $0x3204c7eb // mov w11, #0x30303030 // =808464432
+	WORD $0x3200cfee // mov w14, #0xf0f0f0f // =252645135
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x910091b0 // add x16, x13, #0x24
+	WORD $0x29408591 // ldp w17, w1, [x12, #0x4]
+	WORD $0xb9400d80 // ldr w0, [x12, #0xc]
+	WORD $0x7d400591 // ldr h17, [x12, #0x2]
+	WORD $0x7d400193 // ldr h19, [x12]
+	WORD $0x0a510962 // and w2, w11, w17, lsr #2
+	WORD $0x0a0a0231 // and w17, w17, w10
+	WORD $0x0a0e0003 // and w3, w0, w14
+	WORD $0x1e270226 // fmov s6, w17
+	WORD $0x1ee24231 // fcvt s17, h17
+	WORD $0x1ee24273 // fcvt s19, h19
+	WORD $0x2a020071 // orr w17, w3, w2
+	WORD $0x4e0c1e26 // mov v6.s[1], w17
+	WORD $0x0a0a0031 // and w17, w1, w10
+	WORD $0x4e141e26 // mov v6.s[2], w17
+	WORD $0x0a4011d1 // and w17, w14, w0, lsr #4
+	WORD $0x0a410960 // and w0, w11, w1, lsr #2
+	WORD $0x52800801 // mov w1, #0x40 // =64
+	WORD $0x2a000231 // orr w17, w17, w0
+	WORD $0xaa0f03e0 // mov x0, x15
+	WORD $0x4e1c1e26 // mov v6.s[3], w17
+	WORD $0xaa1003f1 // mov x17, x16
+	WORD $0x4e0500c7 // tbl v7.16b, { v6.16b }, v5.16b
+	WORD $0x4e0400d0 // tbl v16.16b, { v6.16b }, v4.16b
+	WORD $0x4e0300d2 // tbl v18.16b, { v6.16b }, v3.16b
+	WORD $0x4e0000c6 // tbl v6.16b, { v6.16b }, v0.16b
+	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x4f9190e7 // fmul v7.4s, v7.4s, v17.s[0]
 	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad0f4933 // stp q19, q18, [x9, #0x1e0]
-	WORD $0xad0e5130 // stp q16, q20, [x9, #0x1c0]
-	WORD $0x3dc00d50 // ldr q16, [x10, #0x30]
-	WORD $0x3cdd0151 // ldur q17, [x10, #-0x30]
-	WORD $0x39c1614b // ldrsb w11, [x10, #0x58]
-	WORD $0x4f0c5610 // shl v16.16b, v16.16b, #0x4
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad114933 // stp q19, q18, [x9, #0x220]
-	WORD $0xad105130 // stp q16, q20, [x9, #0x200]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0x3cde0151 // ldur q17, [x10, #-0x20]
-	WORD $0x39c1654b // ldrsb w11, [x10, #0x59]
-	WORD $0x4f0c5610 // shl v16.16b, v16.16b, #0x4
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad134933 // stp q19, q18, [x9, #0x260]
-	WORD $0xad125130 // stp q16, q20, [x9, #0x240]
-	WORD $0x3dc00d50 // ldr q16, [x10, #0x30]
-	WORD $0x3cdf0151 // ldur q17, [x10, #-0x10]
-	WORD $0x39c1694b // ldrsb w11, [x10, #0x5a]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad154933 // stp q19, q18, [x9, #0x2a0]
-	WORD $0xad145130 // stp q16, q20, [x9, #0x280]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0x3dc00151 // ldr q17, [x10]
-	WORD $0x39c16d4b // ldrsb w11, [x10, #0x5b]
-	WORD $0x4f0a5610 // shl v16.16b, v16.16b, #0x2
-	WORD $0x4e201e31 // and v17.16b, v17.16b, v0.16b
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x4eb11e10 // orr v16.16b, v16.16b, v17.16b
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad174933 // stp q19, q18, [x9, #0x2e0]
-	WORD $0xad165130 // stp q16, q20, [x9, #0x2c0]
-	WORD $0x3dc00d50 // ldr q16, [x10, #0x30]
-	WORD $0x3cdd0151 // ldur q17, [x10, #-0x30]
-	WORD $0x39c1714b // ldrsb w11, [x10, #0x5c]
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad194933 // stp q19, q18, [x9, #0x320]
-	WORD $0xad185130 // stp q16, q20, [x9, #0x300]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0x3cde0151 // ldur q17, [x10, #-0x20]
-	WORD $0x39c1754b // ldrsb w11, [x10, #0x5d]
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad1b4933 // stp q19, q18, [x9, #0x360]
-	WORD $0xad1a5130 // stp q16, q20, [x9, #0x340]
-	WORD $0x3dc00d50 // ldr q16, [x10, #0x30]
-	WORD $0x3cdf0151 // ldur q17, [x10, #-0x10]
-	WORD $0x39c1794b // ldrsb w11, [x10, #0x5e]
-	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108f1 // fmul s17, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
-	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
-	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f919252 // fmul v18.4s, v18.4s, v17.s[0]
-	WORD $0x4f919273 // fmul v19.4s, v19.4s, v17.s[0]
-	WORD $0x4f919294 // fmul v20.4s, v20.4s, v17.s[0]
-	WORD $0x4f919210 // fmul v16.4s, v16.4s, v17.s[0]
-	WORD $0xad1d4933 // stp q19, q18, [x9, #0x3a0]
-	WORD $0xad1c5130 // stp q16, q20, [x9, #0x380]
-	WORD $0x3dc01150 // ldr q16, [x10, #0x40]
-	WORD $0x3dc00151 // ldr q17, [x10]
-	WORD $0x39c17d4b // ldrsb w11, [x10, #0x5f]
-	WORD $0x9103494a // add x10, x10, #0xd2
-	WORD $0x6f0e0610 // ushr v16.16b, v16.16b, #0x2
-	WORD $0x4e211e10 // and v16.16b, v16.16b, v1.16b
-	WORD $0x6f0c1630 // usra v16.16b, v17.16b, #0x4
-	WORD $0x1e220171 // scvtf s17, w11
-	WORD $0x4e228610 // add v16.16b, v16.16b, v2.16b
-	WORD $0x1e3108e7 // fmul s7, s7, s17
-	WORD $0x4e060212 // tbl v18.16b, { v16.16b }, v6.16b
-	WORD $0x4e050213 // tbl v19.16b, { v16.16b }, v5.16b
-	WORD $0x4e040214 // tbl v20.16b, { v16.16b }, v4.16b
-	WORD $0x4e030210 // tbl v16.16b, { v16.16b }, v3.16b
-	WORD $0x4f28e651 // scvtf v17.4s, v18.4s, #0x18
-	WORD $0x4f28e672 // scvtf v18.4s, v19.4s, #0x18
-	WORD $0x4f28e693 // scvtf v19.4s, v20.4s, #0x18
-	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
-	WORD $0x4f879231 // fmul v17.4s, v17.4s, v7.s[0]
-	WORD $0x4f879252 // fmul v18.4s, v18.4s, v7.s[0]
-	WORD $0x4f879273 // fmul v19.4s, v19.4s, v7.s[0]
-	WORD $0x4f879207 // fmul v7.4s, v16.4s, v7.s[0]
-	WORD $0xad1f4532 // stp q18, q17, [x9, #0x3e0]
-	WORD $0xad1e4d27 // stp q7, q19, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x54ffd0e1 // b.ne 0x8fdc <k_decode_q6_k+0x40>
+	WORD $0x4f939251 // fmul v17.4s, v18.4s, v19.s[0]
+	WORD $0x4f9390c6 // fmul v6.4s, v6.4s, v19.s[0]
+	WORD $0xad011ff0 // stp q16, q7, [sp, #0x20]
+	WORD $0xad0047e6 // stp q6, q17, [sp]
+	WORD $0xad409d86 // ldp q6, q7, [x12, #0x10]
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0x4f0c54d2 // shl v18.16b, v6.16b, #0x4
+	WORD $0x4f0c54f4 // shl v20.16b, v7.16b, #0x4
+	WORD $0xad7fc051 // ldp q17, q16, [x2, #-0x10]
+	WORD $0x4f0b54db // shl v27.16b, v6.16b, #0x3
+	WORD $0x4f0b54fd // shl v29.16b, v7.16b, #0x3
+	WORD $0xd1001222 // sub x2, x17, #0x4
+	WORD $0x6f0e04c6 // ushr v6.16b, v6.16b, #0x2
+	WORD $0x4e221e52 // and v18.16b, v18.16b, v2.16b
+	WORD $0x4e221e94 // and v20.16b, v20.16b, v2.16b
+	WORD $0x4d40c85c // ld1r { v28.4s }, [x2]
+	WORD $0x4e211e33 // and v19.16b, v17.16b, v1.16b
+	WORD $0x4e221f7b // and v27.16b, v27.16b, v2.16b
+	WORD $0x6f0e04e7 // ushr v7.16b, v7.16b, #0x2
+	WORD $0x4e221fbd // and v29.16b, v29.16b, v2.16b
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0xf103003f // cmp x1, #0xc0
+	WORD $0x4eb21e72 // orr v18.16b, v19.16b, v18.16b
+	WORD $0x4e211e13 // and v19.16b, v16.16b, v1.16b
+	WORD $0x6f0c163b // usra v27.16b, v17.16b, #0x4
+	WORD $0x6f0c161d // usra v29.16b, v16.16b, #0x4
+	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
+	WORD $0x4e050255 // tbl v21.16b, { v18.16b }, v5.16b
+	WORD $0x4e040254 // tbl v20.16b, { v18.16b }, v4.16b
+	WORD $0x4e030256 // tbl v22.16b, { v18.16b }, v3.16b
+	WORD $0x4e000257 // tbl v23.16b, { v18.16b }, v0.16b
+	WORD $0xbc5dc232 // ldur s18, [x17, #-0x24]
+	WORD $0x4e050278 // tbl v24.16b, { v19.16b }, v5.16b
+	WORD $0x4e040279 // tbl v25.16b, { v19.16b }, v4.16b
+	WORD $0x4e03027a // tbl v26.16b, { v19.16b }, v3.16b
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x4e000273 // tbl v19.16b, { v19.16b }, v0.16b
+	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0x6e21db39 // ucvtf v25.4s, v25.4s
+	WORD $0x6e21db5a // ucvtf v26.4s, v26.4s
+	WORD $0x4f9292b5 // fmul v21.4s, v21.4s, v18.s[0]
+	WORD $0x4f929294 // fmul v20.4s, v20.4s, v18.s[0]
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x4f9292d6 // fmul v22.4s, v22.4s, v18.s[0]
+	WORD $0x4f9292f7 // fmul v23.4s, v23.4s, v18.s[0]
+	WORD $0x4f929318 // fmul v24.4s, v24.4s, v18.s[0]
+	WORD $0x4f929339 // fmul v25.4s, v25.4s, v18.s[0]
+	WORD $0x4f92935a // fmul v26.4s, v26.4s, v18.s[0]
+	WORD $0x4ebcd6b5 // fsub v21.4s, v21.4s, v28.4s
+	WORD $0x4ebcd694 // fsub v20.4s, v20.4s, v28.4s
+	WORD $0x4f929271 // fmul v17.4s, v19.4s, v18.s[0]
+	WORD $0x4ebcd6d6 // fsub v22.4s, v22.4s, v28.4s
+	WORD $0x4ebcd6f2 // fsub v18.4s, v23.4s, v28.4s
+	WORD $0x4e0303b7 // tbl v23.16b, { v29.16b }, v3.16b
+	WORD $0x4ebcd713 // fsub v19.4s, v24.4s, v28.4s
+	WORD $0x4ebcd730 // fsub v16.4s, v25.4s, v28.4s
+	WORD $0x4e0003b8 // tbl v24.16b, { v29.16b }, v0.16b
+	WORD $0xad3d5414 // stp q20, q21, [x0, #-0x60]
+	WORD $0x4e050374 // tbl v20.16b, { v27.16b }, v5.16b
+	WORD $0x4ebcd755 // fsub v21.4s, v26.4s, v28.4s
+	WORD $0xad3c5812 // stp q18, q22, [x0, #-0x80]
+	WORD $0x4e040376 // tbl v22.16b, { v27.16b }, v4.16b
+	WORD $0x4ebcd631 // fsub v17.4s, v17.4s, v28.4s
+	WORD $0x4e030372 // tbl v18.16b, { v27.16b }, v3.16b
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0xad3f4c10 // stp q16, q19, [x0, #-0x20]
+	WORD $0x4e000373 // tbl v19.16b, { v27.16b }, v0.16b
+	WORD $0x4e0503b0 // tbl v16.16b, { v29.16b }, v5.16b
+	WORD $0x6e21da94 // ucvtf v20.4s, v20.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0xad3e5411 // stp q17, q21, [x0, #-0x40]
+	WORD $0x6e21dad1 // ucvtf v17.4s, v22.4s
+	WORD $0x4e0403b5 // tbl v21.16b, { v29.16b }, v4.16b
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0xbc5e0236 // ldur s22, [x17, #-0x20]
+	WORD $0x4d40ca39 // ld1r { v25.4s }, [x17]
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x91002231 // add x17, x17, #0x8
+	WORD $0x4f969294 // fmul v20.4s, v20.4s, v22.s[0]
+	WORD $0x4f9692f7 // fmul v23.4s, v23.4s, v22.s[0]
+	WORD $0x4f969231 // fmul v17.4s, v17.4s, v22.s[0]
+	WORD $0x6e21dab5 // ucvtf v21.4s, v21.4s
+	WORD $0x4f969252 // fmul v18.4s, v18.4s, v22.s[0]
+	WORD $0x4f969273 // fmul v19.4s, v19.4s, v22.s[0]
+	WORD $0x4f969210 // fmul v16.4s, v16.4s, v22.s[0]
+	WORD $0x4eb9d694 // fsub v20.4s, v20.4s, v25.4s
+	WORD $0x4eb9d631 // fsub v17.4s, v17.4s, v25.4s
+	WORD $0x4f9692b5 // fmul v21.4s, v21.4s, v22.s[0]
+	WORD $0x4f969316 // fmul v22.4s, v24.4s, v22.s[0]
+	WORD $0x4eb9d652 // fsub v18.4s, v18.4s, v25.4s
+	WORD $0x4eb9d673 // fsub v19.4s, v19.4s, v25.4s
+	WORD $0x4eb9d610 // fsub v16.4s, v16.4s, v25.4s
+	WORD $0xad015011 // stp q17, q20, [x0, #0x20]
+	WORD $0x4eb9d6b1 // fsub v17.4s, v21.4s, v25.4s
+	WORD $0xad004813 // stp q19, q18, [x0]
+	WORD $0x4eb9d6f2 // fsub v18.4s, v23.4s, v25.4s
+	WORD $0x4eb9d6d3 // fsub v19.4s, v22.4s, v25.4s
+	WORD $0xad034011 // stp q17, q16, [x0, #0x60]
+	WORD $0xad024813 // stp q19, q18, [x0, #0x40]
+	WORD $0x91040000 // add x0, x0, #0x100
+	WORD $0x54fff3a1 // b.ne 0x7e64 <k_decode_q5_k+0xe8>
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9102c18c // add x12, x12, #0xb0
+	WORD $0x911001ef // add x15, x15, #0x400
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffee81 // b.ne 0x7dd4 <k_decode_q5_k+0x58>
+	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// dot_f16
@@ -9669,9 +8279,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x95f0 <k_dot_f16+0x28>
+	WORD $0x5400006a // b.ge 0x8038 <k_dot_f16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000027 // b 0x9688 <k_dot_f16+0xc0>
+	WORD $0x14000027 // b 0x80d0 <k_dot_f16+0xc0>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -9705,7 +8315,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34cec0 // fmla v0.4s, v22.4s, v20.4s
 	WORD $0x4e3ace43 // fmla v3.4s, v18.4s, v26.4s
 	WORD $0x4e35cf22 // fmla v2.4s, v25.4s, v21.4s
-	WORD $0x54fffced // b.le 0x9610 <k_dot_f16+0x48>
+	WORD $0x54fffced // b.le 0x8058 <k_dot_f16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -9717,7 +8327,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400012d // b.le 0x96c8 <k_dot_f16+0x100>
+	WORD $0x5400012d // b.le 0x8110 <k_dot_f16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7c402501 // ldr h1, [x8], #0x2
@@ -9725,7 +8335,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc404522 // ldr s2, [x9], #0x4
 	WORD $0x1ee24021 // fcvt s1, h1
 	WORD $0x1f020020 // fmadd s0, s1, s2, s0
-	WORD $0x54ffff61 // b.ne 0x96b0 <k_dot_f16+0xe8>
+	WORD $0x54ffff61 // b.ne 0x80f8 <k_dot_f16+0xe8>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
@@ -9737,9 +8347,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x96f8 <k_dot_bf16+0x28>
+	WORD $0x5400006a // b.ge 0x8140 <k_dot_bf16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000026 // b 0x978c <k_dot_bf16+0xbc>
+	WORD $0x14000026 // b 0x81d4 <k_dot_bf16+0xbc>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -9772,7 +8382,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf26 // fmla v6.4s, v25.4s, v27.4s
 	WORD $0x4e34cee5 // fmla v5.4s, v23.4s, v20.4s
 	WORD $0x4e3acec4 // fmla v4.4s, v22.4s, v26.4s
-	WORD $0x54fffd0d // b.le 0x9718 <k_dot_bf16+0x48>
+	WORD $0x54fffd0d // b.le 0x8160 <k_dot_bf16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -9784,7 +8394,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400014d // b.le 0x97d0 <k_dot_bf16+0x100>
+	WORD $0x5400014d // b.le 0x8218 <k_dot_bf16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7840250b // ldrh w11, [x8], #0x2
@@ -9793,24 +8403,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0x1e270162 // fmov s2, w11
 	WORD $0x1f010040 // fmadd s0, s2, s1, s0
-	WORD $0x54ffff41 // b.ne 0x97b4 <k_dot_bf16+0xe4>
+	WORD $0x54ffff41 // b.ne 0x81fc <k_dot_bf16+0xe4>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
 	// dot_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400078b // b.lt 0x98d0 <k_dot_q8_0+0xf8>
+	WORD $0x5400078b // b.lt 0x8318 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10018b4b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x1000f30b // adr x11, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1001868b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x100187ec // adr x12, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x100186cd // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x1000ec4b // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1000ee2c // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1000ed0d // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -9853,13 +8463,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f951242 // fmla v2.4s, v18.4s, v21.s[0]
 	WORD $0x4f951281 // fmla v1.4s, v20.4s, v21.s[0]
 	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
-	WORD $0x54fffb21 // b.ne 0x9818 <k_dot_q8_0+0x40>
+	WORD $0x54fffb21 // b.ne 0x8260 <k_dot_q8_0+0x40>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x14000005 // b 0x98e0 <k_dot_q8_0+0x108>
+	WORD $0x14000005 // b 0x8328 <k_dot_q8_0+0x108>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9876,19 +8486,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x9a10 <k_dot_q4_0+0x110>
+	WORD $0x5400084b // b.lt 0x8458 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100181eb // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x1000e9ab // adr x11, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x10017d0b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x10017e6c // adr x12, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x10017d4d // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x1000e2cb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1000e4ac // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1000e38d // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -9935,13 +8545,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9712a5 // fmla v5.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c4 // fmla v4.4s, v22.4s, v23.s[0]
 	WORD $0x4f971260 // fmla v0.4s, v19.4s, v23.s[0]
-	WORD $0x54fffac1 // b.ne 0x994c <k_dot_q4_0+0x4c>
+	WORD $0x54fffac1 // b.ne 0x8394 <k_dot_q4_0+0x4c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0x14000005 // b 0x9a20 <k_dot_q4_0+0x120>
+	WORD $0x14000005 // b 0x8468 <k_dot_q4_0+0x120>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9958,11 +8568,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a8b // b.lt 0x9b98 <k_dot_q4_1+0x158>
+	WORD $0x54000a8b // b.lt 0x85e0 <k_dot_q4_1+0x158>
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100174cb // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x1000db0b // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -9972,9 +8582,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1001758b // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x1001746c // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x100171cd // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
+	WORD $0x1000dd4b // adr x11, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x1000daac // adr x12, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x1000d78d // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -10032,7 +8642,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d12c0 // fmla v0.4s, v22.4s, v29.s[0]
 	WORD $0x4f8b1347 // fmla v7.4s, v26.4s, v11.s[0]
 	WORD $0x4f8b12a6 // fmla v6.4s, v21.4s, v11.s[0]
-	WORD $0x54fff9c1 // b.ne 0x9aa8 <k_dot_q4_1+0x68>
+	WORD $0x54fff9c1 // b.ne 0x84f0 <k_dot_q4_1+0x68>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
@@ -10041,7 +8651,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0xfc4407ee // ldr d14, [sp], #0x40
-	WORD $0x14000005 // b 0x9ba8 <k_dot_q4_1+0x168>
+	WORD $0x14000005 // b 0x85f0 <k_dot_q4_1+0x168>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10058,14 +8668,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x9d18 <k_dot_q5_0+0x150>
+	WORD $0x54000a4b // b.lt 0x8760 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x10016a4b // adr x11, 0xc920 <k_dot_q6_k+0x7b4>
+	WORD $0x1000d20b // adr x11, 0xa060 <k_dot_q5_k+0x444>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10016aec // adr x12, 0xc940 <k_dot_q6_k+0x7d4>
+	WORD $0x1000d2ac // adr x12, 0xa080 <k_dot_q5_k+0x464>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10016b2b // adr x11, 0xc950 <k_dot_q6_k+0x7e4>
+	WORD $0x1000d2eb // adr x11, 0xa090 <k_dot_q5_k+0x474>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -10073,9 +8683,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1001662b // adr x11, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x1001678c // adr x12, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1001666d // adr x13, 0xc8e0 <k_dot_q6_k+0x774>
+	WORD $0x1000cbeb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1000cdcc // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1000ccad // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -10132,14 +8742,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9912e7 // fmla v7.4s, v23.4s, v25.s[0]
 	WORD $0x4f991306 // fmla v6.4s, v24.4s, v25.s[0]
 	WORD $0x4f991280 // fmla v0.4s, v20.4s, v25.s[0]
-	WORD $0x54fff981 // b.ne 0x9c28 <k_dot_q5_0+0x60>
+	WORD $0x54fff981 // b.ne 0x8670 <k_dot_q5_0+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e2 // fadd v2.4s, v7.4s, v3.4s
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
 	WORD $0xfc4107e8 // ldr d8, [sp], #0x10
-	WORD $0x14000005 // b 0x9d28 <k_dot_q5_0+0x160>
+	WORD $0x14000005 // b 0x8770 <k_dot_q5_0+0x160>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10156,14 +8766,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c8b // b.lt 0x9ee0 <k_dot_q5_1+0x198>
+	WORD $0x54000c8b // b.lt 0x8928 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x10015e4b // adr x11, 0xc920 <k_dot_q6_k+0x7b4>
+	WORD $0x1000c60b // adr x11, 0xa060 <k_dot_q5_k+0x444>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10015eec // adr x12, 0xc940 <k_dot_q6_k+0x7d4>
+	WORD $0x1000c6ac // adr x12, 0xa080 <k_dot_q5_k+0x464>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10015c2b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
+	WORD $0x1000c26b // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -10173,9 +8783,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10015ceb // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x10015bcc // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1001592d // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
+	WORD $0x1000c4ab // adr x11, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x1000c20c // adr x12, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x1000beed // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -10246,7 +8856,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831300 // fmla v0.4s, v24.4s, v3.s[0]
 	WORD $0x4f8e1332 // fmla v18.4s, v25.4s, v14.s[0]
 	WORD $0x4f8e10b1 // fmla v17.4s, v5.4s, v14.s[0]
-	WORD $0x54fff821 // b.ne 0x9dbc <k_dot_q5_1+0x74>
+	WORD $0x54fff821 // b.ne 0x8804 <k_dot_q5_1+0x74>
 	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
 	WORD $0x4e26d641 // fadd v1.4s, v18.4s, v6.4s
 	WORD $0x4e27d662 // fadd v2.4s, v19.4s, v7.4s
@@ -10255,565 +8865,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
-	WORD $0x14000005 // b 0x9ef0 <k_dot_q5_1+0x1a8>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
-	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0xbd001800 // str s0, [x0, #0x18]
-	WORD $0xd65f03c0 // ret
-
-	// dot_q2_k
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540043cb // b.lt 0xa790 <k_dot_q2_k+0x880>
-	WORD $0xd10443ff // sub sp, sp, #0x110
-	WORD $0x10014e89 // adr x9, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x1001506a // adr x10, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x10014f4b // adr x11, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x3d800fe1 // str q1, [sp, #0x30]
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x3dc00ff2 // ldr q18, [sp, #0x30]
-	WORD $0x3d800be1 // str q1, [sp, #0x20]
-	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10014aeb // adr x11, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x6d0c3bef // stp d15, d14, [sp, #0xc0]
-	WORD $0x3d8007e1 // str q1, [sp, #0x10]
-	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0xad40cff4 // ldp q20, q19, [sp, #0x10]
-	WORD $0x6d0d33ed // stp d13, d12, [sp, #0xd0]
-	WORD $0x6d0e2beb // stp d11, d10, [sp, #0xe0]
-	WORD $0x6d0f23e9 // stp d9, d8, [sp, #0xf0]
-	WORD $0xf90083fd // str x29, [sp, #0x100]
-	WORD $0x3d8003e1 // str q1, [sp]
-	WORD $0x3dc003e2 // ldr q2, [sp]
-	WORD $0xad41052b // ldp q11, q1, [x9, #0x20]
-	WORD $0x3940014b // ldrb w11, [x10]
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0xad402929 // ldp q9, q10, [x9]
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x53047d6c // lsr w12, w11, #4
-	WORD $0x12000d6b // and w11, w11, #0xf
-	WORD $0xad0243f1 // stp q17, q16, [sp, #0x40]
-	WORD $0xad031be7 // stp q7, q6, [sp, #0x60]
-	WORD $0x1e23016e // ucvtf s14, w11
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0xad0413e5 // stp q5, q4, [sp, #0x80]
-	WORD $0xad40955e // ldp q30, q5, [x10, #0x10]
-	WORD $0xad0503e3 // stp q3, q0, [sp, #0xa0]
-	WORD $0x4f00e460 // movi v0.16b, #0x3
-	WORD $0x4f00e464 // movi v4.16b, #0x3
-	WORD $0x3940054b // ldrb w11, [x10, #0x1]
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x4ea51cbd // mov v29.16b, v5.16b
-	WORD $0x6f0e07d0 // ushr v16.16b, v30.16b, #0x2
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x4e201fc0 // and v0.16b, v30.16b, v0.16b
-	WORD $0x4e241ca8 // and v8.16b, v5.16b, v4.16b
-	WORD $0x4e02001c // tbl v28.16b, { v0.16b }, v2.16b
-	WORD $0x4e140003 // tbl v3.16b, { v0.16b }, v20.16b
-	WORD $0x4e12001f // tbl v31.16b, { v0.16b }, v18.16b
-	WORD $0x4e130000 // tbl v0.16b, { v0.16b }, v19.16b
-	WORD $0x4e130106 // tbl v6.16b, { v8.16b }, v19.16b
-	WORD $0x4e140105 // tbl v5.16b, { v8.16b }, v20.16b
-	WORD $0x4e02010f // tbl v15.16b, { v8.16b }, v2.16b
-	WORD $0x4e120107 // tbl v7.16b, { v8.16b }, v18.16b
-	WORD $0x6e21db8c // ucvtf v12.4s, v28.4s
-	WORD $0x6e21dbe4 // ucvtf v4.4s, v31.4s
-	WORD $0x6e21d86d // ucvtf v13.4s, v3.4s
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0x1e230183 // ucvtf s3, w12
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0xad427d28 // ldp q8, q31, [x9, #0x40]
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6e2cdc2c // fmul v12.4s, v1.4s, v12.4s
-	WORD $0x6e24dd24 // fmul v4.4s, v9.4s, v4.4s
-	WORD $0x6e2ddd6d // fmul v13.4s, v11.4s, v13.4s
-	WORD $0x6e20dd51 // fmul v17.4s, v10.4s, v0.4s
-	WORD $0x4f831039 // fmla v25.4s, v1.4s, v3.s[0]
-	WORD $0x6e21d9ef // ucvtf v15.4s, v15.4s
-	WORD $0xad430520 // ldp q0, q1, [x9, #0x60]
-	WORD $0x6e26dfe6 // fmul v6.4s, v31.4s, v6.4s
-	WORD $0x4f831175 // fmla v21.4s, v11.4s, v3.s[0]
-	WORD $0x4f831158 // fmla v24.4s, v10.4s, v3.s[0]
-	WORD $0x6e27dd07 // fmul v7.4s, v8.4s, v7.4s
-	WORD $0x4f8e1197 // fmla v23.4s, v12.4s, v14.s[0]
-	WORD $0x4f00e46c // movi v12.16b, #0x3
-	WORD $0x4f8e109a // fmla v26.4s, v4.4s, v14.s[0]
-	WORD $0x4f8e123b // fmla v27.4s, v17.4s, v14.s[0]
-	WORD $0x1e230184 // ucvtf s4, w12
-	WORD $0x4f8e11b6 // fmla v22.4s, v13.4s, v14.s[0]
-	WORD $0x6e25dc05 // fmul v5.4s, v0.4s, v5.4s
-	WORD $0x4f83113c // fmla v28.4s, v9.4s, v3.s[0]
-	WORD $0x6e2fdc31 // fmul v17.4s, v1.4s, v15.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f00e46d // movi v13.16b, #0x3
-	WORD $0x4f00e46e // movi v14.16b, #0x3
-	WORD $0x4e2c1e10 // and v16.16b, v16.16b, v12.16b
-	WORD $0x4f8410db // fmla v27.4s, v6.4s, v4.s[0]
-	WORD $0x4f8410fa // fmla v26.4s, v7.4s, v4.s[0]
-	WORD $0x4f8410b6 // fmla v22.4s, v5.4s, v4.s[0]
-	WORD $0x4f841237 // fmla v23.4s, v17.4s, v4.s[0]
-	WORD $0x1e230164 // ucvtf s4, w11
-	WORD $0x4e02020b // tbl v11.16b, { v16.16b }, v2.16b
-	WORD $0x4e130203 // tbl v3.16b, { v16.16b }, v19.16b
-	WORD $0x4e14020a // tbl v10.16b, { v16.16b }, v20.16b
-	WORD $0x4e120206 // tbl v6.16b, { v16.16b }, v18.16b
-	WORD $0x3940094b // ldrb w11, [x10, #0x2]
-	WORD $0x6f0e07b0 // ushr v16.16b, v29.16b, #0x2
-	WORD $0xad454529 // ldp q9, q17, [x9, #0xa0]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x4f84111c // fmla v28.4s, v8.4s, v4.s[0]
-	WORD $0x4f841039 // fmla v25.4s, v1.4s, v4.s[0]
-	WORD $0x6e21d965 // ucvtf v5.4s, v11.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x6e21d947 // ucvtf v7.4s, v10.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0xad44292b // ldp q11, q10, [x9, #0x80]
-	WORD $0x1e23018c // ucvtf s12, w12
-	WORD $0x4e2d1e10 // and v16.16b, v16.16b, v13.16b
-	WORD $0x4f8413f8 // fmla v24.4s, v31.4s, v4.s[0]
-	WORD $0x4f841015 // fmla v21.4s, v0.4s, v4.s[0]
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x6e25de25 // fmul v5.4s, v17.4s, v5.4s
-	WORD $0x6e23dd43 // fmul v3.4s, v10.4s, v3.4s
-	WORD $0x6e27dd27 // fmul v7.4s, v9.4s, v7.4s
-	WORD $0x6e26dd66 // fmul v6.4s, v11.4s, v6.4s
-	WORD $0x4e140204 // tbl v4.16b, { v16.16b }, v20.16b
-	WORD $0x4e120200 // tbl v0.16b, { v16.16b }, v18.16b
-	WORD $0x1e230161 // ucvtf s1, w11
-	WORD $0x39400d4b // ldrb w11, [x10, #0x3]
-	WORD $0x4f8c10b7 // fmla v23.4s, v5.4s, v12.s[0]
-	WORD $0x4e130205 // tbl v5.16b, { v16.16b }, v19.16b
-	WORD $0x4f8c107b // fmla v27.4s, v3.4s, v12.s[0]
-	WORD $0x4e020203 // tbl v3.16b, { v16.16b }, v2.16b
-	WORD $0x4f8c10da // fmla v26.4s, v6.4s, v12.s[0]
-	WORD $0x6f0c07c6 // ushr v6.16b, v30.16b, #0x4
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0x4f8c10f6 // fmla v22.4s, v7.4s, v12.s[0]
-	WORD $0xad462127 // ldp q7, q8, [x9, #0xc0]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4e2d1cc6 // and v6.16b, v6.16b, v13.16b
-	WORD $0x4f811239 // fmla v25.4s, v17.4s, v1.s[0]
-	WORD $0x6e21d870 // ucvtf v16.4s, v3.4s
-	WORD $0xad477d23 // ldp q3, q31, [x9, #0xe0]
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x6e20dce0 // fmul v0.4s, v7.4s, v0.4s
-	WORD $0x4f811135 // fmla v21.4s, v9.4s, v1.s[0]
-	WORD $0x4e0200cc // tbl v12.16b, { v6.16b }, v2.16b
-	WORD $0x4e1300c9 // tbl v9.16b, { v6.16b }, v19.16b
-	WORD $0x4e1400cd // tbl v13.16b, { v6.16b }, v20.16b
-	WORD $0x6e24dc64 // fmul v4.4s, v3.4s, v4.4s
-	WORD $0x6e25dd05 // fmul v5.4s, v8.4s, v5.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x6e30dff0 // fmul v16.4s, v31.4s, v16.4s
-	WORD $0x4f81117c // fmla v28.4s, v11.4s, v1.s[0]
-	WORD $0x4f811158 // fmla v24.4s, v10.4s, v1.s[0]
-	WORD $0x1e23016b // ucvtf s11, w11
-	WORD $0x4f91101a // fmla v26.4s, v0.4s, v17.s[0]
-	WORD $0x4e1200c0 // tbl v0.16b, { v6.16b }, v18.16b
-	WORD $0x3940114b // ldrb w11, [x10, #0x4]
-	WORD $0x6e21d926 // ucvtf v6.4s, v9.4s
-	WORD $0x4f911096 // fmla v22.4s, v4.4s, v17.s[0]
-	WORD $0x6e21d984 // ucvtf v4.4s, v12.4s
-	WORD $0x4f9110bb // fmla v27.4s, v5.4s, v17.s[0]
-	WORD $0x4f911217 // fmla v23.4s, v16.4s, v17.s[0]
-	WORD $0x6e21d9a5 // ucvtf v5.4s, v13.4s
-	WORD $0x6f0c07b0 // ushr v16.16b, v29.16b, #0x4
-	WORD $0xad494529 // ldp q9, q17, [x9, #0x120]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x1e23018a // ucvtf s10, w12
-	WORD $0x4f8b10fc // fmla v28.4s, v7.4s, v11.s[0]
-	WORD $0x6e21d807 // ucvtf v7.4s, v0.4s
-	WORD $0x4e2e1e10 // and v16.16b, v16.16b, v14.16b
-	WORD $0xad480121 // ldp q1, q0, [x9, #0x100]
-	WORD $0x6e24de24 // fmul v4.4s, v17.4s, v4.4s
-	WORD $0x6e25dd25 // fmul v5.4s, v9.4s, v5.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f8b1075 // fmla v21.4s, v3.4s, v11.s[0]
-	WORD $0x4f8b13f9 // fmla v25.4s, v31.4s, v11.s[0]
-	WORD $0x4ebd1fac // mov v12.16b, v29.16b
-	WORD $0x6e27dc27 // fmul v7.4s, v1.4s, v7.4s
-	WORD $0x6e26dc06 // fmul v6.4s, v0.4s, v6.4s
-	WORD $0x1e23017f // ucvtf s31, w11
-	WORD $0x4e130203 // tbl v3.16b, { v16.16b }, v19.16b
-	WORD $0x3940154b // ldrb w11, [x10, #0x5]
-	WORD $0x4f8b1118 // fmla v24.4s, v8.4s, v11.s[0]
-	WORD $0x4f8a1097 // fmla v23.4s, v4.4s, v10.s[0]
-	WORD $0x4e120204 // tbl v4.16b, { v16.16b }, v18.16b
-	WORD $0x4f8a10b6 // fmla v22.4s, v5.4s, v10.s[0]
-	WORD $0x4e020205 // tbl v5.16b, { v16.16b }, v2.16b
-	WORD $0x4e140210 // tbl v16.16b, { v16.16b }, v20.16b
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x4f8a10db // fmla v27.4s, v6.4s, v10.s[0]
-	WORD $0x4f8a10fa // fmla v26.4s, v7.4s, v10.s[0]
-	WORD $0x1e230188 // ucvtf s8, w12
-	WORD $0x4f9f1239 // fmla v25.4s, v17.4s, v31.s[0]
-	WORD $0x6e21d866 // ucvtf v6.4s, v3.4s
-	WORD $0x6f0a07d1 // ushr v17.16b, v30.16b, #0x6
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0xad4b7923 // ldp q3, q30, [x9, #0x160]
-	WORD $0x6e21da07 // ucvtf v7.4s, v16.4s
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4f9f1135 // fmla v21.4s, v9.4s, v31.s[0]
-	WORD $0xad4a2930 // ldp q16, q10, [x9, #0x140]
-	WORD $0x4e020229 // tbl v9.16b, { v17.16b }, v2.16b
-	WORD $0x4e14022b // tbl v11.16b, { v17.16b }, v20.16b
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f9f103c // fmla v28.4s, v1.4s, v31.s[0]
-	WORD $0x4f9f1018 // fmla v24.4s, v0.4s, v31.s[0]
-	WORD $0x4e120220 // tbl v0.16b, { v17.16b }, v18.16b
-	WORD $0x4e130231 // tbl v17.16b, { v17.16b }, v19.16b
-	WORD $0x6e24de04 // fmul v4.4s, v16.4s, v4.4s
-	WORD $0x6e26dd46 // fmul v6.4s, v10.4s, v6.4s
-	WORD $0x6e25dfc5 // fmul v5.4s, v30.4s, v5.4s
-	WORD $0x6e27dc67 // fmul v7.4s, v3.4s, v7.4s
-	WORD $0x1e230161 // ucvtf s1, w11
-	WORD $0x3940194b // ldrb w11, [x10, #0x6]
-	WORD $0x4ea21c5d // mov v29.16b, v2.16b
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f88109a // fmla v26.4s, v4.4s, v8.s[0]
-	WORD $0x6e21d924 // ucvtf v4.4s, v9.4s
-	WORD $0x4f8810db // fmla v27.4s, v6.4s, v8.s[0]
-	WORD $0x4f8810f6 // fmla v22.4s, v7.4s, v8.s[0]
-	WORD $0x4f8810b7 // fmla v23.4s, v5.4s, v8.s[0]
-	WORD $0x6e21d965 // ucvtf v5.4s, v11.4s
-	WORD $0xad4d1d28 // ldp q8, q7, [x9, #0x1a0]
-	WORD $0x4f81121c // fmla v28.4s, v16.4s, v1.s[0]
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0x6e21da26 // ucvtf v6.4s, v17.4s
-	WORD $0x6f0a0591 // ushr v17.16b, v12.16b, #0x6
-	WORD $0xad4c7d29 // ldp q9, q31, [x9, #0x180]
-	WORD $0x4f811158 // fmla v24.4s, v10.4s, v1.s[0]
-	WORD $0x6e24dce4 // fmul v4.4s, v7.4s, v4.4s
-	WORD $0x6e25dd05 // fmul v5.4s, v8.4s, v5.4s
-	WORD $0x4f811075 // fmla v21.4s, v3.4s, v1.s[0]
-	WORD $0x4f8113d9 // fmla v25.4s, v30.4s, v1.s[0]
-	WORD $0x4e130221 // tbl v1.16b, { v17.16b }, v19.16b
-	WORD $0x4e120223 // tbl v3.16b, { v17.16b }, v18.16b
-	WORD $0x6e20dd20 // fmul v0.4s, v9.4s, v0.4s
-	WORD $0x6e26dfe6 // fmul v6.4s, v31.4s, v6.4s
-	WORD $0x1e23016b // ucvtf s11, w11
-	WORD $0xad41bd5e // ldp q30, q15, [x10, #0x30]
-	WORD $0x39401d4b // ldrb w11, [x10, #0x7]
-	WORD $0x4f901097 // fmla v23.4s, v4.4s, v16.s[0]
-	WORD $0x4e020224 // tbl v4.16b, { v17.16b }, v2.16b
-	WORD $0x4f9010b6 // fmla v22.4s, v5.4s, v16.s[0]
-	WORD $0x4e140225 // tbl v5.16b, { v17.16b }, v20.16b
-	WORD $0x4f00e462 // movi v2.16b, #0x3
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x4f90101a // fmla v26.4s, v0.4s, v16.s[0]
-	WORD $0x6e21d820 // ucvtf v0.4s, v1.4s
-	WORD $0x4f9010db // fmla v27.4s, v6.4s, v16.s[0]
-	WORD $0xad4e292c // ldp q12, q10, [x9, #0x1c0]
-	WORD $0x6e21d866 // ucvtf v6.4s, v3.4s
-	WORD $0x6e21d881 // ucvtf v1.4s, v4.4s
-	WORD $0xad4f0d2e // ldp q14, q3, [x9, #0x1e0]
-	WORD $0x6e21d8ad // ucvtf v13.4s, v5.4s
-	WORD $0x4e221fc5 // and v5.16b, v30.16b, v2.16b
-	WORD $0x1e230184 // ucvtf s4, w12
-	WORD $0x6e20dd40 // fmul v0.4s, v10.4s, v0.4s
-	WORD $0x4f8b13f8 // fmla v24.4s, v31.4s, v11.s[0]
-	WORD $0x4f8b10f9 // fmla v25.4s, v7.4s, v11.s[0]
-	WORD $0x6e26dd86 // fmul v6.4s, v12.4s, v6.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
-	WORD $0x6e21dc61 // fmul v1.4s, v3.4s, v1.4s
-	WORD $0x4e1d00b1 // tbl v17.16b, { v5.16b }, v29.16b
-	WORD $0x4e1300bf // tbl v31.16b, { v5.16b }, v19.16b
-	WORD $0x6e2dddc7 // fmul v7.4s, v14.4s, v13.4s
-	WORD $0x4e1400a8 // tbl v8.16b, { v5.16b }, v20.16b
-	WORD $0x1e230170 // ucvtf s16, w11
-	WORD $0x4f84101b // fmla v27.4s, v0.4s, v4.s[0]
-	WORD $0x4e1200a0 // tbl v0.16b, { v5.16b }, v18.16b
-	WORD $0x3940214b // ldrb w11, [x10, #0x8]
-	WORD $0x4f8410da // fmla v26.4s, v6.4s, v4.s[0]
-	WORD $0x4f8b113c // fmla v28.4s, v9.4s, v11.s[0]
-	WORD $0x4e221de9 // and v9.16b, v15.16b, v2.16b
-	WORD $0x4f841037 // fmla v23.4s, v1.4s, v4.s[0]
-	WORD $0x6e21da21 // ucvtf v1.4s, v17.4s
-	WORD $0x6e21dbe5 // ucvtf v5.4s, v31.4s
-	WORD $0xad51193f // ldp q31, q6, [x9, #0x220]
-	WORD $0x4f8410f6 // fmla v22.4s, v7.4s, v4.s[0]
-	WORD $0x6e21d904 // ucvtf v4.4s, v8.4s
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x6e21d807 // ucvtf v7.4s, v0.4s
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f901158 // fmla v24.4s, v10.4s, v16.s[0]
-	WORD $0x6e21dcc1 // fmul v1.4s, v6.4s, v1.4s
-	WORD $0xad502120 // ldp q0, q8, [x9, #0x200]
-	WORD $0x4f901079 // fmla v25.4s, v3.4s, v16.s[0]
-	WORD $0x1e23016a // ucvtf s10, w11
-	WORD $0x4f90119c // fmla v28.4s, v12.4s, v16.s[0]
-	WORD $0x6e24dfe4 // fmul v4.4s, v31.4s, v4.4s
-	WORD $0x4f9011d5 // fmla v21.4s, v14.4s, v16.s[0]
-	WORD $0x4e120130 // tbl v16.16b, { v9.16b }, v18.16b
-	WORD $0x6e25dd05 // fmul v5.4s, v8.4s, v5.4s
-	WORD $0x6e27dc03 // fmul v3.4s, v0.4s, v7.4s
-	WORD $0x4e130127 // tbl v7.16b, { v9.16b }, v19.16b
-	WORD $0x4f911037 // fmla v23.4s, v1.4s, v17.s[0]
-	WORD $0x4e1d0121 // tbl v1.16b, { v9.16b }, v29.16b
-	WORD $0x4e140129 // tbl v9.16b, { v9.16b }, v20.16b
-	WORD $0x4f8a10d9 // fmla v25.4s, v6.4s, v10.s[0]
-	WORD $0x6f0e07c6 // ushr v6.16b, v30.16b, #0x2
-	WORD $0x3940254b // ldrb w11, [x10, #0x9]
-	WORD $0x4f911096 // fmla v22.4s, v4.4s, v17.s[0]
-	WORD $0x6e21da04 // ucvtf v4.4s, v16.4s
-	WORD $0x4f8a1118 // fmla v24.4s, v8.4s, v10.s[0]
-	WORD $0x4f9110bb // fmla v27.4s, v5.4s, v17.s[0]
-	WORD $0x6e21d8e5 // ucvtf v5.4s, v7.4s
-	WORD $0x4f91107a // fmla v26.4s, v3.4s, v17.s[0]
-	WORD $0x6e21d927 // ucvtf v7.4s, v9.4s
-	WORD $0x6e21d830 // ucvtf v16.4s, v1.4s
-	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
-	WORD $0xad520529 // ldp q9, q1, [x9, #0x240]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0xad532d23 // ldp q3, q11, [x9, #0x260]
-	WORD $0x1e230191 // ucvtf s17, w12
-	WORD $0x4e1d00c8 // tbl v8.16b, { v6.16b }, v29.16b
-	WORD $0x4f8a13f5 // fmla v21.4s, v31.4s, v10.s[0]
-	WORD $0x4e1400df // tbl v31.16b, { v6.16b }, v20.16b
-	WORD $0x6e24dd24 // fmul v4.4s, v9.4s, v4.4s
-	WORD $0x6e25dc25 // fmul v5.4s, v1.4s, v5.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x6e30dd70 // fmul v16.4s, v11.4s, v16.4s
-	WORD $0x6e27dc67 // fmul v7.4s, v3.4s, v7.4s
-	WORD $0x4f8a101c // fmla v28.4s, v0.4s, v10.s[0]
-	WORD $0x4e1300c0 // tbl v0.16b, { v6.16b }, v19.16b
-	WORD $0x4f91109a // fmla v26.4s, v4.4s, v17.s[0]
-	WORD $0x4e1200c4 // tbl v4.16b, { v6.16b }, v18.16b
-	WORD $0x6e21d906 // ucvtf v6.4s, v8.4s
-	WORD $0x4f9110bb // fmla v27.4s, v5.4s, v17.s[0]
-	WORD $0x4f9110f6 // fmla v22.4s, v7.4s, v17.s[0]
-	WORD $0x1e230165 // ucvtf s5, w11
-	WORD $0x4f911217 // fmla v23.4s, v16.4s, v17.s[0]
-	WORD $0x3940294b // ldrb w11, [x10, #0xa]
-	WORD $0x6e21dbe7 // ucvtf v7.4s, v31.4s
-	WORD $0x6f0e05f0 // ushr v16.16b, v15.16b, #0x2
-	WORD $0xad55453f // ldp q31, q17, [x9, #0x2a0]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0xad54212a // ldp q10, q8, [x9, #0x280]
-	WORD $0x1e23018c // ucvtf s12, w12
-	WORD $0x6e26de26 // fmul v6.4s, v17.4s, v6.4s
-	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
-	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f85113c // fmla v28.4s, v9.4s, v5.s[0]
-	WORD $0x4f851179 // fmla v25.4s, v11.4s, v5.s[0]
-	WORD $0x6e24dd44 // fmul v4.4s, v10.4s, v4.4s
-	WORD $0x4f851038 // fmla v24.4s, v1.4s, v5.s[0]
-	WORD $0x4f851075 // fmla v21.4s, v3.4s, v5.s[0]
-	WORD $0x4e120201 // tbl v1.16b, { v16.16b }, v18.16b
-	WORD $0x4e130205 // tbl v5.16b, { v16.16b }, v19.16b
-	WORD $0x6e20dd09 // fmul v9.4s, v8.4s, v0.4s
-	WORD $0x1e230160 // ucvtf s0, w11
-	WORD $0x4f8c10d7 // fmla v23.4s, v6.4s, v12.s[0]
-	WORD $0x4e1d0206 // tbl v6.16b, { v16.16b }, v29.16b
-	WORD $0x4e140203 // tbl v3.16b, { v16.16b }, v20.16b
-	WORD $0x4f8c10f6 // fmla v22.4s, v7.4s, v12.s[0]
-	WORD $0x6f0c07c7 // ushr v7.16b, v30.16b, #0x4
-	WORD $0x4f8c109a // fmla v26.4s, v4.4s, v12.s[0]
-	WORD $0x39402d4b // ldrb w11, [x10, #0xb]
-	WORD $0x6e21d824 // ucvtf v4.4s, v1.4s
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4f8c113b // fmla v27.4s, v9.4s, v12.s[0]
-	WORD $0x4f801239 // fmla v25.4s, v17.4s, v0.s[0]
-	WORD $0xad562531 // ldp q17, q9, [x9, #0x2c0]
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x6e21d870 // ucvtf v16.4s, v3.4s
-	WORD $0xad570d21 // ldp q1, q3, [x9, #0x2e0]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x1e23018c // ucvtf s12, w12
-	WORD $0x6e24de24 // fmul v4.4s, v17.4s, v4.4s
-	WORD $0x4f80115c // fmla v28.4s, v10.4s, v0.s[0]
-	WORD $0x6e25dd25 // fmul v5.4s, v9.4s, v5.4s
-	WORD $0x4e1d00ea // tbl v10.16b, { v7.16b }, v29.16b
-	WORD $0x4e1400ed // tbl v13.16b, { v7.16b }, v20.16b
-	WORD $0x6e26dc66 // fmul v6.4s, v3.4s, v6.4s
-	WORD $0x1e23016b // ucvtf s11, w11
-	WORD $0x4f8013f5 // fmla v21.4s, v31.4s, v0.s[0]
-	WORD $0x4e1300ff // tbl v31.16b, { v7.16b }, v19.16b
-	WORD $0x6e30dc30 // fmul v16.4s, v1.4s, v16.4s
-	WORD $0x4f8c109a // fmla v26.4s, v4.4s, v12.s[0]
-	WORD $0x4f801118 // fmla v24.4s, v8.4s, v0.s[0]
-	WORD $0x4e1200e0 // tbl v0.16b, { v7.16b }, v18.16b
-	WORD $0x4f8c10bb // fmla v27.4s, v5.4s, v12.s[0]
-	WORD $0x6e21d944 // ucvtf v4.4s, v10.4s
-	WORD $0x3940314b // ldrb w11, [x10, #0xc]
-	WORD $0x6e21d9a5 // ucvtf v5.4s, v13.4s
-	WORD $0x4f8c10d7 // fmla v23.4s, v6.4s, v12.s[0]
-	WORD $0x4f8b123c // fmla v28.4s, v17.4s, v11.s[0]
-	WORD $0x6e21dbe6 // ucvtf v6.4s, v31.4s
-	WORD $0xad59453f // ldp q31, q17, [x9, #0x320]
-	WORD $0x4f8c1216 // fmla v22.4s, v16.4s, v12.s[0]
-	WORD $0x6f0c05f0 // ushr v16.16b, v15.16b, #0x4
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x1e230188 // ucvtf s8, w12
-	WORD $0x6e21d807 // ucvtf v7.4s, v0.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x6e24de24 // fmul v4.4s, v17.4s, v4.4s
-	WORD $0x6e25dfe5 // fmul v5.4s, v31.4s, v5.4s
-	WORD $0x4f8b1079 // fmla v25.4s, v3.4s, v11.s[0]
-	WORD $0xad58012a // ldp q10, q0, [x9, #0x300]
-	WORD $0x4e221e10 // and v16.16b, v16.16b, v2.16b
-	WORD $0x4f8b1035 // fmla v21.4s, v1.4s, v11.s[0]
-	WORD $0x1e230161 // ucvtf s1, w11
-	WORD $0x4f8b1138 // fmla v24.4s, v9.4s, v11.s[0]
-	WORD $0x3940354b // ldrb w11, [x10, #0xd]
-	WORD $0x4ebd1fa2 // mov v2.16b, v29.16b
-	WORD $0x6e26dc06 // fmul v6.4s, v0.4s, v6.4s
-	WORD $0x4f881097 // fmla v23.4s, v4.4s, v8.s[0]
-	WORD $0x4e130203 // tbl v3.16b, { v16.16b }, v19.16b
-	WORD $0x4e120204 // tbl v4.16b, { v16.16b }, v18.16b
-	WORD $0x4f8810b6 // fmla v22.4s, v5.4s, v8.s[0]
-	WORD $0x4e1d0205 // tbl v5.16b, { v16.16b }, v29.16b
-	WORD $0x4e140210 // tbl v16.16b, { v16.16b }, v20.16b
-	WORD $0x6e27dd47 // fmul v7.4s, v10.4s, v7.4s
-	WORD $0x4f811239 // fmla v25.4s, v17.4s, v1.s[0]
-	WORD $0x4f8113f5 // fmla v21.4s, v31.4s, v1.s[0]
-	WORD $0x6f0a07d1 // ushr v17.16b, v30.16b, #0x6
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x4f8810db // fmla v27.4s, v6.4s, v8.s[0]
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4f81115c // fmla v28.4s, v10.4s, v1.s[0]
-	WORD $0x6e21da06 // ucvtf v6.4s, v16.4s
-	WORD $0x4f8810fa // fmla v26.4s, v7.4s, v8.s[0]
-	WORD $0x1e230190 // ucvtf s16, w12
-	WORD $0xad5a7d27 // ldp q7, q31, [x9, #0x340]
-	WORD $0x4e14022a // tbl v10.16b, { v17.16b }, v20.16b
-	WORD $0xad5b2129 // ldp q9, q8, [x9, #0x360]
-	WORD $0x4e1d022b // tbl v11.16b, { v17.16b }, v29.16b
-	WORD $0x4f811018 // fmla v24.4s, v0.4s, v1.s[0]
-	WORD $0x4e120220 // tbl v0.16b, { v17.16b }, v18.16b
-	WORD $0x4e130221 // tbl v1.16b, { v17.16b }, v19.16b
-	WORD $0x6e23dffe // fmul v30.4s, v31.4s, v3.4s
-	WORD $0x6e24dce4 // fmul v4.4s, v7.4s, v4.4s
-	WORD $0x1e230163 // ucvtf s3, w11
-	WORD $0x6e25dd05 // fmul v5.4s, v8.4s, v5.4s
-	WORD $0x6e26dd26 // fmul v6.4s, v9.4s, v6.4s
-	WORD $0x3940394b // ldrb w11, [x10, #0xe]
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f90109a // fmla v26.4s, v4.4s, v16.s[0]
-	WORD $0x4f8310fc // fmla v28.4s, v7.4s, v3.s[0]
-	WORD $0x6e21d964 // ucvtf v4.4s, v11.4s
-	WORD $0x4f9010d6 // fmla v22.4s, v6.4s, v16.s[0]
-	WORD $0x4f9010b7 // fmla v23.4s, v5.4s, v16.s[0]
-	WORD $0x6e21d945 // ucvtf v5.4s, v10.4s
-	WORD $0x6e21d826 // ucvtf v6.4s, v1.4s
-	WORD $0x6e21d807 // ucvtf v7.4s, v0.4s
-	WORD $0x4f9013db // fmla v27.4s, v30.4s, v16.s[0]
-	WORD $0xad5d013e // ldp q30, q0, [x9, #0x3a0]
-	WORD $0x6f0a05f0 // ushr v16.16b, v15.16b, #0x6
-	WORD $0xad5c4521 // ldp q1, q17, [x9, #0x380]
-	WORD $0x1e23019d // ucvtf s29, w12
-	WORD $0x4f8313f8 // fmla v24.4s, v31.4s, v3.s[0]
-	WORD $0x4f831135 // fmla v21.4s, v9.4s, v3.s[0]
-	WORD $0x6e25dfc5 // fmul v5.4s, v30.4s, v5.4s
-	WORD $0x6e24dc04 // fmul v4.4s, v0.4s, v4.4s
-	WORD $0x4e14020a // tbl v10.16b, { v16.16b }, v20.16b
-	WORD $0x6e27dc27 // fmul v7.4s, v1.4s, v7.4s
-	WORD $0x6e26de26 // fmul v6.4s, v17.4s, v6.4s
-	WORD $0x4e02021f // tbl v31.16b, { v16.16b }, v2.16b
-	WORD $0x4f831119 // fmla v25.4s, v8.4s, v3.s[0]
-	WORD $0x4e130203 // tbl v3.16b, { v16.16b }, v19.16b
-	WORD $0x4e120210 // tbl v16.16b, { v16.16b }, v18.16b
-	WORD $0x4f9d1097 // fmla v23.4s, v4.4s, v29.s[0]
-	WORD $0x4f9d10b6 // fmla v22.4s, v5.4s, v29.s[0]
-	WORD $0x6e21d944 // ucvtf v4.4s, v10.4s
-	WORD $0x4f9d10db // fmla v27.4s, v6.4s, v29.s[0]
-	WORD $0x4f9d10fa // fmla v26.4s, v7.4s, v29.s[0]
-	WORD $0x1e230165 // ucvtf s5, w11
-	WORD $0x6e21dbe6 // ucvtf v6.4s, v31.4s
-	WORD $0x6e21da07 // ucvtf v7.4s, v16.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x39403d4b // ldrb w11, [x10, #0xf]
-	WORD $0xad5f7530 // ldp q16, q29, [x9, #0x3e0]
-	WORD $0xad5e213f // ldp q31, q8, [x9, #0x3c0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x12000d6c // and w12, w11, #0xf
-	WORD $0x53047d6b // lsr w11, w11, #4
-	WORD $0x4f851019 // fmla v25.4s, v0.4s, v5.s[0]
-	WORD $0x1e230189 // ucvtf s9, w12
-	WORD $0x6e24de04 // fmul v4.4s, v16.4s, v4.4s
-	WORD $0x6e26dfa0 // fmul v0.4s, v29.4s, v6.4s
-	WORD $0x6e23dd03 // fmul v3.4s, v8.4s, v3.4s
-	WORD $0x6e27dfe6 // fmul v6.4s, v31.4s, v7.4s
-	WORD $0x4f8513d5 // fmla v21.4s, v30.4s, v5.s[0]
-	WORD $0x4f851238 // fmla v24.4s, v17.4s, v5.s[0]
-	WORD $0x1e230167 // ucvtf s7, w11
-	WORD $0x4f85103c // fmla v28.4s, v1.4s, v5.s[0]
-	WORD $0x7d40a151 // ldr h17, [x10, #0x50]
-	WORD $0x7d40a541 // ldr h1, [x10, #0x52]
-	WORD $0x9101514a // add x10, x10, #0x54
-	WORD $0x4f891096 // fmla v22.4s, v4.4s, v9.s[0]
-	WORD $0x4f891017 // fmla v23.4s, v0.4s, v9.s[0]
-	WORD $0x1ee24220 // fcvt s0, h17
-	WORD $0x4f8910da // fmla v26.4s, v6.4s, v9.s[0]
-	WORD $0x4f89107b // fmla v27.4s, v3.4s, v9.s[0]
-	WORD $0x4f871215 // fmla v21.4s, v16.4s, v7.s[0]
-	WORD $0xad4243f1 // ldp q17, q16, [sp, #0x40]
-	WORD $0x4f8713b9 // fmla v25.4s, v29.4s, v7.s[0]
-	WORD $0x4f8713fc // fmla v28.4s, v31.4s, v7.s[0]
-	WORD $0x1ee24021 // fcvt s1, h1
-	WORD $0x4f871118 // fmla v24.4s, v8.4s, v7.s[0]
-	WORD $0xad431be7 // ldp q7, q6, [sp, #0x60]
-	WORD $0xad4413e5 // ldp q5, q4, [sp, #0x80]
-	WORD $0x4f8012f1 // fmla v17.4s, v23.4s, v0.s[0]
-	WORD $0x4f8012d0 // fmla v16.4s, v22.4s, v0.s[0]
-	WORD $0x4f801367 // fmla v7.4s, v27.4s, v0.s[0]
-	WORD $0x4f801346 // fmla v6.4s, v26.4s, v0.s[0]
-	WORD $0xad4503e3 // ldp q3, q0, [sp, #0xa0]
-	WORD $0x4f815325 // fmls v5.4s, v25.4s, v1.s[0]
-	WORD $0x4f8152a4 // fmls v4.4s, v21.4s, v1.s[0]
-	WORD $0x4f815303 // fmls v3.4s, v24.4s, v1.s[0]
-	WORD $0x4f815380 // fmls v0.4s, v28.4s, v1.s[0]
-	WORD $0x54ffc181 // b.ne 0x9f90 <k_dot_q2_k+0x80>
-	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
-	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
-	WORD $0xf94083fd // ldr x29, [sp, #0x100]
-	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
-	WORD $0x4e25d623 // fadd v3.4s, v17.4s, v5.4s
-	WORD $0x6d4f23e9 // ldp d9, d8, [sp, #0xf0]
-	WORD $0x6d4e2beb // ldp d11, d10, [sp, #0xe0]
-	WORD $0x6d4d33ed // ldp d13, d12, [sp, #0xd0]
-	WORD $0x6d4c3bef // ldp d15, d14, [sp, #0xc0]
-	WORD $0x910443ff // add sp, sp, #0x110
-	WORD $0x14000005 // b 0xa7a0 <k_dot_q2_k+0x890>
+	WORD $0x14000005 // b 0x8938 <k_dot_q5_1+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10830,1639 +8882,360 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54003d4b // b.lt 0xaf70 <k_dot_q3_k+0x7b0>
-	WORD $0xfc1b0fee // str d14, [sp, #-0x50]!
-	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001084b // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
-	WORD $0x4f00e481 // movi v1.16b, #0x4
-	WORD $0x4f07e782 // movi v2.16b, #0xfc
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001086b // adr x11, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x100106cc // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x10010aad // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
-	WORD $0x3dc00167 // ldr q7, [x11]
-	WORD $0x3dc00190 // ldr q16, [x12]
-	WORD $0x3dc001b1 // ldr q17, [x13]
-	WORD $0x9101014a // add x10, x10, #0x40
-	WORD $0x6d00b3ed // stp d13, d12, [sp, #0x8]
-	WORD $0x6d01abeb // stp d11, d10, [sp, #0x18]
-	WORD $0x6d02a3e9 // stp d9, d8, [sp, #0x28]
-	WORD $0xf9001ff5 // str x21, [sp, #0x38]
-	WORD $0xa9044ff4 // stp x20, x19, [sp, #0x40]
-	WORD $0xad7e5957 // ldp q23, q22, [x10, #-0x40]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad7f6159 // ldp q25, q24, [x10, #-0x20]
-	WORD $0x39408143 // ldrb w3, [x10, #0x20]
-	WORD $0xad407d28 // ldp q8, q31, [x9]
-	WORD $0x3940a144 // ldrb w4, [x10, #0x28]
-	WORD $0x4f0a56f2 // shl v18.16b, v23.16b, #0x2
-	WORD $0x4f0a56d4 // shl v20.16b, v22.16b, #0x2
-	WORD $0x4e3786fa // add v26.16b, v23.16b, v23.16b
-	WORD $0x4ea21f33 // orr v19.16b, v25.16b, v2.16b
-	WORD $0x6f0e0735 // ushr v21.16b, v25.16b, #0x2
-	WORD $0x4ea21f1d // orr v29.16b, v24.16b, v2.16b
-	WORD $0xad416d3c // ldp q28, q27, [x9, #0x20]
-	WORD $0x12000c6b // and w11, w3, #0xf
-	WORD $0x4e211e52 // and v18.16b, v18.16b, v1.16b
-	WORD $0x4e211e94 // and v20.16b, v20.16b, v1.16b
-	WORD $0x4e211f5a // and v26.16b, v26.16b, v1.16b
-	WORD $0x4ea21eaa // orr v10.16b, v21.16b, v2.16b
-	WORD $0x331c048b // bfi w11, w4, #4, #2
-	WORD $0x3940854f // ldrb w15, [x10, #0x21]
-	WORD $0x3940a542 // ldrb w2, [x10, #0x29]
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x39408950 // ldrb w16, [x10, #0x22]
-	WORD $0x4e328673 // add v19.16b, v19.16b, v18.16b
-	WORD $0x4e3487bd // add v29.16b, v29.16b, v20.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e3a855a // add v26.16b, v10.16b, v26.16b
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xad42392d // ldp q13, q14, [x9, #0x40]
-	WORD $0x12000ded // and w13, w15, #0xf
-	WORD $0x4e03027e // tbl v30.16b, { v19.16b }, v3.16b
-	WORD $0x4e070269 // tbl v9.16b, { v19.16b }, v7.16b
-	WORD $0x4e10026b // tbl v11.16b, { v19.16b }, v16.16b
-	WORD $0x4e11026c // tbl v12.16b, { v19.16b }, v17.16b
-	WORD $0x4e1103aa // tbl v10.16b, { v29.16b }, v17.16b
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x331c044d // bfi w13, w2, #4, #2
-	WORD $0x3940a941 // ldrb w1, [x10, #0x2a]
-	WORD $0x39408d4e // ldrb w14, [x10, #0x23]
-	WORD $0x3940ad54 // ldrb w20, [x10, #0x2b]
-	WORD $0x39409145 // ldrb w5, [x10, #0x24]
-	WORD $0x53027c8c // lsr w12, w4, #2
-	WORD $0x4f28e7de // scvtf v30.4s, v30.4s, #0x18
-	WORD $0x4f28e529 // scvtf v9.4s, v9.4s, #0x18
-	WORD $0x4f28e56b // scvtf v11.4s, v11.4s, #0x18
-	WORD $0x4f28e58c // scvtf v12.4s, v12.4s, #0x18
-	WORD $0x4f28e54a // scvtf v10.4s, v10.4s, #0x18
-	WORD $0x510081ad // sub w13, w13, #0x20
-	WORD $0x39409547 // ldrb w7, [x10, #0x25]
-	WORD $0x39409d53 // ldrb w19, [x10, #0x27]
-	WORD $0x121c0484 // and w4, w4, #0x30
-	WORD $0x2a431083 // orr w3, w4, w3, lsr #4
-	WORD $0x6e3edd1e // fmul v30.4s, v8.4s, v30.4s
-	WORD $0x4e0703a8 // tbl v8.16b, { v29.16b }, v7.16b
-	WORD $0x6e29dfff // fmul v31.4s, v31.4s, v9.4s
-	WORD $0x4e0303a9 // tbl v9.16b, { v29.16b }, v3.16b
-	WORD $0x4e1003bd // tbl v29.16b, { v29.16b }, v16.16b
-	WORD $0x6e2bdf9c // fmul v28.4s, v28.4s, v11.4s
-	WORD $0x6e2cdf7b // fmul v27.4s, v27.4s, v12.4s
-	WORD $0xad43312b // ldp q11, q12, [x9, #0x60]
-	WORD $0x12000cf1 // and w17, w7, #0xf
-	WORD $0x12000e75 // and w21, w19, #0xf
-	WORD $0x51008063 // sub w3, w3, #0x20
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x4f28e529 // scvtf v9.4s, v9.4s, #0x18
-	WORD $0x6e2add8a // fmul v10.4s, v12.4s, v10.4s
-	WORD $0x1e22016c // scvtf s12, w11
-	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
-	WORD $0x53027c4b // lsr w11, w2, #2
-	WORD $0x121c0442 // and w2, w2, #0x30
-	WORD $0x2a4f104f // orr w15, w2, w15, lsr #4
-	WORD $0x6e28ddc8 // fmul v8.4s, v14.4s, v8.4s
-	WORD $0x6f0e070e // ushr v14.16b, v24.16b, #0x2
-	WORD $0x331c0571 // bfi w17, w11, #4, #2
-	WORD $0x6e29dda9 // fmul v9.4s, v13.4s, v9.4s
-	WORD $0x4e3686cd // add v13.16b, v22.16b, v22.16b
-	WORD $0x4f8c13f4 // fmla v20.4s, v31.4s, v12.s[0]
-	WORD $0x1e2201bf // scvtf s31, w13
-	WORD $0x6e3ddd7d // fmul v29.4s, v11.4s, v29.4s
-	WORD $0x4f8c1372 // fmla v18.4s, v27.4s, v12.s[0]
-	WORD $0x4f8c1395 // fmla v21.4s, v28.4s, v12.s[0]
-	WORD $0x4e03035b // tbl v27.16b, { v26.16b }, v3.16b
-	WORD $0x4f8c13d3 // fmla v19.4s, v30.4s, v12.s[0]
-	WORD $0x4e11035c // tbl v28.16b, { v26.16b }, v17.16b
-	WORD $0x4e211dbe // and v30.16b, v13.16b, v1.16b
-	WORD $0x4e07034b // tbl v11.16b, { v26.16b }, v7.16b
-	WORD $0x4ea21dcc // orr v12.16b, v14.16b, v2.16b
-	WORD $0x12000e0d // and w13, w16, #0xf
-	WORD $0x51008231 // sub w17, w17, #0x20
-	WORD $0x331c042d // bfi w13, w1, #4, #2
-	WORD $0x4f9f1114 // fmla v20.4s, v8.4s, v31.s[0]
-	WORD $0x4f9f1152 // fmla v18.4s, v10.4s, v31.s[0]
-	WORD $0x4f9f13b5 // fmla v21.4s, v29.4s, v31.s[0]
-	WORD $0x4e10035d // tbl v29.16b, { v26.16b }, v16.16b
-	WORD $0x4f28e77b // scvtf v27.4s, v27.4s, #0x18
-	WORD $0x4f9f1133 // fmla v19.4s, v9.4s, v31.s[0]
-	WORD $0x4f28e79c // scvtf v28.4s, v28.4s, #0x18
-	WORD $0x4e3e859e // add v30.16b, v12.16b, v30.16b
-	WORD $0xad442129 // ldp q9, q8, [x9, #0x80]
-	WORD $0x4f28e57f // scvtf v31.4s, v11.4s, #0x18
-	WORD $0xad45292b // ldp q11, q10, [x9, #0xa0]
-	WORD $0x510081ad // sub w13, w13, #0x20
-	WORD $0x1e2201ba // scvtf s26, w13
-	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
-	WORD $0x6f0c072c // ushr v12.16b, v25.16b, #0x4
-	WORD $0x6e3bdd3b // fmul v27.4s, v9.4s, v27.4s
-	WORD $0x4e0303c9 // tbl v9.16b, { v30.16b }, v3.16b
-	WORD $0x12000dcd // and w13, w14, #0xf
-	WORD $0x6e3cdd5c // fmul v28.4s, v10.4s, v28.4s
-	WORD $0x6e3fdd1f // fmul v31.4s, v8.4s, v31.4s
-	WORD $0x4e1003c8 // tbl v8.16b, { v30.16b }, v16.16b
-	WORD $0x4e0703ca // tbl v10.16b, { v30.16b }, v7.16b
-	WORD $0x4e1103de // tbl v30.16b, { v30.16b }, v17.16b
-	WORD $0x331c068d // bfi w13, w20, #4, #2
-	WORD $0x6e3ddd7d // fmul v29.4s, v11.4s, v29.4s
-	WORD $0xad46352b // ldp q11, q13, [x9, #0xc0]
-	WORD $0x4f9a1373 // fmla v19.4s, v27.4s, v26.s[0]
-	WORD $0x4f28e53b // scvtf v27.4s, v9.4s, #0x18
-	WORD $0x4ea21d89 // orr v9.16b, v12.16b, v2.16b
-	WORD $0x4f9a1392 // fmla v18.4s, v28.4s, v26.s[0]
-	WORD $0x4e211efc // and v28.16b, v23.16b, v1.16b
-	WORD $0x510081ad // sub w13, w13, #0x20
-	WORD $0x4f28e54a // scvtf v10.4s, v10.4s, #0x18
-	WORD $0x4f28e7de // scvtf v30.4s, v30.4s, #0x18
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x1e2201ac // scvtf s12, w13
-	WORD $0x4f9a13b5 // fmla v21.4s, v29.4s, v26.s[0]
-	WORD $0x4f9a13f4 // fmla v20.4s, v31.4s, v26.s[0]
-	WORD $0x6e3bdd7b // fmul v27.4s, v11.4s, v27.4s
-	WORD $0x4e3c853c // add v28.16b, v9.16b, v28.16b
-	WORD $0x12000cad // and w13, w5, #0xf
-	WORD $0xad477529 // ldp q9, q29, [x9, #0xe0]
-	WORD $0x331c058d // bfi w13, w12, #4, #2
-	WORD $0x6e2addbf // fmul v31.4s, v13.4s, v10.4s
-	WORD $0xad49292b // ldp q11, q10, [x9, #0x120]
-	WORD $0x510081ad // sub w13, w13, #0x20
-	WORD $0x510081ef // sub w15, w15, #0x20
-	WORD $0x121c058c // and w12, w12, #0x30
-	WORD $0x6e3edfbd // fmul v29.4s, v29.4s, v30.4s
-	WORD $0x4e11039e // tbl v30.16b, { v28.16b }, v17.16b
-	WORD $0x6e28dd3a // fmul v26.4s, v9.4s, v8.4s
-	WORD $0x4f8c1373 // fmla v19.4s, v27.4s, v12.s[0]
-	WORD $0x4e10039b // tbl v27.16b, { v28.16b }, v16.16b
-	WORD $0x6f0c0709 // ushr v9.16b, v24.16b, #0x4
-	WORD $0x4e030388 // tbl v8.16b, { v28.16b }, v3.16b
-	WORD $0x4e07039c // tbl v28.16b, { v28.16b }, v7.16b
-	WORD $0x4f8c13f4 // fmla v20.4s, v31.4s, v12.s[0]
-	WORD $0x2a45118c // orr w12, w12, w5, lsr #4
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4f8c13b2 // fmla v18.4s, v29.4s, v12.s[0]
-	WORD $0x4f28e7dd // scvtf v29.4s, v30.4s, #0x18
-	WORD $0x4e211ede // and v30.16b, v22.16b, v1.16b
-	WORD $0x4ea21d3f // orr v31.16b, v9.16b, v2.16b
-	WORD $0x6f0f06e9 // ushr v9.16b, v23.16b, #0x1
-	WORD $0x4f28e77b // scvtf v27.4s, v27.4s, #0x18
-	WORD $0x4f28e79c // scvtf v28.4s, v28.4s, #0x18
-	WORD $0x4f8c1355 // fmla v21.4s, v26.4s, v12.s[0]
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0xad48312d // ldp q13, q12, [x9, #0x100]
-	WORD $0x1e2201ba // scvtf s26, w13
-	WORD $0x4e3e87fe // add v30.16b, v31.16b, v30.16b
-	WORD $0x4e211d3f // and v31.16b, v9.16b, v1.16b
-	WORD $0x6e3ddd5d // fmul v29.4s, v10.4s, v29.4s
-	WORD $0x6e3bdd7b // fmul v27.4s, v11.4s, v27.4s
-	WORD $0x53027c2d // lsr w13, w1, #2
-	WORD $0x5100818c // sub w12, w12, #0x20
-	WORD $0x6e3cdd9c // fmul v28.4s, v12.4s, v28.4s
-	WORD $0x6e28dda8 // fmul v8.4s, v13.4s, v8.4s
-	WORD $0x2a47116b // orr w11, w11, w7, lsr #4
-	WORD $0x6f0a173f // usra v31.16b, v25.16b, #0x6
-	WORD $0x4e1103c9 // tbl v9.16b, { v30.16b }, v17.16b
-	WORD $0x4e1003ca // tbl v10.16b, { v30.16b }, v16.16b
-	WORD $0x4e0703cb // tbl v11.16b, { v30.16b }, v7.16b
-	WORD $0x4e0303de // tbl v30.16b, { v30.16b }, v3.16b
-	WORD $0x4f9a13b2 // fmla v18.4s, v29.4s, v26.s[0]
-	WORD $0x4f9a1375 // fmla v21.4s, v27.4s, v26.s[0]
-	WORD $0x1e220239 // scvtf s25, w17
-	WORD $0x39409951 // ldrb w17, [x10, #0x26]
-	WORD $0x4e2287fb // add v27.16b, v31.16b, v2.16b
-	WORD $0x4f9a1394 // fmla v20.4s, v28.4s, v26.s[0]
-	WORD $0x4f9a1113 // fmla v19.4s, v8.4s, v26.s[0]
-	WORD $0x4f28e53a // scvtf v26.4s, v9.4s, #0x18
-	WORD $0xad4b213f // ldp q31, q8, [x9, #0x160]
-	WORD $0x4f28e7dc // scvtf v28.4s, v30.4s, #0x18
-	WORD $0x4f28e55e // scvtf v30.4s, v10.4s, #0x18
-	WORD $0x6f0f06ca // ushr v10.16b, v22.16b, #0x1
-	WORD $0x4e110369 // tbl v9.16b, { v27.16b }, v17.16b
-	WORD $0x4f28e57d // scvtf v29.4s, v11.4s, #0x18
-	WORD $0x12000e26 // and w6, w17, #0xf
-	WORD $0xad4a312b // ldp q11, q12, [x9, #0x140]
-	WORD $0x331c05a6 // bfi w6, w13, #4, #2
-	WORD $0x4e211d4a // and v10.16b, v10.16b, v1.16b
-	WORD $0x6e3add1a // fmul v26.4s, v8.4s, v26.4s
-	WORD $0x4e070368 // tbl v8.16b, { v27.16b }, v7.16b
-	WORD $0x510080c6 // sub w6, w6, #0x20
-	WORD $0x6e3edffe // fmul v30.4s, v31.4s, v30.4s
-	WORD $0x4e03037f // tbl v31.16b, { v27.16b }, v3.16b
-	WORD $0x4f28e529 // scvtf v9.4s, v9.4s, #0x18
-	WORD $0x6e3ddd9d // fmul v29.4s, v12.4s, v29.4s
-	WORD $0x4e10037b // tbl v27.16b, { v27.16b }, v16.16b
-	WORD $0x6f0a170a // usra v10.16b, v24.16b, #0x6
-	WORD $0xad4d612c // ldp q12, q24, [x9, #0x1a0]
-	WORD $0x4f991352 // fmla v18.4s, v26.4s, v25.s[0]
-	WORD $0x1e2200da // scvtf s26, w6
-	WORD $0x6e3cdd7c // fmul v28.4s, v11.4s, v28.4s
-	WORD $0x4f28e7ff // scvtf v31.4s, v31.4s, #0x18
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x4f9913d5 // fmla v21.4s, v30.4s, v25.s[0]
-	WORD $0x6e29df18 // fmul v24.4s, v24.4s, v9.4s
-	WORD $0x4f28e76b // scvtf v11.4s, v27.4s, #0x18
-	WORD $0x4e228549 // add v9.16b, v10.16b, v2.16b
-	WORD $0xad4c353b // ldp q27, q13, [x9, #0x180]
-	WORD $0x4f9913b4 // fmla v20.4s, v29.4s, v25.s[0]
-	WORD $0x4f991393 // fmla v19.4s, v28.4s, v25.s[0]
-	WORD $0x53027e86 // lsr w6, w20, #2
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x4e07013e // tbl v30.16b, { v9.16b }, v7.16b
-	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
-	WORD $0x6f0e06f8 // ushr v24.16b, v23.16b, #0x2
-	WORD $0x6e3fdf7b // fmul v27.4s, v27.4s, v31.4s
-	WORD $0x6e28ddbc // fmul v28.4s, v13.4s, v8.4s
-	WORD $0x4e11013f // tbl v31.16b, { v9.16b }, v17.16b
-	WORD $0x6e2bdd9d // fmul v29.4s, v12.4s, v11.4s
-	WORD $0x4e100128 // tbl v8.16b, { v9.16b }, v16.16b
-	WORD $0x4e030129 // tbl v9.16b, { v9.16b }, v3.16b
-	WORD $0x331c04d5 // bfi w21, w6, #4, #2
-	WORD $0x4e211f0a // and v10.16b, v24.16b, v1.16b
-	WORD $0xad406159 // ldp q25, q24, [x10]
-	WORD $0x4f9a1373 // fmla v19.4s, v27.4s, v26.s[0]
-	WORD $0x510082b5 // sub w21, w21, #0x20
-	WORD $0x6f0e06cd // ushr v13.16b, v22.16b, #0x2
-	WORD $0x4f9a1394 // fmla v20.4s, v28.4s, v26.s[0]
-	WORD $0x4f28e7dc // scvtf v28.4s, v30.4s, #0x18
-	WORD $0x4f28e7fb // scvtf v27.4s, v31.4s, #0x18
-	WORD $0x4ea21f2b // orr v11.16b, v25.16b, v2.16b
-	WORD $0x4f9a13b5 // fmla v21.4s, v29.4s, v26.s[0]
-	WORD $0x4f28e529 // scvtf v9.4s, v9.4s, #0x18
-	WORD $0xad4e793d // ldp q29, q30, [x9, #0x1c0]
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x1e2202ba // scvtf s26, w21
-	WORD $0x4e2a857f // add v31.16b, v11.16b, v10.16b
-	WORD $0xad4f2d2a // ldp q10, q11, [x9, #0x1e0]
-	WORD $0x6e3cdfdc // fmul v28.4s, v30.4s, v28.4s
-	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
-	WORD $0x4e211da9 // and v9.16b, v13.16b, v1.16b
-	WORD $0x4e1103ec // tbl v12.16b, { v31.16b }, v17.16b
-	WORD $0x6e3bdd7b // fmul v27.4s, v11.4s, v27.4s
-	WORD $0x4e0303eb // tbl v11.16b, { v31.16b }, v3.16b
-	WORD $0x4e0703fe // tbl v30.16b, { v31.16b }, v7.16b
-	WORD $0x6e28dd48 // fmul v8.4s, v10.4s, v8.4s
-	WORD $0x4ea21f0a // orr v10.16b, v24.16b, v2.16b
-	WORD $0x4f9a1394 // fmla v20.4s, v28.4s, v26.s[0]
-	WORD $0x4e1003ff // tbl v31.16b, { v31.16b }, v16.16b
-	WORD $0x4f9a13b3 // fmla v19.4s, v29.4s, v26.s[0]
-	WORD $0x4f28e59c // scvtf v28.4s, v12.4s, #0x18
-	WORD $0x4f9a1372 // fmla v18.4s, v27.4s, v26.s[0]
-	WORD $0x4f28e57b // scvtf v27.4s, v11.4s, #0x18
-	WORD $0x4f28e7de // scvtf v30.4s, v30.4s, #0x18
-	WORD $0xad512d2e // ldp q14, q11, [x9, #0x220]
-	WORD $0x4e298549 // add v9.16b, v10.16b, v9.16b
-	WORD $0xad50292d // ldp q13, q10, [x9, #0x200]
-	WORD $0x1e22006c // scvtf s12, w3
-	WORD $0x4f28e7ff // scvtf v31.4s, v31.4s, #0x18
-	WORD $0x4f9a1115 // fmla v21.4s, v8.4s, v26.s[0]
-	WORD $0x6e3cdd7c // fmul v28.4s, v11.4s, v28.4s
-	WORD $0x6f0e072b // ushr v11.16b, v25.16b, #0x2
-	WORD $0x6e3bddbb // fmul v27.4s, v13.4s, v27.4s
-	WORD $0x4e07013d // tbl v29.16b, { v9.16b }, v7.16b
-	WORD $0x6e3edd5e // fmul v30.4s, v10.4s, v30.4s
-	WORD $0x4e03012a // tbl v10.16b, { v9.16b }, v3.16b
-	WORD $0x6f0d06ed // ushr v13.16b, v23.16b, #0x3
-	WORD $0x4e100128 // tbl v8.16b, { v9.16b }, v16.16b
-	WORD $0x4e11013a // tbl v26.16b, { v9.16b }, v17.16b
-	WORD $0x6e3fdddf // fmul v31.4s, v14.4s, v31.4s
-	WORD $0x4f8c1392 // fmla v18.4s, v28.4s, v12.s[0]
-	WORD $0x4ea21d7c // orr v28.16b, v11.16b, v2.16b
-	WORD $0x4f8c1373 // fmla v19.4s, v27.4s, v12.s[0]
-	WORD $0x4e211dbb // and v27.16b, v13.16b, v1.16b
-	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
-	WORD $0x4f8c13d4 // fmla v20.4s, v30.4s, v12.s[0]
-	WORD $0x4f28e55e // scvtf v30.4s, v10.4s, #0x18
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0xad522929 // ldp q9, q10, [x9, #0x240]
-	WORD $0x1e2201ed // scvtf s13, w15
-	WORD $0x4e3b879b // add v27.16b, v28.16b, v27.16b
-	WORD $0xad532d3c // ldp q28, q11, [x9, #0x260]
-	WORD $0x4f8c13f5 // fmla v21.4s, v31.4s, v12.s[0]
-	WORD $0x4f28e75a // scvtf v26.4s, v26.4s, #0x18
-	WORD $0x121c042f // and w15, w1, #0x30
-	WORD $0x6e3ddd5d // fmul v29.4s, v10.4s, v29.4s
-	WORD $0x6e3edd3e // fmul v30.4s, v9.4s, v30.4s
-	WORD $0x6f0e0709 // ushr v9.16b, v24.16b, #0x2
-	WORD $0x4e11037f // tbl v31.16b, { v27.16b }, v17.16b
-	WORD $0x6e28df9c // fmul v28.4s, v28.4s, v8.4s
-	WORD $0x4e100368 // tbl v8.16b, { v27.16b }, v16.16b
-	WORD $0x6f0d06ca // ushr v10.16b, v22.16b, #0x3
-	WORD $0x2a5011ef // orr w15, w15, w16, lsr #4
-	WORD $0x4ea21d29 // orr v9.16b, v9.16b, v2.16b
-	WORD $0x6e3add7a // fmul v26.4s, v11.4s, v26.4s
-	WORD $0x4f8d13b4 // fmla v20.4s, v29.4s, v13.s[0]
-	WORD $0x4e07037d // tbl v29.16b, { v27.16b }, v7.16b
-	WORD $0x4f8d13d3 // fmla v19.4s, v30.4s, v13.s[0]
-	WORD $0x4f28e7fe // scvtf v30.4s, v31.4s, #0x18
-	WORD $0x4f28e51f // scvtf v31.4s, v8.4s, #0x18
-	WORD $0x4e211d48 // and v8.16b, v10.16b, v1.16b
-	WORD $0x4e03037b // tbl v27.16b, { v27.16b }, v3.16b
-	WORD $0x4f8d1395 // fmla v21.4s, v28.4s, v13.s[0]
-	WORD $0x510081ef // sub w15, w15, #0x20
-	WORD $0x4f8d1352 // fmla v18.4s, v26.4s, v13.s[0]
-	WORD $0x1e2201fa // scvtf s26, w15
-	WORD $0x121c068f // and w15, w20, #0x30
-	WORD $0x4f28e7bc // scvtf v28.4s, v29.4s, #0x18
-	WORD $0xad55752a // ldp q10, q29, [x9, #0x2a0]
-	WORD $0x4e288528 // add v8.16b, v9.16b, v8.16b
-	WORD $0xad54252b // ldp q11, q9, [x9, #0x280]
-	WORD $0x4f28e77b // scvtf v27.4s, v27.4s, #0x18
-	WORD $0x2a4e11ee // orr w14, w15, w14, lsr #4
-	WORD $0x6e3fdd5f // fmul v31.4s, v10.4s, v31.4s
-	WORD $0x6e3edfbd // fmul v29.4s, v29.4s, v30.4s
-	WORD $0x6f0c073e // ushr v30.16b, v25.16b, #0x4
-	WORD $0x6f0c06ea // ushr v10.16b, v23.16b, #0x4
-	WORD $0x4e07010d // tbl v13.16b, { v8.16b }, v7.16b
-	WORD $0x4e11010c // tbl v12.16b, { v8.16b }, v17.16b
-	WORD $0x4e03010e // tbl v14.16b, { v8.16b }, v3.16b
-	WORD $0x4e100108 // tbl v8.16b, { v8.16b }, v16.16b
-	WORD $0x6e3cdd3c // fmul v28.4s, v9.4s, v28.4s
-	WORD $0x4ea21fde // orr v30.16b, v30.16b, v2.16b
-	WORD $0x6e3bdd7b // fmul v27.4s, v11.4s, v27.4s
-	WORD $0x510081ce // sub w14, w14, #0x20
-	WORD $0x4e211d49 // and v9.16b, v10.16b, v1.16b
-	WORD $0x4f9a13f5 // fmla v21.4s, v31.4s, v26.s[0]
-	WORD $0x4f9a13b2 // fmla v18.4s, v29.4s, v26.s[0]
-	WORD $0x4f28e5bf // scvtf v31.4s, v13.4s, #0x18
-	WORD $0x4f28e58a // scvtf v10.4s, v12.4s, #0x18
-	WORD $0x6f0b06f7 // ushr v23.16b, v23.16b, #0x5
-	WORD $0x4f28e5dd // scvtf v29.4s, v14.4s, #0x18
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x4f9a1394 // fmla v20.4s, v28.4s, v26.s[0]
-	WORD $0x4e2987de // add v30.16b, v30.16b, v9.16b
-	WORD $0xad562d29 // ldp q9, q11, [x9, #0x2c0]
-	WORD $0xad57352c // ldp q12, q13, [x9, #0x2e0]
-	WORD $0x4f9a1373 // fmla v19.4s, v27.4s, v26.s[0]
-	WORD $0x1e2201da // scvtf s26, w14
-	WORD $0x4e211ef7 // and v23.16b, v23.16b, v1.16b
-	WORD $0x6e3fdd7f // fmul v31.4s, v11.4s, v31.4s
-	WORD $0x4e1103cb // tbl v11.16b, { v30.16b }, v17.16b
-	WORD $0x4e1003ce // tbl v14.16b, { v30.16b }, v16.16b
-	WORD $0x6e2addaa // fmul v10.4s, v13.4s, v10.4s
-	WORD $0x4e0703cd // tbl v13.16b, { v30.16b }, v7.16b
-	WORD $0x6e28dd9c // fmul v28.4s, v12.4s, v8.4s
-	WORD $0x6e3ddd3b // fmul v27.4s, v9.4s, v29.4s
-	WORD $0x4e0303dd // tbl v29.16b, { v30.16b }, v3.16b
-	WORD $0x6f0c071e // ushr v30.16b, v24.16b, #0x4
-	WORD $0x6f0c06c8 // ushr v8.16b, v22.16b, #0x4
-	WORD $0x1e22018c // scvtf s12, w12
-	WORD $0x6f0a1737 // usra v23.16b, v25.16b, #0x6
-	WORD $0x4f9a13f4 // fmla v20.4s, v31.4s, v26.s[0]
-	WORD $0x4f28e57f // scvtf v31.4s, v11.4s, #0x18
-	WORD $0x4f28e5c9 // scvtf v9.4s, v14.4s, #0x18
-	WORD $0x4f9a1152 // fmla v18.4s, v10.4s, v26.s[0]
-	WORD $0x4f28e5aa // scvtf v10.4s, v13.4s, #0x18
-	WORD $0x4ea21fde // orr v30.16b, v30.16b, v2.16b
-	WORD $0x4e211d08 // and v8.16b, v8.16b, v1.16b
-	WORD $0xad592d2d // ldp q13, q11, [x9, #0x320]
-	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
-	WORD $0x4f9a1395 // fmla v21.4s, v28.4s, v26.s[0]
-	WORD $0x4f9a1373 // fmla v19.4s, v27.4s, v26.s[0]
-	WORD $0x6f0b06d6 // ushr v22.16b, v22.16b, #0x5
-	WORD $0x4e2286f7 // add v23.16b, v23.16b, v2.16b
-	WORD $0x6e3fdd7f // fmul v31.4s, v11.4s, v31.4s
-	WORD $0x4e2887dc // add v28.16b, v30.16b, v8.16b
-	WORD $0x6e29dda9 // fmul v9.4s, v13.4s, v9.4s
-	WORD $0xad582d3e // ldp q30, q11, [x9, #0x300]
-	WORD $0x4e211ed6 // and v22.16b, v22.16b, v1.16b
-	WORD $0x4e10039b // tbl v27.16b, { v28.16b }, v16.16b
-	WORD $0x4e030399 // tbl v25.16b, { v28.16b }, v3.16b
-	WORD $0x6e3ddfda // fmul v26.4s, v30.4s, v29.4s
-	WORD $0x4e07039e // tbl v30.16b, { v28.16b }, v7.16b
-	WORD $0x6e2add68 // fmul v8.4s, v11.4s, v10.4s
-	WORD $0x4e11039d // tbl v29.16b, { v28.16b }, v17.16b
-	WORD $0x4f8c13f2 // fmla v18.4s, v31.4s, v12.s[0]
-	WORD $0x4f8c1135 // fmla v21.4s, v9.4s, v12.s[0]
-	WORD $0x4e1002e9 // tbl v9.16b, { v23.16b }, v16.16b
-	WORD $0x4e1102ea // tbl v10.16b, { v23.16b }, v17.16b
-	WORD $0x1e22016b // scvtf s11, w11
-	WORD $0x4f28e739 // scvtf v25.4s, v25.4s, #0x18
-	WORD $0x6f0a1716 // usra v22.16b, v24.16b, #0x6
-	WORD $0x121c05ab // and w11, w13, #0x30
-	WORD $0x4f8c1353 // fmla v19.4s, v26.4s, v12.s[0]
-	WORD $0x4f28e77a // scvtf v26.4s, v27.4s, #0x18
-	WORD $0x4f28e7db // scvtf v27.4s, v30.4s, #0x18
-	WORD $0x4f8c1114 // fmla v20.4s, v8.4s, v12.s[0]
-	WORD $0x4f28e7bc // scvtf v28.4s, v29.4s, #0x18
-	WORD $0x2a51116b // orr w11, w11, w17, lsr #4
-	WORD $0xad5a793d // ldp q29, q30, [x9, #0x340]
-	WORD $0x4f28e558 // scvtf v24.4s, v10.4s, #0x18
-	WORD $0xad5b213f // ldp q31, q8, [x9, #0x360]
-	WORD $0x4e2286d6 // add v22.16b, v22.16b, v2.16b
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0x6e3bdfdb // fmul v27.4s, v30.4s, v27.4s
-	WORD $0x4e0702fe // tbl v30.16b, { v23.16b }, v7.16b
-	WORD $0x4e0302f7 // tbl v23.16b, { v23.16b }, v3.16b
-	WORD $0x6e3adffa // fmul v26.4s, v31.4s, v26.4s
-	WORD $0x6e3cdd1c // fmul v28.4s, v8.4s, v28.4s
-	WORD $0x4f28e53f // scvtf v31.4s, v9.4s, #0x18
-	WORD $0x6e39dfb9 // fmul v25.4s, v29.4s, v25.4s
-	WORD $0xad5c2129 // ldp q9, q8, [x9, #0x380]
-	WORD $0x4e0702ca // tbl v10.16b, { v22.16b }, v7.16b
-	WORD $0x4f28e7de // scvtf v30.4s, v30.4s, #0x18
-	WORD $0x4f28e6f7 // scvtf v23.4s, v23.4s, #0x18
-	WORD $0x4f8b1374 // fmla v20.4s, v27.4s, v11.s[0]
-	WORD $0x4f8b1355 // fmla v21.4s, v26.4s, v11.s[0]
-	WORD $0xad5d693d // ldp q29, q26, [x9, #0x3a0]
-	WORD $0x4f8b1392 // fmla v18.4s, v28.4s, v11.s[0]
-	WORD $0x1e22017c // scvtf s28, w11
-	WORD $0x4f8b1333 // fmla v19.4s, v25.4s, v11.s[0]
-	WORD $0x121c04cb // and w11, w6, #0x30
-	WORD $0x4f28e55b // scvtf v27.4s, v10.4s, #0x18
-	WORD $0x6e3fdfbd // fmul v29.4s, v29.4s, v31.4s
-	WORD $0x6e38df58 // fmul v24.4s, v26.4s, v24.4s
-	WORD $0x4e1102da // tbl v26.16b, { v22.16b }, v17.16b
-	WORD $0x4e1002df // tbl v31.16b, { v22.16b }, v16.16b
-	WORD $0x4e0302d6 // tbl v22.16b, { v22.16b }, v3.16b
-	WORD $0x6e3edd19 // fmul v25.4s, v8.4s, v30.4s
-	WORD $0x6e37dd37 // fmul v23.4s, v9.4s, v23.4s
-	WORD $0x2a53116b // orr w11, w11, w19, lsr #4
-	WORD $0x4f9c1312 // fmla v18.4s, v24.4s, v28.s[0]
-	WORD $0x4f28e75a // scvtf v26.4s, v26.4s, #0x18
-	WORD $0x4f9c13b5 // fmla v21.4s, v29.4s, v28.s[0]
-	WORD $0x4f28e7f8 // scvtf v24.4s, v31.4s, #0x18
-	WORD $0x4f28e6d6 // scvtf v22.4s, v22.4s, #0x18
-	WORD $0x4f9c1334 // fmla v20.4s, v25.4s, v28.s[0]
-	WORD $0xad5f7539 // ldp q25, q29, [x9, #0x3e0]
-	WORD $0x5100816b // sub w11, w11, #0x20
-	WORD $0xad5e7d3e // ldp q30, q31, [x9, #0x3c0]
-	WORD $0x1e220168 // scvtf s8, w11
-	WORD $0x4f9c12f3 // fmla v19.4s, v23.4s, v28.s[0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x6e3adfba // fmul v26.4s, v29.4s, v26.4s
-	WORD $0x6e38df38 // fmul v24.4s, v25.4s, v24.4s
-	WORD $0x7d405959 // ldr h25, [x10, #0x2c]
-	WORD $0x6e3bdff7 // fmul v23.4s, v31.4s, v27.4s
-	WORD $0x6e36dfd6 // fmul v22.4s, v30.4s, v22.4s
-	WORD $0x9101b94a // add x10, x10, #0x6e
-	WORD $0x4f881315 // fmla v21.4s, v24.4s, v8.s[0]
-	WORD $0x4f881352 // fmla v18.4s, v26.4s, v8.s[0]
-	WORD $0x1ee24338 // fcvt s24, h25
-	WORD $0x4f8812d3 // fmla v19.4s, v22.4s, v8.s[0]
-	WORD $0x4f8812f4 // fmla v20.4s, v23.4s, v8.s[0]
-	WORD $0x4f981246 // fmla v6.4s, v18.4s, v24.s[0]
-	WORD $0x4f9812a5 // fmla v5.4s, v21.4s, v24.s[0]
-	WORD $0x4f981284 // fmla v4.4s, v20.4s, v24.s[0]
-	WORD $0x4f981260 // fmla v0.4s, v19.4s, v24.s[0]
-	WORD $0x54ffc741 // b.ne 0xa824 <k_dot_q3_k+0x64>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa9444ff4 // ldp x20, x19, [sp, #0x40]
-	WORD $0x6d42a3e9 // ldp d9, d8, [sp, #0x28]
-	WORD $0xf9401ff5 // ldr x21, [sp, #0x38]
-	WORD $0x6d41abeb // ldp d11, d10, [sp, #0x18]
-	WORD $0x6d40b3ed // ldp d13, d12, [sp, #0x8]
-	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
-	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
-	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
-	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0xfc4507ee // ldr d14, [sp], #0x50
-	WORD $0x14000005 // b 0xaf80 <k_dot_q3_k+0x7c0>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
-	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0xbd001800 // str s0, [x0, #0x18]
-	WORD $0xd65f03c0 // ret
-
-	// dot_q4_k
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400412b // b.lt 0xb7cc <k_dot_q4_k+0x82c>
+	WORD $0x54002c4b // b.lt 0x8ee8 <k_dot_q3_k+0x590>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1000ca0b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x1000caec // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x1000c84d // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1000cb8b // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x3d800be0 // str q0, [sp, #0x20]
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x3d803fe2 // str q2, [sp, #0xf0]
-	WORD $0x3dc00182 // ldr q2, [x12]
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x1000b6ca // adr x10, 0xa040 <k_dot_q5_k+0x424>
+	WORD $0x1000b62b // adr x11, 0xa030 <k_dot_q5_k+0x414>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x1000b6ca // adr x10, 0xa050 <k_dot_q5_k+0x434>
+	WORD $0x4f00e463 // movi v3.16b, #0x3
+	WORD $0x4f00e484 // movi v4.16b, #0x4
+	WORD $0x4f07e797 // movi v23.16b, #0xfc
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x3d800fe1 // str q1, [sp, #0x30]
+	WORD $0x3dc00161 // ldr q1, [x11]
+	WORD $0x1000b7eb // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x3dc00166 // ldr q6, [x11]
+	WORD $0x1000b3ab // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x3d800be1 // str q1, [sp, #0x20]
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x1000b1aa // adr x10, 0x9fe0 <k_dot_q5_k+0x3c4>
+	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x3d8007e2 // str q2, [sp, #0x10]
-	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x3dc00bfa // ldr q26, [sp, #0x20]
-	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x3d8007e1 // str q1, [sp, #0x10]
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x1000b06a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x3dc0015a // ldr q26, [x10]
+	WORD $0x1000b0cc // adr x12, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x3d8033f4 // str q20, [sp, #0xc0]
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0x3dc0019b // ldr q27, [x12]
+	WORD $0x3dc033f9 // ldr q25, [sp, #0xc0]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x910383ec // add x12, sp, #0xe0
 	WORD $0x6d123bef // stp d15, d14, [sp, #0x120]
-	WORD $0x3d8003e2 // str q2, [sp]
-	WORD $0xad4073fb // ldp q27, q28, [sp]
 	WORD $0x6d1333ed // stp d13, d12, [sp, #0x130]
 	WORD $0x6d142beb // stp d11, d10, [sp, #0x140]
 	WORD $0x6d1523e9 // stp d9, d8, [sp, #0x150]
 	WORD $0xf900b3fd // str x29, [sp, #0x160]
-	WORD $0xad7cf55f // ldp q31, q29, [x10, #-0x70]
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x3dc03ff9 // ldr q25, [sp, #0xf0]
-	WORD $0xad041ff0 // stp q16, q7, [sp, #0x80]
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0xad0517e6 // stp q6, q5, [sp, #0xa0]
-	WORD $0xad407928 // ldp q8, q30, [x9]
-	WORD $0xad060fe4 // stp q4, q3, [sp, #0xc0]
-	WORD $0x4f00e5e3 // movi v3.16b, #0xf
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x3858414b // ldurb w11, [x10, #-0x7c]
-	WORD $0x6f0c07ed // ushr v13.16b, v31.16b, #0x4
-	WORD $0x3d803be1 // str q1, [sp, #0xe0]
-	WORD $0xad410520 // ldp q0, q1, [x9, #0x20]
-	WORD $0xad42292c // ldp q12, q10, [x9, #0x40]
-	WORD $0x1200156e // and w14, w11, #0x3f
-	WORD $0x4e231fe2 // and v2.16b, v31.16b, v3.16b
-	WORD $0x4e231fa3 // and v3.16b, v29.16b, v3.16b
-	WORD $0x1e2301ce // ucvtf s14, w14
-	WORD $0xad43252b // ldp q11, q9, [x9, #0x60]
-	WORD $0x3858814d // ldurb w13, [x10, #-0x78]
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x4e2cd518 // fadd v24.4s, v8.4s, v12.4s
-	WORD $0x3858514e // ldurb w14, [x10, #-0x7b]
-	WORD $0x4e190046 // tbl v6.16b, { v2.16b }, v25.16b
-	WORD $0x4e1b0044 // tbl v4.16b, { v2.16b }, v27.16b
-	WORD $0x4e190071 // tbl v17.16b, { v3.16b }, v25.16b
-	WORD $0x4e1b0070 // tbl v16.16b, { v3.16b }, v27.16b
-	WORD $0x4e1c0045 // tbl v5.16b, { v2.16b }, v28.16b
-	WORD $0x4e1a0042 // tbl v2.16b, { v2.16b }, v26.16b
-	WORD $0x4e1c0067 // tbl v7.16b, { v3.16b }, v28.16b
-	WORD $0x4e1a0063 // tbl v3.16b, { v3.16b }, v26.16b
-	WORD $0x120015ac // and w12, w13, #0x3f
-	WORD $0x1e23019f // ucvtf s31, w12
-	WORD $0x120015cc // and w12, w14, #0x3f
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x38589150 // ldurb w16, [x10, #-0x77]
-	WORD $0x3858a141 // ldurb w1, [x10, #-0x76]
-	WORD $0x53061d6b // ubfx w11, w11, #6, #2
-	WORD $0x53027dad // lsr w13, w13, #2
-	WORD $0x6e26dfc6 // fmul v6.4s, v30.4s, v6.4s
-	WORD $0x6e24dc24 // fmul v4.4s, v1.4s, v4.4s
-	WORD $0x4e29d421 // fadd v1.4s, v1.4s, v9.4s
-	WORD $0x6e25dc05 // fmul v5.4s, v0.4s, v5.4s
-	WORD $0x6e22dd02 // fmul v2.4s, v8.4s, v2.4s
-	WORD $0x4e2bd400 // fadd v0.4s, v0.4s, v11.4s
-	WORD $0x121c05ad // and w13, w13, #0x30
-	WORD $0x53061dce // ubfx w14, w14, #6, #2
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x4e31cd46 // fmla v6.4s, v10.4s, v17.4s
-	WORD $0x4e30cd24 // fmla v4.4s, v9.4s, v16.4s
-	WORD $0x4e1901b0 // tbl v16.16b, { v13.16b }, v25.16b
-	WORD $0x4e27cd65 // fmla v5.4s, v11.4s, v7.4s
-	WORD $0x4e23cd82 // fmla v2.4s, v12.4s, v3.4s
-	WORD $0x4e1a01a7 // tbl v7.16b, { v13.16b }, v26.16b
-	WORD $0x4f9f1017 // fmla v23.4s, v0.4s, v31.s[0]
-	WORD $0x4e1c01a0 // tbl v0.16b, { v13.16b }, v28.16b
-	WORD $0x6f0c07a3 // ushr v3.16b, v29.16b, #0x4
-	WORD $0x4e2ad7c9 // fadd v9.4s, v30.4s, v10.4s
-	WORD $0x4f9f1036 // fmla v22.4s, v1.4s, v31.s[0]
-	WORD $0x4e1b01a1 // tbl v1.16b, { v13.16b }, v27.16b
-	WORD $0x4f8e10d2 // fmla v18.4s, v6.4s, v14.s[0]
-	WORD $0x4f8e1093 // fmla v19.4s, v4.4s, v14.s[0]
-	WORD $0x4e190064 // tbl v4.16b, { v3.16b }, v25.16b
-	WORD $0x6e21d8e6 // ucvtf v6.4s, v7.4s
-	WORD $0x6e21da07 // ucvtf v7.4s, v16.4s
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0xad44312d // ldp q13, q12, [x9, #0x80]
-	WORD $0xad45292b // ldp q11, q10, [x9, #0xa0]
-	WORD $0x4e1b007d // tbl v29.16b, { v3.16b }, v27.16b
-	WORD $0x4eb21e54 // mov v20.16b, v18.16b
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x4eb31e68 // mov v8.16b, v19.16b
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6e21d890 // ucvtf v16.4s, v4.4s
-	WORD $0x6e27dd84 // fmul v4.4s, v12.4s, v7.4s
-	WORD $0xad463d27 // ldp q7, q15, [x9, #0xc0]
-	WORD $0x6e21d821 // ucvtf v1.4s, v1.4s
-	WORD $0x4f9f1135 // fmla v21.4s, v9.4s, v31.s[0]
-	WORD $0x4f8e1052 // fmla v18.4s, v2.4s, v14.s[0]
-	WORD $0x4e1c0062 // tbl v2.16b, { v3.16b }, v28.16b
-	WORD $0x4f8e10b3 // fmla v19.4s, v5.4s, v14.s[0]
-	WORD $0x4e1a0065 // tbl v5.16b, { v3.16b }, v26.16b
-	WORD $0x6e20dd63 // fmul v3.4s, v11.4s, v0.4s
-	WORD $0x1e23018e // ucvtf s14, w12
-	WORD $0x4e30cde4 // fmla v4.4s, v15.4s, v16.4s
-	WORD $0x6e21dd41 // fmul v1.4s, v10.4s, v1.4s
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x1200160c // and w12, w16, #0x3f
-	WORD $0x6e21d851 // ucvtf v17.4s, v2.4s
-	WORD $0x6e21dba2 // ucvtf v2.4s, v29.4s
-	WORD $0x6e21d8be // ucvtf v30.4s, v5.4s
-	WORD $0x6e26dda5 // fmul v5.4s, v13.4s, v6.4s
-	WORD $0xad471920 // ldp q0, q6, [x9, #0xe0]
-	WORD $0x4f8e1094 // fmla v20.4s, v4.4s, v14.s[0]
-	WORD $0x4f9f1310 // fmla v16.4s, v24.4s, v31.s[0]
-	WORD $0x1e23019f // ucvtf s31, w12
-	WORD $0x3858614c // ldurb w12, [x10, #-0x7a]
-	WORD $0x4e31cc03 // fmla v3.4s, v0.4s, v17.4s
-	WORD $0x4f00e5f1 // movi v17.16b, #0xf
-	WORD $0x4e3ecce5 // fmla v5.4s, v7.4s, v30.4s
-	WORD $0xad7df55e // ldp q30, q29, [x10, #-0x50]
-	WORD $0x4e22ccc1 // fmla v1.4s, v6.4s, v2.4s
-	WORD $0x3d8043f4 // str q20, [sp, #0x100]
-	WORD $0x4e27d5a7 // fadd v7.4s, v13.4s, v7.4s
-	WORD $0x1200158f // and w15, w12, #0x3f
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x4f8e1073 // fmla v19.4s, v3.4s, v14.s[0]
-	WORD $0x4e311fc2 // and v2.16b, v30.16b, v17.16b
-	WORD $0x4f8e10b2 // fmla v18.4s, v5.4s, v14.s[0]
-	WORD $0x4e2fd585 // fadd v5.4s, v12.4s, v15.4s
-	WORD $0x4f9f10f0 // fmla v16.4s, v7.4s, v31.s[0]
-	WORD $0x4e1b0043 // tbl v3.16b, { v2.16b }, v27.16b
-	WORD $0x4e1c0044 // tbl v4.16b, { v2.16b }, v28.16b
-	WORD $0x4eb31e74 // mov v20.16b, v19.16b
-	WORD $0x4ea81d13 // mov v19.16b, v8.16b
-	WORD $0x4e26d548 // fadd v8.4s, v10.4s, v6.4s
-	WORD $0x4f9f10b5 // fmla v21.4s, v5.4s, v31.s[0]
-	WORD $0x4eb21e58 // mov v24.16b, v18.16b
-	WORD $0x3d801ff0 // str q16, [sp, #0x70]
-	WORD $0xad482929 // ldp q9, q10, [x9, #0x100]
-	WORD $0x4f8e1033 // fmla v19.4s, v1.4s, v14.s[0]
-	WORD $0x4e311fa1 // and v1.16b, v29.16b, v17.16b
-	WORD $0x4e20d571 // fadd v17.4s, v11.4s, v0.4s
-	WORD $0x4e190040 // tbl v0.16b, { v2.16b }, v25.16b
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x4e1a0042 // tbl v2.16b, { v2.16b }, v26.16b
-	WORD $0xad49312b // ldp q11, q12, [x9, #0x120]
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x4e1b0025 // tbl v5.16b, { v1.16b }, v27.16b
-	WORD $0x4e190027 // tbl v7.16b, { v1.16b }, v25.16b
-	WORD $0x4e1c0026 // tbl v6.16b, { v1.16b }, v28.16b
-	WORD $0x4e1a002d // tbl v13.16b, { v1.16b }, v26.16b
-	WORD $0x4f9f1237 // fmla v23.4s, v17.4s, v31.s[0]
-	WORD $0x6f0c07d1 // ushr v17.16b, v30.16b, #0x4
-	WORD $0x6e21d810 // ucvtf v16.4s, v0.4s
-	WORD $0x6e23dd80 // fmul v0.4s, v12.4s, v3.4s
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x6e24dd64 // fmul v4.4s, v11.4s, v4.4s
-	WORD $0x4f9f1116 // fmla v22.4s, v8.4s, v31.s[0]
-	WORD $0x6e21d8ae // ucvtf v14.4s, v5.4s
-	WORD $0x6e21d8f2 // ucvtf v18.4s, v7.4s
-	WORD $0x6e21d8cf // ucvtf v15.4s, v6.4s
-	WORD $0xad4b1527 // ldp q7, q5, [x9, #0x160]
-	WORD $0x1e2301e6 // ucvtf s6, w15
-	WORD $0x6e30dd41 // fmul v1.4s, v10.4s, v16.4s
-	WORD $0x6e22dd23 // fmul v3.4s, v9.4s, v2.4s
-	WORD $0x6e21d9ad // ucvtf v13.4s, v13.4s
-	WORD $0xad4a4122 // ldp q2, q16, [x9, #0x140]
-	WORD $0x1200142f // and w15, w1, #0x3f
-	WORD $0x4e2ecca0 // fmla v0.4s, v5.4s, v14.4s
-	WORD $0x4e2fcce4 // fmla v4.4s, v7.4s, v15.4s
-	WORD $0x1e2301e8 // ucvtf s8, w15
-	WORD $0x3858714f // ldurb w15, [x10, #-0x79]
-	WORD $0x4e32ce01 // fmla v1.4s, v16.4s, v18.4s
-	WORD $0x4e2dcc43 // fmla v3.4s, v2.4s, v13.4s
-	WORD $0x4e22d52f // fadd v15.4s, v9.4s, v2.4s
-	WORD $0x4e30d549 // fadd v9.4s, v10.4s, v16.4s
-	WORD $0x4e1b0222 // tbl v2.16b, { v17.16b }, v27.16b
-	WORD $0x120015f1 // and w17, w15, #0x3f
-	WORD $0x4f861013 // fmla v19.4s, v0.4s, v6.s[0]
-	WORD $0x4f861094 // fmla v20.4s, v4.4s, v6.s[0]
-	WORD $0x4e25d584 // fadd v4.4s, v12.4s, v5.4s
-	WORD $0x4e1a0225 // tbl v5.16b, { v17.16b }, v26.16b
-	WORD $0x4e27d560 // fadd v0.4s, v11.4s, v7.4s
-	WORD $0x4f861078 // fmla v24.4s, v3.4s, v6.s[0]
-	WORD $0x4e190223 // tbl v3.16b, { v17.16b }, v25.16b
-	WORD $0xad4c292b // ldp q11, q10, [x9, #0x180]
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x3d8017f3 // str q19, [sp, #0x50]
-	WORD $0x3dc043f3 // ldr q19, [sp, #0x100]
-	WORD $0x4f881096 // fmla v22.4s, v4.4s, v8.s[0]
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4f881017 // fmla v23.4s, v0.4s, v8.s[0]
-	WORD $0x3d800ff4 // str q20, [sp, #0x30]
-	WORD $0x4f861033 // fmla v19.4s, v1.4s, v6.s[0]
-	WORD $0x6f0c07a1 // ushr v1.16b, v29.16b, #0x4
-	WORD $0x4e1c0226 // tbl v6.16b, { v17.16b }, v28.16b
-	WORD $0x6e21d870 // ucvtf v16.4s, v3.4s
-	WORD $0xad4d312d // ldp q13, q12, [x9, #0x1a0]
-	WORD $0x3dc01ff4 // ldr q20, [sp, #0x70]
-	WORD $0x4f881135 // fmla v21.4s, v9.4s, v8.s[0]
-	WORD $0x4e1a0027 // tbl v7.16b, { v1.16b }, v26.16b
-	WORD $0x4e1c0020 // tbl v0.16b, { v1.16b }, v28.16b
-	WORD $0x4e190024 // tbl v4.16b, { v1.16b }, v25.16b
-	WORD $0x6e25dd63 // fmul v3.4s, v11.4s, v5.4s
-	WORD $0x3d8043f7 // str q23, [sp, #0x100]
-	WORD $0x4e1b0031 // tbl v17.16b, { v1.16b }, v27.16b
-	WORD $0xad4e3937 // ldp q23, q14, [x9, #0x1c0]
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e22dd9d // fmul v29.4s, v12.4s, v2.4s
-	WORD $0x4f8811f4 // fmla v20.4s, v15.4s, v8.s[0]
-	WORD $0x3dc00fe5 // ldr q5, [sp, #0x30]
-	WORD $0x6e21d8f2 // ucvtf v18.4s, v7.4s
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0x6e21d81e // ucvtf v30.4s, v0.4s
-	WORD $0x6e30dd40 // fmul v0.4s, v10.4s, v16.4s
-	WORD $0x1e230230 // ucvtf s16, w17
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e26dda1 // fmul v1.4s, v13.4s, v6.4s
-	WORD $0xad4f1d26 // ldp q6, q7, [x9, #0x1e0]
-	WORD $0x3858b151 // ldurb w17, [x10, #-0x75]
-	WORD $0x3dc017ef // ldr q15, [sp, #0x50]
-	WORD $0x4e32cee3 // fmla v3.4s, v23.4s, v18.4s
-	WORD $0x4e24cdc0 // fmla v0.4s, v14.4s, v4.4s
-	WORD $0x4e31ccfd // fmla v29.4s, v7.4s, v17.4s
-	WORD $0x12001622 // and w2, w17, #0x3f
-	WORD $0xad7ec55f // ldp q31, q17, [x10, #-0x30]
-	WORD $0x4e3eccc1 // fmla v1.4s, v6.4s, v30.4s
-	WORD $0x1e230044 // ucvtf s4, w2
-	WORD $0x3858c142 // ldurb w2, [x10, #-0x74]
-	WORD $0x4f901078 // fmla v24.4s, v3.4s, v16.s[0]
-	WORD $0x4f00e5e3 // movi v3.16b, #0xf
-	WORD $0x4f901013 // fmla v19.4s, v0.4s, v16.s[0]
-	WORD $0x4e37d560 // fadd v0.4s, v11.4s, v23.4s
-	WORD $0x3d8013f1 // str q17, [sp, #0x40]
-	WORD $0x4f901025 // fmla v5.4s, v1.4s, v16.s[0]
-	WORD $0x4e27d597 // fadd v23.4s, v12.4s, v7.4s
-	WORD $0x4eb91f27 // mov v7.16b, v25.16b
-	WORD $0x4f9013af // fmla v15.4s, v29.4s, v16.s[0]
-	WORD $0x4e2ed550 // fadd v16.4s, v10.4s, v14.4s
-	WORD $0x12000c43 // and w3, w2, #0xf
-	WORD $0x4e231fe2 // and v2.16b, v31.16b, v3.16b
-	WORD $0x4e231e21 // and v1.16b, v17.16b, v3.16b
-	WORD $0x3d801bf8 // str q24, [sp, #0x60]
-	WORD $0x4f841014 // fmla v20.4s, v0.4s, v4.s[0]
-	WORD $0x4e26d5b8 // fadd v24.4s, v13.4s, v6.4s
-	WORD $0x2a0b106b // orr w11, w3, w11, lsl #4
-	WORD $0xad512d28 // ldp q8, q11, [x9, #0x220]
-	WORD $0x4eb31e7e // mov v30.16b, v19.16b
-	WORD $0x4e1b0043 // tbl v3.16b, { v2.16b }, v27.16b
+	WORD $0x3d8003e1 // str q1, [sp]
+	WORD $0xb940696e // ldr w14, [x11, #0x68]
+	WORD $0xfd403161 // ldr d1, [x11, #0x60]
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0xad024bf3 // stp q19, q18, [sp, #0x40]
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0xad0343f1 // stp q17, q16, [sp, #0x60]
+	WORD $0x0e0c3c2f // mov w15, v1.s[1]
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0xad0417e7 // stp q7, q5, [sp, #0x80]
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e40b // movi v11.2d, #0000000000000000
+	WORD $0xad0503e2 // stp q2, q0, [sp, #0xa0]
+	WORD $0x1e2701c2 // fmov s2, w14
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xad409fe0 // ldp q0, q7, [sp, #0x10]
+	WORD $0x4e813842 // zip1 v2.4s, v2.4s, v1.4s
+	WORD $0x4e141dc1 // mov v1.s[2], w14
+	WORD $0x53047dee // lsr w14, w15, #4
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x4e040445 // dup v5.4s, v2.s[0]
+	WORD $0x4e1c1dc1 // mov v1.s[3], w14
+	WORD $0x9100816e // add x14, x11, #0x20
+	WORD $0x4e853842 // zip1 v2.4s, v2.4s, v5.4s
+	WORD $0x6ea74445 // ushl v5.4s, v2.4s, v7.4s
+	WORD $0x6ea04442 // ushl v2.4s, v2.4s, v0.4s
+	WORD $0x3dc00fe0 // ldr q0, [sp, #0x30]
+	WORD $0x4e201c21 // and v1.16b, v1.16b, v0.16b
+	WORD $0x3dc003e0 // ldr q0, [sp]
+	WORD $0x6e184445 // mov v5.d[1], v2.d[1]
+	WORD $0x4e201ca2 // and v2.16b, v5.16b, v0.16b
+	WORD $0x4f07e400 // movi v0.16b, #0xe0
+	WORD $0x4ea11c41 // orr v1.16b, v2.16b, v1.16b
+	WORD $0x4e208421 // add v1.16b, v1.16b, v0.16b
+	WORD $0x4e060022 // tbl v2.16b, { v1.16b }, v6.16b
+	WORD $0x4e1a0025 // tbl v5.16b, { v1.16b }, v26.16b
+	WORD $0x4e14003c // tbl v28.16b, { v1.16b }, v20.16b
+	WORD $0x4e1b0021 // tbl v1.16b, { v1.16b }, v27.16b
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
+	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
+	WORD $0x4f28e79f // scvtf v31.4s, v28.4s, #0x18
+	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xad080be5 // stp q5, q2, [sp, #0x100]
+	WORD $0xad077fe1 // stp q1, q31, [sp, #0xe0]
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0xad403560 // ldp q0, q13, [x11]
+	WORD $0xd37df1b0 // lsl x16, x13, #3
+	WORD $0x4f0a5401 // shl v1.16b, v0.16b, #0x2
+	WORD $0x3d8037e0 // str q0, [sp, #0xd0]
+	WORD $0x4f0a55a5 // shl v5.16b, v13.16b, #0x2
+	WORD $0x3dc037e0 // ldr q0, [sp, #0xd0]
+	WORD $0x4f00e487 // movi v7.16b, #0x4
+	WORD $0x8b1001d1 // add x17, x14, x16
+	WORD $0x4ebb1f6c // mov v12.16b, v27.16b
+	WORD $0x8b100190 // add x16, x12, x16
+	WORD $0xad403e2e // ldp q14, q15, [x17]
+	WORD $0x4e241c21 // and v1.16b, v1.16b, v4.16b
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x4e2d85a4 // add v4.16b, v13.16b, v13.16b
+	WORD $0x8b0d1d51 // add x17, x10, x13, lsl #7
+	WORD $0xb24001a1 // orr x1, x13, #0x1
+	WORD $0x4e231dc2 // and v2.16b, v14.16b, v3.16b
+	WORD $0x6f0e05d3 // ushr v19.16b, v14.16b, #0x2
+	WORD $0x4e271c84 // and v4.16b, v4.16b, v7.16b
+	WORD $0x4ea21c21 // orr v1.16b, v1.16b, v2.16b
+	WORD $0x4e231de2 // and v2.16b, v15.16b, v3.16b
+	WORD $0x4e208403 // add v3.16b, v0.16b, v0.16b
+	WORD $0xad404a20 // ldp q0, q18, [x17]
+	WORD $0x4e271c63 // and v3.16b, v3.16b, v7.16b
+	WORD $0x4f00e467 // movi v7.16b, #0x3
+	WORD $0x4ea21ca2 // orr v2.16b, v5.16b, v2.16b
+	WORD $0x4e378421 // add v1.16b, v1.16b, v23.16b
+	WORD $0x6f0e05e5 // ushr v5.16b, v15.16b, #0x2
+	WORD $0xad415e36 // ldp q22, q23, [x17, #0x20]
+	WORD $0x4e271e73 // and v19.16b, v19.16b, v7.16b
+	WORD $0x4f07e787 // movi v7.16b, #0xfc
+	WORD $0x4e060034 // tbl v20.16b, { v1.16b }, v6.16b
+	WORD $0x4e1a0035 // tbl v21.16b, { v1.16b }, v26.16b
+	WORD $0x4e190038 // tbl v24.16b, { v1.16b }, v25.16b
+	WORD $0x4e1b0021 // tbl v1.16b, { v1.16b }, v27.16b
+	WORD $0x4eb31c63 // orr v3.16b, v3.16b, v19.16b
+	WORD $0x4e278442 // add v2.16b, v2.16b, v7.16b
+	WORD $0x4f00e467 // movi v7.16b, #0x3
+	WORD $0x4f28e694 // scvtf v20.4s, v20.4s, #0x18
+	WORD $0x4f28e6b5 // scvtf v21.4s, v21.4s, #0x18
+	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0x4e060053 // tbl v19.16b, { v2.16b }, v6.16b
 	WORD $0x4e190051 // tbl v17.16b, { v2.16b }, v25.16b
-	WORD $0x4e1a0040 // tbl v0.16b, { v2.16b }, v26.16b
-	WORD $0x4e1c0046 // tbl v6.16b, { v2.16b }, v28.16b
-	WORD $0x4e070022 // tbl v2.16b, { v1.16b }, v7.16b
-	WORD $0x4e1c0032 // tbl v18.16b, { v1.16b }, v28.16b
-	WORD $0x4e1b003d // tbl v29.16b, { v1.16b }, v27.16b
-	WORD $0x4e1a0021 // tbl v1.16b, { v1.16b }, v26.16b
-	WORD $0x4f841215 // fmla v21.4s, v16.4s, v4.s[0]
-	WORD $0xad502929 // ldp q9, q10, [x9, #0x200]
-	WORD $0x4f8412f6 // fmla v22.4s, v23.4s, v4.s[0]
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21dbbd // ucvtf v29.4s, v29.4s
-	WORD $0x6e21d82e // ucvtf v14.4s, v1.4s
-	WORD $0x3d801ff5 // str q21, [sp, #0x70]
-	WORD $0xad47d7f7 // ldp q23, q21, [sp, #0xf0]
-	WORD $0x4eb41e99 // mov v25.16b, v20.16b
-	WORD $0x6e23dd6c // fmul v12.4s, v11.4s, v3.4s
-	WORD $0x6e31dd51 // fmul v17.4s, v10.4s, v17.4s
-	WORD $0x6e20dd21 // fmul v1.4s, v9.4s, v0.4s
-	WORD $0xad530127 // ldp q7, q0, [x9, #0x260]
-	WORD $0x6e26dd0d // fmul v13.4s, v8.4s, v6.4s
-	WORD $0xad520d33 // ldp q19, q3, [x9, #0x240]
-	WORD $0x1e230166 // ucvtf s6, w11
-	WORD $0x2a4211ab // orr w11, w13, w2, lsr #4
-	WORD $0x4f841315 // fmla v21.4s, v24.4s, v4.s[0]
-	WORD $0x6f0c07e4 // ushr v4.16b, v31.16b, #0x4
-	WORD $0x4e3dcc0c // fmla v12.4s, v0.4s, v29.4s
-	WORD $0x3dc01bf8 // ldr q24, [sp, #0x60]
-	WORD $0x4ebe1fd4 // mov v20.16b, v30.16b
-	WORD $0x4e22cc71 // fmla v17.4s, v3.4s, v2.4s
-	WORD $0x4e2ece61 // fmla v1.4s, v19.4s, v14.4s
-	WORD $0x1e23017d // ucvtf s29, w11
-	WORD $0x4e20d562 // fadd v2.4s, v11.4s, v0.4s
-	WORD $0x3dc013e0 // ldr q0, [sp, #0x40]
-	WORD $0x4e32cced // fmla v13.4s, v7.4s, v18.4s
-	WORD $0x4ea51cae // mov v14.16b, v5.16b
-	WORD $0x4e1c0085 // tbl v5.16b, { v4.16b }, v28.16b
-	WORD $0x3858d14d // ldurb w13, [x10, #-0x73]
+	WORD $0x4e271ca5 // and v5.16b, v5.16b, v7.16b
+	WORD $0x6e34def4 // fmul v20.4s, v23.4s, v20.4s
+	WORD $0x6e35ded5 // fmul v21.4s, v22.4s, v21.4s
+	WORD $0xad435e36 // ldp q22, q23, [x17, #0x60]
+	WORD $0xad424227 // ldp q7, q16, [x17, #0x40]
+	WORD $0x6e38de52 // fmul v18.4s, v18.4s, v24.4s
+	WORD $0x4ea51c84 // orr v4.16b, v4.16b, v5.16b
+	WORD $0x4e1a0045 // tbl v5.16b, { v2.16b }, v26.16b
+	WORD $0x4e1b0042 // tbl v2.16b, { v2.16b }, v27.16b
+	WORD $0x4f07e79b // movi v27.16b, #0xfc
+	WORD $0x4f28e673 // scvtf v19.4s, v19.4s, #0x18
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
+	WORD $0x6e21dc00 // fmul v0.4s, v0.4s, v1.4s
+	WORD $0x2d406201 // ldp s1, s24, [x16]
+	WORD $0x8b011d50 // add x16, x10, x1, lsl #7
+	WORD $0x8b010d91 // add x17, x12, x1, lsl #3
+	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
+	WORD $0x4e3b8463 // add v3.16b, v3.16b, v27.16b
+	WORD $0x6e33def3 // fmul v19.4s, v23.4s, v19.4s
+	WORD $0x4f81128b // fmla v11.4s, v20.4s, v1.s[0]
+	WORD $0x4f00e474 // movi v20.16b, #0x3
+	WORD $0x6e31de10 // fmul v16.4s, v16.4s, v17.4s
+	WORD $0x4e3b8484 // add v4.16b, v4.16b, v27.16b
+	WORD $0x4f811008 // fmla v8.4s, v0.4s, v1.s[0]
+	WORD $0x4f811249 // fmla v9.4s, v18.4s, v1.s[0]
+	WORD $0x4eac1d9b // mov v27.16b, v12.16b
+	WORD $0x4e060077 // tbl v23.16b, { v3.16b }, v6.16b
+	WORD $0x6e25dec5 // fmul v5.4s, v22.4s, v5.4s
+	WORD $0x4e1a0076 // tbl v22.16b, { v3.16b }, v26.16b
+	WORD $0x6e22dce2 // fmul v2.4s, v7.4s, v2.4s
+	WORD $0x4e190071 // tbl v17.16b, { v3.16b }, v25.16b
+	WORD $0x6f0c05c7 // ushr v7.16b, v14.16b, #0x4
+	WORD $0x4e0c0063 // tbl v3.16b, { v3.16b }, v12.16b
+	WORD $0x4f8112aa // fmla v10.4s, v21.4s, v1.s[0]
+	WORD $0x4f98121d // fmla v29.4s, v16.4s, v24.s[0]
+	WORD $0x4e1a0092 // tbl v18.16b, { v4.16b }, v26.16b
+	WORD $0x3dc037f5 // ldr q21, [sp, #0xd0]
+	WORD $0x4f98127f // fmla v31.4s, v19.4s, v24.s[0]
+	WORD $0x4f28e6f7 // scvtf v23.4s, v23.4s, #0x18
+	WORD $0x4f28e6c0 // scvtf v0.4s, v22.4s, #0x18
+	WORD $0x4f9810be // fmla v30.4s, v5.4s, v24.s[0]
+	WORD $0x4f98105c // fmla v28.4s, v2.4s, v24.s[0]
+	WORD $0xad410a05 // ldp q5, q2, [x16, #0x20]
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4f00e494 // movi v20.16b, #0x4
+	WORD $0x4f28e463 // scvtf v3.4s, v3.4s, #0x18
+	WORD $0x4f28e621 // scvtf v1.4s, v17.4s, #0x18
+	WORD $0xad404211 // ldp q17, q16, [x16]
+	WORD $0x6e37dc42 // fmul v2.4s, v2.4s, v23.4s
+	WORD $0x4e060093 // tbl v19.16b, { v4.16b }, v6.16b
+	WORD $0x6e20dca0 // fmul v0.4s, v5.4s, v0.4s
+	WORD $0x2d401636 // ldp s22, s5, [x17]
+	WORD $0x4f00e478 // movi v24.16b, #0x3
+	WORD $0x4e341eb4 // and v20.16b, v21.16b, v20.16b
+	WORD $0x6e23de23 // fmul v3.4s, v17.4s, v3.4s
+	WORD $0x6f0c05f1 // ushr v17.16b, v15.16b, #0x4
+	WORD $0x4e0c0095 // tbl v21.16b, { v4.16b }, v12.16b
+	WORD $0x6e21de01 // fmul v1.4s, v16.4s, v1.4s
+	WORD $0x4f28e650 // scvtf v16.4s, v18.4s, #0x18
+	WORD $0x4f96104b // fmla v11.4s, v2.4s, v22.s[0]
+	WORD $0x4f96100a // fmla v10.4s, v0.4s, v22.s[0]
+	WORD $0x4e190084 // tbl v4.16b, { v4.16b }, v25.16b
+	WORD $0x4ea71e82 // orr v2.16b, v20.16b, v7.16b
+	WORD $0x4f28e667 // scvtf v7.4s, v19.4s, #0x18
+	WORD $0x4e381e31 // and v17.16b, v17.16b, v24.16b
+	WORD $0xad434e14 // ldp q20, q19, [x16, #0x60]
+	WORD $0x4f00e498 // movi v24.16b, #0x4
+	WORD $0x4f28e6b2 // scvtf v18.4s, v21.4s, #0x18
+	WORD $0x4f07e795 // movi v21.16b, #0xfc
+	WORD $0xb27f01b1 // orr x17, x13, #0x2
+	WORD $0x4f28e484 // scvtf v4.4s, v4.4s, #0x18
+	WORD $0x4f961029 // fmla v9.4s, v1.4s, v22.s[0]
+	WORD $0x4f961068 // fmla v8.4s, v3.4s, v22.s[0]
+	WORD $0x6e30de80 // fmul v0.4s, v20.4s, v16.4s
+	WORD $0x6e27de67 // fmul v7.4s, v19.4s, v7.4s
+	WORD $0x4eaf1dec // mov v12.16b, v15.16b
+	WORD $0x4e381db8 // and v24.16b, v13.16b, v24.16b
+	WORD $0x4f00e48f // movi v15.16b, #0x4
+	WORD $0xb24005ad // orr x13, x13, #0x3
+	WORD $0x4e358442 // add v2.16b, v2.16b, v21.16b
+	WORD $0xad425617 // ldp q23, q21, [x16, #0x40]
+	WORD $0x8b111d50 // add x16, x10, x17, lsl #7
+	WORD $0x8b110d91 // add x17, x12, x17, lsl #3
+	WORD $0x4f85101e // fmla v30.4s, v0.4s, v5.s[0]
+	WORD $0x4f07e780 // movi v0.16b, #0xfc
+	WORD $0x4eb11f11 // orr v17.16b, v24.16b, v17.16b
+	WORD $0x4e190053 // tbl v19.16b, { v2.16b }, v25.16b
+	WORD $0x4e1b0054 // tbl v20.16b, { v2.16b }, v27.16b
+	WORD $0x6e32def0 // fmul v16.4s, v23.4s, v18.4s
+	WORD $0x4e1a0052 // tbl v18.16b, { v2.16b }, v26.16b
+	WORD $0x4e060042 // tbl v2.16b, { v2.16b }, v6.16b
+	WORD $0x6e24dea1 // fmul v1.4s, v21.4s, v4.4s
+	WORD $0x4f8510ff // fmla v31.4s, v7.4s, v5.s[0]
+	WORD $0x4f00e498 // movi v24.16b, #0x4
+	WORD $0x4e208620 // add v0.16b, v17.16b, v0.16b
+	WORD $0x4f28e683 // scvtf v3.4s, v20.4s, #0x18
+	WORD $0x4f28e664 // scvtf v4.4s, v19.4s, #0x18
+	WORD $0x4f85121c // fmla v28.4s, v16.4s, v5.s[0]
+	WORD $0x4f28e647 // scvtf v7.4s, v18.4s, #0x18
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
+	WORD $0x3dc037f0 // ldr q16, [sp, #0xd0]
+	WORD $0x4e1b0013 // tbl v19.16b, { v0.16b }, v27.16b
+	WORD $0xad404a11 // ldp q17, q18, [x16]
+	WORD $0x4e1a0016 // tbl v22.16b, { v0.16b }, v26.16b
+	WORD $0xad415614 // ldp q20, q21, [x16, #0x20]
+	WORD $0x6f0f0610 // ushr v16.16b, v16.16b, #0x1
+	WORD $0x4e190017 // tbl v23.16b, { v0.16b }, v25.16b
+	WORD $0x4e060000 // tbl v0.16b, { v0.16b }, v6.16b
+	WORD $0x6e23de23 // fmul v3.4s, v17.4s, v3.4s
+	WORD $0x6e24de44 // fmul v4.4s, v18.4s, v4.4s
+	WORD $0x6f0f05b2 // ushr v18.16b, v13.16b, #0x1
+	WORD $0x4f28e671 // scvtf v17.4s, v19.4s, #0x18
+	WORD $0x6e22dea2 // fmul v2.4s, v21.4s, v2.4s
+	WORD $0x6e27de87 // fmul v7.4s, v20.4s, v7.4s
+	WORD $0x4f28e6d4 // scvtf v20.4s, v22.4s, #0x18
+	WORD $0xad425a15 // ldp q21, q22, [x16, #0x40]
+	WORD $0x4e381e10 // and v16.16b, v16.16b, v24.16b
+	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
+	WORD $0x4f28e6f3 // scvtf v19.4s, v23.4s, #0x18
+	WORD $0xad436217 // ldp q23, q24, [x16, #0x60]
+	WORD $0x4e2f1e52 // and v18.16b, v18.16b, v15.16b
+	WORD $0x6e31deb1 // fmul v17.4s, v21.4s, v17.4s
+	WORD $0x4f07e795 // movi v21.16b, #0xfc
+	WORD $0x4f85103d // fmla v29.4s, v1.4s, v5.s[0]
+	WORD $0x6f0a15d0 // usra v16.16b, v14.16b, #0x6
+	WORD $0x8b0d0d90 // add x16, x12, x13, lsl #3
+	WORD $0x8b0d1d4d // add x13, x10, x13, lsl #7
+	WORD $0x6e34dee1 // fmul v1.4s, v23.4s, v20.4s
+	WORD $0x4f07e797 // movi v23.16b, #0xfc
+	WORD $0x6e20df00 // fmul v0.4s, v24.4s, v0.4s
+	WORD $0x6f0a1592 // usra v18.16b, v12.16b, #0x6
+	WORD $0x6f0c05ad // ushr v13.16b, v13.16b, #0x4
+	WORD $0x4e358610 // add v16.16b, v16.16b, v21.16b
+	WORD $0x2d401635 // ldp s21, s5, [x17]
+	WORD $0x4f951068 // fmla v8.4s, v3.4s, v21.s[0]
+	WORD $0x4f951089 // fmla v9.4s, v4.4s, v21.s[0]
+	WORD $0x4e1b0203 // tbl v3.16b, { v16.16b }, v27.16b
+	WORD $0x4f9510ea // fmla v10.4s, v7.4s, v21.s[0]
+	WORD $0x4f85103e // fmla v30.4s, v1.4s, v5.s[0]
+	WORD $0x4e1a0201 // tbl v1.16b, { v16.16b }, v26.16b
+	WORD $0x4e378644 // add v4.16b, v18.16b, v23.16b
+	WORD $0x4f85101f // fmla v31.4s, v0.4s, v5.s[0]
+	WORD $0x4e060200 // tbl v0.16b, { v16.16b }, v6.16b
+	WORD $0x4e190207 // tbl v7.16b, { v16.16b }, v25.16b
+	WORD $0x4f85123c // fmla v28.4s, v17.4s, v5.s[0]
+	WORD $0x4f95104b // fmla v11.4s, v2.4s, v21.s[0]
+	WORD $0x4f28e463 // scvtf v3.4s, v3.4s, #0x18
+	WORD $0x6e33dec2 // fmul v2.4s, v22.4s, v19.4s
+	WORD $0x4e1a0090 // tbl v16.16b, { v4.16b }, v26.16b
+	WORD $0x4e060091 // tbl v17.16b, { v4.16b }, v6.16b
+	WORD $0x4e1b0092 // tbl v18.16b, { v4.16b }, v27.16b
+	WORD $0x4e190084 // tbl v4.16b, { v4.16b }, v25.16b
+	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
+	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0xad404db4 // ldp q20, q19, [x13]
+	WORD $0xad4155b6 // ldp q22, q21, [x13, #0x20]
+	WORD $0x4f85105d // fmla v29.4s, v2.4s, v5.s[0]
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
+	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
+	WORD $0x4f28e652 // scvtf v18.4s, v18.4s, #0x18
+	WORD $0x4f28e484 // scvtf v4.4s, v4.4s, #0x18
+	WORD $0x6e23de83 // fmul v3.4s, v20.4s, v3.4s
+	WORD $0x6e21dec1 // fmul v1.4s, v22.4s, v1.4s
+	WORD $0x6e20dea0 // fmul v0.4s, v21.4s, v0.4s
+	WORD $0x6e27de67 // fmul v7.4s, v19.4s, v7.4s
+	WORD $0xad4351b5 // ldp q21, q20, [x13, #0x60]
+	WORD $0xad424db6 // ldp q22, q19, [x13, #0x40]
+	WORD $0x5280008d // mov w13, #0x4 // =4
+	WORD $0x6e30deb0 // fmul v16.4s, v21.4s, v16.4s
+	WORD $0x6e31de91 // fmul v17.4s, v20.4s, v17.4s
+	WORD $0x6e32dec2 // fmul v2.4s, v22.4s, v18.4s
+	WORD $0x6e24de64 // fmul v4.4s, v19.4s, v4.4s
+	WORD $0x2d401614 // ldp s20, s5, [x16]
+	WORD $0x2a0f03f0 // mov w16, w15
+	WORD $0x2a1f03ef // mov w15, wzr
+	WORD $0x4f94100b // fmla v11.4s, v0.4s, v20.s[0]
+	WORD $0x3dc037e0 // ldr q0, [sp, #0xd0]
+	WORD $0x4f94102a // fmla v10.4s, v1.4s, v20.s[0]
+	WORD $0x4f9410e9 // fmla v9.4s, v7.4s, v20.s[0]
+	WORD $0x4f941068 // fmla v8.4s, v3.4s, v20.s[0]
+	WORD $0x4f00e463 // movi v3.16b, #0x3
+	WORD $0x4f85123f // fmla v31.4s, v17.4s, v5.s[0]
+	WORD $0x4f85121e // fmla v30.4s, v16.4s, v5.s[0]
 	WORD $0x6f0c0400 // ushr v0.16b, v0.16b, #0x4
-	WORD $0x4f86118f // fmla v15.4s, v12.4s, v6.s[0]
-	WORD $0x53027e0b // lsr w11, w16, #2
-	WORD $0x4f861038 // fmla v24.4s, v1.4s, v6.s[0]
-	WORD $0x4e33d521 // fadd v1.4s, v9.4s, v19.4s
-	WORD $0x4e23d549 // fadd v9.4s, v10.4s, v3.4s
-	WORD $0x4f9d1056 // fmla v22.4s, v2.4s, v29.s[0]
-	WORD $0x4e1a0082 // tbl v2.16b, { v4.16b }, v26.16b
-	WORD $0x4e170083 // tbl v3.16b, { v4.16b }, v23.16b
-	WORD $0x4e1b0084 // tbl v4.16b, { v4.16b }, v27.16b
-	WORD $0x4f8611ae // fmla v14.4s, v13.4s, v6.s[0]
-	WORD $0x4f861234 // fmla v20.4s, v17.4s, v6.s[0]
-	WORD $0x4e27d50a // fadd v10.4s, v8.4s, v7.4s
-	WORD $0x4e1a0006 // tbl v6.16b, { v0.16b }, v26.16b
-	WORD $0x4e1c0007 // tbl v7.16b, { v0.16b }, v28.16b
-	WORD $0x4f9d1039 // fmla v25.4s, v1.4s, v29.s[0]
-	WORD $0x4e170001 // tbl v1.16b, { v0.16b }, v23.16b
-	WORD $0x4e1b0000 // tbl v0.16b, { v0.16b }, v27.16b
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x6e21d8b1 // ucvtf v17.4s, v5.4s
-	WORD $0x6e21d890 // ucvtf v16.4s, v4.4s
-	WORD $0xad542d32 // ldp q18, q11, [x9, #0x280]
-	WORD $0xad55312d // ldp q13, q12, [x9, #0x2a0]
-	WORD $0x6e21d8d3 // ucvtf v19.4s, v6.4s
-	WORD $0x6e21d83e // ucvtf v30.4s, v1.4s
-	WORD $0x3d801bf6 // str q22, [sp, #0x60]
-	WORD $0x12000db0 // and w16, w13, #0xf
-	WORD $0x6e22de45 // fmul v5.4s, v18.4s, v2.4s
-	WORD $0x6e23dd66 // fmul v6.4s, v11.4s, v3.4s
-	WORD $0x6e21d802 // ucvtf v2.4s, v0.4s
-	WORD $0x6e30dd81 // fmul v1.4s, v12.4s, v16.4s
-	WORD $0x6e21d8ff // ucvtf v31.4s, v7.4s
-	WORD $0x6e31dda3 // fmul v3.4s, v13.4s, v17.4s
-	WORD $0xad565931 // ldp q17, q22, [x9, #0x2c0]
-	WORD $0x2a0e120e // orr w14, w16, w14, lsl #4
-	WORD $0xad571d20 // ldp q0, q7, [x9, #0x2e0]
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x1e2301d0 // ucvtf s16, w14
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x3dc01fe4 // ldr q4, [sp, #0x70]
-	WORD $0x4e3ecec6 // fmla v6.4s, v22.4s, v30.4s
-	WORD $0x4e33ce25 // fmla v5.4s, v17.4s, v19.4s
-	WORD $0x3858e14d // ldurb w13, [x10, #-0x72]
-	WORD $0x4e22cce1 // fmla v1.4s, v7.4s, v2.4s
-	WORD $0x4e31d642 // fadd v2.4s, v18.4s, v17.4s
-	WORD $0x4f00e5f1 // movi v17.16b, #0xf
-	WORD $0x4e3fcc03 // fmla v3.4s, v0.4s, v31.4s
-	WORD $0xad7ffd48 // ldp q8, q31, [x10, #-0x10]
-	WORD $0x1e23017e // ucvtf s30, w11
-	WORD $0x4f9d1155 // fmla v21.4s, v10.4s, v29.s[0]
-	WORD $0x4f9d1124 // fmla v4.4s, v9.4s, v29.s[0]
-	WORD $0x4f9010b8 // fmla v24.4s, v5.4s, v16.s[0]
-	WORD $0x4f9010d4 // fmla v20.4s, v6.4s, v16.s[0]
-	WORD $0x4e36d566 // fadd v6.4s, v11.4s, v22.4s
-	WORD $0x4e311d05 // and v5.16b, v8.16b, v17.16b
-	WORD $0x4f90102f // fmla v15.4s, v1.4s, v16.s[0]
-	WORD $0x4e27d581 // fadd v1.4s, v12.4s, v7.4s
-	WORD $0x3dc01bf6 // ldr q22, [sp, #0x60]
-	WORD $0x4f90106e // fmla v14.4s, v3.4s, v16.s[0]
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x4f9e1059 // fmla v25.4s, v2.4s, v30.s[0]
-	WORD $0xad594d32 // ldp q18, q19, [x9, #0x320]
-	WORD $0x4e1b00a2 // tbl v2.16b, { v5.16b }, v27.16b
-	WORD $0x3d8043f4 // str q20, [sp, #0x100]
-	WORD $0x4e20d5b4 // fadd v20.4s, v13.4s, v0.4s
-	WORD $0x4e311fe0 // and v0.16b, v31.16b, v17.16b
-	WORD $0x4e1c00a3 // tbl v3.16b, { v5.16b }, v28.16b
-	WORD $0x4e1700a7 // tbl v7.16b, { v5.16b }, v23.16b
-	WORD $0x4f9e1036 // fmla v22.4s, v1.4s, v30.s[0]
-	WORD $0x4e1a00a1 // tbl v1.16b, { v5.16b }, v26.16b
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0xad582d29 // ldp q9, q11, [x9, #0x300]
-	WORD $0x53027c2b // lsr w11, w1, #2
-	WORD $0x4e1b0011 // tbl v17.16b, { v0.16b }, v27.16b
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x4e1c0010 // tbl v16.16b, { v0.16b }, v28.16b
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x4e1a001d // tbl v29.16b, { v0.16b }, v26.16b
-	WORD $0x6e21d82a // ucvtf v10.4s, v1.4s
-	WORD $0x4e170005 // tbl v5.16b, { v0.16b }, v23.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4f9e1295 // fmla v21.4s, v20.4s, v30.s[0]
-	WORD $0x53061ded // ubfx w13, w15, #6, #2
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e22de62 // fmul v2.4s, v19.4s, v2.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e23de41 // fmul v1.4s, v18.4s, v3.4s
-	WORD $0x6e27dd60 // fmul v0.4s, v11.4s, v7.4s
-	WORD $0x6e21dba7 // ucvtf v7.4s, v29.4s
-	WORD $0x6e2add23 // fmul v3.4s, v9.4s, v10.4s
-	WORD $0xad5b752a // ldp q10, q29, [x9, #0x360]
-	WORD $0x6e21d8ac // ucvtf v12.4s, v5.4s
-	WORD $0x1e230185 // ucvtf s5, w12
-	WORD $0x53027e2c // lsr w12, w17, #2
-	WORD $0x4e31cfa2 // fmla v2.4s, v29.4s, v17.4s
-	WORD $0xad5a3531 // ldp q17, q13, [x9, #0x340]
-	WORD $0x4e30cd41 // fmla v1.4s, v10.4s, v16.4s
-	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4e2ad644 // fadd v4.4s, v18.4s, v10.4s
-	WORD $0x121c058c // and w12, w12, #0x30
-	WORD $0x4e27ce23 // fmla v3.4s, v17.4s, v7.4s
-	WORD $0x4e3dd667 // fadd v7.4s, v19.4s, v29.4s
-	WORD $0x1e23017d // ucvtf s29, w11
-	WORD $0x4f9e10d0 // fmla v16.4s, v6.4s, v30.s[0]
-	WORD $0x4f85104f // fmla v15.4s, v2.4s, v5.s[0]
-	WORD $0x4e2dd562 // fadd v2.4s, v11.4s, v13.4s
-	WORD $0x6f0c0506 // ushr v6.16b, v8.16b, #0x4
-	WORD $0x4eae1dcb // mov v11.16b, v14.16b
-	WORD $0x4e2ccda0 // fmla v0.4s, v13.4s, v12.4s
-	WORD $0x3dc043ed // ldr q13, [sp, #0x100]
-	WORD $0x3858f14b // ldurb w11, [x10, #-0x71]
-	WORD $0x4f851078 // fmla v24.4s, v3.4s, v5.s[0]
-	WORD $0x4f9d1095 // fmla v21.4s, v4.4s, v29.s[0]
-	WORD $0x4e1c00c3 // tbl v3.16b, { v6.16b }, v28.16b
-	WORD $0x4f85102b // fmla v11.4s, v1.4s, v5.s[0]
-	WORD $0x6f0c07e1 // ushr v1.16b, v31.16b, #0x4
-	WORD $0x4f9d1050 // fmla v16.4s, v2.4s, v29.s[0]
-	WORD $0x4e1b00c2 // tbl v2.16b, { v6.16b }, v27.16b
-	WORD $0x4f85100d // fmla v13.4s, v0.4s, v5.s[0]
-	WORD $0x4e1a00c4 // tbl v4.16b, { v6.16b }, v26.16b
-	WORD $0x4e1700c5 // tbl v5.16b, { v6.16b }, v23.16b
-	WORD $0x4f9d10f6 // fmla v22.4s, v7.4s, v29.s[0]
-	WORD $0x4e1c0027 // tbl v7.16b, { v1.16b }, v28.16b
-	WORD $0x4e31d520 // fadd v0.4s, v9.4s, v17.4s
-	WORD $0x4e1b0026 // tbl v6.16b, { v1.16b }, v27.16b
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0xad5d4532 // ldp q18, q17, [x9, #0x3a0]
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x4eb01e0e // mov v14.16b, v16.16b
-	WORD $0x4e1a0030 // tbl v16.16b, { v1.16b }, v26.16b
-	WORD $0x4e170021 // tbl v1.16b, { v1.16b }, v23.16b
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x6e21d884 // ucvtf v4.4s, v4.4s
-	WORD $0xad5c4d3e // ldp q30, q19, [x9, #0x380]
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6e23de43 // fmul v3.4s, v18.4s, v3.4s
-	WORD $0x12000d6e // and w14, w11, #0xf
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e22de22 // fmul v2.4s, v17.4s, v2.4s
-	WORD $0xad5f253f // ldp q31, q9, [x9, #0x3e0]
-	WORD $0x2a0d11cd // orr w13, w14, w13, lsl #4
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e21d821 // ucvtf v1.4s, v1.4s
-	WORD $0x6e24dfc4 // fmul v4.4s, v30.4s, v4.4s
-	WORD $0x6e25de65 // fmul v5.4s, v19.4s, v5.4s
-	WORD $0x2a4b118b // orr w11, w12, w11, lsr #4
-	WORD $0x1e2301a8 // ucvtf s8, w13
-	WORD $0x4e27cfe3 // fmla v3.4s, v31.4s, v7.4s
-	WORD $0x4f9d1019 // fmla v25.4s, v0.4s, v29.s[0]
-	WORD $0xad5e2927 // ldp q7, q10, [x9, #0x3c0]
-	WORD $0x4e26cd22 // fmla v2.4s, v9.4s, v6.4s
-	WORD $0x4e3fd646 // fadd v6.4s, v18.4s, v31.4s
-	WORD $0x4eab1d72 // mov v18.16b, v11.16b
-	WORD $0x4e29d620 // fadd v0.4s, v17.4s, v9.4s
-	WORD $0x4eb81f14 // mov v20.16b, v24.16b
-	WORD $0x4eb61ed8 // mov v24.16b, v22.16b
-	WORD $0x4eae1dd6 // mov v22.16b, v14.16b
-	WORD $0x4e21cd45 // fmla v5.4s, v10.4s, v1.4s
-	WORD $0x4e30cce4 // fmla v4.4s, v7.4s, v16.4s
-	WORD $0x1e230161 // ucvtf s1, w11
-	WORD $0x4f881072 // fmla v18.4s, v3.4s, v8.s[0]
-	WORD $0x4e2ad663 // fadd v3.4s, v19.4s, v10.4s
-	WORD $0x4e27d7c7 // fadd v7.4s, v30.4s, v7.4s
-	WORD $0x4ead1db3 // mov v19.16b, v13.16b
-	WORD $0x7c580150 // ldur h16, [x10, #-0x80]
-	WORD $0x4f88104f // fmla v15.4s, v2.4s, v8.s[0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x1ee24202 // fcvt s2, h16
-	WORD $0x7c582150 // ldur h16, [x10, #-0x7e]
-	WORD $0x4f881094 // fmla v20.4s, v4.4s, v8.s[0]
-	WORD $0x4f8810b3 // fmla v19.4s, v5.4s, v8.s[0]
-	WORD $0xad4593e5 // ldp q5, q4, [sp, #0xb0]
-	WORD $0x4f8110d5 // fmla v21.4s, v6.4s, v1.s[0]
-	WORD $0x4f811018 // fmla v24.4s, v0.4s, v1.s[0]
-	WORD $0x1ee24200 // fcvt s0, h16
-	WORD $0x4f8110f9 // fmla v25.4s, v7.4s, v1.s[0]
-	WORD $0x4f811076 // fmla v22.4s, v3.4s, v1.s[0]
-	WORD $0x3dc023f0 // ldr q16, [sp, #0x80]
-	WORD $0xad4687e3 // ldp q3, q1, [sp, #0xd0]
-	WORD $0x4f8211e5 // fmla v5.4s, v15.4s, v2.s[0]
-	WORD $0x4f821244 // fmla v4.4s, v18.4s, v2.s[0]
-	WORD $0xad449be7 // ldp q7, q6, [sp, #0x90]
-	WORD $0x4f805310 // fmls v16.4s, v24.4s, v0.s[0]
-	WORD $0x9102414a // add x10, x10, #0x90
-	WORD $0x4f821263 // fmla v3.4s, v19.4s, v2.s[0]
-	WORD $0x4f821281 // fmla v1.4s, v20.4s, v2.s[0]
-	WORD $0x3dc047e2 // ldr q2, [sp, #0x110]
-	WORD $0x4f8052a7 // fmls v7.4s, v21.4s, v0.s[0]
-	WORD $0x4f8052c6 // fmls v6.4s, v22.4s, v0.s[0]
-	WORD $0x4f805322 // fmls v2.4s, v25.4s, v0.s[0]
-	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x3dc047e0 // ldr q0, [sp, #0x110]
-	WORD $0x54ffc441 // b.ne 0xb024 <k_dot_q4_k+0x84>
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
+	WORD $0x4f85109d // fmla v29.4s, v4.4s, v5.s[0]
+	WORD $0x4f00e484 // movi v4.16b, #0x4
+	WORD $0x4f85105c // fmla v28.4s, v2.4s, v5.s[0]
+	WORD $0x3707e310 // tbnz w16, #0x0, 0x8ac8 <k_dot_q3_k+0x170>
+	WORD $0x7d40d961 // ldr h1, [x11, #0x6c]
+	WORD $0xad424bf3 // ldp q19, q18, [sp, #0x40]
+	WORD $0xad4343f1 // ldp q17, q16, [sp, #0x60]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x1ee24021 // fcvt s1, h1
+	WORD $0xad4417e7 // ldp q7, q5, [sp, #0x80]
+	WORD $0xad4503e2 // ldp q2, q0, [sp, #0xa0]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x3dc033f4 // ldr q20, [sp, #0xc0]
+	WORD $0x9101b96b // add x11, x11, #0x6e
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0x4f811173 // fmla v19.4s, v11.4s, v1.s[0]
+	WORD $0x4f811152 // fmla v18.4s, v10.4s, v1.s[0]
+	WORD $0x4f811131 // fmla v17.4s, v9.4s, v1.s[0]
+	WORD $0x4f811110 // fmla v16.4s, v8.4s, v1.s[0]
+	WORD $0x4f8113e7 // fmla v7.4s, v31.4s, v1.s[0]
+	WORD $0x4f8113c5 // fmla v5.4s, v30.4s, v1.s[0]
+	WORD $0x4f8113a2 // fmla v2.4s, v29.4s, v1.s[0]
+	WORD $0x4f811380 // fmla v0.4s, v28.4s, v1.s[0]
+	WORD $0x54ffdaa1 // b.ne 0x8a0c <k_dot_q3_k+0xb4>
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0x4e22d621 // fadd v1.4s, v17.4s, v2.4s
 	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
-	WORD $0x4e24d4e2 // fadd v2.4s, v7.4s, v4.4s
-	WORD $0x4e25d603 // fadd v3.4s, v16.4s, v5.4s
+	WORD $0x4e25d642 // fadd v2.4s, v18.4s, v5.4s
+	WORD $0x4e27d663 // fadd v3.4s, v19.4s, v7.4s
 	WORD $0x6d5523e9 // ldp d9, d8, [sp, #0x150]
 	WORD $0x6d542beb // ldp d11, d10, [sp, #0x140]
 	WORD $0x6d5333ed // ldp d13, d12, [sp, #0x130]
 	WORD $0x6d523bef // ldp d15, d14, [sp, #0x120]
 	WORD $0x9105c3ff // add sp, sp, #0x170
-	WORD $0x14000005 // b 0xb7dc <k_dot_q4_k+0x83c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
-	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e180401 // dup v1.2d, v0.d[1]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0xbd001800 // str s0, [x0, #0x18]
-	WORD $0xd65f03c0 // ret
-
-	// dot_q5_k
-	WORD $0xf9400808 // ldr x8, [x0, #0x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540049cb // b.lt 0xc13c <k_dot_q5_k+0x940>
-	WORD $0xd10683ff // sub sp, sp, #0x1a0
-	WORD $0x1000872b // adr x11, 0xc8f0 <k_dot_q6_k+0x784>
-	WORD $0x1000880c // adr x12, 0xc910 <k_dot_q6_k+0x7a4>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x100088ab // adr x11, 0xc930 <k_dot_q6_k+0x7c4>
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0xad0583e2 // stp q2, q0, [sp, #0xb0]
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x3dc00182 // ldr q2, [x12]
-	WORD $0x100083ad // adr x13, 0xc8c0 <k_dot_q6_k+0x754>
-	WORD $0x9102814a // add x10, x10, #0xa0
-	WORD $0x6d153bef // stp d15, d14, [sp, #0x150]
-	WORD $0x3d802be2 // str q2, [sp, #0xa0]
-	WORD $0x3dc001a2 // ldr q2, [x13]
-	WORD $0x6d1633ed // stp d13, d12, [sp, #0x160]
-	WORD $0x6d172beb // stp d11, d10, [sp, #0x170]
-	WORD $0x6d1823e9 // stp d9, d8, [sp, #0x180]
-	WORD $0xf900cbfd // str x29, [sp, #0x190]
-	WORD $0x3d8027e2 // str q2, [sp, #0x90]
-	WORD $0x3d8043e0 // str q0, [sp, #0x100]
-	WORD $0xad7ca95c // ldp q28, q10, [x10, #-0x70]
-	WORD $0xad0217e6 // stp q6, q5, [sp, #0x40]
-	WORD $0x4f00e605 // movi v5.16b, #0x10
-	WORD $0x4f00e5e6 // movi v6.16b, #0xf
-	WORD $0xad030fe4 // stp q4, q3, [sp, #0x60]
-	WORD $0xad7b8d40 // ldp q0, q3, [x10, #-0x90]
-	WORD $0x3d8023e1 // str q1, [sp, #0x80]
-	WORD $0x4f00e608 // movi v8.16b, #0x10
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xad44eff7 // ldp q23, q27, [sp, #0x90]
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xad068fe0 // stp q0, q3, [sp, #0xd0]
-	WORD $0x4f0c5462 // shl v2.16b, v3.16b, #0x4
-	WORD $0x4ea31c71 // mov v17.16b, v3.16b
-	WORD $0x4f00e5e3 // movi v3.16b, #0xf
-	WORD $0x4f0c5401 // shl v1.16b, v0.16b, #0x4
-	WORD $0x4e261d46 // and v6.16b, v10.16b, v6.16b
-	WORD $0xad403d2c // ldp q12, q15, [x9]
-	WORD $0xad011ff0 // stp q16, q7, [sp, #0x20]
-	WORD $0x4e281c42 // and v2.16b, v2.16b, v8.16b
-	WORD $0xad422d2d // ldp q13, q11, [x9, #0x40]
-	WORD $0x4e251c25 // and v5.16b, v1.16b, v5.16b
-	WORD $0xad45fffa // ldp q26, q31, [sp, #0xb0]
-	WORD $0x4e231f83 // and v3.16b, v28.16b, v3.16b
-	WORD $0x4ea01c12 // mov v18.16b, v0.16b
-	WORD $0x3856414d // ldurb w13, [x10, #-0x9c]
-	WORD $0x4ea61c42 // orr v2.16b, v2.16b, v6.16b
-	WORD $0x4e2dd590 // fadd v16.4s, v12.4s, v13.4s
-	WORD $0x3856814e // ldurb w14, [x10, #-0x98]
-	WORD $0xad411120 // ldp q0, q4, [x9, #0x20]
-	WORD $0x120015b0 // and w16, w13, #0x3f
-	WORD $0x4ea31ca3 // orr v3.16b, v5.16b, v3.16b
-	WORD $0xad433921 // ldp q1, q14, [x9, #0x60]
-	WORD $0x4e17005d // tbl v29.16b, { v2.16b }, v23.16b
-	WORD $0x4e1a005e // tbl v30.16b, { v2.16b }, v26.16b
-	WORD $0x120015cf // and w15, w14, #0x3f
-	WORD $0x3d804bf0 // str q16, [sp, #0x120]
-	WORD $0x4f0b5630 // shl v16.16b, v17.16b, #0x3
-	WORD $0x4f0b5651 // shl v17.16b, v18.16b, #0x3
-	WORD $0x4e170065 // tbl v5.16b, { v3.16b }, v23.16b
-	WORD $0x4e1b0066 // tbl v6.16b, { v3.16b }, v27.16b
-	WORD $0x4e1a0067 // tbl v7.16b, { v3.16b }, v26.16b
-	WORD $0x4e1f0063 // tbl v3.16b, { v3.16b }, v31.16b
-	WORD $0x4e1b0052 // tbl v18.16b, { v2.16b }, v27.16b
-	WORD $0x4e1f0042 // tbl v2.16b, { v2.16b }, v31.16b
-	WORD $0x4e2ed493 // fadd v19.4s, v4.4s, v14.4s
-	WORD $0x6e21dbbd // ucvtf v29.4s, v29.4s
-	WORD $0x4e281e31 // and v17.16b, v17.16b, v8.16b
-	WORD $0x1e2301e9 // ucvtf s9, w15
-	WORD $0x6e21dbde // ucvtf v30.4s, v30.4s
-	WORD $0x4e281e10 // and v16.16b, v16.16b, v8.16b
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x6f0c1791 // usra v17.16b, v28.16b, #0x4
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f0c1550 // usra v16.16b, v10.16b, #0x4
-	WORD $0x4e2bd5e8 // fadd v8.4s, v15.4s, v11.4s
-	WORD $0x6e25dc84 // fmul v4.4s, v4.4s, v5.4s
-	WORD $0x6e26dc05 // fmul v5.4s, v0.4s, v6.4s
-	WORD $0x6e27dde6 // fmul v6.4s, v15.4s, v7.4s
-	WORD $0x6e23dd83 // fmul v3.4s, v12.4s, v3.4s
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x1e230207 // ucvtf s7, w16
-	WORD $0x3856514c // ldurb w12, [x10, #-0x9b]
-	WORD $0x3856914b // ldurb w11, [x10, #-0x97]
-	WORD $0x38566150 // ldurb w16, [x10, #-0x9a]
-	WORD $0x4f891279 // fmla v25.4s, v19.4s, v9.s[0]
-	WORD $0x4e1a0213 // tbl v19.16b, { v16.16b }, v26.16b
-	WORD $0x3856a141 // ldurb w1, [x10, #-0x96]
-	WORD $0x4e3dcdc4 // fmla v4.4s, v14.4s, v29.4s
-	WORD $0x4e32cc25 // fmla v5.4s, v1.4s, v18.4s
-	WORD $0x4e170221 // tbl v1.16b, { v17.16b }, v23.16b
-	WORD $0x4e22cda3 // fmla v3.4s, v13.4s, v2.4s
-	WORD $0x4e3ecd66 // fmla v6.4s, v11.4s, v30.4s
-	WORD $0x4e1a0222 // tbl v2.16b, { v17.16b }, v26.16b
-	WORD $0x4f891016 // fmla v22.4s, v0.4s, v9.s[0]
-	WORD $0x4e1f0220 // tbl v0.16b, { v17.16b }, v31.16b
-	WORD $0x4e1b0231 // tbl v17.16b, { v17.16b }, v27.16b
-	WORD $0x4e170212 // tbl v18.16b, { v16.16b }, v23.16b
-	WORD $0x4e1f021d // tbl v29.16b, { v16.16b }, v31.16b
-	WORD $0x4e1b021e // tbl v30.16b, { v16.16b }, v27.16b
-	WORD $0x4f871094 // fmla v20.4s, v4.4s, v7.s[0]
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x3d803ff9 // str q25, [sp, #0xf0]
-	WORD $0x4f8710d5 // fmla v21.4s, v6.4s, v7.s[0]
-	WORD $0x4f871078 // fmla v24.4s, v3.4s, v7.s[0]
-	WORD $0x6e21d846 // ucvtf v6.4s, v2.4s
-	WORD $0x6e21da2a // ucvtf v10.4s, v17.4s
-	WORD $0xad44712d // ldp q13, q28, [x9, #0x80]
-	WORD $0x6e21da43 // ucvtf v3.4s, v18.4s
-	WORD $0x6e21da62 // ucvtf v2.4s, v19.4s
-	WORD $0x1200158f // and w15, w12, #0x3f
-	WORD $0x4f8710a4 // fmla v4.4s, v5.4s, v7.s[0]
-	WORD $0x6e21d825 // ucvtf v5.4s, v1.4s
-	WORD $0x6e21d807 // ucvtf v7.4s, v0.4s
-	WORD $0xad452d21 // ldp q1, q11, [x9, #0xa0]
-	WORD $0xad09dbf4 // stp q20, q22, [sp, #0x130]
-	WORD $0x4eb51eac // mov v12.16b, v21.16b
-	WORD $0x6e21dba0 // ucvtf v0.4s, v29.4s
-	WORD $0x6e21dbd6 // ucvtf v22.4s, v30.4s
-	WORD $0xad46d7f4 // ldp q20, q21, [sp, #0xd0]
-	WORD $0x6e26df90 // fmul v16.4s, v28.4s, v6.4s
-	WORD $0x6e25dd6f // fmul v15.4s, v11.4s, v5.4s
-	WORD $0x6e27ddb1 // fmul v17.4s, v13.4s, v7.4s
-	WORD $0x6e2adc32 // fmul v18.4s, v1.4s, v10.4s
-	WORD $0xad466527 // ldp q7, q25, [x9, #0xc0]
-	WORD $0x4f00e5fd // movi v29.16b, #0xf
-	WORD $0xad47192e // ldp q14, q6, [x9, #0xe0]
-	WORD $0x4f00e605 // movi v5.16b, #0x10
-	WORD $0x3d8007e1 // str q1, [sp, #0x10]
-	WORD $0x4f0a5693 // shl v19.16b, v20.16b, #0x2
-	WORD $0x3856b151 // ldurb w17, [x10, #-0x95]
-	WORD $0xad7d854a // ldp q10, q1, [x10, #-0x50]
-	WORD $0x4e20ccf1 // fmla v17.4s, v7.4s, v0.4s
-	WORD $0x4e23cccf // fmla v15.4s, v6.4s, v3.4s
-	WORD $0x1e2301e3 // ucvtf s3, w15
-	WORD $0x4e36cdd2 // fmla v18.4s, v14.4s, v22.4s
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x4e3d1d5e // and v30.16b, v10.16b, v29.16b
-	WORD $0x4e22cf30 // fmla v16.4s, v25.4s, v2.4s
-	WORD $0x4f0a56a2 // shl v2.16b, v21.16b, #0x2
-	WORD $0x1200156f // and w15, w11, #0x3f
-	WORD $0x4e3d1c3d // and v29.16b, v1.16b, v29.16b
-	WORD $0x4e27d5a7 // fadd v7.4s, v13.4s, v7.4s
-	WORD $0x4f831238 // fmla v24.4s, v17.4s, v3.s[0]
-	WORD $0x4f831244 // fmla v4.4s, v18.4s, v3.s[0]
-	WORD $0x3d8003e1 // str q1, [sp]
-	WORD $0x4f891116 // fmla v22.4s, v8.4s, v9.s[0]
-	WORD $0x3dc04be8 // ldr q8, [sp, #0x120]
-	WORD $0x4ebe1e73 // orr v19.16b, v19.16b, v30.16b
-	WORD $0x4e251c42 // and v2.16b, v2.16b, v5.16b
-	WORD $0x4f83120c // fmla v12.4s, v16.4s, v3.s[0]
-	WORD $0x3dc007f0 // ldr q16, [sp, #0x10]
-	WORD $0x4f891100 // fmla v0.4s, v8.4s, v9.s[0]
-	WORD $0x3dc04fe9 // ldr q9, [sp, #0x130]
-	WORD $0x1e2301e8 // ucvtf s8, w15
-	WORD $0xad08e3e4 // stp q4, q24, [sp, #0x110]
-	WORD $0x4e170264 // tbl v4.16b, { v19.16b }, v23.16b
-	WORD $0x4e1b0265 // tbl v5.16b, { v19.16b }, v27.16b
-	WORD $0x4f8311e9 // fmla v9.4s, v15.4s, v3.s[0]
-	WORD $0x4e39d783 // fadd v3.4s, v28.4s, v25.4s
-	WORD $0x4ebd1c42 // orr v2.16b, v2.16b, v29.16b
-	WORD $0x4e26d561 // fadd v1.4s, v11.4s, v6.4s
-	WORD $0x4e1a0266 // tbl v6.16b, { v19.16b }, v26.16b
-	WORD $0x4e2ed618 // fadd v24.4s, v16.4s, v14.4s
-	WORD $0x4f8810e0 // fmla v0.4s, v7.4s, v8.s[0]
-	WORD $0x4e1f0267 // tbl v7.16b, { v19.16b }, v31.16b
-	WORD $0x1200160f // and w15, w16, #0x3f
-	WORD $0x4e1b0051 // tbl v17.16b, { v2.16b }, v27.16b
-	WORD $0x6e21d893 // ucvtf v19.4s, v4.4s
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x4f881076 // fmla v22.4s, v3.4s, v8.s[0]
-	WORD $0x4e170043 // tbl v3.16b, { v2.16b }, v23.16b
-	WORD $0x4e1a0050 // tbl v16.16b, { v2.16b }, v26.16b
-	WORD $0x4e1f005d // tbl v29.16b, { v2.16b }, v31.16b
-	WORD $0xad49392d // ldp q13, q14, [x9, #0x120]
-	WORD $0x6e21d8fe // ucvtf v30.4s, v7.4s
-	WORD $0xad487124 // ldp q4, q28, [x9, #0x100]
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x3d8007e0 // str q0, [sp, #0x10]
-	WORD $0x6e21d872 // ucvtf v18.4s, v3.4s
-	WORD $0x6e33ddc2 // fmul v2.4s, v14.4s, v19.4s
-	WORD $0x6e25dda7 // fmul v7.4s, v13.4s, v5.4s
-	WORD $0x6e21da03 // ucvtf v3.4s, v16.4s
-	WORD $0x6e21dbb0 // ucvtf v16.4s, v29.4s
-	WORD $0x4e348693 // add v19.16b, v20.16b, v20.16b
-	WORD $0xad4b752f // ldp q15, q29, [x9, #0x160]
-	WORD $0x6e3edc85 // fmul v5.4s, v4.4s, v30.4s
-	WORD $0x6e26df86 // fmul v6.4s, v28.4s, v6.4s
-	WORD $0x1e2301fe // ucvtf s30, w15
-	WORD $0x1200142f // and w15, w1, #0x3f
-	WORD $0x3dc003e0 // ldr q0, [sp]
-	WORD $0x53027dce // lsr w14, w14, #2
-	WORD $0x53061dad // ubfx w13, w13, #6, #2
-	WORD $0x4e32cfa2 // fmla v2.4s, v29.4s, v18.4s
-	WORD $0xad4a4934 // ldp q20, q18, [x9, #0x140]
-	WORD $0x4e31cde7 // fmla v7.4s, v15.4s, v17.4s
-	WORD $0x4e3586b1 // add v17.16b, v21.16b, v21.16b
-	WORD $0x4f00e615 // movi v21.16b, #0x10
-	WORD $0x121c05ce // and w14, w14, #0x30
-	WORD $0x53061d8c // ubfx w12, w12, #6, #2
-	WORD $0x53027d6b // lsr w11, w11, #2
-	WORD $0x4e30ce85 // fmla v5.4s, v20.4s, v16.4s
-	WORD $0x3dc053f0 // ldr q16, [sp, #0x140]
-	WORD $0x4e23ce46 // fmla v6.4s, v18.4s, v3.4s
-	WORD $0x4f9e1049 // fmla v9.4s, v2.4s, v30.s[0]
-	WORD $0x4e2fd5a3 // fadd v3.4s, v13.4s, v15.4s
-	WORD $0x4e32d78b // fadd v11.4s, v28.4s, v18.4s
-	WORD $0x4e351e73 // and v19.16b, v19.16b, v21.16b
-	WORD $0x4f881310 // fmla v16.4s, v24.4s, v8.s[0]
-	WORD $0x3dc03ff8 // ldr q24, [sp, #0xf0]
-	WORD $0x4e351e22 // and v2.16b, v17.16b, v21.16b
-	WORD $0x4ebf1ffc // mov v28.16b, v31.16b
-	WORD $0x121c056b // and w11, w11, #0x30
-	WORD $0x4f881038 // fmla v24.4s, v1.4s, v8.s[0]
-	WORD $0x1e2301e1 // ucvtf s1, w15
-	WORD $0x4f9e10cc // fmla v12.4s, v6.4s, v30.s[0]
-	WORD $0x6f0c1553 // usra v19.16b, v10.16b, #0x4
-	WORD $0xad48d7ea // ldp q10, q21, [sp, #0x110]
-	WORD $0x6f0c1402 // usra v2.16b, v0.16b, #0x4
-	WORD $0x4e34d480 // fadd v0.4s, v4.4s, v20.4s
-	WORD $0x3856714f // ldurb w15, [x10, #-0x99]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x4f9e10ea // fmla v10.4s, v7.4s, v30.s[0]
-	WORD $0x4e3dd5c7 // fadd v7.4s, v14.4s, v29.4s
-	WORD $0x4f9e10b5 // fmla v21.4s, v5.4s, v30.s[0]
-	WORD $0x4e1f0265 // tbl v5.16b, { v19.16b }, v31.16b
-	WORD $0x4e1b0266 // tbl v6.16b, { v19.16b }, v27.16b
-	WORD $0x4f811070 // fmla v16.4s, v3.4s, v1.s[0]
-	WORD $0x4e1a0264 // tbl v4.16b, { v19.16b }, v26.16b
-	WORD $0x4e1f0043 // tbl v3.16b, { v2.16b }, v31.16b
-	WORD $0x4e17005d // tbl v29.16b, { v2.16b }, v23.16b
-	WORD $0x120015e2 // and w2, w15, #0x3f
-	WORD $0x3dc07d2e // ldr q14, [x9, #0x1f0]
-	WORD $0x3dc007ff // ldr q31, [sp, #0x10]
-	WORD $0x4f8110f8 // fmla v24.4s, v7.4s, v1.s[0]
-	WORD $0x4e170267 // tbl v7.16b, { v19.16b }, v23.16b
-	WORD $0x4e1a0053 // tbl v19.16b, { v2.16b }, v26.16b
-	WORD $0xad09c3e9 // stp q9, q16, [sp, #0x130]
-	WORD $0x4e1b0050 // tbl v16.16b, { v2.16b }, v27.16b
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e21d8b1 // ucvtf v17.4s, v5.4s
-	WORD $0x6e21d894 // ucvtf v20.4s, v4.4s
-	WORD $0x6e21d87e // ucvtf v30.4s, v3.4s
-	WORD $0xad4d6524 // ldp q4, q25, [x9, #0x1a0]
-	WORD $0x3dc07123 // ldr q3, [x9, #0x1c0]
-	WORD $0xad4c3525 // ldp q5, q13, [x9, #0x180]
-	WORD $0x6e21d8e8 // ucvtf v8.4s, v7.4s
-	WORD $0x6e21da09 // ucvtf v9.4s, v16.4s
-	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
-	WORD $0x6e21dbbd // ucvtf v29.4s, v29.4s
-	WORD $0x6e26dc87 // fmul v7.4s, v4.4s, v6.4s
-	WORD $0x1e230050 // ucvtf s16, w2
-	WORD $0x3d803ff8 // str q24, [sp, #0xf0]
-	WORD $0x6e31dcb2 // fmul v18.4s, v5.4s, v17.4s
-	WORD $0xad4e9931 // ldp q17, q6, [x9, #0x1d0]
-	WORD $0x6e34dda2 // fmul v2.4s, v13.4s, v20.4s
-	WORD $0x6e28df2f // fmul v15.4s, v25.4s, v8.4s
-	WORD $0x4eb61ed4 // mov v20.16b, v22.16b
-	WORD $0x4f00e616 // movi v22.16b, #0x10
-	WORD $0x4f81101f // fmla v31.4s, v0.4s, v1.s[0]
-	WORD $0x12001622 // and w2, w17, #0x3f
-	WORD $0x4e29ccc7 // fmla v7.4s, v6.4s, v9.4s
-	WORD $0xad7ea149 // ldp q9, q8, [x10, #-0x30]
-	WORD $0x4e3ecc72 // fmla v18.4s, v3.4s, v30.4s
-	WORD $0x4f811174 // fmla v20.4s, v11.4s, v1.s[0]
-	WORD $0x1e23004b // ucvtf s11, w2
-	WORD $0x4e33ce22 // fmla v2.4s, v17.4s, v19.4s
-	WORD $0x4f00e5f3 // movi v19.16b, #0xf
-	WORD $0x4e3dcdcf // fmla v15.4s, v14.4s, v29.4s
-	WORD $0xad46f7f8 // ldp q24, q29, [sp, #0xd0]
-	WORD $0x4e23d4a3 // fadd v3.4s, v5.4s, v3.4s
-	WORD $0x4f9010ea // fmla v10.4s, v7.4s, v16.s[0]
-	WORD $0x3856c142 // ldurb w2, [x10, #-0x94]
-	WORD $0x4f901255 // fmla v21.4s, v18.4s, v16.s[0]
-	WORD $0x4e331d20 // and v0.16b, v9.16b, v19.16b
-	WORD $0x4e361f01 // and v1.16b, v24.16b, v22.16b
-	WORD $0x4f90104c // fmla v12.4s, v2.4s, v16.s[0]
-	WORD $0x4e331d02 // and v2.16b, v8.16b, v19.16b
-	WORD $0x4e361fa5 // and v5.16b, v29.16b, v22.16b
-	WORD $0x4f8b107f // fmla v31.4s, v3.4s, v11.s[0]
-	WORD $0x2a4211ce // orr w14, w14, w2, lsr #4
-	WORD $0x12000c42 // and w2, w2, #0xf
-	WORD $0x4eb81f16 // mov v22.16b, v24.16b
-	WORD $0xad08d7ea // stp q10, q21, [sp, #0x110]
-	WORD $0x3dc04ff5 // ldr q21, [sp, #0x130]
-	WORD $0x4ea01c27 // orr v7.16b, v1.16b, v0.16b
-	WORD $0x4ea21ca2 // orr v2.16b, v5.16b, v2.16b
-	WORD $0x4e26d480 // fadd v0.4s, v4.4s, v6.4s
-	WORD $0x3d8003ec // str q12, [sp]
-	WORD $0x4f9011f5 // fmla v21.4s, v15.4s, v16.s[0]
-	WORD $0x4e31d5b0 // fadd v16.4s, v13.4s, v17.4s
-	WORD $0x4e2ed721 // fadd v1.4s, v25.4s, v14.4s
-	WORD $0x4e1700e3 // tbl v3.16b, { v7.16b }, v23.16b
-	WORD $0x4e1b00e4 // tbl v4.16b, { v7.16b }, v27.16b
-	WORD $0x4e1a00e5 // tbl v5.16b, { v7.16b }, v26.16b
-	WORD $0x4e170052 // tbl v18.16b, { v2.16b }, v23.16b
-	WORD $0x4e1c00e7 // tbl v7.16b, { v7.16b }, v28.16b
-	WORD $0x4e1b0051 // tbl v17.16b, { v2.16b }, v27.16b
-	WORD $0xad51192c // ldp q12, q6, [x9, #0x220]
-	WORD $0x3d804fe0 // str q0, [sp, #0x130]
-	WORD $0x4f8b1214 // fmla v20.4s, v16.4s, v11.s[0]
-	WORD $0x4e1a0050 // tbl v16.16b, { v2.16b }, v26.16b
-	WORD $0x4e1c0042 // tbl v2.16b, { v2.16b }, v28.16b
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x6e21d8b3 // ucvtf v19.4s, v5.4s
-	WORD $0x2a0d104d // orr w13, w2, w13, lsl #4
-	WORD $0xad506925 // ldp q5, q26, [x9, #0x200]
-	WORD $0x6e21da40 // ucvtf v0.4s, v18.4s
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0x3dc03ffb // ldr q27, [sp, #0xf0]
-	WORD $0x4ebd1fb7 // mov v23.16b, v29.16b
-	WORD $0x3d8007f4 // str q20, [sp, #0x10]
-	WORD $0x6e21d894 // ucvtf v20.4s, v4.4s
-	WORD $0x6e21da24 // ucvtf v4.4s, v17.4s
-	WORD $0x6e23dcce // fmul v14.4s, v6.4s, v3.4s
-	WORD $0xad537923 // ldp q3, q30, [x9, #0x260]
-	WORD $0x6e33df52 // fmul v18.4s, v26.4s, v19.4s
-	WORD $0x4f00e613 // movi v19.16b, #0x10
-	WORD $0x6e21da0a // ucvtf v10.4s, v16.4s
-	WORD $0x6e21d84f // ucvtf v15.4s, v2.4s
-	WORD $0x6e27dca7 // fmul v7.4s, v5.4s, v7.4s
-	WORD $0x1e2301b0 // ucvtf s16, w13
-	WORD $0x6e34dd8d // fmul v13.4s, v12.4s, v20.4s
-	WORD $0xad524522 // ldp q2, q17, [x9, #0x240]
-	WORD $0x4e20cfce // fmla v14.4s, v30.4s, v0.4s
-	WORD $0x6f0f0700 // ushr v0.16b, v24.16b, #0x1
-	WORD $0x4f8b103b // fmla v27.4s, v1.4s, v11.s[0]
-	WORD $0x4e3ed4c1 // fadd v1.4s, v6.4s, v30.4s
-	WORD $0x6f0f07a6 // ushr v6.16b, v29.16b, #0x1
-	WORD $0x3856d14d // ldurb w13, [x10, #-0x93]
-	WORD $0x4e2ace32 // fmla v18.4s, v17.4s, v10.4s
-	WORD $0x1e2301ca // ucvtf s10, w14
-	WORD $0x4e2fcc47 // fmla v7.4s, v2.4s, v15.4s
-	WORD $0x4e24cc6d // fmla v13.4s, v3.4s, v4.4s
-	WORD $0xad49d3e4 // ldp q4, q20, [sp, #0x130]
-	WORD $0x4e331c00 // and v0.16b, v0.16b, v19.16b
-	WORD $0x4f9011d5 // fmla v21.4s, v14.4s, v16.s[0]
-	WORD $0x4e23d583 // fadd v3.4s, v12.4s, v3.4s
-	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
-	WORD $0x4e331cc5 // and v5.16b, v6.16b, v19.16b
-	WORD $0x4e31d746 // fadd v6.4s, v26.4s, v17.4s
-	WORD $0x4f8b1094 // fmla v20.4s, v4.4s, v11.s[0]
-	WORD $0x3dc027ec // ldr q12, [sp, #0x90]
-	WORD $0x4f8a103b // fmla v27.4s, v1.4s, v10.s[0]
-	WORD $0x6f0c1520 // usra v0.16b, v9.16b, #0x4
-	WORD $0xad4527f1 // ldp q17, q9, [sp, #0xa0]
-	WORD $0xad4893fe // ldp q30, q4, [sp, #0x110]
-	WORD $0x6f0c1505 // usra v5.16b, v8.16b, #0x4
-	WORD $0xad0957e6 // stp q6, q21, [sp, #0x120]
-	WORD $0x3dc003ef // ldr q15, [sp]
-	WORD $0x4f8a105f // fmla v31.4s, v2.4s, v10.s[0]
-	WORD $0x4f8a1074 // fmla v20.4s, v3.4s, v10.s[0]
-	WORD $0x4e1c0001 // tbl v1.16b, { v0.16b }, v28.16b
-	WORD $0x4e0c0006 // tbl v6.16b, { v0.16b }, v12.16b
-	WORD $0x4e110003 // tbl v3.16b, { v0.16b }, v17.16b
-	WORD $0x4f9011be // fmla v30.4s, v13.4s, v16.s[0]
-	WORD $0x4f90124f // fmla v15.4s, v18.4s, v16.s[0]
-	WORD $0x4f9010e4 // fmla v4.4s, v7.4s, v16.s[0]
-	WORD $0x4e090002 // tbl v2.16b, { v0.16b }, v9.16b
-	WORD $0x4e1c00a7 // tbl v7.16b, { v5.16b }, v28.16b
-	WORD $0x4e1100b0 // tbl v16.16b, { v5.16b }, v17.16b
-	WORD $0x4eb11e3c // mov v28.16b, v17.16b
-	WORD $0x4e0900b2 // tbl v18.16b, { v5.16b }, v9.16b
-	WORD $0x3d8053f4 // str q20, [sp, #0x140]
-	WORD $0x6e21d831 // ucvtf v17.4s, v1.4s
-	WORD $0x4e0c00a5 // tbl v5.16b, { v5.16b }, v12.16b
-	WORD $0x6e21d8d4 // ucvtf v20.4s, v6.4s
-	WORD $0xad55692d // ldp q13, q26, [x9, #0x2a0]
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0xad546538 // ldp q24, q25, [x9, #0x280]
-	WORD $0x6e21d853 // ucvtf v19.4s, v2.4s
-	WORD $0x6e21d8e2 // ucvtf v2.4s, v7.4s
-	WORD $0x6e21da08 // ucvtf v8.4s, v16.4s
-	WORD $0x6e21d8bd // ucvtf v29.4s, v5.4s
-	WORD $0x6e21da4b // ucvtf v11.4s, v18.4s
-	WORD $0x3dc0bd35 // ldr q21, [x9, #0x2f0]
-	WORD $0x6e31df07 // fmul v7.4s, v24.4s, v17.4s
-	WORD $0x6e34df51 // fmul v17.4s, v26.4s, v20.4s
-	WORD $0x12000dae // and w14, w13, #0xf
-	WORD $0x6e23dda6 // fmul v6.4s, v13.4s, v3.4s
-	WORD $0xad56b932 // ldp q18, q14, [x9, #0x2d0]
-	WORD $0x2a0c11cc // orr w12, w14, w12, lsl #4
-	WORD $0x3dc0b123 // ldr q3, [x9, #0x2c0]
-	WORD $0x4f00e605 // movi v5.16b, #0x10
-	WORD $0x6e33df30 // fmul v16.4s, v25.4s, v19.4s
-	WORD $0x6f0e06d3 // ushr v19.16b, v22.16b, #0x2
-	WORD $0x2a4d116b // orr w11, w11, w13, lsr #4
-	WORD $0x4e3dceb1 // fmla v17.4s, v21.4s, v29.4s
-	WORD $0x4f00e5fd // movi v29.16b, #0xf
-	WORD $0x1e230181 // ucvtf s1, w12
-	WORD $0x4e28cdc6 // fmla v6.4s, v14.4s, v8.4s
-	WORD $0xad7f8148 // ldp q8, q0, [x10, #-0x10]
-	WORD $0x4e22cc67 // fmla v7.4s, v3.4s, v2.4s
-	WORD $0x4e251e73 // and v19.16b, v19.16b, v5.16b
-	WORD $0x6f0e06f4 // ushr v20.16b, v23.16b, #0x2
-	WORD $0x4e2bce50 // fmla v16.4s, v18.4s, v11.4s
-	WORD $0x1e23016b // ucvtf s11, w11
-	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
-	WORD $0x4e3d1d02 // and v2.16b, v8.16b, v29.16b
-	WORD $0xad4963f7 // ldp q23, q24, [sp, #0x120]
-	WORD $0x4f8110de // fmla v30.4s, v6.4s, v1.s[0]
-	WORD $0x4e3d1c06 // and v6.16b, v0.16b, v29.16b
-	WORD $0x3dc007f6 // ldr q22, [sp, #0x10]
-	WORD $0x4f8110e4 // fmla v4.4s, v7.4s, v1.s[0]
-	WORD $0x4e251e87 // and v7.16b, v20.16b, v5.16b
-	WORD $0x3d803fe0 // str q0, [sp, #0xf0]
-	WORD $0x4ea21e62 // orr v2.16b, v19.16b, v2.16b
-	WORD $0x4f81120f // fmla v15.4s, v16.4s, v1.s[0]
-	WORD $0x4f811238 // fmla v24.4s, v17.4s, v1.s[0]
-	WORD $0x4f8a12f6 // fmla v22.4s, v23.4s, v10.s[0]
-	WORD $0x4f8b107f // fmla v31.4s, v3.4s, v11.s[0]
-	WORD $0x4e35d750 // fadd v16.4s, v26.4s, v21.4s
-	WORD $0x4ea61ce3 // orr v3.16b, v7.16b, v6.16b
-	WORD $0xad0893fe // stp q30, q4, [sp, #0x110]
-	WORD $0x4eac1d97 // mov v23.16b, v12.16b
-	WORD $0x4e32d724 // fadd v4.4s, v25.4s, v18.4s
-	WORD $0x4e0c0041 // tbl v1.16b, { v2.16b }, v12.16b
-	WORD $0x4e090045 // tbl v5.16b, { v2.16b }, v9.16b
-	WORD $0x4e1c0040 // tbl v0.16b, { v2.16b }, v28.16b
-	WORD $0x3dc033f9 // ldr q25, [sp, #0xc0]
-	WORD $0x4e0c0066 // tbl v6.16b, { v3.16b }, v12.16b
-	WORD $0x4e090071 // tbl v17.16b, { v3.16b }, v9.16b
-	WORD $0x4e1c0073 // tbl v19.16b, { v3.16b }, v28.16b
-	WORD $0x4e190042 // tbl v2.16b, { v2.16b }, v25.16b
-	WORD $0x4e19007e // tbl v30.16b, { v3.16b }, v25.16b
-	WORD $0x4e2ed5aa // fadd v10.4s, v13.4s, v14.4s
-	WORD $0x6e21d827 // ucvtf v7.4s, v1.4s
-	WORD $0x4f8b1096 // fmla v22.4s, v4.4s, v11.s[0]
-	WORD $0x3856e14b // ldurb w11, [x10, #-0x92]
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x6e21d814 // ucvtf v20.4s, v0.4s
-	WORD $0x4f8b121b // fmla v27.4s, v16.4s, v11.s[0]
-	WORD $0xad591121 // ldp q1, q4, [x9, #0x320]
-	WORD $0x6e21d8c3 // ucvtf v3.4s, v6.4s
-	WORD $0xad583120 // ldp q0, q12, [x9, #0x300]
-	WORD $0x6e21d84e // ucvtf v14.4s, v2.4s
-	WORD $0x6e21da32 // ucvtf v18.4s, v17.4s
-	WORD $0x6e21da7d // ucvtf v29.4s, v19.4s
-	WORD $0x53027c2c // lsr w12, w1, #2
-	WORD $0x6e27dc90 // fmul v16.4s, v4.4s, v7.4s
-	WORD $0x6e34dc27 // fmul v7.4s, v1.4s, v20.4s
-	WORD $0x53061e0d // ubfx w13, w16, #6, #2
-	WORD $0x6e25dd85 // fmul v5.4s, v12.4s, v5.4s
-	WORD $0x6e21dbcd // ucvtf v13.4s, v30.4s
-	WORD $0x3dc037f3 // ldr q19, [sp, #0xd0]
-	WORD $0xad5af926 // ldp q6, q30, [x9, #0x350]
-	WORD $0x4eb61ed5 // mov v21.16b, v22.16b
-	WORD $0x12000d6e // and w14, w11, #0xf
-	WORD $0x3dc0dd22 // ldr q2, [x9, #0x370]
-	WORD $0x6e2edc11 // fmul v17.4s, v0.4s, v14.4s
-	WORD $0x4f00e616 // movi v22.16b, #0x10
-	WORD $0x121c058c // and w12, w12, #0x30
-	WORD $0x2a0d11cd // orr w13, w14, w13, lsl #4
-	WORD $0x6f0d0673 // ushr v19.16b, v19.16b, #0x3
-	WORD $0x4e23cc50 // fmla v16.4s, v2.4s, v3.4s
-	WORD $0x3dc0d123 // ldr q3, [x9, #0x340]
-	WORD $0x4e32ccc5 // fmla v5.4s, v6.4s, v18.4s
-	WORD $0x2a4b118b // orr w11, w12, w11, lsr #4
-	WORD $0x4e3dcfc7 // fmla v7.4s, v30.4s, v29.4s
-	WORD $0x3dc03bf2 // ldr q18, [sp, #0xe0]
-	WORD $0x3dc053fd // ldr q29, [sp, #0x140]
-	WORD $0x1e2301b4 // ucvtf s20, w13
-	WORD $0x4e361e73 // and v19.16b, v19.16b, v22.16b
-	WORD $0x4e2dcc71 // fmla v17.4s, v3.4s, v13.4s
-	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0x6f0d0652 // ushr v18.16b, v18.16b, #0x3
-	WORD $0x1e230164 // ucvtf s4, w11
-	WORD $0x4f8b115d // fmla v29.4s, v10.4s, v11.s[0]
-	WORD $0x4eb81f0d // mov v13.16b, v24.16b
-	WORD $0x4e3ed421 // fadd v1.4s, v1.4s, v30.4s
-	WORD $0x4e26d586 // fadd v6.4s, v12.4s, v6.4s
-	WORD $0x6f0c1513 // usra v19.16b, v8.16b, #0x4
-	WORD $0x4f9410af // fmla v15.4s, v5.4s, v20.s[0]
-	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
-	WORD $0x3856f14b // ldurb w11, [x10, #-0x91]
-	WORD $0x53061ded // ubfx w13, w15, #6, #2
-	WORD $0x53027e2c // lsr w12, w17, #2
-	WORD $0x4f94120d // fmla v13.4s, v16.4s, v20.s[0]
-	WORD $0x4e361e50 // and v16.16b, v18.16b, v22.16b
-	WORD $0x4f84105b // fmla v27.4s, v2.4s, v4.s[0]
-	WORD $0x4f84103d // fmla v29.4s, v1.4s, v4.s[0]
-	WORD $0x3dc03fe1 // ldr q1, [sp, #0xf0]
-	WORD $0x4e170262 // tbl v2.16b, { v19.16b }, v23.16b
-	WORD $0xad48dbec // ldp q12, q22, [sp, #0x110]
-	WORD $0x4e190263 // tbl v3.16b, { v19.16b }, v25.16b
-	WORD $0x6f0c1430 // usra v16.16b, v1.16b, #0x4
-	WORD $0x4e1c0261 // tbl v1.16b, { v19.16b }, v28.16b
-	WORD $0x4e090265 // tbl v5.16b, { v19.16b }, v9.16b
-	WORD $0xad5d4933 // ldp q19, q18, [x9, #0x3a0]
-	WORD $0x4f8410d5 // fmla v21.4s, v6.4s, v4.s[0]
-	WORD $0x4f9410ec // fmla v12.4s, v7.4s, v20.s[0]
-	WORD $0x4f941236 // fmla v22.4s, v17.4s, v20.s[0]
-	WORD $0x6e21d842 // ucvtf v2.4s, v2.4s
-	WORD $0x4e1c0207 // tbl v7.16b, { v16.16b }, v28.16b
-	WORD $0x4e170206 // tbl v6.16b, { v16.16b }, v23.16b
-	WORD $0x4e190211 // tbl v17.16b, { v16.16b }, v25.16b
-	WORD $0x6e21d821 // ucvtf v1.4s, v1.4s
-	WORD $0x4e090210 // tbl v16.16b, { v16.16b }, v9.16b
-	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
-	WORD $0x6e21d863 // ucvtf v3.4s, v3.4s
-	WORD $0x4ebd1fb8 // mov v24.16b, v29.16b
-	WORD $0x12000d6e // and w14, w11, #0xf
-	WORD $0xad5c513d // ldp q29, q20, [x9, #0x380]
-	WORD $0x2a0d11cd // orr w13, w14, w13, lsl #4
-	WORD $0x6e21d8e7 // ucvtf v7.4s, v7.4s
-	WORD $0xad5f253e // ldp q30, q9, [x9, #0x3e0]
-	WORD $0x6e21de61 // fmul v1.4s, v19.4s, v1.4s
-	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
-	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
-	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
-	WORD $0x6e22de42 // fmul v2.4s, v18.4s, v2.4s
-	WORD $0x6e23dfa3 // fmul v3.4s, v29.4s, v3.4s
-	WORD $0x6e25de85 // fmul v5.4s, v20.4s, v5.4s
-	WORD $0x1e2301a8 // ucvtf s8, w13
-	WORD $0x121c058c // and w12, w12, #0x30
-	WORD $0x4f84101f // fmla v31.4s, v0.4s, v4.s[0]
-	WORD $0x4e29d640 // fadd v0.4s, v18.4s, v9.4s
-	WORD $0x4eac1d92 // mov v18.16b, v12.16b
-	WORD $0x4e27cfc1 // fmla v1.4s, v30.4s, v7.4s
-	WORD $0xad5e2927 // ldp q7, q10, [x9, #0x3c0]
-	WORD $0x2a4b118b // orr w11, w12, w11, lsr #4
-	WORD $0x4e26cd22 // fmla v2.4s, v9.4s, v6.4s
-	WORD $0x4e3ed666 // fadd v6.4s, v19.4s, v30.4s
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x4e30cd45 // fmla v5.4s, v10.4s, v16.4s
-	WORD $0x4e31cce3 // fmla v3.4s, v7.4s, v17.4s
-	WORD $0x1e230164 // ucvtf s4, w11
-	WORD $0x4f881032 // fmla v18.4s, v1.4s, v8.s[0]
-	WORD $0x4e2ad681 // fadd v1.4s, v20.4s, v10.4s
-	WORD $0x4e27d7a7 // fadd v7.4s, v29.4s, v7.4s
-	WORD $0x4ead1db1 // mov v17.16b, v13.16b
-	WORD $0x4eb61ed4 // mov v20.16b, v22.16b
-	WORD $0x7c560150 // ldur h16, [x10, #-0xa0]
-	WORD $0x4f8810af // fmla v15.4s, v5.4s, v8.s[0]
-	WORD $0x4f8410d8 // fmla v24.4s, v6.4s, v4.s[0]
-	WORD $0x4f881051 // fmla v17.4s, v2.4s, v8.s[0]
-	WORD $0x1ee24202 // fcvt s2, h16
-	WORD $0x7c562150 // ldur h16, [x10, #-0x9e]
-	WORD $0x4f881074 // fmla v20.4s, v3.4s, v8.s[0]
-	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
-	WORD $0x4f84101b // fmla v27.4s, v0.4s, v4.s[0]
-	WORD $0x4f8410ff // fmla v31.4s, v7.4s, v4.s[0]
-	WORD $0x1ee24200 // fcvt s0, h16
-	WORD $0x4f841035 // fmla v21.4s, v1.4s, v4.s[0]
-	WORD $0xad430fe4 // ldp q4, q3, [sp, #0x60]
-	WORD $0x3dc023e1 // ldr q1, [sp, #0x80]
-	WORD $0x4f821225 // fmla v5.4s, v17.4s, v2.s[0]
-	WORD $0x9102c14a // add x10, x10, #0xb0
-	WORD $0xad411ff0 // ldp q16, q7, [sp, #0x20]
-	WORD $0x4f821244 // fmla v4.4s, v18.4s, v2.s[0]
-	WORD $0x4f8211e3 // fmla v3.4s, v15.4s, v2.s[0]
-	WORD $0x4f821281 // fmla v1.4s, v20.4s, v2.s[0]
-	WORD $0x3dc043e2 // ldr q2, [sp, #0x100]
-	WORD $0x4f8052a6 // fmls v6.4s, v21.4s, v0.s[0]
-	WORD $0x4f805370 // fmls v16.4s, v27.4s, v0.s[0]
-	WORD $0x4f805307 // fmls v7.4s, v24.4s, v0.s[0]
-	WORD $0x4f8053e2 // fmls v2.4s, v31.4s, v0.s[0]
-	WORD $0x3d8043e2 // str q2, [sp, #0x100]
-	WORD $0x3dc043e0 // ldr q0, [sp, #0x100]
-	WORD $0x54ffbb41 // b.ne 0xb874 <k_dot_q5_k+0x78>
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
-	WORD $0xf940cbfd // ldr x29, [sp, #0x190]
-	WORD $0x4e24d4e2 // fadd v2.4s, v7.4s, v4.4s
-	WORD $0x4e25d603 // fadd v3.4s, v16.4s, v5.4s
-	WORD $0x6d5823e9 // ldp d9, d8, [sp, #0x180]
-	WORD $0x6d572beb // ldp d11, d10, [sp, #0x170]
-	WORD $0x6d5633ed // ldp d13, d12, [sp, #0x160]
-	WORD $0x6d553bef // ldp d15, d14, [sp, #0x150]
-	WORD $0x910683ff // add sp, sp, #0x1a0
-	WORD $0x14000005 // b 0xc14c <k_dot_q5_k+0x950>
+	WORD $0x14000005 // b 0x8ef8 <k_dot_q3_k+0x5a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -12479,454 +9252,1060 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400380b // b.lt 0xc874 <k_dot_q6_k+0x708>
-	WORD $0xd10203ff // sub sp, sp, #0x80
-	WORD $0xa940240a // ldp x10, x9, [x0]
+	WORD $0x5400250b // b.lt 0x93c0 <k_dot_q6_k+0x4a8>
+	WORD $0xd104c3ff // sub sp, sp, #0x130
+	WORD $0x6d0e3bef // stp d15, d14, [sp, #0xe0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10003aeb // adr x11, 0xc8e0 <k_dot_q6_k+0x774>
-	WORD $0x4f01e602 // movi v2.16b, #0x30
-	WORD $0x4f07e403 // movi v3.16b, #0xe0
+	WORD $0x10008b0a // adr x10, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x100084eb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x100086cc // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f01e60e // movi v14.16b, #0x30
+	WORD $0x4f07e40f // movi v15.16b, #0xe0
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x10003b0b // adr x11, 0xc900 <k_dot_q6_k+0x794>
-	WORD $0x1000396c // adr x12, 0xc8d0 <k_dot_q6_k+0x764>
-	WORD $0x10003d4d // adr x13, 0xc950 <k_dot_q6_k+0x7e4>
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0x3dc00191 // ldr q17, [x12]
-	WORD $0x3dc001b2 // ldr q18, [x13]
-	WORD $0x9101c14a // add x10, x10, #0x70
-	WORD $0x6d043bef // stp d15, d14, [sp, #0x40]
-	WORD $0x6d0533ed // stp d13, d12, [sp, #0x50]
-	WORD $0x6d062beb // stp d11, d10, [sp, #0x60]
-	WORD $0x6d0723e9 // stp d9, d8, [sp, #0x70]
-	WORD $0xad40dd58 // ldp q24, q23, [x10, #0x10]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0xad7ced5c // ldp q28, q27, [x10, #-0x70]
-	WORD $0xad001be7 // stp q7, q6, [sp]
-	WORD $0xad0103e5 // stp q5, q0, [sp, #0x20]
-	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x39c1414b // ldrsb w11, [x10, #0x50]
-	WORD $0x4f0c5713 // shl v19.16b, v24.16b, #0x4
-	WORD $0x4f0c56f5 // shl v21.16b, v23.16b, #0x4
-	WORD $0x4f0a56eb // shl v11.16b, v23.16b, #0x2
-	WORD $0xad7de55a // ldp q26, q25, [x10, #-0x50]
-	WORD $0x4f0a5716 // shl v22.16b, v24.16b, #0x2
-	WORD $0xad407d28 // ldp q8, q31, [x9]
-	WORD $0x1e220165 // scvtf s5, w11
-	WORD $0x4e201f94 // and v20.16b, v28.16b, v0.16b
-	WORD $0x4e221e73 // and v19.16b, v19.16b, v2.16b
-	WORD $0x4e221eb5 // and v21.16b, v21.16b, v2.16b
-	WORD $0x4e201f4d // and v13.16b, v26.16b, v0.16b
-	WORD $0x4e201f2f // and v15.16b, v25.16b, v0.16b
-	WORD $0x4e221d6b // and v11.16b, v11.16b, v2.16b
-	WORD $0x4e221ece // and v14.16b, v22.16b, v2.16b
-	WORD $0xad41753e // ldp q30, q29, [x9, #0x20]
-	WORD $0x4eb41e73 // orr v19.16b, v19.16b, v20.16b
-	WORD $0x4e201f74 // and v20.16b, v27.16b, v0.16b
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x4eaf1d6b // orr v11.16b, v11.16b, v15.16b
-	WORD $0x39c1454b // ldrsb w11, [x10, #0x51]
-	WORD $0x4ead1dcd // orr v13.16b, v14.16b, v13.16b
-	WORD $0x4e238669 // add v9.16b, v19.16b, v3.16b
-	WORD $0x4eb41eaa // orr v10.16b, v21.16b, v20.16b
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x4e23856b // add v11.16b, v11.16b, v3.16b
-	WORD $0x4e2385ad // add v13.16b, v13.16b, v3.16b
-	WORD $0x4e04012c // tbl v12.16b, { v9.16b }, v4.16b
-	WORD $0x4e23854a // add v10.16b, v10.16b, v3.16b
-	WORD $0x4e100121 // tbl v1.16b, { v9.16b }, v16.16b
-	WORD $0x4e110120 // tbl v0.16b, { v9.16b }, v17.16b
-	WORD $0x4e120129 // tbl v9.16b, { v9.16b }, v18.16b
-	WORD $0x4e110146 // tbl v6.16b, { v10.16b }, v17.16b
-	WORD $0x4e10014f // tbl v15.16b, { v10.16b }, v16.16b
-	WORD $0x4e12014e // tbl v14.16b, { v10.16b }, v18.16b
-	WORD $0x4f28e58c // scvtf v12.4s, v12.4s, #0x18
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4e04014a // tbl v10.16b, { v10.16b }, v4.16b
-	WORD $0x4f28e529 // scvtf v9.4s, v9.4s, #0x18
-	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x3dc00141 // ldr q1, [x10]
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x3dc00174 // ldr q20, [x11]
+	WORD $0x3dc00195 // ldr q21, [x12]
+	WORD $0x1000840c // adr x12, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0x3dc00196 // ldr q22, [x12]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x910283ec // add x12, sp, #0xa0
+	WORD $0x6d0f33ed // stp d13, d12, [sp, #0xf0]
+	WORD $0x6d102beb // stp d11, d10, [sp, #0x100]
+	WORD $0x6d1123e9 // stp d9, d8, [sp, #0x110]
+	WORD $0xf90093fd // str x29, [sp, #0x120]
+	WORD $0x3dc03177 // ldr q23, [x11, #0xc0]
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xad0043f1 // stp q17, q16, [sp]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x4e0102f8 // tbl v24.16b, { v23.16b }, v1.16b
+	WORD $0x4e1402f9 // tbl v25.16b, { v23.16b }, v20.16b
+	WORD $0x4e1502fa // tbl v26.16b, { v23.16b }, v21.16b
+	WORD $0x4e1602f7 // tbl v23.16b, { v23.16b }, v22.16b
+	WORD $0xad011be7 // stp q7, q6, [sp, #0x20]
+	WORD $0x9102016d // add x13, x11, #0x80
+	WORD $0xad0213e5 // stp q5, q4, [sp, #0x40]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xad0303e3 // stp q3, q0, [sp, #0x60]
+	WORD $0x4f28e718 // scvtf v24.4s, v24.4s, #0x18
+	WORD $0x4f28e739 // scvtf v25.4s, v25.4s, #0x18
+	WORD $0x4f28e75a // scvtf v26.4s, v26.4s, #0x18
+	WORD $0x4f28e6fc // scvtf v28.4s, v23.4s, #0x18
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xad0663f9 // stp q25, q24, [sp, #0xc0]
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0xad056bfc // stp q28, q26, [sp, #0xa0]
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xd37df1f0 // lsl x16, x15, #3
+	WORD $0x8b0f1171 // add x17, x11, x15, lsl #4
+	WORD $0x4f01e60b // movi v11.16b, #0x30
+	WORD $0x8b1001a1 // add x1, x13, x16
+	WORD $0xad40022c // ldp q12, q0, [x17]
+	WORD $0xad407c28 // ldp q8, q31, [x1]
+	WORD $0x8b100190 // add x16, x12, x16
+	WORD $0xb24001e1 // orr x1, x15, #0x1
+	WORD $0x4e221d8a // and v10.16b, v12.16b, v2.16b
+	WORD $0x4f0c5509 // shl v9.16b, v8.16b, #0x4
+	WORD $0x4f0c57ed // shl v13.16b, v31.16b, #0x4
+	WORD $0x4e2e1d29 // and v9.16b, v9.16b, v14.16b
+	WORD $0x4e221c0e // and v14.16b, v0.16b, v2.16b
+	WORD $0x4e2b1dad // and v13.16b, v13.16b, v11.16b
+	WORD $0x4eaa1d29 // orr v9.16b, v9.16b, v10.16b
+	WORD $0xad410e2a // ldp q10, q3, [x17, #0x20]
+	WORD $0x4eae1dae // orr v14.16b, v13.16b, v14.16b
+	WORD $0x8b0f1d51 // add x17, x10, x15, lsl #7
+	WORD $0x4e2f852d // add v13.16b, v9.16b, v15.16b
+	WORD $0x4f07e409 // movi v9.16b, #0xe0
+	WORD $0xad040fe0 // stp q0, q3, [sp, #0x80]
+	WORD $0x4f0a57e0 // shl v0.16b, v31.16b, #0x2
+	WORD $0x4f0a550f // shl v15.16b, v8.16b, #0x2
+	WORD $0x4e221c70 // and v16.16b, v3.16b, v2.16b
+	WORD $0x4e221d47 // and v7.16b, v10.16b, v2.16b
+	WORD $0xad414e32 // ldp q18, q19, [x17, #0x20]
+	WORD $0x4e0101a5 // tbl v5.16b, { v13.16b }, v1.16b
+	WORD $0x4e1401a6 // tbl v6.16b, { v13.16b }, v20.16b
+	WORD $0x4e1501b1 // tbl v17.16b, { v13.16b }, v21.16b
+	WORD $0x4e2985ce // add v14.16b, v14.16b, v9.16b
+	WORD $0x4e2b1c00 // and v0.16b, v0.16b, v11.16b
+	WORD $0x4e1601ad // tbl v13.16b, { v13.16b }, v22.16b
+	WORD $0x4e2b1def // and v15.16b, v15.16b, v11.16b
+	WORD $0xad401223 // ldp q3, q4, [x17]
+	WORD $0x4e0101c2 // tbl v2.16b, { v14.16b }, v1.16b
+	WORD $0x4eb01c00 // orr v0.16b, v0.16b, v16.16b
+	WORD $0x4e1401d0 // tbl v16.16b, { v14.16b }, v20.16b
 	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
-	WORD $0x4f28e5ef // scvtf v15.4s, v15.4s, #0x18
-	WORD $0x4f28e5ce // scvtf v14.4s, v14.4s, #0x18
-	WORD $0x6e2cdd08 // fmul v8.4s, v8.4s, v12.4s
-	WORD $0xad431d2c // ldp q12, q7, [x9, #0x60]
-	WORD $0x6e20dfc0 // fmul v0.4s, v30.4s, v0.4s
-	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
-	WORD $0x6e21dfe1 // fmul v1.4s, v31.4s, v1.4s
-	WORD $0xad42253e // ldp q30, q9, [x9, #0x40]
-	WORD $0x4e0401bf // tbl v31.16b, { v13.16b }, v4.16b
-	WORD $0x4f28e54a // scvtf v10.4s, v10.4s, #0x18
-	WORD $0x6e26dd86 // fmul v6.4s, v12.4s, v6.4s
-	WORD $0x4e1201ac // tbl v12.16b, { v13.16b }, v18.16b
-	WORD $0x6e2edce7 // fmul v7.4s, v7.4s, v14.4s
-	WORD $0x1e22016e // scvtf s14, w11
-	WORD $0x4f851116 // fmla v22.4s, v8.4s, v5.s[0]
-	WORD $0x6e2fdd29 // fmul v9.4s, v9.4s, v15.4s
-	WORD $0x4e1001af // tbl v15.16b, { v13.16b }, v16.16b
-	WORD $0x4e1101ad // tbl v13.16b, { v13.16b }, v17.16b
-	WORD $0x4f28e7ff // scvtf v31.4s, v31.4s, #0x18
-	WORD $0x4f8513b3 // fmla v19.4s, v29.4s, v5.s[0]
-	WORD $0x4f851015 // fmla v21.4s, v0.4s, v5.s[0]
-	WORD $0x6e2adfde // fmul v30.4s, v30.4s, v10.4s
-	WORD $0x4f28e58a // scvtf v10.4s, v12.4s, #0x18
-	WORD $0x4f851034 // fmla v20.4s, v1.4s, v5.s[0]
-	WORD $0xad447528 // ldp q8, q29, [x9, #0x80]
-	WORD $0x39c1494b // ldrsb w11, [x10, #0x52]
-	WORD $0x4f28e5e0 // scvtf v0.4s, v15.4s, #0x18
-	WORD $0xad45152f // ldp q15, q5, [x9, #0xa0]
-	WORD $0x4e221f01 // and v1.16b, v24.16b, v2.16b
+	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
+	WORD $0x4ea71de7 // orr v7.16b, v15.16b, v7.16b
+	WORD $0x4e1501cf // tbl v15.16b, { v14.16b }, v21.16b
 	WORD $0x4f28e5ad // scvtf v13.4s, v13.4s, #0x18
-	WORD $0x4e04016c // tbl v12.16b, { v11.16b }, v4.16b
-	WORD $0x6e3fdd1f // fmul v31.4s, v8.4s, v31.4s
-	WORD $0x1e220168 // scvtf s8, w11
-	WORD $0x4f8e10f3 // fmla v19.4s, v7.4s, v14.s[0]
-	WORD $0x6e2adca5 // fmul v5.4s, v5.4s, v10.4s
-	WORD $0x4f8e13d6 // fmla v22.4s, v30.4s, v14.s[0]
-	WORD $0x4f8e10d5 // fmla v21.4s, v6.4s, v14.s[0]
-	WORD $0x6f0c1781 // usra v1.16b, v28.16b, #0x4
-	WORD $0x4e11017e // tbl v30.16b, { v11.16b }, v17.16b
-	WORD $0x4f8e1134 // fmla v20.4s, v9.4s, v14.s[0]
-	WORD $0x6e2ddde6 // fmul v6.4s, v15.4s, v13.4s
-	WORD $0x6e20dfa0 // fmul v0.4s, v29.4s, v0.4s
-	WORD $0x4f28e587 // scvtf v7.4s, v12.4s, #0x18
-	WORD $0x4e10017d // tbl v29.16b, { v11.16b }, v16.16b
-	WORD $0x39c14d4b // ldrsb w11, [x10, #0x53]
-	WORD $0x4e221eea // and v10.16b, v23.16b, v2.16b
-	WORD $0x4e238421 // add v1.16b, v1.16b, v3.16b
-	WORD $0x4f8810b3 // fmla v19.4s, v5.4s, v8.s[0]
-	WORD $0x4e120165 // tbl v5.16b, { v11.16b }, v18.16b
-	WORD $0x4f8813f6 // fmla v22.4s, v31.4s, v8.s[0]
-	WORD $0xad467d29 // ldp q9, q31, [x9, #0xc0]
-	WORD $0x4f8810d5 // fmla v21.4s, v6.4s, v8.s[0]
-	WORD $0x4f28e7c6 // scvtf v6.4s, v30.4s, #0x18
-	WORD $0x1e22017c // scvtf s28, w11
-	WORD $0x4e04003e // tbl v30.16b, { v1.16b }, v4.16b
-	WORD $0x4f28e7bd // scvtf v29.4s, v29.4s, #0x18
-	WORD $0x4f881014 // fmla v20.4s, v0.4s, v8.s[0]
-	WORD $0x6e27dd27 // fmul v7.4s, v9.4s, v7.4s
-	WORD $0x4e100029 // tbl v9.16b, { v1.16b }, v16.16b
-	WORD $0x4f28e4a0 // scvtf v0.4s, v5.4s, #0x18
-	WORD $0xad472125 // ldp q5, q8, [x9, #0xe0]
-	WORD $0x6f0c176a // usra v10.16b, v27.16b, #0x4
-	WORD $0x39c1514b // ldrsb w11, [x10, #0x54]
-	WORD $0x6f0e06f7 // ushr v23.16b, v23.16b, #0x2
-	WORD $0x4f00e5ec // movi v12.16b, #0xf
-	WORD $0x4f00e5ef // movi v15.16b, #0xf
-	WORD $0x6e26dca5 // fmul v5.4s, v5.4s, v6.4s
-	WORD $0x4f28e7c6 // scvtf v6.4s, v30.4s, #0x18
-	WORD $0x4f9c10f6 // fmla v22.4s, v7.4s, v28.s[0]
-	WORD $0x6e3ddfe7 // fmul v7.4s, v31.4s, v29.4s
-	WORD $0x4f28e53b // scvtf v27.4s, v9.4s, #0x18
-	WORD $0x6e20dd00 // fmul v0.4s, v8.4s, v0.4s
-	WORD $0xad48753e // ldp q30, q29, [x9, #0x100]
-	WORD $0x4e23855f // add v31.16b, v10.16b, v3.16b
-	WORD $0x4e110028 // tbl v8.16b, { v1.16b }, v17.16b
-	WORD $0x4e120021 // tbl v1.16b, { v1.16b }, v18.16b
-	WORD $0x6f0e0709 // ushr v9.16b, v24.16b, #0x2
-	WORD $0x1e220178 // scvtf s24, w11
-	WORD $0x4f9c10b5 // fmla v21.4s, v5.4s, v28.s[0]
-	WORD $0x39c1554b // ldrsb w11, [x10, #0x55]
-	WORD $0x6e26dfc5 // fmul v5.4s, v30.4s, v6.4s
-	WORD $0x4e0403e6 // tbl v6.16b, { v31.16b }, v4.16b
-	WORD $0x4f9c10f4 // fmla v20.4s, v7.4s, v28.s[0]
-	WORD $0x6e3bdfa7 // fmul v7.4s, v29.4s, v27.4s
-	WORD $0x4f9c1013 // fmla v19.4s, v0.4s, v28.s[0]
-	WORD $0x4e1003e0 // tbl v0.16b, { v31.16b }, v16.16b
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4f28e51c // scvtf v28.4s, v8.4s, #0x18
-	WORD $0x4e221d3b // and v27.16b, v9.16b, v2.16b
-	WORD $0xad49753e // ldp q30, q29, [x9, #0x120]
-	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
-	WORD $0x4f9810b6 // fmla v22.4s, v5.4s, v24.s[0]
-	WORD $0x4f28e4c5 // scvtf v5.4s, v6.4s, #0x18
-	WORD $0x4e1103e6 // tbl v6.16b, { v31.16b }, v17.16b
-	WORD $0x4f9810f4 // fmla v20.4s, v7.4s, v24.s[0]
-	WORD $0x4e1203e7 // tbl v7.16b, { v31.16b }, v18.16b
-	WORD $0x6f0c175b // usra v27.16b, v26.16b, #0x4
-	WORD $0x6e3cdfdc // fmul v28.4s, v30.4s, v28.4s
-	WORD $0x6e21dfa1 // fmul v1.4s, v29.4s, v1.4s
+	WORD $0x4e1601ce // tbl v14.16b, { v14.16b }, v22.16b
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
+	WORD $0x4e298400 // add v0.16b, v0.16b, v9.16b
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
+	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
+	WORD $0x4e2984e7 // add v7.16b, v7.16b, v9.16b
+	WORD $0x6e25de65 // fmul v5.4s, v19.4s, v5.4s
+	WORD $0x6e26de46 // fmul v6.4s, v18.4s, v6.4s
+	WORD $0xad434e32 // ldp q18, q19, [x17, #0x60]
+	WORD $0x4f28e5ef // scvtf v15.4s, v15.4s, #0x18
+	WORD $0x6e2ddc63 // fmul v3.4s, v3.4s, v13.4s
+	WORD $0x4f28e5ce // scvtf v14.4s, v14.4s, #0x18
+	WORD $0x6e31dc84 // fmul v4.4s, v4.4s, v17.4s
+	WORD $0xad423631 // ldp q17, q13, [x17, #0x40]
+	WORD $0x8b010d91 // add x17, x12, x1, lsl #3
+	WORD $0x6e22de62 // fmul v2.4s, v19.4s, v2.4s
+	WORD $0x6e30de50 // fmul v16.4s, v18.4s, v16.4s
+	WORD $0x2d404e12 // ldp s18, s19, [x16]
+	WORD $0x8b011d50 // add x16, x10, x1, lsl #7
+	WORD $0x6e2fddad // fmul v13.4s, v13.4s, v15.4s
+	WORD $0x4e1600ef // tbl v15.16b, { v7.16b }, v22.16b
+	WORD $0x6e2ede31 // fmul v17.4s, v17.4s, v14.4s
+	WORD $0x4e0100ee // tbl v14.16b, { v7.16b }, v1.16b
+	WORD $0x4f92107b // fmla v27.4s, v3.4s, v18.s[0]
+	WORD $0x4e1500e3 // tbl v3.16b, { v7.16b }, v21.16b
+	WORD $0x4e1400e7 // tbl v7.16b, { v7.16b }, v20.16b
+	WORD $0x4f931219 // fmla v25.4s, v16.4s, v19.s[0]
+	WORD $0x4e010010 // tbl v16.16b, { v0.16b }, v1.16b
+	WORD $0x4f92109c // fmla v28.4s, v4.4s, v18.s[0]
+	WORD $0x4f9311b8 // fmla v24.4s, v13.4s, v19.s[0]
+	WORD $0x4e14000d // tbl v13.16b, { v0.16b }, v20.16b
+	WORD $0x4f9210dd // fmla v29.4s, v6.4s, v18.s[0]
+	WORD $0x4f28e5ce // scvtf v14.4s, v14.4s, #0x18
+	WORD $0xad411206 // ldp q6, q4, [x16, #0x20]
+	WORD $0x4f28e463 // scvtf v3.4s, v3.4s, #0x18
+	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
+	WORD $0x4f9210be // fmla v30.4s, v5.4s, v18.s[0]
+	WORD $0xad401612 // ldp q18, q5, [x16]
+	WORD $0x4f28e5ef // scvtf v15.4s, v15.4s, #0x18
+	WORD $0x4f931237 // fmla v23.4s, v17.4s, v19.s[0]
+	WORD $0x4e2b1d11 // and v17.16b, v8.16b, v11.16b
+	WORD $0x4f93105a // fmla v26.4s, v2.4s, v19.s[0]
+	WORD $0x6e2edc84 // fmul v4.4s, v4.4s, v14.4s
+	WORD $0x4e16000e // tbl v14.16b, { v0.16b }, v22.16b
+	WORD $0x4e150000 // tbl v0.16b, { v0.16b }, v21.16b
+	WORD $0x6e23dca3 // fmul v3.4s, v5.4s, v3.4s
+	WORD $0x6e27dcc5 // fmul v5.4s, v6.4s, v7.4s
+	WORD $0x4f28e607 // scvtf v7.4s, v16.4s, #0x18
+	WORD $0x4f28e5b0 // scvtf v16.4s, v13.4s, #0x18
+	WORD $0x6e2fde42 // fmul v2.4s, v18.4s, v15.4s
+	WORD $0x6f0c1591 // usra v17.16b, v12.16b, #0x4
+	WORD $0x2d403226 // ldp s6, s12, [x17]
+	WORD $0x4e2b1fef // and v15.16b, v31.16b, v11.16b
+	WORD $0xad434a13 // ldp q19, q18, [x16, #0x60]
 	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
-	WORD $0xad4a793d // ldp q29, q30, [x9, #0x140]
-	WORD $0x1e22017a // scvtf s26, w11
-	WORD $0x4e23877b // add v27.16b, v27.16b, v3.16b
+	WORD $0x4e298631 // add v17.16b, v17.16b, v9.16b
+	WORD $0xb27f01f1 // orr x17, x15, #0x2
+	WORD $0xb24005ef // orr x15, x15, #0x3
+	WORD $0x4f86109e // fmla v30.4s, v4.4s, v6.s[0]
+	WORD $0x4f28e5c4 // scvtf v4.4s, v14.4s, #0x18
+	WORD $0x4f8610bd // fmla v29.4s, v5.4s, v6.s[0]
+	WORD $0x6e30de65 // fmul v5.4s, v19.4s, v16.4s
+	WORD $0x3dc023f3 // ldr q19, [sp, #0x80]
+	WORD $0x6e27de47 // fmul v7.4s, v18.4s, v7.4s
+	WORD $0xad42360e // ldp q14, q13, [x16, #0x40]
+	WORD $0x4f86107c // fmla v28.4s, v3.4s, v6.s[0]
+	WORD $0x6f0c166f // usra v15.16b, v19.16b, #0x4
+	WORD $0x4e160232 // tbl v18.16b, { v17.16b }, v22.16b
+	WORD $0x4e150230 // tbl v16.16b, { v17.16b }, v21.16b
+	WORD $0x4f86105b // fmla v27.4s, v2.4s, v6.s[0]
+	WORD $0x8b111d50 // add x16, x10, x17, lsl #7
+	WORD $0x6f0e0506 // ushr v6.16b, v8.16b, #0x2
+	WORD $0x6e24ddc3 // fmul v3.4s, v14.4s, v4.4s
+	WORD $0x6e20ddab // fmul v11.4s, v13.4s, v0.4s
+	WORD $0x4e140220 // tbl v0.16b, { v17.16b }, v20.16b
+	WORD $0x4e010224 // tbl v4.16b, { v17.16b }, v1.16b
+	WORD $0x4e2985e2 // add v2.16b, v15.16b, v9.16b
+	WORD $0x4f01e60e // movi v14.16b, #0x30
+	WORD $0x4f8c10fa // fmla v26.4s, v7.4s, v12.s[0]
+	WORD $0x4f8c10b9 // fmla v25.4s, v5.4s, v12.s[0]
+	WORD $0x4f28e605 // scvtf v5.4s, v16.4s, #0x18
+	WORD $0xad414207 // ldp q7, q16, [x16, #0x20]
+	WORD $0x8b110d91 // add x17, x12, x17, lsl #3
+	WORD $0x4f8c1077 // fmla v23.4s, v3.4s, v12.s[0]
+	WORD $0x4f28e643 // scvtf v3.4s, v18.4s, #0x18
+	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
+	WORD $0x4e160051 // tbl v17.16b, { v2.16b }, v22.16b
+	WORD $0x4e140048 // tbl v8.16b, { v2.16b }, v20.16b
+	WORD $0x4f28e484 // scvtf v4.4s, v4.4s, #0x18
+	WORD $0xad404e12 // ldp q18, q19, [x16]
+	WORD $0x4e2e1cc6 // and v6.16b, v6.16b, v14.16b
+	WORD $0x4e15004d // tbl v13.16b, { v2.16b }, v21.16b
+	WORD $0x4e010042 // tbl v2.16b, { v2.16b }, v1.16b
+	WORD $0x4f07e40f // movi v15.16b, #0xe0
+	WORD $0x6e20dce0 // fmul v0.4s, v7.4s, v0.4s
+	WORD $0x4f8c1178 // fmla v24.4s, v11.4s, v12.s[0]
+	WORD $0x6e23de43 // fmul v3.4s, v18.4s, v3.4s
+	WORD $0x4f28e627 // scvtf v7.4s, v17.4s, #0x18
+	WORD $0x4f28e512 // scvtf v18.4s, v8.4s, #0x18
+	WORD $0x6e24de04 // fmul v4.4s, v16.4s, v4.4s
+	WORD $0x6e25de65 // fmul v5.4s, v19.4s, v5.4s
+	WORD $0x6f0e07f0 // ushr v16.16b, v31.16b, #0x2
+	WORD $0x6f0c1546 // usra v6.16b, v10.16b, #0x4
+	WORD $0xad427e13 // ldp q19, q31, [x16, #0x40]
+	WORD $0xad432a08 // ldp q8, q10, [x16, #0x60]
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
+	WORD $0x4e2e1e10 // and v16.16b, v16.16b, v14.16b
+	WORD $0x4f28e5b1 // scvtf v17.4s, v13.4s, #0x18
+	WORD $0x8b0f0d90 // add x16, x12, x15, lsl #3
+	WORD $0x6e27de67 // fmul v7.4s, v19.4s, v7.4s
+	WORD $0x4e2f84c6 // add v6.16b, v6.16b, v15.16b
+	WORD $0x8b0f1d4f // add x15, x10, x15, lsl #7
+	WORD $0x6e32dd12 // fmul v18.4s, v8.4s, v18.4s
+	WORD $0x2d402233 // ldp s19, s8, [x17]
+	WORD $0x6e22dd42 // fmul v2.4s, v10.4s, v2.4s
+	WORD $0x4f93107b // fmla v27.4s, v3.4s, v19.s[0]
+	WORD $0x3dc027e3 // ldr q3, [sp, #0x90]
+	WORD $0x4f9310bc // fmla v28.4s, v5.4s, v19.s[0]
+	WORD $0x4f93101d // fmla v29.4s, v0.4s, v19.s[0]
+	WORD $0x4e1600c0 // tbl v0.16b, { v6.16b }, v22.16b
+	WORD $0x4f93109e // fmla v30.4s, v4.4s, v19.s[0]
+	WORD $0x6f0c1470 // usra v16.16b, v3.16b, #0x4
+	WORD $0x4e1400c4 // tbl v4.16b, { v6.16b }, v20.16b
+	WORD $0x4f88105a // fmla v26.4s, v2.4s, v8.s[0]
+	WORD $0x4e0100c2 // tbl v2.16b, { v6.16b }, v1.16b
+	WORD $0x4e1500c6 // tbl v6.16b, { v6.16b }, v21.16b
+	WORD $0x6e31dfe3 // fmul v3.4s, v31.4s, v17.4s
+	WORD $0x4f8810f7 // fmla v23.4s, v7.4s, v8.s[0]
+	WORD $0x4f881259 // fmla v25.4s, v18.4s, v8.s[0]
+	WORD $0x4e2f8605 // add v5.16b, v16.16b, v15.16b
+	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
+	WORD $0x4f28e484 // scvtf v4.4s, v4.4s, #0x18
+	WORD $0xad4049f3 // ldp q19, q18, [x15]
+	WORD $0x4f28e442 // scvtf v2.4s, v2.4s, #0x18
 	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
-	WORD $0x6f0c1737 // usra v23.16b, v25.16b, #0x4
+	WORD $0x4f881078 // fmla v24.4s, v3.4s, v8.s[0]
+	WORD $0x4e1400a7 // tbl v7.16b, { v5.16b }, v20.16b
+	WORD $0x4e0100b0 // tbl v16.16b, { v5.16b }, v1.16b
+	WORD $0x4e1600b1 // tbl v17.16b, { v5.16b }, v22.16b
+	WORD $0x4e1500a5 // tbl v5.16b, { v5.16b }, v21.16b
+	WORD $0xad417de9 // ldp q9, q31, [x15, #0x20]
+	WORD $0x6e20de60 // fmul v0.4s, v19.4s, v0.4s
+	WORD $0x6e26de46 // fmul v6.4s, v18.4s, v6.4s
+	WORD $0x4f28e610 // scvtf v16.4s, v16.4s, #0x18
 	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x39c1594b // ldrsb w11, [x10, #0x56]
-	WORD $0x6e25dfa5 // fmul v5.4s, v29.4s, v5.4s
-	WORD $0x6e20dfc0 // fmul v0.4s, v30.4s, v0.4s
-	WORD $0x4f981033 // fmla v19.4s, v1.4s, v24.s[0]
-	WORD $0xad4b753e // ldp q30, q29, [x9, #0x160]
-	WORD $0x4e040361 // tbl v1.16b, { v27.16b }, v4.16b
-	WORD $0x4e12037f // tbl v31.16b, { v27.16b }, v18.16b
-	WORD $0x4f981395 // fmla v21.4s, v28.4s, v24.s[0]
-	WORD $0x4e2386f9 // add v25.16b, v23.16b, v3.16b
-	WORD $0xad41dd58 // ldp q24, q23, [x10, #0x30]
-	WORD $0x4f9a10b6 // fmla v22.4s, v5.4s, v26.s[0]
-	WORD $0x4e100365 // tbl v5.16b, { v27.16b }, v16.16b
-	WORD $0x6e27dfa7 // fmul v7.4s, v29.4s, v7.4s
-	WORD $0x6e26dfdd // fmul v29.4s, v30.4s, v6.4s
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4f9a1014 // fmla v20.4s, v0.4s, v26.s[0]
-	WORD $0x4f28e7e6 // scvtf v6.4s, v31.4s, #0x18
-	WORD $0x4e110360 // tbl v0.16b, { v27.16b }, v17.16b
-	WORD $0x4e110328 // tbl v8.16b, { v25.16b }, v17.16b
-	WORD $0x4e100329 // tbl v9.16b, { v25.16b }, v16.16b
-	WORD $0x4e04032a // tbl v10.16b, { v25.16b }, v4.16b
-	WORD $0x1e22017b // scvtf s27, w11
-	WORD $0x4f28e4bc // scvtf v28.4s, v5.4s, #0x18
-	WORD $0x4f9a10f3 // fmla v19.4s, v7.4s, v26.s[0]
-	WORD $0x39c15d4b // ldrsb w11, [x10, #0x57]
-	WORD $0xad4c7925 // ldp q5, q30, [x9, #0x180]
-	WORD $0x4f9a13b5 // fmla v21.4s, v29.4s, v26.s[0]
-	WORD $0xad4d1d3f // ldp q31, q7, [x9, #0x1a0]
-	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
-	WORD $0x6e21dca1 // fmul v1.4s, v5.4s, v1.4s
-	WORD $0x6e26dce5 // fmul v5.4s, v7.4s, v6.4s
-	WORD $0x4f0c5706 // shl v6.16b, v24.16b, #0x4
-	WORD $0x6e3cdfc7 // fmul v7.4s, v30.4s, v28.4s
-	WORD $0x4e12033e // tbl v30.16b, { v25.16b }, v18.16b
-	WORD $0xad7ee55c // ldp q28, q25, [x10, #-0x30]
-	WORD $0x6e20dfe0 // fmul v0.4s, v31.4s, v0.4s
-	WORD $0x4f0c56ff // shl v31.16b, v23.16b, #0x4
-	WORD $0x4e221cc6 // and v6.16b, v6.16b, v2.16b
-	WORD $0x4f9b1036 // fmla v22.4s, v1.4s, v27.s[0]
-	WORD $0x4f28e541 // scvtf v1.4s, v10.4s, #0x18
-	WORD $0x4e2c1f8b // and v11.16b, v28.16b, v12.16b
-	WORD $0x4f9b10b3 // fmla v19.4s, v5.4s, v27.s[0]
-	WORD $0x4f28e525 // scvtf v5.4s, v9.4s, #0x18
-	WORD $0x4f9b10f4 // fmla v20.4s, v7.4s, v27.s[0]
-	WORD $0x4f28e507 // scvtf v7.4s, v8.4s, #0x18
-	WORD $0x4f28e7da // scvtf v26.4s, v30.4s, #0x18
-	WORD $0xad4e793d // ldp q29, q30, [x9, #0x1c0]
-	WORD $0x4f9b1015 // fmla v21.4s, v0.4s, v27.s[0]
-	WORD $0x4eab1cc6 // orr v6.16b, v6.16b, v11.16b
-	WORD $0xad4f2929 // ldp q9, q10, [x9, #0x1e0]
-	WORD $0x4e2c1f20 // and v0.16b, v25.16b, v12.16b
-	WORD $0x4e221ffb // and v27.16b, v31.16b, v2.16b
-	WORD $0x1e220168 // scvtf s8, w11
-	WORD $0x6e25dfc5 // fmul v5.4s, v30.4s, v5.4s
-	WORD $0x6e21dfa1 // fmul v1.4s, v29.4s, v1.4s
-	WORD $0x39c1614b // ldrsb w11, [x10, #0x58]
-	WORD $0x4e2384c6 // add v6.16b, v6.16b, v3.16b
-	WORD $0x6e3add5a // fmul v26.4s, v10.4s, v26.4s
-	WORD $0x6e27dd27 // fmul v7.4s, v9.4s, v7.4s
-	WORD $0x4ea01f60 // orr v0.16b, v27.16b, v0.16b
-	WORD $0xad51292b // ldp q11, q10, [x9, #0x220]
-	WORD $0x4e0400dd // tbl v29.16b, { v6.16b }, v4.16b
-	WORD $0x4e1200de // tbl v30.16b, { v6.16b }, v18.16b
-	WORD $0x4f881036 // fmla v22.4s, v1.4s, v8.s[0]
-	WORD $0x4f8810b4 // fmla v20.4s, v5.4s, v8.s[0]
-	WORD $0x4e1000c1 // tbl v1.16b, { v6.16b }, v16.16b
-	WORD $0x4e1100c5 // tbl v5.16b, { v6.16b }, v17.16b
-	WORD $0x4f8810f5 // fmla v21.4s, v7.4s, v8.s[0]
-	WORD $0x4f881353 // fmla v19.4s, v26.4s, v8.s[0]
-	WORD $0x4e23841f // add v31.16b, v0.16b, v3.16b
-	WORD $0xad502120 // ldp q0, q8, [x9, #0x200]
-	WORD $0x4f0a5707 // shl v7.16b, v24.16b, #0x2
-	WORD $0x4f28e7a6 // scvtf v6.4s, v29.4s, #0x18
-	WORD $0xad7fe95b // ldp q27, q26, [x10, #-0x10]
-	WORD $0x1e22017d // scvtf s29, w11
-	WORD $0x4f28e7de // scvtf v30.4s, v30.4s, #0x18
+	WORD $0x4f28e631 // scvtf v17.4s, v17.4s, #0x18
 	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
-	WORD $0x4e221ce7 // and v7.16b, v7.16b, v2.16b
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4e1103ec // tbl v12.16b, { v31.16b }, v17.16b
-	WORD $0x4e2f1f69 // and v9.16b, v27.16b, v15.16b
-	WORD $0x4e1003ed // tbl v13.16b, { v31.16b }, v16.16b
-	WORD $0x39c1654b // ldrsb w11, [x10, #0x59]
-	WORD $0x6e26dc00 // fmul v0.4s, v0.4s, v6.4s
-	WORD $0x4e0403e6 // tbl v6.16b, { v31.16b }, v4.16b
-	WORD $0x4e1203ff // tbl v31.16b, { v31.16b }, v18.16b
-	WORD $0x6e25dd65 // fmul v5.4s, v11.4s, v5.4s
-	WORD $0x4ea91ce7 // orr v7.16b, v7.16b, v9.16b
-	WORD $0x6e21dd01 // fmul v1.4s, v8.4s, v1.4s
-	WORD $0x6e3edd48 // fmul v8.4s, v10.4s, v30.4s
-	WORD $0x4f28e589 // scvtf v9.4s, v12.4s, #0x18
-	WORD $0x4f0a56ea // shl v10.16b, v23.16b, #0x2
-	WORD $0x1e22017e // scvtf s30, w11
-	WORD $0x4f9d1016 // fmla v22.4s, v0.4s, v29.s[0]
-	WORD $0x4f28e4c0 // scvtf v0.4s, v6.4s, #0x18
-	WORD $0x4f28e7ff // scvtf v31.4s, v31.4s, #0x18
-	WORD $0xad52312b // ldp q11, q12, [x9, #0x240]
-	WORD $0x4e2384e7 // add v7.16b, v7.16b, v3.16b
-	WORD $0x4f28e5a6 // scvtf v6.4s, v13.4s, #0x18
-	WORD $0xad53392d // ldp q13, q14, [x9, #0x260]
-	WORD $0x4e221d4a // and v10.16b, v10.16b, v2.16b
-	WORD $0x4f9d1113 // fmla v19.4s, v8.4s, v29.s[0]
-	WORD $0x4f9d10b5 // fmla v21.4s, v5.4s, v29.s[0]
-	WORD $0x6e20dd60 // fmul v0.4s, v11.4s, v0.4s
-	WORD $0x4e2f1f4b // and v11.16b, v26.16b, v15.16b
-	WORD $0x4e1100e8 // tbl v8.16b, { v7.16b }, v17.16b
-	WORD $0x4e1200ef // tbl v15.16b, { v7.16b }, v18.16b
-	WORD $0x6e3fddc5 // fmul v5.4s, v14.4s, v31.4s
-	WORD $0x6e29ddbf // fmul v31.4s, v13.4s, v9.4s
-	WORD $0x4f9d1034 // fmla v20.4s, v1.4s, v29.s[0]
-	WORD $0x6e26dd81 // fmul v1.4s, v12.4s, v6.4s
-	WORD $0x39c1694b // ldrsb w11, [x10, #0x5a]
-	WORD $0x4eab1d46 // orr v6.16b, v10.16b, v11.16b
-	WORD $0x4e221f0a // and v10.16b, v24.16b, v2.16b
-	WORD $0x6f0e0718 // ushr v24.16b, v24.16b, #0x2
-	WORD $0x4f28e508 // scvtf v8.4s, v8.4s, #0x18
-	WORD $0x4f9e1016 // fmla v22.4s, v0.4s, v30.s[0]
-	WORD $0x4e0400e0 // tbl v0.16b, { v7.16b }, v4.16b
-	WORD $0x4f28e5e9 // scvtf v9.4s, v15.4s, #0x18
-	WORD $0x4f9e13f5 // fmla v21.4s, v31.4s, v30.s[0]
-	WORD $0x4f9e10b3 // fmla v19.4s, v5.4s, v30.s[0]
-	WORD $0x4e2384c5 // add v5.16b, v6.16b, v3.16b
-	WORD $0xad55193f // ldp q31, q6, [x9, #0x2a0]
-	WORD $0x4e1000e7 // tbl v7.16b, { v7.16b }, v16.16b
-	WORD $0x1e22017d // scvtf s29, w11
-	WORD $0x6f0c178a // usra v10.16b, v28.16b, #0x4
-	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
-	WORD $0x4f9e1034 // fmla v20.4s, v1.4s, v30.s[0]
-	WORD $0x39c16d4b // ldrsb w11, [x10, #0x5b]
-	WORD $0x6e28dfff // fmul v31.4s, v31.4s, v8.4s
-	WORD $0x6e29dcc6 // fmul v6.4s, v6.4s, v9.4s
-	WORD $0x4e1200a8 // tbl v8.16b, { v5.16b }, v18.16b
-	WORD $0x4e1100ac // tbl v12.16b, { v5.16b }, v17.16b
-	WORD $0x4e1000a1 // tbl v1.16b, { v5.16b }, v16.16b
-	WORD $0x4e0400a5 // tbl v5.16b, { v5.16b }, v4.16b
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0xad54252b // ldp q11, q9, [x9, #0x280]
-	WORD $0x4e221f18 // and v24.16b, v24.16b, v2.16b
-	WORD $0x4f9d10d3 // fmla v19.4s, v6.4s, v29.s[0]
-	WORD $0x4f9d13f5 // fmla v21.4s, v31.4s, v29.s[0]
-	WORD $0x4f28e506 // scvtf v6.4s, v8.4s, #0x18
-	WORD $0x4f28e59e // scvtf v30.4s, v12.4s, #0x18
-	WORD $0x4e23855f // add v31.16b, v10.16b, v3.16b
-	WORD $0x6e20dd60 // fmul v0.4s, v11.4s, v0.4s
-	WORD $0xad577128 // ldp q8, q28, [x9, #0x2e0]
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
-	WORD $0x6e27dd27 // fmul v7.4s, v9.4s, v7.4s
-	WORD $0x6f0c1778 // usra v24.16b, v27.16b, #0x4
-	WORD $0xad562929 // ldp q9, q10, [x9, #0x2c0]
-	WORD $0x4e1103eb // tbl v11.16b, { v31.16b }, v17.16b
-	WORD $0x4e1203ec // tbl v12.16b, { v31.16b }, v18.16b
-	WORD $0x6e26df86 // fmul v6.4s, v28.4s, v6.4s
-	WORD $0x1e22017c // scvtf s28, w11
-	WORD $0x6e3edd1e // fmul v30.4s, v8.4s, v30.4s
-	WORD $0x4e221ee8 // and v8.16b, v23.16b, v2.16b
-	WORD $0x4f9d1016 // fmla v22.4s, v0.4s, v29.s[0]
-	WORD $0x6e21dd40 // fmul v0.4s, v10.4s, v1.4s
-	WORD $0x6e25dd21 // fmul v1.4s, v9.4s, v5.4s
-	WORD $0x4e0403e5 // tbl v5.16b, { v31.16b }, v4.16b
-	WORD $0x4f9d10f4 // fmla v20.4s, v7.4s, v29.s[0]
-	WORD $0x4e1003e7 // tbl v7.16b, { v31.16b }, v16.16b
-	WORD $0x4f28e57f // scvtf v31.4s, v11.4s, #0x18
-	WORD $0x4f28e59d // scvtf v29.4s, v12.4s, #0x18
-	WORD $0x6f0c1728 // usra v8.16b, v25.16b, #0x4
-	WORD $0x4f9c10d3 // fmla v19.4s, v6.4s, v28.s[0]
-	WORD $0xad591939 // ldp q25, q6, [x9, #0x320]
-	WORD $0x4f9c13d5 // fmla v21.4s, v30.4s, v28.s[0]
-	WORD $0x4f28e4a5 // scvtf v5.4s, v5.4s, #0x18
-	WORD $0x39c1714b // ldrsb w11, [x10, #0x5c]
-	WORD $0x4f9c1036 // fmla v22.4s, v1.4s, v28.s[0]
-	WORD $0x4e23851e // add v30.16b, v8.16b, v3.16b
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f9c1014 // fmla v20.4s, v0.4s, v28.s[0]
-	WORD $0x6e3fdf39 // fmul v25.4s, v25.4s, v31.4s
-	WORD $0x6e3ddcc6 // fmul v6.4s, v6.4s, v29.4s
-	WORD $0x1e220168 // scvtf s8, w11
-	WORD $0xad58753f // ldp q31, q29, [x9, #0x300]
-	WORD $0x6f0e06f7 // ushr v23.16b, v23.16b, #0x2
-	WORD $0x4e1203c1 // tbl v1.16b, { v30.16b }, v18.16b
-	WORD $0x4e1103c9 // tbl v9.16b, { v30.16b }, v17.16b
-	WORD $0x39c1754b // ldrsb w11, [x10, #0x5d]
-	WORD $0x6e25dfe0 // fmul v0.4s, v31.4s, v5.4s
-	WORD $0x6e27dfa5 // fmul v5.4s, v29.4s, v7.4s
-	WORD $0x4f881335 // fmla v21.4s, v25.4s, v8.s[0]
-	WORD $0x4f8810d3 // fmla v19.4s, v6.4s, v8.s[0]
-	WORD $0x4e1003c6 // tbl v6.16b, { v30.16b }, v16.16b
-	WORD $0x4e0403c7 // tbl v7.16b, { v30.16b }, v4.16b
-	WORD $0x4f28e539 // scvtf v25.4s, v9.4s, #0x18
-	WORD $0x4f28e421 // scvtf v1.4s, v1.4s, #0x18
-	WORD $0x4e221ef7 // and v23.16b, v23.16b, v2.16b
-	WORD $0x4f881016 // fmla v22.4s, v0.4s, v8.s[0]
-	WORD $0x4e238700 // add v0.16b, v24.16b, v3.16b
-	WORD $0x4f8810b4 // fmla v20.4s, v5.4s, v8.s[0]
-	WORD $0xad5b6d38 // ldp q24, q27, [x9, #0x360]
-	WORD $0x1e220165 // scvtf s5, w11
-	WORD $0x4f28e4e7 // scvtf v7.4s, v7.4s, #0x18
-	WORD $0x4f28e4c6 // scvtf v6.4s, v6.4s, #0x18
-	WORD $0x6f0c1757 // usra v23.16b, v26.16b, #0x4
-	WORD $0x4e11001d // tbl v29.16b, { v0.16b }, v17.16b
-	WORD $0x4e04001e // tbl v30.16b, { v0.16b }, v4.16b
-	WORD $0x39c1794b // ldrsb w11, [x10, #0x5e]
-	WORD $0x6e21df61 // fmul v1.4s, v27.4s, v1.4s
-	WORD $0x6e39df18 // fmul v24.4s, v24.4s, v25.4s
-	WORD $0x4e120019 // tbl v25.16b, { v0.16b }, v18.16b
-	WORD $0x4e100000 // tbl v0.16b, { v0.16b }, v16.16b
-	WORD $0xad5a713b // ldp q27, q28, [x9, #0x340]
-	WORD $0x4e2386f7 // add v23.16b, v23.16b, v3.16b
-	WORD $0x4f28e7da // scvtf v26.4s, v30.4s, #0x18
-	WORD $0x4f851033 // fmla v19.4s, v1.4s, v5.s[0]
-	WORD $0x4f28e721 // scvtf v1.4s, v25.4s, #0x18
-	WORD $0x4f28e7b9 // scvtf v25.4s, v29.4s, #0x18
-	WORD $0x6e26df86 // fmul v6.4s, v28.4s, v6.4s
-	WORD $0x6e27df67 // fmul v7.4s, v27.4s, v7.4s
-	WORD $0x4f28e400 // scvtf v0.4s, v0.4s, #0x18
-	WORD $0xad5d6d3c // ldp q28, q27, [x9, #0x3a0]
-	WORD $0x4f851315 // fmla v21.4s, v24.4s, v5.s[0]
-	WORD $0xad5c753e // ldp q30, q29, [x9, #0x380]
-	WORD $0x1e220178 // scvtf s24, w11
-	WORD $0x4e1102ff // tbl v31.16b, { v23.16b }, v17.16b
-	WORD $0x39c17d4b // ldrsb w11, [x10, #0x5f]
-	WORD $0x6e21df61 // fmul v1.4s, v27.4s, v1.4s
-	WORD $0x4e1202fb // tbl v27.16b, { v23.16b }, v18.16b
-	WORD $0x6e39df99 // fmul v25.4s, v28.4s, v25.4s
-	WORD $0x4e1002fc // tbl v28.16b, { v23.16b }, v16.16b
-	WORD $0x4e0402f7 // tbl v23.16b, { v23.16b }, v4.16b
-	WORD $0x4f8510d4 // fmla v20.4s, v6.4s, v5.s[0]
-	WORD $0x6e20dfa0 // fmul v0.4s, v29.4s, v0.4s
-	WORD $0x4f8510f6 // fmla v22.4s, v7.4s, v5.s[0]
-	WORD $0x6e3adfc5 // fmul v5.4s, v30.4s, v26.4s
-	WORD $0x4f981033 // fmla v19.4s, v1.4s, v24.s[0]
-	WORD $0x4f28e7e1 // scvtf v1.4s, v31.4s, #0x18
-	WORD $0x4f28e766 // scvtf v6.4s, v27.4s, #0x18
-	WORD $0x4f28e6e7 // scvtf v7.4s, v23.4s, #0x18
-	WORD $0x4f28e797 // scvtf v23.4s, v28.4s, #0x18
-	WORD $0x4f981335 // fmla v21.4s, v25.4s, v24.s[0]
-	WORD $0xad5f6939 // ldp q25, q26, [x9, #0x3e0]
-	WORD $0x4f981014 // fmla v20.4s, v0.4s, v24.s[0]
-	WORD $0xad5e6d20 // ldp q0, q27, [x9, #0x3c0]
-	WORD $0x1e22017c // scvtf s28, w11
-	WORD $0x4f9810b6 // fmla v22.4s, v5.4s, v24.s[0]
-	WORD $0x91100129 // add x9, x9, #0x400
-	WORD $0x6e26df46 // fmul v6.4s, v26.4s, v6.4s
-	WORD $0x6e21df21 // fmul v1.4s, v25.4s, v1.4s
-	WORD $0x6e37df65 // fmul v5.4s, v27.4s, v23.4s
-	WORD $0x6e27dc00 // fmul v0.4s, v0.4s, v7.4s
-	WORD $0x7d40c147 // ldr h7, [x10, #0x60]
-	WORD $0x9103494a // add x10, x10, #0xd2
-	WORD $0x4f9c1035 // fmla v21.4s, v1.4s, v28.s[0]
-	WORD $0x4f9c10d3 // fmla v19.4s, v6.4s, v28.s[0]
-	WORD $0x1ee240e1 // fcvt s1, h7
-	WORD $0x4f9c1016 // fmla v22.4s, v0.4s, v28.s[0]
-	WORD $0x4f9c10b4 // fmla v20.4s, v5.4s, v28.s[0]
-	WORD $0xad401be7 // ldp q7, q6, [sp]
-	WORD $0xad4103e5 // ldp q5, q0, [sp, #0x20]
-	WORD $0x4f811267 // fmla v7.4s, v19.4s, v1.s[0]
-	WORD $0x4f8112a6 // fmla v6.4s, v21.4s, v1.s[0]
-	WORD $0x4f811285 // fmla v5.4s, v20.4s, v1.s[0]
-	WORD $0x4f8112c0 // fmla v0.4s, v22.4s, v1.s[0]
-	WORD $0x54ffcc41 // b.ne 0xc1cc <k_dot_q6_k+0x60>
+	WORD $0x6e24dd24 // fmul v4.4s, v9.4s, v4.4s
+	WORD $0x6e22dfe2 // fmul v2.4s, v31.4s, v2.4s
+	WORD $0xad434dff // ldp q31, q19, [x15, #0x60]
+	WORD $0xad4249e9 // ldp q9, q18, [x15, #0x40]
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0x6e27dfe7 // fmul v7.4s, v31.4s, v7.4s
+	WORD $0x6e30de70 // fmul v16.4s, v19.4s, v16.4s
+	WORD $0x6e31dd23 // fmul v3.4s, v9.4s, v17.4s
+	WORD $0x6e25de45 // fmul v5.4s, v18.4s, v5.4s
+	WORD $0x2d404613 // ldp s19, s17, [x16]
+	WORD $0x2a0e03f0 // mov w16, w14
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4f93105e // fmla v30.4s, v2.4s, v19.s[0]
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f93109d // fmla v29.4s, v4.4s, v19.s[0]
+	WORD $0x4f9310dc // fmla v28.4s, v6.4s, v19.s[0]
+	WORD $0x4f93101b // fmla v27.4s, v0.4s, v19.s[0]
+	WORD $0x4f91121a // fmla v26.4s, v16.4s, v17.s[0]
+	WORD $0x4f9110f9 // fmla v25.4s, v7.4s, v17.s[0]
+	WORD $0x4f9110b8 // fmla v24.4s, v5.4s, v17.s[0]
+	WORD $0x4f911077 // fmla v23.4s, v3.4s, v17.s[0]
+	WORD $0x3707e5d0 // tbnz w16, #0x0, 0x8ffc <k_dot_q6_k+0xe4>
+	WORD $0x7d41a17f // ldr h31, [x11, #0xd0]
+	WORD $0xad4213e5 // ldp q5, q4, [sp, #0x40]
+	WORD $0xad4303e3 // ldp q3, q0, [sp, #0x60]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x1ee243ff // fcvt s31, h31
+	WORD $0xad4043f1 // ldp q17, q16, [sp]
+	WORD $0xad411be7 // ldp q7, q6, [sp, #0x20]
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9103496b // add x11, x11, #0xd2
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0x4f9f13c5 // fmla v5.4s, v30.4s, v31.s[0]
+	WORD $0x4f9f13a4 // fmla v4.4s, v29.4s, v31.s[0]
+	WORD $0x4f9f1383 // fmla v3.4s, v28.4s, v31.s[0]
+	WORD $0x4f9f1360 // fmla v0.4s, v27.4s, v31.s[0]
+	WORD $0x4f9f1351 // fmla v17.4s, v26.4s, v31.s[0]
+	WORD $0x4f9f1330 // fmla v16.4s, v25.4s, v31.s[0]
+	WORD $0x4f9f1307 // fmla v7.4s, v24.4s, v31.s[0]
+	WORD $0x4f9f12e6 // fmla v6.4s, v23.4s, v31.s[0]
+	WORD $0x54ffe021 // b.ne 0x8f94 <k_dot_q6_k+0x7c>
+	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
+	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
+	WORD $0xf94093fd // ldr x29, [sp, #0x120]
+	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
+	WORD $0x4e25d623 // fadd v3.4s, v17.4s, v5.4s
+	WORD $0x6d5123e9 // ldp d9, d8, [sp, #0x110]
+	WORD $0x6d502beb // ldp d11, d10, [sp, #0x100]
+	WORD $0x6d4f33ed // ldp d13, d12, [sp, #0xf0]
+	WORD $0x6d4e3bef // ldp d15, d14, [sp, #0xe0]
+	WORD $0x9104c3ff // add sp, sp, #0x130
+	WORD $0x14000005 // b 0x93d0 <k_dot_q6_k+0x4b8>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6d4723e9 // ldp d9, d8, [sp, #0x70]
-	WORD $0x6d462beb // ldp d11, d10, [sp, #0x60]
-	WORD $0x6d4533ed // ldp d13, d12, [sp, #0x50]
-	WORD $0x6d443bef // ldp d15, d14, [sp, #0x40]
-	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
-	WORD $0x4e23d4a1 // fadd v1.4s, v5.4s, v3.4s
-	WORD $0x4e23d4c2 // fadd v2.4s, v6.4s, v3.4s
-	WORD $0x4e23d4e3 // fadd v3.4s, v7.4s, v3.4s
-	WORD $0x910203ff // add sp, sp, #0x80
-	WORD $0x14000005 // b 0xc884 <k_dot_q6_k+0x718>
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e180401 // dup v1.2d, v0.d[1]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbd001800 // str s0, [x0, #0x18]
+	WORD $0xd65f03c0 // ret
+
+	// dot_q2_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400256b // b.lt 0x98a4 <k_dot_q2_k+0x4b4>
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x10005dea // adr x10, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x100060cb // adr x11, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x4f00e464 // movi v4.16b, #0x3
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x3dc00142 // ldr q2, [x10]
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x100061ec // adr x12, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x10005e4d // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0xa940280b // ldp x11, x10, [x0]
+	WORD $0x3dc00194 // ldr q20, [x12]
+	WORD $0x3dc001b5 // ldr q21, [x13]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9102c3ec // add x12, sp, #0xb0
+	WORD $0x9101c3ed // add x13, sp, #0x70
+	WORD $0x6d0f3bef // stp d15, d14, [sp, #0xf0]
+	WORD $0x6d1033ed // stp d13, d12, [sp, #0x100]
+	WORD $0x6d112beb // stp d11, d10, [sp, #0x110]
+	WORD $0x6d1223e9 // stp d9, d8, [sp, #0x120]
+	WORD $0xf9009bfd // str x29, [sp, #0x130]
+	WORD $0x4f00e5e0 // movi v0.16b, #0xf
+	WORD $0x3dc00176 // ldr q22, [x11]
+	WORD $0xad004fff // stp q31, q19, [sp]
+	WORD $0xad0147f2 // stp q18, q17, [sp, #0x20]
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0xad0217e6 // stp q6, q5, [sp, #0x40]
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x3d801be1 // str q1, [sp, #0x60]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x4e201ed6 // and v22.16b, v22.16b, v0.16b
+	WORD $0x4e0202d7 // tbl v23.16b, { v22.16b }, v2.16b
+	WORD $0x4e0302d8 // tbl v24.16b, { v22.16b }, v3.16b
+	WORD $0x4e1402d9 // tbl v25.16b, { v22.16b }, v20.16b
+	WORD $0x4e1502d6 // tbl v22.16b, { v22.16b }, v21.16b
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0x6e21db39 // ucvtf v25.4s, v25.4s
+	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0xad06dff8 // stp q24, q23, [sp, #0xd0]
+	WORD $0xad05e7f6 // stp q22, q25, [sp, #0xb0]
+	WORD $0x3cc105d6 // ldr q22, [x14], #0x10
+	WORD $0x6f0c06d6 // ushr v22.16b, v22.16b, #0x4
+	WORD $0x4e0202d7 // tbl v23.16b, { v22.16b }, v2.16b
+	WORD $0x4e0302d8 // tbl v24.16b, { v22.16b }, v3.16b
+	WORD $0x4e1402d9 // tbl v25.16b, { v22.16b }, v20.16b
+	WORD $0x4e1502d6 // tbl v22.16b, { v22.16b }, v21.16b
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0x6e21db39 // ucvtf v25.4s, v25.4s
+	WORD $0x6e21dadb // ucvtf v27.4s, v22.4s
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xad04dff8 // stp q24, q23, [sp, #0x90]
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xad03e7fb // stp q27, q25, [sp, #0x70]
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0xd37df1f1 // lsl x17, x15, #3
+	WORD $0x8b1101c1 // add x1, x14, x17
+	WORD $0x8b110191 // add x17, x12, x17
+	WORD $0xad40783f // ldp q31, q30, [x1]
+	WORD $0x8b0f1d41 // add x1, x10, x15, lsl #7
+	WORD $0xad414430 // ldp q16, q17, [x1, #0x20]
+	WORD $0x4e241fea // and v10.16b, v31.16b, v4.16b
+	WORD $0x4e241fc8 // and v8.16b, v30.16b, v4.16b
+	WORD $0x6f0e07e5 // ushr v5.16b, v31.16b, #0x2
+	WORD $0xad40242d // ldp q13, q9, [x1]
+	WORD $0x4e02014b // tbl v11.16b, { v10.16b }, v2.16b
+	WORD $0x4e03014c // tbl v12.16b, { v10.16b }, v3.16b
+	WORD $0x4e15014e // tbl v14.16b, { v10.16b }, v21.16b
+	WORD $0x4e030112 // tbl v18.16b, { v8.16b }, v3.16b
+	WORD $0x4e150100 // tbl v0.16b, { v8.16b }, v21.16b
+	WORD $0x4e140113 // tbl v19.16b, { v8.16b }, v20.16b
+	WORD $0x4e14014f // tbl v15.16b, { v10.16b }, v20.16b
+	WORD $0x4e241ca5 // and v5.16b, v5.16b, v4.16b
+	WORD $0x4e020108 // tbl v8.16b, { v8.16b }, v2.16b
+	WORD $0x6e21d98c // ucvtf v12.4s, v12.4s
+	WORD $0x6e21d961 // ucvtf v1.4s, v11.4s
+	WORD $0x6e21d9ce // ucvtf v14.4s, v14.4s
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0xad422c2a // ldp q10, q11, [x1, #0x40]
+	WORD $0x6e21d9ef // ucvtf v15.4s, v15.4s
+	WORD $0x6e21d908 // ucvtf v8.4s, v8.4s
+	WORD $0x6e21de21 // fmul v1.4s, v17.4s, v1.4s
+	WORD $0x6e2cde10 // fmul v16.4s, v16.4s, v12.4s
+	WORD $0x6e2eddad // fmul v13.4s, v13.4s, v14.4s
+	WORD $0xad433031 // ldp q17, q12, [x1, #0x60]
+	WORD $0x6e20dd40 // fmul v0.4s, v10.4s, v0.4s
+	WORD $0x6e33dd73 // fmul v19.4s, v11.4s, v19.4s
+	WORD $0x4e0300ab // tbl v11.16b, { v5.16b }, v3.16b
+	WORD $0x6f0e07ce // ushr v14.16b, v30.16b, #0x2
+	WORD $0x6e2fdd29 // fmul v9.4s, v9.4s, v15.4s
+	WORD $0x4e0200af // tbl v15.16b, { v5.16b }, v2.16b
+	WORD $0xb24001e1 // orr x1, x15, #0x1
+	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
+	WORD $0x2d402a32 // ldp s18, s10, [x17]
+	WORD $0x8b011d51 // add x17, x10, x1, lsl #7
+	WORD $0x4e241dce // and v14.16b, v14.16b, v4.16b
+	WORD $0x8b010d82 // add x2, x12, x1, lsl #3
+	WORD $0x6e21d96b // ucvtf v11.4s, v11.4s
+	WORD $0x4f9211ba // fmla v26.4s, v13.4s, v18.s[0]
+	WORD $0x4e1500ad // tbl v13.16b, { v5.16b }, v21.16b
+	WORD $0x4e1400a5 // tbl v5.16b, { v5.16b }, v20.16b
+	WORD $0x4f92103d // fmla v29.4s, v1.4s, v18.s[0]
+	WORD $0x4f8a1016 // fmla v22.4s, v0.4s, v10.s[0]
+	WORD $0x6e28dd80 // fmul v0.4s, v12.4s, v8.4s
+	WORD $0x4f8a1238 // fmla v24.4s, v17.4s, v10.s[0]
+	WORD $0x6e21d9ef // ucvtf v15.4s, v15.4s
+	WORD $0x4f92121c // fmla v28.4s, v16.4s, v18.s[0]
+	WORD $0x4e0201cc // tbl v12.16b, { v14.16b }, v2.16b
+	WORD $0x4f92113b // fmla v27.4s, v9.4s, v18.s[0]
+	WORD $0x4f8a1277 // fmla v23.4s, v19.4s, v10.s[0]
+	WORD $0x6e21d8a1 // ucvtf v1.4s, v5.4s
+	WORD $0xad411631 // ldp q17, q5, [x17, #0x20]
+	WORD $0x6e21d9b0 // ucvtf v16.4s, v13.4s
+	WORD $0xad404a33 // ldp q19, q18, [x17]
+	WORD $0x4f8a1019 // fmla v25.4s, v0.4s, v10.s[0]
+	WORD $0x2d40204a // ldp s10, s8, [x2]
+	WORD $0x6e2bde31 // fmul v17.4s, v17.4s, v11.4s
+	WORD $0x6e2fdca5 // fmul v5.4s, v5.4s, v15.4s
+	WORD $0x4e1501cb // tbl v11.16b, { v14.16b }, v21.16b
+	WORD $0x6e21de41 // fmul v1.4s, v18.4s, v1.4s
+	WORD $0x6e21d992 // ucvtf v18.4s, v12.4s
+	WORD $0x4e0301c0 // tbl v0.16b, { v14.16b }, v3.16b
+	WORD $0x6e30de69 // fmul v9.4s, v19.4s, v16.4s
+	WORD $0x6f0c07f3 // ushr v19.16b, v31.16b, #0x4
+	WORD $0x4e1401d0 // tbl v16.16b, { v14.16b }, v20.16b
+	WORD $0x4f8a123c // fmla v28.4s, v17.4s, v10.s[0]
+	WORD $0xad43462d // ldp q13, q17, [x17, #0x60]
+	WORD $0x4f8a10bd // fmla v29.4s, v5.4s, v10.s[0]
+	WORD $0x6e21d965 // ucvtf v5.4s, v11.4s
+	WORD $0x4e241e73 // and v19.16b, v19.16b, v4.16b
+	WORD $0xad422e2c // ldp q12, q11, [x17, #0x40]
+	WORD $0x4f8a113a // fmla v26.4s, v9.4s, v10.s[0]
+	WORD $0x6e32de31 // fmul v17.4s, v17.4s, v18.4s
+	WORD $0x6f0c07d2 // ushr v18.16b, v30.16b, #0x4
+	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
+	WORD $0x4e020269 // tbl v9.16b, { v19.16b }, v2.16b
+	WORD $0x4f8a103b // fmla v27.4s, v1.4s, v10.s[0]
+	WORD $0x4e03026a // tbl v10.16b, { v19.16b }, v3.16b
+	WORD $0x6e25dd81 // fmul v1.4s, v12.4s, v5.4s
+	WORD $0x4e150265 // tbl v5.16b, { v19.16b }, v21.16b
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x4e241e52 // and v18.16b, v18.16b, v4.16b
+	WORD $0xb27f01f1 // orr x17, x15, #0x2
+	WORD $0x4e140273 // tbl v19.16b, { v19.16b }, v20.16b
+	WORD $0x4f881239 // fmla v25.4s, v17.4s, v8.s[0]
+	WORD $0x8b111d41 // add x1, x10, x17, lsl #7
+	WORD $0x6e20dda0 // fmul v0.4s, v13.4s, v0.4s
+	WORD $0x6e21d931 // ucvtf v17.4s, v9.4s
+	WORD $0x8b110d91 // add x17, x12, x17, lsl #3
+	WORD $0xb24005ef // orr x15, x15, #0x3
+	WORD $0x4e150249 // tbl v9.16b, { v18.16b }, v21.16b
+	WORD $0x4f881036 // fmla v22.4s, v1.4s, v8.s[0]
+	WORD $0x6e21d8a1 // ucvtf v1.4s, v5.4s
+	WORD $0x6e21d945 // ucvtf v5.4s, v10.4s
+	WORD $0x4e02024d // tbl v13.16b, { v18.16b }, v2.16b
+	WORD $0x6e30dd70 // fmul v16.4s, v11.4s, v16.4s
+	WORD $0xad41302b // ldp q11, q12, [x1, #0x20]
+	WORD $0x4e03024a // tbl v10.16b, { v18.16b }, v3.16b
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0xad403c2e // ldp q14, q15, [x1]
+	WORD $0x6e21d929 // ucvtf v9.4s, v9.4s
+	WORD $0x4e140252 // tbl v18.16b, { v18.16b }, v20.16b
+	WORD $0x4f881018 // fmla v24.4s, v0.4s, v8.s[0]
+	WORD $0x6e31dd91 // fmul v17.4s, v12.4s, v17.4s
+	WORD $0x6e25dd65 // fmul v5.4s, v11.4s, v5.4s
+	WORD $0x6e21d9ab // ucvtf v11.4s, v13.4s
+	WORD $0xad42342c // ldp q12, q13, [x1, #0x40]
+	WORD $0x6e21ddc1 // fmul v1.4s, v14.4s, v1.4s
+	WORD $0x6e21d94a // ucvtf v10.4s, v10.4s
+	WORD $0x6e33ddf3 // fmul v19.4s, v15.4s, v19.4s
+	WORD $0x4f881217 // fmla v23.4s, v16.4s, v8.s[0]
+	WORD $0xad433c2e // ldp q14, q15, [x1, #0x60]
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e29dd89 // fmul v9.4s, v12.4s, v9.4s
+	WORD $0x6f0a07ec // ushr v12.16b, v31.16b, #0x6
+	WORD $0x2d407e26 // ldp s6, s31, [x17]
+	WORD $0x8b0f0d91 // add x17, x12, x15, lsl #3
+	WORD $0x6e2addc0 // fmul v0.4s, v14.4s, v10.4s
+	WORD $0x8b0f1d4f // add x15, x10, x15, lsl #7
+	WORD $0x4e140190 // tbl v16.16b, { v12.16b }, v20.16b
+	WORD $0x6e32dda8 // fmul v8.4s, v13.4s, v18.4s
+	WORD $0x4f86103a // fmla v26.4s, v1.4s, v6.s[0]
+	WORD $0x6e2bdde1 // fmul v1.4s, v15.4s, v11.4s
+	WORD $0x4f86127b // fmla v27.4s, v19.4s, v6.s[0]
+	WORD $0x4f8610bc // fmla v28.4s, v5.4s, v6.s[0]
+	WORD $0x4e150185 // tbl v5.16b, { v12.16b }, v21.16b
+	WORD $0x4f86123d // fmla v29.4s, v17.4s, v6.s[0]
+	WORD $0x4f9f1018 // fmla v24.4s, v0.4s, v31.s[0]
+	WORD $0x4e030180 // tbl v0.16b, { v12.16b }, v3.16b
+	WORD $0x6f0a07c6 // ushr v6.16b, v30.16b, #0x6
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x4f9f1136 // fmla v22.4s, v9.4s, v31.s[0]
+	WORD $0x4f9f1117 // fmla v23.4s, v8.4s, v31.s[0]
+	WORD $0x4f9f1039 // fmla v25.4s, v1.4s, v31.s[0]
+	WORD $0x4e020181 // tbl v1.16b, { v12.16b }, v2.16b
+	WORD $0x4e0300d1 // tbl v17.16b, { v6.16b }, v3.16b
+	WORD $0x4e0200d2 // tbl v18.16b, { v6.16b }, v2.16b
+	WORD $0x4e1500d3 // tbl v19.16b, { v6.16b }, v21.16b
+	WORD $0x4e1400c6 // tbl v6.16b, { v6.16b }, v20.16b
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e21d800 // ucvtf v0.4s, v0.4s
+	WORD $0xad4079e9 // ldp q9, q30, [x15]
+	WORD $0x6e21d821 // ucvtf v1.4s, v1.4s
+	WORD $0xad4129eb // ldp q11, q10, [x15, #0x20]
+	WORD $0x6e21da52 // ucvtf v18.4s, v18.4s
+	WORD $0x6e21da31 // ucvtf v17.4s, v17.4s
+	WORD $0x6e21da73 // ucvtf v19.4s, v19.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e25dd25 // fmul v5.4s, v9.4s, v5.4s
+	WORD $0x6e30dfd0 // fmul v16.4s, v30.4s, v16.4s
+	WORD $0x6e20dd60 // fmul v0.4s, v11.4s, v0.4s
+	WORD $0xad4279eb // ldp q11, q30, [x15, #0x40]
+	WORD $0x6e21dd41 // fmul v1.4s, v10.4s, v1.4s
+	WORD $0xad4325ea // ldp q10, q9, [x15, #0x60]
+	WORD $0x5280008f // mov w15, #0x4 // =4
+	WORD $0x6e33dd73 // fmul v19.4s, v11.4s, v19.4s
+	WORD $0x6e26dfc6 // fmul v6.4s, v30.4s, v6.4s
+	WORD $0x6e31dd51 // fmul v17.4s, v10.4s, v17.4s
+	WORD $0x6e32dd32 // fmul v18.4s, v9.4s, v18.4s
+	WORD $0x2d407a29 // ldp s9, s30, [x17]
+	WORD $0x2a1003f1 // mov w17, w16
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4f89103d // fmla v29.4s, v1.4s, v9.s[0]
+	WORD $0x4f89101c // fmla v28.4s, v0.4s, v9.s[0]
+	WORD $0x4f89121b // fmla v27.4s, v16.4s, v9.s[0]
+	WORD $0x4f8910ba // fmla v26.4s, v5.4s, v9.s[0]
+	WORD $0x4f9e1259 // fmla v25.4s, v18.4s, v30.s[0]
+	WORD $0x4f9e1238 // fmla v24.4s, v17.4s, v30.s[0]
+	WORD $0x4f9e10d7 // fmla v23.4s, v6.4s, v30.s[0]
+	WORD $0x4f9e1276 // fmla v22.4s, v19.4s, v30.s[0]
+	WORD $0x3707e9f1 // tbnz w17, #0x0, 0x9508 <k_dot_q2_k+0x118>
+	WORD $0x7d40a17e // ldr h30, [x11, #0x50]
+	WORD $0xad404fff // ldp q31, q19, [sp]
+	WORD $0xad4147f2 // ldp q18, q17, [sp, #0x20]
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0x1ee243de // fcvt s30, h30
+	WORD $0x4f9e13bf // fmla v31.4s, v29.4s, v30.s[0]
+	WORD $0x4f9e1393 // fmla v19.4s, v28.4s, v30.s[0]
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0x4f9e1372 // fmla v18.4s, v27.4s, v30.s[0]
+	WORD $0x4f9e1351 // fmla v17.4s, v26.4s, v30.s[0]
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x8b0e194f // add x15, x10, x14, lsl #6
+	WORD $0xbc6e79a0 // ldr s0, [x13, x14, lsl #2]
+	WORD $0x910005ce // add x14, x14, #0x1
+	WORD $0xf10041df // cmp x14, #0x10
+	WORD $0xad4095e1 // ldp q1, q5, [x15, #0x10]
+	WORD $0x3dc00de6 // ldr q6, [x15, #0x30]
+	WORD $0x3dc001f0 // ldr q16, [x15]
+	WORD $0x4f8010da // fmla v26.4s, v6.4s, v0.s[0]
+	WORD $0x4f8010bd // fmla v29.4s, v5.4s, v0.s[0]
+	WORD $0x4f80103b // fmla v27.4s, v1.4s, v0.s[0]
+	WORD $0x4f80121c // fmla v28.4s, v16.4s, v0.s[0]
+	WORD $0x54fffea1 // b.ne 0x9804 <k_dot_q2_k+0x414>
+	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
+	WORD $0x4f9e1327 // fmla v7.4s, v25.4s, v30.s[0]
+	WORD $0x7d40a560 // ldr h0, [x11, #0x52]
+	WORD $0x3dc01be1 // ldr q1, [sp, #0x60]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9101516b // add x11, x11, #0x54
+	WORD $0x9110014a // add x10, x10, #0x400
+	WORD $0x4f9e12e5 // fmla v5.4s, v23.4s, v30.s[0]
+	WORD $0x4f9e1306 // fmla v6.4s, v24.4s, v30.s[0]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x4f9e12c1 // fmla v1.4s, v22.4s, v30.s[0]
+	WORD $0x4f8053a6 // fmls v6.4s, v29.4s, v0.s[0]
+	WORD $0x4f805365 // fmls v5.4s, v27.4s, v0.s[0]
+	WORD $0x4f805381 // fmls v1.4s, v28.4s, v0.s[0]
+	WORD $0x4f805347 // fmls v7.4s, v26.4s, v0.s[0]
+	WORD $0x54ffdfa1 // b.ne 0x9468 <k_dot_q2_k+0x78>
+	WORD $0x4e21d620 // fadd v0.4s, v17.4s, v1.4s
+	WORD $0x4e25d641 // fadd v1.4s, v18.4s, v5.4s
+	WORD $0xf9409bfd // ldr x29, [sp, #0x130]
+	WORD $0x4e26d662 // fadd v2.4s, v19.4s, v6.4s
+	WORD $0x4e27d7e3 // fadd v3.4s, v31.4s, v7.4s
+	WORD $0x6d5223e9 // ldp d9, d8, [sp, #0x120]
+	WORD $0x6d512beb // ldp d11, d10, [sp, #0x110]
+	WORD $0x6d5033ed // ldp d13, d12, [sp, #0x100]
+	WORD $0x6d4f3bef // ldp d15, d14, [sp, #0xf0]
+	WORD $0x910503ff // add sp, sp, #0x140
+	WORD $0x14000005 // b 0x98b4 <k_dot_q2_k+0x4c4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e180401 // dup v1.2d, v0.d[1]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbd001800 // str s0, [x0, #0x18]
+	WORD $0xd65f03c0 // ret
+
+	// dot_q4_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400188b // b.lt 0x9bec <k_dot_q4_k+0x318>
+	WORD $0xd10303ff // sub sp, sp, #0xc0
+	WORD $0x100036ee // adr x14, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0xa940400d // ldp x13, x16, [x0]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x3dc001c1 // ldr q1, [x14]
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x1000386e // adr x14, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x10003acf // adr x15, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x10003731 // adr x17, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x3dc001d2 // ldr q18, [x14]
+	WORD $0x3dc001f3 // ldr q19, [x15]
+	WORD $0x3dc00234 // ldr q20, [x17]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x3200d7ea // mov w10, #0x3f3f3f3f // =1061109567
+	WORD $0x3204c7eb // mov w11, #0x30303030 // =808464432
+	WORD $0x3200cfec // mov w12, #0xf0f0f0f // =252645135
+	WORD $0x910081ae // add x14, x13, #0x20
+	WORD $0x9102020f // add x15, x16, #0x80
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0x910103f1 // add x17, sp, #0x40
+	WORD $0x6d083bef // stp d15, d14, [sp, #0x80]
+	WORD $0x6d0933ed // stp d13, d12, [sp, #0x90]
+	WORD $0x6d0a2beb // stp d11, d10, [sp, #0xa0]
+	WORD $0x6d0b23e9 // stp d9, d8, [sp, #0xb0]
+	WORD $0x29408da1 // ldp w1, w3, [x13, #0x4]
+	WORD $0xb9400da2 // ldr w2, [x13, #0xc]
+	WORD $0xad0017f5 // stp q21, q5, [sp]
+	WORD $0xad0103e4 // stp q4, q0, [sp, #0x20]
+	WORD $0x0a410964 // and w4, w11, w1, lsr #2
+	WORD $0x0a0a0021 // and w1, w1, w10
+	WORD $0x0a0c0045 // and w5, w2, w12
+	WORD $0x1e270035 // fmov s21, w1
+	WORD $0x2a0400a1 // orr w1, w5, w4
+	WORD $0x4e0c1c35 // mov v21.s[1], w1
+	WORD $0x0a0a0061 // and w1, w3, w10
+	WORD $0x4e141c35 // mov v21.s[2], w1
+	WORD $0x0a421181 // and w1, w12, w2, lsr #4
+	WORD $0x0a430962 // and w2, w11, w3, lsr #2
+	WORD $0x52800083 // mov w3, #0x4 // =4
+	WORD $0x2a020021 // orr w1, w1, w2
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0x4e1c1c35 // mov v21.s[3], w1
+	WORD $0xaa0f03e1 // mov x1, x15
+	WORD $0x4e0102b6 // tbl v22.16b, { v21.16b }, v1.16b
+	WORD $0x4e1202b7 // tbl v23.16b, { v21.16b }, v18.16b
+	WORD $0x4e1302b8 // tbl v24.16b, { v21.16b }, v19.16b
+	WORD $0x4e1402b5 // tbl v21.16b, { v21.16b }, v20.16b
+	WORD $0x6e21dad6 // ucvtf v22.4s, v22.4s
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0x6e21dab9 // ucvtf v25.4s, v21.4s
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xad035bf7 // stp q23, q22, [sp, #0x60]
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xad0263f9 // stp q25, q24, [sp, #0x40]
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xad7fa05b // ldp q27, q8, [x2, #-0x10]
+	WORD $0x8b030224 // add x4, x17, x3
+	WORD $0xad7f7c39 // ldp q25, q31, [x1, #-0x20]
+	WORD $0x91002063 // add x3, x3, #0x8
+	WORD $0xad7c0023 // ldp q3, q0, [x1, #-0x80]
+	WORD $0xf100907f // cmp x3, #0x24
+	WORD $0x4e221f69 // and v9.16b, v27.16b, v2.16b
+	WORD $0x4e221d1e // and v30.16b, v8.16b, v2.16b
+	WORD $0x6f0c077b // ushr v27.16b, v27.16b, #0x4
+	WORD $0xad7e703a // ldp q26, q28, [x1, #-0x40]
+	WORD $0x6f0c0508 // ushr v8.16b, v8.16b, #0x4
+	WORD $0xad401424 // ldp q4, q5, [x1]
+	WORD $0x91008042 // add x2, x2, #0x20
+	WORD $0x4e01013d // tbl v29.16b, { v9.16b }, v1.16b
+	WORD $0x4e13012a // tbl v10.16b, { v9.16b }, v19.16b
+	WORD $0x4e0103cb // tbl v11.16b, { v30.16b }, v1.16b
+	WORD $0x4e14012e // tbl v14.16b, { v9.16b }, v20.16b
+	WORD $0x4e120129 // tbl v9.16b, { v9.16b }, v18.16b
+	WORD $0x4e1303cf // tbl v15.16b, { v30.16b }, v19.16b
+	WORD $0x6e21dbac // ucvtf v12.4s, v29.4s
+	WORD $0xad7d343d // ldp q29, q13, [x1, #-0x60]
+	WORD $0x6e21d94a // ucvtf v10.4s, v10.4s
+	WORD $0x6e21d96b // ucvtf v11.4s, v11.4s
+	WORD $0x6e21d9ce // ucvtf v14.4s, v14.4s
+	WORD $0x6e21d929 // ucvtf v9.4s, v9.4s
+	WORD $0x6e21d9ef // ucvtf v15.4s, v15.4s
+	WORD $0x6e2cddac // fmul v12.4s, v13.4s, v12.4s
+	WORD $0x4e1403cd // tbl v13.16b, { v30.16b }, v20.16b
+	WORD $0x4e1203de // tbl v30.16b, { v30.16b }, v18.16b
+	WORD $0x6e2adc00 // fmul v0.4s, v0.4s, v10.4s
+	WORD $0x6e2edc63 // fmul v3.4s, v3.4s, v14.4s
+	WORD $0x4e01036e // tbl v14.16b, { v27.16b }, v1.16b
+	WORD $0x6e29dfbd // fmul v29.4s, v29.4s, v9.4s
+	WORD $0x4e14010a // tbl v10.16b, { v8.16b }, v20.16b
+	WORD $0x4e2bcfec // fmla v12.4s, v31.4s, v11.4s
+	WORD $0x4e12037f // tbl v31.16b, { v27.16b }, v18.16b
+	WORD $0x4e13036b // tbl v11.16b, { v27.16b }, v19.16b
+	WORD $0x4e14037b // tbl v27.16b, { v27.16b }, v20.16b
+	WORD $0x6e21d9ad // ucvtf v13.4s, v13.4s
+	WORD $0x6e21dbde // ucvtf v30.4s, v30.4s
+	WORD $0x4e2fcf80 // fmla v0.4s, v28.4s, v15.4s
+	WORD $0x4e01011c // tbl v28.16b, { v8.16b }, v1.16b
+	WORD $0x4e13010f // tbl v15.16b, { v8.16b }, v19.16b
+	WORD $0x4e120108 // tbl v8.16b, { v8.16b }, v18.16b
+	WORD $0x6e21d94a // ucvtf v10.4s, v10.4s
+	WORD $0x6e21d969 // ucvtf v9.4s, v11.4s
+	WORD $0x6e21dbff // ucvtf v31.4s, v31.4s
+	WORD $0x6e21d9cb // ucvtf v11.4s, v14.4s
+	WORD $0x6e21db7b // ucvtf v27.4s, v27.4s
+	WORD $0x4e2dcf43 // fmla v3.4s, v26.4s, v13.4s
+	WORD $0x4e3ecf3d // fmla v29.4s, v25.4s, v30.4s
+	WORD $0x2d7fb49a // ldp s26, s13, [x4, #-0x4]
+	WORD $0x6e21db9c // ucvtf v28.4s, v28.4s
+	WORD $0xad417839 // ldp q25, q30, [x1, #0x20]
+	WORD $0x6e21d908 // ucvtf v8.4s, v8.4s
+	WORD $0x6e21d9ee // ucvtf v14.4s, v15.4s
+	WORD $0x6e29dca5 // fmul v5.4s, v5.4s, v9.4s
+	WORD $0x4f9a1016 // fmla v22.4s, v0.4s, v26.s[0]
+	WORD $0x6e3bdc80 // fmul v0.4s, v4.4s, v27.4s
+	WORD $0x4f9a1075 // fmla v21.4s, v3.4s, v26.s[0]
+	WORD $0x6e2bdfde // fmul v30.4s, v30.4s, v11.4s
+	WORD $0x6e3fdf39 // fmul v25.4s, v25.4s, v31.4s
+	WORD $0x4f9a13b7 // fmla v23.4s, v29.4s, v26.s[0]
+	WORD $0xad430c24 // ldp q4, q3, [x1, #0x60]
+	WORD $0x4f9a1198 // fmla v24.4s, v12.4s, v26.s[0]
+	WORD $0xad42683b // ldp q27, q26, [x1, #0x40]
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4e28cc99 // fmla v25.4s, v4.4s, v8.4s
+	WORD $0x4e3ccc7e // fmla v30.4s, v3.4s, v28.4s
+	WORD $0x4e2acf60 // fmla v0.4s, v27.4s, v10.4s
+	WORD $0x4e2ecf45 // fmla v5.4s, v26.4s, v14.4s
+	WORD $0x4f8d13d8 // fmla v24.4s, v30.4s, v13.s[0]
+	WORD $0x4f8d1337 // fmla v23.4s, v25.4s, v13.s[0]
+	WORD $0x4f8d10b6 // fmla v22.4s, v5.4s, v13.s[0]
+	WORD $0x4f8d1015 // fmla v21.4s, v0.4s, v13.s[0]
+	WORD $0x54fff6a1 // b.ne 0x99e0 <k_dot_q4_k+0x10c>
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x52800101 // mov w1, #0x8 // =8
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0xad7e0043 // ldp q3, q0, [x2, #-0x40]
+	WORD $0x3dc0005f // ldr q31, [x2]
+	WORD $0xad409045 // ldp q5, q4, [x2, #0x10]
+	WORD $0x3dc00c48 // ldr q8, [x2, #0x30]
+	WORD $0xad7f785d // ldp q29, q30, [x2, #-0x20]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x4e3fd463 // fadd v3.4s, v3.4s, v31.4s
+	WORD $0x4e25d400 // fadd v0.4s, v0.4s, v5.4s
+	WORD $0x4e24d7a4 // fadd v4.4s, v29.4s, v4.4s
+	WORD $0x4e28d7c5 // fadd v5.4s, v30.4s, v8.4s
+	WORD $0xbc617a3d // ldr s29, [x17, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x4f9d1079 // fmla v25.4s, v3.4s, v29.s[0]
+	WORD $0xf100403f // cmp x1, #0x10
+	WORD $0x4f9d101a // fmla v26.4s, v0.4s, v29.s[0]
+	WORD $0x4f9d109b // fmla v27.4s, v4.4s, v29.s[0]
+	WORD $0x4f9d10bc // fmla v28.4s, v5.4s, v29.s[0]
+	WORD $0x54fffde1 // b.ne 0x9b28 <k_dot_q4_k+0x254>
+	WORD $0x7d4001a0 // ldr h0, [x13]
+	WORD $0x7d4005a3 // ldr h3, [x13, #0x2]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x910241ad // add x13, x13, #0x90
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x910241ce // add x14, x14, #0x90
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x1ee24063 // fcvt s3, h3
+	WORD $0x911001ef // add x15, x15, #0x400
+	WORD $0x91100210 // add x16, x16, #0x400
+	WORD $0x4f801311 // fmla v17.4s, v24.4s, v0.s[0]
+	WORD $0x4f8012f0 // fmla v16.4s, v23.4s, v0.s[0]
+	WORD $0x4f8012c7 // fmla v7.4s, v22.4s, v0.s[0]
+	WORD $0x4f8012a6 // fmla v6.4s, v21.4s, v0.s[0]
+	WORD $0xad4017f5 // ldp q21, q5, [sp]
+	WORD $0xad4103e4 // ldp q4, q0, [sp, #0x20]
+	WORD $0x4f835395 // fmls v21.4s, v28.4s, v3.s[0]
+	WORD $0x4f835365 // fmls v5.4s, v27.4s, v3.s[0]
+	WORD $0x4f835344 // fmls v4.4s, v26.4s, v3.s[0]
+	WORD $0x4f835320 // fmls v0.4s, v25.4s, v3.s[0]
+	WORD $0x54ffece1 // b.ne 0x995c <k_dot_q4_k+0x88>
+	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
+	WORD $0x4e24d4e1 // fadd v1.4s, v7.4s, v4.4s
+	WORD $0x4e25d602 // fadd v2.4s, v16.4s, v5.4s
+	WORD $0x4e35d623 // fadd v3.4s, v17.4s, v21.4s
+	WORD $0x6d4b23e9 // ldp d9, d8, [sp, #0xb0]
+	WORD $0x6d4a2beb // ldp d11, d10, [sp, #0xa0]
+	WORD $0x6d4933ed // ldp d13, d12, [sp, #0x90]
+	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
+	WORD $0x910303ff // add sp, sp, #0xc0
+	WORD $0x14000005 // b 0x9bfc <k_dot_q4_k+0x328>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x4e22d400 // fadd v0.4s, v0.4s, v2.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e180401 // dup v1.2d, v0.d[1]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x7e30d800 // faddp s0, v0.2s
+	WORD $0xbd001800 // str s0, [x0, #0x18]
+	WORD $0xd65f03c0 // ret
+
+	// dot_q5_k
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001aeb // b.lt 0x9f80 <k_dot_q5_k+0x364>
+	WORD $0xd103c3ff // sub sp, sp, #0xf0
+	WORD $0xa940400d // ldp x13, x16, [x0]
+	WORD $0x10001c8e // adr x14, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x4f00e5e2 // movi v2.16b, #0xf
+	WORD $0x4f00e603 // movi v3.16b, #0x10
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x3dc001c1 // ldr q1, [x14]
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x10001e0e // adr x14, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x1000206f // adr x15, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x10001cd1 // adr x17, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x3dc001d3 // ldr q19, [x14]
+	WORD $0x3dc001f4 // ldr q20, [x15]
+	WORD $0x3dc00235 // ldr q21, [x17]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x3200d7ea // mov w10, #0x3f3f3f3f // =1061109567
+	WORD $0x3204c7eb // mov w11, #0x30303030 // =808464432
+	WORD $0x3200cfec // mov w12, #0xf0f0f0f // =252645135
+	WORD $0x910101ae // add x14, x13, #0x40
+	WORD $0x9102020f // add x15, x16, #0x80
+	WORD $0x91010210 // add x16, x16, #0x40
+	WORD $0x9101c3f1 // add x17, sp, #0x70
+	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0x29408da1 // ldp w1, w3, [x13, #0x4]
+	WORD $0xb9400da2 // ldr w2, [x13, #0xc]
+	WORD $0xad0047f8 // stp q24, q17, [sp]
+	WORD $0xad011ff0 // stp q16, q7, [sp, #0x20]
+	WORD $0x0a410964 // and w4, w11, w1, lsr #2
+	WORD $0x0a0a0021 // and w1, w1, w10
+	WORD $0x0a0c0045 // and w5, w2, w12
+	WORD $0x1e270036 // fmov s22, w1
+	WORD $0xad0217e6 // stp q6, q5, [sp, #0x40]
+	WORD $0x2a0400a1 // orr w1, w5, w4
+	WORD $0x3d801be0 // str q0, [sp, #0x60]
+	WORD $0x4e0c1c36 // mov v22.s[1], w1
+	WORD $0x0a0a0061 // and w1, w3, w10
+	WORD $0x4e141c36 // mov v22.s[2], w1
+	WORD $0x0a421181 // and w1, w12, w2, lsr #4
+	WORD $0x0a430962 // and w2, w11, w3, lsr #2
+	WORD $0x52800083 // mov w3, #0x4 // =4
+	WORD $0x2a020021 // orr w1, w1, w2
+	WORD $0xaa0e03e2 // mov x2, x14
+	WORD $0x4e1c1c36 // mov v22.s[3], w1
+	WORD $0xaa0f03e1 // mov x1, x15
+	WORD $0x4e0102d7 // tbl v23.16b, { v22.16b }, v1.16b
+	WORD $0x4e1302d8 // tbl v24.16b, { v22.16b }, v19.16b
+	WORD $0x4e1402d9 // tbl v25.16b, { v22.16b }, v20.16b
+	WORD $0x4e1502d6 // tbl v22.16b, { v22.16b }, v21.16b
+	WORD $0x6e21daf7 // ucvtf v23.4s, v23.4s
+	WORD $0x6e21db18 // ucvtf v24.4s, v24.4s
+	WORD $0x6e21db39 // ucvtf v25.4s, v25.4s
+	WORD $0x6e21dada // ucvtf v26.4s, v22.4s
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xad04dff8 // stp q24, q23, [sp, #0x90]
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xad03e7fa // stp q26, q25, [sp, #0x70]
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0xad40edba // ldp q26, q27, [x13, #0x10]
+	WORD $0x4f0c575c // shl v28.16b, v26.16b, #0x4
+	WORD $0xad7ffc5e // ldp q30, q31, [x2, #-0x10]
+	WORD $0x4f0c5769 // shl v9.16b, v27.16b, #0x4
+	WORD $0x4f0b576b // shl v11.16b, v27.16b, #0x3
+	WORD $0x4f0b574d // shl v13.16b, v26.16b, #0x3
+	WORD $0xad7d0024 // ldp q4, q0, [x1, #-0x60]
+	WORD $0x8b030224 // add x4, x17, x3
+	WORD $0x4e221fdd // and v29.16b, v30.16b, v2.16b
+	WORD $0x4e231f9c // and v28.16b, v28.16b, v3.16b
+	WORD $0x4e221fea // and v10.16b, v31.16b, v2.16b
+	WORD $0x4e231d29 // and v9.16b, v9.16b, v3.16b
+	WORD $0x4e231d6b // and v11.16b, v11.16b, v3.16b
+	WORD $0x4e231dad // and v13.16b, v13.16b, v3.16b
+	WORD $0xad7c1c30 // ldp q16, q7, [x1, #-0x80]
+	WORD $0x6f0e075a // ushr v26.16b, v26.16b, #0x2
+	WORD $0x4ebc1fa8 // orr v8.16b, v29.16b, v28.16b
+	WORD $0xad7e703d // ldp q29, q28, [x1, #-0x40]
+	WORD $0x4ea91d49 // orr v9.16b, v10.16b, v9.16b
+	WORD $0x6f0c17eb // usra v11.16b, v31.16b, #0x4
+	WORD $0x6f0c17cd // usra v13.16b, v30.16b, #0x4
+	WORD $0xad7f382a // ldp q10, q14, [x1, #-0x20]
+	WORD $0x6f0e077b // ushr v27.16b, v27.16b, #0x2
+	WORD $0x4e01010c // tbl v12.16b, { v8.16b }, v1.16b
+	WORD $0x4e13010f // tbl v15.16b, { v8.16b }, v19.16b
+	WORD $0x4e150105 // tbl v5.16b, { v8.16b }, v21.16b
+	WORD $0x4e010126 // tbl v6.16b, { v9.16b }, v1.16b
+	WORD $0x4e140108 // tbl v8.16b, { v8.16b }, v20.16b
+	WORD $0x4e13013f // tbl v31.16b, { v9.16b }, v19.16b
+	WORD $0x4e15013e // tbl v30.16b, { v9.16b }, v21.16b
+	WORD $0x4e140129 // tbl v9.16b, { v9.16b }, v20.16b
+	WORD $0x91002063 // add x3, x3, #0x8
+	WORD $0xf100907f // cmp x3, #0x24
+	WORD $0x91008042 // add x2, x2, #0x20
+	WORD $0x6e21d98c // ucvtf v12.4s, v12.4s
+	WORD $0x6e21d9ef // ucvtf v15.4s, v15.4s
+	WORD $0x6e21d8a5 // ucvtf v5.4s, v5.4s
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x6e21d908 // ucvtf v8.4s, v8.4s
+	WORD $0x6e21dbff // ucvtf v31.4s, v31.4s
+	WORD $0x6e21dbde // ucvtf v30.4s, v30.4s
+	WORD $0x6e21d929 // ucvtf v9.4s, v9.4s
+	WORD $0x6e2cdc00 // fmul v0.4s, v0.4s, v12.4s
+	WORD $0x6e2fdc84 // fmul v4.4s, v4.4s, v15.4s
+	WORD $0x6e25de05 // fmul v5.4s, v16.4s, v5.4s
+	WORD $0x4e0101b0 // tbl v16.16b, { v13.16b }, v1.16b
+	WORD $0x6e28dce7 // fmul v7.4s, v7.4s, v8.4s
+	WORD $0x4e15016f // tbl v15.16b, { v11.16b }, v21.16b
+	WORD $0x4e140168 // tbl v8.16b, { v11.16b }, v20.16b
+	WORD $0xad40442c // ldp q12, q17, [x1]
+	WORD $0x4e26cdc0 // fmla v0.4s, v14.4s, v6.4s
+	WORD $0x4e1301a6 // tbl v6.16b, { v13.16b }, v19.16b
+	WORD $0x4e1401ae // tbl v14.16b, { v13.16b }, v20.16b
+	WORD $0x4e1501ad // tbl v13.16b, { v13.16b }, v21.16b
+	WORD $0x4e3fcd44 // fmla v4.4s, v10.4s, v31.4s
+	WORD $0x4e01017f // tbl v31.16b, { v11.16b }, v1.16b
+	WORD $0x4e13016a // tbl v10.16b, { v11.16b }, v19.16b
+	WORD $0x4e3ecfa5 // fmla v5.4s, v29.4s, v30.4s
+	WORD $0x6e21da10 // ucvtf v16.4s, v16.4s
+	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
+	WORD $0xad41783d // ldp q29, q30, [x1, #0x20]
+	WORD $0x6e21d8c6 // ucvtf v6.4s, v6.4s
+	WORD $0x2d7fa49c // ldp s28, s9, [x4, #-0x4]
+	WORD $0x6e21d9ab // ucvtf v11.4s, v13.4s
+	WORD $0x6e21d9cd // ucvtf v13.4s, v14.4s
+	WORD $0x6e21dbff // ucvtf v31.4s, v31.4s
+	WORD $0x6e21d94a // ucvtf v10.4s, v10.4s
+	WORD $0x6e21d908 // ucvtf v8.4s, v8.4s
+	WORD $0x6e21d9ee // ucvtf v14.4s, v15.4s
+	WORD $0x6e30dfd0 // fmul v16.4s, v30.4s, v16.4s
+	WORD $0x4f9c10b6 // fmla v22.4s, v5.4s, v28.s[0]
+	WORD $0x4f9c10f7 // fmla v23.4s, v7.4s, v28.s[0]
+	WORD $0x6e26dfa6 // fmul v6.4s, v29.4s, v6.4s
+	WORD $0x4f9c1098 // fmla v24.4s, v4.4s, v28.s[0]
+	WORD $0x4f9c1019 // fmla v25.4s, v0.4s, v28.s[0]
+	WORD $0x6e2dde25 // fmul v5.4s, v17.4s, v13.4s
+	WORD $0x6e2bdd87 // fmul v7.4s, v12.4s, v11.4s
+	WORD $0xad431031 // ldp q17, q4, [x1, #0x60]
+	WORD $0xad42003c // ldp q28, q0, [x1, #0x40]
+	WORD $0x91040021 // add x1, x1, #0x100
+	WORD $0x4e2ace26 // fmla v6.4s, v17.4s, v10.4s
+	WORD $0x4e3fcc90 // fmla v16.4s, v4.4s, v31.4s
+	WORD $0x4e2ecf87 // fmla v7.4s, v28.4s, v14.4s
+	WORD $0x4e28cc05 // fmla v5.4s, v0.4s, v8.4s
+	WORD $0x4f891219 // fmla v25.4s, v16.4s, v9.s[0]
+	WORD $0x4f8910d8 // fmla v24.4s, v6.4s, v9.s[0]
+	WORD $0x4f8910b7 // fmla v23.4s, v5.4s, v9.s[0]
+	WORD $0x4f8910f6 // fmla v22.4s, v7.4s, v9.s[0]
+	WORD $0x54fff521 // b.ne 0x9d38 <k_dot_q5_k+0x11c>
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x52800101 // mov w1, #0x8 // =8
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0xaa1003e2 // mov x2, x16
+	WORD $0xad7e0044 // ldp q4, q0, [x2, #-0x40]
+	WORD $0x3dc00051 // ldr q17, [x2]
+	WORD $0xad409446 // ldp q6, q5, [x2, #0x10]
+	WORD $0x3dc00c5e // ldr q30, [x2, #0x30]
+	WORD $0xad7f4047 // ldp q7, q16, [x2, #-0x20]
+	WORD $0x91020042 // add x2, x2, #0x80
+	WORD $0x4e31d484 // fadd v4.4s, v4.4s, v17.4s
+	WORD $0x4e26d400 // fadd v0.4s, v0.4s, v6.4s
+	WORD $0x4e25d4e5 // fadd v5.4s, v7.4s, v5.4s
+	WORD $0x4e3ed606 // fadd v6.4s, v16.4s, v30.4s
+	WORD $0xbc617a27 // ldr s7, [x17, x1, lsl #2]
+	WORD $0x91000421 // add x1, x1, #0x1
+	WORD $0x4f87109a // fmla v26.4s, v4.4s, v7.s[0]
+	WORD $0xf100403f // cmp x1, #0x10
+	WORD $0x4f87101b // fmla v27.4s, v0.4s, v7.s[0]
+	WORD $0x4f8710bc // fmla v28.4s, v5.4s, v7.s[0]
+	WORD $0x4f8710dd // fmla v29.4s, v6.4s, v7.s[0]
+	WORD $0x54fffde1 // b.ne 0x9eb0 <k_dot_q5_k+0x294>
+	WORD $0x7d4001a0 // ldr h0, [x13]
+	WORD $0xad4047e5 // ldp q5, q17, [sp]
+	WORD $0x7d4005a4 // ldr h4, [x13, #0x2]
+	WORD $0x91000529 // add x9, x9, #0x1
+	WORD $0x9102c1ad // add x13, x13, #0xb0
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xad411ff0 // ldp q16, q7, [sp, #0x20]
+	WORD $0x1ee24084 // fcvt s4, h4
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x9102c1ce // add x14, x14, #0xb0
+	WORD $0x911001ef // add x15, x15, #0x400
+	WORD $0x91100210 // add x16, x16, #0x400
+	WORD $0x4f801305 // fmla v5.4s, v24.4s, v0.s[0]
+	WORD $0x4f801332 // fmla v18.4s, v25.4s, v0.s[0]
+	WORD $0x4f8012f1 // fmla v17.4s, v23.4s, v0.s[0]
+	WORD $0x4f8012d0 // fmla v16.4s, v22.4s, v0.s[0]
+	WORD $0x3dc01be0 // ldr q0, [sp, #0x60]
+	WORD $0x4f8453a7 // fmls v7.4s, v29.4s, v4.s[0]
+	WORD $0x4f845340 // fmls v0.4s, v26.4s, v4.s[0]
+	WORD $0x4ea51cb8 // mov v24.16b, v5.16b
+	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
+	WORD $0x4f845386 // fmls v6.4s, v28.4s, v4.s[0]
+	WORD $0x4f845365 // fmls v5.4s, v27.4s, v4.s[0]
+	WORD $0x54ffeaa1 // b.ne 0x9ca8 <k_dot_q5_k+0x8c>
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0x4e25d621 // fadd v1.4s, v17.4s, v5.4s
+	WORD $0x4e26d702 // fadd v2.4s, v24.4s, v6.4s
+	WORD $0x4e27d643 // fadd v3.4s, v18.4s, v7.4s
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
+	WORD $0x9103c3ff // add sp, sp, #0xf0
+	WORD $0x14000005 // b 0x9f90 <k_dot_q5_k+0x374>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -12943,9 +10322,6 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0xffffff0c // <unknown>
 	WORD $0xffffff0d // <unknown>
 	WORD $0xffffff0e // <unknown>
@@ -12954,6 +10330,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
+	WORD $0x30303030 // adr x16, 0x6a5e5 <lanes+0x60545>
+	WORD $0x30303030 // adr x16, 0x6a5e9 <lanes+0x60549>
+	WORD $0x0f0f0f0f // <unknown>
+	WORD $0x30303030 // adr x16, 0x6a5f1 <lanes+0x60551>
 	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
 	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
 	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff
@@ -12970,6 +10350,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xffffff09 // 09 ff ff ff .word 0xffffff09
 	WORD $0xffffff0a // 0a ff ff ff .word 0xffffff0a
 	WORD $0xffffff0b // 0b ff ff ff .word 0xffffff0b
+	WORD $0x00000004 // 04 00 00 00 .word 0x00000004
+	WORD $0x00000002 // 02 00 00 00 .word 0x00000002
+	WORD $0x00000004 // 04 00 00 00 .word 0x00000004
+	WORD $0x00000002 // 02 00 00 00 .word 0x00000002
+	WORD $0x0f0f0f0f // 0f 0f 0f 0f .word 0x0f0f0f0f
+	WORD $0x0f0f0f0f // 0f 0f 0f 0f .word 0x0f0f0f0f
+	WORD $0x30303030 // 30 30 30 30 .word 0x30303030
+	WORD $0x0f0f0f0f // 0f 0f 0f 0f .word 0x0f0f0f0f
+	WORD $0xfffffffc // fc ff ff ff .word 0xfffffffc
+	WORD $0xfffffffe // fe ff ff ff .word 0xfffffffe
+	WORD $0xfffffffc // fc ff ff ff .word 0xfffffffc
+	WORD $0xfffffffe // fe ff ff ff .word 0xfffffffe
 	WORD $0x00000000 // 00 00 00 00 .word 0x00000000
 	WORD $0x00000000 // 00 00 00 00 .word 0x00000000
 	WORD $0x01010101 // 01 01 01 01 .word 0x01010101

@@ -44,47 +44,81 @@ INLINE b16 fifth(const uint8_t* h)
   return (b16)((v & bit) != 0) & 16;
 }
 
-// pair6 unpacks the 6-bit scale and minimum of sub-block j of q4_k and q5_k.
-INLINE void pair6(const uint8_t* s, const int j, float* scale, float* min)
+// A row of sixteen factors goes through memory, from where each is broadcast by its load: taking
+// lanes out of a vector would keep the one port busy that also widens the codes.
+struct factors { float v[16]; } __attribute__((aligned(VL * 4)));
+INLINE void spread(struct factors* f, w16 v)
 {
-  if (j < 4) {
-    *scale = s[j] & 63;
-    *min = s[j + 4] & 63;
-  } else {
-    *scale = (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
-    *min = (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
-  }
+  storew(f->v, v);
+  __asm__("" : "+m"(*f));
 }
 
-// Codes of sixteen consecutive elements, number g of a block.
-INLINE b16 code_q3_k(const struct q3_k* b, const int g)
+// scales6 unpacks the eight 6-bit scales and then the eight minima of q4_k and q5_k.
+INLINE b16 scales6(const uint8_t* s)
 {
-  b16 low = (bytes(b->q + g / 8 * 32 + g % 2 * 16) >> (g % 8 / 2 * 2)) & 3;
-  b16 high = (bytes(b->h + g % 2 * 16) >> (g / 2)) & 1;
-  return low + (high << 2) - 4;
+  typedef uint32_t u1 __attribute__((aligned(1)));
+  typedef uint32_t u4 __attribute__((vector_size(16)));
+  const uint32_t a = ((const u1*)s)[0], b = ((const u1*)s)[1], c = ((const u1*)s)[2];
+  return (b16)(u4){a & 0x3f3f3f3f, (c & 0x0f0f0f0f) | ((a >> 6 & 0x03030303) << 4),
+                   b & 0x3f3f3f3f, (c >> 4 & 0x0f0f0f0f) | ((b >> 6 & 0x03030303) << 4)};
 }
-INLINE int scale_q3_k(const struct q3_k* b, const int g)
+
+// scales_q3_k unpacks sixteen 6-bit scales and takes 32 from each.
+INLINE b16 scales_q3_k(const uint8_t* s)
 {
-  return (((b->s[g % 8] >> (g / 8 * 4)) & 15) | ((b->s[8 + g % 4] >> (g / 4 * 2)) & 3) << 4) - 32;
+  typedef uint32_t u1 __attribute__((aligned(1)));
+  typedef uint32_t u4 __attribute__((vector_size(16)));
+  const uint32_t a = ((const u1*)s)[0], b = ((const u1*)s)[1], c = ((const u1*)s)[2];
+  return (b16)(u4){(a & 0x0f0f0f0f) | (c & 0x03030303) << 4, (b & 0x0f0f0f0f) | (c >> 2 & 0x03030303) << 4,
+                   (a >> 4 & 0x0f0f0f0f) | (c >> 4 & 0x03030303) << 4, (b >> 4 & 0x0f0f0f0f) | (c >> 6 & 0x03030303) << 4} - 32;
 }
-INLINE b16 code_q2_k(const struct q2_k* b, const int g)
-{
-  return (bytes(b->q + g / 8 * 32 + g % 2 * 16) >> (g % 8 / 2 * 2)) & 3;
-}
-INLINE b16 code_q4_k(const struct q4_k* b, const int g)
-{
-  return (bytes(b->q + g / 4 * 32 + g % 2 * 16) >> (g % 4 / 2 * 4)) & 15;
-}
-INLINE b16 code_q5_k(const struct q5_k* b, const int g)
-{
-  b16 low = (bytes(b->q + g / 4 * 32 + g % 2 * 16) >> (g % 4 / 2 * 4)) & 15;
-  b16 high = (bytes(b->h + g % 2 * 16) >> (g / 2)) & 1;
-  return low | high << 4;
-}
-INLINE b16 code_q6_k(const struct q6_k* b, const int g)
-{
-  const int h = g / 8, r = g % 8;
-  b16 low = (bytes(b->ql + 64 * h + r % 4 * 16) >> (r / 4 * 4)) & 15;
-  b16 high = (bytes(b->qh + 32 * h + r % 2 * 16) >> (r / 2 * 2)) & 3;
-  return (low | high << 4) - 32;
-}
+
+// CODES_type(b, use) walks through a block of 256, 32 elements at a time: use(j, lo, hi) is given
+// their number and the codes of the first and the second sixteen. Loops stay loops: unrolled, clang
+// would work out all codes first and have nowhere to keep them.
+#define ROLLED _Pragma("clang loop unroll(disable)")
+
+#define CODES_q4_k(b, use) \
+  ROLLED for (int c = 0; c < 4; c++) { \
+    b16 q0 = bytes(b->q + 32 * c), q1 = bytes(b->q + 32 * c + 16); \
+    use(2 * c, q0 & 15, q1 & 15) \
+    use(2 * c + 1, q0 >> 4, q1 >> 4) \
+  }
+
+#define CODES_q5_k(b, use) \
+  b16 h0 = bytes(b->h), h1 = bytes(b->h + 16); \
+  ROLLED for (int c = 0; c < 4; c++, h0 >>= 2, h1 >>= 2) { \
+    b16 q0 = bytes(b->q + 32 * c), q1 = bytes(b->q + 32 * c + 16); \
+    use(2 * c, (q0 & 15) | (h0 & 1) << 4, (q1 & 15) | (h1 & 1) << 4) \
+    use(2 * c + 1, q0 >> 4 | (h0 & 2) << 3, q1 >> 4 | (h1 & 2) << 3) \
+  }
+
+#define CODES_q6_k(b, use) \
+  ROLLED for (int c = 0; c < 8; c += 4) { \
+    b16 h0 = bytes(b->qh + 8 * c), h1 = bytes(b->qh + 8 * c + 16); \
+    b16 l0 = bytes(b->ql + 16 * c), l1 = bytes(b->ql + 16 * c + 16); \
+    b16 l2 = bytes(b->ql + 16 * c + 32), l3 = bytes(b->ql + 16 * c + 48); \
+    use(c, ((l0 & 15) | (h0 & 3) << 4) - 32, ((l1 & 15) | (h1 & 3) << 4) - 32) \
+    use(c + 1, ((l2 & 15) | (h0 & 12) << 2) - 32, ((l3 & 15) | (h1 & 12) << 2) - 32) \
+    use(c + 2, (l0 >> 4 | (h0 & 48)) - 32, (l1 >> 4 | (h1 & 48)) - 32) \
+    use(c + 3, (l2 >> 4 | (h0 >> 2 & 48)) - 32, (l3 >> 4 | (h1 >> 2 & 48)) - 32) \
+  }
+
+#define CODES_q2_k(b, use) \
+  ROLLED for (int c = 0; c < 8; c += 4) { \
+    b16 q0 = bytes(b->q + 8 * c), q1 = bytes(b->q + 8 * c + 16); \
+    use(c, q0 & 3, q1 & 3) \
+    use(c + 1, q0 >> 2 & 3, q1 >> 2 & 3) \
+    use(c + 2, q0 >> 4 & 3, q1 >> 4 & 3) \
+    use(c + 3, q0 >> 6, q1 >> 6) \
+  }
+
+#define CODES_q3_k(b, use) \
+  b16 h0 = bytes(b->h), h1 = bytes(b->h + 16); \
+  ROLLED for (int c = 0; c < 8; c += 4, h0 >>= 4, h1 >>= 4) { \
+    b16 q0 = bytes(b->q + 8 * c), q1 = bytes(b->q + 8 * c + 16); \
+    use(c, (q0 & 3) + ((h0 & 1) << 2) - 4, (q1 & 3) + ((h1 & 1) << 2) - 4) \
+    use(c + 1, (q0 >> 2 & 3) + ((h0 & 2) << 1) - 4, (q1 >> 2 & 3) + ((h1 & 2) << 1) - 4) \
+    use(c + 2, (q0 >> 4 & 3) + (h0 & 4) - 4, (q1 >> 4 & 3) + (h1 & 4) - 4) \
+    use(c + 3, (q0 >> 6) + (h0 >> 1 & 4) - 4, (q1 >> 6) + (h1 >> 1 & 4) - 4) \
+  }

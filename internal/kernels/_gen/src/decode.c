@@ -69,34 +69,44 @@ BLOCKS(q5_1, 32, {
   storew(y + 16, real((q >> 4) | fifth(b->h + 2)) * d + m);
 })
 
-#define UNROLL _Pragma("clang loop unroll(full)")
+#define STORE(j, lo, hi) storew(y + 32 * (j), lo); storew(y + 32 * (j) + 16, hi);
 
+// q2_k: a scale and a minimum for every sixteen elements
+#define USE(j, lo, hi) STORE(j, real(lo) * allw(d.v[2 * (j)]) - allw(m.v[2 * (j)]), real(hi) * allw(d.v[2 * (j) + 1]) - allw(m.v[2 * (j) + 1]))
 BLOCKS(q2_k, 256, {
-  float d = (float)b->d; float m = (float)b->m;
-  UNROLL for (int g = 0; g < 16; g++)
-    storew(y + 16 * g, real(code_q2_k(b, g)) * allw(d * (float)(b->s[g] & 15)) - allw(m * (float)(b->s[g] >> 4)));
+  struct factors d;
+  struct factors m;
+  spread(&d, allw((float)b->d) * real(bytes(b->s) & 15));
+  spread(&m, allw((float)b->m) * real(bytes(b->s) >> 4));
+  CODES_q2_k(b, USE)
 })
+#undef USE
 
+// q3_k, q6_k: a scale for every sixteen
+#define USE(j, lo, hi) STORE(j, signedw(lo) * allw(d.v[2 * (j)]), signedw(hi) * allw(d.v[2 * (j) + 1]))
 BLOCKS(q3_k, 256, {
-  float d = (float)b->d;
-  UNROLL for (int g = 0; g < 16; g++)
-    storew(y + 16 * g, signedw(code_q3_k(b, g)) * allw(d * (float)scale_q3_k(b, g)));
+  struct factors d;
+  spread(&d, allw((float)b->d) * signedw(scales_q3_k(b->s)));
+  CODES_q3_k(b, USE)
 })
+BLOCKS(q6_k, 256, {
+  struct factors d;
+  spread(&d, allw((float)b->d) * signedw(bytes(b->s)));
+  CODES_q6_k(b, USE)
+})
+#undef USE
 
+// q4_k, q5_k: eight scales, each for 32, then eight minima
+#define USE(j, lo, hi) STORE(j, real(lo) * allw(f.v[j]) - allw(f.v[8 + j]), real(hi) * allw(f.v[j]) - allw(f.v[8 + j]))
 #define AFFINE(type) \
 BLOCKS(type, 256, { \
-  float d = (float)b->d; float m = (float)b->m; \
-  UNROLL for (int g = 0; g < 16; g++) { \
-    float sc; float mn; \
-    pair6(b->s, g / 2, &sc, &mn); \
-    storew(y + 16 * g, real(code_##type(b, g)) * allw(d * sc) - allw(m * mn)); \
-  } \
+  struct factors f; \
+  w16 dm = __builtin_shufflevector(allw((float)b->d), allw((float)b->m), \
+                                   0, 0, 0, 0, 0, 0, 0, 0, 16, 16, 16, 16, 16, 16, 16, 16); \
+  spread(&f, dm * real(scales6(b->s))); \
+  CODES_##type(b, USE) \
 })
 AFFINE(q4_k)
 AFFINE(q5_k)
-
-BLOCKS(q6_k, 256, {
-  float d = (float)b->d;
-  UNROLL for (int g = 0; g < 16; g++)
-    storew(y + 16 * g, signedw(code_q6_k(b, g)) * allw(d * (float)b->s[g]));
-})
+#undef AFFINE
+#undef USE

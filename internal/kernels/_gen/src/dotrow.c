@@ -85,46 +85,55 @@ DOT(q5_1, 32, {
   s1 = fmaw(allw((float)b->m), x0 + x1, s1);
 })
 
-#define UNROLL _Pragma("clang loop unroll(full)")
-
-DOT(q2_k, 256, {
-  w16 t = allw(0); w16 u = t;
-  UNROLL for (int g = 0; g < 16; g++) {
-    w16 v = loadw(x + 16 * g);
-    t = fmaw(allw((float)(b->s[g] & 15)), real(code_q2_k(b, g)) * v, t);
-    u = fmaw(allw((float)(b->s[g] >> 4)), v, u);
-  }
-  s0 = fmaw(allw((float)b->d), t, s0);
-  s1 = fmaw(allw(-(float)b->m), u, s1);
-})
+// a scale for every sixteen elements
+#define SCALED(j, lo, hi) \
+  t = fmaw(allw(f.v[2 * (j)]), signedw(lo) * loadw(x + 32 * (j)), t); \
+  u = fmaw(allw(f.v[2 * (j) + 1]), signedw(hi) * loadw(x + 32 * (j) + 16), u);
+#define FINISH s0 = fmaw(allw((float)b->d), t, s0); s1 = fmaw(allw((float)b->d), u, s1);
 
 DOT(q3_k, 256, {
-  w16 t = allw(0);
-  UNROLL for (int g = 0; g < 16; g++)
-    t = fmaw(allw((float)scale_q3_k(b, g)), signedw(code_q3_k(b, g)) * loadw(x + 16 * g), t);
-  s0 = fmaw(allw((float)b->d), t, s0);
+  struct factors f;
+  spread(&f, signedw(scales_q3_k(b->s)));
+  w16 t = allw(0); w16 u = t;
+  CODES_q3_k(b, SCALED)
+  FINISH
 })
 
+DOT(q6_k, 256, {
+  struct factors f;
+  spread(&f, signedw(bytes(b->s)));
+  w16 t = allw(0); w16 u = t;
+  CODES_q6_k(b, SCALED)
+  FINISH
+})
+
+// and a minimum: the minima take a second look at x, which is at hand, since together the sums would
+// not fit the registers of every level
+DOT(q2_k, 256, {
+  struct factors f;
+  struct factors m;
+  spread(&f, real(bytes(b->s) & 15));
+  spread(&m, real(bytes(b->s) >> 4));
+  w16 t = allw(0); w16 u = t;
+  CODES_q2_k(b, SCALED)
+  FINISH
+  t = allw(0);
+  ROLLED for (int g = 0; g < 16; g++) t = fmaw(allw(m.v[g]), loadw(x + 16 * g), t);
+  s1 = fmaw(allw(-(float)b->m), t, s1);
+})
+
+// a scale and a minimum for every 32
+#define PAIR(j, lo, hi) \
+  t = fmaw(allw(f.v[j]), fmaw(real(hi), loadw(x + 32 * (j) + 16), real(lo) * loadw(x + 32 * (j))), t);
 #define AFFINE(type) \
 DOT(type, 256, { \
+  struct factors f; \
+  spread(&f, real(scales6(b->s))); \
   w16 t = allw(0); w16 u = t; \
-  UNROLL for (int j = 0; j < 8; j++) { \
-    float sc; float mn; \
-    pair6(b->s, j, &sc, &mn); \
-    w16 v0 = loadw(x + 32 * j); w16 v1 = loadw(x + 32 * j + 16); \
-    w16 w = fmaw(real(code_##type(b, 2 * j + 1)), v1, real(code_##type(b, 2 * j)) * v0); \
-    t = fmaw(allw(sc), w, t); \
-    u = fmaw(allw(mn), v0 + v1, u); \
-  } \
+  CODES_##type(b, PAIR) \
+  ROLLED for (int j = 0; j < 8; j++) u = fmaw(allw(f.v[8 + j]), loadw(x + 32 * j) + loadw(x + 32 * j + 16), u); \
   s0 = fmaw(allw((float)b->d), t, s0); \
   s1 = fmaw(allw(-(float)b->m), u, s1); \
 })
 AFFINE(q4_k)
 AFFINE(q5_k)
-
-DOT(q6_k, 256, {
-  w16 t = allw(0);
-  UNROLL for (int g = 0; g < 16; g++)
-    t = fmaw(allw((float)b->s[g]), signedw(code_q6_k(b, g)) * loadw(x + 16 * g), t);
-  s0 = fmaw(allw((float)b->d), t, s0);
-})

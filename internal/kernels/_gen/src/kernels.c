@@ -2,6 +2,4 @@
 #include "gemm.c"
 #include "rows.c"
 #include "decode.c"
-#undef UNROLL
-#undef AFFINE
 #include "dotrow.c"
