@@ -86,7 +86,7 @@ func (c *presetCase) model(t *testing.T, roles bool) (*ir.Model, map[string][]fl
 			t.Fatal(err)
 		}
 	}
-	for kind := range c.Presets["f16"] {
+	for kind := range c.Presets["q4_k_m"] {
 		if kind == "token_embd.weight" || kind == "output.weight" || kind == "output_norm.weight" {
 			add(kind, kind, -1)
 			continue

@@ -31,11 +31,10 @@ func (q *RTN) Plan(ctx context.Context, m *ir.Model) (*ir.Plan, error) {
 		return nil, err
 	}
 	for _, t := range m.Tensors() {
-		if imp := importanceOf(q.Importance, t); imp != nil && len(imp) != t.Cols() {
+		if err := checkImportance(t, importanceOf(q.Importance, t)); err != nil {
 			return nil, &fault.Error{
-				File: m.Path, Tensor: t.Name, Op: q.Name(),
-				Err:  fault.As(fault.ErrMisuse, fmt.Errorf("the importance matrix has %d inputs here, the tensor has %d", len(imp), t.Cols())),
-				Hint: "it was made for another model: make one with pare calibrate",
+				File: m.Path, Tensor: t.Name, Op: q.Name(), Err: err,
+				Hint: "the importance matrix was made for another model: make one with pare calibrate",
 			}
 		}
 	}

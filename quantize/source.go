@@ -30,7 +30,7 @@ func grain(cols, threads int, memory int64) int {
 type encoded struct {
 	from       *ir.Tensor
 	info       *storage.Info
-	importance []float32 // one per column, or nil
+	importance []float32 // one per column (of each matrix, when the tensor stacks several), or nil
 	threads    int
 	grain      int
 	pool       sync.Pool // *[]float32
@@ -41,13 +41,35 @@ func newEncoded(from *ir.Tensor, to storage.Type, importance []float32, env ir.E
 	if !ok || info.Encode == nil {
 		return nil, fmt.Errorf("pare does not write type %q", to)
 	}
-	if importance != nil && len(importance) != from.Cols() {
-		return nil, fmt.Errorf("importance has %d entries for rows of %d", len(importance), from.Cols())
+	if err := checkImportance(from, importance); err != nil {
+		return nil, err
 	}
 	return &encoded{
 		from: from, info: info, importance: importance,
 		threads: env.Threads, grain: grain(from.Cols(), env.Threads, env.Memory),
 	}, nil
+}
+
+// checkImportance wants one weight per column, or per column of each stacked matrix (experts).
+func checkImportance(t *ir.Tensor, importance []float32) error {
+	if importance == nil {
+		return nil
+	}
+	cols, rows := t.Cols(), t.Rows()
+	if n := len(importance) / max(cols, 1); n == 0 || n*cols != len(importance) || rows%n != 0 {
+		return fault.As(fault.ErrMisuse, fmt.Errorf("importance of %d inputs for %d rows of %d", len(importance), rows, cols))
+	}
+	return nil
+}
+
+// importanceRow is the part that belongs to row r.
+func importanceRow(t *ir.Tensor, importance []float32, r int) []float32 {
+	if importance == nil {
+		return nil
+	}
+	cols := t.Cols()
+	i := r / (t.Rows() / (len(importance) / cols))
+	return importance[i*cols : (i+1)*cols]
 }
 
 func (e *encoded) scratch(n int) *[]float32 {
@@ -80,7 +102,7 @@ func (e *encoded) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 			return err
 		}
 		for r := a; r < b; r++ {
-			if err := e.encode(dst[r*row:(r+1)*row], x[(r-a)*cols:(r-a+1)*cols]); err != nil {
+			if err := e.encode(dst[r*row:(r+1)*row], x[(r-a)*cols:(r-a+1)*cols], importanceRow(e.from, e.importance, lo+r)); err != nil {
 				return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: fmt.Errorf("row %d: %w", lo+r, err)}
 			}
 		}
@@ -88,7 +110,7 @@ func (e *encoded) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 	})
 }
 
-func (e *encoded) encode(dst []byte, x []float32) error {
+func (e *encoded) encode(dst []byte, x, importance []float32) error {
 	if e.info.Type == storage.F16 {
 		for _, v := range x {
 			if v >= 65520 || v <= -65520 {
@@ -96,7 +118,7 @@ func (e *encoded) encode(dst []byte, x []float32) error {
 			}
 		}
 	}
-	return e.info.Encode(dst, x, e.importance)
+	return e.info.Encode(dst, x, importance)
 }
 
 // ReadRows gives the values that the encoded rows decode to.
@@ -148,8 +170,8 @@ func newPlanes(from *ir.Tensor, s storage.Scheme, clip Clip, importance []float3
 	if err != nil {
 		return nil, err
 	}
-	if importance != nil && len(importance) != from.Cols() {
-		return nil, fmt.Errorf("importance has %d entries for rows of %d", len(importance), from.Cols())
+	if err := checkImportance(from, importance); err != nil {
+		return nil, err
 	}
 	return &planes{
 		from: from, u: u, importance: importance, threads: env.Threads,
@@ -218,7 +240,7 @@ func (p *planes) fitRows(ctx context.Context, lo, hi int) (*fitted, error) {
 			if f.zeros != nil {
 				zeros = f.zeros[g : g+groups]
 			}
-			if err := p.u.FitRow(f.scales[g:g+groups], zeros, x[(r-a)*cols:(r-a+1)*cols], p.importance); err != nil {
+			if err := p.u.FitRow(f.scales[g:g+groups], zeros, x[(r-a)*cols:(r-a+1)*cols], importanceRow(p.from, p.importance, r)); err != nil {
 				return fmt.Errorf("row %d: %w", r, err)
 			}
 		}
@@ -262,7 +284,7 @@ func (p *planes) fitTensor(ctx context.Context) (*fitted, error) {
 					return err
 				}
 				for i, c := range cands {
-					sum[i] += p.u.loss(x, p.importance, c.scale, c.zero, math.Inf(1))
+					sum[i] += p.u.loss(x, importanceRow(p.from, p.importance, r), c.scale, c.zero, math.Inf(1))
 				}
 			}
 			return nil
