@@ -135,7 +135,7 @@ package is good enough. One binary, no Python, no network.`,
 		verbs []func() *cobra.Command
 	}{
 		{"main", []func() *cobra.Command{a.initCmd, a.checkCmd}},
-		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd}},
+		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd}},
 		{"rest", []func() *cobra.Command{a.targetsCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {
 		for _, verb := range g.verbs {

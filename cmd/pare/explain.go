@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sort"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/runner/verify"
+)
+
+func (a *app) explainCmd() *cobra.Command {
+	var fl verifyFlags
+	var top int
+	c := &cobra.Command{
+		Use:   "explain ORIGINAL PACKAGE",
+		Short: "Rank the tensors that lost accuracy, each with the flag that buys it back and its price",
+		Long: `Rank the tensors of a package by what they cost: each is put back to the original's values alone,
+and the drop of the KL divergence is its loss. Beside it stands the flag that stores it better, and
+what that costs in bytes.`,
+		Example: `  pare explain books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 2`,
+		Args:    exactly("an ORIGINAL", "a PACKAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.explain(cmd.Context(), args[0], args[1], &fl, top)
+		},
+	}
+	fl.textFlags(a, c)
+	c.Flags().IntVar(&fl.chunks, "chunks", 4, "chunks to compare for every tensor; a few are enough to rank")
+	c.Flags().IntVar(&top, "top", 10, "lines to print, 0 for all")
+	return c
+}
+
+func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags, top int) error {
+	orig, err := a.load(ctx, original, runner.Options{})
+	if err != nil {
+		return err
+	}
+	defer orig.Close()
+	tokens, opt, err := a.verifyTokens(orig, original, fl)
+	if err != nil {
+		return err
+	}
+	made, err := a.openModel(ctx, pkg)
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	opt.Chunks = fl.chunks
+	load := func(m *ir.Model) (*runner.Runner, error) { return a.execute(ctx, m, runner.Options{}) }
+	e, err := verify.Explain(ctx, orig.model, made, load, tokens, opt)
+	if err != nil {
+		return err
+	}
+	e.Original, e.Package = original, pkg
+	a.stopProgress()
+	t := explainTable(e, top)
+	var lines []any
+	for _, l := range e.Losses {
+		lines = append(lines, l)
+	}
+	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t) }})
+}
+
+func explainTable(e *verify.Explanation, top int) *table {
+	t := &table{head: []string{"tensor", "type", ">nats", ">share", "flag that buys it back", ">price"}}
+	for i, l := range e.Losses {
+		if top > 0 && i == top {
+			break
+		}
+		keep, price := "", ""
+		if l.Keep != "" {
+			keep, price = l.Keep, "+"+human.Bytes(l.Price)
+		}
+		t.both([]string{l.Tensor, string(l.Type), human.Float(l.KL), human.Percent(l.Share, 0), keep, price},
+			[]string{l.Tensor, string(l.Type), fmt.Sprint(l.KL), fmt.Sprint(l.Share), l.Keep, fmt.Sprint(l.Price)})
+	}
+	return t
+}
+
+func explainText(w io.Writer, e *verify.Explanation, t *table) {
+	losses := append([]verify.Loss(nil), e.Losses...)
+	sort.SliceStable(losses, func(i, j int) bool { return losses[i].KL > losses[j].KL })
+	var share float64
+	n := min(3, len(losses))
+	for _, l := range losses[:n] {
+		share += l.Share
+	}
+	fmt.Fprintf(w, "KL %s nats per token; the %d worst of %d hold %s of it\n", human.Float(e.KL), n, len(losses), human.Percent(share, 0))
+	if e.Grouped {
+		fmt.Fprintln(w, "blocks were ranked first; of the others only the blocks are listed")
+	}
+	_ = t.text(w) // a closed stdout is found by the next write
+	fmt.Fprintf(w, "measured on %d chunks of %d tokens: shares need not add up to 100 %%\n", e.Protocol.Chunks, e.Protocol.Context)
+}

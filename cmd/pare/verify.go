@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/runner/verify"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// verifyFlags are the choices of verify and explain.
+type verifyFlags struct {
+	text      []string
+	context   int
+	chunks    int
+	gates     []string
+	undecided choice
+	write     int
+}
+
+func (a *app) verifyCmd() *cobra.Command {
+	fl := verifyFlags{undecided: choice{value: "fail", of: []string{"fail", "pass"}}}
+	c := &cobra.Command{
+		Use:   "verify ORIGINAL PACKAGE",
+		Short: "Compare the accuracy of a package with its original: perplexity, KL divergence, top-1",
+		Long: `Compare the accuracy of a package, or of any model that pare reads, with its original on a text:
+perplexity, KL divergence, agreement of the most likely token, the error after every block, and what
+both write. With --gate the exit code is 3 when a limit is missed.`,
+		Example: `  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16
+  pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16 --gate kl_mean=0.05`,
+		Args: exactly("an ORIGINAL", "a PACKAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.verify(cmd.Context(), args[0], args[1], &fl)
+		},
+	}
+	f := c.Flags()
+	fl.textFlags(a, c)
+	f.IntVar(&fl.chunks, "chunks", 64, "chunks to compare, 0 for all of the text")
+	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT` that decides the exit code, such as kl_mean=0.05; repeat it for several")
+	f.Var(&fl.undecided, "undecided", "what a gate that cannot tell means: fail or pass")
+	f.IntVar(&fl.write, "write", 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
+	completeGates(c)
+	complete(c, "undecided", fl.undecided.of...)
+	return c
+}
+
+// textFlags are those of every verb that reads a text to compare on.
+func (fl *verifyFlags) textFlags(_ *app, c *cobra.Command) {
+	c.Flags().StringArrayVar(&fl.text, "text", nil, "text `FILE` that neither training nor calibration saw; repeat it for several")
+	c.Flags().IntVar(&fl.context, "context", 512, "tokens in a chunk; the second half of each is scored")
+}
+
+func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags) error {
+	limits := recipe.Gate{}
+	for _, g := range fl.gates {
+		if err := limits.Set(g); err != nil {
+			return flagFault("gate", err)
+		}
+	}
+	if err := verify.CheckLimits(limits.Limits()); err != nil {
+		return err
+	}
+	orig, err := a.load(ctx, original, runner.Options{})
+	if err != nil {
+		return err
+	}
+	defer orig.Close()
+	made, err := a.load(ctx, pkg, runner.Options{})
+	if err != nil {
+		return err
+	}
+	defer made.Close()
+	tokens, opt, err := a.verifyTokens(orig, original, fl)
+	if err != nil {
+		return err
+	}
+	cmp, err := verify.New(orig.runner, made.runner, opt)
+	if err != nil {
+		return err
+	}
+	chunks := fl.chunks
+	if chunks <= 0 {
+		chunks = cmp.Available(tokens)
+	}
+	r, err := compareUntilSure(ctx, cmp, tokens, chunks, limits.Limits(), orig, made)
+	if err != nil {
+		return err
+	}
+	r.Original, r.Package = original, pkg
+	if fl.write > 0 {
+		a.progressSink().Stage("write", 0, "tokens")
+		// a window that the text outgrows several times, so that loops have time to show
+		window := min(128, opt.Context)
+		r.Text, err = verify.WriteText(ctx, orig.runner, made.runner, verify.TextOptions{
+			Prompt: tokens[:min(16, len(tokens))], Tokens: fl.write, Context: window, Greedy: min(64, fl.write), Seed: a.seed,
+		}, func(ids []int32) string { return orig.tok.Decode(ids, tokenizer.DecodeOptions{}) })
+		if err != nil {
+			return err
+		}
+	}
+	a.stopProgress()
+	if err := a.show(result{object: r, table: verifyTable(r), text: func(w io.Writer) { verifyText(w, r, textName(fl.text), a.verbose) }}); err != nil {
+		return err
+	}
+	return gateError(r.Gate, fl.undecided.value)
+}
+
+// verifyTokens reads the text and cuts it into tokens of the original's vocabulary.
+func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
+	var opt verify.Options
+	if len(fl.text) == 0 {
+		return nil, opt, misuse("add --text FILE", "there is no text to compare on")
+	}
+	text, err := readTexts(fl.text)
+	if err != nil {
+		return nil, opt, err
+	}
+	tok, err := orig.tokenizer(path)
+	if err != nil {
+		return nil, opt, err
+	}
+	tokens := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	if len(tokens) < fl.context {
+		return nil, opt, &fault.Error{File: textName(fl.text), Err: misusef("%d tokens do not fill one chunk of %d", len(tokens), fl.context), Hint: "give a longer text or a smaller --context"}
+	}
+	sum := sha256.Sum256(text)
+	opt = verify.Options{Context: fl.context, BOS: -1, TextHash: hex.EncodeToString(sum[:]), Progress: a.progressSink()}
+	if spec := tok.Spec(); spec.AddBOS {
+		opt.BOS = int32(spec.BOS)
+	}
+	return tokens, opt, nil
+}
+
+// compareUntilSure scores chunks and, when a gate cannot tell, doubles them up to four times the
+// number asked for.
+func compareUntilSure(ctx context.Context, cmp *verify.Comparison, tokens []int32, chunks int, limits verify.Limits, orig, made *loaded) (*verify.Result, error) {
+	for most := 4 * chunks; ; {
+		if _, err := cmp.Add(ctx, tokens, chunks); err != nil {
+			return nil, err
+		}
+		r, err := cmp.Result()
+		if err != nil {
+			return nil, err
+		}
+		r.Bytes = verify.Bytes{Original: orig.model.Bytes(), Package: made.model.Bytes()}
+		r.Gate = verify.Evaluate(r, limits, nil)
+		left := min(most, cmp.Available(tokens)) - cmp.Scored()
+		if r.Gate.Verdict != verify.Inconclusive || left <= 0 {
+			return r, nil
+		}
+		chunks = min(cmp.Scored(), left)
+	}
+}
+
+// gateError turns a verdict into the error that carries exit code 3.
+func gateError(g verify.Gate, undecided string) error {
+	if g.Verdict == verify.Pass || g.Verdict == verify.None || g.Verdict == verify.Inconclusive && undecided == "pass" {
+		return nil
+	}
+	return codeOnly(exitGate)
+}
+
+func verifyTable(r *verify.Result) *table {
+	t := &table{head: []string{"figure", ">original", ">package", ">value", ">lower 95 %", ">upper 95 %"}}
+	f := human.Float
+	t.add("perplexity", f(r.Perplexity.Original), f(r.Perplexity.Package), f(math.Expm1(r.Perplexity.LogRatio)), f(math.Expm1(r.Perplexity.Lower95)), f(math.Expm1(r.Perplexity.Upper95)))
+	t.add("kl_mean", "", "", f(r.KL.Mean), f(r.KL.Lower95), f(r.KL.Upper95))
+	t.add("kl_median", "", "", f(r.KL.Median), "", "")
+	t.add("kl_p90", "", "", f(r.KL.P90), "", "")
+	t.add("kl_p99", "", "", f(r.KL.P99), "", "")
+	t.add("top1", "", "", f(r.Top1.Agreement), f(r.Top1.Lower95), f(r.Top1.Upper95))
+	t.add("bytes", fmt.Sprint(r.Bytes.Original), fmt.Sprint(r.Bytes.Package), f(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))), "", "")
+	return t
+}
+
+// verifyText is the comparison as a person reads it.
+func verifyText(w io.Writer, r *verify.Result, text string, all bool) {
+	growth := func(x float64) string { return fmt.Sprintf("%+.2f %%", 100*math.Expm1(x)) }
+	fmt.Fprintf(w, "size        %s → %s  %s\n", human.Bytes(r.Bytes.Original), human.Bytes(r.Bytes.Package), times(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))))
+	fmt.Fprintf(w, "perplexity  %.4g → %.4g  %s  (95 %%: %s to %s)\n", r.Perplexity.Original, r.Perplexity.Package, growth(r.Perplexity.LogRatio), growth(r.Perplexity.Lower95), growth(r.Perplexity.Upper95))
+	fmt.Fprintf(w, "KL          %s nats per token  (95 %%: %s to %s)  median %s  90 %% %s  99 %% %s  largest %s\n",
+		human.Float(r.KL.Mean), human.Float(r.KL.Lower95), human.Float(r.KL.Upper95), human.Float(r.KL.Median), human.Float(r.KL.P90), human.Float(r.KL.P99), human.Float(r.KL.Max))
+	fmt.Fprintf(w, "top-1       %s  (95 %%: at least %s)\n", human.Percent(r.Top1.Agreement, 1), human.Percent(r.Top1.Lower95, 1))
+	if t := r.Text; t != nil {
+		same := "all greedy tokens are the same"
+		if t.Divergence < min(64, t.Tokens) {
+			same = fmt.Sprintf("greedy texts part at token %d", t.Divergence)
+		}
+		fmt.Fprintf(w, "writing     repetition %s → %s  entropy %s → %s nats  %s\n", human.Percent(t.Original.Repetition, 1), human.Percent(t.Package.Repetition, 1), human.Float(t.Original.Entropy), human.Float(t.Package.Entropy), same)
+	}
+	if all && len(r.Layers) > 0 {
+		t := &table{head: []string{">block", ">signal to error, dB", ">cosine", ">largest error"}}
+		for _, l := range r.Layers {
+			t.add(fmt.Sprint(l.Block), human.Float(l.SQNR), fmt.Sprintf("%.5f", l.Cosine), human.Float(l.MaxAbs))
+		}
+		_ = t.text(w) // a closed stdout is found by the next write
+	}
+	fmt.Fprintf(w, "measured    %s: %d chunks of %d tokens of %s, %s scored, %s kernels\n", r.Protocol.Name, r.Protocol.Chunks, r.Protocol.Context, text, human.Thousands(int64(r.Protocol.TokensScored)), r.Protocol.ISA)
+	for _, c := range r.Gate.Checks {
+		fmt.Fprintf(w, "%-11s %s\n", c.Verdict, report.CheckText(c))
+	}
+}
