@@ -35,9 +35,12 @@ func (s *step) factors(ctx context.Context) (*ir.LowRank, error) {
 		if err != nil {
 			return nil, err
 		}
-		perInput := len(m.ia3.shape) >= 2 && m.ia3.shape[0] == 1 && m.ia3.shape[1] != 1
-		if s.forBias || perInput != s.flip {
-			return &ir.LowRank{Col: blend(l)}, nil
+		if s.forBias || m.perInput() != s.flip {
+			col := make([]float32, s.cols) // a convolution has several columns for an input
+			for i := range col {
+				col[i] = l[i/(s.cols/len(l))]
+			}
+			return &ir.LowRank{Col: blend(col)}, nil
 		}
 		return &ir.LowRank{Row: blend(l)}, nil
 	}

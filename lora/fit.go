@@ -35,14 +35,17 @@ func (r *resolver) fit(o *op, t *ir.Tensor) error {
 		return &fault.Error{File: o.a.File, Tensor: x.name, Op: passName, Err: fmt.Errorf("%w: "+format, append([]any{ErrShape}, args...)...), Hint: r.baseHint(o.a)}
 	}
 	if m.ia3 != nil {
-		n := m.ia3.elems()
-		perInput := r.ia3PerInput(m)
+		n, perInput := m.ia3.elems(), m.perInput()
 		in, out := cols, rows
-		if rows != cols && (perInput && n != in || !perInput && n != out) || rows == cols && o.a.Config.FanInOut {
+		if len(t.Shape) > 2 { // a convolution [out,in,kernel...]: a factor for every input plane
+			in = t.Shape[1]
+		}
+		fits := func() bool { return perInput && n == in || !perInput && n == out }
+		if len(t.Shape) == 2 && (!fits() || rows == cols && o.a.Config.FanInOut && r.m.Format != "gguf") {
 			o.flip = true
 			in, out = rows, cols
 		}
-		if perInput && n != in || !perInput && n != out {
+		if !fits() {
 			return fail(m.ia3, "%v scales %d values, %s is %v", m.ia3.shape, n, t.Name, t.Shape)
 		}
 		return nil
@@ -94,8 +97,8 @@ func (r *resolver) fitBias(o op, b *ir.Tensor) error {
 	return nil
 }
 
-// ia3PerInput reports whether ia3_l scales inputs (feed-forward layers, [1,in]) or outputs ([out,1]).
-func (r *resolver) ia3PerInput(m *module) bool {
+// perInput reports whether ia3_l scales inputs (feed-forward layers, [1,in]) or outputs ([out,1]).
+func (m *module) perInput() bool {
 	s := m.ia3.shape
 	return len(s) >= 2 && s[0] == 1 && s[1] != 1
 }

@@ -155,7 +155,7 @@ func (r *resolver) add(w Weighted) {
 			continue
 		}
 		put(t, o)
-		if m.bias == nil && (m.ia3 == nil || r.ia3PerInput(m)) {
+		if m.bias == nil && (m.ia3 == nil || m.perInput()) {
 			continue
 		}
 		b, err := r.find(m.name + ".bias")

@@ -39,7 +39,6 @@ def main(folder):
     torch.save({"a": x}, folder / "legacy.pt", _use_new_zipfile_serialization=False)
     torch.save(module, folder / "module.pt")  # a whole module: refused
     torch.save({"p": torch.nn.Parameter(x)}, folder / "parameter.pt")  # refused: _rebuild_parameter
-    torch.save({"wide": x[:1].expand(6, 5)}, folder / "expanded.pt")  # refused: repeats elements
 
 
 main(pathlib.Path(sys.argv[1]))
