@@ -46,17 +46,17 @@ func (s *Set) GemmNT(dst, x, w Matrix, add bool) {
 }
 
 const (
-	ntRows   = 60      // most rows of x in one call of the kernel; a multiple of every level's tile
-	ntCols   = 24      // rows of w that pass together when rows are long, likewise
+	ntRows   = 60      // most rows of x that pass together; a multiple of every level's tile
+	ntCols   = 48      // rows of w that pass together when rows are long, likewise
 	ntDepth  = 1024    // most of k at a time
-	ntWork   = 1 << 20 // multiplications in one call, far below a millisecond
+	ntWork   = 1 << 21 // multiplications in one call, well below a millisecond
 	ntVector = 16      // most lanes of a vector
 )
 
 type gemmNTArgs struct {
-	dst, x, w, sums     unsafe.Pointer
-	ldd, ldx, ldw       int
-	m, n, k, depth, add int
+	dst, x, w, sums          unsafe.Pointer
+	ldd, ldx, ldw            int
+	m, n, k, from, upTo, add int
 }
 
 // ntSums holds unfinished sums, a vector for each element, while k passes in pieces.
@@ -78,10 +78,12 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 	}
 	for i := 0; i < dst.Rows; i += ntRows {
 		args.m = min(ntRows, dst.Rows-i)
-		step := max(1, ntWork/(args.m*max(x.Cols, 1)*ntCols)) * ntCols
 		// a few rows of x stay in the caches however long they are, and w streams best whole
-		if args.depth = ntDepth; args.m <= 8 {
-			args.depth = max(x.Cols, 1)
+		depth, step := max(x.Cols, 1), ntCols
+		if args.m > 8 && x.Cols > ntDepth+ntDepth/2 {
+			depth = ntDepth
+		} else {
+			step = max(1, ntWork/(args.m*depth*ntCols)) * ntCols
 		}
 		for j := 0; j < dst.Cols; j += step {
 			args.n = min(step, dst.Cols-j)
@@ -89,7 +91,15 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 			if x.Cols > 0 {
 				args.x, args.w = unsafe.Pointer(&x.Data[i*x.Stride]), unsafe.Pointer(&w.Data[j*w.Stride])
 			}
-			c.call(fnGemmNt, unsafe.Pointer(&args))
+			for args.from = 0; ; args.from = args.upTo {
+				if args.upTo = args.from + depth; args.upTo+depth/2 >= x.Cols {
+					args.upTo = x.Cols
+				}
+				c.call(fnGemmNt, unsafe.Pointer(&args))
+				if args.upTo == x.Cols {
+					break
+				}
+			}
 		}
 	}
 }

@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x75158d48; WORD $0x0099; BYTE $0x00 // leaq 0x9975(%rip), %rdx # 0x9af0 <lanes>
+	LONG $0x35158d48; WORD $0x0099; BYTE $0x00 // leaq 0x9935(%rip), %rdx # 0x9ab0 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -121,320 +121,185 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xe0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe0, %rsp
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
-	LONG $0x40578b4c // movq 0x40(%rdi), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0f038e0f; WORD $0x0000 // jle 0x10f6 <k_gemm_nt+0xf26>
+	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x0eca8e0f; WORD $0x0000 // jle 0x10c2 <k_gemm_nt+0xef2>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x38408b48 // movq 0x38(%rax), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x48588b48 // movq 0x48(%rax), %rbx
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x3feac148 // shrq $0x3f, %rdx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	WORD $0xd148; BYTE $0xfa // sarq %rdx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	LONG $0xff4a8d49 // leaq -0x1(%r10), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x38488b4c // movq 0x38(%rax), %r9
-	QUAD $0x000000082444c748; BYTE $0x00 // movq $0x0, 0x8(%rsp)
-	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
-	LONG $0x245c8948; BYTE $0x50 // movq %rbx, 0x50(%rsp)
-	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
-	WORD $0x1deb // jmp 0x25e <k_gemm_nt+0x8e>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0x0e988e0f; WORD $0x0000 // jle 0x10f6 <k_gemm_nt+0xf26>
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
-	LONG $0x24443b48; BYTE $0x68 // cmpq 0x68(%rsp), %rax
-	LONG $0xcb4e0f48 // cmovleq %rbx, %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x08428d48 // leaq 0x8(%rdx), %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x2eeb // jmp 0x2c3 <k_gemm_nt+0xf3>
-	LONG $0x2429fcc5; BYTE $0x08 // vmovaps %ymm4, (%rax,%rcx)
-	LONG $0x5c29fcc5; WORD $0x2008 // vmovaps %ymm3, 0x20(%rax,%rcx)
-	LONG $0x5429fcc5; WORD $0x4008 // vmovaps %ymm2, 0x40(%rax,%rcx)
-	LONG $0x4c29fcc5; WORD $0x6008 // vmovaps %ymm1, 0x60(%rax,%rcx)
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x04c48349 // addq $0x4, %r12
-	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
-	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0x24048b48 // movq (%rsp), %rax
-	WORD $0x8d7d // jge 0x250 <k_gemm_nt+0x80>
-	LONG $0x03f98349 // cmpq $0x3, %r9
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	LONG $0x009e8d0f; WORD $0x0000 // jge 0x370 <k_gemm_nt+0x1a0>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x079b840f; WORD $0x0000 // je 0xa80 <k_gemm_nt+0x8b0>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	QUAD $0x000000282444c748; BYTE $0x00 // movq $0x0, 0x28(%rsp)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x58eb // jmp 0x278 <k_gemm_nt+0xa8>
+	LONG $0x3c29fcc5; BYTE $0x08 // vmovaps %ymm7, (%rax,%rcx)
+	LONG $0x44297cc5; WORD $0x2008 // vmovaps %ymm8, 0x20(%rax,%rcx)
+	LONG $0x6c29fcc5; WORD $0x4008 // vmovaps %ymm5, 0x40(%rax,%rcx)
+	LONG $0x7429fcc5; WORD $0x6008 // vmovaps %ymm6, 0x60(%rax,%rcx)
+	QUAD $0x00008008a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x80(%rax,%rcx)
+	QUAD $0x0000a0089c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xa0(%rax,%rcx)
+	QUAD $0x0000c0088c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0xc0(%rax,%rcx)
+	QUAD $0x0000e0089429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xe0(%rax,%rcx)
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04c18348 // addq $0x4, %rcx
+	LONG $0x24448348; WORD $0x1028 // addq $0x10, 0x28(%rsp)
+	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
+	LONG $0x0e4a8d0f; WORD $0x0000 // jge 0x10c2 <k_gemm_nt+0xef2>
+	LONG $0x247c8348; WORD $0x0320 // cmpq $0x3, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x00c78d0f; WORD $0x0000 // jge 0x350 <k_gemm_nt+0x180>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	WORD $0xbb75 // jne 0x2b0 <k_gemm_nt+0xe0>
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x0812840f; WORD $0x0000 // je 0xab0 <k_gemm_nt+0x8e0>
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0xb975 // jne 0x260 <k_gemm_nt+0x90>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x07e1c148 // shlq $0x7, %rcx
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
-	LONG $0xf24d0f48 // cmovgeq %rdx, %rsi
-	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
-	LONG $0x02c88349 // orq $0x2, %r8
-	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
-	LONG $0xc24d0f4c // cmovgeq %rdx, %r8
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x03cb8349 // orq $0x3, %r11
-	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	LONG $0xda4d0f4c // cmovgeq %rdx, %r11
 	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x18420348 // addq 0x18(%rdx), %rax
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x07d2840f; WORD $0x0000 // je 0xb1d <k_gemm_nt+0x94d>
-	LONG $0x2428fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm4
-	LONG $0x5c28fcc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm3
-	LONG $0x5428fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm2
-	LONG $0x4c28fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm1
-	LONG $0x0007c6e9; BYTE $0x00 // jmp 0xb2d <k_gemm_nt+0x95d>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	LONG $0xccaf0f49 // imulq %r12, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x18480348 // addq 0x18(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	LONG $0x08788b48 // movq 0x8(%rax), %rdi
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	LONG $0x28408b4c // movq 0x28(%rax), %r8
-	LONG $0x30588b4c // movq 0x30(%rax), %r11
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	LONG $0xc4af0f49 // imulq %r12, %rax
-	LONG $0x82048d48 // leaq (%rdx,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x01c88348 // orq $0x1, %rax
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	LONG $0x823c8d4c // leaq (%rdx,%rax,4), %r15
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0x02c88348 // orq $0x2, %rax
-	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0xc14d0f48 // cmovgeq %rcx, %rax
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x03ce8348 // orq $0x3, %rsi
-	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	LONG $0xf14d0f48 // cmovgeq %rcx, %rsi
-	LONG $0x820c8d48 // leaq (%rdx,%rax,4), %rcx
-	LONG $0xf3af0f49 // imulq %r11, %rsi
-	LONG $0xb2348d4c // leaq (%rdx,%rsi,4), %r14
-	LONG $0xc7148d4e // leaq (%rdi,%r8,8), %r10
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	QUAD $0x000000882484894c // movq %r8, 0x88(%rsp)
-	LONG $0x87248d4e // leaq (%rdi,%r8,4), %r12
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x44af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r8
-	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
-	LONG $0x000003be; BYTE $0x00 // movl $0x3, %esi
-	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x4d7 <k_gemm_nt+0x307>
-	BYTE $0x90 // nop
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x14297cc5; BYTE $0x3e // vmovaps %ymm10, (%rsi,%rdi)
-	LONG $0x64297cc5; WORD $0x203e // vmovaps %ymm12, 0x20(%rsi,%rdi)
-	LONG $0x4c297cc5; WORD $0x403e // vmovaps %ymm9, 0x40(%rsi,%rdi)
-	LONG $0x5c297cc5; WORD $0x603e // vmovaps %ymm11, 0x60(%rsi,%rdi)
-	QUAD $0x0000803ebc29fcc5; BYTE $0x00 // vmovaps %ymm7, 0x80(%rsi,%rdi)
-	QUAD $0x0000a03e84297cc5; BYTE $0x00 // vmovaps %ymm8, 0xa0(%rsi,%rdi)
-	QUAD $0x0000c03eac29fcc5; BYTE $0x00 // vmovaps %ymm5, 0xc0(%rsi,%rdi)
-	QUAD $0x0000e03eb429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsi,%rdi)
-	QUAD $0x0001003e9c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0x100(%rsi,%rdi)
-	QUAD $0x0001203ea429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x120(%rsi,%rdi)
-	QUAD $0x0001403e8c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0x140(%rsi,%rdi)
-	QUAD $0x0001603e9429fcc5; BYTE $0x00 // vmovaps %ymm2, 0x160(%rsi,%rdi)
-	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
-	LONG $0x03758d49 // leaq 0x3(%r13), %rsi
-	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
-	WORD $0x0149; BYTE $0xfa // addq %rdi, %r10
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
-	WORD $0x394c; BYTE $0xce // cmpq %r9, %rsi
-	LONG $0xfdfe8f0f; WORD $0xffff // jg 0x2d5 <k_gemm_nt+0x105>
-	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x8948; BYTE $0xef // movq %rbp, %rdi
-	LONG $0x07e7c148 // shlq $0x7, %rdi
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x0300840f; WORD $0x0000 // je 0x7f0 <k_gemm_nt+0x620>
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x14287cc5; BYTE $0x3e // vmovaps (%rsi,%rdi), %ymm10
-	LONG $0x64287cc5; WORD $0x203e // vmovaps 0x20(%rsi,%rdi), %ymm12
-	LONG $0x4c287cc5; WORD $0x403e // vmovaps 0x40(%rsi,%rdi), %ymm9
-	LONG $0x5c287cc5; WORD $0x603e // vmovaps 0x60(%rsi,%rdi), %ymm11
-	QUAD $0x0000803ebc28fcc5; BYTE $0x00 // vmovaps 0x80(%rsi,%rdi), %ymm7
-	QUAD $0x0000a03e84287cc5; BYTE $0x00 // vmovaps 0xa0(%rsi,%rdi), %ymm8
-	QUAD $0x0000c03eac28fcc5; BYTE $0x00 // vmovaps 0xc0(%rsi,%rdi), %ymm5
-	QUAD $0x0000e03eb428fcc5; BYTE $0x00 // vmovaps 0xe0(%rsi,%rdi), %ymm6
-	QUAD $0x0001003e9c28fcc5; BYTE $0x00 // vmovaps 0x100(%rsi,%rdi), %ymm3
-	QUAD $0x0001203ea428fcc5; BYTE $0x00 // vmovaps 0x120(%rsi,%rdi), %ymm4
-	QUAD $0x0001403e8c28fcc5; BYTE $0x00 // vmovaps 0x140(%rsi,%rdi), %ymm1
-	QUAD $0x0001603e9428fcc5; BYTE $0x00 // vmovaps 0x160(%rsi,%rdi), %ymm2
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
-	WORD $0x747f // jg 0x5d4 <k_gemm_nt+0x404>
-	LONG $0x2c107cc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm13
-	LONG $0x107c41c4; WORD $0xb434 // vmovups (%r12,%rsi,4), %ymm14
-	LONG $0x107c41c4; WORD $0xb23c // vmovups (%r10,%rsi,4), %ymm15
-	LONG $0x107cc1c4; WORD $0xb004 // vmovups (%r8,%rsi,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
-	LONG $0xb80de2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm0) + ymm7
-	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0x107cc1c4; WORD $0xb704 // vmovups (%r15,%rsi,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm0) + ymm12
-	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
-	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
-	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0xb805e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm0) + ymm1
-	LONG $0x107cc1c4; WORD $0xb604 // vmovups (%r14,%rsi,4), %ymm0
-	LONG $0xb87d42c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm13) + ymm11
-	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
-	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0x085e8d4c // leaq 0x8(%rsi), %r11
-	LONG $0x10c68348 // addq $0x10, %rsi
-	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x8c7e // jle 0x560 <k_gemm_nt+0x390>
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
-	LONG $0x010b8d0f; WORD $0x0000 // jge 0x6f0 <k_gemm_nt+0x520>
-	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0xc5af0f48 // imulq %rbp, %rax
-	LONG $0x014d8d4c // leaq 0x1(%rbp), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	LONG $0x025d8d48 // leaq 0x2(%rbp), %rbx
-	LONG $0xd8af0f49 // imulq %r8, %rbx
-	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
-	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
-	LONG $0xd62d8d48; WORD $0x0094; BYTE $0x00 // leaq 0x94d6(%rip), %rbp # 0x9af0 <lanes>
-	LONG $0x107ca1c4; WORD $0x9d44; BYTE $0x20 // vmovups 0x20(%rbp,%r11,4), %ymm0
-	LONG $0x2c7d62c4; WORD $0xb03c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm15
-	QUAD $0x0000c024bc117cc5; BYTE $0x00 // vmovups %ymm15, 0xc0(%rsp)
-	LONG $0x88048d4b // leaq (%r8,%r9,4), %rax
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x2c7d62c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm13
-	LONG $0x98048d49 // leaq (%r8,%rbx,4), %rax
-	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x2c7d62c4; WORD $0xb034 // vmaskmovps (%rax,%rsi,4), %ymm0, %ymm14
-	QUAD $0x0000a024b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xa0(%rsp)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
-	LONG $0x2c7d42c4; WORD $0xb334 // vmaskmovps (%r11,%rsi,4), %ymm0, %ymm14
-	LONG $0xb80542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm14) + ymm10
-	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x287c41c4; BYTE $0xfd // vmovaps %ymm13, %ymm15
-	LONG $0x2c7d42c4; WORD $0xb72c // vmaskmovps (%r15,%rsi,4), %ymm0, %ymm13
-	QUAD $0x00a0249cb80de2c4; WORD $0x0000 // vfmadd231ps 0xa0(%rsp), %ymm14, %ymm3 # ymm3 = (ymm14 * mem) + ymm3
-	QUAD $0x0000c024b4107cc5; BYTE $0x00 // vmovups 0xc0(%rsp), %ymm14
-	LONG $0xb80d42c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm12 # ymm12 = (ymm14 * ymm13) + ymm12
-	LONG $0xb80542c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm13) + ymm8
-	QUAD $0x00a024a4b815e2c4; WORD $0x0000 // vfmadd231ps 0xa0(%rsp), %ymm13, %ymm4 # ymm4 = (ymm13 * mem) + ymm4
-	LONG $0x2c7d62c4; WORD $0xb12c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm13
-	LONG $0xb80d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm13) + ymm9
-	LONG $0xb805c2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
-	LONG $0x2c7dc2c4; WORD $0xb604 // vmaskmovps (%r14,%rsi,4), %ymm0, %ymm0
-	QUAD $0x0000a024b4107cc5; BYTE $0x00 // vmovups 0xa0(%rsp), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	QUAD $0x00c0249cb87d62c4; WORD $0x0000 // vfmadd231ps 0xc0(%rsp), %ymm0, %ymm11 # ymm11 = (ymm0 * mem) + ymm11
-	LONG $0xb87dc2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm15) + ymm6
-	LONG $0xb80de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm0) + ymm2
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0xfd658f0f; WORD $0xffff // jg 0x450 <k_gemm_nt+0x280>
-	WORD $0x0feb // jmp 0x6fc <k_gemm_nt+0x52c>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	LONG $0xfd548f0f; WORD $0xffff // jg 0x450 <k_gemm_nt+0x280>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x20788b48 // movq 0x20(%rax), %rdi
-	LONG $0x58708b48 // movq 0x58(%rax), %rsi
-	LONG $0xefaf0f4c // imulq %rdi, %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x28 // addq (%rax), %r13
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x856c8d4d; BYTE $0x00 // leaq (%r13,%rax,4), %r13
-	LONG $0x182dc3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm12, %ymm10, %ymm0
-	LONG $0x062d43c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm12, %ymm10, %ymm10 # ymm10 = ymm10[2,3],ymm12[2,3]
-	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0x183543c4; WORD $0x01d3 // vinsertf128 $0x1, %xmm11, %ymm9, %ymm10
-	LONG $0x063543c4; WORD $0x31cb // vperm2f128 $0x31, %ymm11, %ymm9, %ymm9 # ymm9 = ymm9[2,3],ymm11[2,3]
-	LONG $0x582c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm10, %ymm9
-	LONG $0x147d41c4; BYTE $0xd1 // vunpcklpd %ymm9, %ymm0, %ymm10 # ymm10 = ymm0[0],ymm9[0],ymm0[2],ymm9[2]
-	LONG $0x157dc1c4; BYTE $0xc1 // vunpckhpd %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm9[1],ymm0[3],ymm9[3]
-	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0xc8167ec5 // vmovshdup %ymm0, %ymm9 # ymm9 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
-	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
-	LONG $0x00df8e0f; WORD $0x0000 // jle 0x840 <k_gemm_nt+0x670>
-	QUAD $0x000091970528f8c5 // vmovaps 0x9197(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
-	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x18470348 // addq 0x18(%rdi), %rax
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
+	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
+	LONG $0x02cc8349 // orq $0x2, %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0xe04d0f4d // cmovgeq %r8, %r12
+	LONG $0x03cf8349 // orq $0x3, %r15
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xf84d0f4d // cmovgeq %r8, %r15
+	LONG $0x50778b48 // movq 0x50(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0674 // je 0x779 <k_gemm_nt+0x5a9>
-	LONG $0x583041c4; WORD $0x004d // vaddps (%r13), %xmm9, %xmm9
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117841c4; WORD $0x004d // vmovups %xmm9, (%r13)
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
-	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
-	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
-	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
-	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
-	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
-	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
-	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0x00e78e0f; WORD $0x0000 // jle 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x0000912f0528f8c5 // vmovaps 0x912f(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
-	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0774 // je 0x7e2 <k_gemm_nt+0x612>
-	LONG $0x5850c1c4; WORD $0xbd6c; BYTE $0x00 // vaddps (%r13,%rdi,4), %xmm5, %xmm5
-	LONG $0x1178c1c4; WORD $0xbd6c; BYTE $0x00 // vmovups %xmm5, (%r13,%rdi,4)
-	LONG $0x000182e9; BYTE $0x00 // jmp 0x970 <k_gemm_nt+0x7a0>
+	LONG $0x0828840f; WORD $0x0000 // je 0xb2a <k_gemm_nt+0x95a>
+	LONG $0x3c28fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm7
+	LONG $0x44287cc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm8
+	LONG $0x6c28fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm5
+	LONG $0x7428fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm6
+	QUAD $0x00008008a428fcc5; BYTE $0x00 // vmovaps 0x80(%rax,%rcx), %ymm4
+	QUAD $0x0000a0089c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rax,%rcx), %ymm3
+	QUAD $0x0000c0088c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rax,%rcx), %ymm1
+	QUAD $0x0000e0089428fcc5; BYTE $0x00 // vmovaps 0xe0(%rax,%rcx), %ymm2
+	LONG $0x000809e9; BYTE $0x00 // jmp 0xb4b <k_gemm_nt+0x97b>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x18770348 // addq 0x18(%rdi), %rsi
+	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
+	LONG $0x50478b48 // movq 0x50(%rdi), %rax
+	LONG $0x58478b4c // movq 0x58(%rdi), %r8
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x08c08348 // addq $0x8, %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0xcbaf0f49 // imulq %r11, %rcx
+	LONG $0x8a048d48 // leaq (%rdx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
+	LONG $0xc94d0f49 // cmovgeq %r9, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	LONG $0x8a048d48 // leaq (%rdx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x02c98348 // orq $0x2, %rcx
+	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
+	LONG $0xc94d0f49 // cmovgeq %r9, %rcx
+	LONG $0xcdaf0f49 // imulq %r13, %rcx
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x03c88348 // orq $0x3, %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0xc14d0f49 // cmovgeq %r9, %rax
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	LONG $0x822c8d48 // leaq (%rdx,%rax,4), %rbp
+	LONG $0xd30c8d4e // leaq (%rbx,%r10,8), %r9
+	LONG $0x6caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r13
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
+	LONG $0x93148d4a // leaq (%rbx,%r10,4), %rdx
+	LONG $0x0003ba41; WORD $0x0000 // movl $0x3, %r10d
+	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	LONG $0x246c8948; BYTE $0x50 // movq %rbp, 0x50(%rsp)
+	LONG $0x000093e9; BYTE $0x00 // jmp 0x4eb <k_gemm_nt+0x31b>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x297c21c4; WORD $0x1614 // vmovaps %ymm10, (%rsi,%r10)
+	LONG $0x297c21c4; WORD $0x1664; BYTE $0x20 // vmovaps %ymm12, 0x20(%rsi,%r10)
+	LONG $0x297c21c4; WORD $0x164c; BYTE $0x40 // vmovaps %ymm9, 0x40(%rsi,%r10)
+	LONG $0x297c21c4; WORD $0x165c; BYTE $0x60 // vmovaps %ymm11, 0x60(%rsi,%r10)
+	QUAD $0x008016bc297ca1c4; WORD $0x0000 // vmovaps %ymm7, 0x80(%rsi,%r10)
+	QUAD $0x00a01684297c21c4; WORD $0x0000 // vmovaps %ymm8, 0xa0(%rsi,%r10)
+	QUAD $0x00c016ac297ca1c4; WORD $0x0000 // vmovaps %ymm5, 0xc0(%rsi,%r10)
+	QUAD $0x00e016b4297ca1c4; WORD $0x0000 // vmovaps %ymm6, 0xe0(%rsi,%r10)
+	QUAD $0x0100169c297ca1c4; WORD $0x0000 // vmovaps %ymm3, 0x100(%rsi,%r10)
+	QUAD $0x012016a4297ca1c4; WORD $0x0000 // vmovaps %ymm4, 0x120(%rsi,%r10)
+	QUAD $0x0140168c297ca1c4; WORD $0x0000 // vmovaps %ymm1, 0x140(%rsi,%r10)
+	QUAD $0x01601694297ca1c4; WORD $0x0000 // vmovaps %ymm2, 0x160(%rsi,%r10)
+	LONG $0x03538d4d // leaq 0x3(%r11), %r10
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
+	LONG $0xfda18f0f; WORD $0xffff // jg 0x28c <k_gemm_nt+0xbc>
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x07e2c149 // shlq $0x7, %r10
+	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
+	LONG $0x0089840f; WORD $0x0000 // je 0x590 <k_gemm_nt+0x3c0>
+	LONG $0x287c21c4; WORD $0x1614 // vmovaps (%rsi,%r10), %ymm10
+	LONG $0x287c21c4; WORD $0x1664; BYTE $0x20 // vmovaps 0x20(%rsi,%r10), %ymm12
+	LONG $0x287c21c4; WORD $0x164c; BYTE $0x40 // vmovaps 0x40(%rsi,%r10), %ymm9
+	LONG $0x287c21c4; WORD $0x165c; BYTE $0x60 // vmovaps 0x60(%rsi,%r10), %ymm11
+	QUAD $0x008016bc287ca1c4; WORD $0x0000 // vmovaps 0x80(%rsi,%r10), %ymm7
+	QUAD $0x00a01684287c21c4; WORD $0x0000 // vmovaps 0xa0(%rsi,%r10), %ymm8
+	QUAD $0x00c016ac287ca1c4; WORD $0x0000 // vmovaps 0xc0(%rsi,%r10), %ymm5
+	QUAD $0x00e016b4287ca1c4; WORD $0x0000 // vmovaps 0xe0(%rsi,%r10), %ymm6
+	QUAD $0x0100169c287ca1c4; WORD $0x0000 // vmovaps 0x100(%rsi,%r10), %ymm3
+	QUAD $0x012016a4287ca1c4; WORD $0x0000 // vmovaps 0x120(%rsi,%r10), %ymm4
+	QUAD $0x0140168c287ca1c4; WORD $0x0000 // vmovaps 0x140(%rsi,%r10), %ymm1
+	QUAD $0x01601694287ca1c4; WORD $0x0000 // vmovaps 0x160(%rsi,%r10), %ymm2
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x000000902484394c // cmpq %r8, 0x90(%rsp)
+	WORD $0x537e // jle 0x5d7 <k_gemm_nt+0x407>
+	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
+	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x669 <k_gemm_nt+0x499>
 	WORD $0x9066 // nop
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
@@ -448,352 +313,127 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
-	LONG $0xfd2b8e0f; WORD $0xffff // jle 0x560 <k_gemm_nt+0x390>
-	LONG $0xfffd9ae9; BYTE $0xff // jmp 0x5d4 <k_gemm_nt+0x404>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b4840f; WORD $0x0000 // je 0x8fd <k_gemm_nt+0x72d>
-	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	LONG $0x5832c1c4; WORD $0x0045 // vaddss (%r13), %xmm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x0045 // vmovss %xmm0, (%r13)
-	LONG $0x0001bb41; WORD $0x0000 // movl $0x1, %r11d
-	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
-	LONG $0x02fb8348 // cmpq $0x2, %rbx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x01ec8c0f; WORD $0x0000 // jl 0xa60 <k_gemm_nt+0x890>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x587ac1c4; WORD $0x0445 // vaddss 0x4(%r13), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0445 // vmovss %xmm0, 0x4(%r13)
-	LONG $0x03fb8348 // cmpq $0x3, %rbx
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	LONG $0xfef0850f; WORD $0xffff // jne 0x786 <k_gemm_nt+0x5b6>
-	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
-	LONG $0x587ac1c4; WORD $0x0845 // vaddss 0x8(%r13), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0845 // vmovss %xmm0, 0x8(%r13)
-	LONG $0xfffed6e9; BYTE $0xff // jmp 0x783 <k_gemm_nt+0x5b3>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x0084840f; WORD $0x0000 // je 0x93d <k_gemm_nt+0x76d>
-	LONG $0x5852c1c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%rdi,4), %xmm5, %xmm0
-	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%rdi,4)
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0x009f8c0f; WORD $0x0000 // jl 0x970 <k_gemm_nt+0x7a0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x587ac1c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%rdi,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,4)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0x0081850f; WORD $0x0000 // jne 0x970 <k_gemm_nt+0x7a0>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x587ac1c4; WORD $0xbd44; BYTE $0x08 // vaddss 0x8(%r13,%rdi,4), %xmm0, %xmm0
-	WORD $0x65eb // jmp 0x962 <k_gemm_nt+0x792>
-	LONG $0x117a41c4; WORD $0x004d // vmovss %xmm9, (%r13)
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	LONG $0x02fb8349 // cmpq $0x2, %r11
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x01558c0f; WORD $0x0000 // jl 0xa6b <k_gemm_nt+0x89b>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x0445 // vmovss %xmm0, 0x4(%r13)
-	LONG $0x03fb8349 // cmpq $0x3, %r11
-	LONG $0x013f850f; WORD $0x0000 // jne 0xa6b <k_gemm_nt+0x89b>
-	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
-	LONG $0x117ac1c4; WORD $0x0845 // vmovss %xmm0, 0x8(%r13)
-	LONG $0xfffe46e9; BYTE $0xff // jmp 0x783 <k_gemm_nt+0x5b3>
-	LONG $0x117ac1c4; WORD $0xbd6c; BYTE $0x00 // vmovss %xmm5, (%r13,%rdi,4)
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x267c // jl 0x970 <k_gemm_nt+0x7a0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,4)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x1375 // jne 0x970 <k_gemm_nt+0x7a0>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x117ac1c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,4)
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x1865e3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm4, %ymm3, %ymm0
-	LONG $0x0665e3c4; WORD $0x31dc // vperm2f128 $0x31, %ymm4, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm4[2,3]
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
-	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x267e // jle 0x9d0 <k_gemm_nt+0x800>
-	QUAD $0x00008f4e0528f8c5 // vmovaps 0x8f4e(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
-	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0774 // je 0x9c3 <k_gemm_nt+0x7f3>
-	LONG $0x5870c1c4; WORD $0xfd4c; BYTE $0x00 // vaddps (%r13,%rdi,8), %xmm1, %xmm1
-	LONG $0x1178c1c4; WORD $0xfd4c; BYTE $0x00 // vmovups %xmm1, (%r13,%rdi,8)
-	LONG $0xfffae5e9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
-	BYTE $0x90 // nop
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x5074 // je 0xa25 <k_gemm_nt+0x855>
-	LONG $0x5872c1c4; WORD $0xfd44; BYTE $0x00 // vaddss (%r13,%rdi,8), %xmm1, %xmm0
-	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x00 // vmovss %xmm0, (%r13,%rdi,8)
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xfac78c0f; WORD $0xffff // jl 0x4b4 <k_gemm_nt+0x2e4>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587ac1c4; WORD $0xfd44; BYTE $0x04 // vaddss 0x4(%r13,%rdi,8), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,8)
-	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
-	LONG $0xfaa7850f; WORD $0xffff // jne 0x4b4 <k_gemm_nt+0x2e4>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x587ac1c4; WORD $0xfd44; BYTE $0x08 // vaddss 0x8(%r13,%rdi,8), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,8)
-	LONG $0xfffa8fe9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
-	LONG $0x117ac1c4; WORD $0xfd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%rdi,8)
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xfa7e8c0f; WORD $0xffff // jl 0x4b4 <k_gemm_nt+0x2e4>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%rdi,8)
-	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
-	LONG $0xfa65850f; WORD $0xffff // jne 0x4b4 <k_gemm_nt+0x2e4>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x117ac1c4; WORD $0xfd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%rdi,8)
-	LONG $0xfffa54e9; BYTE $0xff // jmp 0x4b4 <k_gemm_nt+0x2e4>
-	WORD $0x894c; BYTE $0xcb // movq %r9, %rbx
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	LONG $0xfffd1be9; BYTE $0xff // jmp 0x786 <k_gemm_nt+0x5b6>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0xfffd13e9; BYTE $0xff // jmp 0x786 <k_gemm_nt+0x5b6>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0xc3af0f49 // imulq %r11, %rax
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x18420348 // addq 0x18(%rdx), %rax
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
-	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0xd64d0f48 // cmovgeq %rsi, %rdx
-	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
-	LONG $0x02cf8348 // orq $0x2, %rdi
-	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	LONG $0xfe4d0f48 // cmovgeq %rsi, %rdi
-	LONG $0x03cb8349 // orq $0x3, %r11
-	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	LONG $0xde4d0f4c // cmovgeq %rsi, %r11
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x01e3840f; WORD $0x0000 // je 0xcc0 <k_gemm_nt+0xaf0>
-	LONG $0x3c28fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm7
-	LONG $0x44287cc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm8
-	LONG $0x6c28fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm5
-	LONG $0x7428fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm6
-	QUAD $0x00008008a428fcc5; BYTE $0x00 // vmovaps 0x80(%rax,%rcx), %ymm4
-	QUAD $0x0000a0089c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rax,%rcx), %ymm3
-	QUAD $0x0000c0088c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rax,%rcx), %ymm1
-	QUAD $0x0000e0089428fcc5; BYTE $0x00 // vmovaps 0xe0(%rax,%rcx), %ymm2
-	LONG $0x0001c4e9; BYTE $0x00 // jmp 0xce1 <k_gemm_nt+0xb11>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x28518b49 // movq 0x28(%r9), %rdx
-	LONG $0xd5af0f49 // imulq %r13, %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x08510349 // addq 0x8(%r9), %rdx
-	LONG $0x10798b49 // movq 0x10(%r9), %rdi
-	LONG $0x30498b4d // movq 0x30(%r9), %r9
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0xd9af0f4d // imulq %r9, %r11
-	LONG $0xb7148d4c // leaq (%rdi,%rsi,4), %r10
-	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
-	LONG $0x9f348d4a // leaq (%rdi,%r11,4), %rsi
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x241c3b4c // cmpq (%rsp), %r11
-	WORD $0x0b7e // jle 0xb78 <k_gemm_nt+0x9a8>
-	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x46eb // jmp 0xbbe <k_gemm_nt+0x9ee>
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	LONG $0x74af0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r14
-	WORD $0x0149; BYTE $0xfe // addq %rdi, %r14
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x24248b4c // movq (%rsp), %r12
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x107ca1c4; WORD $0xba04 // vmovups (%rdx,%r15,4), %ymm0
-	LONG $0xb87d82c4; WORD $0xbe24 // vfmadd231ps (%r14,%r15,4), %ymm0, %ymm4 # ymm4 = (ymm0 * mem) + ymm4
-	LONG $0xb87d82c4; WORD $0xba1c // vfmadd231ps (%r10,%r15,4), %ymm0, %ymm3 # ymm3 = (ymm0 * mem) + ymm3
-	LONG $0xb87d82c4; WORD $0xb814 // vfmadd231ps (%r8,%r15,4), %ymm0, %ymm2 # ymm2 = (ymm0 * mem) + ymm2
-	LONG $0xb87da2c4; WORD $0xbe0c // vfmadd231ps (%rsi,%r15,4), %ymm0, %ymm1 # ymm1 = (ymm0 * mem) + ymm1
-	LONG $0x085f8d4d // leaq 0x8(%r15), %r11
-	LONG $0x10c78349 // addq $0x10, %r15
-	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
-	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
-	WORD $0xd27e // jle 0xb90 <k_gemm_nt+0x9c0>
-	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	WORD $0x294d; BYTE $0xe6 // subq %r12, %r14
-	WORD $0x637d // jge 0xc29 <k_gemm_nt+0xa59>
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	LONG $0xccaf0f4d // imulq %r12, %r9
-	LONG $0x8f3c8d4a // leaq (%rdi,%r9,4), %rdi
-	LONG $0x160d8d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f16(%rip), %r9 # 0x9af0 <lanes>
-	LONG $0x107c81c4; WORD $0xb144; BYTE $0x20 // vmovups 0x20(%r9,%r14,4), %ymm0
-	LONG $0x2c7da2c4; WORD $0x9a2c // vmaskmovps (%rdx,%r11,4), %ymm0, %ymm5
-	LONG $0x2c7da2c4; WORD $0x9f34 // vmaskmovps (%rdi,%r11,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	LONG $0x2c7d82c4; WORD $0x9a34 // vmaskmovps (%r10,%r11,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
-	LONG $0x2c7d82c4; WORD $0x9834 // vmaskmovps (%r8,%r11,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
-	LONG $0x2c7da2c4; WORD $0x9e04 // vmaskmovps (%rsi,%r11,4), %ymm0, %ymm0
-	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	LONG $0xf66e8f0f; WORD $0xffff // jg 0x295 <k_gemm_nt+0xc5>
-	WORD $0x19eb // jmp 0xc42 <k_gemm_nt+0xa72>
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	LONG $0xf6538f0f; WORD $0xffff // jg 0x295 <k_gemm_nt+0xc5>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x294c; BYTE $0xe0 // subq %r12, %rax
-	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
-	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0x186de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm2, %ymm3
-	LONG $0x066de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[2,3],ymm1[2,3]
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x02c88e0f; WORD $0x0000 // jle 0xf63 <k_gemm_nt+0xd93>
-	QUAD $0x00008c5d0528f8c5 // vmovaps 0x8c5d(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
-	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0774 // je 0xcb4 <k_gemm_nt+0xae4>
-	LONG $0x587081c4; WORD $0xa54c; BYTE $0x00 // vaddps (%r13,%r12,4), %xmm1, %xmm1
-	LONG $0x117881c4; WORD $0xa54c; BYTE $0x00 // vmovups %xmm1, (%r13,%r12,4)
-	LONG $0xfff5f0e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x28718b49 // movq 0x28(%r9), %rsi
-	LONG $0x01458d4d // leaq 0x1(%r13), %r8
-	LONG $0xc6af0f4c // imulq %rsi, %r8
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x246c894c; BYTE $0x40 // movq %r13, 0x40(%rsp)
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	LONG $0x30718b49 // movq 0x30(%r9), %rsi
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0xdeaf0f4c // imulq %rsi, %r11
-	LONG $0x08598b49 // movq 0x8(%r9), %rbx
-	LONG $0x10498b4d // movq 0x10(%r9), %r9
-	LONG $0x93348d4e // leaq (%rbx,%r10,4), %r14
-	LONG $0x83148d4e // leaq (%rbx,%r8,4), %r10
-	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
-	LONG $0xb93c8d49 // leaq (%r9,%rdi,4), %rdi
-	LONG $0x99148d4b // leaq (%r9,%r11,4), %rdx
-	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
-	LONG $0x241c3b4c // cmpq (%rsp), %r11
-	WORD $0x107e // jle 0xd45 <k_gemm_nt+0xb75>
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	WORD $0x77eb // jmp 0xdbc <k_gemm_nt+0xbec>
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x5caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r11
-	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
-	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
-	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	BYTE $0x90 // nop
-	LONG $0x107c81c4; WORD $0xbe04 // vmovups (%r14,%r15,4), %ymm0
-	LONG $0x107c01c4; WORD $0xba0c // vmovups (%r10,%r15,4), %ymm9
-	LONG $0x107c01c4; WORD $0xbb14 // vmovups (%r11,%r15,4), %ymm10
-	LONG $0xb87dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm10) + ymm7
-	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x107c01c4; WORD $0xb814 // vmovups (%r8,%r15,4), %ymm10
-	LONG $0xb87d42c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm10) + ymm8
-	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x107c21c4; WORD $0xbf14 // vmovups (%rdi,%r15,4), %ymm10
-	LONG $0xb87dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm10) + ymm5
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x107c21c4; WORD $0xba14 // vmovups (%rdx,%r15,4), %ymm10
-	LONG $0xb82de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm0) + ymm6
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x08678d4d // leaq 0x8(%r15), %r12
-	LONG $0x10c78349 // addq $0x10, %r15
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0xa47e // jle 0xd60 <k_gemm_nt+0xb90>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	WORD $0x294d; BYTE $0xeb // subq %r13, %r11
-	WORD $0x647d // jge 0xe28 <k_gemm_nt+0xc58>
-	LONG $0x74af0f48; WORD $0x1824 // imulq 0x18(%rsp), %rsi
-	LONG $0x1f3d8d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d1f(%rip), %r15 # 0x9af0 <lanes>
-	LONG $0x107c81c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%r15,%r11,4), %ymm0
-	LONG $0x2c7d02c4; WORD $0xa60c // vmaskmovps (%r14,%r12,4), %ymm0, %ymm9
-	LONG $0xb1348d49 // leaq (%r9,%rsi,4), %rsi
-	LONG $0x2c7d02c4; WORD $0xa214 // vmaskmovps (%r10,%r12,4), %ymm0, %ymm10
-	LONG $0x2c7d22c4; WORD $0xa61c // vmaskmovps (%rsi,%r12,4), %ymm0, %ymm11
-	LONG $0xb835c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm11) + ymm7
-	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
-	LONG $0x2c7d02c4; WORD $0xa01c // vmaskmovps (%r8,%r12,4), %ymm0, %ymm11
-	LONG $0xb83542c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm11) + ymm8
-	LONG $0x2c7d22c4; WORD $0xa724 // vmaskmovps (%rdi,%r12,4), %ymm0, %ymm12
-	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
-	LONG $0x2c7da2c4; WORD $0xa204 // vmaskmovps (%rdx,%r12,4), %ymm0, %ymm0
-	LONG $0xb835c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm12) + ymm5
-	LONG $0xb82dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm12) + ymm1
-	LONG $0xb87dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm9) + ymm6
-	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0x241c3b48 // cmpq (%rsp), %rbx
-	WORD $0x457e // jle 0xe82 <k_gemm_nt+0xcb2>
-	LONG $0x3c29fcc5; BYTE $0x08 // vmovaps %ymm7, (%rax,%rcx)
-	LONG $0x44297cc5; WORD $0x2008 // vmovaps %ymm8, 0x20(%rax,%rcx)
-	LONG $0x6c29fcc5; WORD $0x4008 // vmovaps %ymm5, 0x40(%rax,%rcx)
-	LONG $0x7429fcc5; WORD $0x6008 // vmovaps %ymm6, 0x60(%rax,%rcx)
-	QUAD $0x00008008a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x80(%rax,%rcx)
-	QUAD $0x0000a0089c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xa0(%rax,%rcx)
-	QUAD $0x0000c0088c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0xc0(%rax,%rcx)
-	QUAD $0x0000e0089429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xe0(%rax,%rcx)
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	LONG $0xfff42ee9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0xd0af0f48 // imulq %rax, %rdx
-	LONG $0x02e2c148 // shlq $0x2, %rdx
-	WORD $0x0348; BYTE $0x11 // addq (%rcx), %rdx
-	LONG $0x58718b48 // movq 0x58(%rcx), %rsi
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
-	LONG $0xa20c8d4a // leaq (%rdx,%r12,4), %rcx
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x294c; BYTE $0xe2 // subq %r12, %rdx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x000000902484394c // cmpq %r8, 0x90(%rsp)
+	WORD $0xad7f // jg 0x584 <k_gemm_nt+0x3b4>
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c21c4; WORD $0xa32c // vmovups (%rbx,%r12,4), %ymm13
+	LONG $0x107c21c4; WORD $0xa234 // vmovups (%rdx,%r12,4), %ymm14
+	LONG $0x107c01c4; WORD $0xa13c // vmovups (%r9,%r12,4), %ymm15
+	LONG $0x107c81c4; WORD $0xa544; BYTE $0x00 // vmovups (%r13,%r12,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
+	LONG $0xb80de2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm0) + ymm7
+	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
+	LONG $0x107ca1c4; WORD $0xa004 // vmovups (%rax,%r12,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm0) + ymm12
+	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
+	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
+	LONG $0x107ca1c4; WORD $0xa544; BYTE $0x00 // vmovups (%rbp,%r12,4), %ymm0
+	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
+	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
+	LONG $0xb805e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm0) + ymm1
+	LONG $0x107ca1c4; WORD $0xa104 // vmovups (%rcx,%r12,4), %ymm0
+	LONG $0xb87d42c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm13) + ymm11
+	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0x24748d4d; BYTE $0x08 // leaq 0x8(%r12), %r14
+	LONG $0x10c48349 // addq $0x10, %r12
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x877e // jle 0x5f0 <k_gemm_nt+0x420>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
+	LONG $0x014b8d0f; WORD $0x0000 // jge 0x7c0 <k_gemm_nt+0x5f0>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x016f8d48 // leaq 0x1(%rdi), %rbp
+	LONG $0xe9af0f48 // imulq %rcx, %rbp
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	LONG $0x025f8d4c // leaq 0x2(%rdi), %r11
+	LONG $0xd9af0f4c // imulq %rcx, %r11
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0xfd358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93fd(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x107ca1c4; WORD $0xa644; BYTE $0x20 // vmovups 0x20(%rsi,%r12,4), %ymm0
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
+	QUAD $0x00009824ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x98(%rsp)
+	LONG $0xad448d49; BYTE $0x00 // leaq (%r13,%rbp,4), %rax
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
+	QUAD $0x0000d824ac117cc5; BYTE $0x00 // vmovups %ymm13, 0xd8(%rsp)
+	LONG $0x9d448d4b; BYTE $0x00 // leaq (%r13,%r11,4), %rax
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x2c7d22c4; WORD $0xb034 // vmaskmovps (%rax,%r14,4), %ymm0, %ymm14
+	QUAD $0x0000b824b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xb8(%rsp)
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x2c7d22c4; WORD $0xb03c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm15
+	QUAD $0x00982494b80562c4; WORD $0x0000 // vfmadd231ps 0x98(%rsp), %ymm15, %ymm10 # ymm10 = (ymm15 * mem) + ymm10
+	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x2c7d22c4; WORD $0xb034 // vmaskmovps (%rax,%r14,4), %ymm0, %ymm14
+	QUAD $0x0000b824ac107cc5; BYTE $0x00 // vmovups 0xb8(%rsp), %ymm13
+	LONG $0xb815c2c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm15) + ymm3
+	QUAD $0x00009824bc107cc5; BYTE $0x00 // vmovups 0x98(%rsp), %ymm15
+	LONG $0xb80542c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm14) + ymm12
+	QUAD $0x00d82484b80d62c4; WORD $0x0000 // vfmadd231ps 0xd8(%rsp), %ymm14, %ymm8 # ymm8 = (ymm14 * mem) + ymm8
+	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
+	LONG $0xb80542c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm13) + ymm9
+	QUAD $0x0000d824b4107cc5; BYTE $0x00 // vmovups 0xd8(%rsp), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm13) + ymm5
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x2c7da2c4; WORD $0xb544; BYTE $0x00 // vmaskmovps (%rbp,%r14,4), %ymm0, %ymm0
+	QUAD $0x0000b824bc107cc5; BYTE $0x00 // vmovups 0xb8(%rsp), %ymm15
+	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	QUAD $0x0098249cb87d62c4; WORD $0x0000 // vfmadd231ps 0x98(%rsp), %ymm0, %ymm11 # ymm11 = (ymm0 * mem) + ymm11
+	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	QUAD $0x0000008824843b4c // cmpq 0x88(%rsp), %r8
+	LONG $0xfcb08c0f; WORD $0xffff // jl 0x460 <k_gemm_nt+0x290>
+	WORD $0x1feb // jmp 0x7d1 <k_gemm_nt+0x601>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0x0000008824843b4c // cmpq 0x88(%rsp), %r8
+	LONG $0xfc8f8c0f; WORD $0xffff // jl 0x460 <k_gemm_nt+0x290>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x20508b4c // movq 0x20(%rax), %r10
+	LONG $0x60708b4c // movq 0x60(%rax), %r14
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	WORD $0x0348; BYTE $0x38 // addq (%rax), %rdi
+	LONG $0x8f048d48 // leaq (%rdi,%rcx,4), %rax
+	LONG $0x182dc3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm12, %ymm10, %ymm0
+	LONG $0x062d43c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm12, %ymm10, %ymm10 # ymm10 = ymm10[2,3],ymm12[2,3]
+	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
+	LONG $0x183543c4; WORD $0x01d3 // vinsertf128 $0x1, %xmm11, %ymm9, %ymm10
+	LONG $0x063543c4; WORD $0x31cb // vperm2f128 $0x31, %ymm11, %ymm9, %ymm9 # ymm9 = ymm9[2,3],ymm11[2,3]
+	LONG $0x582c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm10, %ymm9
+	LONG $0x147d41c4; BYTE $0xd1 // vunpcklpd %ymm9, %ymm0, %ymm10 # ymm10 = ymm0[0],ymm9[0],ymm0[2],ymm9[2]
+	LONG $0x157dc1c4; BYTE $0xc1 // vunpckhpd %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm9[1],ymm0[3],ymm9[3]
+	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
+	LONG $0xc8167ec5 // vmovshdup %ymm0, %ymm9 # ymm9 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
+	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
+	LONG $0x00818c0f; WORD $0x0000 // jl 0x8b0 <k_gemm_nt+0x6e0>
+	QUAD $0x000090890528f8c5 // vmovaps 0x9089(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x0474 // je 0x845 <k_gemm_nt+0x675>
+	LONG $0x085830c5 // vaddps (%rax), %xmm9, %xmm9
+	LONG $0x081178c5 // vmovups %xmm9, (%rax)
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
 	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
 	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
 	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
@@ -805,15 +445,254 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0xfba <k_gemm_nt+0xdea>
-	QUAD $0x00008a110528f8c5 // vmovaps 0x8a11(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	WORD $0x797e // jle 0x900 <k_gemm_nt+0x730>
+	QUAD $0x000090310528f8c5 // vmovaps 0x9031(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x89f <k_gemm_nt+0x6cf>
+	LONG $0x5850a1c4; WORD $0x902c // vaddps (%rax,%r10,4), %xmm5, %xmm5
+	LONG $0x1178a1c4; WORD $0x902c // vmovups %xmm5, (%rax,%r10,4)
+	LONG $0x000106e9; BYTE $0x00 // jmp 0x9b0 <k_gemm_nt+0x7e0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x008c840f; WORD $0x0000 // je 0x945 <k_gemm_nt+0x775>
+	LONG $0x0058b2c5 // vaddss (%rax), %xmm9, %xmm0
+	LONG $0x0011fac5 // vmovss %xmm0, (%rax)
+	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0xff7a8e0f; WORD $0xffff // jle 0x84c <k_gemm_nt+0x67c>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4058fac5; BYTE $0x04 // vaddss 0x4(%rax), %xmm0, %xmm0
+	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xff5f850f; WORD $0xffff // jne 0x84c <k_gemm_nt+0x67c>
+	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
+	LONG $0x48587ac5; BYTE $0x08 // vaddss 0x8(%rax), %xmm0, %xmm9
+	WORD $0x76eb // jmp 0x970 <k_gemm_nt+0x7a0>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x7574 // je 0x97a <k_gemm_nt+0x7aa>
+	LONG $0x5852a1c4; WORD $0x9004 // vaddss (%rax,%r10,4), %xmm5, %xmm0
+	LONG $0x117aa1c4; WORD $0x9004 // vmovss %xmm0, (%rax,%r10,4)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0x00948c0f; WORD $0x0000 // jl 0x9b0 <k_gemm_nt+0x7e0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x587aa1c4; WORD $0x9044; BYTE $0x04 // vaddss 0x4(%rax,%r10,4), %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,4)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	WORD $0x7975 // jne 0x9b0 <k_gemm_nt+0x7e0>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x587aa1c4; WORD $0x9044; BYTE $0x08 // vaddss 0x8(%rax,%r10,4), %xmm0, %xmm0
+	WORD $0x5beb // jmp 0x9a0 <k_gemm_nt+0x7d0>
+	LONG $0x08117ac5 // vmovss %xmm9, (%rax)
+	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
+	LONG $0x01498e0f; WORD $0x0000 // jle 0xa9d <k_gemm_nt+0x8cd>
+	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
+	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0x0133850f; WORD $0x0000 // jne 0xa9d <k_gemm_nt+0x8cd>
+	LONG $0xc63141c4; WORD $0x01c9 // vshufpd $0x1, %xmm9, %xmm9, %xmm9 # xmm9 = xmm9[1,0]
+	LONG $0x48117ac5; BYTE $0x08 // vmovss %xmm9, 0x8(%rax)
+	LONG $0xfffecfe9; BYTE $0xff // jmp 0x849 <k_gemm_nt+0x679>
+	LONG $0x117aa1c4; WORD $0x902c // vmovss %xmm5, (%rax,%r10,4)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	WORD $0x297c // jl 0x9b0 <k_gemm_nt+0x7e0>
+	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
+	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,4)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	WORD $0x1575 // jne 0x9b0 <k_gemm_nt+0x7e0>
+	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
+	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,4)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x1865e3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm4, %ymm3, %ymm0
+	LONG $0x0665e3c4; WORD $0x31dc // vperm2f128 $0x31, %ymm4, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm4[2,3]
+	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
+	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
+	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	WORD $0x257e // jle 0xa10 <k_gemm_nt+0x840>
+	QUAD $0x00008ecd0528f8c5 // vmovaps 0x8ecd(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0xa03 <k_gemm_nt+0x833>
+	LONG $0x5870a1c4; WORD $0xd00c // vaddps (%rax,%r10,8), %xmm1, %xmm1
+	LONG $0x1178a1c4; WORD $0xd00c // vmovups %xmm1, (%rax,%r10,8)
+	LONG $0xfffabde9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
+	WORD $0x9066 // nop
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x4e74 // je 0xa63 <k_gemm_nt+0x893>
+	LONG $0x5872a1c4; WORD $0xd004 // vaddss (%rax,%r10,8), %xmm1, %xmm0
+	LONG $0x117aa1c4; WORD $0xd004 // vmovss %xmm0, (%rax,%r10,8)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xfa9f8c0f; WORD $0xffff // jl 0x4cb <k_gemm_nt+0x2fb>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587aa1c4; WORD $0xd044; BYTE $0x04 // vaddss 0x4(%rax,%r10,8), %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,8)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xfa80850f; WORD $0xffff // jne 0x4cb <k_gemm_nt+0x2fb>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x587aa1c4; WORD $0xd044; BYTE $0x08 // vaddss 0x8(%rax,%r10,8), %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,8)
+	LONG $0xfffa68e9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
+	LONG $0x117aa1c4; WORD $0xd00c // vmovss %xmm1, (%rax,%r10,8)
+	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
+	LONG $0xfa578c0f; WORD $0xffff // jl 0x4cb <k_gemm_nt+0x2fb>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,8)
+	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
+	LONG $0xfa3f850f; WORD $0xffff // jne 0x4cb <k_gemm_nt+0x2fb>
+	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
+	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,8)
+	LONG $0xfffa2ee9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0xfffda7e9; BYTE $0xff // jmp 0x84c <k_gemm_nt+0x67c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x07e1c148 // shlq $0x7, %rcx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0xc84d0f4d // cmovgeq %r8, %r9
+	LONG $0x03ca8349 // orq $0x3, %r10
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0xd04d0f4d // cmovgeq %r8, %r10
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x18460348 // addq 0x18(%rsi), %rax
+	LONG $0x50768b48 // movq 0x50(%rsi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0265840f; WORD $0x0000 // je 0xd73 <k_gemm_nt+0xba3>
+	LONG $0x2428fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm4
+	LONG $0x5c28fcc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm3
+	LONG $0x5428fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm2
+	LONG $0x4c28fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm1
+	LONG $0x000259e9; BYTE $0x00 // jmp 0xd83 <k_gemm_nt+0xbb3>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x28478b4c // movq 0x28(%rdi), %r8
+	LONG $0x014b8d4d // leaq 0x1(%r11), %r9
+	LONG $0xc8af0f4d // imulq %r8, %r9
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	LONG $0xc3af0f4d // imulq %r11, %r8
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x10578b4c // movq 0x10(%rdi), %r10
+	LONG $0x831c8d4b // leaq (%r11,%r8,4), %rbx
+	LONG $0x8b1c8d4f // leaq (%r11,%r9,4), %r11
+	LONG $0x30778b4c // movq 0x30(%rdi), %r14
+	LONG $0xd6af0f49 // imulq %r14, %rdx
+	LONG $0x920c8d4d // leaq (%r10,%rdx,4), %r9
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0xa2048d4f // leaq (%r10,%r12,4), %r8
+	LONG $0xfeaf0f4d // imulq %r14, %r15
+	LONG $0xba2c8d4f // leaq (%r10,%r15,4), %r13
+	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
+	LONG $0x087e8d4c // leaq 0x8(%rsi), %r15
+	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
+	WORD $0x057e // jle 0xba3 <k_gemm_nt+0x9d3>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x69eb // jmp 0xc0c <k_gemm_nt+0xa3c>
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x7caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r15
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	BYTE $0x90 // nop
+	LONG $0x0410fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm0
+	LONG $0x107c41c4; WORD $0xb30c // vmovups (%r11,%rsi,4), %ymm9
+	LONG $0x107c41c4; WORD $0xb714 // vmovups (%r15,%rsi,4), %ymm10
+	LONG $0xb87dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm10) + ymm7
+	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
+	LONG $0x107c41c4; WORD $0xb114 // vmovups (%r9,%rsi,4), %ymm10
+	LONG $0xb87d42c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm10) + ymm8
+	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
+	LONG $0x107c41c4; WORD $0xb014 // vmovups (%r8,%rsi,4), %ymm10
+	LONG $0xb87dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm10) + ymm5
+	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
+	LONG $0x107c41c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm10
+	LONG $0xb82de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm0) + ymm6
+	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
+	LONG $0x08668d4c // leaq 0x8(%rsi), %r12
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0xa47e // jle 0xbb0 <k_gemm_nt+0x9e0>
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	WORD $0x657d // jge 0xc79 <k_gemm_nt+0xaa9>
+	LONG $0x74af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r14
+	LONG $0x8f3d8d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e8f(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0x107cc1c4; WORD $0xb744; BYTE $0x20 // vmovups 0x20(%r15,%rsi,4), %ymm0
+	LONG $0x2c7d22c4; WORD $0xa30c // vmaskmovps (%rbx,%r12,4), %ymm0, %ymm9
+	LONG $0xb2348d4b // leaq (%r10,%r14,4), %rsi
+	LONG $0x2c7d02c4; WORD $0xa314 // vmaskmovps (%r11,%r12,4), %ymm0, %ymm10
+	LONG $0x2c7d22c4; WORD $0xa61c // vmaskmovps (%rsi,%r12,4), %ymm0, %ymm11
+	LONG $0xb835c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm11) + ymm7
+	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
+	LONG $0x2c7d02c4; WORD $0xa11c // vmaskmovps (%r9,%r12,4), %ymm0, %ymm11
+	LONG $0xb83542c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm11) + ymm8
+	LONG $0x2c7d02c4; WORD $0xa024 // vmaskmovps (%r8,%r12,4), %ymm0, %ymm12
+	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
+	LONG $0x2c7d82c4; WORD $0xa544; BYTE $0x00 // vmaskmovps (%r13,%r12,4), %ymm0, %ymm0
+	LONG $0xb835c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm12) + ymm5
+	LONG $0xb82dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm12) + ymm1
+	LONG $0xb87dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm9) + ymm6
+	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
+	LONG $0xf5938c0f; WORD $0xffff // jl 0x220 <k_gemm_nt+0x50>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	WORD $0x034c; BYTE $0x01 // addq (%rcx), %r8
+	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0xb80c8d49 // leaq (%r8,%rdi,4), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
+	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
+	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
+	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
+	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
+	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
+	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
+	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
+	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
+	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
+	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x02348c0f; WORD $0x0000 // jl 0xf2b <k_gemm_nt+0xd5b>
+	QUAD $0x00008bc10528f8c5 // vmovaps 0x8bc1(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0474 // je 0xefd <k_gemm_nt+0xd2d>
+	WORD $0x0474 // je 0xd0d <k_gemm_nt+0xb3d>
 	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
 	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
 	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
 	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
@@ -826,93 +705,189 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x00c68e0f; WORD $0x0000 // jle 0x1008 <k_gemm_nt+0xe38>
-	QUAD $0x000089b60528f8c5 // vmovaps 0x89b6(%rip), %xmm0 # 0x9900 <k_dot_q5_k+0x3f0>
+	LONG $0x02238e0f; WORD $0x0000 // jle 0xf75 <k_gemm_nt+0xda5>
+	QUAD $0x00008b660528f8c5 // vmovaps 0x8b66(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0574 // je 0xf59 <k_gemm_nt+0xd89>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	WORD $0x0574 // je 0xd69 <k_gemm_nt+0xb99>
 	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
 	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
-	LONG $0xfff34de9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xfff4ede9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	LONG $0xe3af0f4d // imulq %r11, %r12
+	LONG $0x02e4c149 // shlq $0x2, %r12
+	LONG $0x0867034c // addq 0x8(%rdi), %r12
+	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
+	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
+	LONG $0xd3af0f48 // imulq %rbx, %rdx
+	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
+	LONG $0x08768d4c // leaq 0x8(%rsi), %r14
+	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
+	WORD $0x057e // jle 0xdcd <k_gemm_nt+0xbfd>
+	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
+	WORD $0x41eb // jmp 0xe0e <k_gemm_nt+0xc3e>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x7caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r15
+	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0xb404 // vmovups (%r12,%rsi,4), %ymm0
+	LONG $0xb87dc2c4; WORD $0xb724 // vfmadd231ps (%r15,%rsi,4), %ymm0, %ymm4 # ymm4 = (ymm0 * mem) + ymm4
+	LONG $0xb87dc2c4; WORD $0xb01c // vfmadd231ps (%r8,%rsi,4), %ymm0, %ymm3 # ymm3 = (ymm0 * mem) + ymm3
+	LONG $0xb87dc2c4; WORD $0xb114 // vfmadd231ps (%r9,%rsi,4), %ymm0, %ymm2 # ymm2 = (ymm0 * mem) + ymm2
+	LONG $0xb87dc2c4; WORD $0xb20c // vfmadd231ps (%r10,%rsi,4), %ymm0, %ymm1 # ymm1 = (ymm0 * mem) + ymm1
+	LONG $0x08768d4c // leaq 0x8(%rsi), %r14
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0xd27e // jle 0xde0 <k_gemm_nt+0xc10>
+	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x00e18d0f; WORD $0x0000 // jge 0xefb <k_gemm_nt+0xd2b>
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xdfaf0f48 // imulq %rdi, %rbx
+	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
+	LONG $0x7f1d8d48; WORD $0x008c; BYTE $0x00 // leaq 0x8c7f(%rip), %rbx # 0x9ab0 <lanes>
+	LONG $0x4410fcc5; WORD $0x20b3 // vmovups 0x20(%rbx,%rsi,4), %ymm0
+	LONG $0x2c7d82c4; WORD $0xb42c // vmaskmovps (%r12,%r14,4), %ymm0, %ymm5
+	LONG $0x2c7d82c4; WORD $0xb334 // vmaskmovps (%r11,%r14,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
+	LONG $0x2c7d82c4; WORD $0xb034 // vmaskmovps (%r8,%r14,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
+	LONG $0x2c7d82c4; WORD $0xb134 // vmaskmovps (%r9,%r14,4), %ymm0, %ymm6
+	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
+	LONG $0x2c7d82c4; WORD $0xb204 // vmaskmovps (%r10,%r14,4), %ymm0, %ymm0
+	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
+	LONG $0x00978c0f; WORD $0x0000 // jl 0xf0f <k_gemm_nt+0xd3f>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
+	LONG $0x02e5c149 // shlq $0x2, %r13
+	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
+	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
+	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
+	LONG $0x186de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm2, %ymm3
+	LONG $0x066de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[2,3],ymm1[2,3]
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
+	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
+	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
+	LONG $0x60498b48 // movq 0x60(%rcx), %rcx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x00f18c0f; WORD $0x0000 // jl 0xfc4 <k_gemm_nt+0xdf4>
+	QUAD $0x000089e50528f8c5 // vmovaps 0x89e5(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00eb840f; WORD $0x0000 // je 0x1057 <k_gemm_nt+0xe87>
-	LONG $0x587281c4; WORD $0xa544; BYTE $0x00 // vaddss (%r13,%r12,4), %xmm1, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x00 // vmovss %xmm0, (%r13,%r12,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf32c8c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587a81c4; WORD $0xa544; BYTE $0x04 // vaddss 0x4(%r13,%r12,4), %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf30e850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x587a81c4; WORD $0xa544; BYTE $0x08 // vaddss 0x8(%r13,%r12,4), %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
-	LONG $0xfff2f6e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0x0774 // je 0xeef <k_gemm_nt+0xd1f>
+	LONG $0x587081c4; WORD $0xbd4c; BYTE $0x00 // vaddps (%r13,%r15,4), %xmm1, %xmm1
+	LONG $0x1178c1c4; WORD $0x854c; BYTE $0x00 // vmovups %xmm1, (%r13,%rax,4)
+	LONG $0xfff365e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
+	LONG $0xff698d0f; WORD $0xffff // jge 0xe78 <k_gemm_nt+0xca8>
+	LONG $0x2429fcc5; BYTE $0x08 // vmovaps %ymm4, (%rax,%rcx)
+	LONG $0x5c29fcc5; WORD $0x2008 // vmovaps %ymm3, 0x20(%rax,%rcx)
+	LONG $0x5429fcc5; WORD $0x4008 // vmovaps %ymm2, 0x40(%rax,%rcx)
+	LONG $0x4c29fcc5; WORD $0x6008 // vmovaps %ymm1, 0x60(%rax,%rcx)
+	LONG $0xfff335e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00cd840f; WORD $0x0000 // je 0x1090 <k_gemm_nt+0xec0>
+	LONG $0x00e3840f; WORD $0x0000 // je 0x1017 <k_gemm_nt+0xe47>
 	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
 	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xff2a8c0f; WORD $0xffff // jl 0xf04 <k_gemm_nt+0xd34>
+	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfdc88e0f; WORD $0xffff // jle 0xd14 <k_gemm_nt+0xb44>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xff10850f; WORD $0xffff // jne 0xf04 <k_gemm_nt+0xd34>
+	LONG $0xfdae850f; WORD $0xffff // jne 0xd14 <k_gemm_nt+0xb44>
 	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfffef9e9; BYTE $0xff // jmp 0xf01 <k_gemm_nt+0xd31>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x00a9840f; WORD $0x0000 // je 0x10ba <k_gemm_nt+0xeea>
+	LONG $0x6958fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm5
+	LONG $0x0000cae9; BYTE $0x00 // jmp 0x103f <k_gemm_nt+0xe6f>
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x00cb840f; WORD $0x0000 // je 0x1049 <k_gemm_nt+0xe79>
 	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
 	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xf28b8c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xf2ce8c0f; WORD $0xffff // jl 0x260 <k_gemm_nt+0x90>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf26f850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xf2b2850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
 	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
 	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xfff259e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
-	LONG $0x117a81c4; WORD $0xa54c; BYTE $0x00 // vmovss %xmm1, (%r13,%r12,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf2488c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xfff29ce9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x00b1840f; WORD $0x0000 // je 0x107e <k_gemm_nt+0xeae>
+	LONG $0x587281c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%r15,4), %xmm1, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%r15,4)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xf27b8e0f; WORD $0xffff // jle 0x260 <k_gemm_nt+0x90>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r12,4)
+	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%r15,4), %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf231850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xf25d850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
 	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x117a81c4; WORD $0xa544; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r12,4)
-	LONG $0xfff220e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x587a81c4; WORD $0xbd4c; BYTE $0x08 // vaddss 0x8(%r13,%r15,4), %xmm0, %xmm1
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x10ae <k_gemm_nt+0xede>
 	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x557c // jl 0x10ef <k_gemm_nt+0xf1f>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x00958e0f; WORD $0x0000 // jle 0x10ba <k_gemm_nt+0xeea>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	WORD $0x4475 // jne 0x10ef <k_gemm_nt+0xf1f>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfffe47e9; BYTE $0xff // jmp 0xf01 <k_gemm_nt+0xd31>
+	LONG $0x0080850f; WORD $0x0000 // jne 0x10ba <k_gemm_nt+0xeea>
+	LONG $0xedc6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[1,0]
+	LONG $0x6911fac5; BYTE $0x08 // vmovss %xmm5, 0x8(%rcx)
+	LONG $0xfffcc8e9; BYTE $0xff // jmp 0xd11 <k_gemm_nt+0xb41>
 	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xf1e78c0f; WORD $0xffff // jl 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xf2088c0f; WORD $0xffff // jl 0x260 <k_gemm_nt+0x90>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf1d1850f; WORD $0xffff // jne 0x2b0 <k_gemm_nt+0xe0>
+	LONG $0xf1f2850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
 	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
 	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xfff1c1e9; BYTE $0xff // jmp 0x2b0 <k_gemm_nt+0xe0>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xfffe0ee9; BYTE $0xff // jmp 0xf04 <k_gemm_nt+0xd34>
-	LONG $0xe0c48148; WORD $0x0000; BYTE $0x00 // addq $0xe0, %rsp
+	LONG $0xfff1e2e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
+	LONG $0x117a81c4; WORD $0xbd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%r15,4)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xf1d18e0f; WORD $0xffff // jle 0x260 <k_gemm_nt+0x90>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf1ba850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
+	LONG $0xc9c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm1 # xmm1 = xmm1[1,0]
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0x117ac1c4; WORD $0x854c; BYTE $0x08 // vmovss %xmm1, 0x8(%r13,%rax,4)
+	LONG $0xfff1a6e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xfffc52e9; BYTE $0xff // jmp 0xd14 <k_gemm_nt+0xb44>
+	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -921,12 +896,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// gemm_outer
 	LONG $0x38478b4c // movq 0x38(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0de18e0f; WORD $0x0000 // jle 0x1efe <k_gemm_outer+0xdee>
+	LONG $0x0de18e0f; WORD $0x0000 // jle 0x1ece <k_gemm_outer+0xdee>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -939,29 +914,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
 	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x23eb // jmp 0x116b <k_gemm_outer+0x5b>
+	WORD $0x23eb // jmp 0x113b <k_gemm_outer+0x5b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x0d858d0f; WORD $0x0000 // jge 0x1ef0 <k_gemm_outer+0xde0>
+	LONG $0x0d858d0f; WORD $0x0000 // jge 0x1ec0 <k_gemm_outer+0xde0>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x01638c0f; WORD $0x0000 // jl 0x12e0 <k_gemm_outer+0x1d0>
+	LONG $0x01638c0f; WORD $0x0000 // jl 0x12b0 <k_gemm_outer+0x1d0>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	LONG $0x06f98348 // cmpq $0x6, %rcx
-	LONG $0x02e08d0f; WORD $0x0000 // jge 0x1470 <k_gemm_outer+0x360>
+	LONG $0x02e08d0f; WORD $0x0000 // jge 0x1440 <k_gemm_outer+0x360>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x050e8e0f; WORD $0x0000 // jle 0x16b0 <k_gemm_outer+0x5a0>
+	LONG $0x050e8e0f; WORD $0x0000 // jle 0x1680 <k_gemm_outer+0x5a0>
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0xa27d // jge 0x1150 <k_gemm_outer+0x40>
+	WORD $0xa27d // jge 0x1120 <k_gemm_outer+0x40>
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
@@ -981,27 +956,27 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
 	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x22eb // jmp 0x122b <k_gemm_outer+0x11b>
+	WORD $0x22eb // jmp 0x11fb <k_gemm_outer+0x11b>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117ca1c4; WORD $0xae04 // vmovups %ymm0, (%rsi,%r13,4)
 	LONG $0x117ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rsi,%r13,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x0695840f; WORD $0x0000 // je 0x18c0 <k_gemm_outer+0x7b0>
+	LONG $0x0695840f; WORD $0x0000 // je 0x1890 <k_gemm_outer+0x7b0>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0xe8af0f4d // imulq %r8, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1974 // je 0x1250 <k_gemm_outer+0x140>
+	WORD $0x1974 // je 0x1220 <k_gemm_outer+0x140>
 	LONG $0x107ca1c4; WORD $0xae04 // vmovups (%rsi,%r13,4), %ymm0
 	LONG $0x107ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups 0x20(%rsi,%r13,4), %ymm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x147f // jg 0x125d <k_gemm_outer+0x14d>
-	WORD $0xc5eb // jmp 0x1210 <k_gemm_outer+0x100>
+	WORD $0x147f // jg 0x122d <k_gemm_outer+0x14d>
+	WORD $0xc5eb // jmp 0x11e0 <k_gemm_outer+0x100>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x1210 <k_gemm_outer+0x100>
+	WORD $0xb37e // jle 0x11e0 <k_gemm_outer+0x100>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0xd0af0f49 // imulq %r8, %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -1010,7 +985,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4074 // je 0x12bc <k_gemm_outer+0x1ac>
+	WORD $0x4074 // je 0x128c <k_gemm_outer+0x1ac>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
 	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
@@ -1023,29 +998,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
 	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0xc875 // jne 0x1280 <k_gemm_outer+0x170>
+	WORD $0xc875 // jne 0x1250 <k_gemm_outer+0x170>
 	LONG $0x24140348 // addq (%rsp), %rdx
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff4a840f; WORD $0xffff // je 0x1210 <k_gemm_outer+0x100>
+	LONG $0xff4a840f; WORD $0xffff // je 0x11e0 <k_gemm_outer+0x100>
 	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
 	LONG $0xb86de2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0xb86de2c4; WORD $0x204a // vfmadd231ps 0x20(%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xffff35e9; BYTE $0xff // jmp 0x1210 <k_gemm_outer+0x100>
+	LONG $0xffff35e9; BYTE $0xff // jmp 0x11e0 <k_gemm_outer+0x100>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x07f88349 // cmpq $0x7, %r8
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x090c8e0f; WORD $0x0000 // jle 0x1bff <k_gemm_outer+0xaef>
+	LONG $0x090c8e0f; WORD $0x0000 // jle 0x1bcf <k_gemm_outer+0xaef>
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x05d38d0f; WORD $0x0000 // jge 0x18d0 <k_gemm_outer+0x7c0>
+	LONG $0x05d38d0f; WORD $0x0000 // jge 0x18a0 <k_gemm_outer+0x7c0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x07618e0f; WORD $0x0000 // jle 0x1a70 <k_gemm_outer+0x960>
+	LONG $0x07618e0f; WORD $0x0000 // jle 0x1a40 <k_gemm_outer+0x960>
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0xfe2e8d0f; WORD $0xffff // jge 0x1150 <k_gemm_outer+0x40>
+	LONG $0xfe2e8d0f; WORD $0xffff // jge 0x1120 <k_gemm_outer+0x40>
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
@@ -1069,24 +1044,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x19eb // jmp 0x13a2 <k_gemm_outer+0x292>
+	WORD $0x19eb // jmp 0x1372 <k_gemm_outer+0x292>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117ca1c4; WORD $0xaf04 // vmovups %ymm0, (%rdi,%r13,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x084e840f; WORD $0x0000 // je 0x1bf0 <k_gemm_outer+0xae0>
+	LONG $0x084e840f; WORD $0x0000 // je 0x1bc0 <k_gemm_outer+0xae0>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0xe8af0f4d // imulq %r8, %r13
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x13c0 <k_gemm_outer+0x2b0>
+	WORD $0x1274 // je 0x1390 <k_gemm_outer+0x2b0>
 	LONG $0x107ca1c4; WORD $0xaf04 // vmovups (%rdi,%r13,4), %ymm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x13c9 <k_gemm_outer+0x2b9>
-	WORD $0xd5eb // jmp 0x1390 <k_gemm_outer+0x280>
+	WORD $0x107f // jg 0x1399 <k_gemm_outer+0x2b9>
+	WORD $0xd5eb // jmp 0x1360 <k_gemm_outer+0x280>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xc77e // jle 0x1390 <k_gemm_outer+0x280>
+	WORD $0xc77e // jle 0x1360 <k_gemm_outer+0x280>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd0af0f49 // imulq %r8, %rdx
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -1095,7 +1070,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	WORD $0x5472 // jb 0x143d <k_gemm_outer+0x32d>
+	WORD $0x5472 // jb 0x140d <k_gemm_outer+0x32d>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x187de2c4; WORD $0x004d // vbroadcastss (%rbp), %ymm1
@@ -1112,11 +1087,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0xb875 // jne 0x13f0 <k_gemm_outer+0x2e0>
+	WORD $0xb875 // jne 0x13c0 <k_gemm_outer+0x2e0>
 	LONG $0x244c034c; BYTE $0x18 // addq 0x18(%rsp), %r9
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0xff45840f; WORD $0xffff // je 0x1390 <k_gemm_outer+0x280>
+	LONG $0xff45840f; WORD $0xffff // je 0x1360 <k_gemm_outer+0x280>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x187de2c4; WORD $0x954c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm1
@@ -1124,8 +1099,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0xe975 // jne 0x1450 <k_gemm_outer+0x340>
-	LONG $0xffff24e9; BYTE $0xff // jmp 0x1390 <k_gemm_outer+0x280>
+	WORD $0xe975 // jne 0x1420 <k_gemm_outer+0x340>
+	LONG $0xffff24e9; BYTE $0xff // jmp 0x1360 <k_gemm_outer+0x280>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
@@ -1154,7 +1129,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
 	LONG $0x0006ba41; WORD $0x0000 // movl $0x6, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x5beb // jmp 0x154a <k_gemm_outer+0x43a>
+	WORD $0x5beb // jmp 0x151a <k_gemm_outer+0x43a>
 	BYTE $0x90 // nop
 	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
 	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
@@ -1171,13 +1146,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06508d4d // leaq 0x6(%r8), %r10
 	LONG $0x245c0348; BYTE $0x18 // addq 0x18(%rsp), %rbx
 	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xfc498f0f; WORD $0xffff // jg 0x1193 <k_gemm_outer+0x83>
+	LONG $0xfc498f0f; WORD $0xffff // jg 0x1163 <k_gemm_outer+0x83>
 	LONG $0xc1af0f4d // imulq %r9, %r8
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x5f74 // je 0x15c0 <k_gemm_outer+0x4b0>
+	WORD $0x5f74 // je 0x1590 <k_gemm_outer+0x4b0>
 	LONG $0x0110fcc5 // vmovups (%rcx), %ymm0
 	LONG $0x4910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm1
 	LONG $0x107ca1c4; WORD $0x8914 // vmovups (%rcx,%r9,4), %ymm2
@@ -1191,8 +1166,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14107cc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm10
 	LONG $0x5c107cc5; WORD $0x2011 // vmovups 0x20(%rcx,%rdx), %ymm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x517f // jg 0x15fd <k_gemm_outer+0x4ed>
-	LONG $0xffff3fe9; BYTE $0xff // jmp 0x14f0 <k_gemm_outer+0x3e0>
+	WORD $0x517f // jg 0x15cd <k_gemm_outer+0x4ed>
+	LONG $0xffff3fe9; BYTE $0xff // jmp 0x14c0 <k_gemm_outer+0x3e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1207,7 +1182,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfef38e0f; WORD $0xffff // jle 0x14f0 <k_gemm_outer+0x3e0>
+	LONG $0xfef38e0f; WORD $0xffff // jle 0x14c0 <k_gemm_outer+0x3e0>
 	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1239,8 +1214,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xff74850f; WORD $0xffff // jne 0x1610 <k_gemm_outer+0x500>
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x14f0 <k_gemm_outer+0x3e0>
+	LONG $0xff74850f; WORD $0xffff // jne 0x15e0 <k_gemm_outer+0x500>
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x14c0 <k_gemm_outer+0x3e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
 	LONG $0x08718b4d // movq 0x8(%r9), %r14
@@ -1269,7 +1244,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e3c149 // shlq $0x2, %r11
 	LONG $0x2434894c // movq %r14, (%rsp)
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x2eeb // jmp 0x1768 <k_gemm_outer+0x658>
+	WORD $0x2eeb // jmp 0x1738 <k_gemm_outer+0x658>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x4511fcc5; BYTE $0x00 // vmovups %ymm0, (%rbp)
 	LONG $0x4d11fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rbp)
@@ -1278,37 +1253,37 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xfa3a8f0f; WORD $0xffff // jg 0x11a2 <k_gemm_outer+0x92>
+	LONG $0xfa3a8f0f; WORD $0xffff // jg 0x1172 <k_gemm_outer+0x92>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2274 // je 0x17a0 <k_gemm_outer+0x690>
+	WORD $0x2274 // je 0x1770 <k_gemm_outer+0x690>
 	LONG $0x4510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm0
 	LONG $0x4d10fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm1
 	LONG $0x5410fcc5; WORD $0x008d // vmovups (%rbp,%rcx,4), %ymm2
 	LONG $0x5c10fcc5; WORD $0x208d // vmovups 0x20(%rbp,%rcx,4), %ymm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1c7f // jg 0x17b5 <k_gemm_outer+0x6a5>
-	WORD $0xa5eb // jmp 0x1740 <k_gemm_outer+0x630>
+	WORD $0x1c7f // jg 0x1785 <k_gemm_outer+0x6a5>
+	WORD $0xa5eb // jmp 0x1710 <k_gemm_outer+0x630>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x8b7e // jle 0x1740 <k_gemm_outer+0x630>
+	WORD $0x8b7e // jle 0x1710 <k_gemm_outer+0x630>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2575 // jne 0x17e0 <k_gemm_outer+0x6d0>
+	WORD $0x2575 // jne 0x17b0 <k_gemm_outer+0x6d0>
 	LONG $0xd7af0f48 // imulq %rdi, %rdx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff6b840f; WORD $0xffff // je 0x1740 <k_gemm_outer+0x630>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x188a <k_gemm_outer+0x77a>
+	LONG $0xff6b840f; WORD $0xffff // je 0x1710 <k_gemm_outer+0x630>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x185a <k_gemm_outer+0x77a>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
@@ -1338,7 +1313,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c08348 // addq $0x8, %rax
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0x9575 // jne 0x1800 <k_gemm_outer+0x6f0>
+	WORD $0x9575 // jne 0x17d0 <k_gemm_outer+0x6f0>
 	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
 	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
@@ -1346,7 +1321,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfeb6840f; WORD $0xffff // je 0x1740 <k_gemm_outer+0x630>
+	LONG $0xfeb6840f; WORD $0xffff // je 0x1710 <k_gemm_outer+0x630>
 	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
 	LONG $0x107cc1c4; WORD $0x2069 // vmovups 0x20(%r9), %ymm5
 	LONG $0x187de2c4; BYTE $0x30 // vbroadcastss (%rax), %ymm6
@@ -1355,10 +1330,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	LONG $0xfffe87e9; BYTE $0xff // jmp 0x1740 <k_gemm_outer+0x630>
+	LONG $0xfffe87e9; BYTE $0xff // jmp 0x1710 <k_gemm_outer+0x630>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
-	LONG $0xfff88be9; BYTE $0xff // jmp 0x1155 <k_gemm_outer+0x45>
+	LONG $0xfff88be9; BYTE $0xff // jmp 0x1125 <k_gemm_outer+0x45>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
@@ -1386,7 +1361,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
 	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x39eb // jmp 0x1984 <k_gemm_outer+0x874>
+	WORD $0x39eb // jmp 0x1954 <k_gemm_outer+0x874>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
 	LONG $0x2411fcc5; BYTE $0x8e // vmovups %ymm4, (%rsi,%rcx,4)
@@ -1397,13 +1372,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06508d49 // leaq 0x6(%r8), %rdx
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xf97c8f0f; WORD $0xffff // jg 0x1300 <k_gemm_outer+0x1f0>
+	LONG $0xf97c8f0f; WORD $0xffff // jg 0x12d0 <k_gemm_outer+0x1f0>
 	LONG $0xc1af0f4c // imulq %rcx, %r8
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x86348d4a // leaq (%rsi,%r8,4), %rsi
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x3574 // je 0x19d0 <k_gemm_outer+0x8c0>
+	WORD $0x3574 // je 0x19a0 <k_gemm_outer+0x8c0>
 	LONG $0x2e10fcc5 // vmovups (%rsi), %ymm5
 	LONG $0x2410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm4
 	LONG $0x1c10fcc5; BYTE $0xce // vmovups (%rsi,%rcx,8), %ymm3
@@ -1411,8 +1386,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107ca1c4; WORD $0x3e0c // vmovups (%rsi,%r15), %ymm1
 	LONG $0x107ca1c4; WORD $0x2604 // vmovups (%rsi,%r12), %ymm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x317f // jg 0x19f1 <k_gemm_outer+0x8e1>
-	WORD $0x8eeb // jmp 0x1950 <k_gemm_outer+0x840>
+	WORD $0x317f // jg 0x19c1 <k_gemm_outer+0x8e1>
+	WORD $0x8eeb // jmp 0x1920 <k_gemm_outer+0x840>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1421,7 +1396,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff5f8e0f; WORD $0xffff // jle 0x1950 <k_gemm_outer+0x840>
+	LONG $0xff5f8e0f; WORD $0xffff // jle 0x1920 <k_gemm_outer+0x840>
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -1446,8 +1421,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x9775 // jne 0x1a00 <k_gemm_outer+0x8f0>
-	LONG $0xfffee2e9; BYTE $0xff // jmp 0x1950 <k_gemm_outer+0x840>
+	WORD $0x9775 // jne 0x19d0 <k_gemm_outer+0x8f0>
+	LONG $0xfffee2e9; BYTE $0xff // jmp 0x1920 <k_gemm_outer+0x840>
 	WORD $0x9066 // nop
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x087e8b4c // movq 0x8(%rsi), %r15
@@ -1472,38 +1447,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c78349 // addq $0x4, %r15
 	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
 	QUAD $0x00000000dd2c8d4e // leaq (,%r11,8), %r13
-	WORD $0x29eb // jmp 0x1b0b <k_gemm_outer+0x9fb>
+	WORD $0x29eb // jmp 0x1adb <k_gemm_outer+0x9fb>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
 	LONG $0x0411fcc5; BYTE $0x8e // vmovups %ymm0, (%rsi,%rcx,4)
 	LONG $0x02408d49 // leaq 0x2(%r8), %rax
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf8048f0f; WORD $0xffff // jg 0x130f <k_gemm_outer+0x1ff>
+	LONG $0xf8048f0f; WORD $0xffff // jg 0x12df <k_gemm_outer+0x1ff>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0xc2af0f48 // imulq %rdx, %rax
 	LONG $0x87348d48 // leaq (%rdi,%rax,4), %rsi
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1f74 // je 0x1b40 <k_gemm_outer+0xa30>
+	WORD $0x1f74 // je 0x1b10 <k_gemm_outer+0xa30>
 	LONG $0x0e10fcc5 // vmovups (%rsi), %ymm1
 	LONG $0x0410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1e7f // jg 0x1b4d <k_gemm_outer+0xa3d>
-	WORD $0xbfeb // jmp 0x1af0 <k_gemm_outer+0x9e0>
+	WORD $0x1e7f // jg 0x1b1d <k_gemm_outer+0xa3d>
+	WORD $0xbfeb // jmp 0x1ac0 <k_gemm_outer+0x9e0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x1af0 <k_gemm_outer+0x9e0>
+	WORD $0xa37e // jle 0x1ac0 <k_gemm_outer+0x9e0>
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x902c8d48 // leaq (%rax,%rdx,4), %rbp
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x1075 // jne 0x1b70 <k_gemm_outer+0xa60>
+	WORD $0x1075 // jne 0x1b40 <k_gemm_outer+0xa60>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x61eb // jmp 0x1bc7 <k_gemm_outer+0xab7>
+	WORD $0x61eb // jmp 0x1b97 <k_gemm_outer+0xab7>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0xc031 // xorl %eax, %eax
@@ -1522,29 +1497,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
 	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xb975 // jne 0x1b80 <k_gemm_outer+0xa70>
+	WORD $0xb975 // jne 0x1b50 <k_gemm_outer+0xa70>
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff20840f; WORD $0xffff // je 0x1af0 <k_gemm_outer+0x9e0>
+	LONG $0xff20840f; WORD $0xffff // je 0x1ac0 <k_gemm_outer+0x9e0>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
 	LONG $0x187da2c4; WORD $0x955c; BYTE $0x00 // vbroadcastss (%rbp,%r10,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xffff00e9; BYTE $0xff // jmp 0x1af0 <k_gemm_outer+0x9e0>
+	LONG $0xffff00e9; BYTE $0xff // jmp 0x1ac0 <k_gemm_outer+0x9e0>
 	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	LONG $0xfff556e9; BYTE $0xff // jmp 0x1155 <k_gemm_outer+0x45>
+	LONG $0xfff556e9; BYTE $0xff // jmp 0x1125 <k_gemm_outer+0x45>
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x02f98d0f; WORD $0x0000 // jge 0x1f02 <k_gemm_outer+0xdf2>
+	LONG $0x02f98d0f; WORD $0x0000 // jge 0x1ed2 <k_gemm_outer+0xdf2>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x02728d49 // leaq 0x2(%r10), %rsi
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x21f6 <k_gemm_outer+0x10e6>
+	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x21c6 <k_gemm_outer+0x10e6>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x02bf8d0f; WORD $0x0000 // jge 0x1ef0 <k_gemm_outer+0xde0>
+	LONG $0x02bf8d0f; WORD $0x0000 // jge 0x1ec0 <k_gemm_outer+0xde0>
 	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x18518b4c // movq 0x18(%rcx), %r10
@@ -1569,33 +1544,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x583d8d4c; WORD $0x007e; BYTE $0x00 // leaq 0x7e58(%rip), %r15 # 0x9af0 <lanes>
-	WORD $0x20eb // jmp 0x1cba <k_gemm_outer+0xbaa>
+	LONG $0x483d8d4c; WORD $0x007e; BYTE $0x00 // leaq 0x7e48(%rip), %r15 # 0x9ab0 <lanes>
+	WORD $0x20eb // jmp 0x1c8a <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
 	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0x0236840f; WORD $0x0000 // je 0x1ef0 <k_gemm_outer+0xde0>
+	LONG $0x0236840f; WORD $0x0000 // je 0x1ec0 <k_gemm_outer+0xde0>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x8b148d48 // leaq (%rbx,%rcx,4), %rdx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3674 // je 0x1d00 <k_gemm_outer+0xbf0>
+	WORD $0x3674 // je 0x1cd0 <k_gemm_outer+0xbf0>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	WORD $0x7a75 // jne 0x1d50 <k_gemm_outer+0xc40>
+	WORD $0x7a75 // jne 0x1d20 <k_gemm_outer+0xc40>
 	LONG $0x0210fcc5 // vmovups (%rdx), %ymm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01e38e0f; WORD $0x0000 // jle 0x1ec6 <k_gemm_outer+0xdb6>
+	LONG $0x01e38e0f; WORD $0x0000 // jle 0x1e96 <k_gemm_outer+0xdb6>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	WORD $0x34eb // jmp 0x1d2a <k_gemm_outer+0xc1a>
+	WORD $0x34eb // jmp 0x1cfa <k_gemm_outer+0xc1a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d18e0f; WORD $0x0000 // jle 0x1eda <k_gemm_outer+0xdca>
+	LONG $0x01d18e0f; WORD $0x0000 // jle 0x1eaa <k_gemm_outer+0xdca>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -1603,18 +1578,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4c75 // jne 0x1d76 <k_gemm_outer+0xc66>
+	WORD $0x4c75 // jne 0x1d46 <k_gemm_outer+0xc66>
 	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	LONG $0x00fa830f; WORD $0x0000 // jae 0x1e30 <k_gemm_outer+0xd20>
+	LONG $0x00fa830f; WORD $0x0000 // jae 0x1e00 <k_gemm_outer+0xd20>
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	WORD $0x03a8 // testb $0x3, %al
-	LONG $0x0156850f; WORD $0x0000 // jne 0x1e97 <k_gemm_outer+0xd87>
-	LONG $0x000170e9; BYTE $0x00 // jmp 0x1eb6 <k_gemm_outer+0xda6>
+	LONG $0x0156850f; WORD $0x0000 // jne 0x1e67 <k_gemm_outer+0xd87>
+	LONG $0x000170e9; BYTE $0x00 // jmp 0x1e86 <k_gemm_outer+0xda6>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107c81c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm0
 	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xff3b8e0f; WORD $0xffff // jle 0x1ca0 <k_gemm_outer+0xb90>
+	LONG $0xff3b8e0f; WORD $0xffff // jle 0x1c70 <k_gemm_outer+0xb90>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0xc9af0f49 // imulq %r9, %rcx
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
@@ -1624,7 +1599,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
 	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	WORD $0x6072 // jb 0x1df0 <k_gemm_outer+0xce0>
+	WORD $0x6072 // jb 0x1dc0 <k_gemm_outer+0xce0>
 	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
 	LONG $0x2c75e2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm1, %ymm2
 	LONG $0x187de2c4; BYTE $0x19 // vbroadcastss (%rcx), %ymm3
@@ -1644,11 +1619,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xa575 // jne 0x1d90 <k_gemm_outer+0xc80>
+	WORD $0xa575 // jne 0x1d60 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xf63d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7cf6(%rip), %r15 # 0x9af0 <lanes>
-	LONG $0x00b6840f; WORD $0x0000 // je 0x1eb6 <k_gemm_outer+0xda6>
+	LONG $0xe63d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7ce6(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0x00b6840f; WORD $0x0000 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x2c75c2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm1, %ymm2
@@ -1657,8 +1632,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0xe575 // jne 0x1e10 <k_gemm_outer+0xd00>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x1eb6 <k_gemm_outer+0xda6>
+	WORD $0xe575 // jne 0x1de0 <k_gemm_outer+0xd00>
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x1e86 <k_gemm_outer+0xda6>
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1677,11 +1652,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xb975 // jne 0x1e40 <k_gemm_outer+0xd30>
+	WORD $0xb975 // jne 0x1e10 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x5d3d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c5d(%rip), %r15 # 0x9af0 <lanes>
+	LONG $0x4d3d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c4d(%rip), %r15 # 0x9ab0 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
-	WORD $0x1f74 // je 0x1eb6 <k_gemm_outer+0xda6>
+	WORD $0x1f74 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x187de2c4; WORD $0xb90c // vbroadcastss (%rcx,%rdi,4), %ymm1
@@ -1689,20 +1664,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0xea75 // jne 0x1ea0 <k_gemm_outer+0xd90>
+	WORD $0xea75 // jne 0x1e70 <k_gemm_outer+0xd90>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdda850f; WORD $0xffff // jne 0x1ca0 <k_gemm_outer+0xb90>
+	LONG $0xfdda850f; WORD $0xffff // jne 0x1c70 <k_gemm_outer+0xb90>
 	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0xfde2850f; WORD $0xffff // jne 0x1cba <k_gemm_outer+0xbaa>
-	WORD $0x16eb // jmp 0x1ef0 <k_gemm_outer+0xde0>
+	LONG $0xfde2850f; WORD $0xffff // jne 0x1c8a <k_gemm_outer+0xbaa>
+	WORD $0x16eb // jmp 0x1ec0 <k_gemm_outer+0xde0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdb2850f; WORD $0xffff // jne 0x1ca0 <k_gemm_outer+0xb90>
-	WORD $0xd6eb // jmp 0x1ec6 <k_gemm_outer+0xdb6>
+	LONG $0xfdb2850f; WORD $0xffff // jne 0x1c70 <k_gemm_outer+0xb90>
+	WORD $0xd6eb // jmp 0x1e96 <k_gemm_outer+0xdb6>
 	LONG $0x68c48348 // addq $0x68, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -1745,8 +1720,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x4c3d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b4c(%rip), %rdi # 0x9af0 <lanes>
-	WORD $0x5feb // jmp 0x2005 <k_gemm_outer+0xef5>
+	LONG $0x3c3d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b3c(%rip), %rdi # 0x9ab0 <lanes>
+	WORD $0x5feb // jmp 0x1fd5 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
 	LONG $0x2e7dc2c4; WORD $0x2434 // vmaskmovps %ymm6, %ymm0, (%r12)
@@ -1763,16 +1738,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0xfc078f0f; WORD $0xffff // jg 0x1c0c <k_gemm_outer+0xafc>
+	LONG $0xfc078f0f; WORD $0xffff // jg 0x1bdc <k_gemm_outer+0xafc>
 	LONG $0xd1af0f4c // imulq %rcx, %r10
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x92248d4e // leaq (%rdx,%r10,4), %r12
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5374 // je 0x2070 <k_gemm_outer+0xf60>
+	WORD $0x5374 // je 0x2040 <k_gemm_outer+0xf60>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0x0123850f; WORD $0x0000 // jne 0x2150 <k_gemm_outer+0x1040>
+	LONG $0x0123850f; WORD $0x0000 // jne 0x2120 <k_gemm_outer+0x1040>
 	LONG $0x107cc1c4; WORD $0x242c // vmovups (%r12), %ymm5
 	LONG $0x107cc1c4; WORD $0x8c24 // vmovups (%r12,%rcx,4), %ymm4
 	LONG $0x107cc1c4; WORD $0xcc1c // vmovups (%r12,%rcx,8), %ymm3
@@ -1783,8 +1758,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x107cc1c4; WORD $0x1404 // vmovups (%r12,%rdx), %ymm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2d7f // jg 0x2091 <k_gemm_outer+0xf81>
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2197 <k_gemm_outer+0x1087>
+	WORD $0x2d7f // jg 0x2061 <k_gemm_outer+0xf81>
+	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2167 <k_gemm_outer+0x1087>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -1793,10 +1768,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01068e0f; WORD $0x0000 // jle 0x2197 <k_gemm_outer+0x1087>
+	LONG $0x01068e0f; WORD $0x0000 // jle 0x2167 <k_gemm_outer+0x1087>
 	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x2120 <k_gemm_outer+0x1010>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x20f0 <k_gemm_outer+0x1010>
 	WORD $0x9066 // nop
 	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
 	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
@@ -1825,13 +1800,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe728fcc5 // vmovaps %ymm7, %ymm4
 	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
 	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	LONG $0x008f840f; WORD $0x0000 // je 0x21af <k_gemm_outer+0x109f>
+	LONG $0x008f840f; WORD $0x0000 // je 0x217f <k_gemm_outer+0x109f>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xff70840f; WORD $0xffff // je 0x20a0 <k_gemm_outer+0xf90>
+	LONG $0xff70840f; WORD $0xffff // je 0x2070 <k_gemm_outer+0xf90>
 	LONG $0x107ca1c4; WORD $0x9f74; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm6
 	LONG $0x2c4d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm6, %ymm12
-	LONG $0xffff63e9; BYTE $0xff // jmp 0x20a4 <k_gemm_outer+0xf94>
+	LONG $0xffff63e9; BYTE $0xff // jmp 0x2074 <k_gemm_outer+0xf94>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
 	LONG $0x2c7dc2c4; WORD $0x242c // vmaskmovps (%r12), %ymm0, %ymm5
@@ -1845,7 +1820,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x2c7dc2c4; WORD $0x1404 // vmaskmovps (%r12,%rdx), %ymm0, %ymm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfefa8f0f; WORD $0xffff // jg 0x2091 <k_gemm_outer+0xf81>
+	LONG $0xfefa8f0f; WORD $0xffff // jg 0x2061 <k_gemm_outer+0xf81>
 	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
 	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
 	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
@@ -1854,7 +1829,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf528fcc5 // vmovaps %ymm5, %ymm6
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xfdf1850f; WORD $0xffff // jne 0x1fb0 <k_gemm_outer+0xea0>
+	LONG $0xfdf1850f; WORD $0xffff // jne 0x1f80 <k_gemm_outer+0xea0>
 	LONG $0x117cc1c4; WORD $0x2434 // vmovups %ymm6, (%r12)
 	LONG $0x117cc1c4; WORD $0x8c3c // vmovups %ymm7, (%r12,%rcx,4)
 	LONG $0x117c41c4; WORD $0xcc0c // vmovups %ymm9, (%r12,%rcx,8)
@@ -1864,7 +1839,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c41c4; WORD $0x141c // vmovups %ymm11, (%r12,%rdx)
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117c41c4; WORD $0x1414 // vmovups %ymm10, (%r12,%rdx)
-	LONG $0xfffdf8e9; BYTE $0xff // jmp 0x1fee <k_gemm_outer+0xede>
+	LONG $0xfffdf8e9; BYTE $0xff // jmp 0x1fbe <k_gemm_outer+0xede>
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
 	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
@@ -1893,9 +1868,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x6f158d48; WORD $0x0078; BYTE $0x00 // leaq 0x786f(%rip), %rdx # 0x9af0 <lanes>
+	LONG $0x5f158d48; WORD $0x0078; BYTE $0x00 // leaq 0x785f(%rip), %rdx # 0x9ab0 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x30eb // jmp 0x22b8 <k_gemm_outer+0x11a8>
+	WORD $0x30eb // jmp 0x2288 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2e6dc2c4; BYTE $0x0b // vmaskmovps %ymm1, %ymm2, (%r11)
@@ -1904,51 +1879,51 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf9648f0f; WORD $0xffff // jg 0x1c1c <k_gemm_outer+0xb0c>
+	LONG $0xf9648f0f; WORD $0xffff // jg 0x1bec <k_gemm_outer+0xb0c>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0xf2af0f49 // imulq %r10, %rsi
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0xb71c8d4c // leaq (%rdi,%rsi,4), %r11
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2e74 // je 0x2300 <k_gemm_outer+0x11f0>
+	WORD $0x2e74 // je 0x22d0 <k_gemm_outer+0x11f0>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4275 // jne 0x2320 <k_gemm_outer+0x1210>
+	WORD $0x4275 // jne 0x22f0 <k_gemm_outer+0x1210>
 	LONG $0x107cc1c4; BYTE $0x0b // vmovups (%r11), %ymm1
 	LONG $0x107cc1c4; WORD $0x8b04 // vmovups (%r11,%rcx,4), %ymm0
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x4c7f // jg 0x233a <k_gemm_outer+0x122a>
-	LONG $0x000141e9; BYTE $0x00 // jmp 0x2434 <k_gemm_outer+0x1324>
+	WORD $0x4c7f // jg 0x230a <k_gemm_outer+0x122a>
+	LONG $0x000141e9; BYTE $0x00 // jmp 0x2404 <k_gemm_outer+0x1324>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2d7f // jg 0x233a <k_gemm_outer+0x122a>
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2434 <k_gemm_outer+0x1324>
+	WORD $0x2d7f // jg 0x230a <k_gemm_outer+0x122a>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x2404 <k_gemm_outer+0x1324>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x4410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm0
 	LONG $0x2c7dc2c4; BYTE $0x0b // vmaskmovps (%r11), %ymm0, %ymm1
 	LONG $0x2c7dc2c4; WORD $0x8b04 // vmaskmovps (%r11,%rcx,4), %ymm0, %ymm0
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x2434 <k_gemm_outer+0x1324>
+	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x2404 <k_gemm_outer+0x1324>
 	LONG $0x54af0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r10
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x96348d4a // leaq (%rsi,%r10,4), %rsi
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x3175 // jne 0x2380 <k_gemm_outer+0x1270>
+	WORD $0x3175 // jne 0x2350 <k_gemm_outer+0x1270>
 	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
 	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x00d6840f; WORD $0x0000 // je 0x2434 <k_gemm_outer+0x1324>
+	LONG $0x00d6840f; WORD $0x0000 // je 0x2404 <k_gemm_outer+0x1324>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x240f <k_gemm_outer+0x12ff>
+	LONG $0x00a1850f; WORD $0x0000 // jne 0x23df <k_gemm_outer+0x12ff>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x241a <k_gemm_outer+0x130a>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x23ea <k_gemm_outer+0x130a>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3deb // jmp 0x23c7 <k_gemm_outer+0x12b7>
+	WORD $0x3deb // jmp 0x2397 <k_gemm_outer+0x12b7>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
 	LONG $0xa86de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm1
@@ -1961,12 +1936,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	LONG $0x2474394c; BYTE $0x58 // cmpq %r14, 0x58(%rsp)
-	WORD $0x8d74 // je 0x2354 <k_gemm_outer+0x1244>
+	WORD $0x8d74 // je 0x2324 <k_gemm_outer+0x1244>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	WORD $0x0d75 // jne 0x23e0 <k_gemm_outer+0x12d0>
+	WORD $0x0d75 // jne 0x23b0 <k_gemm_outer+0x12d0>
 	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	WORD $0x11eb // jmp 0x23eb <k_gemm_outer+0x12db>
+	WORD $0x11eb // jmp 0x23bb <k_gemm_outer+0x12db>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
@@ -1974,10 +1949,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3a3c8d4b // leaq (%r10,%r15), %rdi
 	LONG $0x187d82c4; WORD $0xb55c; BYTE $0xfc // vbroadcastss -0x4(%r13,%r14,4), %ymm3
 	LONG $0x246c3948; BYTE $0x30 // cmpq %rbp, 0x30(%rsp)
-	WORD $0x8e74 // je 0x2390 <k_gemm_outer+0x1280>
+	WORD $0x8e74 // je 0x2360 <k_gemm_outer+0x1280>
 	LONG $0x6c10fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm5
 	LONG $0x2c55e2c4; BYTE $0x2f // vmaskmovps (%rdi), %ymm5, %ymm5
-	WORD $0x85eb // jmp 0x2394 <k_gemm_outer+0x1284>
+	WORD $0x85eb // jmp 0x2364 <k_gemm_outer+0x1284>
 	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
 	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
 	LONG $0x187de2c4; BYTE $0x1e // vbroadcastss (%rsi), %ymm3
@@ -1987,16 +1962,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	LONG $0xfe4c850f; WORD $0xffff // jne 0x2290 <k_gemm_outer+0x1180>
+	LONG $0xfe4c850f; WORD $0xffff // jne 0x2260 <k_gemm_outer+0x1180>
 	LONG $0x117cc1c4; BYTE $0x0b // vmovups %ymm1, (%r11)
 	LONG $0x117cc1c4; WORD $0x8b04 // vmovups %ymm0, (%r11,%rcx,4)
-	LONG $0xfffe4de9; BYTE $0xff // jmp 0x22a1 <k_gemm_outer+0x1191>
+	LONG $0xfffe4de9; BYTE $0xff // jmp 0x2271 <k_gemm_outer+0x1191>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// gemm_outer_64
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x098c8e0f; WORD $0x0000 // jle 0x2df9 <k_gemm_outer_64+0x999>
+	LONG $0x098c8e0f; WORD $0x0000 // jle 0x2dc9 <k_gemm_outer_64+0x999>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2010,28 +1985,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x1eeb // jmp 0x24bb <k_gemm_outer_64+0x5b>
+	WORD $0x1eeb // jmp 0x248b <k_gemm_outer_64+0x5b>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0x09308d0f; WORD $0x0000 // jge 0x2deb <k_gemm_outer_64+0x98b>
+	LONG $0x09308d0f; WORD $0x0000 // jge 0x2dbb <k_gemm_outer_64+0x98b>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0x01708c0f; WORD $0x0000 // jl 0x2640 <k_gemm_outer_64+0x1e0>
+	LONG $0x01708c0f; WORD $0x0000 // jl 0x2610 <k_gemm_outer_64+0x1e0>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x06f88348 // cmpq $0x6, %rax
-	LONG $0x030e8d0f; WORD $0x0000 // jge 0x27f0 <k_gemm_outer_64+0x390>
+	LONG $0x030e8d0f; WORD $0x0000 // jge 0x27c0 <k_gemm_outer_64+0x390>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xad7d // jge 0x24a0 <k_gemm_outer_64+0x40>
+	WORD $0xad7d // jge 0x2470 <k_gemm_outer_64+0x40>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
 	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
@@ -2047,36 +2022,36 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x24442348; BYTE $0x40 // andq 0x40(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x23eb // jmp 0x2559 <k_gemm_outer_64+0xf9>
+	WORD $0x23eb // jmp 0x2529 <k_gemm_outer_64+0xf9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x117da1c4; WORD $0xe60c // vmovupd %ymm1, (%rsi,%r12,8)
 	LONG $0x117da1c4; WORD $0xe644; BYTE $0x20 // vmovupd %ymm0, 0x20(%rsi,%r12,8)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0x04e7840f; WORD $0x0000 // je 0x2a40 <k_gemm_outer_64+0x5e0>
+	LONG $0x04e7840f; WORD $0x0000 // je 0x2a10 <k_gemm_outer_64+0x5e0>
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	LONG $0xe2af0f4d // imulq %r10, %r12
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b74 // je 0x2580 <k_gemm_outer_64+0x120>
+	WORD $0x1b74 // je 0x2550 <k_gemm_outer_64+0x120>
 	LONG $0x107da1c4; WORD $0xe60c // vmovupd (%rsi,%r12,8), %ymm1
 	LONG $0x107da1c4; WORD $0xe644; BYTE $0x20 // vmovupd 0x20(%rsi,%r12,8), %ymm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x167f // jg 0x258d <k_gemm_outer_64+0x12d>
-	WORD $0xc7eb // jmp 0x2540 <k_gemm_outer_64+0xe0>
+	WORD $0x167f // jg 0x255d <k_gemm_outer_64+0x12d>
+	WORD $0xc7eb // jmp 0x2510 <k_gemm_outer_64+0xe0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x2540 <k_gemm_outer_64+0xe0>
+	WORD $0xb37e // jle 0x2510 <k_gemm_outer_64+0xe0>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0xd1048d4d // leaq (%r9,%rdx,8), %r8
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x1275 // jne 0x25b0 <k_gemm_outer_64+0x150>
+	WORD $0x1275 // jne 0x2580 <k_gemm_outer_64+0x150>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x9774 // je 0x2540 <k_gemm_outer_64+0xe0>
-	WORD $0x7eeb // jmp 0x2629 <k_gemm_outer_64+0x1c9>
+	WORD $0x9774 // je 0x2510 <k_gemm_outer_64+0xe0>
+	WORD $0x7eeb // jmp 0x25f9 <k_gemm_outer_64+0x1c9>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
@@ -2099,28 +2074,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
 	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0xca75 // jne 0x25e0 <k_gemm_outer_64+0x180>
+	WORD $0xca75 // jne 0x25b0 <k_gemm_outer_64+0x180>
 	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
 	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff17840f; WORD $0xffff // je 0x2540 <k_gemm_outer_64+0xe0>
+	LONG $0xff17840f; WORD $0xffff // je 0x2510 <k_gemm_outer_64+0xe0>
 	LONG $0x197dc2c4; BYTE $0x10 // vbroadcastsd (%r8), %ymm2
 	LONG $0xb8ede2c4; BYTE $0x0a // vfmadd231pd (%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb8ede2c4; WORD $0x2042 // vfmadd231pd 0x20(%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xffff02e9; BYTE $0xff // jmp 0x2540 <k_gemm_outer_64+0xe0>
+	LONG $0xffff02e9; BYTE $0xff // jmp 0x2510 <k_gemm_outer_64+0xe0>
 	WORD $0x9066 // nop
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	LONG $0x03f88348 // cmpq $0x3, %rax
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x040d8e0f; WORD $0x0000 // jle 0x2a60 <k_gemm_outer_64+0x600>
+	LONG $0x040d8e0f; WORD $0x0000 // jle 0x2a30 <k_gemm_outer_64+0x600>
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x05d78d0f; WORD $0x0000 // jge 0x2c34 <k_gemm_outer_64+0x7d4>
+	LONG $0x05d78d0f; WORD $0x0000 // jge 0x2c04 <k_gemm_outer_64+0x7d4>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xfe2d8d0f; WORD $0xffff // jge 0x24a0 <k_gemm_outer_64+0x40>
+	LONG $0xfe2d8d0f; WORD $0xffff // jge 0x2470 <k_gemm_outer_64+0x40>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
@@ -2141,34 +2116,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
 	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x13eb // jmp 0x26e2 <k_gemm_outer_64+0x282>
+	WORD $0x13eb // jmp 0x26b2 <k_gemm_outer_64+0x282>
 	BYTE $0x90 // nop
 	LONG $0x117da1c4; WORD $0xee04 // vmovupd %ymm0, (%rsi,%r13,8)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x06f5840f; WORD $0x0000 // je 0x2dd7 <k_gemm_outer_64+0x977>
+	LONG $0x06f5840f; WORD $0x0000 // je 0x2da7 <k_gemm_outer_64+0x977>
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
 	LONG $0xeaaf0f4d // imulq %r10, %r13
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x1274 // je 0x2700 <k_gemm_outer_64+0x2a0>
+	WORD $0x1274 // je 0x26d0 <k_gemm_outer_64+0x2a0>
 	LONG $0x107da1c4; WORD $0xee04 // vmovupd (%rsi,%r13,8), %ymm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x2709 <k_gemm_outer_64+0x2a9>
-	WORD $0xd5eb // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	WORD $0x107f // jg 0x26d9 <k_gemm_outer_64+0x2a9>
+	WORD $0xd5eb // jmp 0x26a0 <k_gemm_outer_64+0x270>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xc77e // jle 0x26d0 <k_gemm_outer_64+0x270>
+	WORD $0xc77e // jle 0x26a0 <k_gemm_outer_64+0x270>
 	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0xc32c8d49 // leaq (%r11,%rax,8), %rbp
 	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	WORD $0x1273 // jae 0x2730 <k_gemm_outer_64+0x2d0>
+	WORD $0x1273 // jae 0x2700 <k_gemm_outer_64+0x2d0>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0093850f; WORD $0x0000 // jne 0x27be <k_gemm_outer_64+0x35e>
-	WORD $0xa3eb // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	LONG $0x0093850f; WORD $0x0000 // jne 0x278e <k_gemm_outer_64+0x35e>
+	WORD $0xa3eb // jmp 0x26a0 <k_gemm_outer_64+0x270>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
@@ -2193,7 +2168,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
 	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb875 // jne 0x2750 <k_gemm_outer_64+0x2f0>
+	WORD $0xb875 // jne 0x2720 <k_gemm_outer_64+0x2f0>
 	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
@@ -2202,7 +2177,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xff12840f; WORD $0xffff // je 0x26d0 <k_gemm_outer_64+0x270>
+	LONG $0xff12840f; WORD $0xffff // je 0x26a0 <k_gemm_outer_64+0x270>
 	LONG $0x03e1c149 // shlq $0x3, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -2211,8 +2186,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	WORD $0xe975 // jne 0x27d0 <k_gemm_outer_64+0x370>
-	LONG $0xfffee4e9; BYTE $0xff // jmp 0x26d0 <k_gemm_outer_64+0x270>
+	WORD $0xe975 // jne 0x27a0 <k_gemm_outer_64+0x370>
+	LONG $0xfffee4e9; BYTE $0xff // jmp 0x26a0 <k_gemm_outer_64+0x270>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
@@ -2242,7 +2217,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000f5148d4a // leaq (,%r14,8), %rdx
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x68eb // jmp 0x28d7 <k_gemm_outer_64+0x477>
+	WORD $0x68eb // jmp 0x28a7 <k_gemm_outer_64+0x477>
 	BYTE $0x90 // nop
 	LONG $0x117dc1c4; BYTE $0x07 // vmovupd %ymm0, (%r15)
 	LONG $0x117dc1c4; WORD $0x204f // vmovupd %ymm1, 0x20(%r15)
@@ -2261,13 +2236,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c0348; BYTE $0x20 // addq 0x20(%rsp), %rbx
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0xfc128f0f; WORD $0xffff // jg 0x24e9 <k_gemm_outer_64+0x89>
+	LONG $0xfc128f0f; WORD $0xffff // jg 0x24b9 <k_gemm_outer_64+0x89>
 	LONG $0xd3af0f4d // imulq %r11, %r10
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	LONG $0xd73c8d4e // leaq (%rdi,%r10,8), %r15
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x6174 // je 0x2950 <k_gemm_outer_64+0x4f0>
+	WORD $0x6174 // je 0x2920 <k_gemm_outer_64+0x4f0>
 	LONG $0x107dc1c4; BYTE $0x07 // vmovupd (%r15), %ymm0
 	LONG $0x107dc1c4; WORD $0x204f // vmovupd 0x20(%r15), %ymm1
 	LONG $0x107d81c4; WORD $0xdf14 // vmovupd (%r15,%r11,8), %ymm2
@@ -2282,8 +2257,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107d41c4; WORD $0x3714 // vmovupd (%r15,%rsi), %ymm10
 	LONG $0x107d41c4; WORD $0x375c; BYTE $0x20 // vmovupd 0x20(%r15,%rsi), %ymm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x487f // jg 0x298d <k_gemm_outer_64+0x52d>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x2870 <k_gemm_outer_64+0x410>
+	WORD $0x487f // jg 0x295d <k_gemm_outer_64+0x52d>
+	LONG $0xffff26e9; BYTE $0xff // jmp 0x2840 <k_gemm_outer_64+0x410>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
@@ -2298,7 +2273,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfee38e0f; WORD $0xffff // jle 0x2870 <k_gemm_outer_64+0x410>
+	LONG $0xfee38e0f; WORD $0xffff // jle 0x2840 <k_gemm_outer_64+0x410>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x28488b4c // movq 0x28(%rax), %r9
 	LONG $0x03e1c149 // shlq $0x3, %r9
@@ -2333,18 +2308,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xff77850f; WORD $0xffff // jne 0x29b0 <k_gemm_outer_64+0x550>
-	LONG $0xfffe32e9; BYTE $0xff // jmp 0x2870 <k_gemm_outer_64+0x410>
+	LONG $0xff77850f; WORD $0xffff // jne 0x2980 <k_gemm_outer_64+0x550>
+	LONG $0xfffe32e9; BYTE $0xff // jmp 0x2840 <k_gemm_outer_64+0x410>
 	WORD $0x9066 // nop
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfffa56e9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0xfffa56e9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa418e0f; WORD $0xffff // jle 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0xfa418e0f; WORD $0xffff // jle 0x247f <k_gemm_outer_64+0x4f>
 	LONG $0x48478b48 // movq 0x48(%rdi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
@@ -2364,7 +2339,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
 	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	WORD $0x2beb // jmp 0x2aed <k_gemm_outer_64+0x68d>
+	WORD $0x2beb // jmp 0x2abd <k_gemm_outer_64+0x68d>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
@@ -2372,19 +2347,19 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x012e840f; WORD $0x0000 // je 0x2c1b <k_gemm_outer_64+0x7bb>
+	LONG $0x012e840f; WORD $0x0000 // je 0x2beb <k_gemm_outer_64+0x7bb>
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x1c74 // je 0x2b10 <k_gemm_outer_64+0x6b0>
+	WORD $0x1c74 // je 0x2ae0 <k_gemm_outer_64+0x6b0>
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
 	LONG $0x107bc1c4; WORD $0xc204 // vmovsd (%r10,%rax,8), %xmm0
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x137f // jg 0x2b19 <k_gemm_outer_64+0x6b9>
-	WORD $0xc8eb // jmp 0x2ad0 <k_gemm_outer_64+0x670>
+	WORD $0x137f // jg 0x2ae9 <k_gemm_outer_64+0x6b9>
+	WORD $0xc8eb // jmp 0x2aa0 <k_gemm_outer_64+0x670>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xb77e // jle 0x2ad0 <k_gemm_outer_64+0x670>
+	WORD $0xb77e // jle 0x2aa0 <k_gemm_outer_64+0x670>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x08608b4c // movq 0x8(%rax), %r12
 	LONG $0x10488b4c // movq 0x10(%rax), %r9
@@ -2392,9 +2367,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28688b4c // movq 0x28(%rax), %r13
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0973 // jae 0x2b40 <k_gemm_outer_64+0x6e0>
+	WORD $0x0973 // jae 0x2b10 <k_gemm_outer_64+0x6e0>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x2bbe <k_gemm_outer_64+0x75e>
+	LONG $0x000080e9; BYTE $0x00 // jmp 0x2b8e <k_gemm_outer_64+0x75e>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0xc1348d49 // leaq (%r9,%rax,8), %rsi
@@ -2421,13 +2396,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c58348 // addq $0x4, %rbp
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0xc275 // jne 0x2b80 <k_gemm_outer_64+0x720>
+	WORD $0xc275 // jne 0x2b50 <k_gemm_outer_64+0x720>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0xfef7840f; WORD $0xffff // je 0x2ad0 <k_gemm_outer_64+0x670>
+	LONG $0xfef7840f; WORD $0xffff // je 0x2aa0 <k_gemm_outer_64+0x670>
 	LONG $0x244c034c; BYTE $0x20 // addq 0x20(%rsp), %r9
 	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
 	LONG $0xc5af0f49 // imulq %r13, %rax
@@ -2443,13 +2418,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xea75 // jne 0x2c00 <k_gemm_outer_64+0x7a0>
-	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x2ad0 <k_gemm_outer_64+0x670>
+	WORD $0xea75 // jne 0x2bd0 <k_gemm_outer_64+0x7a0>
+	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x2aa0 <k_gemm_outer_64+0x670>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff87be9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0xfff87be9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
@@ -2476,7 +2451,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x42eb // jmp 0x2cea <k_gemm_outer_64+0x88a>
+	WORD $0x42eb // jmp 0x2cba <k_gemm_outer_64+0x88a>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x117dc1c4; BYTE $0x2b // vmovupd %ymm5, (%r11)
 	LONG $0x117dc1c4; WORD $0xcb24 // vmovupd %ymm4, (%r11,%rcx,8)
@@ -2488,13 +2463,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xf97b8f0f; WORD $0xffff // jg 0x2665 <k_gemm_outer_64+0x205>
+	LONG $0xf97b8f0f; WORD $0xffff // jg 0x2635 <k_gemm_outer_64+0x205>
 	LONG $0xd1af0f4c // imulq %rcx, %r10
 	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0xd71c8d4e // leaq (%rdi,%r10,8), %r11
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	WORD $0x2f74 // je 0x2d30 <k_gemm_outer_64+0x8d0>
+	WORD $0x2f74 // je 0x2d00 <k_gemm_outer_64+0x8d0>
 	LONG $0x107dc1c4; BYTE $0x2b // vmovupd (%r11), %ymm5
 	LONG $0x107dc1c4; WORD $0xcb24 // vmovupd (%r11,%rcx,8), %ymm4
 	LONG $0x107d81c4; WORD $0x331c // vmovupd (%r11,%r14), %ymm3
@@ -2502,8 +2477,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x107d81c4; WORD $0x230c // vmovupd (%r11,%r12), %ymm1
 	LONG $0x107d81c4; WORD $0x2b04 // vmovupd (%r11,%r13), %ymm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x287f // jg 0x2d51 <k_gemm_outer_64+0x8f1>
-	WORD $0x85eb // jmp 0x2cb0 <k_gemm_outer_64+0x850>
+	WORD $0x287f // jg 0x2d21 <k_gemm_outer_64+0x8f1>
+	WORD $0x85eb // jmp 0x2c80 <k_gemm_outer_64+0x850>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
@@ -2512,7 +2487,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff5f8e0f; WORD $0xffff // jle 0x2cb0 <k_gemm_outer_64+0x850>
+	LONG $0xff5f8e0f; WORD $0xffff // jle 0x2c80 <k_gemm_outer_64+0x850>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x287e8b48 // movq 0x28(%rsi), %rdi
 	LONG $0x03e7c148 // shlq $0x3, %rdi
@@ -2540,12 +2515,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0x9e75 // jne 0x2d70 <k_gemm_outer_64+0x910>
-	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2cb0 <k_gemm_outer_64+0x850>
+	WORD $0x9e75 // jne 0x2d40 <k_gemm_outer_64+0x910>
+	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2c80 <k_gemm_outer_64+0x850>
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0xfff6c4e9; BYTE $0xff // jmp 0x24af <k_gemm_outer_64+0x4f>
+	LONG $0xfff6c4e9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
 	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2570,12 +2545,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x14448e0f; WORD $0x0000 // jle 0x426e <k_gram_tile+0x146e>
+	LONG $0x14448e0f; WORD $0x0000 // jle 0x423e <k_gram_tile+0x146e>
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x142d8e0f; WORD $0x0000 // jle 0x426e <k_gram_tile+0x146e>
+	LONG $0x142d8e0f; WORD $0x0000 // jle 0x423e <k_gram_tile+0x146e>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
@@ -2604,12 +2579,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
 	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	WORD $0x1deb // jmp 0x2efd <k_gram_tile+0xfd>
+	WORD $0x1deb // jmp 0x2ecd <k_gram_tile+0xfd>
 	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	LONG $0x06c78348 // addq $0x6, %rdi
 	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x13718d0f; WORD $0x0000 // jge 0x426e <k_gram_tile+0x146e>
+	LONG $0x13718d0f; WORD $0x0000 // jge 0x423e <k_gram_tile+0x146e>
 	LONG $0x1aff8348 // cmpq $0x1a, %rdi
 	LONG $0x001ab841; WORD $0x0000 // movl $0x1a, %r8d
 	LONG $0xc7420f4c // cmovbq %rdi, %r8
@@ -2691,7 +2666,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x65eb // jmp 0x30de <k_gram_tile+0x2de>
+	WORD $0x65eb // jmp 0x30ae <k_gram_tile+0x2de>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc85afcc5 // vcvtps2pd %xmm0, %ymm1
 	LONG $0x4c58f5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm1, %ymm1
@@ -2710,10 +2685,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
 	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0xfe028d0f; WORD $0xffff // jge 0x2ee0 <k_gram_tile+0xe0>
+	LONG $0xfe028d0f; WORD $0xffff // jge 0x2eb0 <k_gram_tile+0xe0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b58e0f; WORD $0x0000 // jle 0x31a0 <k_gram_tile+0x3a0>
+	LONG $0x00b58e0f; WORD $0x0000 // jle 0x3170 <k_gram_tile+0x3a0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2749,8 +2724,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x8575 // jne 0x3120 <k_gram_tile+0x320>
-	WORD $0x33eb // jmp 0x31d0 <k_gram_tile+0x3d0>
+	WORD $0x8575 // jne 0x30f0 <k_gram_tile+0x320>
+	WORD $0x33eb // jmp 0x31a0 <k_gram_tile+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -2781,7 +2756,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xe1 // addq %rsp, %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
 	LONG $0x3f247c80; BYTE $0x00 // cmpb $0x0, 0x3f(%rsp)
-	LONG $0x02cf840f; WORD $0x0000 // je 0x3500 <k_gram_tile+0x700>
+	LONG $0x02cf840f; WORD $0x0000 // je 0x34d0 <k_gram_tile+0x700>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2792,7 +2767,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x317e // jle 0x3290 <k_gram_tile+0x490>
+	WORD $0x317e // jle 0x3260 <k_gram_tile+0x490>
 	LONG $0x5a7c41c4; BYTE $0xe3 // vcvtps2pd %xmm11, %ymm12
 	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
 	LONG $0x197d43c4; WORD $0x01db // vextractf128 $0x1, %ymm11, %xmm11
@@ -2800,15 +2775,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
 	LONG $0x582541c4; WORD $0x205d // vaddpd 0x20(%r13), %ymm11, %ymm11
 	LONG $0x117d41c4; WORD $0x205d // vmovupd %ymm11, 0x20(%r13)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x339c <k_gram_tile+0x59c>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x336c <k_gram_tile+0x59c>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x339c <k_gram_tile+0x59c>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x336c <k_gram_tile+0x59c>
 	LONG $0x1c117cc5; BYTE $0x24 // vmovups %ymm11, (%rsp)
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x0777 // ja 0x32ab <k_gram_tile+0x4ab>
+	WORD $0x0777 // ja 0x327b <k_gram_tile+0x4ab>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x3367 <k_gram_tile+0x567>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x3337 <k_gram_tile+0x567>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2819,12 +2794,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	WORD $0x1073 // jae 0x32ea <k_gram_tile+0x4ea>
+	WORD $0x1073 // jae 0x32ba <k_gram_tile+0x4ea>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x32ea <k_gram_tile+0x4ea>
+	WORD $0x0c74 // je 0x32ba <k_gram_tile+0x4ea>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x3367 <k_gram_tile+0x567>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x3337 <k_gram_tile+0x567>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
@@ -2845,10 +2820,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe774; BYTE $0x60 // vmovupd %ymm14, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3300 <k_gram_tile+0x500>
+	WORD $0xa675 // jne 0x32d0 <k_gram_tile+0x500>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3574 // je 0x339c <k_gram_tile+0x59c>
+	WORD $0x3574 // je 0x336c <k_gram_tile+0x59c>
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
 	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
@@ -2860,13 +2835,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c117bc5; BYTE $0xcf // vmovsd %xmm11, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe47c // jl 0x3380 <k_gram_tile+0x580>
+	WORD $0xe47c // jl 0x3350 <k_gram_tile+0x580>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x33e0 <k_gram_tile+0x5e0>
+	WORD $0x2f7e // jle 0x33b0 <k_gram_tile+0x5e0>
 	LONG $0x5a7c41c4; BYTE $0xda // vcvtps2pd %xmm10, %ymm11
 	LONG $0x582541c4; WORD $0x405d // vaddpd 0x40(%r13), %ymm11, %ymm11
 	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
@@ -2874,15 +2849,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x405d // vmovupd %ymm11, 0x40(%r13)
 	LONG $0x582d41c4; WORD $0x6055 // vaddpd 0x60(%r13), %ymm10, %ymm10
 	LONG $0x117d41c4; WORD $0x6055 // vmovupd %ymm10, 0x60(%r13)
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x3500 <k_gram_tile+0x700>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x34d0 <k_gram_tile+0x700>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x3500 <k_gram_tile+0x700>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x34d0 <k_gram_tile+0x700>
 	LONG $0x14117cc5; BYTE $0x24 // vmovups %ymm10, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x33fb <k_gram_tile+0x5fb>
+	WORD $0x0773 // jae 0x33cb <k_gram_tile+0x5fb>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x34c7 <k_gram_tile+0x6c7>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x3497 <k_gram_tile+0x6c7>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
@@ -2894,12 +2869,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	WORD $0x1073 // jae 0x343e <k_gram_tile+0x63e>
+	WORD $0x1073 // jae 0x340e <k_gram_tile+0x63e>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x343e <k_gram_tile+0x63e>
+	WORD $0x0c74 // je 0x340e <k_gram_tile+0x63e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x34c7 <k_gram_tile+0x6c7>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x3497 <k_gram_tile+0x6c7>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
@@ -2920,10 +2895,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3460 <k_gram_tile+0x660>
+	WORD $0xa675 // jne 0x3430 <k_gram_tile+0x660>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3974 // je 0x3500 <k_gram_tile+0x700>
+	WORD $0x3974 // je 0x34d0 <k_gram_tile+0x700>
 	QUAD $0x0000882484af0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
 	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
@@ -2934,9 +2909,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xcf54; BYTE $0x40 // vmovsd %xmm10, 0x40(%r15,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe07c // jl 0x34e0 <k_gram_tile+0x6e0>
+	WORD $0xe07c // jl 0x34b0 <k_gram_tile+0x6e0>
 	LONG $0x3e247c80; BYTE $0x00 // cmpb $0x0, 0x3e(%rsp)
-	LONG $0x0265840f; WORD $0x0000 // je 0x3770 <k_gram_tile+0x970>
+	LONG $0x0265840f; WORD $0x0000 // je 0x3740 <k_gram_tile+0x970>
 	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
 	LONG $0x07e5c149 // shlq $0x7, %r13
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2948,7 +2923,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x3570 <k_gram_tile+0x770>
+	WORD $0x2f7e // jle 0x3540 <k_gram_tile+0x770>
 	LONG $0x5a7c41c4; BYTE $0xd1 // vcvtps2pd %xmm9, %ymm10
 	LONG $0x14582dc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm10, %ymm10
 	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
@@ -2956,16 +2931,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14117dc5; BYTE $0xc7 // vmovupd %ymm10, (%rdi,%rax,8)
 	LONG $0x4c5835c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x4c117dc5; WORD $0x20c7 // vmovupd %ymm9, 0x20(%rdi,%rax,8)
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x36a6 <k_gram_tile+0x8a6>
+	LONG $0x00013ae9; BYTE $0x00 // jmp 0x3676 <k_gram_tile+0x8a6>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x36a6 <k_gram_tile+0x8a6>
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x3676 <k_gram_tile+0x8a6>
 	LONG $0x0c117cc5; BYTE $0x24 // vmovups %ymm9, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x0773 // jae 0x3593 <k_gram_tile+0x793>
+	WORD $0x0773 // jae 0x3563 <k_gram_tile+0x793>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x3667 <k_gram_tile+0x867>
+	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x3637 <k_gram_tile+0x867>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2978,12 +2953,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024843b4c // cmpq 0x90(%rsp), %r8
-	WORD $0x1073 // jae 0x35d9 <k_gram_tile+0x7d9>
+	WORD $0x1073 // jae 0x35a9 <k_gram_tile+0x7d9>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x35d9 <k_gram_tile+0x7d9>
+	WORD $0x0c74 // je 0x35a9 <k_gram_tile+0x7d9>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3667 <k_gram_tile+0x867>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3637 <k_gram_tile+0x867>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
@@ -3007,10 +2982,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d01c4; WORD $0xc464; BYTE $0x60 // vmovupd %ymm12, 0x60(%r12,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xa675 // jne 0x3600 <k_gram_tile+0x800>
+	WORD $0xa675 // jne 0x35d0 <k_gram_tile+0x800>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3774 // je 0x369e <k_gram_tile+0x89e>
+	WORD $0x3774 // je 0x366e <k_gram_tile+0x89e>
 	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
 	QUAD $0x0000a02484af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3022,14 +2997,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xc80c // vmovsd %xmm9, (%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe27c // jl 0x3680 <k_gram_tile+0x880>
+	WORD $0xe27c // jl 0x3650 <k_gram_tile+0x880>
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x357e // jle 0x36f0 <k_gram_tile+0x8f0>
+	WORD $0x357e // jle 0x36c0 <k_gram_tile+0x8f0>
 	LONG $0x5a7c41c4; BYTE $0xc8 // vcvtps2pd %xmm8, %ymm9
 	LONG $0x4c5835c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
@@ -3037,13 +3012,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c117dc5; WORD $0x40c7 // vmovupd %ymm9, 0x40(%rdi,%rax,8)
 	LONG $0x44583dc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm8, %ymm8
 	LONG $0x44117dc5; WORD $0x60c7 // vmovupd %ymm8, 0x60(%rdi,%rax,8)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x3770 <k_gram_tile+0x970>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x3740 <k_gram_tile+0x970>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3770 <k_gram_tile+0x970>
+	WORD $0x7b7e // jle 0x3740 <k_gram_tile+0x970>
 	LONG $0x04117cc5; BYTE $0x24 // vmovups %ymm8, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x4072 // jb 0x3740 <k_gram_tile+0x940>
+	WORD $0x4072 // jb 0x3710 <k_gram_tile+0x940>
 	LONG $0x40cd8349 // orq $0x40, %r13
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -3056,9 +3031,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x083c830f; WORD $0x0000 // jae 0x3f74 <k_gram_tile+0x1174>
+	LONG $0x083c830f; WORD $0x0000 // jae 0x3f44 <k_gram_tile+0x1174>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0834840f; WORD $0x0000 // je 0x3f74 <k_gram_tile+0x1174>
+	LONG $0x0834840f; WORD $0x0000 // je 0x3f44 <k_gram_tile+0x1174>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3069,9 +3044,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xff44; BYTE $0x40 // vmovsd %xmm8, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe07c // jl 0x3750 <k_gram_tile+0x950>
+	WORD $0xe07c // jl 0x3720 <k_gram_tile+0x950>
 	LONG $0x3d247c80; BYTE $0x00 // cmpb $0x0, 0x3d(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x3920 <k_gram_tile+0xb20>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x38f0 <k_gram_tile+0xb20>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -3082,7 +3057,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x37e0 <k_gram_tile+0x9e0>
+	WORD $0x377e // jle 0x37b0 <k_gram_tile+0x9e0>
 	LONG $0xc75a7cc5 // vcvtps2pd %xmm7, %ymm8
 	LONG $0x583d41c4; WORD $0x0045 // vaddpd (%r13), %ymm8, %ymm8
 	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
@@ -3090,13 +3065,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0045 // vmovupd %ymm8, (%r13)
 	LONG $0x5845c1c4; WORD $0x207d // vaddpd 0x20(%r13), %ymm7, %ymm7
 	LONG $0x117dc1c4; WORD $0x207d // vmovupd %ymm7, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x385b <k_gram_tile+0xa5b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x382b <k_gram_tile+0xa5b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x385b <k_gram_tile+0xa5b>
+	WORD $0x767e // jle 0x382b <k_gram_tile+0xa5b>
 	LONG $0x3c11fcc5; BYTE $0x24 // vmovups %ymm7, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x3826 <k_gram_tile+0xa26>
+	WORD $0x3672 // jb 0x37f6 <k_gram_tile+0xa26>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
@@ -3106,9 +3081,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x07f0830f; WORD $0x0000 // jae 0x400e <k_gram_tile+0x120e>
+	LONG $0x07f0830f; WORD $0x0000 // jae 0x3fde <k_gram_tile+0x120e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07e8840f; WORD $0x0000 // je 0x400e <k_gram_tile+0x120e>
+	LONG $0x07e8840f; WORD $0x0000 // je 0x3fde <k_gram_tile+0x120e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -3121,13 +3096,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3c11fbc5; BYTE $0xcf // vmovsd %xmm7, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x3840 <k_gram_tile+0xa40>
+	WORD $0xe57c // jl 0x3810 <k_gram_tile+0xa40>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x38a0 <k_gram_tile+0xaa0>
+	WORD $0x307e // jle 0x3870 <k_gram_tile+0xaa0>
 	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
 	LONG $0x5845c1c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm7, %ymm7
 	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
@@ -3135,13 +3110,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x407d // vmovupd %ymm7, 0x40(%r13)
 	LONG $0x584dc1c4; WORD $0x6075 // vaddpd 0x60(%r13), %ymm6, %ymm6
 	LONG $0x117dc1c4; WORD $0x6075 // vmovupd %ymm6, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x3920 <k_gram_tile+0xb20>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x38f0 <k_gram_tile+0xb20>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3920 <k_gram_tile+0xb20>
+	WORD $0x7b7e // jle 0x38f0 <k_gram_tile+0xb20>
 	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x38ea <k_gram_tile+0xaea>
+	WORD $0x3a72 // jb 0x38ba <k_gram_tile+0xaea>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -3152,9 +3127,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x07ce830f; WORD $0x0000 // jae 0x40b0 <k_gram_tile+0x12b0>
+	LONG $0x07ce830f; WORD $0x0000 // jae 0x4080 <k_gram_tile+0x12b0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07c6840f; WORD $0x0000 // je 0x40b0 <k_gram_tile+0x12b0>
+	LONG $0x07c6840f; WORD $0x0000 // je 0x4080 <k_gram_tile+0x12b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3166,10 +3141,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff74; BYTE $0x40 // vmovsd %xmm6, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x3900 <k_gram_tile+0xb00>
+	WORD $0xe17c // jl 0x38d0 <k_gram_tile+0xb00>
 	BYTE $0x90 // nop
 	LONG $0x3c247c80; BYTE $0x00 // cmpb $0x0, 0x3c(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x3ad0 <k_gram_tile+0xcd0>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x3aa0 <k_gram_tile+0xcd0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -3180,7 +3155,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x3990 <k_gram_tile+0xb90>
+	WORD $0x377e // jle 0x3960 <k_gram_tile+0xb90>
 	LONG $0xf55afcc5 // vcvtps2pd %xmm5, %ymm6
 	LONG $0x584dc1c4; WORD $0x0075 // vaddpd (%r13), %ymm6, %ymm6
 	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
@@ -3188,13 +3163,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x0075 // vmovupd %ymm6, (%r13)
 	LONG $0x5855c1c4; WORD $0x206d // vaddpd 0x20(%r13), %ymm5, %ymm5
 	LONG $0x117dc1c4; WORD $0x206d // vmovupd %ymm5, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x3a0b <k_gram_tile+0xc0b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x39db <k_gram_tile+0xc0b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x3a0b <k_gram_tile+0xc0b>
+	WORD $0x767e // jle 0x39db <k_gram_tile+0xc0b>
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x39d6 <k_gram_tile+0xbd6>
+	WORD $0x3672 // jb 0x39a6 <k_gram_tile+0xbd6>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
@@ -3204,9 +3179,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x0770830f; WORD $0x0000 // jae 0x413e <k_gram_tile+0x133e>
+	LONG $0x0770830f; WORD $0x0000 // jae 0x410e <k_gram_tile+0x133e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0768840f; WORD $0x0000 // je 0x413e <k_gram_tile+0x133e>
+	LONG $0x0768840f; WORD $0x0000 // je 0x410e <k_gram_tile+0x133e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -3219,13 +3194,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c11fbc5; BYTE $0xcf // vmovsd %xmm5, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x39f0 <k_gram_tile+0xbf0>
+	WORD $0xe57c // jl 0x39c0 <k_gram_tile+0xbf0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x3a50 <k_gram_tile+0xc50>
+	WORD $0x307e // jle 0x3a20 <k_gram_tile+0xc50>
 	LONG $0xec5afcc5 // vcvtps2pd %xmm4, %ymm5
 	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
 	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
@@ -3233,13 +3208,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
 	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
 	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x3ad0 <k_gram_tile+0xcd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x3aa0 <k_gram_tile+0xcd0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3ad0 <k_gram_tile+0xcd0>
+	WORD $0x7b7e // jle 0x3aa0 <k_gram_tile+0xcd0>
 	LONG $0x2411fcc5; BYTE $0x24 // vmovups %ymm4, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x3a9a <k_gram_tile+0xc9a>
+	WORD $0x3a72 // jb 0x3a6a <k_gram_tile+0xc9a>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -3250,9 +3225,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x074e830f; WORD $0x0000 // jae 0x41e0 <k_gram_tile+0x13e0>
+	LONG $0x074e830f; WORD $0x0000 // jae 0x41b0 <k_gram_tile+0x13e0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0746840f; WORD $0x0000 // je 0x41e0 <k_gram_tile+0x13e0>
+	LONG $0x0746840f; WORD $0x0000 // je 0x41b0 <k_gram_tile+0x13e0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6024 // imulq 0x60(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3264,10 +3239,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff64; BYTE $0x40 // vmovsd %xmm4, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x3ab0 <k_gram_tile+0xcb0>
+	WORD $0xe17c // jl 0x3a80 <k_gram_tile+0xcb0>
 	BYTE $0x90 // nop
 	LONG $0x3b247c80; BYTE $0x00 // cmpb $0x0, 0x3b(%rsp)
-	LONG $0x0275840f; WORD $0x0000 // je 0x3d50 <k_gram_tile+0xf50>
+	LONG $0x0275840f; WORD $0x0000 // je 0x3d20 <k_gram_tile+0xf50>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -3277,7 +3252,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3b30 <k_gram_tile+0xd30>
+	WORD $0x2b7e // jle 0x3b00 <k_gram_tile+0xd30>
 	LONG $0xe35afcc5 // vcvtps2pd %xmm3, %ymm4
 	LONG $0x2458ddc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm4, %ymm4
 	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
@@ -3285,16 +3260,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2411fdc5; BYTE $0xc7 // vmovupd %ymm4, (%rdi,%rax,8)
 	LONG $0x5c58e5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x5c11fdc5; WORD $0x20c7 // vmovupd %ymm3, 0x20(%rdi,%rax,8)
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3c22 <k_gram_tile+0xe22>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3bf2 <k_gram_tile+0xe22>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3c22 <k_gram_tile+0xe22>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3bf2 <k_gram_tile+0xe22>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x1c11fcc5; BYTE $0x24 // vmovups %ymm3, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x3b50 <k_gram_tile+0xd50>
+	WORD $0x0773 // jae 0x3b20 <k_gram_tile+0xd50>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x3be2 <k_gram_tile+0xde2>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x3bb2 <k_gram_tile+0xde2>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
@@ -3318,9 +3293,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d81c4; WORD $0xec74; BYTE $0x60 // vmovupd %ymm6, 0x60(%r12,%r13,8)
 	LONG $0x10c58349 // addq $0x10, %r13
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	WORD $0xa675 // jne 0x3b80 <k_gram_tile+0xd80>
+	WORD $0xa675 // jne 0x3b50 <k_gram_tile+0xd80>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x3b74 // je 0x3c1d <k_gram_tile+0xe1d>
+	WORD $0x3b74 // je 0x3bed <k_gram_tile+0xe1d>
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
 	LONG $0xe7af0f4d // imulq %r15, %r12
 	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
@@ -3332,14 +3307,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xcc1c // vmovsd %xmm3, (%r12,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe37c // jl 0x3c00 <k_gram_tile+0xe00>
+	WORD $0xe37c // jl 0x3bd0 <k_gram_tile+0xe00>
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x397e // jle 0x3c70 <k_gram_tile+0xe70>
+	WORD $0x397e // jle 0x3c40 <k_gram_tile+0xe70>
 	LONG $0xda5afcc5 // vcvtps2pd %xmm2, %ymm3
 	LONG $0x5c58e5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
@@ -3347,15 +3322,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40c7 // vmovupd %ymm3, 0x40(%rdi,%rax,8)
 	LONG $0x5458edc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x5411fdc5; WORD $0x60c7 // vmovupd %ymm2, 0x60(%rdi,%rax,8)
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x3d50 <k_gram_tile+0xf50>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x3d20 <k_gram_tile+0xf50>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3d50 <k_gram_tile+0xf50>
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3d20 <k_gram_tile+0xf50>
 	LONG $0x1411fcc5; BYTE $0x24 // vmovups %ymm2, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x3c8b <k_gram_tile+0xe8b>
+	WORD $0x0773 // jae 0x3c5b <k_gram_tile+0xe8b>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3d15 <k_gram_tile+0xf15>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3ce5 <k_gram_tile+0xf15>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3379,10 +3354,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm5, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3cb0 <k_gram_tile+0xeb0>
+	WORD $0xa675 // jne 0x3c80 <k_gram_tile+0xeb0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3b74 // je 0x3d50 <k_gram_tile+0xf50>
+	WORD $0x3b74 // je 0x3d20 <k_gram_tile+0xf50>
 	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -3393,10 +3368,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xc854; BYTE $0x40 // vmovsd %xmm2, 0x40(%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe17c // jl 0x3d30 <k_gram_tile+0xf30>
+	WORD $0xe17c // jl 0x3d00 <k_gram_tile+0xf30>
 	BYTE $0x90 // nop
 	LONG $0x3a247c80; BYTE $0x00 // cmpb $0x0, 0x3a(%rsp)
-	LONG $0xf34b840f; WORD $0xffff // je 0x30a6 <k_gram_tile+0x2a6>
+	LONG $0xf34b840f; WORD $0xffff // je 0x3076 <k_gram_tile+0x2a6>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -3406,7 +3381,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3db0 <k_gram_tile+0xfb0>
+	WORD $0x2b7e // jle 0x3d80 <k_gram_tile+0xfb0>
 	LONG $0xd15afcc5 // vcvtps2pd %xmm1, %ymm2
 	LONG $0x1458edc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
@@ -3414,15 +3389,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1411fdc5; BYTE $0xc7 // vmovupd %ymm2, (%rdi,%rax,8)
 	LONG $0x4c58f5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm1, %ymm1
 	LONG $0x4c11fdc5; WORD $0x20c7 // vmovupd %ymm1, 0x20(%rdi,%rax,8)
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3e8b <k_gram_tile+0x108b>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3e5b <k_gram_tile+0x108b>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x3e8b <k_gram_tile+0x108b>
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x3e5b <k_gram_tile+0x108b>
 	LONG $0x0c11fcc5; BYTE $0x24 // vmovups %ymm1, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x3dcb <k_gram_tile+0xfcb>
+	WORD $0x0773 // jae 0x3d9b <k_gram_tile+0xfcb>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3e55 <k_gram_tile+0x1055>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3e25 <k_gram_tile+0x1055>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x245c2b48; BYTE $0x48 // subq 0x48(%rsp), %rbx
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -3446,10 +3421,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe164; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3df0 <k_gram_tile+0xff0>
+	WORD $0xa675 // jne 0x3dc0 <k_gram_tile+0xff0>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3674 // je 0x3e8b <k_gram_tile+0x108b>
+	WORD $0x3674 // je 0x3e5b <k_gram_tile+0x108b>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0xcfaf0f49 // imulq %r15, %rcx
 	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
@@ -3461,20 +3436,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xd9 // vmovsd %xmm1, (%rcx,%rbx,8)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0xe57c // jl 0x3e70 <k_gram_tile+0x1070>
+	WORD $0xe57c // jl 0x3e40 <k_gram_tile+0x1070>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x07f98348 // cmpq $0x7, %rcx
-	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x3080 <k_gram_tile+0x280>
+	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x3050 <k_gram_tile+0x280>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf1f98e0f; WORD $0xffff // jle 0x30a6 <k_gram_tile+0x2a6>
+	LONG $0xf1f98e0f; WORD $0xffff // jle 0x3076 <k_gram_tile+0x2a6>
 	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0473 // jae 0x3ebc <k_gram_tile+0x10bc>
+	WORD $0x0473 // jae 0x3e8c <k_gram_tile+0x10bc>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7eeb // jmp 0x3f3a <k_gram_tile+0x113a>
+	WORD $0x7eeb // jmp 0x3f0a <k_gram_tile+0x113a>
 	LONG $0x24742b48; BYTE $0x40 // subq 0x40(%rsp), %rsi
 	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -3496,9 +3471,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40fa // vmovupd %ymm3, 0x40(%rdx,%rdi,8)
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0xb275 // jne 0x3ee0 <k_gram_tile+0x10e0>
+	WORD $0xb275 // jne 0x3eb0 <k_gram_tile+0x10e0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf16c840f; WORD $0xffff // je 0x30a6 <k_gram_tile+0x2a6>
+	LONG $0xf16c840f; WORD $0xffff // je 0x3076 <k_gram_tile+0x2a6>
 	LONG $0x7caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -3509,8 +3484,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xf044; BYTE $0x40 // vmovsd %xmm0, 0x40(%r8,%rsi,8)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xe17c // jl 0x3f50 <k_gram_tile+0x1150>
-	LONG $0xfff132e9; BYTE $0xff // jmp 0x30a6 <k_gram_tile+0x2a6>
+	WORD $0xe17c // jl 0x3f20 <k_gram_tile+0x1150>
+	LONG $0xfff132e9; BYTE $0xff // jmp 0x3076 <k_gram_tile+0x2a6>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
@@ -3534,11 +3509,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xc15c; BYTE $0x40 // vmovupd %ymm11, 0x40(%rcx,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xa675 // jne 0x3fa0 <k_gram_tile+0x11a0>
+	WORD $0xa675 // jne 0x3f70 <k_gram_tile+0x11a0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xf739850f; WORD $0xffff // jne 0x3742 <k_gram_tile+0x942>
-	LONG $0xfff762e9; BYTE $0xff // jmp 0x3770 <k_gram_tile+0x970>
+	LONG $0xf739850f; WORD $0xffff // jne 0x3712 <k_gram_tile+0x942>
+	LONG $0xfff762e9; BYTE $0xff // jmp 0x3740 <k_gram_tile+0x970>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3563,11 +3538,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe754; BYTE $0x60 // vmovupd %ymm10, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x4040 <k_gram_tile+0x1240>
+	WORD $0xa675 // jne 0x4010 <k_gram_tile+0x1240>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf77d850f; WORD $0xffff // jne 0x3828 <k_gram_tile+0xa28>
-	LONG $0xfff7abe9; BYTE $0xff // jmp 0x385b <k_gram_tile+0xa5b>
+	LONG $0xf77d850f; WORD $0xffff // jne 0x37f8 <k_gram_tile+0xa28>
+	LONG $0xfff7abe9; BYTE $0xff // jmp 0x382b <k_gram_tile+0xa5b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
@@ -3591,11 +3566,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe14c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x40d0 <k_gram_tile+0x12d0>
+	WORD $0xa675 // jne 0x40a0 <k_gram_tile+0x12d0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf7b3850f; WORD $0xffff // jne 0x38ec <k_gram_tile+0xaec>
-	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x3920 <k_gram_tile+0xb20>
+	LONG $0xf7b3850f; WORD $0xffff // jne 0x38bc <k_gram_tile+0xaec>
+	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x38f0 <k_gram_tile+0xb20>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3620,11 +3595,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe744; BYTE $0x60 // vmovupd %ymm8, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x4170 <k_gram_tile+0x1370>
+	WORD $0xa675 // jne 0x4140 <k_gram_tile+0x1370>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf7fd850f; WORD $0xffff // jne 0x39d8 <k_gram_tile+0xbd8>
-	LONG $0xfff82be9; BYTE $0xff // jmp 0x3a0b <k_gram_tile+0xc0b>
+	LONG $0xf7fd850f; WORD $0xffff // jne 0x39a8 <k_gram_tile+0xbd8>
+	LONG $0xfff82be9; BYTE $0xff // jmp 0x39db <k_gram_tile+0xc0b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
@@ -3648,11 +3623,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe17c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x4200 <k_gram_tile+0x1400>
+	WORD $0xa675 // jne 0x41d0 <k_gram_tile+0x1400>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf833850f; WORD $0xffff // jne 0x3a9c <k_gram_tile+0xc9c>
-	LONG $0xfff862e9; BYTE $0xff // jmp 0x3ad0 <k_gram_tile+0xcd0>
+	LONG $0xf833850f; WORD $0xffff // jne 0x3a6c <k_gram_tile+0xc9c>
+	LONG $0xfff862e9; BYTE $0xff // jmp 0x3aa0 <k_gram_tile+0xcd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3666,36 +3641,36 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4291 <k_exp+0x11>
+	WORD $0x077d // jge 0x4261 <k_exp+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000138e9; BYTE $0x00 // jmp 0x43c9 <k_exp+0x149>
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x4399 <k_exp+0x149>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00571405187de2c4; BYTE $0x00 // vbroadcastss 0x5714(%rip), %ymm0 # 0x99b8 <k_dot_q5_k+0x4a8>
-	QUAD $0x00571b0d187de2c4; BYTE $0x00 // vbroadcastss 0x571b(%rip), %ymm1 # 0x99c8 <k_dot_q5_k+0x4b8>
-	QUAD $0x00572a25187de2c4; BYTE $0x00 // vbroadcastss 0x572a(%rip), %ymm4 # 0x99e0 <k_dot_q5_k+0x4d0>
-	QUAD $0x0057013d187de2c4; BYTE $0x00 // vbroadcastss 0x5701(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4b0>
-	QUAD $0x00571405187d62c4; BYTE $0x00 // vbroadcastss 0x5714(%rip), %ymm8 # 0x99dc <k_dot_q5_k+0x4cc>
-	QUAD $0x0057070d187d62c4; BYTE $0x00 // vbroadcastss 0x5707(%rip), %ymm9 # 0x99d8 <k_dot_q5_k+0x4c8>
-	QUAD $0x0056d615187d62c4; BYTE $0x00 // vbroadcastss 0x56d6(%rip), %ymm10 # 0x99b0 <k_dot_q5_k+0x4a0>
-	QUAD $0x0056bd1d187d62c4; BYTE $0x00 // vbroadcastss 0x56bd(%rip), %ymm11 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x0056b425587d62c4; BYTE $0x00 // vpbroadcastd 0x56b4(%rip), %ymm12 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x0056cf2d187d62c4; BYTE $0x00 // vbroadcastss 0x56cf(%rip), %ymm13 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x00570405187de2c4; BYTE $0x00 // vbroadcastss 0x5704(%rip), %ymm0 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x00570b0d187de2c4; BYTE $0x00 // vbroadcastss 0x570b(%rip), %ymm1 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x00571a25187de2c4; BYTE $0x00 // vbroadcastss 0x571a(%rip), %ymm4 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x0056f13d187de2c4; BYTE $0x00 // vbroadcastss 0x56f1(%rip), %ymm7 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x00570405187d62c4; BYTE $0x00 // vbroadcastss 0x5704(%rip), %ymm8 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x0056f70d187d62c4; BYTE $0x00 // vbroadcastss 0x56f7(%rip), %ymm9 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x0056c615187d62c4; BYTE $0x00 // vbroadcastss 0x56c6(%rip), %ymm10 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x0056ad1d187d62c4; BYTE $0x00 // vbroadcastss 0x56ad(%rip), %ymm11 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x0056a425587d62c4; BYTE $0x00 // vpbroadcastd 0x56a4(%rip), %ymm12 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x0056bf2d187d62c4; BYTE $0x00 // vbroadcastss 0x56bf(%rip), %ymm13 # 0x9984 <k_dot_q5_k+0x4a4>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0056b51d187de2c4; BYTE $0x00 // vbroadcastss 0x56b5(%rip), %ymm3 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x0056a51d187de2c4; BYTE $0x00 // vbroadcastss 0x56a5(%rip), %ymm3 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x00569a2d187de2c4; BYTE $0x00 // vbroadcastss 0x569a(%rip), %ymm5 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x00568a2d187de2c4; BYTE $0x00 // vbroadcastss 0x568a(%rip), %ymm5 # 0x998c <k_dot_q5_k+0x4ac>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0056902d187de2c4; BYTE $0x00 // vbroadcastss 0x5690(%rip), %ymm5 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x0056802d187de2c4; BYTE $0x00 // vbroadcastss 0x5680(%rip), %ymm5 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0056562d187de2c4; BYTE $0x00 // vbroadcastss 0x5656(%rip), %ymm5 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x0056462d187de2c4; BYTE $0x00 // vbroadcastss 0x5646(%rip), %ymm5 # 0x9968 <k_dot_q5_k+0x488>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3721,54 +3696,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0xff378e0f; WORD $0xffff // jle 0x4300 <k_exp+0x80>
+	LONG $0xff378e0f; WORD $0xffff // jle 0x42d0 <k_exp+0x80>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x01238e0f; WORD $0x0000 // jle 0x44f5 <k_exp+0x275>
+	LONG $0x01238e0f; WORD $0x0000 // jle 0x44c5 <k_exp+0x275>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x0c3d8d48; WORD $0x0057; BYTE $0x00 // leaq 0x570c(%rip), %rdi # 0x9af0 <lanes>
+	LONG $0xfc3d8d48; WORD $0x0056; BYTE $0x00 // leaq 0x56fc(%rip), %rdi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x0055bd25187de2c4; BYTE $0x00 // vbroadcastss 0x55bd(%rip), %ymm4 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x0055ad25187de2c4; BYTE $0x00 // vbroadcastss 0x55ad(%rip), %ymm4 # 0x9978 <k_dot_q5_k+0x498>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0055bf2d187de2c4; BYTE $0x00 // vbroadcastss 0x55bf(%rip), %ymm5 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x0055af2d187de2c4; BYTE $0x00 // vbroadcastss 0x55af(%rip), %ymm5 # 0x9988 <k_dot_q5_k+0x4a8>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x0055b325187de2c4; BYTE $0x00 // vbroadcastss 0x55b3(%rip), %ymm4 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x0055a325187de2c4; BYTE $0x00 // vbroadcastss 0x55a3(%rip), %ymm4 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x0055982d187de2c4; BYTE $0x00 // vbroadcastss 0x5598(%rip), %ymm5 # 0x99cc <k_dot_q5_k+0x4bc>
-	QUAD $0x00559335187de2c4; BYTE $0x00 // vbroadcastss 0x5593(%rip), %ymm6 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x0055882d187de2c4; BYTE $0x00 // vbroadcastss 0x5588(%rip), %ymm5 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x00558335187de2c4; BYTE $0x00 // vbroadcastss 0x5583(%rip), %ymm6 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x0055581d187de2c4; BYTE $0x00 // vbroadcastss 0x5558(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x498>
-	QUAD $0x0055872d187de2c4; BYTE $0x00 // vbroadcastss 0x5587(%rip), %ymm5 # 0x99e0 <k_dot_q5_k+0x4d0>
-	QUAD $0x00555e3d187de2c4; BYTE $0x00 // vbroadcastss 0x555e(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x0055481d187de2c4; BYTE $0x00 // vbroadcastss 0x5548(%rip), %ymm3 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x0055772d187de2c4; BYTE $0x00 // vbroadcastss 0x5577(%rip), %ymm5 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00554e3d187de2c4; BYTE $0x00 // vbroadcastss 0x554e(%rip), %ymm7 # 0x9980 <k_dot_q5_k+0x4a0>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x0055671d187de2c4; BYTE $0x00 // vbroadcastss 0x5567(%rip), %ymm3 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x0055571d187de2c4; BYTE $0x00 // vbroadcastss 0x5557(%rip), %ymm3 # 0x999c <k_dot_q5_k+0x4bc>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0055552d187de2c4; BYTE $0x00 // vbroadcastss 0x5555(%rip), %ymm5 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0055452d187de2c4; BYTE $0x00 // vbroadcastss 0x5545(%rip), %ymm5 # 0x9998 <k_dot_q5_k+0x4b8>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x00551f1d187de2c4; BYTE $0x00 // vbroadcastss 0x551f(%rip), %ymm3 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x00550f1d187de2c4; BYTE $0x00 // vbroadcastss 0x550f(%rip), %ymm3 # 0x9970 <k_dot_q5_k+0x490>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x0054f81d187de2c4; BYTE $0x00 // vbroadcastss 0x54f8(%rip), %ymm3 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0054e81d187de2c4; BYTE $0x00 // vbroadcastss 0x54e8(%rip), %ymm3 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x0054e235587de2c4; BYTE $0x00 // vpbroadcastd 0x54e2(%rip), %ymm6 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0054d235587de2c4; BYTE $0x00 // vpbroadcastd 0x54d2(%rip), %ymm6 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x0054e32d187de2c4; BYTE $0x00 // vbroadcastss 0x54e3(%rip), %ymm5 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x0054d32d187de2c4; BYTE $0x00 // vbroadcastss 0x54d3(%rip), %ymm5 # 0x9984 <k_dot_q5_k+0x4a4>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3780,10 +3755,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x107d // jge 0x451a <k_max+0x1a>
-	QUAD $0x00549905187de2c4; BYTE $0x00 // vbroadcastss 0x5499(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
+	WORD $0x107d // jge 0x44ea <k_max+0x1a>
+	QUAD $0x00548905187de2c4; BYTE $0x00 // vbroadcastss 0x5489(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x45bc <k_max+0xbc>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x458c <k_max+0xbc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -3792,15 +3767,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1873 // jae 0x454f <k_max+0x4f>
-	QUAD $0x00546c05187de2c4; BYTE $0x00 // vbroadcastss 0x546c(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
+	WORD $0x1873 // jae 0x451f <k_max+0x4f>
+	QUAD $0x00545c05187de2c4; BYTE $0x00 // vbroadcastss 0x545c(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5375 // jne 0x45a0 <k_max+0xa0>
-	WORD $0x6deb // jmp 0x45bc <k_max+0xbc>
+	WORD $0x5375 // jne 0x4570 <k_max+0xa0>
+	WORD $0x6deb // jmp 0x458c <k_max+0xbc>
 	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x00545005187de2c4; BYTE $0x00 // vbroadcastss 0x5450(%rip), %ymm0 # 0x99ac <k_dot_q5_k+0x49c>
+	QUAD $0x00544005187de2c4; BYTE $0x00 // vbroadcastss 0x5440(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x9066 // nop
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
@@ -3813,24 +3788,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xcf75 // jne 0x4560 <k_max+0x60>
+	WORD $0xcf75 // jne 0x4530 <k_max+0x60>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2274 // je 0x45bc <k_max+0xbc>
+	WORD $0x2274 // je 0x458c <k_max+0xbc>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
 	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xeb75 // jne 0x45a0 <k_max+0xa0>
+	WORD $0xeb75 // jne 0x4570 <k_max+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x45f2 <k_max+0xf2>
+	WORD $0x317e // jle 0x45c2 <k_max+0xf2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x21358d48; WORD $0x0055; BYTE $0x00 // leaq 0x5521(%rip), %rsi # 0x9af0 <lanes>
+	LONG $0x11358d48; WORD $0x0055; BYTE $0x00 // leaq 0x5511(%rip), %rsi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3866,22 +3841,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x107f // jg 0x466c <k_find+0x2c>
+	WORD $0x107f // jg 0x463c <k_find+0x2c>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x0cc2fcc5; WORD $0x0086 // vcmpeqps (%rsi,%rax,4), %ymm0, %ymm1
 	LONG $0x0e7de2c4; BYTE $0xc9 // vtestps %ymm1, %ymm1
-	WORD $0xe474 // je 0x4650 <k_find+0x10>
+	WORD $0xe474 // je 0x4620 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x277d // jge 0x4698 <k_find+0x58>
+	WORD $0x277d // jge 0x4668 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x468d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x4698 <k_find+0x58>
+	WORD $0x0275 // jne 0x465d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x4668 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xeb7c // jl 0x4680 <k_find+0x40>
+	WORD $0xeb7c // jl 0x4650 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -3891,38 +3866,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x284f // vbroadcastss 0x28(%rdi), %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x46bb <k_softmax_exp+0x1b>
+	WORD $0x0b7d // jge 0x468b <k_softmax_exp+0x1b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000134e9; BYTE $0x00 // jmp 0x47ef <k_softmax_exp+0x14f>
+	LONG $0x000134e9; BYTE $0x00 // jmp 0x47bf <k_softmax_exp+0x14f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0052eb15187de2c4; BYTE $0x00 // vbroadcastss 0x52eb(%rip), %ymm2 # 0x99b8 <k_dot_q5_k+0x4a8>
-	QUAD $0x0052f21d187de2c4; BYTE $0x00 // vbroadcastss 0x52f2(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4b8>
-	QUAD $0x0052fd15187d62c4; BYTE $0x00 // vbroadcastss 0x52fd(%rip), %ymm10 # 0x99dc <k_dot_q5_k+0x4cc>
-	QUAD $0x0052f01d187d62c4; BYTE $0x00 // vbroadcastss 0x52f0(%rip), %ymm11 # 0x99d8 <k_dot_q5_k+0x4c8>
-	QUAD $0x0052bf25187d62c4; BYTE $0x00 // vbroadcastss 0x52bf(%rip), %ymm12 # 0x99b0 <k_dot_q5_k+0x4a0>
-	QUAD $0x0052a62d187d62c4; BYTE $0x00 // vbroadcastss 0x52a6(%rip), %ymm13 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x00529d35587d62c4; BYTE $0x00 // vpbroadcastd 0x529d(%rip), %ymm14 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x0052b83d187d62c4; BYTE $0x00 // vbroadcastss 0x52b8(%rip), %ymm15 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x0052db15187de2c4; BYTE $0x00 // vbroadcastss 0x52db(%rip), %ymm2 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x0052e21d187de2c4; BYTE $0x00 // vbroadcastss 0x52e2(%rip), %ymm3 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x0052ed15187d62c4; BYTE $0x00 // vbroadcastss 0x52ed(%rip), %ymm10 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x0052e01d187d62c4; BYTE $0x00 // vbroadcastss 0x52e0(%rip), %ymm11 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x0052af25187d62c4; BYTE $0x00 // vbroadcastss 0x52af(%rip), %ymm12 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x0052962d187d62c4; BYTE $0x00 // vbroadcastss 0x5296(%rip), %ymm13 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x00528d35587d62c4; BYTE $0x00 // vpbroadcastd 0x528d(%rip), %ymm14 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x0052a83d187d62c4; BYTE $0x00 // vbroadcastss 0x52a8(%rip), %ymm15 # 0x9984 <k_dot_q5_k+0x4a4>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x0052a33d187de2c4; BYTE $0x00 // vbroadcastss 0x52a3(%rip), %ymm7 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x0052933d187de2c4; BYTE $0x00 // vbroadcastss 0x5293(%rip), %ymm7 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x00528805187d62c4; BYTE $0x00 // vbroadcastss 0x5288(%rip), %ymm8 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x00527805187d62c4; BYTE $0x00 // vbroadcastss 0x5278(%rip), %ymm8 # 0x998c <k_dot_q5_k+0x4ac>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x00527e05187d62c4; BYTE $0x00 // vbroadcastss 0x527e(%rip), %ymm8 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00526e05187d62c4; BYTE $0x00 // vbroadcastss 0x526e(%rip), %ymm8 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x00528005187d62c4; BYTE $0x00 // vbroadcastss 0x5280(%rip), %ymm8 # 0x99e0 <k_dot_q5_k+0x4d0>
-	QUAD $0x00523f0d187d62c4; BYTE $0x00 // vbroadcastss 0x523f(%rip), %ymm9 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x00527005187d62c4; BYTE $0x00 // vbroadcastss 0x5270(%rip), %ymm8 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00522f0d187d62c4; BYTE $0x00 // vbroadcastss 0x522f(%rip), %ymm9 # 0x9968 <k_dot_q5_k+0x488>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x0052490d187d62c4; BYTE $0x00 // vbroadcastss 0x5249(%rip), %ymm9 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x0052390d187d62c4; BYTE $0x00 // vbroadcastss 0x5239(%rip), %ymm9 # 0x9980 <k_dot_q5_k+0x4a0>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3948,54 +3923,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xff218e0f; WORD $0xffff // jle 0x4710 <k_softmax_exp+0x70>
+	LONG $0xff218e0f; WORD $0xffff // jle 0x46e0 <k_softmax_exp+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x012b8e0f; WORD $0x0000 // jle 0x4923 <k_softmax_exp+0x283>
+	LONG $0x012b8e0f; WORD $0x0000 // jle 0x48f3 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xea358d48; WORD $0x0052; BYTE $0x00 // leaq 0x52ea(%rip), %rsi # 0x9af0 <lanes>
+	LONG $0xda358d48; WORD $0x0052; BYTE $0x00 // leaq 0x52da(%rip), %rsi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x00519b25187de2c4; BYTE $0x00 // vbroadcastss 0x519b(%rip), %ymm4 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x00518b25187de2c4; BYTE $0x00 // vbroadcastss 0x518b(%rip), %ymm4 # 0x9978 <k_dot_q5_k+0x498>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x00519935187de2c4; BYTE $0x00 // vbroadcastss 0x5199(%rip), %ymm6 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x00518935187de2c4; BYTE $0x00 // vbroadcastss 0x5189(%rip), %ymm6 # 0x9988 <k_dot_q5_k+0x4a8>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x00518d2d187de2c4; BYTE $0x00 // vbroadcastss 0x518d(%rip), %ymm5 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x00517d2d187de2c4; BYTE $0x00 // vbroadcastss 0x517d(%rip), %ymm5 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00517235187de2c4; BYTE $0x00 // vbroadcastss 0x5172(%rip), %ymm6 # 0x99cc <k_dot_q5_k+0x4bc>
-	QUAD $0x00516d3d187de2c4; BYTE $0x00 // vbroadcastss 0x516d(%rip), %ymm7 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00516235187de2c4; BYTE $0x00 // vbroadcastss 0x5162(%rip), %ymm6 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x00515d3d187de2c4; BYTE $0x00 // vbroadcastss 0x515d(%rip), %ymm7 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x00513225187de2c4; BYTE $0x00 // vbroadcastss 0x5132(%rip), %ymm4 # 0x99a8 <k_dot_q5_k+0x498>
-	QUAD $0x00516135187de2c4; BYTE $0x00 // vbroadcastss 0x5161(%rip), %ymm6 # 0x99e0 <k_dot_q5_k+0x4d0>
-	QUAD $0x00513805187d62c4; BYTE $0x00 // vbroadcastss 0x5138(%rip), %ymm8 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x00512225187de2c4; BYTE $0x00 // vbroadcastss 0x5122(%rip), %ymm4 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x00515135187de2c4; BYTE $0x00 // vbroadcastss 0x5151(%rip), %ymm6 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x00512805187d62c4; BYTE $0x00 // vbroadcastss 0x5128(%rip), %ymm8 # 0x9980 <k_dot_q5_k+0x4a0>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x00514125187de2c4; BYTE $0x00 // vbroadcastss 0x5141(%rip), %ymm4 # 0x99dc <k_dot_q5_k+0x4cc>
+	QUAD $0x00513125187de2c4; BYTE $0x00 // vbroadcastss 0x5131(%rip), %ymm4 # 0x999c <k_dot_q5_k+0x4bc>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x00512f35187de2c4; BYTE $0x00 // vbroadcastss 0x512f(%rip), %ymm6 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x00511f35187de2c4; BYTE $0x00 // vbroadcastss 0x511f(%rip), %ymm6 # 0x9998 <k_dot_q5_k+0x4b8>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x0050f925187de2c4; BYTE $0x00 // vbroadcastss 0x50f9(%rip), %ymm4 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x0050e925187de2c4; BYTE $0x00 // vbroadcastss 0x50e9(%rip), %ymm4 # 0x9970 <k_dot_q5_k+0x490>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x0050d225187de2c4; BYTE $0x00 // vbroadcastss 0x50d2(%rip), %ymm4 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0050c225187de2c4; BYTE $0x00 // vbroadcastss 0x50c2(%rip), %ymm4 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x0050bc3d587de2c4; BYTE $0x00 // vpbroadcastd 0x50bc(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x0050ac3d587de2c4; BYTE $0x00 // vpbroadcastd 0x50ac(%rip), %ymm7 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x0050bd35187de2c4; BYTE $0x00 // vbroadcastss 0x50bd(%rip), %ymm6 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x0050ad35187de2c4; BYTE $0x00 // vbroadcastss 0x50ad(%rip), %ymm6 # 0x9984 <k_dot_q5_k+0x4a4>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -4017,16 +3992,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x187d // jge 0x4976 <k_sum_squares+0x26>
+	WORD $0x187d // jge 0x4946 <k_sum_squares+0x26>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x4a6d <k_sum_squares+0x11d>
+	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x4a3d <k_sum_squares+0x11d>
 	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x2773 // jae 0x49a7 <k_sum_squares+0x57>
+	WORD $0x2773 // jae 0x4977 <k_sum_squares+0x57>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -4034,8 +4009,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20c6f640 // testb $0x20, %sil
-	LONG $0x0099840f; WORD $0x0000 // je 0x4a3b <k_sum_squares+0xeb>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x4a6d <k_sum_squares+0x11d>
+	LONG $0x0099840f; WORD $0x0000 // je 0x4a0b <k_sum_squares+0xeb>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x4a3d <k_sum_squares+0x11d>
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -4064,10 +4039,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875e2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm1, %ymm1 # ymm1 = (ymm1 * ymm1) + ymm7
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0x9f75 // jne 0x49d0 <k_sum_squares+0x80>
+	WORD $0x9f75 // jne 0x49a0 <k_sum_squares+0x80>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20c6f640 // testb $0x20, %sil
-	WORD $0x3275 // jne 0x4a6d <k_sum_squares+0x11d>
+	WORD $0x3275 // jne 0x4a3d <k_sum_squares+0x11d>
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0x107ca1c4; WORD $0x806c; BYTE $0x20 // vmovups 0x20(%rax,%r8,4), %ymm5
 	LONG $0x107ca1c4; WORD $0x8074; BYTE $0x40 // vmovups 0x40(%rax,%r8,4), %ymm6
@@ -4080,9 +4055,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x077e // jle 0x4a80 <k_sum_squares+0x130>
+	WORD $0x077e // jle 0x4a50 <k_sum_squares+0x130>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x1deb // jmp 0x4a9b <k_sum_squares+0x14b>
+	WORD $0x1deb // jmp 0x4a6b <k_sum_squares+0x14b>
 	WORD $0x9066 // nop
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0xb85de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm4) + ymm0
@@ -4090,11 +4065,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe57e // jle 0x4a80 <k_sum_squares+0x130>
+	WORD $0xe57e // jle 0x4a50 <k_sum_squares+0x130>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	WORD $0x187d // jge 0x4abb <k_sum_squares+0x16b>
-	LONG $0x460d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x5046(%rip), %rcx # 0x9af0 <lanes>
+	WORD $0x187d // jge 0x4a8b <k_sum_squares+0x16b>
+	LONG $0x360d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x5036(%rip), %rcx # 0x9ab0 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -4116,20 +4091,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x087d // jge 0x4b08 <k_rms_scale+0x18>
+	WORD $0x087d // jge 0x4ad8 <k_rms_scale+0x18>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x4ba0 <k_rms_scale+0xb0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x4b70 <k_rms_scale+0xb0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf8408d4c // leaq -0x8(%rax), %r8
 	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x1173 // jae 0x4b2e <k_rms_scale+0x3e>
+	WORD $0x1173 // jae 0x4afe <k_rms_scale+0x3e>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x5f74 // je 0x4b8b <k_rms_scale+0x9b>
-	WORD $0x72eb // jmp 0x4ba0 <k_rms_scale+0xb0>
+	WORD $0x5f74 // je 0x4b5b <k_rms_scale+0x9b>
+	WORD $0x72eb // jmp 0x4b70 <k_rms_scale+0xb0>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x03e9c149 // shrq $0x3, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -4144,20 +4119,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x910c // vmovups %ymm1, (%rcx,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xcf75 // jne 0x4b50 <k_rms_scale+0x60>
+	WORD $0xcf75 // jne 0x4b20 <k_rms_scale+0x60>
 	LONG $0xf84a8d4d // leaq -0x8(%r10), %r9
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x1575 // jne 0x4ba0 <k_rms_scale+0xb0>
+	WORD $0x1575 // jne 0x4b70 <k_rms_scale+0xb0>
 	LONG $0x597ca1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm0, %ymm1
 	LONG $0x5974a1c4; WORD $0x8e0c // vmulps (%rsi,%r9,4), %ymm1, %ymm1
 	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
-	WORD $0x387e // jle 0x4bdd <k_rms_scale+0xed>
+	WORD $0x387e // jle 0x4bad <k_rms_scale+0xed>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x39358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4f39(%rip), %rsi # 0x9af0 <lanes>
+	LONG $0x29358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4f29(%rip), %rsi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -4173,41 +4148,41 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4c01 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x4bd1 <k_silu_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000164e9; BYTE $0x00 // jmp 0x4d65 <k_silu_mul+0x175>
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x4d35 <k_silu_mul+0x175>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x004da405187de2c4; BYTE $0x00 // vbroadcastss 0x4da4(%rip), %ymm0 # 0x99bc <k_dot_q5_k+0x4ac>
-	QUAD $0x004dbf3d187de2c4; BYTE $0x00 // vbroadcastss 0x4dbf(%rip), %ymm7 # 0x99e0 <k_dot_q5_k+0x4d0>
-	QUAD $0x004d9615187d62c4; BYTE $0x00 // vbroadcastss 0x4d96(%rip), %ymm10 # 0x99c0 <k_dot_q5_k+0x4b0>
-	QUAD $0x004da91d187d62c4; BYTE $0x00 // vbroadcastss 0x4da9(%rip), %ymm11 # 0x99dc <k_dot_q5_k+0x4cc>
-	QUAD $0x004d9c25187d62c4; BYTE $0x00 // vbroadcastss 0x4d9c(%rip), %ymm12 # 0x99d8 <k_dot_q5_k+0x4c8>
-	QUAD $0x004d6b2d187d62c4; BYTE $0x00 // vbroadcastss 0x4d6b(%rip), %ymm13 # 0x99b0 <k_dot_q5_k+0x4a0>
-	QUAD $0x004d5235187d62c4; BYTE $0x00 // vbroadcastss 0x4d52(%rip), %ymm14 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x004d493d587d62c4; BYTE $0x00 // vpbroadcastd 0x4d49(%rip), %ymm15 # 0x99a0 <k_dot_q5_k+0x490>
-	QUAD $0x004d640d187de2c4; BYTE $0x00 // vbroadcastss 0x4d64(%rip), %ymm1 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x004d9405187de2c4; BYTE $0x00 // vbroadcastss 0x4d94(%rip), %ymm0 # 0x997c <k_dot_q5_k+0x49c>
+	QUAD $0x004daf3d187de2c4; BYTE $0x00 // vbroadcastss 0x4daf(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x004d8615187d62c4; BYTE $0x00 // vbroadcastss 0x4d86(%rip), %ymm10 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x004d991d187d62c4; BYTE $0x00 // vbroadcastss 0x4d99(%rip), %ymm11 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x004d8c25187d62c4; BYTE $0x00 // vbroadcastss 0x4d8c(%rip), %ymm12 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x004d5b2d187d62c4; BYTE $0x00 // vbroadcastss 0x4d5b(%rip), %ymm13 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x004d4235187d62c4; BYTE $0x00 // vbroadcastss 0x4d42(%rip), %ymm14 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x004d393d587d62c4; BYTE $0x00 // vpbroadcastd 0x4d39(%rip), %ymm15 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x004d540d187de2c4; BYTE $0x00 // vbroadcastss 0x4d54(%rip), %ymm1 # 0x9984 <k_dot_q5_k+0x4a4>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x004d311d187de2c4; BYTE $0x00 // vbroadcastss 0x4d31(%rip), %ymm3 # 0x99a4 <k_dot_q5_k+0x494>
+	QUAD $0x004d211d187de2c4; BYTE $0x00 // vbroadcastss 0x4d21(%rip), %ymm3 # 0x9964 <k_dot_q5_k+0x484>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x004d3325187de2c4; BYTE $0x00 // vbroadcastss 0x4d33(%rip), %ymm4 # 0x99b4 <k_dot_q5_k+0x4a4>
+	QUAD $0x004d2325187de2c4; BYTE $0x00 // vbroadcastss 0x4d23(%rip), %ymm4 # 0x9974 <k_dot_q5_k+0x494>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x004d3935187de2c4; BYTE $0x00 // vbroadcastss 0x4d39(%rip), %ymm6 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x004d2935187de2c4; BYTE $0x00 // vbroadcastss 0x4d29(%rip), %ymm6 # 0x9988 <k_dot_q5_k+0x4a8>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x004d1a35187de2c4; BYTE $0x00 // vbroadcastss 0x4d1a(%rip), %ymm6 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x004d0a35187de2c4; BYTE $0x00 // vbroadcastss 0x4d0a(%rip), %ymm6 # 0x9978 <k_dot_q5_k+0x498>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x004d2735187de2c4; BYTE $0x00 // vbroadcastss 0x4d27(%rip), %ymm6 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x004d1735187de2c4; BYTE $0x00 // vbroadcastss 0x4d17(%rip), %ymm6 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x004d0c05187d62c4; BYTE $0x00 // vbroadcastss 0x4d0c(%rip), %ymm8 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x004cfc05187d62c4; BYTE $0x00 // vbroadcastss 0x4cfc(%rip), %ymm8 # 0x998c <k_dot_q5_k+0x4ac>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x004d0205187d62c4; BYTE $0x00 // vbroadcastss 0x4d02(%rip), %ymm8 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x004cf205187d62c4; BYTE $0x00 // vbroadcastss 0x4cf2(%rip), %ymm8 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x004cc805187d62c4; BYTE $0x00 // vbroadcastss 0x4cc8(%rip), %ymm8 # 0x99a8 <k_dot_q5_k+0x498>
+	QUAD $0x004cb805187d62c4; BYTE $0x00 // vbroadcastss 0x4cb8(%rip), %ymm8 # 0x9968 <k_dot_q5_k+0x488>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -4235,52 +4210,52 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0x4c60 <k_silu_mul+0x70>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0x4c30 <k_silu_mul+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x015d8e0f; WORD $0x0000 // jle 0x4ecb <k_silu_mul+0x2db>
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x4e9b <k_silu_mul+0x2db>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x70058d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d70(%rip), %r8 # 0x9af0 <lanes>
+	LONG $0x60058d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d60(%rip), %r8 # 0x9ab0 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x004c2415187de2c4; BYTE $0x00 // vbroadcastss 0x4c24(%rip), %ymm2 # 0x99bc <k_dot_q5_k+0x4ac>
+	QUAD $0x004c1415187de2c4; BYTE $0x00 // vbroadcastss 0x4c14(%rip), %ymm2 # 0x997c <k_dot_q5_k+0x49c>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x004bff15187de2c4; BYTE $0x00 // vbroadcastss 0x4bff(%rip), %ymm2 # 0x99a4 <k_dot_q5_k+0x494>
-	QUAD $0x004c061d187de2c4; BYTE $0x00 // vbroadcastss 0x4c06(%rip), %ymm3 # 0x99b4 <k_dot_q5_k+0x4a4>
+	QUAD $0x004bef15187de2c4; BYTE $0x00 // vbroadcastss 0x4bef(%rip), %ymm2 # 0x9964 <k_dot_q5_k+0x484>
+	QUAD $0x004bf61d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf6(%rip), %ymm3 # 0x9974 <k_dot_q5_k+0x494>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x004c072d187de2c4; BYTE $0x00 // vbroadcastss 0x4c07(%rip), %ymm5 # 0x99c8 <k_dot_q5_k+0x4b8>
+	QUAD $0x004bf72d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf7(%rip), %ymm5 # 0x9988 <k_dot_q5_k+0x4a8>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x004be82d187de2c4; BYTE $0x00 // vbroadcastss 0x4be8(%rip), %ymm5 # 0x99b8 <k_dot_q5_k+0x4a8>
+	QUAD $0x004bd82d187de2c4; BYTE $0x00 // vbroadcastss 0x4bd8(%rip), %ymm5 # 0x9978 <k_dot_q5_k+0x498>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x004bf52d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf5(%rip), %ymm5 # 0x99d4 <k_dot_q5_k+0x4c4>
+	QUAD $0x004be52d187de2c4; BYTE $0x00 // vbroadcastss 0x4be5(%rip), %ymm5 # 0x9994 <k_dot_q5_k+0x4b4>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x004bda35187de2c4; BYTE $0x00 // vbroadcastss 0x4bda(%rip), %ymm6 # 0x99cc <k_dot_q5_k+0x4bc>
+	QUAD $0x004bca35187de2c4; BYTE $0x00 // vbroadcastss 0x4bca(%rip), %ymm6 # 0x998c <k_dot_q5_k+0x4ac>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x004bd025187de2c4; BYTE $0x00 // vbroadcastss 0x4bd0(%rip), %ymm4 # 0x99d0 <k_dot_q5_k+0x4c0>
+	QUAD $0x004bc025187de2c4; BYTE $0x00 // vbroadcastss 0x4bc0(%rip), %ymm4 # 0x9990 <k_dot_q5_k+0x4b0>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x004b9a35187de2c4; BYTE $0x00 // vbroadcastss 0x4b9a(%rip), %ymm6 # 0x99a8 <k_dot_q5_k+0x498>
-	QUAD $0x004bc93d187de2c4; BYTE $0x00 // vbroadcastss 0x4bc9(%rip), %ymm7 # 0x99e0 <k_dot_q5_k+0x4d0>
+	QUAD $0x004b8a35187de2c4; BYTE $0x00 // vbroadcastss 0x4b8a(%rip), %ymm6 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x004bb93d187de2c4; BYTE $0x00 // vbroadcastss 0x4bb9(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x4c0>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x004b9b35187de2c4; BYTE $0x00 // vbroadcastss 0x4b9b(%rip), %ymm6 # 0x99c0 <k_dot_q5_k+0x4b0>
+	QUAD $0x004b8b35187de2c4; BYTE $0x00 // vbroadcastss 0x4b8b(%rip), %ymm6 # 0x9980 <k_dot_q5_k+0x4a0>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x004ba93d187de2c4; BYTE $0x00 // vbroadcastss 0x4ba9(%rip), %ymm7 # 0x99dc <k_dot_q5_k+0x4cc>
-	QUAD $0x004b9c05187d62c4; BYTE $0x00 // vbroadcastss 0x4b9c(%rip), %ymm8 # 0x99d8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004b993d187de2c4; BYTE $0x00 // vbroadcastss 0x4b99(%rip), %ymm7 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x004b8c05187d62c4; BYTE $0x00 // vbroadcastss 0x4b8c(%rip), %ymm8 # 0x9998 <k_dot_q5_k+0x4b8>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x004b6135187de2c4; BYTE $0x00 // vbroadcastss 0x4b61(%rip), %ymm6 # 0x99b0 <k_dot_q5_k+0x4a0>
+	QUAD $0x004b5135187de2c4; BYTE $0x00 // vbroadcastss 0x4b51(%rip), %ymm6 # 0x9970 <k_dot_q5_k+0x490>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x004b3f05187d62c4; BYTE $0x00 // vbroadcastss 0x4b3f(%rip), %ymm8 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x004b2f05187d62c4; BYTE $0x00 // vbroadcastss 0x4b2f(%rip), %ymm8 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x004b1f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x4b1f(%rip), %ymm9 # 0x99a0 <k_dot_q5_k+0x490>
+	QUAD $0x004b0f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x4b0f(%rip), %ymm9 # 0x9960 <k_dot_q5_k+0x480>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -4288,7 +4263,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x004b1d2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b1d(%rip), %ymm5 # 0x99c4 <k_dot_q5_k+0x4b4>
+	QUAD $0x004b0d2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b0d(%rip), %ymm5 # 0x9984 <k_dot_q5_k+0x4a4>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -4305,9 +4280,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x047d // jge 0x4ee5 <k_rope+0x15>
+	WORD $0x047d // jge 0x4eb5 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x4f36 <k_rope+0x66>
+	WORD $0x51eb // jmp 0x4f06 <k_rope+0x66>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -4325,11 +4300,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xba7e // jle 0x4ef0 <k_rope+0x20>
+	WORD $0xba7e // jle 0x4ec0 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
-	WORD $0x527e // jle 0x4f8d <k_rope+0xbd>
+	WORD $0x527e // jle 0x4f5d <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xaa058d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4baa(%rip), %r8 # 0x9af0 <lanes>
+	LONG $0x9a058d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b9a(%rip), %r8 # 0x9ab0 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -4352,9 +4327,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4fb7 <k_axpy+0x17>
+	WORD $0x077d // jge 0x4f87 <k_axpy+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x5083 <k_axpy+0xe3>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x5053 <k_axpy+0xe3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
@@ -4364,12 +4339,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1273 // jae 0x4feb <k_axpy+0x4b>
+	WORD $0x1273 // jae 0x4fbb <k_axpy+0x4b>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7a75 // jne 0x5060 <k_axpy+0xc0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x5083 <k_axpy+0xe3>
+	WORD $0x7a75 // jne 0x5030 <k_axpy+0xc0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x5053 <k_axpy+0xe3>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4387,10 +4362,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xad75 // jne 0x5000 <k_axpy+0x60>
+	WORD $0xad75 // jne 0x4fd0 <k_axpy+0x60>
 	LONG $0x084a8d4c // leaq 0x8(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2774 // je 0x5083 <k_axpy+0xe3>
+	WORD $0x2774 // je 0x5053 <k_axpy+0xe3>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0c10fcc5; BYTE $0x96 // vmovups (%rsi,%rdx,4), %ymm1
 	LONG $0xa87de2c4; WORD $0x910c // vfmadd213ps (%rcx,%rdx,4), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
@@ -4398,15 +4373,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe475 // jne 0x5060 <k_axpy+0xc0>
+	WORD $0xe475 // jne 0x5030 <k_axpy+0xc0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x50b9 <k_axpy+0x119>
+	WORD $0x317e // jle 0x5089 <k_axpy+0x119>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x563d8d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a56(%rip), %rdi # 0x9af0 <lanes>
+	LONG $0x463d8d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a46(%rip), %rdi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -4421,9 +4396,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x50d7 <k_scale+0x17>
+	WORD $0x077d // jge 0x50a7 <k_scale+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x517d <k_scale+0xbd>
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x514d <k_scale+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -4432,12 +4407,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x0f73 // jae 0x5103 <k_scale+0x43>
+	WORD $0x0f73 // jae 0x50d3 <k_scale+0x43>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5f75 // jne 0x5160 <k_scale+0xa0>
-	WORD $0x7aeb // jmp 0x517d <k_scale+0xbd>
+	WORD $0x5f75 // jne 0x5130 <k_scale+0xa0>
+	WORD $0x7aeb // jmp 0x514d <k_scale+0xbd>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -4451,24 +4426,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xc875 // jne 0x5110 <k_scale+0x50>
+	WORD $0xc875 // jne 0x50e0 <k_scale+0x50>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2c74 // je 0x517d <k_scale+0xbd>
+	WORD $0x2c74 // je 0x514d <k_scale+0xbd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c59fcc5; BYTE $0x91 // vmulps (%rcx,%rdx,4), %ymm0, %ymm1
 	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xea75 // jne 0x5160 <k_scale+0xa0>
+	WORD $0xea75 // jne 0x5130 <k_scale+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x267e // jle 0x51a8 <k_scale+0xe8>
+	WORD $0x267e // jle 0x5178 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x60358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4960(%rip), %rsi # 0x9af0 <lanes>
+	LONG $0x50358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4950(%rip), %rsi # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -4481,9 +4456,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x51c1 <k_add+0x11>
+	WORD $0x077d // jge 0x5191 <k_add+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5282 <k_add+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5252 <k_add+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -4493,12 +4468,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x51f5 <k_add+0x45>
+	WORD $0x1273 // jae 0x51c5 <k_add+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x5260 <k_add+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x5282 <k_add+0xd2>
+	WORD $0x7075 // jne 0x5230 <k_add+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x5252 <k_add+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4516,10 +4491,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x5200 <k_add+0x50>
+	WORD $0xb175 // jne 0x51d0 <k_add+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x5282 <k_add+0xd2>
+	WORD $0x2a74 // je 0x5252 <k_add+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0458fcc5; BYTE $0xb2 // vaddps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4527,13 +4502,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x5260 <k_add+0xb0>
+	WORD $0xe575 // jne 0x5230 <k_add+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x52b7 <k_add+0x107>
+	WORD $0x307e // jle 0x5287 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x5e0d8d48; WORD $0x0048; BYTE $0x00 // leaq 0x485e(%rip), %rcx # 0x9af0 <lanes>
+	LONG $0x4e0d8d48; WORD $0x0048; BYTE $0x00 // leaq 0x484e(%rip), %rcx # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4549,9 +4524,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x52d1 <k_mul+0x11>
+	WORD $0x077d // jge 0x52a1 <k_mul+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5392 <k_mul+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5362 <k_mul+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -4561,12 +4536,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x5305 <k_mul+0x45>
+	WORD $0x1273 // jae 0x52d5 <k_mul+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x5370 <k_mul+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x5392 <k_mul+0xd2>
+	WORD $0x7075 // jne 0x5340 <k_mul+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x5362 <k_mul+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4584,10 +4559,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x5310 <k_mul+0x50>
+	WORD $0xb175 // jne 0x52e0 <k_mul+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x5392 <k_mul+0xd2>
+	WORD $0x2a74 // je 0x5362 <k_mul+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0459fcc5; BYTE $0xb2 // vmulps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4595,13 +4570,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x5370 <k_mul+0xb0>
+	WORD $0xe575 // jne 0x5340 <k_mul+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x53c7 <k_mul+0x107>
+	WORD $0x307e // jle 0x5397 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x4e0d8d48; WORD $0x0047; BYTE $0x00 // leaq 0x474e(%rip), %rcx # 0x9af0 <lanes>
+	LONG $0x3e0d8d48; WORD $0x0047; BYTE $0x00 // leaq 0x473e(%rip), %rcx # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4620,58 +4595,58 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x53f3 <k_sum_exp+0x23>
+	WORD $0x0b7d // jge 0x53c3 <k_sum_exp+0x23>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000247e9; BYTE $0x00 // jmp 0x563a <k_sum_exp+0x26a>
+	LONG $0x000247e9; BYTE $0x00 // jmp 0x560a <k_sum_exp+0x26a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x00464325197de2c4; BYTE $0x00 // vbroadcastsd 0x4643(%rip), %ymm4 # 0x9a48 <k_dot_q5_k+0x538>
-	QUAD $0x0045e235197d62c4; BYTE $0x00 // vbroadcastsd 0x45e2(%rip), %ymm14 # 0x99f0 <k_dot_q5_k+0x4e0>
-	QUAD $0x0045e93d197d62c4; BYTE $0x00 // vbroadcastsd 0x45e9(%rip), %ymm15 # 0x9a00 <k_dot_q5_k+0x4f0>
-	QUAD $0x00465035197de2c4; BYTE $0x00 // vbroadcastsd 0x4650(%rip), %ymm6 # 0x9a70 <k_dot_q5_k+0x560>
-	QUAD $0x0045df05197d62c4; BYTE $0x00 // vbroadcastsd 0x45df(%rip), %ymm8 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x00463325197de2c4; BYTE $0x00 // vbroadcastsd 0x4633(%rip), %ymm4 # 0x9a08 <k_dot_q5_k+0x528>
+	QUAD $0x0045d235197d62c4; BYTE $0x00 // vbroadcastsd 0x45d2(%rip), %ymm14 # 0x99b0 <k_dot_q5_k+0x4d0>
+	QUAD $0x0045d93d197d62c4; BYTE $0x00 // vbroadcastsd 0x45d9(%rip), %ymm15 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x00464035197de2c4; BYTE $0x00 // vbroadcastsd 0x4640(%rip), %ymm6 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x0045cf05197d62c4; BYTE $0x00 // vbroadcastsd 0x45cf(%rip), %ymm8 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x00461a25197d62c4; BYTE $0x00 // vbroadcastsd 0x461a(%rip), %ymm12 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x00460a25197d62c4; BYTE $0x00 // vbroadcastsd 0x460a(%rip), %ymm12 # 0x9a20 <k_dot_q5_k+0x540>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0045fb2d197d62c4; BYTE $0x00 // vbroadcastsd 0x45fb(%rip), %ymm13 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x0045eb2d197d62c4; BYTE $0x00 // vbroadcastsd 0x45eb(%rip), %ymm13 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x00459b15197de2c4; BYTE $0x00 // vbroadcastsd 0x459b(%rip), %ymm2 # 0x9a10 <k_dot_q5_k+0x500>
+	QUAD $0x00458b15197de2c4; BYTE $0x00 // vbroadcastsd 0x458b(%rip), %ymm2 # 0x99d0 <k_dot_q5_k+0x4f0>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0045b12d197de2c4; BYTE $0x00 // vbroadcastsd 0x45b1(%rip), %ymm5 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x0045a12d197de2c4; BYTE $0x00 // vbroadcastsd 0x45a1(%rip), %ymm5 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x00458905197de2c4; BYTE $0x00 // vbroadcastsd 0x4589(%rip), %ymm0 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x00457905197de2c4; BYTE $0x00 // vbroadcastsd 0x4579(%rip), %ymm0 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x0045b70d197de2c4; BYTE $0x00 // vbroadcastsd 0x45b7(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x0045a70d197de2c4; BYTE $0x00 // vbroadcastsd 0x45a7(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045290d197de2c4; BYTE $0x00 // vbroadcastsd 0x4529(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0045190d197de2c4; BYTE $0x00 // vbroadcastsd 0x4519(%rip), %ymm1 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00452b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x452b(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00451b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x451b(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00459d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x459d(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x00458d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x458d(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045970d197de2c4; BYTE $0x00 // vbroadcastsd 0x4597(%rip), %ymm1 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x0045870d197de2c4; BYTE $0x00 // vbroadcastsd 0x4587(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045490d197de2c4; BYTE $0x00 // vbroadcastsd 0x4549(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x0045390d197de2c4; BYTE $0x00 // vbroadcastsd 0x4539(%rip), %ymm1 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00452b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x452b(%rip), %ymm1 # 0x9a30 <k_dot_q5_k+0x520>
+	QUAD $0x00451b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x451b(%rip), %ymm1 # 0x99f0 <k_dot_q5_k+0x510>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x0044f515197d62c4; BYTE $0x00 // vbroadcastsd 0x44f5(%rip), %ymm10 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x0044e515197d62c4; BYTE $0x00 // vbroadcastsd 0x44e5(%rip), %ymm10 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4691,28 +4666,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x0044a115197de2c4; BYTE $0x00 // vbroadcastsd 0x44a1(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x00449115197de2c4; BYTE $0x00 // vbroadcastsd 0x4491(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x0044cf15197de2c4; BYTE $0x00 // vbroadcastsd 0x44cf(%rip), %ymm2 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x0044bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x44bf(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00444115197de2c4; BYTE $0x00 // vbroadcastsd 0x4441(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x00443115197de2c4; BYTE $0x00 // vbroadcastsd 0x4431(%rip), %ymm2 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00444315197de2c4; BYTE $0x00 // vbroadcastsd 0x4443(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00443315197de2c4; BYTE $0x00 // vbroadcastsd 0x4433(%rip), %ymm2 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0044b515197de2c4; BYTE $0x00 // vbroadcastsd 0x44b5(%rip), %ymm2 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0044a515197de2c4; BYTE $0x00 // vbroadcastsd 0x44a5(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0044af15197de2c4; BYTE $0x00 // vbroadcastsd 0x44af(%rip), %ymm2 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x00449f15197de2c4; BYTE $0x00 // vbroadcastsd 0x449f(%rip), %ymm2 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00446115197de2c4; BYTE $0x00 // vbroadcastsd 0x4461(%rip), %ymm2 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x00445115197de2c4; BYTE $0x00 // vbroadcastsd 0x4451(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x0044160d197de2c4; BYTE $0x00 // vbroadcastsd 0x4416(%rip), %ymm1 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x0044060d197de2c4; BYTE $0x00 // vbroadcastsd 0x4406(%rip), %ymm1 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x000044901dc245c5; BYTE $0x07 // vcmpordpd 0x4490(%rip), %ymm7, %ymm11 # 0x9aa0 <k_dot_q5_k+0x590>
+	QUAD $0x000044801dc245c5; BYTE $0x07 // vcmpordpd 0x4480(%rip), %ymm7, %ymm11 # 0x9a60 <k_dot_q5_k+0x580>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4722,84 +4697,84 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xfdf68e0f; WORD $0xffff // jle 0x5430 <k_sum_exp+0x60>
+	LONG $0xfdf68e0f; WORD $0xffff // jle 0x5400 <k_sum_exp+0x60>
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x02248e0f; WORD $0x0000 // jle 0x5867 <k_sum_exp+0x497>
+	LONG $0x02248e0f; WORD $0x0000 // jle 0x5837 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xa20d8d48; WORD $0x0044; BYTE $0x00 // leaq 0x44a2(%rip), %rcx # 0x9af0 <lanes>
+	LONG $0x920d8d48; WORD $0x0044; BYTE $0x00 // leaq 0x4492(%rip), %rcx # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x00434025187de2c4; BYTE $0x00 // vbroadcastss 0x4340(%rip), %ymm4 # 0x99ac <k_dot_q5_k+0x49c>
+	QUAD $0x00433025187de2c4; BYTE $0x00 // vbroadcastss 0x4330(%rip), %ymm4 # 0x996c <k_dot_q5_k+0x48c>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x0043d605197d62c4; BYTE $0x00 // vbroadcastsd 0x43d6(%rip), %ymm8 # 0x9a60 <k_dot_q5_k+0x550>
-	QUAD $0x0043b52d197d62c4; BYTE $0x00 // vbroadcastsd 0x43b5(%rip), %ymm13 # 0x9a48 <k_dot_q5_k+0x538>
+	QUAD $0x0043c605197d62c4; BYTE $0x00 // vbroadcastsd 0x43c6(%rip), %ymm8 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x0043a52d197d62c4; BYTE $0x00 // vbroadcastsd 0x43a5(%rip), %ymm13 # 0x9a08 <k_dot_q5_k+0x528>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x0043b325197de2c4; BYTE $0x00 // vbroadcastsd 0x43b3(%rip), %ymm4 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x0043a325197de2c4; BYTE $0x00 // vbroadcastsd 0x43a3(%rip), %ymm4 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x00433a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x433a(%rip), %ymm15 # 0x99f0 <k_dot_q5_k+0x4e0>
+	QUAD $0x00432a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x432a(%rip), %ymm15 # 0x99b0 <k_dot_q5_k+0x4d0>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x00433715197de2c4; BYTE $0x00 // vbroadcastsd 0x4337(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x4f0>
-	QUAD $0x00433e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x433e(%rip), %ymm5 # 0x9a10 <k_dot_q5_k+0x500>
+	QUAD $0x00432715197de2c4; BYTE $0x00 // vbroadcastsd 0x4327(%rip), %ymm2 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x00432e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x432e(%rip), %ymm5 # 0x99d0 <k_dot_q5_k+0x4f0>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x00435415197de2c4; BYTE $0x00 // vbroadcastsd 0x4354(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x528>
-	QUAD $0x0043830d197d62c4; BYTE $0x00 // vbroadcastsd 0x4383(%rip), %ymm9 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x00434415197de2c4; BYTE $0x00 // vbroadcastsd 0x4344(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x0043730d197d62c4; BYTE $0x00 // vbroadcastsd 0x4373(%rip), %ymm9 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x00430815197de2c4; BYTE $0x00 // vbroadcastsd 0x4308(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x0042f815197de2c4; BYTE $0x00 // vbroadcastsd 0x42f8(%rip), %ymm2 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x00430b15197de2c4; BYTE $0x00 // vbroadcastsd 0x430b(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x0042fb15197de2c4; BYTE $0x00 // vbroadcastsd 0x42fb(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x0043292d197d62c4; BYTE $0x00 // vbroadcastsd 0x4329(%rip), %ymm13 # 0x9a68 <k_dot_q5_k+0x558>
-	QUAD $0x0042a03d197d62c4; BYTE $0x00 // vbroadcastsd 0x42a0(%rip), %ymm15 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0043192d197d62c4; BYTE $0x00 // vbroadcastsd 0x4319(%rip), %ymm13 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x0042903d197d62c4; BYTE $0x00 // vbroadcastsd 0x4290(%rip), %ymm15 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x00429d25197d62c4; BYTE $0x00 // vbroadcastsd 0x429d(%rip), %ymm12 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00428d25197d62c4; BYTE $0x00 // vbroadcastsd 0x428d(%rip), %ymm12 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x00430f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x430f(%rip), %ymm9 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0042ff0d197d62c4; BYTE $0x00 // vbroadcastsd 0x42ff(%rip), %ymm9 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x00430915197d62c4; BYTE $0x00 // vbroadcastsd 0x4309(%rip), %ymm10 # 0x9a80 <k_dot_q5_k+0x570>
-	QUAD $0x0042c035197d62c4; BYTE $0x00 // vbroadcastsd 0x42c0(%rip), %ymm14 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x0042f915197d62c4; BYTE $0x00 // vbroadcastsd 0x42f9(%rip), %ymm10 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x0042b035197d62c4; BYTE $0x00 // vbroadcastsd 0x42b0(%rip), %ymm14 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x00429d15197de2c4; BYTE $0x00 // vbroadcastsd 0x429d(%rip), %ymm2 # 0x9a30 <k_dot_q5_k+0x520>
+	QUAD $0x00428d15197de2c4; BYTE $0x00 // vbroadcastsd 0x428d(%rip), %ymm2 # 0x99f0 <k_dot_q5_k+0x510>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x0042513d197de2c4; BYTE $0x00 // vbroadcastsd 0x4251(%rip), %ymm7 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x0042413d197de2c4; BYTE $0x00 // vbroadcastsd 0x4241(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x00427b3d197de2c4; BYTE $0x00 // vbroadcastsd 0x427b(%rip), %ymm7 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x00426b3d197de2c4; BYTE $0x00 // vbroadcastsd 0x426b(%rip), %ymm7 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0042a53d197de2c4; BYTE $0x00 // vbroadcastsd 0x42a5(%rip), %ymm7 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x0042953d197de2c4; BYTE $0x00 // vbroadcastsd 0x4295(%rip), %ymm7 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x00422f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x422f(%rip), %ymm7 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x00421f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x421f(%rip), %ymm7 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0042413d197de2c4; BYTE $0x00 // vbroadcastsd 0x4241(%rip), %ymm7 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x0042313d197de2c4; BYTE $0x00 // vbroadcastsd 0x4231(%rip), %ymm7 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x00420a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x420a(%rip), %ymm7 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x0041fa3d197de2c4; BYTE $0x00 // vbroadcastsd 0x41fa(%rip), %ymm7 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4843,12 +4818,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x157d // jge 0x58e2 <k_sum_exp_pair+0x42>
+	WORD $0x157d // jge 0x58b2 <k_sum_exp_pair+0x42>
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x0004bae9; BYTE $0x00 // jmp 0x5d9c <k_sum_exp_pair+0x4fc>
+	LONG $0x0004bae9; BYTE $0x00 // jmp 0x5d6c <k_sum_exp_pair+0x4fc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
@@ -4863,46 +4838,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x00412d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x412d(%rip), %ymm15 # 0x9a60 <k_dot_q5_k+0x550>
-	QUAD $0x00410c15197de2c4; BYTE $0x00 // vbroadcastsd 0x410c(%rip), %ymm2 # 0x9a48 <k_dot_q5_k+0x538>
+	QUAD $0x00411d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x411d(%rip), %ymm15 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x0040fc15197de2c4; BYTE $0x00 // vbroadcastsd 0x40fc(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x528>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x00410a25197de2c4; BYTE $0x00 // vbroadcastsd 0x410a(%rip), %ymm4 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x0040fa25197de2c4; BYTE $0x00 // vbroadcastsd 0x40fa(%rip), %ymm4 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x00408c25197d62c4; BYTE $0x00 // vbroadcastsd 0x408c(%rip), %ymm12 # 0x99f0 <k_dot_q5_k+0x4e0>
+	QUAD $0x00407c25197d62c4; BYTE $0x00 // vbroadcastsd 0x407c(%rip), %ymm12 # 0x99b0 <k_dot_q5_k+0x4d0>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x00409e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x409e(%rip), %ymm7 # 0x9a10 <k_dot_q5_k+0x500>
+	QUAD $0x00408e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x408e(%rip), %ymm7 # 0x99d0 <k_dot_q5_k+0x4f0>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x0040810d197d62c4; BYTE $0x00 // vbroadcastsd 0x4081(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x0040710d197d62c4; BYTE $0x00 // vbroadcastsd 0x4071(%rip), %ymm9 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x0040ab0d197de2c4; BYTE $0x00 // vbroadcastsd 0x40ab(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x00409b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x409b(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040d50d197d62c4; BYTE $0x00 // vbroadcastsd 0x40d5(%rip), %ymm9 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x0040c50d197d62c4; BYTE $0x00 // vbroadcastsd 0x40c5(%rip), %ymm9 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x00405f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x405f(%rip), %ymm11 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x00404f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x404f(%rip), %ymm11 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x0040710d197de2c4; BYTE $0x00 // vbroadcastsd 0x4071(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x0040610d197de2c4; BYTE $0x00 // vbroadcastsd 0x4061(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040a30d197de2c4; BYTE $0x00 // vbroadcastsd 0x40a3(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x0040930d197de2c4; BYTE $0x00 // vbroadcastsd 0x4093(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040150d197de2c4; BYTE $0x00 // vbroadcastsd 0x4015(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0040050d197de2c4; BYTE $0x00 // vbroadcastsd 0x4005(%rip), %ymm1 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040170d197de2c4; BYTE $0x00 // vbroadcastsd 0x4017(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x0040070d197de2c4; BYTE $0x00 // vbroadcastsd 0x4007(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040890d197de2c4; BYTE $0x00 // vbroadcastsd 0x4089(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0040790d197de2c4; BYTE $0x00 // vbroadcastsd 0x4079(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040830d197de2c4; BYTE $0x00 // vbroadcastsd 0x4083(%rip), %ymm1 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x0040730d197de2c4; BYTE $0x00 // vbroadcastsd 0x4073(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040350d197de2c4; BYTE $0x00 // vbroadcastsd 0x4035(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x0040250d197de2c4; BYTE $0x00 // vbroadcastsd 0x4025(%rip), %ymm1 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x00401725197de2c4; BYTE $0x00 // vbroadcastsd 0x4017(%rip), %ymm4 # 0x9a30 <k_dot_q5_k+0x520>
+	QUAD $0x00400725197de2c4; BYTE $0x00 // vbroadcastsd 0x4007(%rip), %ymm4 # 0x99f0 <k_dot_q5_k+0x510>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x003fe20d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fe2(%rip), %ymm1 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x003fd20d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fd2(%rip), %ymm1 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4913,7 +4888,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x003ff30d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ff3(%rip), %ymm1 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x003fe30d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fe3(%rip), %ymm1 # 0x9a20 <k_dot_q5_k+0x540>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4922,33 +4897,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x003f6705197d62c4; BYTE $0x00 // vbroadcastsd 0x3f67(%rip), %ymm8 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x003f5705197d62c4; BYTE $0x00 // vbroadcastsd 0x3f57(%rip), %ymm8 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x003f911d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f91(%rip), %ymm11 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x003f811d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f81(%rip), %ymm11 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f490d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f49(%rip), %ymm9 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x003f390d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f39(%rip), %ymm9 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f5b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f5b(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x003f4b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f4b(%rip), %ymm9 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f8d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f8d(%rip), %ymm9 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x003f7d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f7d(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003eff0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3eff(%rip), %ymm9 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x003eef0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3eef(%rip), %ymm9 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f010d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f01(%rip), %ymm9 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x003ef10d197d62c4; BYTE $0x00 // vbroadcastsd 0x3ef1(%rip), %ymm9 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f730d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f73(%rip), %ymm9 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x003f630d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f63(%rip), %ymm9 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f6d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f6d(%rip), %ymm9 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x003f5d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f5d(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f1f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f1f(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x003f0f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f0f(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x003ed61d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ed6(%rip), %ymm3 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x003ec61d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ec6(%rip), %ymm3 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4971,34 +4946,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x003e9c2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e9c(%rip), %ymm5 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x003e8c2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e8c(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003e260d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e26(%rip), %ymm1 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x003e160d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e16(%rip), %ymm1 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003e3825197d62c4; BYTE $0x00 // vbroadcastsd 0x3e38(%rip), %ymm12 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x003e2825197d62c4; BYTE $0x00 // vbroadcastsd 0x3e28(%rip), %ymm12 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003e6a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e6a(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x003e5a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e5a(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003ddc3d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ddc(%rip), %ymm7 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x003dcc3d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dcc(%rip), %ymm7 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x003dde0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dde(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x003dce0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dce(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003e5035197de2c4; BYTE $0x00 // vbroadcastsd 0x3e50(%rip), %ymm6 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x003e4035197de2c4; BYTE $0x00 // vbroadcastsd 0x3e40(%rip), %ymm6 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x003e4a05197d62c4; BYTE $0x00 // vbroadcastsd 0x3e4a(%rip), %ymm8 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x003e3a05197d62c4; BYTE $0x00 // vbroadcastsd 0x3e3a(%rip), %ymm8 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x003dfc0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3dfc(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x003dec0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3dec(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x003db31d197d62c4; BYTE $0x00 // vbroadcastsd 0x3db3(%rip), %ymm11 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x003da31d197d62c4; BYTE $0x00 // vbroadcastsd 0x3da3(%rip), %ymm11 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -5006,24 +4981,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x003dcf05197de2c4; BYTE $0x00 // vbroadcastsd 0x3dcf(%rip), %ymm0 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x003dbf05197de2c4; BYTE $0x00 // vbroadcastsd 0x3dbf(%rip), %ymm0 # 0x9a20 <k_dot_q5_k+0x540>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x003db52d197de2c4; BYTE $0x00 // vbroadcastsd 0x3db5(%rip), %ymm5 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x003da52d197de2c4; BYTE $0x00 // vbroadcastsd 0x3da5(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x003d3f15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d3f(%rip), %ymm2 # 0x99f0 <k_dot_q5_k+0x4e0>
+	QUAD $0x003d2f15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d2f(%rip), %ymm2 # 0x99b0 <k_dot_q5_k+0x4d0>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x003d511d197de2c4; BYTE $0x00 // vbroadcastsd 0x3d51(%rip), %ymm3 # 0x9a10 <k_dot_q5_k+0x500>
-	QUAD $0x003d3815197de2c4; BYTE $0x00 // vbroadcastsd 0x3d38(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x003d411d197de2c4; BYTE $0x00 // vbroadcastsd 0x3d41(%rip), %ymm3 # 0x99d0 <k_dot_q5_k+0x4f0>
+	QUAD $0x003d2815197de2c4; BYTE $0x00 // vbroadcastsd 0x3d28(%rip), %ymm2 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d6215197de2c4; BYTE $0x00 // vbroadcastsd 0x3d62(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x003d5215197de2c4; BYTE $0x00 // vbroadcastsd 0x3d52(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d8c15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d8c(%rip), %ymm2 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x003d7c15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d7c(%rip), %ymm2 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d1615197de2c4; BYTE $0x00 // vbroadcastsd 0x3d16(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x003d0615197de2c4; BYTE $0x00 // vbroadcastsd 0x3d06(%rip), %ymm2 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003d6315197de2c4; BYTE $0x00 // vbroadcastsd 0x3d63(%rip), %ymm2 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x003d5315197de2c4; BYTE $0x00 // vbroadcastsd 0x3d53(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -5054,11 +5029,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xfb748e0f; WORD $0xffff // jle 0x5910 <k_sum_exp_pair+0x70>
+	LONG $0xfb748e0f; WORD $0xffff // jle 0x58e0 <k_sum_exp_pair+0x70>
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x050c8e0f; WORD $0x0000 // jle 0x62b1 <k_sum_exp_pair+0xa11>
+	LONG $0x050c8e0f; WORD $0x0000 // jle 0x6281 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x400d8d48; WORD $0x003d; BYTE $0x00 // leaq 0x3d40(%rip), %rcx # 0x9af0 <lanes>
+	LONG $0x300d8d48; WORD $0x003d; BYTE $0x00 // leaq 0x3d30(%rip), %rcx # 0x9ab0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -5066,7 +5041,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x003bd62d187de2c4; BYTE $0x00 // vbroadcastss 0x3bd6(%rip), %ymm5 # 0x99ac <k_dot_q5_k+0x49c>
+	QUAD $0x003bc62d187de2c4; BYTE $0x00 // vbroadcastss 0x3bc6(%rip), %ymm5 # 0x996c <k_dot_q5_k+0x48c>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -5076,23 +5051,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x003c541d197de2c4; BYTE $0x00 // vbroadcastsd 0x3c54(%rip), %ymm3 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x003c441d197de2c4; BYTE $0x00 // vbroadcastsd 0x3c44(%rip), %ymm3 # 0x9a20 <k_dot_q5_k+0x540>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x003c2935197d62c4; BYTE $0x00 // vbroadcastsd 0x3c29(%rip), %ymm14 # 0x9a48 <k_dot_q5_k+0x538>
+	QUAD $0x003c1935197d62c4; BYTE $0x00 // vbroadcastsd 0x3c19(%rip), %ymm14 # 0x9a08 <k_dot_q5_k+0x528>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x003c1a15197d62c4; BYTE $0x00 // vbroadcastsd 0x3c1a(%rip), %ymm10 # 0x9a58 <k_dot_q5_k+0x548>
+	QUAD $0x003c0a15197d62c4; BYTE $0x00 // vbroadcastsd 0x3c0a(%rip), %ymm10 # 0x9a18 <k_dot_q5_k+0x538>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x003b9f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b9f(%rip), %ymm3 # 0x99f0 <k_dot_q5_k+0x4e0>
+	QUAD $0x003b8f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b8f(%rip), %ymm3 # 0x99b0 <k_dot_q5_k+0x4d0>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x003bee2d197d62c4; BYTE $0x00 // vbroadcastsd 0x3bee(%rip), %ymm13 # 0x9a60 <k_dot_q5_k+0x550>
+	QUAD $0x003bde2d197d62c4; BYTE $0x00 // vbroadcastsd 0x3bde(%rip), %ymm13 # 0x9a20 <k_dot_q5_k+0x540>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -5122,38 +5097,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x003aea1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aea(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x4f0>
-	QUAD $0x003af105197de2c4; BYTE $0x00 // vbroadcastsd 0x3af1(%rip), %ymm0 # 0x9a10 <k_dot_q5_k+0x500>
+	QUAD $0x003ada1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ada(%rip), %ymm3 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x003ae105197de2c4; BYTE $0x00 // vbroadcastsd 0x3ae1(%rip), %ymm0 # 0x99d0 <k_dot_q5_k+0x4f0>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003b072d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b07(%rip), %ymm5 # 0x9a38 <k_dot_q5_k+0x528>
-	QUAD $0x003b361d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b36(%rip), %ymm3 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x003af72d197de2c4; BYTE $0x00 // vbroadcastsd 0x3af7(%rip), %ymm5 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x003b261d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b26(%rip), %ymm3 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003abb1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3abb(%rip), %ymm3 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x003aab1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aab(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003acd1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3acd(%rip), %ymm3 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x003abd1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3abd(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003aff2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aff(%rip), %ymm5 # 0x9a68 <k_dot_q5_k+0x558>
-	QUAD $0x003a761d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a76(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x003aef2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aef(%rip), %ymm5 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x003a661d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a66(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003a731d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a73(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x003a631d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a63(%rip), %ymm3 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003ae51d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ae5(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x003ad51d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ad5(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003adf2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3adf(%rip), %ymm5 # 0x9a80 <k_dot_q5_k+0x570>
-	QUAD $0x003a961d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a96(%rip), %ymm3 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x003acf2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3acf(%rip), %ymm5 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x003a861d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a86(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003a6f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a6f(%rip), %ymm11 # 0x9a30 <k_dot_q5_k+0x520>
+	QUAD $0x003a5f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a5f(%rip), %ymm11 # 0x99f0 <k_dot_q5_k+0x510>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x003a312d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a31(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x003a212d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a21(%rip), %ymm5 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -5163,26 +5138,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0039e81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39e8(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x0039d81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39d8(%rip), %ymm3 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x003a121d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a12(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x003a021d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a02(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x003a3c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a3c(%rip), %ymm3 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x003a2c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a2c(%rip), %ymm3 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x39c6(%rip), %ymm3 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x0039b61d197de2c4; BYTE $0x00 // vbroadcastsd 0x39b6(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039d81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39d8(%rip), %ymm3 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x0039c81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39c8(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x003a0a0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a0a(%rip), %ymm9 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x0039fa0d197d62c4; BYTE $0x00 // vbroadcastsd 0x39fa(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x00397c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x397c(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x00396c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x396c(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00397e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x397e(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00396e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x396e(%rip), %ymm3 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039f01d197de2c4; BYTE $0x00 // vbroadcastsd 0x39f0(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0039e01d197de2c4; BYTE $0x00 // vbroadcastsd 0x39e0(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0039a52d197d62c4; BYTE $0x00 // vbroadcastsd 0x39a5(%rip), %ymm13 # 0x9a40 <k_dot_q5_k+0x530>
+	QUAD $0x0039952d197d62c4; BYTE $0x00 // vbroadcastsd 0x3995(%rip), %ymm13 # 0x9a00 <k_dot_q5_k+0x520>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -5190,7 +5165,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x00394a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x394a(%rip), %ymm7 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x00393a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x393a(%rip), %ymm7 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -5209,24 +5184,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x0038cf35197de2c4; BYTE $0x00 // vbroadcastsd 0x38cf(%rip), %ymm6 # 0x9a00 <k_dot_q5_k+0x4f0>
+	QUAD $0x0038bf35197de2c4; BYTE $0x00 // vbroadcastsd 0x38bf(%rip), %ymm6 # 0x99c0 <k_dot_q5_k+0x4e0>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0038f90d197de2c4; BYTE $0x00 // vbroadcastsd 0x38f9(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x528>
+	QUAD $0x0038e90d197de2c4; BYTE $0x00 // vbroadcastsd 0x38e9(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x518>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00392305197d62c4; BYTE $0x00 // vbroadcastsd 0x3923(%rip), %ymm8 # 0x9a70 <k_dot_q5_k+0x560>
+	QUAD $0x00391305197d62c4; BYTE $0x00 // vbroadcastsd 0x3913(%rip), %ymm8 # 0x9a30 <k_dot_q5_k+0x550>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x0038ad3d197d62c4; BYTE $0x00 // vbroadcastsd 0x38ad(%rip), %ymm15 # 0x9a08 <k_dot_q5_k+0x4f8>
+	QUAD $0x00389d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x389d(%rip), %ymm15 # 0x99c8 <k_dot_q5_k+0x4e8>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x0038bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x38bf(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x518>
+	QUAD $0x0038af15197de2c4; BYTE $0x00 // vbroadcastsd 0x38af(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x00386c35197d62c4; BYTE $0x00 // vbroadcastsd 0x386c(%rip), %ymm14 # 0x99e8 <k_dot_q5_k+0x4d8>
+	QUAD $0x00385c35197d62c4; BYTE $0x00 // vbroadcastsd 0x385c(%rip), %ymm14 # 0x99a8 <k_dot_q5_k+0x4c8>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x00386e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x386e(%rip), %ymm7 # 0x99f8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00385e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x385e(%rip), %ymm7 # 0x99b8 <k_dot_q5_k+0x4d8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0038e01d197de2c4; BYTE $0x00 // vbroadcastsd 0x38e0(%rip), %ymm3 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0038d01d197de2c4; BYTE $0x00 // vbroadcastsd 0x38d0(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0038da0d197d62c4; BYTE $0x00 // vbroadcastsd 0x38da(%rip), %ymm9 # 0x9a80 <k_dot_q5_k+0x570>
+	QUAD $0x0038ca0d197d62c4; BYTE $0x00 // vbroadcastsd 0x38ca(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x560>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -5239,18 +5214,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x00387a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x387a(%rip), %ymm1 # 0x9a68 <k_dot_q5_k+0x558>
+	QUAD $0x00386a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x386a(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0038720d197de2c4; BYTE $0x00 // vbroadcastsd 0x3872(%rip), %ymm1 # 0x9a78 <k_dot_q5_k+0x568>
+	QUAD $0x0038620d197de2c4; BYTE $0x00 // vbroadcastsd 0x3862(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x0037e705197d62c4; BYTE $0x00 // vbroadcastsd 0x37e7(%rip), %ymm8 # 0x9a18 <k_dot_q5_k+0x508>
+	QUAD $0x0037d705197d62c4; BYTE $0x00 // vbroadcastsd 0x37d7(%rip), %ymm8 # 0x99d8 <k_dot_q5_k+0x4f8>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -5306,9 +5281,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6335 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x6305 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x642b <k_decode_f16+0x10b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x63fb <k_decode_f16+0x10b>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -5317,12 +5292,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x6369 <k_decode_f16+0x49>
+	WORD $0x1673 // jae 0x6339 <k_decode_f16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x009c850f; WORD $0x0000 // jne 0x6400 <k_decode_f16+0xe0>
-	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x642b <k_decode_f16+0x10b>
+	LONG $0x009c850f; WORD $0x0000 // jne 0x63d0 <k_decode_f16+0xe0>
+	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x63fb <k_decode_f16+0x10b>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -5344,10 +5319,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0968411fcc5; BYTE $0x00 // vmovups %ymm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x8475 // jne 0x6370 <k_decode_f16+0x50>
+	WORD $0x8475 // jne 0x6340 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3674 // je 0x642b <k_decode_f16+0x10b>
+	WORD $0x3674 // je 0x63fb <k_decode_f16+0x10b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x137de2c4; WORD $0x5004 // vcvtph2ps (%rax,%rdx,2), %ymm0
 	LONG $0x137de2c4; WORD $0x504c; BYTE $0x10 // vcvtph2ps 0x10(%rax,%rdx,2), %ymm1
@@ -5356,17 +5331,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdc75 // jne 0x6400 <k_decode_f16+0xe0>
+	WORD $0xdc75 // jne 0x63d0 <k_decode_f16+0xe0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0x64d7 <k_decode_f16+0x1b7>
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0x64a7 <k_decode_f16+0x1b7>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2974 // je 0x646c <k_decode_f16+0x14c>
+	WORD $0x2974 // je 0x643c <k_decode_f16+0x14c>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -5374,9 +5349,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x6450 <k_decode_f16+0x130>
+	WORD $0xe475 // jne 0x6420 <k_decode_f16+0x130>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x64d7 <k_decode_f16+0x1b7>
+	WORD $0x6577 // ja 0x64a7 <k_decode_f16+0x1b7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -5396,7 +5371,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x6480 <k_decode_f16+0x160>
+	WORD $0xa975 // jne 0x6450 <k_decode_f16+0x160>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5405,18 +5380,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x64f5 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x64c5 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x65b3 <k_decode_bf16+0xd3>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6583 <k_decode_bf16+0xd3>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x1773 // jae 0x6519 <k_decode_bf16+0x39>
+	WORD $0x1773 // jae 0x64e9 <k_decode_bf16+0x39>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	LONG $0x007a840f; WORD $0x0000 // je 0x658e <k_decode_bf16+0xae>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x65b3 <k_decode_bf16+0xd3>
+	LONG $0x007a840f; WORD $0x0000 // je 0x655e <k_decode_bf16+0xae>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x6583 <k_decode_bf16+0xd3>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
@@ -5437,10 +5412,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7ea1c4; WORD $0x8e0c // vmovdqu %ymm1, (%rsi,%r9,4)
 	LONG $0x20c18349 // addq $0x20, %r9
 	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0xac75 // jne 0x6530 <k_decode_bf16+0x50>
+	WORD $0xac75 // jne 0x6500 <k_decode_bf16+0x50>
 	LONG $0xf0518d49 // leaq -0x10(%r9), %rdx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x2575 // jne 0x65b3 <k_decode_bf16+0xd3>
+	WORD $0x2575 // jne 0x6583 <k_decode_bf16+0xd3>
 	LONG $0x337de2c4; WORD $0x5044; BYTE $0x10 // vpmovzxwd 0x10(%rax,%rdx,2), %ymm0
 	LONG $0x337de2c4; WORD $0x500c // vpmovzxwd (%rax,%rdx,2), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
@@ -5450,21 +5425,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x6c7d // jge 0x6627 <k_decode_bf16+0x147>
+	WORD $0x6c7d // jge 0x65f7 <k_decode_bf16+0x147>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1e74 // je 0x65e5 <k_decode_bf16+0x105>
+	WORD $0x1e74 // je 0x65b5 <k_decode_bf16+0x105>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x65d0 <k_decode_bf16+0xf0>
+	WORD $0xeb75 // jne 0x65a0 <k_decode_bf16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x6627 <k_decode_bf16+0x147>
+	WORD $0x3c77 // ja 0x65f7 <k_decode_bf16+0x147>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -5480,7 +5455,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x65f0 <k_decode_bf16+0x110>
+	WORD $0xc975 // jne 0x65c0 <k_decode_bf16+0x110>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5488,7 +5463,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x707e // jle 0x66a9 <k_decode_q8_0+0x79>
+	WORD $0x707e // jle 0x6679 <k_decode_q8_0+0x79>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -5514,7 +5489,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c28348 // addq $0x22, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9775 // jne 0x6640 <k_decode_q8_0+0x10>
+	WORD $0x9775 // jne 0x6610 <k_decode_q8_0+0x10>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -5522,11 +5497,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x676d <k_decode_q4_0+0xbd>
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x673d <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0033f3057879e2c4; BYTE $0x00 // vpbroadcastb 0x33f3(%rip), %xmm0 # 0x9ac0 <k_dot_q5_k+0x5b0>
-	QUAD $0x0033eb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x33eb(%rip), %xmm1 # 0x9ac1 <k_dot_q5_k+0x5b1>
+	QUAD $0x0033e3057879e2c4; BYTE $0x00 // vpbroadcastb 0x33e3(%rip), %xmm0 # 0x9a80 <k_dot_q5_k+0x5a0>
+	QUAD $0x0033db0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x33db(%rip), %xmm1 # 0x9a81 <k_dot_q5_k+0x5a1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -5559,7 +5534,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff73850f; WORD $0xffff // jne 0x66e0 <k_decode_q4_0+0x30>
+	LONG $0xff73850f; WORD $0xffff // jne 0x66b0 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5567,10 +5542,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6847 <k_decode_q4_1+0xc7>
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6817 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003325057879e2c4; BYTE $0x00 // vpbroadcastb 0x3325(%rip), %xmm0 # 0x9ac2 <k_dot_q5_k+0x5b2>
+	QUAD $0x003315057879e2c4; BYTE $0x00 // vpbroadcastb 0x3315(%rip), %xmm0 # 0x9a82 <k_dot_q5_k+0x5a2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5609,7 +5584,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff59850f; WORD $0xffff // jne 0x67a0 <k_decode_q4_1+0x20>
+	LONG $0xff59850f; WORD $0xffff // jne 0x6770 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5617,14 +5592,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6954 <k_decode_q5_0+0x104>
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6924 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0031b3055979e2c4; BYTE $0x00 // vpbroadcastq 0x31b3(%rip), %xmm0 # 0x9a20 <k_dot_q5_k+0x510>
-	QUAD $0x000030db0d6ff9c5 // vmovdqa 0x30db(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
-	QUAD $0x003245157879e2c4; BYTE $0x00 // vpbroadcastb 0x3245(%rip), %xmm2 # 0x9ac3 <k_dot_q5_k+0x5b3>
-	QUAD $0x00323d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x323d(%rip), %xmm3 # 0x9ac4 <k_dot_q5_k+0x5b4>
-	QUAD $0x003235257879e2c4; BYTE $0x00 // vpbroadcastb 0x3235(%rip), %xmm4 # 0x9ac5 <k_dot_q5_k+0x5b5>
+	QUAD $0x0031a3055979e2c4; BYTE $0x00 // vpbroadcastq 0x31a3(%rip), %xmm0 # 0x99e0 <k_dot_q5_k+0x500>
+	QUAD $0x000030cb0d6ff9c5 // vmovdqa 0x30cb(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
+	QUAD $0x003235157879e2c4; BYTE $0x00 // vpbroadcastb 0x3235(%rip), %xmm2 # 0x9a83 <k_dot_q5_k+0x5a3>
+	QUAD $0x00322d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x322d(%rip), %xmm3 # 0x9a84 <k_dot_q5_k+0x5a4>
+	QUAD $0x003225257879e2c4; BYTE $0x00 // vpbroadcastb 0x3225(%rip), %xmm4 # 0x9a85 <k_dot_q5_k+0x5a5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5669,7 +5644,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x6890 <k_decode_q5_0+0x40>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x6860 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -5677,13 +5652,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a82 <k_decode_q5_1+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a52 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003149057879e2c4; BYTE $0x00 // vpbroadcastb 0x3149(%rip), %xmm0 # 0x9ac6 <k_dot_q5_k+0x5b6>
-	QUAD $0x00002fcb0d6ff9c5 // vmovdqa 0x2fcb(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
-	QUAD $0x003092155979e2c4; BYTE $0x00 // vpbroadcastq 0x3092(%rip), %xmm2 # 0x9a20 <k_dot_q5_k+0x510>
-	QUAD $0x0031301d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3130(%rip), %xmm3 # 0x9ac7 <k_dot_q5_k+0x5b7>
+	QUAD $0x003139057879e2c4; BYTE $0x00 // vpbroadcastb 0x3139(%rip), %xmm0 # 0x9a86 <k_dot_q5_k+0x5a6>
+	QUAD $0x00002fbb0d6ff9c5 // vmovdqa 0x2fbb(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
+	QUAD $0x003082155979e2c4; BYTE $0x00 // vpbroadcastq 0x3082(%rip), %xmm2 # 0x99e0 <k_dot_q5_k+0x500>
+	QUAD $0x0031201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3120(%rip), %xmm3 # 0x9a87 <k_dot_q5_k+0x5a7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5736,7 +5711,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff1e850f; WORD $0xffff // jne 0x69a0 <k_decode_q5_1+0x40>
+	LONG $0xff1e850f; WORD $0xffff // jne 0x6970 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5744,7 +5719,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037a8e0f; WORD $0x0000 // jle 0x6e17 <k_decode_q2_k+0x387>
+	LONG $0x037a8e0f; WORD $0x0000 // jle 0x6de7 <k_decode_q2_k+0x387>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -5752,8 +5727,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00300a057879e2c4; BYTE $0x00 // vpbroadcastb 0x300a(%rip), %xmm0 # 0x9ac8 <k_dot_q5_k+0x5b8>
-	QUAD $0x0030020d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3002(%rip), %xmm1 # 0x9ac9 <k_dot_q5_k+0x5b9>
+	QUAD $0x002ffa057879e2c4; BYTE $0x00 // vpbroadcastb 0x2ffa(%rip), %xmm0 # 0x9a88 <k_dot_q5_k+0x5a8>
+	QUAD $0x002ff20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ff2(%rip), %xmm1 # 0x9a89 <k_dot_q5_k+0x5a9>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -5921,12 +5896,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd64850f; WORD $0xffff // jne 0x6b60 <k_decode_q2_k+0xd0>
+	LONG $0xfd64850f; WORD $0xffff // jne 0x6b30 <k_decode_q2_k+0xd0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcbd850f; WORD $0xffff // jne 0x6ad0 <k_decode_q2_k+0x40>
+	LONG $0xfcbd850f; WORD $0xffff // jne 0x6aa0 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -5936,7 +5911,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x041e8e0f; WORD $0x0000 // jle 0x724b <k_decode_q3_k+0x42b>
+	LONG $0x041e8e0f; WORD $0x0000 // jle 0x721b <k_decode_q3_k+0x42b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -5944,14 +5919,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00002ae6056ff9c5 // vmovdqa 0x2ae6(%rip), %xmm0 # 0x9930 <k_dot_q5_k+0x420>
-	QUAD $0x002bfd0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2bfd(%rip), %xmm1 # 0x9a50 <k_dot_q5_k+0x540>
-	QUAD $0x00002a85156ff9c5 // vmovdqa 0x2a85(%rip), %xmm2 # 0x98e0 <k_dot_q5_k+0x3d0>
-	QUAD $0x002c661d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c66(%rip), %xmm3 # 0x9aca <k_dot_q5_k+0x5ba>
-	QUAD $0x002c5e257879e2c4; BYTE $0x00 // vpbroadcastb 0x2c5e(%rip), %xmm4 # 0x9acb <k_dot_q5_k+0x5bb>
-	QUAD $0x002c562d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c56(%rip), %xmm5 # 0x9acc <k_dot_q5_k+0x5bc>
-	QUAD $0x002c4e357879e2c4; BYTE $0x00 // vpbroadcastb 0x2c4e(%rip), %xmm6 # 0x9acd <k_dot_q5_k+0x5bd>
-	QUAD $0x002c463d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c46(%rip), %xmm7 # 0x9ace <k_dot_q5_k+0x5be>
+	QUAD $0x00002ad6056ff9c5 // vmovdqa 0x2ad6(%rip), %xmm0 # 0x98f0 <k_dot_q5_k+0x410>
+	QUAD $0x002bed0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2bed(%rip), %xmm1 # 0x9a10 <k_dot_q5_k+0x530>
+	QUAD $0x00002a75156ff9c5 // vmovdqa 0x2a75(%rip), %xmm2 # 0x98a0 <k_dot_q5_k+0x3c0>
+	QUAD $0x002c561d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c56(%rip), %xmm3 # 0x9a8a <k_dot_q5_k+0x5aa>
+	QUAD $0x002c4e257879e2c4; BYTE $0x00 // vpbroadcastb 0x2c4e(%rip), %xmm4 # 0x9a8b <k_dot_q5_k+0x5ab>
+	QUAD $0x002c462d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c46(%rip), %xmm5 # 0x9a8c <k_dot_q5_k+0x5ac>
+	QUAD $0x002c3e357879e2c4; BYTE $0x00 // vpbroadcastb 0x2c3e(%rip), %xmm6 # 0x9a8d <k_dot_q5_k+0x5ad>
+	QUAD $0x002c363d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c36(%rip), %xmm7 # 0x9a8e <k_dot_q5_k+0x5ae>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -6133,12 +6108,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd10850f; WORD $0xffff // jne 0x6f40 <k_decode_q3_k+0x120>
+	LONG $0xfd10850f; WORD $0xffff // jne 0x6f10 <k_decode_q3_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfc49850f; WORD $0xffff // jne 0x6e90 <k_decode_q3_k+0x70>
+	LONG $0xfc49850f; WORD $0xffff // jne 0x6e60 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6148,7 +6123,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037e8e0f; WORD $0x0000 // jle 0x75db <k_decode_q6_k+0x38b>
+	LONG $0x037e8e0f; WORD $0x0000 // jle 0x75ab <k_decode_q6_k+0x38b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6156,9 +6131,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002854057879e2c4; BYTE $0x00 // vpbroadcastb 0x2854(%rip), %xmm0 # 0x9acf <k_dot_q5_k+0x5bf>
-	QUAD $0x00284c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x284c(%rip), %xmm1 # 0x9ad0 <k_dot_q5_k+0x5c0>
-	QUAD $0x002844157879e2c4; BYTE $0x00 // vpbroadcastb 0x2844(%rip), %xmm2 # 0x9ad1 <k_dot_q5_k+0x5c1>
+	QUAD $0x002844057879e2c4; BYTE $0x00 // vpbroadcastb 0x2844(%rip), %xmm0 # 0x9a8f <k_dot_q5_k+0x5af>
+	QUAD $0x00283c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x283c(%rip), %xmm1 # 0x9a90 <k_dot_q5_k+0x5b0>
+	QUAD $0x002834157879e2c4; BYTE $0x00 // vpbroadcastb 0x2834(%rip), %xmm2 # 0x9a91 <k_dot_q5_k+0x5b1>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6319,12 +6294,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd23850f; WORD $0xffff // jne 0x72e0 <k_decode_q6_k+0x90>
+	LONG $0xfd23850f; WORD $0xffff // jne 0x72b0 <k_decode_q6_k+0x90>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcb9850f; WORD $0xffff // jne 0x7290 <k_decode_q6_k+0x40>
+	LONG $0xfcb9850f; WORD $0xffff // jne 0x7260 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6334,7 +6309,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02278e0f; WORD $0x0000 // jle 0x7814 <k_decode_q4_k+0x234>
+	LONG $0x02278e0f; WORD $0x0000 // jle 0x77e4 <k_decode_q4_k+0x234>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6343,7 +6318,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0024c2057879e2c4; BYTE $0x00 // vpbroadcastb 0x24c2(%rip), %xmm0 # 0x9ad2 <k_dot_q5_k+0x5c2>
+	QUAD $0x0024b2057879e2c4; BYTE $0x00 // vpbroadcastb 0x24b2(%rip), %xmm0 # 0x9a92 <k_dot_q5_k+0x5b2>
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xcf6ef9c5 // vmovd %edi, %xmm1
 	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
@@ -6444,12 +6419,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xfeda850f; WORD $0xffff // jne 0x76d0 <k_decode_q4_k+0xf0>
+	LONG $0xfeda850f; WORD $0xffff // jne 0x76a0 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe00850f; WORD $0xffff // jne 0x7610 <k_decode_q4_k+0x30>
+	LONG $0xfe00850f; WORD $0xffff // jne 0x75e0 <k_decode_q4_k+0x30>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6459,7 +6434,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x7ad7 <k_decode_q5_k+0x2b7>
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x7aa7 <k_decode_q5_k+0x2b7>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6468,9 +6443,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002283057879e2c4; BYTE $0x00 // vpbroadcastb 0x2283(%rip), %xmm0 # 0x9ad3 <k_dot_q5_k+0x5c3>
-	QUAD $0x00227b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x227b(%rip), %xmm1 # 0x9ad4 <k_dot_q5_k+0x5c4>
-	QUAD $0x002273157879e2c4; BYTE $0x00 // vpbroadcastb 0x2273(%rip), %xmm2 # 0x9ad5 <k_dot_q5_k+0x5c5>
+	QUAD $0x002273057879e2c4; BYTE $0x00 // vpbroadcastb 0x2273(%rip), %xmm0 # 0x9a93 <k_dot_q5_k+0x5b3>
+	QUAD $0x00226b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x226b(%rip), %xmm1 # 0x9a94 <k_dot_q5_k+0x5b4>
+	QUAD $0x002263157879e2c4; BYTE $0x00 // vpbroadcastb 0x2263(%rip), %xmm2 # 0x9a95 <k_dot_q5_k+0x5b5>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6590,12 +6565,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfe87850f; WORD $0xffff // jne 0x7940 <k_decode_q5_k+0x120>
+	LONG $0xfe87850f; WORD $0xffff // jne 0x7910 <k_decode_q5_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd9d850f; WORD $0xffff // jne 0x7870 <k_decode_q5_k+0x50>
+	LONG $0xfd9d850f; WORD $0xffff // jne 0x7840 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6610,7 +6585,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x637c // jl 0x7b5e <k_dot_f16+0x7e>
+	WORD $0x637c // jl 0x7b2e <k_dot_f16+0x7e>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6626,7 +6601,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xba7e // jle 0x7b10 <k_dot_f16+0x30>
+	WORD $0xba7e // jle 0x7ae0 <k_dot_f16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6638,10 +6613,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x7c33 <k_dot_f16+0x153>
+	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x7c03 <k_dot_f16+0x153>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2b74 // je 0x7bbd <k_dot_f16+0xdd>
+	WORD $0x2b74 // je 0x7b8d <k_dot_f16+0xdd>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -6649,9 +6624,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0x7ba0 <k_dot_f16+0xc0>
+	WORD $0xe375 // jne 0x7b70 <k_dot_f16+0xc0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0x7c33 <k_dot_f16+0x153>
+	WORD $0x7077 // ja 0x7c03 <k_dot_f16+0x153>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -6671,7 +6646,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0x7bd0 <k_dot_f16+0xf0>
+	WORD $0x9d75 // jne 0x7ba0 <k_dot_f16+0xf0>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -6685,7 +6660,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x777c // jl 0x7cd2 <k_dot_bf16+0x92>
+	WORD $0x777c // jl 0x7ca2 <k_dot_bf16+0x92>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6705,7 +6680,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xa67e // jle 0x7c70 <k_dot_bf16+0x30>
+	WORD $0xa67e // jle 0x7c40 <k_dot_bf16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6717,10 +6692,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x7d9f <k_dot_bf16+0x15f>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x7d6f <k_dot_bf16+0x15f>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2674 // je 0x7d2c <k_dot_bf16+0xec>
+	WORD $0x2674 // je 0x7cfc <k_dot_bf16+0xec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -6728,9 +6703,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0x7d10 <k_dot_bf16+0xd0>
+	WORD $0xe475 // jne 0x7ce0 <k_dot_bf16+0xd0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0x7d9f <k_dot_bf16+0x15f>
+	WORD $0x6d77 // ja 0x7d6f <k_dot_bf16+0x15f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -6750,7 +6725,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x7d40 <k_dot_bf16+0x100>
+	WORD $0xa175 // jne 0x7d10 <k_dot_bf16+0x100>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -6759,7 +6734,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00868e0f; WORD $0x0000 // jle 0x7e43 <k_dot_q8_0+0x93>
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x7e13 <k_dot_q8_0+0x93>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -6786,11 +6761,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c18348 // addq $0x22, %rcx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9b75 // jne 0x7dd0 <k_dot_q8_0+0x20>
+	WORD $0x9b75 // jne 0x7da0 <k_dot_q8_0+0x20>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	WORD $0x08eb // jmp 0x7e4b <k_dot_q8_0+0x9b>
+	WORD $0x08eb // jmp 0x7e1b <k_dot_q8_0+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6808,13 +6783,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x7f57 <k_dot_q4_0+0xd7>
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x7f27 <k_dot_q4_0+0xd7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001c310d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c31(%rip), %xmm1 # 0x9ad6 <k_dot_q5_k+0x5c6>
-	QUAD $0x001c29157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c29(%rip), %xmm2 # 0x9ad7 <k_dot_q5_k+0x5c7>
+	QUAD $0x001c210d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c21(%rip), %xmm1 # 0x9a96 <k_dot_q5_k+0x5b6>
+	QUAD $0x001c19157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c19(%rip), %xmm2 # 0x9a97 <k_dot_q5_k+0x5b7>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -6846,11 +6821,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff77850f; WORD $0xffff // jne 0x7ec0 <k_dot_q4_0+0x40>
+	LONG $0xff77850f; WORD $0xffff // jne 0x7e90 <k_dot_q4_0+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	WORD $0x08eb // jmp 0x7f5f <k_dot_q4_0+0xdf>
+	WORD $0x08eb // jmp 0x7f2f <k_dot_q4_0+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6868,12 +6843,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8096 <k_dot_q4_1+0x106>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8066 <k_dot_q4_1+0x106>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001b230d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1b23(%rip), %xmm1 # 0x9ad8 <k_dot_q5_k+0x5c8>
+	QUAD $0x001b130d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1b13(%rip), %xmm1 # 0x9a98 <k_dot_q5_k+0x5b8>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -6917,10 +6892,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff44850f; WORD $0xffff // jne 0x7fd0 <k_dot_q4_1+0x40>
+	LONG $0xff44850f; WORD $0xffff // jne 0x7fa0 <k_dot_q4_1+0x40>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
-	WORD $0x08eb // jmp 0x809e <k_dot_q4_1+0x10e>
+	WORD $0x08eb // jmp 0x806e <k_dot_q4_1+0x10e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6938,16 +6913,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x81f2 <k_dot_q5_0+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x81c2 <k_dot_q5_0+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000185c0d6ff9c5 // vmovdqa 0x185c(%rip), %xmm1 # 0x9950 <k_dot_q5_k+0x440>
-	QUAD $0x001923155979e2c4; BYTE $0x00 // vpbroadcastq 0x1923(%rip), %xmm2 # 0x9a20 <k_dot_q5_k+0x510>
-	QUAD $0x0019d31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19d3(%rip), %xmm3 # 0x9ad9 <k_dot_q5_k+0x5c9>
-	QUAD $0x0019cb257879e2c4; BYTE $0x00 // vpbroadcastb 0x19cb(%rip), %xmm4 # 0x9ada <k_dot_q5_k+0x5ca>
-	QUAD $0x0019c32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19c3(%rip), %xmm5 # 0x9adb <k_dot_q5_k+0x5cb>
+	QUAD $0x0000184c0d6ff9c5 // vmovdqa 0x184c(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
+	QUAD $0x001913155979e2c4; BYTE $0x00 // vpbroadcastq 0x1913(%rip), %xmm2 # 0x99e0 <k_dot_q5_k+0x500>
+	QUAD $0x0019c31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19c3(%rip), %xmm3 # 0x9a99 <k_dot_q5_k+0x5b9>
+	QUAD $0x0019bb257879e2c4; BYTE $0x00 // vpbroadcastb 0x19bb(%rip), %xmm4 # 0x9a9a <k_dot_q5_k+0x5ba>
+	QUAD $0x0019b32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19b3(%rip), %xmm5 # 0x9a9b <k_dot_q5_k+0x5bb>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -6992,11 +6967,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x8120 <k_dot_q5_0+0x50>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x80f0 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
-	WORD $0x08eb // jmp 0x81fa <k_dot_q5_0+0x12a>
+	WORD $0x08eb // jmp 0x81ca <k_dot_q5_0+0x12a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7014,15 +6989,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01498e0f; WORD $0x0000 // jle 0x8386 <k_dot_q5_1+0x156>
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x8356 <k_dot_q5_1+0x156>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0018870d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1887(%rip), %xmm1 # 0x9adc <k_dot_q5_k+0x5cc>
-	QUAD $0x000016f3156ff9c5 // vmovdqa 0x16f3(%rip), %xmm2 # 0x9950 <k_dot_q5_k+0x440>
-	QUAD $0x0017ba1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x17ba(%rip), %xmm3 # 0x9a20 <k_dot_q5_k+0x510>
-	QUAD $0x00186e257879e2c4; BYTE $0x00 // vpbroadcastb 0x186e(%rip), %xmm4 # 0x9add <k_dot_q5_k+0x5cd>
+	QUAD $0x0018770d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1877(%rip), %xmm1 # 0x9a9c <k_dot_q5_k+0x5bc>
+	QUAD $0x000016e3156ff9c5 // vmovdqa 0x16e3(%rip), %xmm2 # 0x9910 <k_dot_q5_k+0x430>
+	QUAD $0x0017aa1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x17aa(%rip), %xmm3 # 0x99e0 <k_dot_q5_k+0x500>
+	QUAD $0x00185e257879e2c4; BYTE $0x00 // vpbroadcastb 0x185e(%rip), %xmm4 # 0x9a9d <k_dot_q5_k+0x5bd>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -7080,10 +7055,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff04850f; WORD $0xffff // jne 0x8280 <k_dot_q5_1+0x50>
+	LONG $0xff04850f; WORD $0xffff // jne 0x8250 <k_dot_q5_1+0x50>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
-	WORD $0x08eb // jmp 0x838e <k_dot_q5_1+0x15e>
+	WORD $0x08eb // jmp 0x835e <k_dot_q5_1+0x15e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7101,7 +7076,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04c78e0f; WORD $0x0000 // jle 0x8894 <k_dot_q3_k+0x4d4>
+	LONG $0x04c78e0f; WORD $0x0000 // jle 0x8864 <k_dot_q3_k+0x4d4>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	BYTE $0x53 // pushq %rbx
@@ -7111,11 +7086,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000165e0d12fbc5 // vmovddup 0x165e(%rip), %xmm1 # xmm1 = mem[0,0]
+	QUAD $0x0000164e0d12fbc5 // vmovddup 0x164e(%rip), %xmm1 # xmm1 = mem[0,0]
 	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
-	QUAD $0x0016dd2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16dd(%rip), %xmm5 # 0x9ade <k_dot_q5_k+0x5ce>
-	QUAD $0x0016d505787962c4; BYTE $0x00 // vpbroadcastb 0x16d5(%rip), %xmm8 # 0x9adf <k_dot_q5_k+0x5cf>
-	QUAD $0x0016cd0d787962c4; BYTE $0x00 // vpbroadcastb 0x16cd(%rip), %xmm9 # 0x9ae0 <k_dot_q5_k+0x5d0>
+	QUAD $0x0016cd2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16cd(%rip), %xmm5 # 0x9a9e <k_dot_q5_k+0x5be>
+	QUAD $0x0016c505787962c4; BYTE $0x00 // vpbroadcastb 0x16c5(%rip), %xmm8 # 0x9a9f <k_dot_q5_k+0x5bf>
+	QUAD $0x0016bd0d787962c4; BYTE $0x00 // vpbroadcastb 0x16bd(%rip), %xmm9 # 0x9aa0 <k_dot_q5_k+0x5c0>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -7134,15 +7109,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2279c3c4; WORD $0x03c1 // vpinsrd $0x3, %r9d, %xmm0, %xmm0
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
 	LONG $0x2271c3c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm1, %xmm1
-	QUAD $0x000014b505dbf9c5 // vpand 0x14b5(%rip), %xmm0, %xmm0 # 0x9930 <k_dot_q5_k+0x420>
+	QUAD $0x000014a505dbf9c5 // vpand 0x14a5(%rip), %xmm0, %xmm0 # 0x98f0 <k_dot_q5_k+0x410>
 	LONG $0xc970f9c5; BYTE $0x10 // vpshufd $0x10, %xmm1, %xmm1 # xmm1 = xmm1[0,0,1,0]
 	LONG $0x5c6ff9c5; WORD $0x4024 // vmovdqa 0x40(%rsp), %xmm3
 	LONG $0x4771e2c4; BYTE $0xd3 // vpsllvd %xmm3, %xmm1, %xmm2
 	LONG $0x4571e2c4; BYTE $0xcb // vpsrlvd %xmm3, %xmm1, %xmm1
 	LONG $0x0269e3c4; WORD $0x0cc9 // vpblendd $0xc, %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0,1],xmm1[2,3]
-	QUAD $0x000014420ddbf1c5 // vpand 0x1442(%rip), %xmm1, %xmm1 # 0x98e0 <k_dot_q5_k+0x3d0>
+	QUAD $0x000014320ddbf1c5 // vpand 0x1432(%rip), %xmm1, %xmm1 # 0x98a0 <k_dot_q5_k+0x3c0>
 	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x000014c605fcf9c5 // vpaddb 0x14c6(%rip), %xmm0, %xmm0 # 0x9970 <k_dot_q5_k+0x460>
+	QUAD $0x000014b605fcf9c5 // vpaddb 0x14b6(%rip), %xmm0, %xmm0 # 0x9930 <k_dot_q5_k+0x450>
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
@@ -7292,7 +7267,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875c2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm12
 	LONG $0xa875e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm2
 	LONG $0xd671f1c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm1
-	QUAD $0x001338357879e2c4; BYTE $0x00 // vpbroadcastb 0x1338(%rip), %xmm6 # 0x9ae1 <k_dot_q5_k+0x5d1>
+	QUAD $0x001328357879e2c4; BYTE $0x00 // vpbroadcastb 0x1328(%rip), %xmm6 # 0x9aa1 <k_dot_q5_k+0x5c1>
 	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
 	LONG $0x7169c1c4; WORD $0x01d5 // vpsrlw $0x1, %xmm13, %xmm2
 	LONG $0xd2dbb9c5 // vpand %xmm2, %xmm8, %xmm2
@@ -7314,7 +7289,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfcd8850f; WORD $0xffff // jne 0x84f0 <k_dot_q3_k+0x130>
+	LONG $0xfcd8850f; WORD $0xffff // jne 0x84c0 <k_dot_q3_k+0x130>
 	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7334,13 +7309,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfb9c850f; WORD $0xffff // jne 0x8420 <k_dot_q3_k+0x60>
+	LONG $0xfb9c850f; WORD $0xffff // jne 0x83f0 <k_dot_q3_k+0x60>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
 	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x889c <k_dot_q3_k+0x4dc>
+	WORD $0x08eb // jmp 0x886c <k_dot_q3_k+0x4dc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7358,7 +7333,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04ac8e0f; WORD $0x0000 // jle 0x8d89 <k_dot_q6_k+0x4b9>
+	LONG $0x04ac8e0f; WORD $0x0000 // jle 0x8d59 <k_dot_q6_k+0x4b9>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -7367,9 +7342,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0011e03d7879e2c4; BYTE $0x00 // vpbroadcastb 0x11e0(%rip), %xmm7 # 0x9ae2 <k_dot_q5_k+0x5d2>
-	QUAD $0x0011d81d787962c4; BYTE $0x00 // vpbroadcastb 0x11d8(%rip), %xmm11 # 0x9ae3 <k_dot_q5_k+0x5d3>
-	QUAD $0x0011d00d787962c4; BYTE $0x00 // vpbroadcastb 0x11d0(%rip), %xmm9 # 0x9ae4 <k_dot_q5_k+0x5d4>
+	QUAD $0x0011d03d7879e2c4; BYTE $0x00 // vpbroadcastb 0x11d0(%rip), %xmm7 # 0x9aa2 <k_dot_q5_k+0x5c2>
+	QUAD $0x0011c81d787962c4; BYTE $0x00 // vpbroadcastb 0x11c8(%rip), %xmm11 # 0x9aa3 <k_dot_q5_k+0x5c3>
+	QUAD $0x0011c00d787962c4; BYTE $0x00 // vpbroadcastb 0x11c0(%rip), %xmm9 # 0x9aa4 <k_dot_q5_k+0x5c4>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7556,7 +7531,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfc82850f; WORD $0xffff // jne 0x8990 <k_dot_q6_k+0xc0>
+	LONG $0xfc82850f; WORD $0xffff // jne 0x8960 <k_dot_q6_k+0xc0>
 	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7574,12 +7549,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfba5850f; WORD $0xffff // jne 0x8920 <k_dot_q6_k+0x50>
+	LONG $0xfba5850f; WORD $0xffff // jne 0x88f0 <k_dot_q6_k+0x50>
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x8d91 <k_dot_q6_k+0x4c1>
+	WORD $0x08eb // jmp 0x8d61 <k_dot_q6_k+0x4c1>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7597,7 +7572,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04198e0f; WORD $0x0000 // jle 0x91e6 <k_dot_q2_k+0x426>
+	LONG $0x04198e0f; WORD $0x0000 // jle 0x91b6 <k_dot_q2_k+0x426>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	BYTE $0x53 // pushq %rbx
@@ -7607,9 +7582,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000bc9051879e2c4; BYTE $0x00 // vbroadcastss 0xbc9(%rip), %xmm0 # 0x99bc <k_dot_q5_k+0x4ac>
+	QUAD $0x000bb9051879e2c4; BYTE $0x00 // vbroadcastss 0xbb9(%rip), %xmm0 # 0x997c <k_dot_q5_k+0x49c>
 	LONG $0x4429f8c5; WORD $0x5024 // vmovaps %xmm0, 0x50(%rsp)
-	QUAD $0x000ce32d7879e2c4; BYTE $0x00 // vpbroadcastb 0xce3(%rip), %xmm5 # 0x9ae5 <k_dot_q5_k+0x5d5>
+	QUAD $0x000cd32d7879e2c4; BYTE $0x00 // vpbroadcastb 0xcd3(%rip), %xmm5 # 0x9aa5 <k_dot_q5_k+0x5c5>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7618,7 +7593,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0249429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xc0(%rsp)
 	QUAD $0x0000e024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsp)
 	QUAD $0x00010024a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x100(%rsp)
-	QUAD $0x000ca9157879e2c4; BYTE $0x00 // vpbroadcastb 0xca9(%rip), %xmm2 # 0x9ae6 <k_dot_q5_k+0x5d6>
+	QUAD $0x000c99157879e2c4; BYTE $0x00 // vpbroadcastb 0xc99(%rip), %xmm2 # 0x9aa6 <k_dot_q5_k+0x5c6>
 	LONG $0x01dbe9c5 // vpand (%rcx), %xmm2, %xmm0
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
@@ -7759,7 +7734,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfd99850f; WORD $0xffff // jne 0x8eb0 <k_dot_q2_k+0xf0>
+	LONG $0xfd99850f; WORD $0xffff // jne 0x8e80 <k_dot_q2_k+0xf0>
 	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7779,7 +7754,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0xe175 // jne 0x9160 <k_dot_q2_k+0x3a0>
+	WORD $0xe175 // jne 0x9130 <k_dot_q2_k+0x3a0>
 	QUAD $0x00c024bca86de2c4; WORD $0x0000 // vfmadd213ps 0xc0(%rsp), %ymm2, %ymm7 # ymm7 = (ymm2 * ymm7) + mem
 	QUAD $0x00a02484a86d62c4; WORD $0x0000 // vfmadd213ps 0xa0(%rsp), %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + mem
 	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
@@ -7795,13 +7770,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
 	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfc3a850f; WORD $0xffff // jne 0x8e10 <k_dot_q2_k+0x50>
+	LONG $0xfc3a850f; WORD $0xffff // jne 0x8de0 <k_dot_q2_k+0x50>
 	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
 	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x91ee <k_dot_q2_k+0x42e>
+	WORD $0x08eb // jmp 0x91be <k_dot_q2_k+0x42e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7819,7 +7794,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02a68e0f; WORD $0x0000 // jle 0x94d3 <k_dot_q4_k+0x2b3>
+	LONG $0x02a68e0f; WORD $0x0000 // jle 0x94a3 <k_dot_q4_k+0x2b3>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -7832,8 +7807,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00075e0d1879e2c4; BYTE $0x00 // vbroadcastss 0x75e(%rip), %xmm1 # 0x99bc <k_dot_q5_k+0x4ac>
-	QUAD $0x000880157879e2c4; BYTE $0x00 // vpbroadcastb 0x880(%rip), %xmm2 # 0x9ae7 <k_dot_q5_k+0x5d7>
+	QUAD $0x00074e0d1879e2c4; BYTE $0x00 // vbroadcastss 0x74e(%rip), %xmm1 # 0x997c <k_dot_q5_k+0x49c>
+	QUAD $0x000870157879e2c4; BYTE $0x00 // vpbroadcastb 0x870(%rip), %xmm2 # 0x9aa7 <k_dot_q5_k+0x5c7>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -7916,7 +7891,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x28f98349 // cmpq $0x28, %r9
-	LONG $0xff08850f; WORD $0xffff // jne 0x9320 <k_dot_q4_k+0x100>
+	LONG $0xff08850f; WORD $0xffff // jne 0x92f0 <k_dot_q4_k+0x100>
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -7931,7 +7906,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb82d42c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm11) + ymm8
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xcf75 // jne 0x9430 <k_dot_q4_k+0x210>
+	WORD $0xcf75 // jne 0x9400 <k_dot_q4_k+0x210>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e7941c4; BYTE $0xd1 // vmovd %r9d, %xmm10
 	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
@@ -7950,14 +7925,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfdbf850f; WORD $0xffff // jne 0x9280 <k_dot_q4_k+0x60>
+	LONG $0xfdbf850f; WORD $0xffff // jne 0x9250 <k_dot_q4_k+0x60>
 	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
 	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x94db <k_dot_q4_k+0x2bb>
+	WORD $0x08eb // jmp 0x94ab <k_dot_q4_k+0x2bb>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7975,7 +7950,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x033b8e0f; WORD $0x0000 // jle 0x9858 <k_dot_q5_k+0x348>
+	LONG $0x033b8e0f; WORD $0x0000 // jle 0x9828 <k_dot_q5_k+0x348>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -7988,11 +7963,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0005970d7879e2c4; BYTE $0x00 // vpbroadcastb 0x597(%rip), %xmm1 # 0x9ae8 <k_dot_q5_k+0x5d8>
-	QUAD $0x00058f157879e2c4; BYTE $0x00 // vpbroadcastb 0x58f(%rip), %xmm2 # 0x9ae9 <k_dot_q5_k+0x5d9>
-	QUAD $0x0004591d1879e2c4; BYTE $0x00 // vbroadcastss 0x459(%rip), %xmm3 # 0x99bc <k_dot_q5_k+0x4ac>
+	QUAD $0x0005870d7879e2c4; BYTE $0x00 // vpbroadcastb 0x587(%rip), %xmm1 # 0x9aa8 <k_dot_q5_k+0x5c8>
+	QUAD $0x00057f157879e2c4; BYTE $0x00 // vpbroadcastb 0x57f(%rip), %xmm2 # 0x9aa9 <k_dot_q5_k+0x5c9>
+	QUAD $0x0004491d1879e2c4; BYTE $0x00 // vbroadcastss 0x449(%rip), %xmm3 # 0x997c <k_dot_q5_k+0x49c>
 	LONG $0x5c29f8c5; WORD $0x1024 // vmovaps %xmm3, 0x10(%rsp)
-	QUAD $0x000578257879e2c4; BYTE $0x00 // vpbroadcastb 0x578(%rip), %xmm4 # 0x9aea <k_dot_q5_k+0x5da>
+	QUAD $0x000568257879e2c4; BYTE $0x00 // vpbroadcastb 0x568(%rip), %xmm4 # 0x9aaa <k_dot_q5_k+0x5ca>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -8095,7 +8070,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0xfeb9850f; WORD $0xffff // jne 0x9640 <k_dot_q5_k+0x130>
+	LONG $0xfeb9850f; WORD $0xffff // jne 0x9610 <k_dot_q5_k+0x130>
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -8110,7 +8085,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87d62c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm3) + ymm10
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xcf75 // jne 0x97a0 <k_dot_q5_k+0x290>
+	WORD $0xcf75 // jne 0x9770 <k_dot_q5_k+0x290>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -8132,14 +8107,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfd3a850f; WORD $0xffff // jne 0x9580 <k_dot_q5_k+0x70>
+	LONG $0xfd3a850f; WORD $0xffff // jne 0x9550 <k_dot_q5_k+0x70>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x9860 <k_dot_q5_k+0x350>
+	WORD $0x08eb // jmp 0x9830 <k_dot_q5_k+0x350>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8152,22 +8127,6 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -8300,14 +8259,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0x9952 <k_dot_q5_k+0x442>
-	WORD $0xe0e0 // loopne 0x9954 <k_dot_q5_k+0x444>
-	WORD $0xe0e0 // loopne 0x9956 <k_dot_q5_k+0x446>
-	WORD $0xe0e0 // loopne 0x9958 <k_dot_q5_k+0x448>
-	WORD $0xe0e0 // loopne 0x995a <k_dot_q5_k+0x44a>
-	WORD $0xe0e0 // loopne 0x995c <k_dot_q5_k+0x44c>
-	WORD $0xe0e0 // loopne 0x995e <k_dot_q5_k+0x44e>
-	WORD $0xe0e0 // loopne 0x9960 <k_dot_q5_k+0x450>
+	WORD $0xe0e0 // loopne 0x9912 <k_dot_q5_k+0x432>
+	WORD $0xe0e0 // loopne 0x9914 <k_dot_q5_k+0x434>
+	WORD $0xe0e0 // loopne 0x9916 <k_dot_q5_k+0x436>
+	WORD $0xe0e0 // loopne 0x9918 <k_dot_q5_k+0x438>
+	WORD $0xe0e0 // loopne 0x991a <k_dot_q5_k+0x43a>
+	WORD $0xe0e0 // loopne 0x991c <k_dot_q5_k+0x43c>
+	WORD $0xe0e0 // loopne 0x991e <k_dot_q5_k+0x43e>
+	WORD $0xe0e0 // loopne 0x9920 <k_dot_q5_k+0x440>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -8383,7 +8342,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0x9a2b <k_dot_q5_k+0x51b>
+	WORD $0x1de3 // jrcxz 0x99eb <k_dot_q5_k+0x50b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -8406,7 +8365,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0x9a87 <k_dot_q5_k+0x577>
+	WORD $0x3fe0 // loopne 0x9a47 <k_dot_q5_k+0x567>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -8416,7 +8375,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0x9a5a <k_dot_q5_k+0x54a>
+	WORD $0xfee0 // loopne 0x9a1a <k_dot_q5_k+0x53a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -8425,8 +8384,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0x9a2b <k_dot_q5_k+0x51b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0x9a09 <k_dot_q5_k+0x4f9>
+	WORD $0xb778 // js 0x99eb <k_dot_q5_k+0x50b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0x99c9 <k_dot_q5_k+0x4e9>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp

@@ -122,48 +122,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
-	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
 	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x2bd78e0f; WORD $0x0000 // jle 0x2dfe <k_gemm_nt+0x2bfe>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48508b48 // movq 0x48(%rax), %rdx
-	LONG $0x50488b48 // movq 0x50(%rax), %rcx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x3feec148 // shrq $0x3f, %rsi
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0xd148; BYTE $0xfe // sarq %rsi
-	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x38608b4c // movq 0x38(%rax), %r12
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0xbd963528087c6162; WORD $0x0000 // vmovaps 0xbd96(%rip), %xmm30 # 0xc000 <k_dot_q5_k+0x300>
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x1beb // jmp 0x291 <k_gemm_nt+0x91>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
-	LONG $0x2b6d8e0f; WORD $0x0000 // jle 0x2dfe <k_gemm_nt+0x2bfe>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x311c8d48 // leaq (%rcx,%rsi), %rbx
-	LONG $0x24443b48; BYTE $0x58 // cmpq 0x58(%rsp), %rax
-	LONG $0xda4e0f48 // cmovleq %rdx, %rbx
-	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
-	LONG $0x10468d48 // leaq 0x10(%rsi), %rax
-	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
-	QUAD $0x000000382444c748; BYTE $0x00 // movq $0x0, 0x38(%rsp)
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x79eb // jmp 0x33e <k_gemm_nt+0x13e>
+	LONG $0x2b728e0f; WORD $0x0000 // jle 0x2d95 <k_gemm_nt+0x2b95>
+	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
+	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	QUAD $0x000000302444c748; BYTE $0x00 // movq $0x0, 0x30(%rsp)
+	QUAD $0xbd363528087c6162; WORD $0x0000 // vmovaps 0xbd36(%rip), %xmm30 # 0xbf80 <k_dot_q5_k+0x2f0>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
+	WORD $0x7ceb // jmp 0x2d5 <k_gemm_nt+0xd5>
 	LONG $0x487c7162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm12, (%rax,%rdx)
 	QUAD $0x01105c29487c7162 // vmovaps %zmm11, 0x40(%rax,%rdx)
 	QUAD $0x02105429487c7162 // vmovaps %zmm10, 0x80(%rax,%rdx)
@@ -176,330 +150,190 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x09105c29487cf162 // vmovaps %zmm3, 0x240(%rax,%rdx)
 	QUAD $0x0a105429487cf162 // vmovaps %zmm2, 0x280(%rax,%rdx)
 	QUAD $0x0b104c29487cf162 // vmovaps %zmm1, 0x2c0(%rax,%rdx)
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x24448348; WORD $0x1038 // addq $0x10, 0x38(%rsp)
-	LONG $0x247c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r15
-	LONG $0xff428d0f; WORD $0xffff // jge 0x280 <k_gemm_nt+0x80>
-	LONG $0x06fc8349 // cmpq $0x6, %r12
-	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
-	LONG $0x01438d0f; WORD $0x0000 // jge 0x490 <k_gemm_nt+0x290>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x24448348; WORD $0x1030 // addq $0x10, 0x30(%rsp)
+	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
+	LONG $0x2ac08d0f; WORD $0x0000 // jge 0x2d95 <k_gemm_nt+0x2b95>
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x013c8d0f; WORD $0x0000 // jge 0x420 <k_gemm_nt+0x220>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	WORD $0x294c; BYTE $0xd0 // subq %r10, %rax
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x0cf08e0f; WORD $0x0000 // jle 0x1050 <k_gemm_nt+0xe50>
+	LONG $0x2414894c // movq %r10, (%rsp)
+	LONG $0x0cd58e0f; WORD $0x0000 // jle 0xfd0 <k_gemm_nt+0xdd0>
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x0d9a840f; WORD $0x0000 // je 0x1109 <k_gemm_nt+0xf09>
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x0e50840f; WORD $0x0000 // je 0x11c9 <k_gemm_nt+0xfc9>
-	LONG $0x05f88348 // cmpq $0x5, %rax
-	WORD $0xaa75 // jne 0x329 <k_gemm_nt+0x129>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
-	LONG $0x08e0c148 // shlq $0x8, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x06e2c148 // shlq $0x6, %rdx
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x18510348 // addq 0x18(%rcx), %rdx
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x03ca8349 // orq $0x3, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xd64d0f4c // cmovgeq %rsi, %r10
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x182e840f; WORD $0x0000 // je 0x1c0e <k_gemm_nt+0x1a0e>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487ce162; WORD $0x1c28; BYTE $0x02 // vmovaps (%rdx,%rax), %zmm19
-	QUAD $0x01026428487ce162 // vmovaps 0x40(%rdx,%rax), %zmm20
-	QUAD $0x02024c28487ce162 // vmovaps 0x80(%rdx,%rax), %zmm17
-	QUAD $0x03025428487ce162 // vmovaps 0xc0(%rdx,%rax), %zmm18
-	QUAD $0x04024428487ce162 // vmovaps 0x100(%rdx,%rax), %zmm16
-	QUAD $0x05027c28487c7162 // vmovaps 0x140(%rdx,%rax), %zmm15
-	QUAD $0x06027428487c7162 // vmovaps 0x180(%rdx,%rax), %zmm14
-	QUAD $0x07026c28487c7162 // vmovaps 0x1c0(%rdx,%rax), %zmm13
-	QUAD $0x08025c28487c7162 // vmovaps 0x200(%rdx,%rax), %zmm11
-	QUAD $0x09026428487c7162 // vmovaps 0x240(%rdx,%rax), %zmm12
-	QUAD $0x0a024c28487c7162 // vmovaps 0x280(%rdx,%rax), %zmm9
-	QUAD $0x0b025428487c7162 // vmovaps 0x2c0(%rdx,%rax), %zmm10
-	QUAD $0x0c024428487c7162 // vmovaps 0x300(%rdx,%rax), %zmm8
-	QUAD $0x0d027c28487cf162 // vmovaps 0x340(%rdx,%rax), %zmm7
-	QUAD $0x0e027428487cf162 // vmovaps 0x380(%rdx,%rax), %zmm6
-	QUAD $0x0f026c28487cf162 // vmovaps 0x3c0(%rdx,%rax), %zmm5
-	QUAD $0x10025c28487cf162 // vmovaps 0x400(%rdx,%rax), %zmm3
-	QUAD $0x11026428487cf162 // vmovaps 0x440(%rdx,%rax), %zmm4
-	QUAD $0x12024c28487cf162 // vmovaps 0x480(%rdx,%rax), %zmm1
-	QUAD $0x13025428487cf162 // vmovaps 0x4c0(%rdx,%rax), %zmm2
-	LONG $0x0017e7e9; BYTE $0x00 // jmp 0x1c70 <k_gemm_nt+0x1a70>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xefaf0f49 // imulq %r15, %rbp
-	LONG $0x06e5c148 // shlq $0x6, %rbp
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x18680348 // addq 0x18(%rax), %rbp
-	LONG $0x08588b4c // movq 0x8(%rax), %r11
-	LONG $0x10488b48 // movq 0x10(%rax), %rcx
-	LONG $0x28408b4c // movq 0x28(%rax), %r8
-	LONG $0x30488b4c // movq 0x30(%rax), %r9
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0xd24d0f49 // cmovgeq %r10, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x91348d4c // leaq (%rcx,%rdx,4), %r14
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x02ca8348 // orq $0x2, %rdx
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xd24d0f49 // cmovgeq %r10, %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x03ce8348 // orq $0x3, %rsi
-	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
-	LONG $0xf24d0f49 // cmovgeq %r10, %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0xb1148d4c // leaq (%rcx,%rsi,4), %r10
-	LONG $0x4caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r9
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
-	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x62c <k_gemm_nt+0x42c>
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x001d7429487ca162 // vmovaps %zmm22, (%rbp,%r11)
-	QUAD $0x011d4429487c2162 // vmovaps %zmm24, 0x40(%rbp,%r11)
-	QUAD $0x021d6c29487ca162 // vmovaps %zmm21, 0x80(%rbp,%r11)
-	QUAD $0x031d7c29487ca162 // vmovaps %zmm23, 0xc0(%rbp,%r11)
-	QUAD $0x041d5c29487ca162 // vmovaps %zmm19, 0x100(%rbp,%r11)
-	QUAD $0x051d6429487ca162 // vmovaps %zmm20, 0x140(%rbp,%r11)
-	QUAD $0x061d4c29487ca162 // vmovaps %zmm17, 0x180(%rbp,%r11)
-	QUAD $0x071d5429487ca162 // vmovaps %zmm18, 0x1c0(%rbp,%r11)
-	QUAD $0x081d7c29487c3162 // vmovaps %zmm15, 0x200(%rbp,%r11)
-	QUAD $0x091d4429487ca162 // vmovaps %zmm16, 0x240(%rbp,%r11)
-	QUAD $0x0a1d6c29487c3162 // vmovaps %zmm13, 0x280(%rbp,%r11)
-	QUAD $0x0b1d7429487c3162 // vmovaps %zmm14, 0x2c0(%rbp,%r11)
-	QUAD $0x0c1d5c29487c3162 // vmovaps %zmm11, 0x300(%rbp,%r11)
-	QUAD $0x0d1d6429487c3162 // vmovaps %zmm12, 0x340(%rbp,%r11)
-	QUAD $0x0e1d4c29487c3162 // vmovaps %zmm9, 0x380(%rbp,%r11)
-	QUAD $0x0f1d5429487c3162 // vmovaps %zmm10, 0x3c0(%rbp,%r11)
-	QUAD $0x101d7c29487cb162 // vmovaps %zmm7, 0x400(%rbp,%r11)
-	QUAD $0x111d4429487c3162 // vmovaps %zmm8, 0x440(%rbp,%r11)
-	QUAD $0x121d6c29487cb162 // vmovaps %zmm5, 0x480(%rbp,%r11)
-	QUAD $0x131d7429487cb162 // vmovaps %zmm6, 0x4c0(%rbp,%r11)
-	QUAD $0x141d5c29487cb162 // vmovaps %zmm3, 0x500(%rbp,%r11)
-	QUAD $0x151d6429487cb162 // vmovaps %zmm4, 0x540(%rbp,%r11)
-	QUAD $0x161d4c29487cb162 // vmovaps %zmm1, 0x580(%rbp,%r11)
-	QUAD $0x171d5429487cb162 // vmovaps %zmm2, 0x5c0(%rbp,%r11)
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0x064d8d49 // leaq 0x6(%r13), %rcx
-	LONG $0x24740348; BYTE $0x30 // addq 0x30(%rsp), %rsi
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
-	LONG $0xfd248f0f; WORD $0xffff // jg 0x350 <k_gemm_nt+0x150>
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x08e3c149 // shlq $0x8, %r11
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x040a840f; WORD $0x0000 // je 0xa50 <k_gemm_nt+0x850>
-	QUAD $0x001d7428487ca162 // vmovaps (%rbp,%r11), %zmm22
-	QUAD $0x011d4428487c2162 // vmovaps 0x40(%rbp,%r11), %zmm24
-	QUAD $0x021d6c28487ca162 // vmovaps 0x80(%rbp,%r11), %zmm21
-	QUAD $0x031d7c28487ca162 // vmovaps 0xc0(%rbp,%r11), %zmm23
-	QUAD $0x041d5c28487ca162 // vmovaps 0x100(%rbp,%r11), %zmm19
-	QUAD $0x051d6428487ca162 // vmovaps 0x140(%rbp,%r11), %zmm20
-	QUAD $0x061d4c28487ca162 // vmovaps 0x180(%rbp,%r11), %zmm17
-	QUAD $0x071d5428487ca162 // vmovaps 0x1c0(%rbp,%r11), %zmm18
-	QUAD $0x081d7c28487c3162 // vmovaps 0x200(%rbp,%r11), %zmm15
-	QUAD $0x091d4428487ca162 // vmovaps 0x240(%rbp,%r11), %zmm16
-	QUAD $0x0a1d6c28487c3162 // vmovaps 0x280(%rbp,%r11), %zmm13
-	QUAD $0x0b1d7428487c3162 // vmovaps 0x2c0(%rbp,%r11), %zmm14
-	QUAD $0x0c1d5c28487c3162 // vmovaps 0x300(%rbp,%r11), %zmm11
-	QUAD $0x0d1d6428487c3162 // vmovaps 0x340(%rbp,%r11), %zmm12
-	QUAD $0x0e1d4c28487c3162 // vmovaps 0x380(%rbp,%r11), %zmm9
-	QUAD $0x0f1d5428487c3162 // vmovaps 0x3c0(%rbp,%r11), %zmm10
-	QUAD $0x101d7c28487cb162 // vmovaps 0x400(%rbp,%r11), %zmm7
-	QUAD $0x111d4428487c3162 // vmovaps 0x440(%rbp,%r11), %zmm8
-	QUAD $0x121d6c28487cb162 // vmovaps 0x480(%rbp,%r11), %zmm5
-	QUAD $0x131d7428487cb162 // vmovaps 0x4c0(%rbp,%r11), %zmm6
-	QUAD $0x141d5c28487cb162 // vmovaps 0x500(%rbp,%r11), %zmm3
-	QUAD $0x151d6428487cb162 // vmovaps 0x540(%rbp,%r11), %zmm4
-	QUAD $0x161d4c28487cb162 // vmovaps 0x580(%rbp,%r11), %zmm1
-	QUAD $0x171d5428487cb162 // vmovaps 0x5c0(%rbp,%r11), %zmm2
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x010c8f0f; WORD $0x0000 // jg 0x81d <k_gemm_nt+0x61d>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c0162; WORD $0x0c10; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm25
-	LONG $0x487c0162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm26
-	LONG $0x487c2162; WORD $0x1c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm27
-	LONG $0x487c0162; WORD $0x2410; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm28
-	LONG $0xa63c8d4a // leaq (%rsi,%r12,4), %rdi
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm29
-	LONG $0x40158262; WORD $0xf1b8 // vfmadd231ps %zmm25, %zmm29, %zmm22 # zmm22 = (zmm29 * zmm25) + zmm22
-	LONG $0x40150262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm26) + zmm24
-	LONG $0x40158262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm27) + zmm21
-	LONG $0x401d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm29) + zmm23
-	LONG $0x3f0c8d4a // leaq (%rdi,%r15), %rcx
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0x87 // vmovups (%rdi,%r8,4), %zmm29
-	LONG $0x40158262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm25) + zmm19
-	LONG $0x40158262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm20 # zmm20 = (zmm29 * zmm26) + zmm20
-	LONG $0x40158262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm17 # zmm17 = (zmm29 * zmm27) + zmm17
-	LONG $0x401d8262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm29) + zmm18
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xc7 // vmovups (%rdi,%r8,8), %zmm29
-	LONG $0x40151262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm25) + zmm15
-	LONG $0x40158262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm16 # zmm16 = (zmm29 * zmm26) + zmm16
-	LONG $0x40151262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm27) + zmm13
-	LONG $0x401d1262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm29) + zmm14
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0x81 // vmovups (%rcx,%r8,4), %zmm29
-	LONG $0x40151262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm11 # zmm11 = (zmm29 * zmm25) + zmm11
-	LONG $0x40151262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm26) + zmm12
-	LONG $0x40151262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm9 # zmm9 = (zmm29 * zmm27) + zmm9
-	LONG $0x401d1262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm29) + zmm10
-	LONG $0x3f3c8d4b // leaq (%r15,%r15), %rdi
-	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xc1 // vmovups (%rcx,%r8,8), %zmm29
-	LONG $0x40159262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm25) + zmm7
-	LONG $0x40151262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm26) + zmm8
-	LONG $0x40159262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm27) + zmm5
-	LONG $0x401d9262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm29) + zmm6
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0x87 // vmovups (%rdi,%r8,4), %zmm29
-	LONG $0x40159262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm25) + zmm3
-	LONG $0x40159262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm26) + zmm4
-	LONG $0x40159262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm1 # zmm1 = (zmm29 * zmm27) + zmm1
-	LONG $0x40159262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm28) + zmm2
-	LONG $0x244c8d49; BYTE $0x10 // leaq 0x10(%r12), %rcx
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0xff038e0f; WORD $0xffff // jle 0x720 <k_gemm_nt+0x520>
-	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
-	LONG $0x01728e0f; WORD $0x0000 // jle 0x998 <k_gemm_nt+0x798>
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
-	QUAD $0x78248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0x78(%rsp)
-	LONG $0x024d8d49 // leaq 0x2(%r13), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
-	QUAD $0xb8248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0xb8(%rsp)
-	LONG $0x034d8d49 // leaq 0x3(%r13), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm28 {%k1} {z}
-	LONG $0x044d8d49 // leaq 0x4(%r13), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x2c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm29 {%k1} {z}
-	LONG $0x054d8d49 // leaq 0x5(%r13), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x3410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm30 {%k1} {z}
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0xc97c2162; WORD $0x3c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm31 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x0c10; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm25 {%k1} {z}
-	LONG $0xc97c2162; WORD $0x1410; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm26 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm27 {%k1} {z}
-	LONG $0x487d8262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm31) + zmm22
-	LONG $0x487d0262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm24 # zmm24 = (zmm0 * zmm25) + zmm24
-	LONG $0x487d8262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm21 # zmm21 = (zmm0 * zmm26) + zmm21
-	LONG $0x4025e262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm27, %zmm23 # zmm23 = (zmm27 * zmm0) + zmm23
-	QUAD $0x78248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0x78(%rsp), %zmm0
-	LONG $0x487d8262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm0, %zmm19 # zmm19 = (zmm0 * zmm31) + zmm19
-	LONG $0x487d8262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm0, %zmm20 # zmm20 = (zmm0 * zmm25) + zmm20
-	LONG $0x487d8262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm0, %zmm17 # zmm17 = (zmm0 * zmm26) + zmm17
-	LONG $0x4025e262; WORD $0xd0b8 // vfmadd231ps %zmm0, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm0) + zmm18
-	QUAD $0xb8248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0xb8(%rsp), %zmm0
-	LONG $0x487d1262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm0, %zmm15 # zmm15 = (zmm0 * zmm31) + zmm15
-	LONG $0x487d8262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm16 # zmm16 = (zmm0 * zmm25) + zmm16
-	LONG $0x487d1262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm13 # zmm13 = (zmm0 * zmm26) + zmm13
-	LONG $0x40257262; WORD $0xf0b8 // vfmadd231ps %zmm0, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm0) + zmm14
-	LONG $0x401d1262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm31) + zmm11
-	LONG $0x401d1262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm25) + zmm12
-	LONG $0x401d1262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm9 # zmm9 = (zmm28 * zmm26) + zmm9
-	LONG $0x40251262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm28) + zmm10
-	LONG $0x40159262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm31) + zmm7
-	LONG $0x40151262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm25) + zmm8
-	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
-	LONG $0x40259262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm29) + zmm6
-	LONG $0x400d9262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm30, %zmm3 # zmm3 = (zmm30 * zmm31) + zmm3
-	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
-	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
-	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0xb6683528087c6162; WORD $0x0000 // vmovaps 0xb668(%rip), %xmm30 # 0xc000 <k_dot_q5_k+0x300>
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0xfbad8f0f; WORD $0xffff // jg 0x550 <k_gemm_nt+0x350>
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0xe9af0f4c // imulq %rcx, %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x2f // addq (%rdi), %r13
-	LONG $0x585f8b4c // movq 0x58(%rdi), %r11
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x40cd9362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm24, %zmm22, %zmm0
-	LONG $0x40cd8362; WORD $0xf023; BYTE $0xee // vshuff64x2 $0xee, %zmm24, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7],zmm24[4,5,6,7]
-	LONG $0x487cb162; WORD $0xc658 // vaddps %zmm22, %zmm0, %zmm0
-	LONG $0x40d5a362; WORD $0xf71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm23, %zmm21, %zmm22
-	LONG $0x40d5a362; WORD $0xef23; BYTE $0xee // vshuff64x2 $0xee, %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],zmm23[4,5,6,7]
-	LONG $0x404ca162; WORD $0xed58 // vaddps %zmm21, %zmm22, %zmm21
-	LONG $0x48fda362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm21, %zmm0, %zmm22 # zmm22 = zmm0[0,1,4,5],zmm21[0,1,4,5]
-	LONG $0x48fdb362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm21, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm21[2,3,6,7]
-	LONG $0x404cf162; WORD $0xc058 // vaddps %zmm0, %zmm22, %zmm0
-	LONG $0x48fde162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm21 # zmm21 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cb162; WORD $0xc558 // vaddps %zmm21, %zmm0, %zmm0
-	LONG $0x487ee162; WORD $0xe816 // vmovshdup %zmm0, %zmm21 # zmm21 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487ca162; WORD $0xed58 // vaddps %zmm21, %zmm0, %zmm21
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x00b78e0f; WORD $0x0000 // jle 0xae0 <k_gemm_nt+0x8e0>
-	LONG $0x400da262; WORD $0xed16 // vpermps %zmm21, %zmm30, %zmm21
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0774 // je 0xa3b <k_gemm_nt+0x83b>
-	LONG $0x0054c162; WORD $0x2c58; BYTE $0x24 // vaddps (%r12), %xmm21, %xmm21
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0x087cc162; WORD $0x2c11; BYTE $0x24 // vmovups %xmm21, (%r12)
-	LONG $0x000124e9; BYTE $0x00 // jmp 0xb70 <k_gemm_nt+0x970>
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x0d7c840f; WORD $0x0000 // je 0x108b <k_gemm_nt+0xe8b>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x0e2f840f; WORD $0x0000 // je 0x1148 <k_gemm_nt+0xf48>
+	LONG $0x05f88348 // cmpq $0x5, %rax
+	WORD $0xa175 // jne 0x2c0 <k_gemm_nt+0xc0>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x08e2c148 // shlq $0x8, %rdx
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x03cb8349 // orq $0x3, %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
+	LONG $0xdf4d0f4c // cmovgeq %rdi, %r11
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x182f840f; WORD $0x0000 // je 0x1ba7 <k_gemm_nt+0x19a7>
+	LONG $0x487ce162; WORD $0x1c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm19
+	QUAD $0x01106428487ce162 // vmovaps 0x40(%rax,%rdx), %zmm20
+	QUAD $0x02104c28487ce162 // vmovaps 0x80(%rax,%rdx), %zmm17
+	QUAD $0x03105428487ce162 // vmovaps 0xc0(%rax,%rdx), %zmm18
+	QUAD $0x04104428487ce162 // vmovaps 0x100(%rax,%rdx), %zmm16
+	QUAD $0x05107c28487c7162 // vmovaps 0x140(%rax,%rdx), %zmm15
+	QUAD $0x06107428487c7162 // vmovaps 0x180(%rax,%rdx), %zmm14
+	QUAD $0x07106c28487c7162 // vmovaps 0x1c0(%rax,%rdx), %zmm13
+	QUAD $0x08105c28487c7162 // vmovaps 0x200(%rax,%rdx), %zmm11
+	QUAD $0x09106428487c7162 // vmovaps 0x240(%rax,%rdx), %zmm12
+	QUAD $0x0a104c28487c7162 // vmovaps 0x280(%rax,%rdx), %zmm9
+	QUAD $0x0b105428487c7162 // vmovaps 0x2c0(%rax,%rdx), %zmm10
+	QUAD $0x0c104428487c7162 // vmovaps 0x300(%rax,%rdx), %zmm8
+	QUAD $0x0d107c28487cf162 // vmovaps 0x340(%rax,%rdx), %zmm7
+	QUAD $0x0e107428487cf162 // vmovaps 0x380(%rax,%rdx), %zmm6
+	QUAD $0x0f106c28487cf162 // vmovaps 0x3c0(%rax,%rdx), %zmm5
+	QUAD $0x10105c28487cf162 // vmovaps 0x400(%rax,%rdx), %zmm3
+	QUAD $0x11106428487cf162 // vmovaps 0x440(%rax,%rdx), %zmm4
+	QUAD $0x12104c28487cf162 // vmovaps 0x480(%rax,%rdx), %zmm1
+	QUAD $0x13105428487cf162 // vmovaps 0x4c0(%rax,%rdx), %zmm2
+	LONG $0x0017ede9; BYTE $0x00 // jmp 0x1c09 <k_gemm_nt+0x1a09>
 	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0xddaf0f4d // imulq %r13, %r11
+	LONG $0x06e3c149 // shlq $0x6, %r11
+	LONG $0x245c034d; BYTE $0x18 // addq 0x18(%r12), %r11
+	LONG $0x245c8b49; BYTE $0x08 // movq 0x8(%r12), %rbx
+	LONG $0x244c8b49; BYTE $0x10 // movq 0x10(%r12), %rcx
+	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
+	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
+	LONG $0x24448b49; BYTE $0x50 // movq 0x50(%r12), %rax
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x246c8b4d; BYTE $0x58 // movq 0x58(%r12), %r13
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x10c08348 // addq $0x10, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x294c; BYTE $0xd0 // subq %r10, %rax
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0x01ca8348 // orq $0x1, %rdx
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
+	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
+	LONG $0xd7af0f49 // imulq %r15, %rdx
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x02cf8348 // orq $0x2, %rdi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0xf84d0f49 // cmovgeq %r8, %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0xb90c8d4c // leaq (%rcx,%rdi,4), %r9
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x03cf8348 // orq $0x3, %rdi
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	LONG $0xf84d0f49 // cmovgeq %r8, %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	LONG $0xb9048d4c // leaq (%rcx,%rdi,4), %r8
+	QUAD $0x00000000f53c8d4a // leaq (,%r14,8), %rdi
+	LONG $0x7f348d48 // leaq (%rdi,%rdi,2), %rsi
+	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
+	LONG $0x7caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r15
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
+	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x5da <k_gemm_nt+0x3da>
+	BYTE $0x90 // nop
+	LONG $0x487cc162; WORD $0x3429; BYTE $0x2b // vmovaps %zmm22, (%r11,%rbp)
+	QUAD $0x012b4429487c4162 // vmovaps %zmm24, 0x40(%r11,%rbp)
+	QUAD $0x022b6c29487cc162 // vmovaps %zmm21, 0x80(%r11,%rbp)
+	QUAD $0x032b7c29487cc162 // vmovaps %zmm23, 0xc0(%r11,%rbp)
+	QUAD $0x042b5c29487cc162 // vmovaps %zmm19, 0x100(%r11,%rbp)
+	QUAD $0x052b6429487cc162 // vmovaps %zmm20, 0x140(%r11,%rbp)
+	QUAD $0x062b4c29487cc162 // vmovaps %zmm17, 0x180(%r11,%rbp)
+	QUAD $0x072b5429487cc162 // vmovaps %zmm18, 0x1c0(%r11,%rbp)
+	QUAD $0x082b7c29487c5162 // vmovaps %zmm15, 0x200(%r11,%rbp)
+	QUAD $0x092b4429487cc162 // vmovaps %zmm16, 0x240(%r11,%rbp)
+	QUAD $0x0a2b6c29487c5162 // vmovaps %zmm13, 0x280(%r11,%rbp)
+	QUAD $0x0b2b7429487c5162 // vmovaps %zmm14, 0x2c0(%r11,%rbp)
+	QUAD $0x0c2b5c29487c5162 // vmovaps %zmm11, 0x300(%r11,%rbp)
+	QUAD $0x0d2b6429487c5162 // vmovaps %zmm12, 0x340(%r11,%rbp)
+	QUAD $0x0e2b4c29487c5162 // vmovaps %zmm9, 0x380(%r11,%rbp)
+	QUAD $0x0f2b5429487c5162 // vmovaps %zmm10, 0x3c0(%r11,%rbp)
+	QUAD $0x102b7c29487cd162 // vmovaps %zmm7, 0x400(%r11,%rbp)
+	QUAD $0x112b4429487c5162 // vmovaps %zmm8, 0x440(%r11,%rbp)
+	QUAD $0x122b6c29487cd162 // vmovaps %zmm5, 0x480(%r11,%rbp)
+	QUAD $0x132b7429487cd162 // vmovaps %zmm6, 0x4c0(%r11,%rbp)
+	QUAD $0x142b5c29487cd162 // vmovaps %zmm3, 0x500(%r11,%rbp)
+	QUAD $0x152b6429487cd162 // vmovaps %zmm4, 0x540(%r11,%rbp)
+	QUAD $0x162b4c29487cd162 // vmovaps %zmm1, 0x580(%r11,%rbp)
+	QUAD $0x172b5429487cd162 // vmovaps %zmm2, 0x5c0(%r11,%rbp)
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x064a8d49 // leaq 0x6(%r10), %rcx
+	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
+	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
+	LONG $0xfd0d8f0f; WORD $0xffff // jg 0x2e7 <k_gemm_nt+0xe7>
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	LONG $0x08e5c148 // shlq $0x8, %rbp
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x00df840f; WORD $0x0000 // je 0x6d0 <k_gemm_nt+0x4d0>
+	LONG $0x487cc162; WORD $0x3428; BYTE $0x2b // vmovaps (%r11,%rbp), %zmm22
+	QUAD $0x012b4428487c4162 // vmovaps 0x40(%r11,%rbp), %zmm24
+	QUAD $0x022b6c28487cc162 // vmovaps 0x80(%r11,%rbp), %zmm21
+	QUAD $0x032b7c28487cc162 // vmovaps 0xc0(%r11,%rbp), %zmm23
+	QUAD $0x042b5c28487cc162 // vmovaps 0x100(%r11,%rbp), %zmm19
+	QUAD $0x052b6428487cc162 // vmovaps 0x140(%r11,%rbp), %zmm20
+	QUAD $0x062b4c28487cc162 // vmovaps 0x180(%r11,%rbp), %zmm17
+	QUAD $0x072b5428487cc162 // vmovaps 0x1c0(%r11,%rbp), %zmm18
+	QUAD $0x082b7c28487c5162 // vmovaps 0x200(%r11,%rbp), %zmm15
+	QUAD $0x092b4428487cc162 // vmovaps 0x240(%r11,%rbp), %zmm16
+	QUAD $0x0a2b6c28487c5162 // vmovaps 0x280(%r11,%rbp), %zmm13
+	QUAD $0x0b2b7428487c5162 // vmovaps 0x2c0(%r11,%rbp), %zmm14
+	QUAD $0x0c2b5c28487c5162 // vmovaps 0x300(%r11,%rbp), %zmm11
+	QUAD $0x0d2b6428487c5162 // vmovaps 0x340(%r11,%rbp), %zmm12
+	QUAD $0x0e2b4c28487c5162 // vmovaps 0x380(%r11,%rbp), %zmm9
+	QUAD $0x0f2b5428487c5162 // vmovaps 0x3c0(%r11,%rbp), %zmm10
+	QUAD $0x102b7c28487cd162 // vmovaps 0x400(%r11,%rbp), %zmm7
+	QUAD $0x112b4428487c5162 // vmovaps 0x440(%r11,%rbp), %zmm8
+	QUAD $0x122b6c28487cd162 // vmovaps 0x480(%r11,%rbp), %zmm5
+	QUAD $0x132b7428487cd162 // vmovaps 0x4c0(%r11,%rbp), %zmm6
+	QUAD $0x142b5c28487cd162 // vmovaps 0x500(%r11,%rbp), %zmm3
+	QUAD $0x152b6428487cd162 // vmovaps 0x540(%r11,%rbp), %zmm4
+	QUAD $0x162b4c28487cd162 // vmovaps 0x580(%r11,%rbp), %zmm1
+	QUAD $0x172b5428487cd162 // vmovaps 0x5c0(%r11,%rbp), %zmm2
+	LONG $0x246c394c; BYTE $0x48 // cmpq %r13, 0x48(%rsp)
+	LONG $0x009a8e0f; WORD $0x0000 // jle 0x755 <k_gemm_nt+0x555>
+	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	LONG $0x000197e9; BYTE $0x00 // jmp 0x85c <k_gemm_nt+0x65c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
 	LONG $0x003c0162; WORD $0xc057 // vxorps %xmm24, %xmm24, %xmm24
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
@@ -524,40 +358,180 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0xfc4b8e0f; WORD $0xffff // jle 0x720 <k_gemm_nt+0x520>
-	LONG $0xfffd43e9; BYTE $0xff // jmp 0x81d <k_gemm_nt+0x61d>
+	LONG $0x246c394c; BYTE $0x48 // cmpq %r13, 0x48(%rsp)
+	LONG $0xff668f0f; WORD $0xffff // jg 0x6bb <k_gemm_nt+0x4bb>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x4a74 // je 0xb2f <k_gemm_nt+0x92f>
-	LONG $0x0056d162; WORD $0x0458; BYTE $0x24 // vaddss (%r12), %xmm21, %xmm0
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x737c // jl 0xb70 <k_gemm_nt+0x970>
-	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x5875 // jne 0xb70 <k_gemm_nt+0x970>
-	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	WORD $0x41eb // jmp 0xb70 <k_gemm_nt+0x970>
-	LONG $0x087ec162; WORD $0x2c11; BYTE $0x24 // vmovss %xmm21, (%r12)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x247c // jl 0xb65 <k_gemm_nt+0x965>
-	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1075 // jne 0xb65 <k_gemm_nt+0x965>
-	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	WORD $0x0beb // jmp 0xb70 <k_gemm_nt+0x970>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x487c4162; WORD $0x0c10; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm25
+	LONG $0x487c6162; WORD $0x1410; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm26
+	LONG $0x487c4162; WORD $0x1c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm27
+	LONG $0x487c4162; WORD $0x2410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm28
+	LONG $0x8b348d48 // leaq (%rbx,%rcx,4), %rsi
+	LONG $0x487c6162; WORD $0x2c10; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm29
+	LONG $0x40158262; WORD $0xf1b8 // vfmadd231ps %zmm25, %zmm29, %zmm22 # zmm22 = (zmm29 * zmm25) + zmm22
+	LONG $0x40150262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm26) + zmm24
+	LONG $0x40158262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm27) + zmm21
+	LONG $0x401d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm29) + zmm23
+	LONG $0x3e248d4c // leaq (%rsi,%rdi), %r12
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm29
+	LONG $0x40158262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm25) + zmm19
+	LONG $0x40158262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm20 # zmm20 = (zmm29 * zmm26) + zmm20
+	LONG $0x40158262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm17 # zmm17 = (zmm29 * zmm27) + zmm17
+	LONG $0x401d8262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm29) + zmm18
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xf6 // vmovups (%rsi,%r14,8), %zmm29
+	LONG $0x40151262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm25) + zmm15
+	LONG $0x40158262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm16 # zmm16 = (zmm29 * zmm26) + zmm16
+	LONG $0x40151262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm27) + zmm13
+	LONG $0x401d1262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm29) + zmm14
+	LONG $0x487c0162; WORD $0x2c10; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm29
+	LONG $0x40151262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm11 # zmm11 = (zmm29 * zmm25) + zmm11
+	LONG $0x40151262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm26) + zmm12
+	LONG $0x40151262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm9 # zmm9 = (zmm29 * zmm27) + zmm9
+	LONG $0x401d1262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm29) + zmm10
+	LONG $0x3f348d48 // leaq (%rdi,%rdi), %rsi
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	LONG $0x487c0162; WORD $0x2c10; BYTE $0xf4 // vmovups (%r12,%r14,8), %zmm29
+	LONG $0x40159262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm25) + zmm7
+	LONG $0x40151262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm26) + zmm8
+	LONG $0x40159262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm27) + zmm5
+	LONG $0x401d9262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm29) + zmm6
+	LONG $0x487c2162; WORD $0x2c10; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm29
+	LONG $0x40159262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm25) + zmm3
+	LONG $0x40159262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm26) + zmm4
+	LONG $0x40159262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm1 # zmm1 = (zmm29 * zmm27) + zmm1
+	LONG $0x40159262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm28) + zmm2
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xff048e0f; WORD $0xffff // jle 0x760 <k_gemm_nt+0x560>
+	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
+	LONG $0x01738e0f; WORD $0x0000 // jle 0x9d8 <k_gemm_nt+0x7d8>
+	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
+	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xcaaf0f49 // imulq %r10, %rcx
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
+	QUAD $0xa8248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0xa8(%rsp)
+	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
+	QUAD $0x68248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0x68(%rsp)
+	LONG $0x034a8d49 // leaq 0x3(%r10), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm28 {%k1} {z}
+	LONG $0x044a8d49 // leaq 0x4(%r10), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x2c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm29 {%k1} {z}
+	LONG $0x054a8d49 // leaq 0x5(%r10), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	LONG $0xc97c2162; WORD $0x3410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm30 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0xc97c2162; WORD $0x3c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm31 {%k1} {z}
+	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm25 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x1410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm26 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm27 {%k1} {z}
+	LONG $0x487d8262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm31) + zmm22
+	LONG $0x487d0262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm24 # zmm24 = (zmm0 * zmm25) + zmm24
+	LONG $0x487d8262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm21 # zmm21 = (zmm0 * zmm26) + zmm21
+	LONG $0x4025e262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm27, %zmm23 # zmm23 = (zmm27 * zmm0) + zmm23
+	QUAD $0xa8248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0xa8(%rsp), %zmm0
+	LONG $0x487d8262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm0, %zmm19 # zmm19 = (zmm0 * zmm31) + zmm19
+	LONG $0x487d8262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm0, %zmm20 # zmm20 = (zmm0 * zmm25) + zmm20
+	LONG $0x487d8262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm0, %zmm17 # zmm17 = (zmm0 * zmm26) + zmm17
+	LONG $0x4025e262; WORD $0xd0b8 // vfmadd231ps %zmm0, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm0) + zmm18
+	QUAD $0x68248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0x68(%rsp), %zmm0
+	LONG $0x487d1262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm0, %zmm15 # zmm15 = (zmm0 * zmm31) + zmm15
+	LONG $0x487d8262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm16 # zmm16 = (zmm0 * zmm25) + zmm16
+	LONG $0x487d1262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm13 # zmm13 = (zmm0 * zmm26) + zmm13
+	LONG $0x40257262; WORD $0xf0b8 // vfmadd231ps %zmm0, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm0) + zmm14
+	LONG $0x401d1262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm31) + zmm11
+	LONG $0x401d1262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm25) + zmm12
+	LONG $0x401d1262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm9 # zmm9 = (zmm28 * zmm26) + zmm9
+	LONG $0x40251262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm28) + zmm10
+	LONG $0x40159262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm31) + zmm7
+	LONG $0x40151262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm25) + zmm8
+	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
+	LONG $0x40259262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm29) + zmm6
+	LONG $0x400d9262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm30, %zmm3 # zmm3 = (zmm30 * zmm31) + zmm3
+	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
+	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
+	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
+	QUAD $0xb5a83528087c6162; WORD $0x0000 // vmovaps 0xb5a8(%rip), %xmm30 # 0xbf80 <k_dot_q5_k+0x2f0>
+	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
+	LONG $0xfb1d8c0f; WORD $0xffff // jl 0x500 <k_gemm_nt+0x300>
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x204e8b48 // movq 0x20(%rsi), %rcx
+	LONG $0xd1af0f4c // imulq %rcx, %r10
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	WORD $0x034c; BYTE $0x16 // addq (%rsi), %r10
+	LONG $0x606e8b48 // movq 0x60(%rsi), %rbp
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
+	LONG $0x40cd9362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm24, %zmm22, %zmm0
+	LONG $0x40cd8362; WORD $0xf023; BYTE $0xee // vshuff64x2 $0xee, %zmm24, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7],zmm24[4,5,6,7]
+	LONG $0x487cb162; WORD $0xc658 // vaddps %zmm22, %zmm0, %zmm0
+	LONG $0x40d5a362; WORD $0xf71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm23, %zmm21, %zmm22
+	LONG $0x40d5a362; WORD $0xef23; BYTE $0xee // vshuff64x2 $0xee, %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],zmm23[4,5,6,7]
+	LONG $0x404ca162; WORD $0xed58 // vaddps %zmm21, %zmm22, %zmm21
+	LONG $0x48fda362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm21, %zmm0, %zmm22 # zmm22 = zmm0[0,1,4,5],zmm21[0,1,4,5]
+	LONG $0x48fdb362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm21, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm21[2,3,6,7]
+	LONG $0x404cf162; WORD $0xc058 // vaddps %zmm0, %zmm22, %zmm0
+	LONG $0x48fde162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm21 # zmm21 = zmm0[1,0,3,2,5,4,7,6]
+	LONG $0x487cb162; WORD $0xc558 // vaddps %zmm21, %zmm0, %zmm0
+	LONG $0x487ee162; WORD $0xe816 // vmovshdup %zmm0, %zmm21 # zmm21 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
+	LONG $0x487ca162; WORD $0xed58 // vaddps %zmm21, %zmm0, %zmm21
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x217c // jl 0xa80 <k_gemm_nt+0x880>
+	LONG $0x400da262; WORD $0xed16 // vpermps %zmm21, %zmm30, %zmm21
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0xa70 <k_gemm_nt+0x870>
+	LONG $0x0054c162; WORD $0x2a58 // vaddps (%r10), %xmm21, %xmm21
+	LONG $0x087cc162; WORD $0x2a11 // vmovups %xmm21, (%r10)
+	WORD $0x78eb // jmp 0xaf0 <k_gemm_nt+0x8f0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3a74 // je 0xabf <k_gemm_nt+0x8bf>
+	LONG $0x0056d162; WORD $0x0258 // vaddss (%r10), %xmm21, %xmm0
+	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x5a7e // jle 0xaf0 <k_gemm_nt+0x8f0>
+	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
+	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x4175 // jne 0xaf0 <k_gemm_nt+0x8f0>
+	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
+	LONG $0x087ec162; WORD $0x6a58; BYTE $0x02 // vaddss 0x8(%r10), %xmm0, %xmm21
+	WORD $0x26eb // jmp 0xae5 <k_gemm_nt+0x8e5>
+	LONG $0x087ec162; WORD $0x2a11 // vmovss %xmm21, (%r10)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x237e // jle 0xaee <k_gemm_nt+0x8ee>
+	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	WORD $0x1075 // jne 0xaee <k_gemm_nt+0x8ee>
+	LONG $0x487da362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm21
+	LONG $0x087ec162; WORD $0x6a11; BYTE $0x02 // vmovss %xmm21, 0x8(%r10)
+	WORD $0x02eb // jmp 0xaf0 <k_gemm_nt+0x8f0>
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
 	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
 	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
 	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
@@ -572,39 +546,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xbf0 <k_gemm_nt+0x9f0>
+	WORD $0x217e // jle 0xb70 <k_gemm_nt+0x970>
 	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0774 // je 0xbe1 <k_gemm_nt+0x9e1>
-	LONG $0x0074c162; WORD $0x0c58; BYTE $0x24 // vaddps (%r12), %xmm17, %xmm17
-	LONG $0x087cc162; WORD $0x0c11; BYTE $0x24 // vmovups %xmm17, (%r12)
-	LONG $0x000083e9; BYTE $0x00 // jmp 0xc70 <k_gemm_nt+0xa70>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3e74 // je 0xc33 <k_gemm_nt+0xa33>
-	LONG $0x0076d162; WORD $0x0458; BYTE $0x24 // vaddss (%r12), %xmm17, %xmm0
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0xb60 <k_gemm_nt+0x960>
+	LONG $0x0074c162; WORD $0x0a58 // vaddps (%r10), %xmm17, %xmm17
+	LONG $0x087cc162; WORD $0x0a11 // vmovups %xmm17, (%r10)
+	WORD $0x78eb // jmp 0xbe0 <k_gemm_nt+0x9e0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3974 // je 0xbae <k_gemm_nt+0x9ae>
+	LONG $0x0076d162; WORD $0x0258 // vaddss (%r10), %xmm17, %xmm0
+	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x687c // jl 0xc70 <k_gemm_nt+0xa70>
+	WORD $0x5a7c // jl 0xbe0 <k_gemm_nt+0x9e0>
 	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4d75 // jne 0xc70 <k_gemm_nt+0xa70>
+	WORD $0x4175 // jne 0xbe0 <k_gemm_nt+0x9e0>
 	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
-	WORD $0x28eb // jmp 0xc5b <k_gemm_nt+0xa5b>
-	LONG $0x087ec162; WORD $0x0c11; BYTE $0x24 // vmovss %xmm17, (%r12)
+	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
+	WORD $0x26eb // jmp 0xbd4 <k_gemm_nt+0x9d4>
+	LONG $0x087ec162; WORD $0x0a11 // vmovss %xmm17, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x307c // jl 0xc70 <k_gemm_nt+0xa70>
+	WORD $0x267c // jl 0xbe0 <k_gemm_nt+0x9e0>
 	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1c75 // jne 0xc70 <k_gemm_nt+0xa70>
+	WORD $0x1375 // jne 0xbe0 <k_gemm_nt+0x9e0>
 	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
 	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
 	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
 	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
@@ -619,39 +593,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xcf0 <k_gemm_nt+0xaf0>
+	WORD $0x217e // jle 0xc60 <k_gemm_nt+0xa60>
 	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0674 // je 0xce0 <k_gemm_nt+0xae0>
-	LONG $0x581041c4; WORD $0x242c // vaddps (%r12), %xmm13, %xmm13
-	LONG $0x117841c4; WORD $0x242c // vmovups %xmm13, (%r12)
-	WORD $0x78eb // jmp 0xd60 <k_gemm_nt+0xb60>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3c74 // je 0xd31 <k_gemm_nt+0xb31>
-	LONG $0x5812c1c4; WORD $0x2404 // vaddss (%r12), %xmm13, %xmm0
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0574 // je 0xc4f <k_gemm_nt+0xa4f>
+	LONG $0x581041c4; BYTE $0x2a // vaddps (%r10), %xmm13, %xmm13
+	LONG $0x117841c4; BYTE $0x2a // vmovups %xmm13, (%r10)
+	WORD $0x7aeb // jmp 0xcd0 <k_gemm_nt+0xad0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3774 // je 0xc9c <k_gemm_nt+0xa9c>
+	LONG $0x5812c1c4; BYTE $0x02 // vaddss (%r10), %xmm13, %xmm0
+	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x597c // jl 0xd60 <k_gemm_nt+0xb60>
+	WORD $0x5b7c // jl 0xcd0 <k_gemm_nt+0xad0>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x3f75 // jne 0xd60 <k_gemm_nt+0xb60>
+	WORD $0x4375 // jne 0xcd0 <k_gemm_nt+0xad0>
 	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
-	WORD $0x26eb // jmp 0xd57 <k_gemm_nt+0xb57>
-	LONG $0x117a41c4; WORD $0x242c // vmovss %xmm13, (%r12)
+	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
+	WORD $0x24eb // jmp 0xcc0 <k_gemm_nt+0xac0>
+	LONG $0x117a41c4; BYTE $0x2a // vmovss %xmm13, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x237c // jl 0xd60 <k_gemm_nt+0xb60>
+	WORD $0x297c // jl 0xcd0 <k_gemm_nt+0xad0>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1075 // jne 0xd60 <k_gemm_nt+0xb60>
+	WORD $0x1775 // jne 0xcd0 <k_gemm_nt+0xad0>
 	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	WORD $0x9066 // nop
-	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
 	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
 	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
 	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
@@ -666,39 +640,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xde0 <k_gemm_nt+0xbe0>
+	WORD $0x217e // jle 0xd50 <k_gemm_nt+0xb50>
 	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0674 // je 0xdd0 <k_gemm_nt+0xbd0>
-	LONG $0x583041c4; WORD $0x240c // vaddps (%r12), %xmm9, %xmm9
-	LONG $0x117841c4; WORD $0x240c // vmovups %xmm9, (%r12)
-	WORD $0x78eb // jmp 0xe50 <k_gemm_nt+0xc50>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3c74 // je 0xe21 <k_gemm_nt+0xc21>
-	LONG $0x5832c1c4; WORD $0x2404 // vaddss (%r12), %xmm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0574 // je 0xd3f <k_gemm_nt+0xb3f>
+	LONG $0x583041c4; BYTE $0x0a // vaddps (%r10), %xmm9, %xmm9
+	LONG $0x117841c4; BYTE $0x0a // vmovups %xmm9, (%r10)
+	WORD $0x7aeb // jmp 0xdc0 <k_gemm_nt+0xbc0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3774 // je 0xd8c <k_gemm_nt+0xb8c>
+	LONG $0x5832c1c4; BYTE $0x02 // vaddss (%r10), %xmm9, %xmm0
+	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x597c // jl 0xe50 <k_gemm_nt+0xc50>
+	WORD $0x5b7c // jl 0xdc0 <k_gemm_nt+0xbc0>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x3f75 // jne 0xe50 <k_gemm_nt+0xc50>
+	WORD $0x4375 // jne 0xdc0 <k_gemm_nt+0xbc0>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
-	WORD $0x26eb // jmp 0xe47 <k_gemm_nt+0xc47>
-	LONG $0x117a41c4; WORD $0x240c // vmovss %xmm9, (%r12)
+	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
+	WORD $0x24eb // jmp 0xdb0 <k_gemm_nt+0xbb0>
+	LONG $0x117a41c4; BYTE $0x0a // vmovss %xmm9, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x237c // jl 0xe50 <k_gemm_nt+0xc50>
+	WORD $0x297c // jl 0xdc0 <k_gemm_nt+0xbc0>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1075 // jne 0xe50 <k_gemm_nt+0xc50>
+	WORD $0x1775 // jne 0xdc0 <k_gemm_nt+0xbc0>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	WORD $0x9066 // nop
-	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
+	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
 	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
 	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
 	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
@@ -713,38 +687,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xed0 <k_gemm_nt+0xcd0>
+	WORD $0x217e // jle 0xe40 <k_gemm_nt+0xc40>
 	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0674 // je 0xec0 <k_gemm_nt+0xcc0>
-	LONG $0x5850c1c4; WORD $0x242c // vaddps (%r12), %xmm5, %xmm5
-	LONG $0x1178c1c4; WORD $0x242c // vmovups %xmm5, (%r12)
-	WORD $0x78eb // jmp 0xf40 <k_gemm_nt+0xd40>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x3c74 // je 0xf11 <k_gemm_nt+0xd11>
-	LONG $0x5852c1c4; WORD $0x2404 // vaddss (%r12), %xmm5, %xmm0
-	LONG $0x117ac1c4; WORD $0x2404 // vmovss %xmm0, (%r12)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0574 // je 0xe2f <k_gemm_nt+0xc2f>
+	LONG $0x5850c1c4; BYTE $0x2a // vaddps (%r10), %xmm5, %xmm5
+	LONG $0x1178c1c4; BYTE $0x2a // vmovups %xmm5, (%r10)
+	WORD $0x7aeb // jmp 0xeb0 <k_gemm_nt+0xcb0>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x3774 // je 0xe7c <k_gemm_nt+0xc7c>
+	LONG $0x5852c1c4; BYTE $0x02 // vaddss (%r10), %xmm5, %xmm0
+	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x597c // jl 0xf40 <k_gemm_nt+0xd40>
+	WORD $0x5b7c // jl 0xeb0 <k_gemm_nt+0xcb0>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x04 // vaddss 0x4(%r12), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x3f75 // jne 0xf40 <k_gemm_nt+0xd40>
+	WORD $0x4375 // jne 0xeb0 <k_gemm_nt+0xcb0>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x587ac1c4; WORD $0x2444; BYTE $0x08 // vaddss 0x8(%r12), %xmm0, %xmm0
-	WORD $0x26eb // jmp 0xf37 <k_gemm_nt+0xd37>
-	LONG $0x117ac1c4; WORD $0x242c // vmovss %xmm5, (%r12)
+	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
+	WORD $0x24eb // jmp 0xea0 <k_gemm_nt+0xca0>
+	LONG $0x117ac1c4; BYTE $0x2a // vmovss %xmm5, (%r10)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x237c // jl 0xf40 <k_gemm_nt+0xd40>
+	WORD $0x297c // jl 0xeb0 <k_gemm_nt+0xcb0>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x04 // vmovss %xmm0, 0x4(%r12)
+	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1075 // jne 0xf40 <k_gemm_nt+0xd40>
+	WORD $0x1775 // jne 0xeb0 <k_gemm_nt+0xcb0>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x117ac1c4; WORD $0x2444; BYTE $0x08 // vmovss %xmm0, 0x8(%r12)
-	WORD $0x9066 // nop
+	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
 	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
@@ -759,69 +733,72 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x257e // jle 0xfc0 <k_gemm_nt+0xdc0>
+	WORD $0x257e // jle 0xf30 <k_gemm_nt+0xd30>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x0674 // je 0xfac <k_gemm_nt+0xdac>
-	LONG $0x5870c1c4; WORD $0x8c0c // vaddps (%r12,%rcx,4), %xmm1, %xmm1
-	LONG $0x1178c1c4; WORD $0x8c0c // vmovups %xmm1, (%r12,%rcx,4)
-	LONG $0xfff65ee9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0xf1c <k_gemm_nt+0xd1c>
+	LONG $0x5870c1c4; WORD $0x8a0c // vaddps (%r10,%rcx,4), %xmm1, %xmm1
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x1178c1c4; WORD $0x8a0c // vmovups %xmm1, (%r10,%rcx,4)
+	LONG $0xfff698e9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x5374 // je 0xf88 <k_gemm_nt+0xd88>
+	LONG $0x5872c1c4; WORD $0x8a04 // vaddss (%r10,%rcx,4), %xmm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8a04 // vmovss %xmm0, (%r10,%rcx,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0xf6748c0f; WORD $0xffff // jl 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x587ac1c4; WORD $0x8a44; BYTE $0x04 // vaddss 0x4(%r10,%rcx,4), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x04 // vmovss %xmm0, 0x4(%r10,%rcx,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf656850f; WORD $0xffff // jne 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x587ac1c4; WORD $0x8a44; BYTE $0x08 // vaddss 0x8(%r10,%rcx,4), %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x08 // vmovss %xmm0, 0x8(%r10,%rcx,4)
+	LONG $0xfff63ce9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x117ac1c4; WORD $0x8a0c // vmovss %xmm1, (%r10,%rcx,4)
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0xf6278c0f; WORD $0xffff // jl 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x04 // vmovss %xmm0, 0x4(%r10,%rcx,4)
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0xf610850f; WORD $0xffff // jne 0x5c4 <k_gemm_nt+0x3c4>
+	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
+	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x08 // vmovss %xmm0, 0x8(%r10,%rcx,4)
+	LONG $0xfff5fde9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x4e74 // je 0x1013 <k_gemm_nt+0xe13>
-	LONG $0x5872c1c4; WORD $0x8c04 // vaddss (%r12,%rcx,4), %xmm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8c04 // vmovss %xmm0, (%r12,%rcx,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf63a8c0f; WORD $0xffff // jl 0x615 <k_gemm_nt+0x415>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587ac1c4; WORD $0x8c44; BYTE $0x04 // vaddss 0x4(%r12,%rcx,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x04 // vmovss %xmm0, 0x4(%r12,%rcx,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf61c850f; WORD $0xffff // jne 0x615 <k_gemm_nt+0x415>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x587ac1c4; WORD $0x8c44; BYTE $0x08 // vaddss 0x8(%r12,%rcx,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x08 // vmovss %xmm0, 0x8(%r12,%rcx,4)
-	LONG $0xfff602e9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
-	LONG $0x117ac1c4; WORD $0x8c0c // vmovss %xmm1, (%r12,%rcx,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf5f28c0f; WORD $0xffff // jl 0x615 <k_gemm_nt+0x415>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x04 // vmovss %xmm0, 0x4(%r12,%rcx,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf5db850f; WORD $0xffff // jne 0x615 <k_gemm_nt+0x415>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8c44; BYTE $0x08 // vmovss %xmm0, 0x8(%r12,%rcx,4)
-	LONG $0xfff5c8e9; BYTE $0xff // jmp 0x615 <k_gemm_nt+0x415>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x024c840f; WORD $0x0000 // je 0x12ab <k_gemm_nt+0x10ab>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x0246840f; WORD $0x0000 // je 0x122a <k_gemm_nt+0x102a>
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf2c0850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0xf2d2850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x08e2c148 // shlq $0x8, %rdx
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x18410348 // addq 0x18(%rcx), %rax
-	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
-	LONG $0x01cf8348 // orq $0x1, %rdi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0xfe4d0f48 // cmovgeq %rsi, %rdi
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x02c88349 // orq $0x2, %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x03c98349 // orq $0x3, %r9
+	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0f74840f; WORD $0x0000 // je 0x2039 <k_gemm_nt+0x1e39>
+	LONG $0xcf4d0f4c // cmovgeq %rdi, %r9
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x03ca8349 // orq $0x3, %r10
+	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
+	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x0f9f840f; WORD $0x0000 // je 0x1fe6 <k_gemm_nt+0x1de6>
 	LONG $0x487cf162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm7
 	QUAD $0x01104428487c7162 // vmovaps 0x40(%rax,%rdx), %zmm8
 	QUAD $0x02106c28487cf162 // vmovaps 0x80(%rax,%rdx), %zmm5
@@ -830,31 +807,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x05105c28487cf162 // vmovaps 0x140(%rax,%rdx), %zmm3
 	QUAD $0x06105428487cf162 // vmovaps 0x180(%rax,%rdx), %zmm2
 	QUAD $0x07104c28487cf162 // vmovaps 0x1c0(%rax,%rdx), %zmm1
-	LONG $0x000f51e9; BYTE $0x00 // jmp 0x205a <k_gemm_nt+0x1e5a>
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x000f7ce9; BYTE $0x00 // jmp 0x2007 <k_gemm_nt+0x1e07>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x08e2c148 // shlq $0x8, %rdx
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x18410348 // addq 0x18(%rcx), %rax
-	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
-	LONG $0x01c88349 // orq $0x1, %r8
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
-	LONG $0xc64d0f4c // cmovgeq %rsi, %r8
-	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xce4d0f4c // cmovgeq %rsi, %r9
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x03ca8349 // orq $0x3, %r10
+	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	WORD $0x894d; BYTE $0xea // movq %r13, %r10
+	LONG $0x02ca8349 // orq $0x2, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xd64d0f4c // cmovgeq %rsi, %r10
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x01c4840f; WORD $0x0000 // je 0x1329 <k_gemm_nt+0x1129>
+	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x03cb8348 // orq $0x3, %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x01c3840f; WORD $0x0000 // je 0x12a7 <k_gemm_nt+0x10a7>
 	LONG $0x487c7162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm12
 	QUAD $0x01105c28487c7162 // vmovaps 0x40(%rax,%rdx), %zmm11
 	QUAD $0x02105428487c7162 // vmovaps 0x80(%rax,%rdx), %zmm10
@@ -867,31 +843,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x09105c28487cf162 // vmovaps 0x240(%rax,%rdx), %zmm3
 	QUAD $0x0a105428487cf162 // vmovaps 0x280(%rax,%rdx), %zmm2
 	QUAD $0x0b104c28487cf162 // vmovaps 0x2c0(%rax,%rdx), %zmm1
-	LONG $0x000195e9; BYTE $0x00 // jmp 0x135e <k_gemm_nt+0x115e>
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x000194e9; BYTE $0x00 // jmp 0x12dc <k_gemm_nt+0x10dc>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x08e2c148 // shlq $0x8, %rdx
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x18410348 // addq 0x18(%rcx), %rax
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
-	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
-	LONG $0x02ce8349 // orq $0x2, %r14
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x02cb8348 // orq $0x2, %rbx
+	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
+	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x03ce8349 // orq $0x3, %r14
+	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
 	LONG $0xf74d0f4c // cmovgeq %rdi, %r14
-	LONG $0x03cf8349 // orq $0x3, %r15
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xff4d0f4c // cmovgeq %rdi, %r15
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0442840f; WORD $0x0000 // je 0x1669 <k_gemm_nt+0x1469>
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
+	LONG $0x0456840f; WORD $0x0000 // je 0x15fc <k_gemm_nt+0x13fc>
 	LONG $0x487c7162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm15
 	QUAD $0x01104428487ce162 // vmovaps 0x40(%rax,%rdx), %zmm16
 	QUAD $0x02106c28487c7162 // vmovaps 0x80(%rax,%rdx), %zmm13
@@ -908,35 +884,35 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0d106428487cf162 // vmovaps 0x340(%rax,%rdx), %zmm4
 	QUAD $0x0e104c28487cf162 // vmovaps 0x380(%rax,%rdx), %zmm1
 	QUAD $0x0f105428487cf162 // vmovaps 0x3c0(%rax,%rdx), %zmm2
-	LONG $0x000408e9; BYTE $0x00 // jmp 0x16b3 <k_gemm_nt+0x14b3>
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
+	LONG $0x00041ce9; BYTE $0x00 // jmp 0x1646 <k_gemm_nt+0x1446>
+	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
+	LONG $0xc5af0f49 // imulq %r13, %rax
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x08e2c148 // shlq $0x8, %rdx
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
-	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	LONG $0x02ca8349 // orq $0x2, %r10
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
-	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01ce8348 // orq $0x1, %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x02c98349 // orq $0x2, %r9
+	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
+	LONG $0xcf4d0f4c // cmovgeq %rdi, %r9
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	LONG $0x03cb8349 // orq $0x3, %r11
-	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
+	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
 	LONG $0xdf4d0f4c // cmovgeq %rdi, %r11
 	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x18460348 // addq 0x18(%rsi), %rax
-	LONG $0x247c8348; WORD $0x0020 // cmpq $0x0, 0x20(%rsp)
-	LONG $0x0729840f; WORD $0x0000 // je 0x1a2e <k_gemm_nt+0x182e>
+	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
+	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x075e840f; WORD $0x0000 // je 0x19e1 <k_gemm_nt+0x17e1>
 	LONG $0x487cf162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm4
 	QUAD $0x01105c28487cf162 // vmovaps 0x40(%rax,%rdx), %zmm3
 	QUAD $0x02105428487cf162 // vmovaps 0x80(%rax,%rdx), %zmm2
 	QUAD $0x03104c28487cf162 // vmovaps 0xc0(%rax,%rdx), %zmm1
-	LONG $0x000715e9; BYTE $0x00 // jmp 0x1a3e <k_gemm_nt+0x183e>
+	LONG $0x00074ae9; BYTE $0x00 // jmp 0x19f1 <k_gemm_nt+0x17f1>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -949,114 +925,118 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	LONG $0x02758d4d // leaq 0x2(%r13), %r14
-	LONG $0xf1af0f4c // imulq %rcx, %r14
-	LONG $0x305f8b4c // movq 0x30(%rdi), %r11
-	LONG $0xc3af0f4d // imulq %r11, %r8
-	LONG $0xcbaf0f4d // imulq %r11, %r9
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	LONG $0x08678b4c // movq 0x8(%rdi), %r12
-	LONG $0x107f8b4c // movq 0x10(%rdi), %r15
-	LONG $0xb43c8d49 // leaq (%r12,%rsi,4), %rdi
-	LONG $0xb4348d4b // leaq (%r12,%r14,4), %rsi
-	LONG $0x87048d4f // leaq (%r15,%r8,4), %r8
-	LONG $0x8f0c8d4f // leaq (%r15,%r9,4), %r9
-	LONG $0x97148d4f // leaq (%r15,%r10,4), %r10
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
-	WORD $0x087e // jle 0x13ba <k_gemm_nt+0x11ba>
-	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0x146e <k_gemm_nt+0x126e>
-	LONG $0x01758d4d // leaq 0x1(%r13), %r14
-	LONG $0xf1af0f4c // imulq %rcx, %r14
-	LONG $0xb4248d4f // leaq (%r12,%r14,4), %r12
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0x6caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r13
-	WORD $0x014d; BYTE $0xfd // addq %r15, %r13
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x00ad4410487cd162 // vmovups (%r13,%rbp,4), %zmm0
-	LONG $0x487c5162; WORD $0x2c10; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm13
-	LONG $0x487c5162; WORD $0x3410; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm14
-	LONG $0x487c5162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm15
-	LONG $0x487ce162; WORD $0x0410; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm16
+	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
+	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
+	LONG $0x247c8b4d; BYTE $0x28 // movq 0x28(%r12), %r15
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x027d8d49 // leaq 0x2(%r13), %rdi
+	LONG $0xffaf0f49 // imulq %r15, %rdi
+	QUAD $0x00000000bd3c8d48 // leaq (,%rdi,4), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24748b4d; BYTE $0x30 // movq 0x30(%r12), %r14
+	LONG $0xf6af0f49 // imulq %r14, %rsi
+	LONG $0xb30c8d4d // leaq (%r11,%rsi,4), %r9
+	LONG $0xd6af0f4d // imulq %r14, %r10
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0xdeaf0f49 // imulq %r14, %rbx
+	LONG $0x9b1c8d49 // leaq (%r11,%rbx,4), %rbx
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	WORD $0x087e // jle 0x134c <k_gemm_nt+0x114c>
+	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x13fe <k_gemm_nt+0x11fe>
+	LONG $0x01658d4d // leaq 0x1(%r13), %r12
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	QUAD $0x00000000a52c8d4e // leaq (,%r12,4), %r13
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	LONG $0x64af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r12
+	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487cd162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm0
+	LONG $0x487c5162; WORD $0x2c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm13
+	LONG $0x487c5162; WORD $0x3410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm14
+	LONG $0x487c7162; WORD $0x3c10; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm15
+	LONG $0x487cc162; WORD $0x0410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm16
 	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
 	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
 	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
 	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
-	LONG $0x487cc162; WORD $0x0410; BYTE $0xac // vmovups (%r12,%rbp,4), %zmm16
+	QUAD $0x008d4410487cc162 // vmovups (%r13,%rcx,4), %zmm16
 	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
 	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
 	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
 	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
-	LONG $0x487ce162; WORD $0x0410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm16
+	LONG $0x487ce162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm16
 	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
 	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
 	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
 	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
-	LONG $0x10758d4c // leaq 0x10(%rbp), %r14
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
-	LONG $0xff728e0f; WORD $0xffff // jle 0x13e0 <k_gemm_nt+0x11e0>
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	LONG $0x00c08e0f; WORD $0x0000 // jle 0x1537 <k_gemm_nt+0x1337>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x01cc8349 // orq $0x1, %r12
-	LONG $0xccaf0f49 // imulq %r12, %rcx
-	LONG $0x5caf0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r11
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x8c248d4d // leaq (%r12,%rcx,4), %r12
-	LONG $0x9f1c8d4f // leaq (%r15,%r11,4), %r11
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97c9162; WORD $0x0410; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm0 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x2c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm13 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x3410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm14 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x3c10; BYTE $0xb2 // vmovups (%r10,%r14,4), %zmm15 {%k1} {z}
-	LONG $0xc97ca162; WORD $0x0410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm16 {%k1} {z}
-	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
-	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
-	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
-	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
-	LONG $0xc97c8162; WORD $0x0410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm16 {%k1} {z}
-	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
-	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
-	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
-	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
-	LONG $0xc97ca162; WORD $0x0410; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm16 {%k1} {z}
-	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
-	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
-	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
-	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0xed908f0f; WORD $0xffff // jg 0x2c5 <k_gemm_nt+0xc5>
-	WORD $0x15eb // jmp 0x154c <k_gemm_nt+0x134c>
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0xed798f0f; WORD $0xffff // jg 0x2c5 <k_gemm_nt+0xc5>
+	LONG $0x10698d48 // leaq 0x10(%rcx), %rbp
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0xff728e0f; WORD $0xffff // jle 0x1370 <k_gemm_nt+0x1170>
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0x00c78e0f; WORD $0x0000 // jle 0x14ce <k_gemm_nt+0x12ce>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x58798b48 // movq 0x58(%rcx), %rdi
-	LONG $0xe8af0f4c // imulq %rax, %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xf9af0f4c // imulq %rcx, %r15
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0xf5af0f4d // imulq %r13, %r14
+	LONG $0xb31c8d4f // leaq (%r11,%r14,4), %r11
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe929 // subl %ebp, %ecx
+	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
+	WORD $0xf741; BYTE $0xd6 // notl %r14d
+	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
+	LONG $0xc97cd162; WORD $0x0410; BYTE $0xab // vmovups (%r11,%rbp,4), %zmm0 {%k1} {z}
+	LONG $0xc97c5162; WORD $0x2c10; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm13 {%k1} {z}
+	LONG $0xc97c5162; WORD $0x3410; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm14 {%k1} {z}
+	LONG $0xc97c7162; WORD $0x3c10; BYTE $0xab // vmovups (%rbx,%rbp,4), %zmm15 {%k1} {z}
+	LONG $0xc97cc162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm16 {%k1} {z}
+	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
+	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
+	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
+	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
+	LONG $0xc97cc162; WORD $0x0410; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm16 {%k1} {z}
+	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
+	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
+	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
+	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
+	LONG $0xc97ce162; WORD $0x0410; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm16 {%k1} {z}
+	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
+	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
+	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
+	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0xed8d8c0f; WORD $0xffff // jl 0x259 <k_gemm_nt+0x59>
+	WORD $0x1aeb // jmp 0x14e8 <k_gemm_nt+0x12e8>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0xed718c0f; WORD $0xffff // jl 0x259 <k_gemm_nt+0x59>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0x247c8b49; BYTE $0x60 // movq 0x60(%r12), %rdi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x240c0349 // addq (%r12), %rcx
+	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
 	LONG $0x489dd362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm12, %zmm0
 	LONG $0x489d5362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm11, %zmm12, %zmm11 # zmm11 = zmm12[4,5,6,7],zmm11[4,5,6,7]
 	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
@@ -1070,11 +1050,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
 	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0d6a8e0f; WORD $0x0000 // jle 0x2344 <k_gemm_nt+0x2144>
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x0d888c0f; WORD $0x0000 // jl 0x22f5 <k_gemm_nt+0x20f5>
 	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0474 // je 0x15e9 <k_gemm_nt+0x13e9>
+	WORD $0x0474 // je 0x157c <k_gemm_nt+0x137c>
 	LONG $0x095830c5 // vaddps (%rcx), %xmm9, %xmm9
 	LONG $0x091178c5 // vmovups %xmm9, (%rcx)
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
@@ -1092,13 +1072,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0d458e0f; WORD $0x0000 // jle 0x2394 <k_gemm_nt+0x2194>
+	LONG $0x0d5e8e0f; WORD $0x0000 // jle 0x2340 <k_gemm_nt+0x2140>
 	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0574 // je 0x165f <k_gemm_nt+0x145f>
+	WORD $0x0574 // je 0x15f2 <k_gemm_nt+0x13f2>
 	LONG $0x2c58d0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm5, %xmm5
 	LONG $0x2c11f8c5; BYTE $0x81 // vmovups %xmm5, (%rcx,%rax,4)
-	LONG $0x000f67e9; BYTE $0x00 // jmp 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x000f6ae9; BYTE $0x00 // jmp 0x2566 <k_gemm_nt+0x2366>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -1115,146 +1095,131 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x28418b4d // movq 0x28(%r9), %r8
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
-	LONG $0xf4af0f49 // imulq %r12, %rsi
-	LONG $0x247c8d49; BYTE $0x02 // leaq 0x2(%r12), %rdi
-	LONG $0xf8af0f49 // imulq %r8, %rdi
-	LONG $0x245c8d4d; BYTE $0x03 // leaq 0x3(%r12), %r11
-	LONG $0xd8af0f4d // imulq %r8, %r11
-	LONG $0x30518b4d // movq 0x30(%r9), %r10
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0xf2af0f4d // imulq %r10, %r14
-	LONG $0xfaaf0f4d // imulq %r10, %r15
-	LONG $0x08698b49 // movq 0x8(%r9), %rbp
-	LONG $0x10698b4d // movq 0x10(%r9), %r13
-	QUAD $0x00000000b50c8d4c // leaq (,%rsi,4), %r9
+	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
+	LONG $0x246c8b4d; BYTE $0x10 // movq 0x10(%r12), %r13
+	LONG $0x24548b49; BYTE $0x28 // movq 0x28(%r12), %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	QUAD $0x00000000bd0c8d4c // leaq (,%rdi,4), %r9
 	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0xbd7c8d48; BYTE $0x00 // leaq (%rbp,%rdi,4), %rdi
-	LONG $0x9d748d4a; BYTE $0x00 // leaq (%rbp,%r11,4), %rsi
-	QUAD $0x000000008d1c8d4c // leaq (,%rcx,4), %r11
+	LONG $0x027a8d49 // leaq 0x2(%r10), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
+	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
+	LONG $0x037a8d49 // leaq 0x3(%r10), %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x00000000bd3c8d48 // leaq (,%rdi,4), %rdi
+	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
+	LONG $0x24548b4d; BYTE $0x30 // movq 0x30(%r12), %r10
+	LONG $0xf2af0f49 // imulq %r10, %rsi
+	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
 	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
-	QUAD $0x00000000b5348d4e // leaq (,%r14,4), %r14
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	QUAD $0x00000000bd3c8d4e // leaq (,%r15,4), %r15
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	QUAD $0x000000009d1c8d48 // leaq (,%rbx,4), %rbx
+	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
+	LONG $0xf2af0f4d // imulq %r10, %r14
+	QUAD $0x00000000b53c8d4e // leaq (,%r14,4), %r15
 	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x246c8948; BYTE $0x30 // movq %rbp, 0x30(%rsp)
-	LONG $0x246c894c; BYTE $0x78 // movq %r13, 0x78(%rsp)
-	WORD $0x0a7e // jle 0x1742 <k_gemm_nt+0x1542>
-	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
-	LONG $0x0000dce9; BYTE $0x00 // jmp 0x181e <k_gemm_nt+0x161e>
-	LONG $0x244c8d49; BYTE $0x01 // leaq 0x1(%r12), %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
-	WORD $0x0148; BYTE $0xe9 // addq %rbp, %rcx
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x6caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rbp
-	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x00a54410487cb162 // vmovups (%rbp,%r12,4), %zmm0
-	LONG $0x487c8162; WORD $0x0c10; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm17
-	LONG $0x487c8162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm18
-	LONG $0x487c8162; WORD $0x1c10; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm19
-	LONG $0x487c8162; WORD $0x2410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm20
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
+	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x087e // jle 0x16e4 <k_gemm_nt+0x14e4>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	LONG $0x0000c9e9; BYTE $0x00 // jmp 0x17ad <k_gemm_nt+0x15ad>
+	LONG $0x24348b4c // movq (%rsp), %r14
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0xb56c8d4a; BYTE $0x00 // leaq (%rbp,%r14,4), %rbp
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x64af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r12
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x487cd162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm0
+	LONG $0x487cc162; WORD $0x0c10; BYTE $0x8b // vmovups (%r11,%rcx,4), %zmm17
+	LONG $0x487ce162; WORD $0x1410; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm18
+	LONG $0x487cc162; WORD $0x1c10; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm19
+	LONG $0x487cc162; WORD $0x2410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm20
 	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
 	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
 	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
 	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
-	LONG $0x487ca162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm20
+	QUAD $0x008d6410487ce162 // vmovups (%rbp,%rcx,4), %zmm20
 	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
 	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
 	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
 	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
-	LONG $0x487ca162; WORD $0x2410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm20
+	LONG $0x487cc162; WORD $0x2410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm20
 	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
 	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
 	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
 	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
-	LONG $0x487ca162; WORD $0x2410; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm20
+	LONG $0x487ce162; WORD $0x2410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm20
 	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
 	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
 	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
 	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
-	LONG $0x246c8d4d; BYTE $0x10 // leaq 0x10(%r12), %r13
-	LONG $0x20c48349 // addq $0x20, %r12
-	WORD $0x3949; BYTE $0xdc // cmpq %rbx, %r12
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xff528e0f; WORD $0xffff // jle 0x1770 <k_gemm_nt+0x1570>
-	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
-	LONG $0x00cf8e0f; WORD $0x0000 // jle 0x18f6 <k_gemm_nt+0x16f6>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0xff538e0f; WORD $0xffff // jle 0x1700 <k_gemm_nt+0x1500>
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	LONG $0x01888e0f; WORD $0x0000 // jle 0x193e <k_gemm_nt+0x173e>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x54af0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r10
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0x2944; BYTE $0xe9 // subl %r13d, %ecx
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x91248d4c // leaq (%rcx,%rdx,4), %r12
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
-	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
-	LONG $0x90048d4f // leaq (%r8,%r10,4), %r8
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0xd5af0f4d // imulq %r13, %r10
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97c9162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm0 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x0c10; BYTE $0xab // vmovups (%r11,%r13,4), %zmm17 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x1410; BYTE $0xae // vmovups (%r14,%r13,4), %zmm18 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x1c10; BYTE $0xaf // vmovups (%r15,%r13,4), %zmm19 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x2410; BYTE $0xa9 // vmovups (%r9,%r13,4), %zmm20 {%k1} {z}
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%r14,4), %zmm0 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x0c10; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm17 {%k1} {z}
+	LONG $0xc97ca162; WORD $0x1410; BYTE $0xb3 // vmovups (%rbx,%r14,4), %zmm18 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x1c10; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm19 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm20 {%k1} {z}
 	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
 	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
 	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
 	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
-	LONG $0xc97ca162; WORD $0x2410; BYTE $0xa9 // vmovups (%rcx,%r13,4), %zmm20 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm20 {%k1} {z}
 	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
 	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
 	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
 	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
-	LONG $0xc97ca162; WORD $0x2410; BYTE $0xaf // vmovups (%rdi,%r13,4), %zmm20 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm20 {%k1} {z}
 	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
 	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
 	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
 	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
-	LONG $0xc97ca162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%r13,4), %zmm20 {%k1} {z}
+	LONG $0xc97ca162; WORD $0x2410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm20 {%k1} {z}
 	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
 	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
 	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
 	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0x00848e0f; WORD $0x0000 // jle 0x198a <k_gemm_nt+0x178a>
-	LONG $0x487c7162; WORD $0x3c29; BYTE $0x10 // vmovaps %zmm15, (%rax,%rdx)
-	QUAD $0x01104429487ce162 // vmovaps %zmm16, 0x40(%rax,%rdx)
-	QUAD $0x02106c29487c7162 // vmovaps %zmm13, 0x80(%rax,%rdx)
-	QUAD $0x03107429487c7162 // vmovaps %zmm14, 0xc0(%rax,%rdx)
-	QUAD $0x04105c29487c7162 // vmovaps %zmm11, 0x100(%rax,%rdx)
-	QUAD $0x05106429487c7162 // vmovaps %zmm12, 0x140(%rax,%rdx)
-	QUAD $0x06104c29487c7162 // vmovaps %zmm9, 0x180(%rax,%rdx)
-	QUAD $0x07105429487c7162 // vmovaps %zmm10, 0x1c0(%rax,%rdx)
-	QUAD $0x08104429487c7162 // vmovaps %zmm8, 0x200(%rax,%rdx)
-	QUAD $0x09107c29487cf162 // vmovaps %zmm7, 0x240(%rax,%rdx)
-	QUAD $0x0a107429487cf162 // vmovaps %zmm6, 0x280(%rax,%rdx)
-	QUAD $0x0b106c29487cf162 // vmovaps %zmm5, 0x2c0(%rax,%rdx)
-	QUAD $0x0c105c29487cf162 // vmovaps %zmm3, 0x300(%rax,%rdx)
-	QUAD $0x0d106429487cf162 // vmovaps %zmm4, 0x340(%rax,%rdx)
-	QUAD $0x0e104c29487cf162 // vmovaps %zmm1, 0x380(%rax,%rdx)
-	QUAD $0x0f105429487cf162 // vmovaps %zmm2, 0x3c0(%rax,%rdx)
-	LONG $0xffe99ae9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0x00b78c0f; WORD $0x0000 // jl 0x1958 <k_gemm_nt+0x1758>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	WORD $0x0348; BYTE $0x31 // addq (%rcx), %rsi
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0xbe348d4a // leaq (%rsi,%r15,4), %rsi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x240c0349 // addq (%r12), %rcx
+	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
 	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
 	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
 	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
@@ -1268,78 +1233,106 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
 	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x09c98e0f; WORD $0x0000 // jle 0x23df <k_gemm_nt+0x21df>
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x0a658c0f; WORD $0x0000 // jl 0x238b <k_gemm_nt+0x218b>
 	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x1a25 <k_gemm_nt+0x1825>
+	WORD $0x0474 // je 0x1935 <k_gemm_nt+0x1735>
 	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
 	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
-	LONG $0x000db5e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x000e3ce9; BYTE $0x00 // jmp 0x277a <k_gemm_nt+0x257a>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0xff498d0f; WORD $0xffff // jge 0x18a1 <k_gemm_nt+0x16a1>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x487c7162; WORD $0x3c29; BYTE $0x08 // vmovaps %zmm15, (%rax,%rcx)
+	QUAD $0x01084429487ce162 // vmovaps %zmm16, 0x40(%rax,%rcx)
+	QUAD $0x02086c29487c7162 // vmovaps %zmm13, 0x80(%rax,%rcx)
+	QUAD $0x03087429487c7162 // vmovaps %zmm14, 0xc0(%rax,%rcx)
+	QUAD $0x04085c29487c7162 // vmovaps %zmm11, 0x100(%rax,%rcx)
+	QUAD $0x05086429487c7162 // vmovaps %zmm12, 0x140(%rax,%rcx)
+	QUAD $0x06084c29487c7162 // vmovaps %zmm9, 0x180(%rax,%rcx)
+	QUAD $0x07085429487c7162 // vmovaps %zmm10, 0x1c0(%rax,%rcx)
+	QUAD $0x08084429487c7162 // vmovaps %zmm8, 0x200(%rax,%rcx)
+	QUAD $0x09087c29487cf162 // vmovaps %zmm7, 0x240(%rax,%rcx)
+	QUAD $0x0a087429487cf162 // vmovaps %zmm6, 0x280(%rax,%rcx)
+	QUAD $0x0b086c29487cf162 // vmovaps %zmm5, 0x2c0(%rax,%rcx)
+	QUAD $0x0c085c29487cf162 // vmovaps %zmm3, 0x300(%rax,%rcx)
+	QUAD $0x0d086429487cf162 // vmovaps %zmm4, 0x340(%rax,%rcx)
+	QUAD $0x0e084c29487cf162 // vmovaps %zmm1, 0x380(%rax,%rcx)
+	QUAD $0x0f085429487cf162 // vmovaps %zmm2, 0x3c0(%rax,%rcx)
+	LONG $0xffe8dfe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x28708b49 // movq 0x28(%r8), %rsi
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	LONG $0x08700349 // addq 0x8(%r8), %rsi
-	LONG $0x10788b49 // movq 0x10(%r8), %rdi
-	LONG $0x30408b4d // movq 0x30(%r8), %r8
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	LONG $0xd0af0f4d // imulq %r8, %r10
-	LONG $0xd8af0f4d // imulq %r8, %r11
-	LONG $0x8f0c8d4c // leaq (%rdi,%rcx,4), %r9
-	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
-	LONG $0x9f1c8d4e // leaq (%rdi,%r11,4), %r11
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	WORD $0x077e // jle 0x1a80 <k_gemm_nt+0x1880>
-	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	WORD $0x53eb // jmp 0x1ad3 <k_gemm_nt+0x18d3>
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x4caf0f48; WORD $0x3824 // imulq 0x38(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cb162; WORD $0x0410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm0
-	LONG $0x487db262; WORD $0x24b8; BYTE $0xb9 // vfmadd231ps (%rcx,%r15,4), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
-	LONG $0x487d9262; WORD $0x1cb8; BYTE $0xb9 // vfmadd231ps (%r9,%r15,4), %zmm0, %zmm3 # zmm3 = (zmm0 * mem) + zmm3
-	LONG $0x487d9262; WORD $0x14b8; BYTE $0xba // vfmadd231ps (%r10,%r15,4), %zmm0, %zmm2 # zmm2 = (zmm0 * mem) + zmm2
-	LONG $0x487d9262; WORD $0x0cb8; BYTE $0xbb // vfmadd231ps (%r11,%r15,4), %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
-	LONG $0x10778d4d // leaq 0x10(%r15), %r14
-	LONG $0x20c78349 // addq $0x20, %r15
-	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	WORD $0xcd7e // jle 0x1aa0 <k_gemm_nt+0x18a0>
-	WORD $0x394c; BYTE $0xf3 // cmpq %r14, %rbx
-	LONG $0x00fe8e0f; WORD $0x0000 // jle 0x1bda <k_gemm_nt+0x19da>
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	WORD $0xd989 // movl %ebx, %ecx
+	LONG $0x247c8b49; BYTE $0x28 // movq 0x28(%r12), %rdi
+	LONG $0xfaaf0f49 // imulq %r10, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x247c0349; BYTE $0x08 // addq 0x8(%r12), %rdi
+	LONG $0x24548b4d; BYTE $0x10 // movq 0x10(%r12), %r10
+	LONG $0x245c8b49; BYTE $0x30 // movq 0x30(%r12), %rbx
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0xb2048d4d // leaq (%r10,%rsi,4), %r8
+	LONG $0xcbaf0f4c // imulq %rbx, %r9
+	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x9a1c8d4f // leaq (%r10,%r11,4), %r11
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
+	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
+	WORD $0x057e // jle 0x1a38 <k_gemm_nt+0x1838>
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x4beb // jmp 0x1a83 <k_gemm_nt+0x1883>
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	LONG $0x7caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r15
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm0
+	LONG $0x487dd262; WORD $0x24b8; BYTE $0x8f // vfmadd231ps (%r15,%rcx,4), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
+	LONG $0x487dd262; WORD $0x1cb8; BYTE $0x88 // vfmadd231ps (%r8,%rcx,4), %zmm0, %zmm3 # zmm3 = (zmm0 * mem) + zmm3
+	LONG $0x487dd262; WORD $0x14b8; BYTE $0x89 // vfmadd231ps (%r9,%rcx,4), %zmm0, %zmm2 # zmm2 = (zmm0 * mem) + zmm2
+	LONG $0x487dd262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%r11,%rcx,4), %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0xcd7e // jle 0x1a50 <k_gemm_nt+0x1850>
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0x5a7e // jle 0x1ae2 <k_gemm_nt+0x18e2>
+	LONG $0xddaf0f49 // imulq %r13, %rbx
+	WORD $0xf189 // movl %esi, %ecx
 	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x870c8d4a // leaq (%rdi,%r8,4), %rcx
+	LONG $0x9a0c8d49 // leaq (%r10,%rbx,4), %rcx
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	LONG $0xc97cb162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%r14,4), %zmm0 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x2c10; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm5 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x3410; BYTE $0xb2 // vmovups (%r10,%r14,4), %zmm6 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x2c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm5 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x3410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm6 {%k1} {z}
 	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm7 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x0410; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm8 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x0410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm8 {%k1} {z}
 	LONG $0x483df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm0) + zmm4
 	LONG $0x483df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm5) + zmm3
 	LONG $0x483df262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm6) + zmm2
 	LONG $0x483df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm7) + zmm1
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0x00a98f0f; WORD $0x0000 // jg 0x1bea <k_gemm_nt+0x19ea>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	WORD $0x247d // jge 0x1b11 <k_gemm_nt+0x1911>
+	LONG $0x487cf162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm4, (%rax,%rdx)
+	QUAD $0x01105c29487cf162 // vmovaps %zmm3, 0x40(%rax,%rdx)
+	QUAD $0x02105429487cf162 // vmovaps %zmm2, 0x80(%rax,%rdx)
+	QUAD $0x03104c29487cf162 // vmovaps %zmm1, 0xc0(%rax,%rdx)
+	LONG $0xffe7afe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
+	LONG $0x7caf0f49; WORD $0x2024 // imulq 0x20(%r12), %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	LONG $0x243c0349 // addq (%r12), %rdi
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
 	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
 	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
@@ -1353,23 +1346,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x58498b48 // movq 0x58(%rcx), %rcx
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x086e8e0f; WORD $0x0000 // jle 0x242a <k_gemm_nt+0x222a>
+	LONG $0x244c8b49; BYTE $0x60 // movq 0x60(%r12), %rcx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x08468c0f; WORD $0x0000 // jl 0x23d1 <k_gemm_nt+0x21d1>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0774 // je 0x1bce <k_gemm_nt+0x19ce>
-	LONG $0x587081c4; WORD $0xbd4c; BYTE $0x00 // vaddps (%r13,%r15,4), %xmm1, %xmm1
-	LONG $0x117881c4; WORD $0xbd4c; BYTE $0x00 // vmovups %xmm1, (%r13,%r15,4)
-	LONG $0xffe74fe9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0xff578e0f; WORD $0xffff // jle 0x1b41 <k_gemm_nt+0x1941>
-	LONG $0x487cf162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm4, (%rax,%rdx)
-	QUAD $0x01105c29487cf162 // vmovaps %zmm3, 0x40(%rax,%rdx)
-	QUAD $0x02105429487cf162 // vmovaps %zmm2, 0x80(%rax,%rdx)
-	QUAD $0x03104c29487cf162 // vmovaps %zmm1, 0xc0(%rax,%rdx)
-	LONG $0xffe71be9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	WORD $0x0674 // je 0x1b9c <k_gemm_nt+0x199c>
+	LONG $0x5870a1c4; WORD $0xaf0c // vaddps (%rdi,%r13,4), %xmm1, %xmm1
+	LONG $0x1178a1c4; WORD $0xaf0c // vmovups %xmm1, (%rdi,%r13,4)
+	LONG $0xffe719e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -1390,103 +1375,107 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	LONG $0x307f8b4c // movq 0x30(%rdi), %r15
-	LONG $0xc7af0f4d // imulq %r15, %r8
-	LONG $0xcfaf0f4d // imulq %r15, %r9
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
-	LONG $0xb3348d49 // leaq (%r11,%rsi,4), %rsi
-	LONG $0x87048d4e // leaq (%rdi,%r8,4), %r8
-	LONG $0x8f0c8d4e // leaq (%rdi,%r9,4), %r9
-	LONG $0x97148d4e // leaq (%rdi,%r10,4), %r10
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x247c894c; BYTE $0x78 // movq %r15, 0x78(%rsp)
-	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
-	WORD $0x087e // jle 0x1cc8 <k_gemm_nt+0x1ac8>
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x1db6 <k_gemm_nt+0x1bb6>
-	LONG $0x7caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r15
-	WORD $0x0149; BYTE $0xff // addq %rdi, %r15
-	QUAD $0x000000008d2c8d4c // leaq (,%rcx,4), %r13
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x0410; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm0
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm21
-	LONG $0x487cc162; WORD $0x3410; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm22
-	LONG $0x487cc162; WORD $0x3c10; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm23
-	LONG $0xae248d4c // leaq (%rsi,%rbp,4), %r12
-	LONG $0x487c6162; WORD $0x0410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm24
+	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x3caf0f48; BYTE $0x24 // imulq (%rsp), %rdi
+	LONG $0x24448b4d; BYTE $0x08 // movq 0x8(%r12), %r8
+	LONG $0x244c8b4d; BYTE $0x10 // movq 0x10(%r12), %r9
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
+	LONG $0x245c8b49; BYTE $0x30 // movq 0x30(%r12), %rbx
+	LONG $0xf3af0f48 // imulq %rbx, %rsi
+	LONG $0xb1048d4d // leaq (%r9,%rsi,4), %r8
+	LONG $0xd3af0f4c // imulq %rbx, %r10
+	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
+	LONG $0xdbaf0f4c // imulq %rbx, %r11
+	LONG $0x991c8d4f // leaq (%r9,%r11,4), %r11
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	WORD $0x087e // jle 0x1c5c <k_gemm_nt+0x1a5c>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x0000ebe9; BYTE $0x00 // jmp 0x1d47 <k_gemm_nt+0x1b47>
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0x6caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r13
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
+	QUAD $0x008d4410487cd162 // vmovups (%r13,%rcx,4), %zmm0
+	LONG $0x487cc162; WORD $0x2c10; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm21
+	LONG $0x487cc162; WORD $0x3410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm22
+	LONG $0x487cc162; WORD $0x3c10; BYTE $0x8b // vmovups (%r11,%rcx,4), %zmm23
+	LONG $0x8f248d4c // leaq (%rdi,%rcx,4), %r12
+	LONG $0x487c6162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm24
 	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
 	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
 	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
 	LONG $0x40458262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm18 # zmm18 = (zmm23 * zmm24) + zmm18
-	LONG $0x2c348d4f // leaq (%r12,%r13), %r14
-	LONG $0x487c4162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm24
+	LONG $0x2c3c8d4d // leaq (%r12,%rbp), %r15
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm24
 	LONG $0x403de262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm0) + zmm16
 	LONG $0x403d3262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm15 # zmm15 = (zmm24 * zmm21) + zmm15
 	LONG $0x403d3262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm22) + zmm14
 	LONG $0x40451262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm24) + zmm13
-	WORD $0x014d; BYTE $0xee // addq %r13, %r14
-	LONG $0x487c4162; WORD $0x0410; BYTE $0xcc // vmovups (%r12,%rcx,8), %zmm24
+	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xf4 // vmovups (%r12,%r14,8), %zmm24
 	LONG $0x403d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm11 # zmm11 = (zmm24 * zmm0) + zmm11
 	LONG $0x403d3262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm21) + zmm12
 	LONG $0x403d3262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm22) + zmm9
 	LONG $0x40451262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm24) + zmm10
-	LONG $0x487c4162; WORD $0x0410; BYTE $0x8e // vmovups (%r14,%rcx,4), %zmm24
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm24
 	LONG $0x403d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm0) + zmm8
 	LONG $0x403db262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm7 # zmm7 = (zmm24 * zmm21) + zmm7
 	LONG $0x403db262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm6 # zmm6 = (zmm24 * zmm22) + zmm6
 	LONG $0x40459262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm24) + zmm5
-	LONG $0x487c4162; WORD $0x0410; BYTE $0xce // vmovups (%r14,%rcx,8), %zmm24
+	LONG $0x487c0162; WORD $0x0410; BYTE $0xf7 // vmovups (%r15,%r14,8), %zmm24
 	LONG $0x403df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm3 # zmm3 = (zmm24 * zmm0) + zmm3
 	LONG $0x403db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm4 # zmm4 = (zmm24 * zmm21) + zmm4
 	LONG $0x403db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm1 # zmm1 = (zmm24 * zmm22) + zmm1
 	LONG $0x403db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm24, %zmm2 # zmm2 = (zmm24 * zmm23) + zmm2
-	LONG $0x10658d4c // leaq 0x10(%rbp), %r12
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xff2a8e0f; WORD $0xffff // jle 0x1ce0 <k_gemm_nt+0x1ae0>
-	WORD $0x394c; BYTE $0xe3 // cmpq %r12, %rbx
-	LONG $0x01198e0f; WORD $0x0000 // jle 0x1ed8 <k_gemm_nt+0x1cd8>
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	LONG $0x01ce8349 // orq $0x1, %r14
-	LONG $0xf1af0f4c // imulq %rcx, %r14
-	LONG $0x027f8d4c // leaq 0x2(%rdi), %r15
-	LONG $0xf9af0f4c // imulq %rcx, %r15
-	LONG $0x03478d48 // leaq 0x3(%rdi), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0xf9af0f48 // imulq %rcx, %rdi
-	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
-	LONG $0x6caf0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r13
-	LONG $0xb32c8d4b // leaq (%r11,%r14,4), %rbp
-	LONG $0xbb348d4f // leaq (%r11,%r15,4), %r14
-	LONG $0x833c8d4d // leaq (%r11,%rax,4), %r15
-	LONG $0xbb1c8d4d // leaq (%r11,%rdi,4), %r11
-	WORD $0xd989 // movl %ebx, %ecx
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0xff298e0f; WORD $0xffff // jle 0x1c70 <k_gemm_nt+0x1a70>
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	LONG $0x01328e0f; WORD $0x0000 // jle 0x1e82 <k_gemm_nt+0x1c82>
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x892c8d49 // leaq (%r9,%rcx,4), %rbp
+	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x034f8d49 // leaq 0x3(%r15), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
+	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
+	LONG $0xceaf0f49 // imulq %r14, %rcx
+	LONG $0x89348d4d // leaq (%r9,%rcx,4), %r14
+	LONG $0x5caf0f48; WORD $0x1824 // imulq 0x18(%rsp), %rbx
+	WORD $0xf189 // movl %esi, %ecx
 	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
-	WORD $0xe7d3 // shll %cl, %edi
-	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
-	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
+	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0xf741; BYTE $0xd7 // notl %r15d
+	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
 	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
 	LONG $0xc97c8162; WORD $0x2c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm21 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x3410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm22 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x3c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm23 {%k1} {z}
-	LONG $0xc97c2162; WORD $0x0410; BYTE $0xa6 // vmovups (%rsi,%r12,4), %zmm24 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x3410; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm22 {%k1} {z}
+	LONG $0xc97c8162; WORD $0x3c10; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm23 {%k1} {z}
+	LONG $0xc97c2162; WORD $0x0410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm24 {%k1} {z}
 	QUAD $0x00a54c10c97c2162 // vmovups (%rbp,%r12,4), %zmm25 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x1410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm26 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm27 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x2410; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm28 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0xc97c2162; WORD $0x1410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm26 {%k1} {z}
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xc97c2162; WORD $0x1c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm27 {%k1} {z}
+	LONG $0xc97c0162; WORD $0x2410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm28 {%k1} {z}
 	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
 	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
 	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
@@ -1507,42 +1496,42 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x401db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm21) + zmm4
 	LONG $0x401db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm28, %zmm1 # zmm1 = (zmm28 * zmm22) + zmm1
 	LONG $0x401db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm23) + zmm2
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0x00a98e0f; WORD $0x0000 // jle 0x1f91 <k_gemm_nt+0x1d91>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x487ce162; WORD $0x1c29; BYTE $0x02 // vmovaps %zmm19, (%rdx,%rax)
-	QUAD $0x01026429487ce162 // vmovaps %zmm20, 0x40(%rdx,%rax)
-	QUAD $0x02024c29487ce162 // vmovaps %zmm17, 0x80(%rdx,%rax)
-	QUAD $0x03025429487ce162 // vmovaps %zmm18, 0xc0(%rdx,%rax)
-	QUAD $0x04024429487ce162 // vmovaps %zmm16, 0x100(%rdx,%rax)
-	QUAD $0x05027c29487c7162 // vmovaps %zmm15, 0x140(%rdx,%rax)
-	QUAD $0x06027429487c7162 // vmovaps %zmm14, 0x180(%rdx,%rax)
-	QUAD $0x07026c29487c7162 // vmovaps %zmm13, 0x1c0(%rdx,%rax)
-	QUAD $0x08025c29487c7162 // vmovaps %zmm11, 0x200(%rdx,%rax)
-	QUAD $0x09026429487c7162 // vmovaps %zmm12, 0x240(%rdx,%rax)
-	QUAD $0x0a024c29487c7162 // vmovaps %zmm9, 0x280(%rdx,%rax)
-	QUAD $0x0b025429487c7162 // vmovaps %zmm10, 0x2c0(%rdx,%rax)
-	QUAD $0x0c024429487c7162 // vmovaps %zmm8, 0x300(%rdx,%rax)
-	QUAD $0x0d027c29487cf162 // vmovaps %zmm7, 0x340(%rdx,%rax)
-	QUAD $0x0e027429487cf162 // vmovaps %zmm6, 0x380(%rdx,%rax)
-	QUAD $0x0f026c29487cf162 // vmovaps %zmm5, 0x3c0(%rdx,%rax)
-	QUAD $0x10025c29487cf162 // vmovaps %zmm3, 0x400(%rdx,%rax)
-	QUAD $0x11026429487cf162 // vmovaps %zmm4, 0x440(%rdx,%rax)
-	QUAD $0x12024c29487cf162 // vmovaps %zmm1, 0x480(%rdx,%rax)
-	QUAD $0x13025429487cf162 // vmovaps %zmm2, 0x4c0(%rdx,%rax)
-	LONG $0xffe393e9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0x00a98d0f; WORD $0x0000 // jge 0x1f40 <k_gemm_nt+0x1d40>
+	LONG $0x487ce162; WORD $0x1c29; BYTE $0x10 // vmovaps %zmm19, (%rax,%rdx)
+	QUAD $0x01106429487ce162 // vmovaps %zmm20, 0x40(%rax,%rdx)
+	QUAD $0x02104c29487ce162 // vmovaps %zmm17, 0x80(%rax,%rdx)
+	QUAD $0x03105429487ce162 // vmovaps %zmm18, 0xc0(%rax,%rdx)
+	QUAD $0x04104429487ce162 // vmovaps %zmm16, 0x100(%rax,%rdx)
+	QUAD $0x05107c29487c7162 // vmovaps %zmm15, 0x140(%rax,%rdx)
+	QUAD $0x06107429487c7162 // vmovaps %zmm14, 0x180(%rax,%rdx)
+	QUAD $0x07106c29487c7162 // vmovaps %zmm13, 0x1c0(%rax,%rdx)
+	QUAD $0x08105c29487c7162 // vmovaps %zmm11, 0x200(%rax,%rdx)
+	QUAD $0x09106429487c7162 // vmovaps %zmm12, 0x240(%rax,%rdx)
+	QUAD $0x0a104c29487c7162 // vmovaps %zmm9, 0x280(%rax,%rdx)
+	QUAD $0x0b105429487c7162 // vmovaps %zmm10, 0x2c0(%rax,%rdx)
+	QUAD $0x0c104429487c7162 // vmovaps %zmm8, 0x300(%rax,%rdx)
+	QUAD $0x0d107c29487cf162 // vmovaps %zmm7, 0x340(%rax,%rdx)
+	QUAD $0x0e107429487cf162 // vmovaps %zmm6, 0x380(%rax,%rdx)
+	QUAD $0x0f106c29487cf162 // vmovaps %zmm5, 0x3c0(%rax,%rdx)
+	QUAD $0x10105c29487cf162 // vmovaps %zmm3, 0x400(%rax,%rdx)
+	QUAD $0x11106429487cf162 // vmovaps %zmm4, 0x440(%rax,%rdx)
+	QUAD $0x12104c29487cf162 // vmovaps %zmm1, 0x480(%rax,%rdx)
+	QUAD $0x13105429487cf162 // vmovaps %zmm2, 0x4c0(%rax,%rdx)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0xffe380e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x58518b48 // movq 0x58(%rcx), %rdx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0x02e6c148 // shlq $0x2, %rsi
-	WORD $0x0348; BYTE $0x31 // addq (%rcx), %rsi
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	LONG $0xbe348d4a // leaq (%rsi,%r15,4), %rsi
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x240c0349 // addq (%r12), %rcx
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
 	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
 	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
 	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
@@ -1556,14 +1545,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xc158 // vaddps %zmm17, %zmm0, %zmm0
 	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x04668e0f; WORD $0x0000 // jle 0x2483 <k_gemm_nt+0x2283>
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x04578c0f; WORD $0x0000 // jl 0x2421 <k_gemm_nt+0x2221>
 	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x202e <k_gemm_nt+0x1e2e>
+	WORD $0x0674 // je 0x1fdb <k_gemm_nt+0x1ddb>
 	LONG $0x0074e162; WORD $0x0e58 // vaddps (%rsi), %xmm17, %xmm17
 	LONG $0x087ce162; WORD $0x0e11 // vmovups %xmm17, (%rsi)
-	LONG $0x000a49e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x000a33e9; BYTE $0x00 // jmp 0x2a19 <k_gemm_nt+0x2819>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -1572,94 +1561,93 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x24348b4c // movq (%rsp), %r14
-	LONG $0x284e8b49 // movq 0x28(%r14), %rcx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xf5af0f49 // imulq %r13, %rsi
-	LONG $0x30568b4d // movq 0x30(%r14), %r10
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0xcaaf0f4d // imulq %r10, %r9
-	LONG $0x085e8b4d // movq 0x8(%r14), %r11
-	LONG $0x10768b4d // movq 0x10(%r14), %r14
-	LONG $0xb3348d49 // leaq (%r11,%rsi,4), %rsi
-	LONG $0xbe3c8d49 // leaq (%r14,%rdi,4), %rdi
-	LONG $0x86048d4f // leaq (%r14,%r8,4), %r8
-	LONG $0x8e0c8d4f // leaq (%r14,%r9,4), %r9
-	LONG $0x245c3948; BYTE $0x50 // cmpq %rbx, 0x50(%rsp)
-	LONG $0x246c894c; BYTE $0x08 // movq %r13, 0x8(%rsp)
-	WORD $0x087e // jle 0x20a5 <k_gemm_nt+0x1ea5>
-	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x212b <k_gemm_nt+0x1f2b>
-	LONG $0x017d8d4d // leaq 0x1(%r13), %r15
-	LONG $0xf9af0f4c // imulq %rcx, %r15
-	LONG $0xbb248d4f // leaq (%r11,%r15,4), %r12
-	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x6caf0f4c; WORD $0x3824 // imulq 0x38(%rsp), %r13
-	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	QUAD $0x00ad4410487cd162 // vmovups (%r13,%rbp,4), %zmm0
-	LONG $0x487c7162; WORD $0x0c10; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm9
-	LONG $0x487c5162; WORD $0x1410; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm10
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm11
-	LONG $0x487c7162; WORD $0x2410; BYTE $0xae // vmovups (%rsi,%rbp,4), %zmm12
+	LONG $0x245c8b49; BYTE $0x08 // movq 0x8(%r12), %rbx
+	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
+	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xfdaf0f49 // imulq %r13, %rdi
+	LONG $0xbb3c8d48 // leaq (%rbx,%rdi,4), %rdi
+	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
+	LONG $0xf7af0f49 // imulq %r15, %rsi
+	LONG $0xb3048d4d // leaq (%r11,%rsi,4), %r8
+	LONG $0xcfaf0f4d // imulq %r15, %r9
+	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
+	LONG $0xd7af0f4d // imulq %r15, %r10
+	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
+	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
+	WORD $0x087e // jle 0x2058 <k_gemm_nt+0x1e58>
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x20dc <k_gemm_nt+0x1edc>
+	LONG $0x01658d4d // leaq 0x1(%r13), %r12
+	LONG $0xe6af0f4d // imulq %r14, %r12
+	LONG $0xa32c8d4e // leaq (%rbx,%r12,4), %r13
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x6caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rbp
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	QUAD $0x008d4410487cf162 // vmovups (%rbp,%rcx,4), %zmm0
+	LONG $0x487c5162; WORD $0x0c10; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm9
+	LONG $0x487c5162; WORD $0x1410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm10
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm11
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm12
 	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
 	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
 	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
 	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
-	LONG $0x487c5162; WORD $0x2410; BYTE $0xac // vmovups (%r12,%rbp,4), %zmm12
+	QUAD $0x008d6410487c5162 // vmovups (%r13,%rcx,4), %zmm12
 	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
 	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
-	LONG $0x107d8d4c // leaq 0x10(%rbp), %r15
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	WORD $0x957e // jle 0x20c0 <k_gemm_nt+0x1ec0>
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x22eb <k_gemm_nt+0x20eb>
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0x01cc8349 // orq $0x1, %r12
-	LONG $0xccaf0f49 // imulq %r12, %rcx
-	LONG $0x54af0f4c; WORD $0x1024 // imulq 0x10(%rsp), %r10
-	LONG $0x8b1c8d4d // leaq (%r11,%rcx,4), %r11
-	LONG $0x96148d4f // leaq (%r14,%r10,4), %r10
-	WORD $0xd989 // movl %ebx, %ecx
-	WORD $0x2944; BYTE $0xf9 // subl %r15d, %ecx
+	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x947e // jle 0x2070 <k_gemm_nt+0x1e70>
+	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
+	LONG $0x01b28e0f; WORD $0x0000 // jle 0x2297 <k_gemm_nt+0x2097>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x01c98348 // orq $0x1, %rcx
+	LONG $0xf1af0f4c // imulq %rcx, %r14
+	LONG $0xb31c8d4a // leaq (%rbx,%r14,4), %rbx
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0xfdaf0f4d // imulq %r13, %r15
+	LONG $0xbb1c8d4f // leaq (%r11,%r15,4), %r11
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
 	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xe5d3 // shll %cl, %ebp
 	WORD $0xd5f7 // notl %ebp
 	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97c9162; WORD $0x0410; BYTE $0xba // vmovups (%r10,%r15,4), %zmm0 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x0c10; BYTE $0xbf // vmovups (%rdi,%r15,4), %zmm9 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x1410; BYTE $0xb8 // vmovups (%r8,%r15,4), %zmm10 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x1c10; BYTE $0xb9 // vmovups (%r9,%r15,4), %zmm11 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x2410; BYTE $0xbe // vmovups (%rsi,%r15,4), %zmm12 {%k1} {z}
+	LONG $0xc97c9162; WORD $0x0410; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm0 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x0c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm9 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x1410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm10 {%k1} {z}
+	LONG $0xc97c1162; WORD $0x1c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm11 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x2410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm12 {%k1} {z}
 	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
 	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
 	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
 	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
-	LONG $0xc97c1162; WORD $0x2410; BYTE $0xbb // vmovups (%r11,%r15,4), %zmm12 {%k1} {z}
+	LONG $0xc97c3162; WORD $0x2410; BYTE $0xa3 // vmovups (%rbx,%r12,4), %zmm12 {%k1} {z}
 	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
 	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
 	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
 	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0x01328f0f; WORD $0x0000 // jg 0x2300 <k_gemm_nt+0x2100>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0x012e8c0f; WORD $0x0000 // jl 0x22b1 <k_gemm_nt+0x20b1>
+	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
+	LONG $0x24748b49; BYTE $0x60 // movq 0x60(%r12), %rsi
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x58718b48 // movq 0x58(%rcx), %rsi
-	LONG $0xe8af0f4c // imulq %rax, %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
-	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
-	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
+	LONG $0xc8af0f48 // imulq %rax, %rcx
+	LONG $0x02e1c148 // shlq $0x2, %rcx
+	LONG $0x240c0349 // addq (%r12), %rcx
+	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
 	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
 	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
 	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
@@ -1673,11 +1661,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
 	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x02758e0f; WORD $0x0000 // jle 0x24d1 <k_gemm_nt+0x22d1>
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0x02648c0f; WORD $0x0000 // jl 0x246c <k_gemm_nt+0x226c>
 	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0474 // je 0x226b <k_gemm_nt+0x206b>
+	WORD $0x0474 // je 0x2217 <k_gemm_nt+0x2017>
 	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
 	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -1695,17 +1683,18 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x02508e0f; WORD $0x0000 // jle 0x2521 <k_gemm_nt+0x2321>
+	LONG $0x023a8e0f; WORD $0x0000 // jle 0x24b7 <k_gemm_nt+0x22b7>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0574 // je 0x22e1 <k_gemm_nt+0x20e1>
+	WORD $0x0574 // je 0x228d <k_gemm_nt+0x208d>
 	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
 	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
-	LONG $0xffe03ee9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r13
-	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
-	LONG $0xfece8e0f; WORD $0xffff // jle 0x21ce <k_gemm_nt+0x1fce>
+	LONG $0xffe029e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
+	LONG $0xfed28d0f; WORD $0xffff // jge 0x2183 <k_gemm_nt+0x1f83>
 	LONG $0x487cf162; WORD $0x3c29; BYTE $0x10 // vmovaps %zmm7, (%rax,%rdx)
 	QUAD $0x01104429487c7162 // vmovaps %zmm8, 0x40(%rax,%rdx)
 	QUAD $0x02106c29487cf162 // vmovaps %zmm5, 0x80(%rax,%rdx)
@@ -1714,130 +1703,125 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x05105c29487cf162 // vmovaps %zmm3, 0x140(%rax,%rdx)
 	QUAD $0x06105429487cf162 // vmovaps %zmm2, 0x180(%rax,%rdx)
 	QUAD $0x07104c29487cf162 // vmovaps %zmm1, 0x1c0(%rax,%rdx)
-	LONG $0xffdfe0e9; BYTE $0xff // jmp 0x324 <k_gemm_nt+0x124>
+	LONG $0xffdfcbe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x0225840f; WORD $0x0000 // je 0x2572 <k_gemm_nt+0x2372>
+	LONG $0x020a840f; WORD $0x0000 // je 0x2508 <k_gemm_nt+0x2308>
 	LONG $0x0158b2c5 // vaddss (%rcx), %xmm9, %xmm0
 	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
 	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xf28c8c0f; WORD $0xffff // jl 0x15f0 <k_gemm_nt+0x13f0>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xf26e8e0f; WORD $0xffff // jle 0x1583 <k_gemm_nt+0x1383>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf272850f; WORD $0xffff // jne 0x15f0 <k_gemm_nt+0x13f0>
+	LONG $0xf254850f; WORD $0xffff // jne 0x1583 <k_gemm_nt+0x1383>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfff259e9; BYTE $0xff // jmp 0x15ed <k_gemm_nt+0x13ed>
+	LONG $0x49587ac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm9
+	LONG $0x0001f2e9; BYTE $0x00 // jmp 0x2532 <k_gemm_nt+0x2332>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0209840f; WORD $0x0000 // je 0x25a6 <k_gemm_nt+0x23a6>
+	LONG $0x01f3840f; WORD $0x0000 // je 0x253c <k_gemm_nt+0x233c>
 	LONG $0x0458d2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm5, %xmm0
 	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x021f8c0f; WORD $0x0000 // jl 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x02098c0f; WORD $0x0000 // jl 0x2566 <k_gemm_nt+0x2366>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0203850f; WORD $0x0000 // jne 0x25d0 <k_gemm_nt+0x23d0>
+	LONG $0x01ed850f; WORD $0x0000 // jne 0x2566 <k_gemm_nt+0x2366>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x0001ebe9; BYTE $0x00 // jmp 0x25ca <k_gemm_nt+0x23ca>
+	LONG $0x0001d5e9; BYTE $0x00 // jmp 0x2560 <k_gemm_nt+0x2360>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02e1840f; WORD $0x0000 // je 0x26c9 <k_gemm_nt+0x24c9>
+	LONG $0x02cb840f; WORD $0x0000 // je 0x265f <k_gemm_nt+0x245f>
 	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x03e98c0f; WORD $0x0000 // jl 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x03d48e0f; WORD $0x0000 // jle 0x277a <k_gemm_nt+0x257a>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x03cf850f; WORD $0x0000 // jne 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x03ba850f; WORD $0x0000 // jne 0x277a <k_gemm_nt+0x257a>
 	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x0003b9e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
+	LONG $0x6e587ac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm13
+	LONG $0x0002b8e9; BYTE $0x00 // jmp 0x2689 <k_gemm_nt+0x2489>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02ca840f; WORD $0x0000 // je 0x26fd <k_gemm_nt+0x24fd>
-	LONG $0x587281c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%r15,4), %xmm1, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%r15,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xdede8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x02b9840f; WORD $0x0000 // je 0x2693 <k_gemm_nt+0x2493>
+	LONG $0x5872a1c4; WORD $0xaf04 // vaddss (%rdi,%r13,4), %xmm1, %xmm0
+	LONG $0x117aa1c4; WORD $0xaf04 // vmovss %xmm0, (%rdi,%r13,4)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xded08e0f; WORD $0xffff // jle 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%r15,4), %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
+	LONG $0x587aa1c4; WORD $0xaf44; BYTE $0x04 // vaddss 0x4(%rdi,%r13,4), %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0xaf44; BYTE $0x04 // vmovss %xmm0, 0x4(%rdi,%r13,4)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xdec0850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xdeb2850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x08 // vaddss 0x8(%r13,%r15,4), %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r15,4)
-	LONG $0xffdea6e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0x587aa1c4; WORD $0xaf4c; BYTE $0x08 // vaddss 0x8(%rdi,%r13,4), %xmm0, %xmm1
+	LONG $0x0002a0e9; BYTE $0x00 // jmp 0x26c1 <k_gemm_nt+0x24c1>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02ac840f; WORD $0x0000 // je 0x2738 <k_gemm_nt+0x2538>
+	LONG $0x02a3840f; WORD $0x0000 // je 0x26cd <k_gemm_nt+0x24cd>
 	LONG $0x0076f162; WORD $0x0658 // vaddss (%rsi), %xmm17, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x05e28c0f; WORD $0x0000 // jl 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x05db8e0f; WORD $0x0000 // jle 0x2a19 <k_gemm_nt+0x2819>
 	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x05c7850f; WORD $0x0000 // jne 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x05c0850f; WORD $0x0000 // jne 0x2a19 <k_gemm_nt+0x2819>
 	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x0005b1e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x087ee162; WORD $0x4e58; BYTE $0x02 // vaddss 0x8(%rsi), %xmm0, %xmm17
+	LONG $0x00028ee9; BYTE $0x00 // jmp 0x26fa <k_gemm_nt+0x24fa>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0295840f; WORD $0x0000 // je 0x276f <k_gemm_nt+0x256f>
+	LONG $0x0291840f; WORD $0x0000 // je 0x2706 <k_gemm_nt+0x2506>
 	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
 	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
 	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xfd818c0f; WORD $0xffff // jl 0x2272 <k_gemm_nt+0x2072>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xfd928e0f; WORD $0xffff // jle 0x221e <k_gemm_nt+0x201e>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xfd67850f; WORD $0xffff // jne 0x2272 <k_gemm_nt+0x2072>
+	LONG $0xfd78850f; WORD $0xffff // jne 0x221e <k_gemm_nt+0x201e>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4158fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfffd4ee9; BYTE $0xff // jmp 0x226f <k_gemm_nt+0x206f>
+	LONG $0x6958fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm5
+	LONG $0x000279e9; BYTE $0x00 // jmp 0x2730 <k_gemm_nt+0x2530>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x0279840f; WORD $0x0000 // je 0x27a3 <k_gemm_nt+0x25a3>
+	LONG $0x027a840f; WORD $0x0000 // je 0x273a <k_gemm_nt+0x253a>
 	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
 	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xddeb8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xddec8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xddcf850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xddd0850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xffddb7e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffddb8e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x09117ac5 // vmovss %xmm9, (%rcx)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x025a8c0f; WORD $0x0000 // jl 0x27da <k_gemm_nt+0x25da>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x025b8e0f; WORD $0x0000 // jle 0x2771 <k_gemm_nt+0x2571>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0245850f; WORD $0x0000 // jne 0x27da <k_gemm_nt+0x25da>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfff047e9; BYTE $0xff // jmp 0x15ed <k_gemm_nt+0x13ed>
+	LONG $0x0246850f; WORD $0x0000 // jne 0x2771 <k_gemm_nt+0x2571>
+	LONG $0x487d5362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm9
+	LONG $0x49117ac5; BYTE $0x08 // vmovss %xmm9, 0x8(%rcx)
+	LONG $0xfff044e9; BYTE $0xff // jmp 0x1580 <k_gemm_nt+0x1380>
 	LONG $0x2c11fac5; BYTE $0x81 // vmovss %xmm5, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x1f7c // jl 0x25d0 <k_gemm_nt+0x23d0>
+	WORD $0x1f7c // jl 0x2566 <k_gemm_nt+0x2366>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	WORD $0x0d75 // jne 0x25d0 <k_gemm_nt+0x23d0>
+	WORD $0x0d75 // jne 0x2566 <k_gemm_nt+0x2366>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
 	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
@@ -1854,90 +1838,90 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	WORD $0x1a7e // jle 0x2645 <k_gemm_nt+0x2445>
+	WORD $0x1a7e // jle 0x25db <k_gemm_nt+0x23db>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0574 // je 0x263b <k_gemm_nt+0x243b>
+	WORD $0x0574 // je 0x25d1 <k_gemm_nt+0x23d1>
 	LONG $0x0c58f0c5; BYTE $0xc1 // vaddps (%rcx,%rax,8), %xmm1, %xmm1
 	LONG $0x0c11f8c5; BYTE $0xc1 // vmovups %xmm1, (%rcx,%rax,8)
-	LONG $0xffdce4e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffdce5e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4874 // je 0x2692 <k_gemm_nt+0x2492>
+	WORD $0x4874 // je 0x2628 <k_gemm_nt+0x2428>
 	LONG $0x0458f2c5; BYTE $0xc1 // vaddss (%rcx,%rax,8), %xmm1, %xmm0
 	LONG $0x0411fac5; BYTE $0xc1 // vmovss %xmm0, (%rcx,%rax,8)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdccb8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xdccc8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4458fac5; WORD $0x04c1 // vaddss 0x4(%rcx,%rax,8), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdcaf850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xdcb0850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4458fac5; WORD $0x08c1 // vaddss 0x8(%rcx,%rax,8), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
-	LONG $0xffdc97e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffdc98e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x0c11fac5; BYTE $0xc1 // vmovss %xmm1, (%rcx,%rax,8)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdc888c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xdc898c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdc72850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xdc73850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
-	LONG $0xffdc60e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffdc61e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x010a8c0f; WORD $0x0000 // jl 0x27e1 <k_gemm_nt+0x25e1>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x010b8e0f; WORD $0x0000 // jle 0x2778 <k_gemm_nt+0x2578>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x00f5850f; WORD $0x0000 // jne 0x27e1 <k_gemm_nt+0x25e1>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x0000e6e9; BYTE $0x00 // jmp 0x27e3 <k_gemm_nt+0x25e3>
-	LONG $0x117a81c4; WORD $0xbd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%r15,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xdc1b8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0x00f6850f; WORD $0x0000 // jne 0x2778 <k_gemm_nt+0x2578>
+	LONG $0x487d5362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm13
+	LONG $0x6e117ac5; BYTE $0x08 // vmovss %xmm13, 0x8(%rsi)
+	LONG $0x0000e7e9; BYTE $0x00 // jmp 0x277a <k_gemm_nt+0x257a>
+	LONG $0x117aa1c4; WORD $0xaf0c // vmovss %xmm1, (%rdi,%r13,4)
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xdc1d8e0f; WORD $0xffff // jle 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
+	LONG $0x117aa1c4; WORD $0xaf44; BYTE $0x04 // vmovss %xmm0, 0x4(%rdi,%r13,4)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xdc04850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x08 // vmovss %xmm0, 0x8(%r13,%r15,4)
-	LONG $0xffdbf1e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xdc06850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
+	LONG $0x487df362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm1
+	LONG $0x117aa1c4; WORD $0xaf4c; BYTE $0x08 // vmovss %xmm1, 0x8(%rdi,%r13,4)
+	LONG $0xffdbf3e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x087ee162; WORD $0x0e11 // vmovss %xmm17, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x03388c0f; WORD $0x0000 // jl 0x2a80 <k_gemm_nt+0x2880>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x033a8e0f; WORD $0x0000 // jle 0x2a17 <k_gemm_nt+0x2817>
 	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x0322850f; WORD $0x0000 // jne 0x2a80 <k_gemm_nt+0x2880>
-	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x000313e9; BYTE $0x00 // jmp 0x2a82 <k_gemm_nt+0x2882>
+	LONG $0x0324850f; WORD $0x0000 // jne 0x2a17 <k_gemm_nt+0x2817>
+	LONG $0x487da362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm17
+	LONG $0x087ee162; WORD $0x4e11; BYTE $0x02 // vmovss %xmm17, 0x8(%rsi)
+	LONG $0x000313e9; BYTE $0x00 // jmp 0x2a19 <k_gemm_nt+0x2819>
 	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x067a8c0f; WORD $0x0000 // jl 0x2df7 <k_gemm_nt+0x2bf7>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x067a8e0f; WORD $0x0000 // jle 0x2d8e <k_gemm_nt+0x2b8e>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0665850f; WORD $0x0000 // jne 0x2df7 <k_gemm_nt+0x2bf7>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4111fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx)
-	LONG $0xfffacce9; BYTE $0xff // jmp 0x226f <k_gemm_nt+0x206f>
+	LONG $0x0665850f; WORD $0x0000 // jne 0x2d8e <k_gemm_nt+0x2b8e>
+	LONG $0x487df362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm5
+	LONG $0x6911fac5; BYTE $0x08 // vmovss %xmm5, 0x8(%rcx)
+	LONG $0xfffae1e9; BYTE $0xff // jmp 0x221b <k_gemm_nt+0x201b>
 	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdb778c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xdb778c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdb61850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xdb61850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xffdb4fe9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffdb4fe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xffee0fe9; BYTE $0xff // jmp 0x15f0 <k_gemm_nt+0x13f0>
+	LONG $0xffee0be9; BYTE $0xff // jmp 0x1583 <k_gemm_nt+0x1383>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
 	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
@@ -1954,34 +1938,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2857 <k_gemm_nt+0x2657>
+	WORD $0x157e // jle 0x27ee <k_gemm_nt+0x25ee>
 	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2851 <k_gemm_nt+0x2651>
+	WORD $0x0474 // je 0x27e8 <k_gemm_nt+0x25e8>
 	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
 	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
-	WORD $0x5eeb // jmp 0x28b5 <k_gemm_nt+0x26b5>
+	WORD $0x5eeb // jmp 0x284c <k_gemm_nt+0x264c>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x288e <k_gemm_nt+0x268e>
+	WORD $0x3274 // je 0x2825 <k_gemm_nt+0x2625>
 	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x28b5 <k_gemm_nt+0x26b5>
+	WORD $0x4b7c // jl 0x284c <k_gemm_nt+0x264c>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x28b5 <k_gemm_nt+0x26b5>
+	WORD $0x3575 // jne 0x284c <k_gemm_nt+0x264c>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
 	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x28b0 <k_gemm_nt+0x26b0>
+	WORD $0x22eb // jmp 0x2847 <k_gemm_nt+0x2647>
 	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x28b5 <k_gemm_nt+0x26b5>
+	WORD $0x1d7c // jl 0x284c <k_gemm_nt+0x264c>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x28b5 <k_gemm_nt+0x26b5>
+	WORD $0x0c75 // jne 0x284c <k_gemm_nt+0x264c>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
 	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
@@ -1999,34 +1983,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2929 <k_gemm_nt+0x2729>
+	WORD $0x157e // jle 0x28c0 <k_gemm_nt+0x26c0>
 	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2923 <k_gemm_nt+0x2723>
+	WORD $0x0474 // je 0x28ba <k_gemm_nt+0x26ba>
 	LONG $0x2e58d0c5 // vaddps (%rsi), %xmm5, %xmm5
 	LONG $0x2e11f8c5 // vmovups %xmm5, (%rsi)
-	WORD $0x5eeb // jmp 0x2987 <k_gemm_nt+0x2787>
+	WORD $0x5eeb // jmp 0x291e <k_gemm_nt+0x271e>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2960 <k_gemm_nt+0x2760>
+	WORD $0x3274 // je 0x28f7 <k_gemm_nt+0x26f7>
 	LONG $0x0658d2c5 // vaddss (%rsi), %xmm5, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x2987 <k_gemm_nt+0x2787>
+	WORD $0x4b7c // jl 0x291e <k_gemm_nt+0x271e>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x2987 <k_gemm_nt+0x2787>
+	WORD $0x3575 // jne 0x291e <k_gemm_nt+0x271e>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2982 <k_gemm_nt+0x2782>
+	WORD $0x22eb // jmp 0x2919 <k_gemm_nt+0x2719>
 	LONG $0x2e11fac5 // vmovss %xmm5, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x2987 <k_gemm_nt+0x2787>
+	WORD $0x1d7c // jl 0x291e <k_gemm_nt+0x271e>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x2987 <k_gemm_nt+0x2787>
+	WORD $0x0c75 // jne 0x291e <k_gemm_nt+0x271e>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
 	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
@@ -2043,38 +2027,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x1a7e // jle 0x29fc <k_gemm_nt+0x27fc>
+	WORD $0x1a7e // jle 0x2993 <k_gemm_nt+0x2793>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x29f2 <k_gemm_nt+0x27f2>
+	WORD $0x0574 // je 0x2989 <k_gemm_nt+0x2789>
 	LONG $0x0c58f0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm1, %xmm1
 	LONG $0x0c11f8c5; BYTE $0x86 // vmovups %xmm1, (%rsi,%rax,4)
-	LONG $0xffd92de9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd92de9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x4874 // je 0x2a49 <k_gemm_nt+0x2849>
+	WORD $0x4874 // je 0x29e0 <k_gemm_nt+0x27e0>
 	LONG $0x0458f2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm1, %xmm0
 	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd9148c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xd9148c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd8f8850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xd8f8850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
-	LONG $0xffd8e0e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd8e0e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x0c11fac5; BYTE $0x86 // vmovss %xmm1, (%rsi,%rax,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd8d18c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xd8d18c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd8bb850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xd8bb850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
-	LONG $0xffd8a9e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd8a9e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
 	LONG $0x40fdd362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm15, %zmm16, %zmm0
@@ -2091,34 +2075,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2af6 <k_gemm_nt+0x28f6>
+	WORD $0x157e // jle 0x2a8d <k_gemm_nt+0x288d>
 	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2af0 <k_gemm_nt+0x28f0>
+	WORD $0x0474 // je 0x2a87 <k_gemm_nt+0x2887>
 	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
 	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
-	WORD $0x5eeb // jmp 0x2b54 <k_gemm_nt+0x2954>
+	WORD $0x5eeb // jmp 0x2aeb <k_gemm_nt+0x28eb>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2b2d <k_gemm_nt+0x292d>
+	WORD $0x3274 // je 0x2ac4 <k_gemm_nt+0x28c4>
 	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x2b54 <k_gemm_nt+0x2954>
+	WORD $0x4b7c // jl 0x2aeb <k_gemm_nt+0x28eb>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x2b54 <k_gemm_nt+0x2954>
+	WORD $0x3575 // jne 0x2aeb <k_gemm_nt+0x28eb>
 	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
 	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2b4f <k_gemm_nt+0x294f>
+	WORD $0x22eb // jmp 0x2ae6 <k_gemm_nt+0x28e6>
 	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x2b54 <k_gemm_nt+0x2954>
+	WORD $0x1d7c // jl 0x2aeb <k_gemm_nt+0x28eb>
 	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x2b54 <k_gemm_nt+0x2954>
+	WORD $0x0c75 // jne 0x2aeb <k_gemm_nt+0x28eb>
 	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
 	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
 	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
@@ -2136,34 +2120,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2bc8 <k_gemm_nt+0x29c8>
+	WORD $0x157e // jle 0x2b5f <k_gemm_nt+0x295f>
 	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2bc2 <k_gemm_nt+0x29c2>
+	WORD $0x0474 // je 0x2b59 <k_gemm_nt+0x2959>
 	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
 	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
-	WORD $0x5eeb // jmp 0x2c26 <k_gemm_nt+0x2a26>
+	WORD $0x5eeb // jmp 0x2bbd <k_gemm_nt+0x29bd>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2bff <k_gemm_nt+0x29ff>
+	WORD $0x3274 // je 0x2b96 <k_gemm_nt+0x2996>
 	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x2c26 <k_gemm_nt+0x2a26>
+	WORD $0x4b7c // jl 0x2bbd <k_gemm_nt+0x29bd>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x2c26 <k_gemm_nt+0x2a26>
+	WORD $0x3575 // jne 0x2bbd <k_gemm_nt+0x29bd>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
 	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2c21 <k_gemm_nt+0x2a21>
+	WORD $0x22eb // jmp 0x2bb8 <k_gemm_nt+0x29b8>
 	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x2c26 <k_gemm_nt+0x2a26>
+	WORD $0x1d7c // jl 0x2bbd <k_gemm_nt+0x29bd>
 	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
 	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x2c26 <k_gemm_nt+0x2a26>
+	WORD $0x0c75 // jne 0x2bbd <k_gemm_nt+0x29bd>
 	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
 	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
 	LONG $0x48bdf362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm8, %zmm0
@@ -2180,34 +2164,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x177e // jle 0x2c98 <k_gemm_nt+0x2a98>
+	WORD $0x177e // jle 0x2c2f <k_gemm_nt+0x2a2f>
 	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2c91 <k_gemm_nt+0x2a91>
+	WORD $0x0574 // je 0x2c28 <k_gemm_nt+0x2a28>
 	LONG $0x2c58d0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm5, %xmm5
 	LONG $0x2c11f8c5; BYTE $0x86 // vmovups %xmm5, (%rsi,%rax,4)
-	WORD $0x66eb // jmp 0x2cfe <k_gemm_nt+0x2afe>
+	WORD $0x66eb // jmp 0x2c95 <k_gemm_nt+0x2a95>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3774 // je 0x2cd4 <k_gemm_nt+0x2ad4>
+	WORD $0x3774 // je 0x2c6b <k_gemm_nt+0x2a6b>
 	LONG $0x0458d2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm5, %xmm0
 	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x517c // jl 0x2cfe <k_gemm_nt+0x2afe>
+	WORD $0x517c // jl 0x2c95 <k_gemm_nt+0x2a95>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3975 // jne 0x2cfe <k_gemm_nt+0x2afe>
+	WORD $0x3975 // jne 0x2c95 <k_gemm_nt+0x2a95>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
-	WORD $0x24eb // jmp 0x2cf8 <k_gemm_nt+0x2af8>
+	WORD $0x24eb // jmp 0x2c8f <k_gemm_nt+0x2a8f>
 	LONG $0x2c11fac5; BYTE $0x86 // vmovss %xmm5, (%rsi,%rax,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1f7c // jl 0x2cfe <k_gemm_nt+0x2afe>
+	WORD $0x1f7c // jl 0x2c95 <k_gemm_nt+0x2a95>
 	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
 	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0d75 // jne 0x2cfe <k_gemm_nt+0x2afe>
+	WORD $0x0d75 // jne 0x2c95 <k_gemm_nt+0x2a95>
 	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
 	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
 	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
@@ -2224,41 +2208,41 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
 	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x1a7e // jle 0x2d73 <k_gemm_nt+0x2b73>
+	WORD $0x1a7e // jle 0x2d0a <k_gemm_nt+0x2b0a>
 	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2d69 <k_gemm_nt+0x2b69>
+	WORD $0x0574 // je 0x2d00 <k_gemm_nt+0x2b00>
 	LONG $0x0c58f0c5; BYTE $0xc6 // vaddps (%rsi,%rax,8), %xmm1, %xmm1
 	LONG $0x0c11f8c5; BYTE $0xc6 // vmovups %xmm1, (%rsi,%rax,8)
-	LONG $0xffd5b6e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd5b6e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x4874 // je 0x2dc0 <k_gemm_nt+0x2bc0>
+	WORD $0x4874 // je 0x2d57 <k_gemm_nt+0x2b57>
 	LONG $0x0458f2c5; BYTE $0xc6 // vaddss (%rsi,%rax,8), %xmm1, %xmm0
 	LONG $0x0411fac5; BYTE $0xc6 // vmovss %xmm0, (%rsi,%rax,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd59d8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xd59d8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4458fac5; WORD $0x04c6 // vaddss 0x4(%rsi,%rax,8), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd581850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xd581850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4458fac5; WORD $0x08c6 // vaddss 0x8(%rsi,%rax,8), %xmm0, %xmm0
 	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
-	LONG $0xffd569e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd569e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x0c11fac5; BYTE $0xc6 // vmovss %xmm1, (%rsi,%rax,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd55a8c0f; WORD $0xffff // jl 0x329 <k_gemm_nt+0x129>
+	LONG $0xd55a8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
 	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd544850f; WORD $0xffff // jne 0x329 <k_gemm_nt+0x129>
+	LONG $0xd544850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
 	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
 	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
-	LONG $0xffd532e9; BYTE $0xff // jmp 0x329 <k_gemm_nt+0x129>
+	LONG $0xffd532e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xfff474e9; BYTE $0xff // jmp 0x2272 <k_gemm_nt+0x2072>
-	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
+	LONG $0xfff489e9; BYTE $0xff // jmp 0x221e <k_gemm_nt+0x201e>
+	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2267,12 +2251,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// gemm_outer
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0f658e0f; WORD $0x0000 // jle 0x3d92 <k_gemm_outer+0xf72>
+	LONG $0x0f658e0f; WORD $0x0000 // jle 0x3d22 <k_gemm_outer+0xf72>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -2285,31 +2269,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x23eb // jmp 0x2e7b <k_gemm_outer+0x5b>
+	WORD $0x23eb // jmp 0x2e0b <k_gemm_outer+0x5b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x0f098d0f; WORD $0x0000 // jge 0x3d84 <k_gemm_outer+0xf64>
+	LONG $0x0f098d0f; WORD $0x0000 // jge 0x3d14 <k_gemm_outer+0xf64>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x01708c0f; WORD $0x0000 // jl 0x3000 <k_gemm_outer+0x1e0>
+	LONG $0x01708c0f; WORD $0x0000 // jl 0x2f90 <k_gemm_outer+0x1e0>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x31a0 <k_gemm_outer+0x380>
+	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x3130 <k_gemm_outer+0x380>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x02c98348 // orq $0x2, %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0x06088e0f; WORD $0x0000 // jle 0x34c0 <k_gemm_outer+0x6a0>
+	LONG $0x06088e0f; WORD $0x0000 // jle 0x3450 <k_gemm_outer+0x6a0>
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x9c7d // jge 0x2e60 <k_gemm_outer+0x40>
+	WORD $0x9c7d // jge 0x2df0 <k_gemm_outer+0x40>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08468b48 // movq 0x8(%rsi), %rax
 	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
@@ -2328,27 +2312,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd0c8d48 // leaq (,%rbx,8), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x23eb // jmp 0x2f3d <k_gemm_outer+0x11d>
+	WORD $0x23eb // jmp 0x2ecd <k_gemm_outer+0x11d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x0411; BYTE $0x89 // vmovups %zmm0, (%r9,%rcx,4)
 	QUAD $0x01894c11487cd162 // vmovups %zmm1, 0x40(%r9,%rcx,4)
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x07c3840f; WORD $0x0000 // je 0x3700 <k_gemm_outer+0x8e0>
+	LONG $0x07c3840f; WORD $0x0000 // je 0x3690 <k_gemm_outer+0x8e0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1774 // je 0x2f60 <k_gemm_outer+0x140>
+	WORD $0x1774 // je 0x2ef0 <k_gemm_outer+0x140>
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm0
 	QUAD $0x01894c10487cd162 // vmovups 0x40(%r9,%rcx,4), %zmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x2f6d <k_gemm_outer+0x14d>
-	WORD $0xc1eb // jmp 0x2f20 <k_gemm_outer+0x100>
+	WORD $0x107f // jg 0x2efd <k_gemm_outer+0x14d>
+	WORD $0xc1eb // jmp 0x2eb0 <k_gemm_outer+0x100>
 	BYTE $0x90 // nop
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x2f20 <k_gemm_outer+0x100>
+	WORD $0xb37e // jle 0x2eb0 <k_gemm_outer+0x100>
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	LONG $0xf0af0f49 // imulq %r8, %rsi
 	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
@@ -2356,7 +2340,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4b74 // je 0x2fd2 <k_gemm_outer+0x1b2>
+	WORD $0x4b74 // je 0x2f62 <k_gemm_outer+0x1b2>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
 	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
@@ -2369,30 +2353,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c68348 // addq $0x8, %rsi
 	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
 	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xc275 // jne 0x2f90 <k_gemm_outer+0x170>
+	WORD $0xc275 // jne 0x2f20 <k_gemm_outer+0x170>
 	LONG $0x243c0348 // addq (%rsp), %rdi
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff44840f; WORD $0xffff // je 0x2f20 <k_gemm_outer+0x100>
+	LONG $0xff44840f; WORD $0xffff // je 0x2eb0 <k_gemm_outer+0x100>
 	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
 	LONG $0x486df262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x486df262; WORD $0x4fb8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0xffff2ce9; BYTE $0xff // jmp 0x2f20 <k_gemm_outer+0x100>
+	LONG $0xffff2ce9; BYTE $0xff // jmp 0x2eb0 <k_gemm_outer+0x100>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x0aa18e0f; WORD $0x0000 // jle 0x3ab4 <k_gemm_outer+0xc94>
+	LONG $0x0aa18e0f; WORD $0x0000 // jle 0x3a44 <k_gemm_outer+0xc94>
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x07038d0f; WORD $0x0000 // jge 0x3720 <k_gemm_outer+0x900>
+	LONG $0x07038d0f; WORD $0x0000 // jge 0x36b0 <k_gemm_outer+0x900>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x02ce8348 // orq $0x2, %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0x08ff8e0f; WORD $0x0000 // jle 0x3930 <k_gemm_outer+0xb10>
+	LONG $0x08ff8e0f; WORD $0x0000 // jle 0x38c0 <k_gemm_outer+0xb10>
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xfe1c8d0f; WORD $0xffff // jge 0x2e60 <k_gemm_outer+0x40>
+	LONG $0xfe1c8d0f; WORD $0xffff // jge 0x2df0 <k_gemm_outer+0x40>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08468b48 // movq 0x8(%rsi), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
@@ -2416,24 +2400,24 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e6c148 // shlq $0x4, %rsi
 	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x18eb // jmp 0x30c3 <k_gemm_outer+0x2a3>
+	WORD $0x18eb // jmp 0x3053 <k_gemm_outer+0x2a3>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x487c9162; WORD $0x0411; BYTE $0xa8 // vmovups %zmm0, (%r8,%r13,4)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x09dd840f; WORD $0x0000 // je 0x3aa0 <k_gemm_outer+0xc80>
+	LONG $0x09dd840f; WORD $0x0000 // je 0x3a30 <k_gemm_outer+0xc80>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0xe9af0f4c // imulq %rcx, %r13
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1174 // je 0x30e0 <k_gemm_outer+0x2c0>
+	WORD $0x1174 // je 0x3070 <k_gemm_outer+0x2c0>
 	LONG $0x487c9162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0e7f // jg 0x30e9 <k_gemm_outer+0x2c9>
-	WORD $0xd3eb // jmp 0x30b0 <k_gemm_outer+0x290>
+	WORD $0x0e7f // jg 0x3079 <k_gemm_outer+0x2c9>
+	WORD $0xd3eb // jmp 0x3040 <k_gemm_outer+0x290>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xc77e // jle 0x30b0 <k_gemm_outer+0x290>
+	WORD $0xc77e // jle 0x3040 <k_gemm_outer+0x290>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -2442,7 +2426,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x5c72 // jb 0x3165 <k_gemm_outer+0x345>
+	WORD $0x5c72 // jb 0x30f5 <k_gemm_outer+0x345>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x487df262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%rbp), %zmm1
@@ -2459,11 +2443,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xb075 // jne 0x3110 <k_gemm_outer+0x2f0>
+	WORD $0xb075 // jne 0x30a0 <k_gemm_outer+0x2f0>
 	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0xff3d840f; WORD $0xffff // je 0x30b0 <k_gemm_outer+0x290>
+	LONG $0xff3d840f; WORD $0xffff // je 0x3040 <k_gemm_outer+0x290>
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x00bd4c18487df262 // vbroadcastss (%rbp,%rdi,4), %zmm1
@@ -2471,8 +2455,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	WORD $0xe775 // jne 0x3180 <k_gemm_outer+0x360>
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x30b0 <k_gemm_outer+0x290>
+	WORD $0xe775 // jne 0x3110 <k_gemm_outer+0x360>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x3040 <k_gemm_outer+0x290>
 	WORD $0x9066 // nop
 	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
@@ -2507,7 +2491,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000b51c8d4e // leaq (,%r14,4), %r11
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x32d3 <k_gemm_outer+0x4b3>
+	LONG $0x000099e9; BYTE $0x00 // jmp 0x3263 <k_gemm_outer+0x4b3>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
 	LONG $0x487cd162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%r9)
@@ -2530,13 +2514,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08488d49 // leaq 0x8(%r8), %rcx
 	LONG $0x245c0348; BYTE $0x30 // addq 0x30(%rsp), %rbx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xfbd38f0f; WORD $0xffff // jg 0x2ea6 <k_gemm_outer+0x86>
+	LONG $0xfbd38f0f; WORD $0xffff // jg 0x2e36 <k_gemm_outer+0x86>
 	LONG $0xc2af0f4d // imulq %r10, %r8
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x860c8d4e // leaq (%rsi,%r8,4), %r9
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x0091840f; WORD $0x0000 // je 0x3380 <k_gemm_outer+0x560>
+	LONG $0x0091840f; WORD $0x0000 // je 0x3310 <k_gemm_outer+0x560>
 	LONG $0x487cd162; WORD $0x0110 // vmovups (%r9), %zmm0
 	LONG $0x487cd162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%r9), %zmm1
 	LONG $0x487c9162; WORD $0x1410; BYTE $0x91 // vmovups (%r9,%r10,4), %zmm2
@@ -2556,8 +2540,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c5162; WORD $0x3410; BYTE $0x11 // vmovups (%r9,%rdx), %zmm14
 	QUAD $0x01117c10487c5162 // vmovups 0x40(%r9,%rdx), %zmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x5e7f // jg 0x33d1 <k_gemm_outer+0x5b1>
-	LONG $0xfffec8e9; BYTE $0xff // jmp 0x3240 <k_gemm_outer+0x420>
+	WORD $0x5e7f // jg 0x3361 <k_gemm_outer+0x5b1>
+	LONG $0xfffec8e9; BYTE $0xff // jmp 0x31d0 <k_gemm_outer+0x420>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2576,7 +2560,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfe6f8e0f; WORD $0xffff // jle 0x3240 <k_gemm_outer+0x420>
+	LONG $0xfe6f8e0f; WORD $0xffff // jle 0x31d0 <k_gemm_outer+0x420>
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -2617,8 +2601,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xff28850f; WORD $0xffff // jne 0x33e0 <k_gemm_outer+0x5c0>
-	LONG $0xfffd83e9; BYTE $0xff // jmp 0x3240 <k_gemm_outer+0x420>
+	LONG $0xff28850f; WORD $0xffff // jne 0x3370 <k_gemm_outer+0x5c0>
+	LONG $0xfffd83e9; BYTE $0xff // jmp 0x31d0 <k_gemm_outer+0x420>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x08568b4c // movq 0x8(%rsi), %r10
@@ -2648,7 +2632,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0x33eb // jmp 0x3580 <k_gemm_outer+0x760>
+	WORD $0x33eb // jmp 0x3510 <k_gemm_outer+0x760>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cf162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%rbp)
 	LONG $0x487cf162; WORD $0x4d11; BYTE $0x01 // vmovups %zmm1, 0x40(%rbp)
@@ -2657,37 +2641,37 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02488d49 // leaq 0x2(%r8), %rcx
 	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xf9388f0f; WORD $0xffff // jg 0x2eb8 <k_gemm_outer+0x98>
+	LONG $0xf9388f0f; WORD $0xffff // jg 0x2e48 <k_gemm_outer+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	LONG $0xceaf0f48 // imulq %rsi, %rcx
 	LONG $0x8f2c8d48 // leaq (%rdi,%rcx,4), %rbp
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2a74 // je 0x35c0 <k_gemm_outer+0x7a0>
+	WORD $0x2a74 // je 0x3550 <k_gemm_outer+0x7a0>
 	LONG $0x487cf162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm0
 	LONG $0x487cf162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm1
 	QUAD $0x00955410487cf162 // vmovups (%rbp,%rdx,4), %zmm2
 	QUAD $0x01955c10487cf162 // vmovups 0x40(%rbp,%rdx,4), %zmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x207f // jg 0x35d9 <k_gemm_outer+0x7b9>
-	WORD $0x95eb // jmp 0x3550 <k_gemm_outer+0x730>
+	WORD $0x207f // jg 0x3569 <k_gemm_outer+0x7b9>
+	WORD $0x95eb // jmp 0x34e0 <k_gemm_outer+0x730>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff778e0f; WORD $0xffff // jle 0x3550 <k_gemm_outer+0x730>
+	LONG $0xff778e0f; WORD $0xffff // jle 0x34e0 <k_gemm_outer+0x730>
 	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2175 // jne 0x3600 <k_gemm_outer+0x7e0>
+	WORD $0x2175 // jne 0x3590 <k_gemm_outer+0x7e0>
 	LONG $0xf6af0f49 // imulq %r14, %rsi
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
 	LONG $0x24148b4c // movq (%rsp), %r10
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff57840f; WORD $0xffff // je 0x3550 <k_gemm_outer+0x730>
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x36bc <k_gemm_outer+0x89c>
+	LONG $0xff57840f; WORD $0xffff // je 0x34e0 <k_gemm_outer+0x730>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x364c <k_gemm_outer+0x89c>
 	WORD $0x9066 // nop
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
@@ -2717,7 +2701,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c18348 // addq $0x8, %rcx
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0xfec68349 // addq $-0x2, %r14
-	WORD $0x8375 // jne 0x3620 <k_gemm_outer+0x800>
+	WORD $0x8375 // jne 0x35b0 <k_gemm_outer+0x800>
 	LONG $0x2454034c; BYTE $0x30 // addq 0x30(%rsp), %r10
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
@@ -2725,7 +2709,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfe94840f; WORD $0xffff // je 0x3550 <k_gemm_outer+0x730>
+	LONG $0xfe94840f; WORD $0xffff // je 0x34e0 <k_gemm_outer+0x730>
 	LONG $0x487cd162; WORD $0x2210 // vmovups (%r10), %zmm4
 	LONG $0x487cd162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm5
 	LONG $0x487df262; WORD $0x3118 // vbroadcastss (%rcx), %zmm6
@@ -2734,12 +2718,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487db262; WORD $0x3418; BYTE $0xb1 // vbroadcastss (%rcx,%r14,4), %zmm6
 	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
 	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	LONG $0xfffe5de9; BYTE $0xff // jmp 0x3550 <k_gemm_outer+0x730>
+	LONG $0xfffe5de9; BYTE $0xff // jmp 0x34e0 <k_gemm_outer+0x730>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0xfff756e9; BYTE $0xff // jmp 0x2e6a <k_gemm_outer+0x4a>
+	LONG $0xfff756e9; BYTE $0xff // jmp 0x2dfa <k_gemm_outer+0x4a>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -2773,7 +2757,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x63eb // jmp 0x3814 <k_gemm_outer+0x9f4>
+	WORD $0x63eb // jmp 0x37a4 <k_gemm_outer+0x9f4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
 	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
@@ -2788,13 +2772,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08798d48 // leaq 0x8(%rcx), %rdi
 	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	LONG $0xf80b8f0f; WORD $0xffff // jg 0x301f <k_gemm_outer+0x1ff>
+	LONG $0xf80b8f0f; WORD $0xffff // jg 0x2faf <k_gemm_outer+0x1ff>
 	LONG $0xcaaf0f48 // imulq %rdx, %rcx
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x880c8d4d // leaq (%r8,%rcx,4), %r9
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x5474 // je 0x3880 <k_gemm_outer+0xa60>
+	WORD $0x5474 // je 0x3810 <k_gemm_outer+0xa60>
 	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
 	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
 	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
@@ -2806,8 +2790,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0x0c10; BYTE $0x29 // vmovups (%r9,%r13), %zmm1
 	LONG $0x487cd162; WORD $0x0410; BYTE $0x29 // vmovups (%r9,%rbp), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x387f // jg 0x38a9 <k_gemm_outer+0xa89>
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x37c0 <k_gemm_outer+0x9a0>
+	WORD $0x387f // jg 0x3839 <k_gemm_outer+0xa89>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0x3750 <k_gemm_outer+0x9a0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2818,7 +2802,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff178e0f; WORD $0xffff // jle 0x37c0 <k_gemm_outer+0x9a0>
+	LONG $0xff178e0f; WORD $0xffff // jle 0x3750 <k_gemm_outer+0x9a0>
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -2841,8 +2825,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
 	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x9e75 // jne 0x38c0 <k_gemm_outer+0xaa0>
-	LONG $0xfffe99e9; BYTE $0xff // jmp 0x37c0 <k_gemm_outer+0x9a0>
+	WORD $0x9e75 // jne 0x3850 <k_gemm_outer+0xaa0>
+	LONG $0xfffe99e9; BYTE $0xff // jmp 0x3750 <k_gemm_outer+0x9a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
 	LONG $0x08738b4d // movq 0x8(%r11), %r14
@@ -2867,38 +2851,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c68349 // addq $0x4, %r14
 	QUAD $0x00000000cd3c8d4e // leaq (,%r9,8), %r15
 	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
-	WORD $0x2feb // jmp 0x39d1 <k_gemm_outer+0xbb1>
+	WORD $0x2feb // jmp 0x3961 <k_gemm_outer+0xbb1>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cd162; WORD $0x4d11; BYTE $0x00 // vmovups %zmm1, (%r13)
 	QUAD $0x00954411487cd162 // vmovups %zmm0, (%r13,%rdx,4)
 	LONG $0x02718d48 // leaq 0x2(%rcx), %rsi
 	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf6608f0f; WORD $0xffff // jg 0x3031 <k_gemm_outer+0x211>
+	LONG $0xf6608f0f; WORD $0xffff // jg 0x2fc1 <k_gemm_outer+0x211>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0xf0af0f48 // imulq %rax, %rsi
 	LONG $0xb72c8d4c // leaq (%rdi,%rsi,4), %r13
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1974 // je 0x3a00 <k_gemm_outer+0xbe0>
+	WORD $0x1974 // je 0x3990 <k_gemm_outer+0xbe0>
 	LONG $0x487cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1
 	QUAD $0x00954410487cd162 // vmovups (%r13,%rdx,4), %zmm0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x127f // jg 0x3a0d <k_gemm_outer+0xbed>
-	WORD $0xb3eb // jmp 0x39b0 <k_gemm_outer+0xb90>
+	WORD $0x127f // jg 0x399d <k_gemm_outer+0xbed>
+	WORD $0xb3eb // jmp 0x3940 <k_gemm_outer+0xb90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x39b0 <k_gemm_outer+0xb90>
+	WORD $0xa37e // jle 0x3940 <k_gemm_outer+0xb90>
 	LONG $0xc1af0f49 // imulq %r9, %rax
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1175 // jne 0x3a30 <k_gemm_outer+0xc10>
+	WORD $0x1175 // jne 0x39c0 <k_gemm_outer+0xc10>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x54eb // jmp 0x3a7a <k_gemm_outer+0xc5a>
+	WORD $0x54eb // jmp 0x3a0a <k_gemm_outer+0xc5a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	WORD $0xc031 // xorl %eax, %eax
@@ -2913,31 +2897,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08348 // addq $0x2, %rax
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xc675 // jne 0x3a40 <k_gemm_outer+0xc20>
+	WORD $0xc675 // jne 0x39d0 <k_gemm_outer+0xc20>
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff2c840f; WORD $0xffff // je 0x39b0 <k_gemm_outer+0xb90>
+	LONG $0xff2c840f; WORD $0xffff // je 0x3940 <k_gemm_outer+0xb90>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
 	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x008d44b8586db262 // vfmadd231ps (%rbp,%r9,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x39b0 <k_gemm_outer+0xb90>
+	LONG $0xffff12e9; BYTE $0xff // jmp 0x3940 <k_gemm_outer+0xb90>
 	WORD $0x9066 // nop
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	LONG $0xfff3b6e9; BYTE $0xff // jmp 0x2e6a <k_gemm_outer+0x4a>
+	LONG $0xfff3b6e9; BYTE $0xff // jmp 0x2dfa <k_gemm_outer+0x4a>
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02d88d0f; WORD $0x0000 // jge 0x3d96 <k_gemm_outer+0xf76>
+	LONG $0x02d88d0f; WORD $0x0000 // jge 0x3d26 <k_gemm_outer+0xf76>
 	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x02c88348 // orq $0x2, %rax
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x05d78e0f; WORD $0x0000 // jle 0x40b2 <k_gemm_outer+0x1292>
+	LONG $0x05d78e0f; WORD $0x0000 // jle 0x4042 <k_gemm_outer+0x1292>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x02968d0f; WORD $0x0000 // jge 0x3d84 <k_gemm_outer+0xf64>
+	LONG $0x02968d0f; WORD $0x0000 // jge 0x3d14 <k_gemm_outer+0xf64>
 	LONG $0x08408b49 // movq 0x8(%r8), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x18508b4d // movq 0x18(%r8), %r10
@@ -2966,47 +2950,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x02e7c148 // shlq $0x2, %rdi
 	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
-	WORD $0x18eb // jmp 0x3b78 <k_gemm_outer+0xd58>
+	WORD $0x18eb // jmp 0x3b08 <k_gemm_outer+0xd58>
 	LONG $0x497cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13) {%k1}
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x020c840f; WORD $0x0000 // je 0x3d84 <k_gemm_outer+0xf64>
+	LONG $0x020c840f; WORD $0x0000 // je 0x3d14 <k_gemm_outer+0xf64>
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0xb02c8d4c // leaq (%rax,%rsi,4), %r13
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3574 // je 0x3bc0 <k_gemm_outer+0xda0>
+	WORD $0x3574 // je 0x3b50 <k_gemm_outer+0xda0>
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x7075 // jne 0x3c00 <k_gemm_outer+0xde0>
+	WORD $0x7075 // jne 0x3b90 <k_gemm_outer+0xde0>
 	LONG $0x487cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01b68e0f; WORD $0x0000 // jle 0x3d56 <k_gemm_outer+0xf36>
+	LONG $0x01b68e0f; WORD $0x0000 // jle 0x3ce6 <k_gemm_outer+0xf36>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
-	WORD $0x30eb // jmp 0x3be3 <k_gemm_outer+0xdc3>
+	WORD $0x30eb // jmp 0x3b73 <k_gemm_outer+0xdc3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x3d70 <k_gemm_outer+0xf50>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x3d00 <k_gemm_outer+0xf50>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x3e75 // jne 0x3c21 <k_gemm_outer+0xe01>
+	WORD $0x3e75 // jne 0x3bb1 <k_gemm_outer+0xe01>
 	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	LONG $0x00ce830f; WORD $0x0000 // jae 0x3cbd <k_gemm_outer+0xe9d>
+	LONG $0x00ce830f; WORD $0x0000 // jae 0x3c4d <k_gemm_outer+0xe9d>
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	LONG $0x012f850f; WORD $0x0000 // jne 0x3d2a <k_gemm_outer+0xf0a>
-	LONG $0x000148e9; BYTE $0x00 // jmp 0x3d48 <k_gemm_outer+0xf28>
+	LONG $0x012f850f; WORD $0x0000 // jne 0x3cba <k_gemm_outer+0xf0a>
+	LONG $0x000148e9; BYTE $0x00 // jmp 0x3cd8 <k_gemm_outer+0xf28>
 	LONG $0xc97cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0 {%k1} {z}
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff508e0f; WORD $0xffff // jle 0x3b60 <k_gemm_outer+0xd40>
+	LONG $0xff508e0f; WORD $0xffff // jle 0x3af0 <k_gemm_outer+0xd40>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0xf1af0f49 // imulq %r9, %rsi
 	LONG $0x24048b4c // movq (%rsp), %r8
@@ -3015,7 +2999,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	WORD $0x6172 // jb 0x3c95 <k_gemm_outer+0xe75>
+	WORD $0x6172 // jb 0x3c25 <k_gemm_outer+0xe75>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
 	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
@@ -3031,18 +3015,18 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x3c40 <k_gemm_outer+0xe20>
+	WORD $0xb075 // jne 0x3bd0 <k_gemm_outer+0xe20>
 	LONG $0x245c034c; BYTE $0x30 // addq 0x30(%rsp), %r11
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00aa840f; WORD $0x0000 // je 0x3d48 <k_gemm_outer+0xf28>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x3cd8 <k_gemm_outer+0xf28>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc97cd162; WORD $0x0b10 // vmovups (%r11), %zmm1 {%k1} {z}
 	LONG $0x5875d262; WORD $0x04b8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3ca0 <k_gemm_outer+0xe80>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x3d48 <k_gemm_outer+0xf28>
+	WORD $0xe875 // jne 0x3c30 <k_gemm_outer+0xe80>
+	LONG $0x00008be9; BYTE $0x00 // jmp 0x3cd8 <k_gemm_outer+0xf28>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -3060,10 +3044,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
 	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x3cd0 <k_gemm_outer+0xeb0>
+	WORD $0xb075 // jne 0x3c60 <k_gemm_outer+0xeb0>
 	LONG $0x2444034c; BYTE $0x30 // addq 0x30(%rsp), %r8
 	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	WORD $0x1e74 // je 0x3d48 <k_gemm_outer+0xf28>
+	WORD $0x1e74 // je 0x3cd8 <k_gemm_outer+0xf28>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x487dd262; WORD $0x0c18; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm1
@@ -3071,21 +3055,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3d30 <k_gemm_outer+0xf10>
+	WORD $0xe875 // jne 0x3cc0 <k_gemm_outer+0xf10>
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b60 <k_gemm_outer+0xd40>
+	LONG $0xfe0a850f; WORD $0xffff // jne 0x3af0 <k_gemm_outer+0xd40>
 	LONG $0x487cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b78 <k_gemm_outer+0xd58>
-	WORD $0x14eb // jmp 0x3d84 <k_gemm_outer+0xf64>
+	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b08 <k_gemm_outer+0xd58>
+	WORD $0x14eb // jmp 0x3d14 <k_gemm_outer+0xf64>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfdde850f; WORD $0xffff // jne 0x3b60 <k_gemm_outer+0xd40>
-	WORD $0xd2eb // jmp 0x3d56 <k_gemm_outer+0xf36>
+	LONG $0xfdde850f; WORD $0xffff // jne 0x3af0 <k_gemm_outer+0xd40>
+	WORD $0xd2eb // jmp 0x3ce6 <k_gemm_outer+0xf36>
 	LONG $0x70c48348 // addq $0x70, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3135,7 +3119,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d3c8d4a // leaq (,%r11,4), %rdi
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x66eb // jmp 0x3eae <k_gemm_outer+0x108e>
+	WORD $0x66eb // jmp 0x3e3e <k_gemm_outer+0x108e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
 	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
@@ -3152,15 +3136,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08428d4d // leaq 0x8(%r10), %r8
 	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0xfc168f0f; WORD $0xffff // jg 0x3ac4 <k_gemm_outer+0xca4>
+	LONG $0xfc168f0f; WORD $0xffff // jg 0x3a54 <k_gemm_outer+0xca4>
 	LONG $0xd2af0f4c // imulq %rdx, %r10
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x960c8d4e // leaq (%rsi,%r10,4), %r9
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x6a74 // je 0x3f30 <k_gemm_outer+0x1110>
+	WORD $0x6a74 // je 0x3ec0 <k_gemm_outer+0x1110>
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0x008f850f; WORD $0x0000 // jne 0x3f60 <k_gemm_outer+0x1140>
+	LONG $0x008f850f; WORD $0x0000 // jne 0x3ef0 <k_gemm_outer+0x1140>
 	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
 	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
 	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
@@ -3174,8 +3158,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1
 	LONG $0x487c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00978f0f; WORD $0x0000 // jg 0x3fbb <k_gemm_outer+0x119b>
-	LONG $0x000127e9; BYTE $0x00 // jmp 0x4050 <k_gemm_outer+0x1230>
+	LONG $0x00978f0f; WORD $0x0000 // jg 0x3f4b <k_gemm_outer+0x119b>
+	LONG $0x000127e9; BYTE $0x00 // jmp 0x3fe0 <k_gemm_outer+0x1230>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -3186,8 +3170,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x667f // jg 0x3fbb <k_gemm_outer+0x119b>
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x4050 <k_gemm_outer+0x1230>
+	WORD $0x667f // jg 0x3f4b <k_gemm_outer+0x119b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x3fe0 <k_gemm_outer+0x1230>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
 	LONG $0xc97cd162; WORD $0x3910 // vmovups (%r9), %zmm7 {%k1} {z}
@@ -3204,10 +3188,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1 {%k1} {z}
 	LONG $0xc97c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0 {%k1} {z}
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00958e0f; WORD $0x0000 // jle 0x4050 <k_gemm_outer+0x1230>
+	LONG $0x00958e0f; WORD $0x0000 // jle 0x3fe0 <k_gemm_outer+0x1230>
 	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x77eb // jmp 0x403c <k_gemm_outer+0x121c>
+	WORD $0x77eb // jmp 0x3fcc <k_gemm_outer+0x121c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487c5162; WORD $0x0010 // vmovups (%r8), %zmm8
 	LONG $0xa02c8d4a // leaq (%rax,%r12,4), %rbp
@@ -3229,14 +3213,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x1474 // je 0x4050 <k_gemm_outer+0x1230>
+	WORD $0x1474 // je 0x3fe0 <k_gemm_outer+0x1230>
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0x8d74 // je 0x3fd0 <k_gemm_outer+0x11b0>
+	WORD $0x8d74 // je 0x3f60 <k_gemm_outer+0x11b0>
 	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
-	WORD $0x8beb // jmp 0x3fd6 <k_gemm_outer+0x11b6>
+	WORD $0x8beb // jmp 0x3f66 <k_gemm_outer+0x11b6>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0xfdf5840f; WORD $0xffff // je 0x3e50 <k_gemm_outer+0x1030>
+	LONG $0xfdf5840f; WORD $0xffff // je 0x3de0 <k_gemm_outer+0x1030>
 	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
 	LONG $0x497cd162; WORD $0x3911 // vmovups %zmm7, (%r9) {%k1}
 	LONG $0x497cd162; WORD $0x3011 // vmovups %zmm6, (%r8) {%k1}
@@ -3251,7 +3235,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x497cd162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%r9,%rsi) {%k1}
 	LONG $0x497c9162; WORD $0x0411; BYTE $0x39 // vmovups %zmm0, (%r9,%r15) {%k1}
-	LONG $0xfffde8e9; BYTE $0xff // jmp 0x3e9a <k_gemm_outer+0x107a>
+	LONG $0xfffde8e9; BYTE $0xff // jmp 0x3e2a <k_gemm_outer+0x107a>
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
@@ -3279,56 +3263,56 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000dd3c8d48 // leaq (,%rbx,8), %rdi
 	QUAD $0x00000000f52c8d4a // leaq (,%r14,8), %rbp
 	LONG $0x02e6c149 // shlq $0x2, %r14
-	WORD $0x21eb // jmp 0x4151 <k_gemm_outer+0x1331>
+	WORD $0x21eb // jmp 0x40e1 <k_gemm_outer+0x1331>
 	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
 	LONG $0x02418d49 // leaq 0x2(%r9), %rax
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf98d8f0f; WORD $0xffff // jg 0x3ade <k_gemm_outer+0xcbe>
+	LONG $0xf98d8f0f; WORD $0xffff // jg 0x3a6e <k_gemm_outer+0xcbe>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
 	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x2574 // je 0x4190 <k_gemm_outer+0x1370>
+	WORD $0x2574 // je 0x4120 <k_gemm_outer+0x1370>
 	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x3c75 // jne 0x41b0 <k_gemm_outer+0x1390>
+	WORD $0x3c75 // jne 0x4140 <k_gemm_outer+0x1390>
 	LONG $0x487cd162; WORD $0x0810 // vmovups (%r8), %zmm1
 	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x407f // jg 0x41c5 <k_gemm_outer+0x13a5>
-	LONG $0x000100e9; BYTE $0x00 // jmp 0x428a <k_gemm_outer+0x146a>
+	WORD $0x407f // jg 0x4155 <k_gemm_outer+0x13a5>
+	LONG $0x000100e9; BYTE $0x00 // jmp 0x421a <k_gemm_outer+0x146a>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x287f // jg 0x41c5 <k_gemm_outer+0x13a5>
-	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x428a <k_gemm_outer+0x146a>
+	WORD $0x287f // jg 0x4155 <k_gemm_outer+0x13a5>
+	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x421a <k_gemm_outer+0x146a>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
 	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00c58e0f; WORD $0x0000 // jle 0x428a <k_gemm_outer+0x146a>
+	LONG $0x00c58e0f; WORD $0x0000 // jle 0x421a <k_gemm_outer+0x146a>
 	LONG $0xd3af0f4c // imulq %rbx, %r10
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	WORD $0x2875 // jne 0x4200 <k_gemm_outer+0x13e0>
+	WORD $0x2875 // jne 0x4190 <k_gemm_outer+0x13e0>
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x00a3840f; WORD $0x0000 // je 0x428a <k_gemm_outer+0x146a>
+	LONG $0x00a3840f; WORD $0x0000 // je 0x421a <k_gemm_outer+0x146a>
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x0087850f; WORD $0x0000 // jne 0x4277 <k_gemm_outer+0x1457>
+	LONG $0x0087850f; WORD $0x0000 // jne 0x4207 <k_gemm_outer+0x1457>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x427d <k_gemm_outer+0x145d>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x420d <k_gemm_outer+0x145d>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x32eb // jmp 0x423b <k_gemm_outer+0x141b>
+	WORD $0x32eb // jmp 0x41cb <k_gemm_outer+0x141b>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
 	LONG $0x586dd262; WORD $0x4ab8; BYTE $0x01 // vfmadd231ps 0x4(%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
@@ -3338,35 +3322,35 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
 	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0xa274 // je 0x41dd <k_gemm_outer+0x13bd>
+	WORD $0xa274 // je 0x416d <k_gemm_outer+0x13bd>
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x1075 // jne 0x4250 <k_gemm_outer+0x1430>
+	WORD $0x1075 // jne 0x41e0 <k_gemm_outer+0x1430>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	WORD $0x0eeb // jmp 0x4256 <k_gemm_outer+0x1436>
+	WORD $0x0eeb // jmp 0x41e6 <k_gemm_outer+0x1436>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
 	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x361c8d4e // leaq (%rsi,%r14), %r11
 	QUAD $0xff8444b8586dd262 // vfmadd231ps -0x4(%r12,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0xa174 // je 0x4210 <k_gemm_outer+0x13f0>
+	WORD $0xa174 // je 0x41a0 <k_gemm_outer+0x13f0>
 	LONG $0xc97cd162; WORD $0x1310 // vmovups (%r11), %zmm2 {%k1} {z}
-	WORD $0x9feb // jmp 0x4216 <k_gemm_outer+0x13f6>
+	WORD $0x9feb // jmp 0x41a6 <k_gemm_outer+0x13f6>
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
 	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9a // vfmadd231ps (%r10,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
 	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0xfe99840f; WORD $0xffff // je 0x4130 <k_gemm_outer+0x1310>
+	LONG $0xfe99840f; WORD $0xffff // je 0x40c0 <k_gemm_outer+0x1310>
 	LONG $0x497cd162; WORD $0x0811 // vmovups %zmm1, (%r8) {%k1}
 	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0xfffe94e9; BYTE $0xff // jmp 0x413c <k_gemm_outer+0x131c>
+	LONG $0xfffe94e9; BYTE $0xff // jmp 0x40cc <k_gemm_outer+0x131c>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// gemm_outer_64
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0ae28e0f; WORD $0x0000 // jle 0x4d9f <k_gemm_outer_64+0xaef>
+	LONG $0x0ae28e0f; WORD $0x0000 // jle 0x4d2f <k_gemm_outer_64+0xaef>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3380,27 +3364,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x1feb // jmp 0x430b <k_gemm_outer_64+0x5b>
+	WORD $0x1feb // jmp 0x429b <k_gemm_outer_64+0x5b>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0a868d0f; WORD $0x0000 // jge 0x4d91 <k_gemm_outer_64+0xae1>
+	LONG $0x0a868d0f; WORD $0x0000 // jge 0x4d21 <k_gemm_outer_64+0xae1>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
 	LONG $0x10f88348 // cmpq $0x10, %rax
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x01808c0f; WORD $0x0000 // jl 0x44a0 <k_gemm_outer_64+0x1f0>
+	LONG $0x01808c0f; WORD $0x0000 // jl 0x4430 <k_gemm_outer_64+0x1f0>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x032d8d0f; WORD $0x0000 // jge 0x4660 <k_gemm_outer_64+0x3b0>
+	LONG $0x032d8d0f; WORD $0x0000 // jge 0x45f0 <k_gemm_outer_64+0x3b0>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0xae7d // jge 0x42f0 <k_gemm_outer_64+0x40>
+	WORD $0xae7d // jge 0x4280 <k_gemm_outer_64+0x40>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
@@ -3416,36 +3400,36 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24542348; BYTE $0x58 // andq 0x58(%rsp), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x28eb // jmp 0x43ad <k_gemm_outer_64+0xfd>
+	WORD $0x28eb // jmp 0x433d <k_gemm_outer_64+0xfd>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xf6 // vmovupd %zmm1, (%rsi,%r14,8)
 	QUAD $0x01f6441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r14,8)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0x05e3840f; WORD $0x0000 // je 0x4990 <k_gemm_outer_64+0x6e0>
+	LONG $0x05e3840f; WORD $0x0000 // je 0x4920 <k_gemm_outer_64+0x6e0>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0xf2af0f4d // imulq %r10, %r14
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1774 // je 0x43d0 <k_gemm_outer_64+0x120>
+	WORD $0x1774 // je 0x4360 <k_gemm_outer_64+0x120>
 	LONG $0x48fdb162; WORD $0x0c10; BYTE $0xf6 // vmovupd (%rsi,%r14,8), %zmm1
 	QUAD $0x01f6441048fdb162 // vmovupd 0x40(%rsi,%r14,8), %zmm0
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x107f // jg 0x43dd <k_gemm_outer_64+0x12d>
-	WORD $0xc1eb // jmp 0x4390 <k_gemm_outer_64+0xe0>
+	WORD $0x107f // jg 0x436d <k_gemm_outer_64+0x12d>
+	WORD $0xc1eb // jmp 0x4320 <k_gemm_outer_64+0xe0>
 	BYTE $0x90 // nop
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xb37e // jle 0x4390 <k_gemm_outer_64+0xe0>
+	WORD $0xb37e // jle 0x4320 <k_gemm_outer_64+0xe0>
 	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0xd13c8d4d // leaq (%r9,%rdx,8), %r15
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1275 // jne 0x4400 <k_gemm_outer_64+0x150>
+	WORD $0x1275 // jne 0x4390 <k_gemm_outer_64+0x150>
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x9974 // je 0x4390 <k_gemm_outer_64+0xe0>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x447d <k_gemm_outer_64+0x1cd>
+	WORD $0x9974 // je 0x4320 <k_gemm_outer_64+0xe0>
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x440d <k_gemm_outer_64+0x1cd>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
@@ -3467,7 +3451,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c78349 // addq $0x10, %r15
 	WORD $0x014d; BYTE $0xec // addq %r13, %r12
 	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xc275 // jne 0x4420 <k_gemm_outer_64+0x170>
+	WORD $0xc275 // jne 0x43b0 <k_gemm_outer_64+0x170>
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
@@ -3475,23 +3459,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff13840f; WORD $0xffff // je 0x4390 <k_gemm_outer_64+0xe0>
+	LONG $0xff13840f; WORD $0xffff // je 0x4320 <k_gemm_outer_64+0xe0>
 	LONG $0x48fdd262; WORD $0x1719 // vbroadcastsd (%r15), %zmm2
 	LONG $0x48edf262; WORD $0x0ab8 // vfmadd231pd (%rdx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x48edf262; WORD $0x42b8; BYTE $0x01 // vfmadd231pd 0x40(%rdx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4390 <k_gemm_outer_64+0xe0>
+	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4320 <k_gemm_outer_64+0xe0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
 	LONG $0x07f88348 // cmpq $0x7, %rax
 	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x04fd8e0f; WORD $0x0000 // jle 0x49b0 <k_gemm_outer_64+0x700>
+	LONG $0x04fd8e0f; WORD $0x0000 // jle 0x4940 <k_gemm_outer_64+0x700>
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0x06c28d0f; WORD $0x0000 // jge 0x4b7f <k_gemm_outer_64+0x8cf>
+	LONG $0x06c28d0f; WORD $0x0000 // jge 0x4b0f <k_gemm_outer_64+0x8cf>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xfe1d8d0f; WORD $0xffff // jge 0x42f0 <k_gemm_outer_64+0x40>
+	LONG $0xfe1d8d0f; WORD $0xffff // jge 0x4280 <k_gemm_outer_64+0x40>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
@@ -3513,34 +3497,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
 	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	WORD $0x1feb // jmp 0x4553 <k_gemm_outer_64+0x2a3>
+	WORD $0x1feb // jmp 0x44e3 <k_gemm_outer_64+0x2a3>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fdb162; WORD $0x0411; BYTE $0xe6 // vmovupd %zmm0, (%rsi,%r12,8)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x082a840f; WORD $0x0000 // je 0x4d7d <k_gemm_outer_64+0xacd>
+	LONG $0x082a840f; WORD $0x0000 // je 0x4d0d <k_gemm_outer_64+0xacd>
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	LONG $0xe2af0f4d // imulq %r10, %r12
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x0f74 // je 0x4570 <k_gemm_outer_64+0x2c0>
+	WORD $0x0f74 // je 0x4500 <k_gemm_outer_64+0x2c0>
 	LONG $0x48fdb162; WORD $0x0410; BYTE $0xe6 // vmovupd (%rsi,%r12,8), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0c7f // jg 0x4579 <k_gemm_outer_64+0x2c9>
-	WORD $0xd1eb // jmp 0x4540 <k_gemm_outer_64+0x290>
+	WORD $0x0c7f // jg 0x4509 <k_gemm_outer_64+0x2c9>
+	WORD $0xd1eb // jmp 0x44d0 <k_gemm_outer_64+0x290>
 	BYTE $0x90 // nop
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xc77e // jle 0x4540 <k_gemm_outer_64+0x290>
+	WORD $0xc77e // jle 0x44d0 <k_gemm_outer_64+0x290>
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	LONG $0xc2af0f49 // imulq %r10, %rax
 	LONG $0xc12c8d4d // leaq (%r9,%rax,8), %r13
 	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
 	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x1273 // jae 0x45a0 <k_gemm_outer_64+0x2f0>
+	WORD $0x1273 // jae 0x4530 <k_gemm_outer_64+0x2f0>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x009e850f; WORD $0x0000 // jne 0x4638 <k_gemm_outer_64+0x388>
-	WORD $0xa4eb // jmp 0x4540 <k_gemm_outer_64+0x290>
+	LONG $0x009e850f; WORD $0x0000 // jne 0x45c8 <k_gemm_outer_64+0x388>
+	WORD $0xa4eb // jmp 0x44d0 <k_gemm_outer_64+0x290>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
@@ -3564,7 +3548,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
 	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb075 // jne 0x45c0 <k_gemm_outer_64+0x310>
+	WORD $0xb075 // jne 0x4550 <k_gemm_outer_64+0x310>
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
@@ -3573,7 +3557,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
 	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff08840f; WORD $0xffff // je 0x4540 <k_gemm_outer_64+0x290>
+	LONG $0xff08840f; WORD $0xffff // je 0x44d0 <k_gemm_outer_64+0x290>
 	LONG $0x03e5c148 // shlq $0x3, %rbp
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x9066 // nop
@@ -3582,8 +3566,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
 	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xe775 // jne 0x4640 <k_gemm_outer_64+0x390>
-	LONG $0xfffee2e9; BYTE $0xff // jmp 0x4540 <k_gemm_outer_64+0x290>
+	WORD $0xe775 // jne 0x45d0 <k_gemm_outer_64+0x390>
+	LONG $0xfffee2e9; BYTE $0xff // jmp 0x44d0 <k_gemm_outer_64+0x290>
 	WORD $0x9066 // nop
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
@@ -3618,7 +3602,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000f51c8d4e // leaq (,%r14,8), %r11
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x4798 <k_gemm_outer_64+0x4e8>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x4728 <k_gemm_outer_64+0x4e8>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x48fdd162; WORD $0x1711 // vmovupd %zmm2, (%r15)
 	LONG $0x48fdd162; WORD $0x4f11; BYTE $0x01 // vmovupd %zmm1, 0x40(%r15)
@@ -3642,13 +3626,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08728d49 // leaq 0x8(%r10), %rsi
 	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	LONG $0xfb9e8f0f; WORD $0xffff // jg 0x4336 <k_gemm_outer_64+0x86>
+	LONG $0xfb9e8f0f; WORD $0xffff // jg 0x42c6 <k_gemm_outer_64+0x86>
 	LONG $0xd1af0f4d // imulq %r9, %r10
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
 	LONG $0xd03c8d4e // leaq (%rax,%r10,8), %r15
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x009c840f; WORD $0x0000 // je 0x4850 <k_gemm_outer_64+0x5a0>
+	LONG $0x009c840f; WORD $0x0000 // je 0x47e0 <k_gemm_outer_64+0x5a0>
 	LONG $0x48fdd162; WORD $0x1710 // vmovupd (%r15), %zmm2
 	LONG $0x48fdd162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm1
 	LONG $0x48fd9162; WORD $0x0410; BYTE $0xcf // vmovupd (%r15,%r9,8), %zmm0
@@ -3669,8 +3653,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x3410; BYTE $0x17 // vmovupd (%r15,%rdx), %zmm14
 	QUAD $0x01177c1048fd5162 // vmovupd 0x40(%r15,%rdx), %zmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x647f // jg 0x48a1 <k_gemm_outer_64+0x5f1>
-	LONG $0xfffebee9; BYTE $0xff // jmp 0x4700 <k_gemm_outer_64+0x450>
+	WORD $0x647f // jg 0x4831 <k_gemm_outer_64+0x5f1>
+	LONG $0xfffebee9; BYTE $0xff // jmp 0x4690 <k_gemm_outer_64+0x450>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
@@ -3689,7 +3673,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfe5f8e0f; WORD $0xffff // jle 0x4700 <k_gemm_outer_64+0x450>
+	LONG $0xfe5f8e0f; WORD $0xffff // jle 0x4690 <k_gemm_outer_64+0x450>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28408b4c // movq 0x28(%rax), %r8
 	LONG $0x03e0c149 // shlq $0x3, %r8
@@ -3732,16 +3716,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
 	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xff35850f; WORD $0xffff // jne 0x48c0 <k_gemm_outer_64+0x610>
-	LONG $0xfffd70e9; BYTE $0xff // jmp 0x4700 <k_gemm_outer_64+0x450>
+	LONG $0xff35850f; WORD $0xffff // jne 0x4850 <k_gemm_outer_64+0x610>
+	LONG $0xfffd70e9; BYTE $0xff // jmp 0x4690 <k_gemm_outer_64+0x450>
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0xfff95be9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0xfff95be9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf9418e0f; WORD $0xffff // jle 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0xf9418e0f; WORD $0xffff // jle 0x428f <k_gemm_outer_64+0x4f>
 	LONG $0x48478b48 // movq 0x48(%rdi), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
@@ -3761,7 +3745,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
 	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	WORD $0x2eeb // jmp 0x4a40 <k_gemm_outer_64+0x790>
+	WORD $0x2eeb // jmp 0x49d0 <k_gemm_outer_64+0x790>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
@@ -3770,28 +3754,28 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0x012b840f; WORD $0x0000 // je 0x4b6b <k_gemm_outer_64+0x8bb>
+	LONG $0x012b840f; WORD $0x0000 // je 0x4afb <k_gemm_outer_64+0x8bb>
 	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x1874 // je 0x4a60 <k_gemm_outer_64+0x7b0>
+	WORD $0x1874 // je 0x49f0 <k_gemm_outer_64+0x7b0>
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0xc7af0f49 // imulq %r15, %rax
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x0410fbc5; BYTE $0xc1 // vmovsd (%rcx,%rax,8), %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c7f // jg 0x4a69 <k_gemm_outer_64+0x7b9>
-	WORD $0xc1eb // jmp 0x4a20 <k_gemm_outer_64+0x770>
+	WORD $0x0c7f // jg 0x49f9 <k_gemm_outer_64+0x7b9>
+	WORD $0xc1eb // jmp 0x49b0 <k_gemm_outer_64+0x770>
 	BYTE $0x90 // nop
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xb77e // jle 0x4a20 <k_gemm_outer_64+0x770>
+	WORD $0xb77e // jle 0x49b0 <k_gemm_outer_64+0x770>
 	LONG $0x08578b4c // movq 0x8(%rdi), %r10
 	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
 	LONG $0x20478b4c // movq 0x20(%rdi), %r8
 	LONG $0x28678b4c // movq 0x28(%rdi), %r12
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	WORD $0x1173 // jae 0x4a90 <k_gemm_outer_64+0x7e0>
+	WORD $0x1173 // jae 0x4a20 <k_gemm_outer_64+0x7e0>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x4b0a <k_gemm_outer_64+0x85a>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x4a9a <k_gemm_outer_64+0x85a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	QUAD $0x00000000c50c8d4c // leaq (,%rax,8), %r9
@@ -3819,13 +3803,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c58348 // addq $0x4, %rbp
 	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0xc675 // jne 0x4ad0 <k_gemm_outer_64+0x820>
+	WORD $0xc675 // jne 0x4a60 <k_gemm_outer_64+0x820>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xfef9840f; WORD $0xffff // je 0x4a20 <k_gemm_outer_64+0x770>
+	LONG $0xfef9840f; WORD $0xffff // je 0x49b0 <k_gemm_outer_64+0x770>
 	LONG $0x246c034c; BYTE $0x30 // addq 0x30(%rsp), %r13
 	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
 	LONG $0xc4af0f49 // imulq %r12, %rax
@@ -3841,12 +3825,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xea75 // jne 0x4b50 <k_gemm_outer_64+0x8a0>
-	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x4a20 <k_gemm_outer_64+0x770>
+	WORD $0xea75 // jne 0x4ae0 <k_gemm_outer_64+0x8a0>
+	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x49b0 <k_gemm_outer_64+0x770>
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff780e9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0xfff780e9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
@@ -3877,7 +3861,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000cd348d4a // leaq (,%r9,8), %rsi
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x63eb // jmp 0x4c69 <k_gemm_outer_64+0x9b9>
+	WORD $0x63eb // jmp 0x4bf9 <k_gemm_outer_64+0x9b9>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x48fdd162; WORD $0x3b11 // vmovupd %zmm7, (%r11)
 	LONG $0x48fdd162; WORD $0x3411; BYTE $0xcb // vmovupd %zmm6, (%r11,%rcx,8)
@@ -3893,13 +3877,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x087a8d49 // leaq 0x8(%r10), %rdi
 	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	LONG $0xf8578f0f; WORD $0xffff // jg 0x44c0 <k_gemm_outer_64+0x210>
+	LONG $0xf8578f0f; WORD $0xffff // jg 0x4450 <k_gemm_outer_64+0x210>
 	LONG $0xd1af0f4c // imulq %rcx, %r10
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0xd01c8d4f // leaq (%r8,%r10,8), %r11
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	WORD $0x4f74 // je 0x4cd0 <k_gemm_outer_64+0xa20>
+	WORD $0x4f74 // je 0x4c60 <k_gemm_outer_64+0xa20>
 	LONG $0x48fdd162; WORD $0x3b10 // vmovupd (%r11), %zmm7
 	LONG $0x48fdd162; WORD $0x3410; BYTE $0xcb // vmovupd (%r11,%rcx,8), %zmm6
 	LONG $0x48fd9162; WORD $0x2c10; BYTE $0x33 // vmovupd (%r11,%r14), %zmm5
@@ -3912,8 +3896,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x0c10; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm1
 	LONG $0x48fdd162; WORD $0x0410; BYTE $0x13 // vmovupd (%r11,%rdx), %zmm0
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2e7f // jg 0x4cf9 <k_gemm_outer_64+0xa49>
-	LONG $0xffff40e9; BYTE $0xff // jmp 0x4c10 <k_gemm_outer_64+0x960>
+	WORD $0x2e7f // jg 0x4c89 <k_gemm_outer_64+0xa49>
+	LONG $0xffff40e9; BYTE $0xff // jmp 0x4ba0 <k_gemm_outer_64+0x960>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3923,7 +3907,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff178e0f; WORD $0xffff // jle 0x4c10 <k_gemm_outer_64+0x960>
+	LONG $0xff178e0f; WORD $0xffff // jle 0x4ba0 <k_gemm_outer_64+0x960>
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
 	LONG $0x03e7c148 // shlq $0x3, %rdi
@@ -3950,12 +3934,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x9875 // jne 0x4d10 <k_gemm_outer_64+0xa60>
-	LONG $0xfffe93e9; BYTE $0xff // jmp 0x4c10 <k_gemm_outer_64+0x960>
+	WORD $0x9875 // jne 0x4ca0 <k_gemm_outer_64+0xa60>
+	LONG $0xfffe93e9; BYTE $0xff // jmp 0x4ba0 <k_gemm_outer_64+0x960>
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfff56ee9; BYTE $0xff // jmp 0x42ff <k_gemm_outer_64+0x4f>
+	LONG $0xfff56ee9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
 	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3970,7 +3954,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// gram_tile
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x249d8e0f; WORD $0x0000 // jle 0x725a <k_gram_tile+0x24aa>
+	LONG $0x249d8e0f; WORD $0x0000 // jle 0x71ea <k_gram_tile+0x24aa>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -3982,7 +3966,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x246a8e0f; WORD $0x0000 // jle 0x724c <k_gram_tile+0x249c>
+	LONG $0x246a8e0f; WORD $0x0000 // jle 0x71dc <k_gram_tile+0x249c>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -4005,13 +3989,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
 	QUAD $0x000001b024948948 // movq %rdx, 0x1b0(%rsp)
 	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x20eb // jmp 0x4e8d <k_gram_tile+0xdd>
+	WORD $0x20eb // jmp 0x4e1d <k_gram_tile+0xdd>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
 	LONG $0x08c68348 // addq $0x8, %rsi
 	QUAD $0x00000150248c8b48 // movq 0x150(%rsp), %rcx
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x724c <k_gram_tile+0x249c>
+	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x71dc <k_gram_tile+0x249c>
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
 	LONG $0x0018b841; WORD $0x0000 // movl $0x18, %r8d
 	LONG $0xc6420f4c // cmovbq %rsi, %r8
@@ -4130,7 +4114,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x5134 <k_gram_tile+0x384>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x50c4 <k_gram_tile+0x384>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xc85a // vcvtps2pd %ymm0, %zmm1
 	QUAD $0x02cb4c5848f5b162 // vaddpd 0x80(%rbx,%r9,8), %zmm1, %zmm1
@@ -4149,10 +4133,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
 	QUAD $0x000001b024948b48 // movq 0x1b0(%rsp), %rdx
-	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4e70 <k_gram_tile+0xc0>
+	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4e00 <k_gram_tile+0xc0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010f8e0f; WORD $0x0000 // jle 0x5250 <k_gram_tile+0x4a0>
+	LONG $0x010f8e0f; WORD $0x0000 // jle 0x51e0 <k_gram_tile+0x4a0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -4199,8 +4183,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xff45850f; WORD $0xffff // jne 0x5190 <k_gram_tile+0x3e0>
-	WORD $0x47eb // jmp 0x5294 <k_gram_tile+0x4e4>
+	LONG $0xff45850f; WORD $0xffff // jne 0x5120 <k_gram_tile+0x3e0>
+	WORD $0x47eb // jmp 0x5224 <k_gram_tile+0x4e4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4238,7 +4222,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
 	LONG $0x5f247c80; BYTE $0x00 // cmpb $0x0, 0x5f(%rsp)
 	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x0402840f; WORD $0x0000 // je 0x5700 <k_gram_tile+0x950>
+	LONG $0x0402840f; WORD $0x0000 // je 0x5690 <k_gram_tile+0x950>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
@@ -4248,7 +4232,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x367e // jle 0x5360 <k_gram_tile+0x5b0>
+	WORD $0x367e // jle 0x52f0 <k_gram_tile+0x5b0>
 	LONG $0x487cc162; WORD $0xc75a // vcvtps2pd %ymm15, %zmm16
 	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
 	LONG $0x48fd5362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm15
@@ -4256,15 +4240,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm15, %zmm15
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm15, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5500 <k_gram_tile+0x750>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5490 <k_gram_tile+0x750>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01978e0f; WORD $0x0000 // jle 0x5500 <k_gram_tile+0x750>
+	LONG $0x01978e0f; WORD $0x0000 // jle 0x5490 <k_gram_tile+0x750>
 	QUAD $0x1024bc11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm15, 0x10(%rsp)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x0777 // ja 0x5381 <k_gram_tile+0x5d1>
+	WORD $0x0777 // ja 0x5311 <k_gram_tile+0x5d1>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x546e <k_gram_tile+0x6be>
+	LONG $0x0000ede9; BYTE $0x00 // jmp 0x53fe <k_gram_tile+0x6be>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -4274,12 +4258,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024943b4c // cmpq 0xa0(%rsp), %r10
-	WORD $0x1373 // jae 0x53c5 <k_gram_tile+0x615>
+	WORD $0x1373 // jae 0x5355 <k_gram_tile+0x615>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x53c5 <k_gram_tile+0x615>
+	WORD $0x0f74 // je 0x5355 <k_gram_tile+0x615>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x546e <k_gram_tile+0x6be>
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x53fe <k_gram_tile+0x6be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
@@ -4301,15 +4285,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03ef541148fd8162 // vmovupd %zmm18, 0xc0(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x53e0 <k_gram_tile+0x630>
+	WORD $0x8d75 // jne 0x5370 <k_gram_tile+0x630>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0092840f; WORD $0x0000 // je 0x5500 <k_gram_tile+0x750>
+	LONG $0x0092840f; WORD $0x0000 // je 0x5490 <k_gram_tile+0x750>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5493 <k_gram_tile+0x6e3>
+	WORD $0x1e74 // je 0x5423 <k_gram_tile+0x6e3>
 	LONG $0x7c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm15
 	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
 	LONG $0x580341c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm15, %xmm15
@@ -4318,7 +4302,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5e74 // je 0x5500 <k_gram_tile+0x750>
+	WORD $0x5e74 // je 0x5490 <k_gram_tile+0x750>
 	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
 	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4334,14 +4318,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xfa7c; BYTE $0x08 // vmovsd %xmm15, 0x8(%rdx,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xc575 // jne 0x54c0 <k_gram_tile+0x710>
+	WORD $0xc575 // jne 0x5450 <k_gram_tile+0x710>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	LONG $0x10cf8349 // orq $0x10, %r15
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x5550 <k_gram_tile+0x7a0>
+	WORD $0x3d7e // jle 0x54e0 <k_gram_tile+0x7a0>
 	LONG $0x487c5162; WORD $0xfe5a // vcvtps2pd %ymm14, %zmm15
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm15, %zmm15
 	LONG $0x48fd5362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm14
@@ -4349,16 +4333,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm15, 0x80(%r10)
 	LONG $0x488d5162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm14, %zmm14
 	LONG $0x48fd5162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm14, 0xc0(%r10)
-	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x5700 <k_gram_tile+0x950>
+	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x5690 <k_gram_tile+0x950>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x5700 <k_gram_tile+0x950>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x5690 <k_gram_tile+0x950>
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	QUAD $0x1024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x5575 <k_gram_tile+0x7c5>
+	WORD $0x0773 // jae 0x5505 <k_gram_tile+0x7c5>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x565e <k_gram_tile+0x8ae>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x55ee <k_gram_tile+0x8ae>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -4368,12 +4352,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824943b4c // cmpq 0xa8(%rsp), %r10
-	WORD $0x1373 // jae 0x55b9 <k_gram_tile+0x809>
+	WORD $0x1373 // jae 0x5549 <k_gram_tile+0x809>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x55b9 <k_gram_tile+0x809>
+	WORD $0x0f74 // je 0x5549 <k_gram_tile+0x809>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x565e <k_gram_tile+0x8ae>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x55ee <k_gram_tile+0x8ae>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
@@ -4394,15 +4378,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x55d0 <k_gram_tile+0x820>
+	WORD $0x8d75 // jne 0x5560 <k_gram_tile+0x820>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x00a2840f; WORD $0x0000 // je 0x5700 <k_gram_tile+0x950>
+	LONG $0x00a2840f; WORD $0x0000 // je 0x5690 <k_gram_tile+0x950>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x1e74 // je 0x5685 <k_gram_tile+0x8d5>
+	WORD $0x1e74 // je 0x5615 <k_gram_tile+0x8d5>
 	LONG $0x74107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm14
 	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
 	LONG $0x580b41c4; WORD $0xd234 // vaddsd (%r10,%rdx,8), %xmm14, %xmm14
@@ -4411,7 +4395,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	WORD $0x6c74 // je 0x5700 <k_gram_tile+0x950>
+	WORD $0x6c74 // je 0x5690 <k_gram_tile+0x950>
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4427,14 +4411,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x88(%r8,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xb775 // jne 0x56b0 <k_gram_tile+0x900>
+	WORD $0xb775 // jne 0x5640 <k_gram_tile+0x900>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x08e3c148 // shlq $0x8, %rbx
 	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
 	LONG $0x80938d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
 	LONG $0x5e247c80; BYTE $0x00 // cmpb $0x0, 0x5e(%rsp)
-	LONG $0x041a840f; WORD $0x0000 // je 0x5b40 <k_gram_tile+0xd90>
+	LONG $0x041a840f; WORD $0x0000 // je 0x5ad0 <k_gram_tile+0xd90>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4444,7 +4428,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x337e // jle 0x5780 <k_gram_tile+0x9d0>
+	WORD $0x337e // jle 0x5710 <k_gram_tile+0x9d0>
 	LONG $0x487c5162; WORD $0xf55a // vcvtps2pd %ymm13, %zmm14
 	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
 	LONG $0x48fd5362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm13
@@ -4452,13 +4436,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm13, %zmm13
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm13, 0x40(%r10)
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x5936 <k_gram_tile+0xb86>
+	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x58c6 <k_gram_tile+0xb86>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x5936 <k_gram_tile+0xb86>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x58c6 <k_gram_tile+0xb86>
 	QUAD $0x1024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x57e1 <k_gram_tile+0xa31>
+	WORD $0x4772 // jb 0x5771 <k_gram_tile+0xa31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4471,13 +4455,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x00a7830f; WORD $0x0000 // jae 0x5880 <k_gram_tile+0xad0>
+	LONG $0x00a7830f; WORD $0x0000 // jae 0x5810 <k_gram_tile+0xad0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x009f840f; WORD $0x0000 // je 0x5880 <k_gram_tile+0xad0>
+	LONG $0x009f840f; WORD $0x0000 // je 0x5810 <k_gram_tile+0xad0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1f74 // je 0x580a <k_gram_tile+0xa5a>
+	WORD $0x1f74 // je 0x579a <k_gram_tile+0xa5a>
 	LONG $0x107a21c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm13
 	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
 	LONG $0x581301c4; WORD $0xea2c // vaddsd (%r10,%r13,8), %xmm13, %xmm13
@@ -4486,7 +4470,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01ca8348 // orq $0x1, %rdx
 	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
 	QUAD $0x0000009824ac394c // cmpq %r13, 0x98(%rsp)
-	LONG $0x010f840f; WORD $0x0000 // je 0x592c <k_gram_tile+0xb7c>
+	LONG $0x010f840f; WORD $0x0000 // je 0x58bc <k_gram_tile+0xb7c>
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
 	LONG $0xefaf0f4d // imulq %r15, %r13
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
@@ -4502,8 +4486,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x08 // vmovsd %xmm13, 0x8(%r13,%rdx,8)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc575 // jne 0x5840 <k_gram_tile+0xa90>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x592c <k_gram_tile+0xb7c>
+	WORD $0xc575 // jne 0x57d0 <k_gram_tile+0xa90>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x58bc <k_gram_tile+0xb7c>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0xe0e58349 // andq $-0x20, %r13
 	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
@@ -4527,9 +4511,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c2441148fda162 // vmovupd %zmm16, 0xc0(%rdx,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8d75 // jne 0x58b0 <k_gram_tile+0xb00>
+	WORD $0x8d75 // jne 0x5840 <k_gram_tile+0xb00>
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x57e4 <k_gram_tile+0xa34>
+	LONG $0xfeb8850f; WORD $0xffff // jne 0x5774 <k_gram_tile+0xa34>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4537,7 +4521,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x377e // jle 0x5980 <k_gram_tile+0xbd0>
+	WORD $0x377e // jle 0x5910 <k_gram_tile+0xbd0>
 	LONG $0x487c5162; WORD $0xec5a // vcvtps2pd %ymm12, %zmm13
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm13, %zmm13
 	LONG $0x48fd5362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm12
@@ -4545,13 +4529,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm13, 0x80(%r10)
 	LONG $0x489d5162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm12, %zmm12
 	LONG $0x48fd5162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r10)
-	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5b40 <k_gram_tile+0xd90>
+	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5ad0 <k_gram_tile+0xd90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5b40 <k_gram_tile+0xd90>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5ad0 <k_gram_tile+0xd90>
 	QUAD $0x1024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x59e1 <k_gram_tile+0xc31>
+	WORD $0x4772 // jb 0x5971 <k_gram_tile+0xc31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4564,13 +4548,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x5a8e <k_gram_tile+0xcde>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x5a1e <k_gram_tile+0xcde>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x5a8e <k_gram_tile+0xcde>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x5a1e <k_gram_tile+0xcde>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x5a12 <k_gram_tile+0xc62>
+	WORD $0x2674 // je 0x59a2 <k_gram_tile+0xc62>
 	LONG $0x64107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm12
 	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
 	QUAD $0x0080d2a4581b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm12, %xmm12
@@ -4579,7 +4563,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x5b2e <k_gram_tile+0xd7e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x5abe <k_gram_tile+0xd7e>
 	QUAD $0x0000f024bcaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4594,8 +4578,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x5a40 <k_gram_tile+0xc90>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5b2e <k_gram_tile+0xd7e>
+	WORD $0xb775 // jne 0x59d0 <k_gram_tile+0xc90>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5abe <k_gram_tile+0xd7e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
@@ -4618,14 +4602,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd1162 // vmovupd %zmm15, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x5ab0 <k_gram_tile+0xd00>
+	WORD $0x8b75 // jne 0x5a40 <k_gram_tile+0xd00>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x59e3 <k_gram_tile+0xc33>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5973 <k_gram_tile+0xc33>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5d247c80; BYTE $0x00 // cmpb $0x0, 0x5d(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x5f60 <k_gram_tile+0x11b0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x5ef0 <k_gram_tile+0x11b0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4635,7 +4619,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x5bb0 <k_gram_tile+0xe00>
+	WORD $0x3e7e // jle 0x5b40 <k_gram_tile+0xe00>
 	LONG $0x487c5162; WORD $0xe35a // vcvtps2pd %ymm11, %zmm12
 	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
 	LONG $0x48fd5362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm11
@@ -4643,13 +4627,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm11, %zmm11
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm11, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5d58 <k_gram_tile+0xfa8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5ce8 <k_gram_tile+0xfa8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5d58 <k_gram_tile+0xfa8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5ce8 <k_gram_tile+0xfa8>
 	QUAD $0x10249c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm11, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5c11 <k_gram_tile+0xe61>
+	WORD $0x4772 // jb 0x5ba1 <k_gram_tile+0xe61>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4662,13 +4646,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x5ca0 <k_gram_tile+0xef0>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x5c30 <k_gram_tile+0xef0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x5ca0 <k_gram_tile+0xef0>
+	LONG $0x008f840f; WORD $0x0000 // je 0x5c30 <k_gram_tile+0xef0>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5c38 <k_gram_tile+0xe88>
+	WORD $0x1e74 // je 0x5bc8 <k_gram_tile+0xe88>
 	LONG $0x5c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm11
 	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
 	LONG $0x582341c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm11, %xmm11
@@ -4677,7 +4661,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x5d4e <k_gram_tile+0xf9e>
+	LONG $0x0103840f; WORD $0x0000 // je 0x5cde <k_gram_tile+0xf9e>
 	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4693,8 +4677,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea5c; BYTE $0x08 // vmovsd %xmm11, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x5c60 <k_gram_tile+0xeb0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5d4e <k_gram_tile+0xf9e>
+	WORD $0xc575 // jne 0x5bf0 <k_gram_tile+0xeb0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5cde <k_gram_tile+0xf9e>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4718,9 +4702,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5741148fd1162 // vmovupd %zmm14, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x5cd0 <k_gram_tile+0xf20>
+	WORD $0x8b75 // jne 0x5c60 <k_gram_tile+0xf20>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x5c13 <k_gram_tile+0xe63>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x5ba3 <k_gram_tile+0xe63>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4728,7 +4712,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x5da0 <k_gram_tile+0xff0>
+	WORD $0x357e // jle 0x5d30 <k_gram_tile+0xff0>
 	LONG $0x487c5162; WORD $0xda5a // vcvtps2pd %ymm10, %zmm11
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm11, %zmm11
 	LONG $0x48fd5362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm10
@@ -4736,13 +4720,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm11, 0x80(%r10)
 	LONG $0x48ad5162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm10, %zmm10
 	LONG $0x48fd5162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm10, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5f60 <k_gram_tile+0x11b0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5ef0 <k_gram_tile+0x11b0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5f60 <k_gram_tile+0x11b0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5ef0 <k_gram_tile+0x11b0>
 	QUAD $0x10249411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm10, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5e01 <k_gram_tile+0x1051>
+	WORD $0x4772 // jb 0x5d91 <k_gram_tile+0x1051>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4755,13 +4739,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x5eae <k_gram_tile+0x10fe>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x5e3e <k_gram_tile+0x10fe>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x5eae <k_gram_tile+0x10fe>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x5e3e <k_gram_tile+0x10fe>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x5e32 <k_gram_tile+0x1082>
+	WORD $0x2674 // je 0x5dc2 <k_gram_tile+0x1082>
 	LONG $0x54107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm10
 	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
 	QUAD $0x0080d294582b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm10, %xmm10
@@ -4770,7 +4754,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x5f4e <k_gram_tile+0x119e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x5ede <k_gram_tile+0x119e>
 	QUAD $0x0000e824bcaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4785,8 +4769,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x5e60 <k_gram_tile+0x10b0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5f4e <k_gram_tile+0x119e>
+	WORD $0xb775 // jne 0x5df0 <k_gram_tile+0x10b0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5ede <k_gram_tile+0x119e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4809,14 +4793,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x5ed0 <k_gram_tile+0x1120>
+	WORD $0x8b75 // jne 0x5e60 <k_gram_tile+0x1120>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5e03 <k_gram_tile+0x1053>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x5d93 <k_gram_tile+0x1053>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5c247c80; BYTE $0x00 // cmpb $0x0, 0x5c(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x6380 <k_gram_tile+0x15d0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x6310 <k_gram_tile+0x15d0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4826,7 +4810,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x5fd0 <k_gram_tile+0x1220>
+	WORD $0x3e7e // jle 0x5f60 <k_gram_tile+0x1220>
 	LONG $0x487c5162; WORD $0xd15a // vcvtps2pd %ymm9, %zmm10
 	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
 	LONG $0x48fd5362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm9
@@ -4834,13 +4818,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm9, %zmm9
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x01 // vmovupd %zmm9, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x6178 <k_gram_tile+0x13c8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x6108 <k_gram_tile+0x13c8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x6178 <k_gram_tile+0x13c8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x6108 <k_gram_tile+0x13c8>
 	QUAD $0x10248c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm9, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x6031 <k_gram_tile+0x1281>
+	WORD $0x4772 // jb 0x5fc1 <k_gram_tile+0x1281>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4853,13 +4837,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x60c0 <k_gram_tile+0x1310>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x6050 <k_gram_tile+0x1310>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x60c0 <k_gram_tile+0x1310>
+	LONG $0x008f840f; WORD $0x0000 // je 0x6050 <k_gram_tile+0x1310>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x6058 <k_gram_tile+0x12a8>
+	WORD $0x1e74 // je 0x5fe8 <k_gram_tile+0x12a8>
 	LONG $0x4c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm9
 	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
 	LONG $0x583341c4; WORD $0xd20c // vaddsd (%r10,%rdx,8), %xmm9, %xmm9
@@ -4868,7 +4852,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x616e <k_gram_tile+0x13be>
+	LONG $0x0103840f; WORD $0x0000 // je 0x60fe <k_gram_tile+0x13be>
 	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4884,8 +4868,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea4c; BYTE $0x08 // vmovsd %xmm9, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x6080 <k_gram_tile+0x12d0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x616e <k_gram_tile+0x13be>
+	WORD $0xc575 // jne 0x6010 <k_gram_tile+0x12d0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x60fe <k_gram_tile+0x13be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -4909,9 +4893,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5641148fd1162 // vmovupd %zmm12, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x60f0 <k_gram_tile+0x1340>
+	WORD $0x8b75 // jne 0x6080 <k_gram_tile+0x1340>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x6033 <k_gram_tile+0x1283>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x5fc3 <k_gram_tile+0x1283>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4919,7 +4903,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x61c0 <k_gram_tile+0x1410>
+	WORD $0x357e // jle 0x6150 <k_gram_tile+0x1410>
 	LONG $0x487c5162; WORD $0xc85a // vcvtps2pd %ymm8, %zmm9
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm9, %zmm9
 	LONG $0x48fd5362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm8
@@ -4927,13 +4911,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x02 // vmovupd %zmm9, 0x80(%r10)
 	LONG $0x48bd5162; WORD $0x4258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm8, %zmm8
 	LONG $0x48fd5162; WORD $0x4211; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6380 <k_gram_tile+0x15d0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6310 <k_gram_tile+0x15d0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6380 <k_gram_tile+0x15d0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6310 <k_gram_tile+0x15d0>
 	QUAD $0x10248411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm8, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x6221 <k_gram_tile+0x1471>
+	WORD $0x4772 // jb 0x61b1 <k_gram_tile+0x1471>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4946,13 +4930,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x62ce <k_gram_tile+0x151e>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x625e <k_gram_tile+0x151e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x62ce <k_gram_tile+0x151e>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x625e <k_gram_tile+0x151e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x6252 <k_gram_tile+0x14a2>
+	WORD $0x2674 // je 0x61e2 <k_gram_tile+0x14a2>
 	LONG $0x44107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm8
 	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
 	QUAD $0x0080d284583b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm8, %xmm8
@@ -4961,7 +4945,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x636e <k_gram_tile+0x15be>
+	LONG $0x0109840f; WORD $0x0000 // je 0x62fe <k_gram_tile+0x15be>
 	QUAD $0x0000e024bcaf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4976,8 +4960,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x6280 <k_gram_tile+0x14d0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x636e <k_gram_tile+0x15be>
+	WORD $0xb775 // jne 0x6210 <k_gram_tile+0x14d0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x62fe <k_gram_tile+0x15be>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -5000,14 +4984,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x62f0 <k_gram_tile+0x1540>
+	WORD $0x8b75 // jne 0x6280 <k_gram_tile+0x1540>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x6223 <k_gram_tile+0x1473>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x61b3 <k_gram_tile+0x1473>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5b247c80; BYTE $0x00 // cmpb $0x0, 0x5b(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x6790 <k_gram_tile+0x19e0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x6720 <k_gram_tile+0x19e0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5017,7 +5001,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x63f0 <k_gram_tile+0x1640>
+	WORD $0x3e7e // jle 0x6380 <k_gram_tile+0x1640>
 	LONG $0x487c7162; WORD $0xc75a // vcvtps2pd %ymm7, %zmm8
 	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
 	LONG $0x48fdf362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm7
@@ -5025,13 +5009,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm7, %zmm7
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm7, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6588 <k_gram_tile+0x17d8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6518 <k_gram_tile+0x17d8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6588 <k_gram_tile+0x17d8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6518 <k_gram_tile+0x17d8>
 	QUAD $0x1024bc11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm7, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x6451 <k_gram_tile+0x16a1>
+	WORD $0x4772 // jb 0x63e1 <k_gram_tile+0x16a1>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -5044,13 +5028,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x64de <k_gram_tile+0x172e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x646e <k_gram_tile+0x172e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x64de <k_gram_tile+0x172e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x646e <k_gram_tile+0x172e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6477 <k_gram_tile+0x16c7>
+	WORD $0x1d74 // je 0x6407 <k_gram_tile+0x16c7>
 	LONG $0x7c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm7
 	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
 	LONG $0x5843c1c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm7, %xmm7
@@ -5059,7 +5043,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x657e <k_gram_tile+0x17ce>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x650e <k_gram_tile+0x17ce>
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5075,8 +5059,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea7c; BYTE $0x08 // vmovsd %xmm7, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x64a0 <k_gram_tile+0x16f0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x657e <k_gram_tile+0x17ce>
+	WORD $0xc775 // jne 0x6430 <k_gram_tile+0x16f0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x650e <k_gram_tile+0x17ce>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -5100,9 +5084,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5541148fd1162 // vmovupd %zmm10, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x6500 <k_gram_tile+0x1750>
+	WORD $0x8b75 // jne 0x6490 <k_gram_tile+0x1750>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x6453 <k_gram_tile+0x16a3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x63e3 <k_gram_tile+0x16a3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -5110,7 +5094,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x65d0 <k_gram_tile+0x1820>
+	WORD $0x357e // jle 0x6560 <k_gram_tile+0x1820>
 	LONG $0x487cf162; WORD $0xfe5a // vcvtps2pd %ymm6, %zmm7
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm7, %zmm7
 	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
@@ -5118,13 +5102,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm7, 0x80(%r10)
 	LONG $0x48cdd162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm6, %zmm6
 	LONG $0x48fdd162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm6, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6790 <k_gram_tile+0x19e0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6720 <k_gram_tile+0x19e0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6790 <k_gram_tile+0x19e0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6720 <k_gram_tile+0x19e0>
 	QUAD $0x1024b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x6631 <k_gram_tile+0x1881>
+	WORD $0x4772 // jb 0x65c1 <k_gram_tile+0x1881>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -5137,13 +5121,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x66dc <k_gram_tile+0x192c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x666c <k_gram_tile+0x192c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x66dc <k_gram_tile+0x192c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x666c <k_gram_tile+0x192c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6661 <k_gram_tile+0x18b1>
+	WORD $0x2574 // je 0x65f1 <k_gram_tile+0x18b1>
 	LONG $0x7410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm6
 	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
 	QUAD $0x0080d2b4584bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm6, %xmm6
@@ -5152,7 +5136,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x677e <k_gram_tile+0x19ce>
+	LONG $0x010a840f; WORD $0x0000 // je 0x670e <k_gram_tile+0x19ce>
 	QUAD $0x0000d824bcaf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5167,8 +5151,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x6690 <k_gram_tile+0x18e0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x677e <k_gram_tile+0x19ce>
+	WORD $0xb975 // jne 0x6620 <k_gram_tile+0x18e0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x670e <k_gram_tile+0x19ce>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -5191,14 +5175,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6700 <k_gram_tile+0x1950>
+	WORD $0x8b75 // jne 0x6690 <k_gram_tile+0x1950>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x6633 <k_gram_tile+0x1883>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x65c3 <k_gram_tile+0x1883>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5a247c80; BYTE $0x00 // cmpb $0x0, 0x5a(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x6ba0 <k_gram_tile+0x1df0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x6b30 <k_gram_tile+0x1df0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5208,7 +5192,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6800 <k_gram_tile+0x1a50>
+	WORD $0x3e7e // jle 0x6790 <k_gram_tile+0x1a50>
 	LONG $0x487cf162; WORD $0xf55a // vcvtps2pd %ymm5, %zmm6
 	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
 	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
@@ -5216,13 +5200,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm5, %zmm5
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm5, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6998 <k_gram_tile+0x1be8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6928 <k_gram_tile+0x1be8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6998 <k_gram_tile+0x1be8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6928 <k_gram_tile+0x1be8>
 	QUAD $0x1024ac11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm5, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x6861 <k_gram_tile+0x1ab1>
+	WORD $0x4772 // jb 0x67f1 <k_gram_tile+0x1ab1>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -5235,13 +5219,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x68ee <k_gram_tile+0x1b3e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x687e <k_gram_tile+0x1b3e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x68ee <k_gram_tile+0x1b3e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x687e <k_gram_tile+0x1b3e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6887 <k_gram_tile+0x1ad7>
+	WORD $0x1d74 // je 0x6817 <k_gram_tile+0x1ad7>
 	LONG $0x6c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm5
 	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
 	LONG $0x5853c1c4; WORD $0xd22c // vaddsd (%r10,%rdx,8), %xmm5, %xmm5
@@ -5250,7 +5234,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x698e <k_gram_tile+0x1bde>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x691e <k_gram_tile+0x1bde>
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5266,8 +5250,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea6c; BYTE $0x08 // vmovsd %xmm5, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x68b0 <k_gram_tile+0x1b00>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x698e <k_gram_tile+0x1bde>
+	WORD $0xc775 // jne 0x6840 <k_gram_tile+0x1b00>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x691e <k_gram_tile+0x1bde>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -5291,9 +5275,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5441148fd1162 // vmovupd %zmm8, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x6910 <k_gram_tile+0x1b60>
+	WORD $0x8b75 // jne 0x68a0 <k_gram_tile+0x1b60>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x6863 <k_gram_tile+0x1ab3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x67f3 <k_gram_tile+0x1ab3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -5301,7 +5285,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x69e0 <k_gram_tile+0x1c30>
+	WORD $0x357e // jle 0x6970 <k_gram_tile+0x1c30>
 	LONG $0x487cf162; WORD $0xec5a // vcvtps2pd %ymm4, %zmm5
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm5, %zmm5
 	LONG $0x48fdf362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm4
@@ -5309,13 +5293,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm5, 0x80(%r10)
 	LONG $0x48ddd162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm4, %zmm4
 	LONG $0x48fdd162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6ba0 <k_gram_tile+0x1df0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6b30 <k_gram_tile+0x1df0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6ba0 <k_gram_tile+0x1df0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6b30 <k_gram_tile+0x1df0>
 	QUAD $0x1024a411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm4, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x6a41 <k_gram_tile+0x1c91>
+	WORD $0x4772 // jb 0x69d1 <k_gram_tile+0x1c91>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -5328,13 +5312,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x6aec <k_gram_tile+0x1d3c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x6a7c <k_gram_tile+0x1d3c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x6aec <k_gram_tile+0x1d3c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x6a7c <k_gram_tile+0x1d3c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6a71 <k_gram_tile+0x1cc1>
+	WORD $0x2574 // je 0x6a01 <k_gram_tile+0x1cc1>
 	LONG $0x6410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm4
 	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
 	QUAD $0x0080d2a4585bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm4, %xmm4
@@ -5343,7 +5327,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x6b8e <k_gram_tile+0x1dde>
+	LONG $0x010a840f; WORD $0x0000 // je 0x6b1e <k_gram_tile+0x1dde>
 	QUAD $0x0000d024bcaf0f4c; BYTE $0x00 // imulq 0xd0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5358,8 +5342,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x6aa0 <k_gram_tile+0x1cf0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x6b8e <k_gram_tile+0x1dde>
+	WORD $0xb975 // jne 0x6a30 <k_gram_tile+0x1cf0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x6b1e <k_gram_tile+0x1dde>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -5382,14 +5366,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6b10 <k_gram_tile+0x1d60>
+	WORD $0x8b75 // jne 0x6aa0 <k_gram_tile+0x1d60>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x6a43 <k_gram_tile+0x1c93>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x69d3 <k_gram_tile+0x1c93>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x59247c80; BYTE $0x00 // cmpb $0x0, 0x59(%rsp)
-	LONG $0x0435840f; WORD $0x0000 // je 0x6fe0 <k_gram_tile+0x2230>
+	LONG $0x0435840f; WORD $0x0000 // je 0x6f70 <k_gram_tile+0x2230>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5399,7 +5383,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6c10 <k_gram_tile+0x1e60>
+	WORD $0x3e7e // jle 0x6ba0 <k_gram_tile+0x1e60>
 	LONG $0x487cf162; WORD $0xe35a // vcvtps2pd %ymm3, %zmm4
 	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
 	LONG $0x48fdf362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm3
@@ -5407,15 +5391,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm3, %zmm3
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm3, 0x40(%r10)
-	LONG $0x0001bce9; BYTE $0x00 // jmp 0x6dc0 <k_gram_tile+0x2010>
+	LONG $0x0001bce9; BYTE $0x00 // jmp 0x6d50 <k_gram_tile+0x2010>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x6dc0 <k_gram_tile+0x2010>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x6d50 <k_gram_tile+0x2010>
 	QUAD $0x10249c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm3, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x6c31 <k_gram_tile+0x1e81>
+	WORD $0x0773 // jae 0x6bc1 <k_gram_tile+0x1e81>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6d36 <k_gram_tile+0x1f86>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6cc6 <k_gram_tile+0x1f86>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -5429,12 +5413,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024bc3b4c // cmpq 0xa0(%rsp), %r15
-	WORD $0x1373 // jae 0x6c86 <k_gram_tile+0x1ed6>
+	WORD $0x1373 // jae 0x6c16 <k_gram_tile+0x1ed6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6c86 <k_gram_tile+0x1ed6>
+	WORD $0x0f74 // je 0x6c16 <k_gram_tile+0x1ed6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6d36 <k_gram_tile+0x1f86>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6cc6 <k_gram_tile+0x1f86>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -5459,14 +5443,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03e8741148fd9162 // vmovupd %zmm6, 0xc0(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x6cb0 <k_gram_tile+0x1f00>
+	WORD $0x8d75 // jne 0x6c40 <k_gram_tile+0x1f00>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x008a840f; WORD $0x0000 // je 0x6dc0 <k_gram_tile+0x2010>
+	LONG $0x008a840f; WORD $0x0000 // je 0x6d50 <k_gram_tile+0x2010>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6d5a <k_gram_tile+0x1faa>
+	WORD $0x1d74 // je 0x6cea <k_gram_tile+0x1faa>
 	LONG $0x5c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm3
 	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
 	LONG $0x5863c1c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm3, %xmm3
@@ -5475,7 +5459,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01c88349 // orq $0x1, %r8
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5774 // je 0x6dc0 <k_gram_tile+0x2010>
+	WORD $0x5774 // je 0x6d50 <k_gram_tile+0x2010>
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5491,14 +5475,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xc25c; BYTE $0x08 // vmovsd %xmm3, 0x8(%rdx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0xc775 // jne 0x6d80 <k_gram_tile+0x1fd0>
+	WORD $0xc775 // jne 0x6d10 <k_gram_tile+0x1fd0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c88349 // orq $0x10, %r8
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x6e10 <k_gram_tile+0x2060>
+	WORD $0x3d7e // jle 0x6da0 <k_gram_tile+0x2060>
 	LONG $0x487cf162; WORD $0xda5a // vcvtps2pd %ymm2, %zmm3
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm3, %zmm3
 	LONG $0x48fdf362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm2
@@ -5506,15 +5490,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm3, 0x80(%r10)
 	LONG $0x48edd162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm2, %zmm2
 	LONG $0x48fdd162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm2, 0xc0(%r10)
-	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x6fe0 <k_gram_tile+0x2230>
+	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x6f70 <k_gram_tile+0x2230>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x6fe0 <k_gram_tile+0x2230>
+	LONG $0x01c78e0f; WORD $0x0000 // jle 0x6f70 <k_gram_tile+0x2230>
 	QUAD $0x10249411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm2, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x6e31 <k_gram_tile+0x2081>
+	WORD $0x0773 // jae 0x6dc1 <k_gram_tile+0x2081>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6f36 <k_gram_tile+0x2186>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x6ec6 <k_gram_tile+0x2186>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -5528,12 +5512,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824bc3b4c // cmpq 0xa8(%rsp), %r15
-	WORD $0x1373 // jae 0x6e86 <k_gram_tile+0x20d6>
+	WORD $0x1373 // jae 0x6e16 <k_gram_tile+0x20d6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6e86 <k_gram_tile+0x20d6>
+	WORD $0x0f74 // je 0x6e16 <k_gram_tile+0x20d6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6f36 <k_gram_tile+0x2186>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6ec6 <k_gram_tile+0x2186>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -5557,14 +5541,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x6eb0 <k_gram_tile+0x2100>
+	WORD $0x8d75 // jne 0x6e40 <k_gram_tile+0x2100>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x00aa840f; WORD $0x0000 // je 0x6fe0 <k_gram_tile+0x2230>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x6f70 <k_gram_tile+0x2230>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6f64 <k_gram_tile+0x21b4>
+	WORD $0x2574 // je 0x6ef4 <k_gram_tile+0x21b4>
 	LONG $0x5410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm2
 	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
 	QUAD $0x0080d294586bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm2, %xmm2
@@ -5574,7 +5558,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
 	QUAD $0x000000902494394c // cmpq %r10, 0x90(%rsp)
-	WORD $0x6a74 // je 0x6fe0 <k_gram_tile+0x2230>
+	WORD $0x6a74 // je 0x6f70 <k_gram_tile+0x2230>
 	QUAD $0x0000c824bcaf0f4c; BYTE $0x00 // imulq 0xc8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5589,10 +5573,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x88(%rbx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xb975 // jne 0x6f90 <k_gram_tile+0x21e0>
+	WORD $0xb975 // jne 0x6f20 <k_gram_tile+0x21e0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
-	LONG $0xe108840f; WORD $0xffff // je 0x50f3 <k_gram_tile+0x343>
+	LONG $0xe108840f; WORD $0xffff // je 0x5083 <k_gram_tile+0x343>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
@@ -5601,7 +5585,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x427e // jle 0x7050 <k_gram_tile+0x22a0>
+	WORD $0x427e // jle 0x6fe0 <k_gram_tile+0x22a0>
 	LONG $0x487cf162; WORD $0xd15a // vcvtps2pd %ymm1, %zmm2
 	LONG $0x48edb162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%r9,8), %zmm2, %zmm2
 	LONG $0x48fdf362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm1
@@ -5609,15 +5593,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%r9,8)
 	QUAD $0x01cb4c5848f5b162 // vaddpd 0x40(%rbx,%r9,8), %zmm1, %zmm1
 	QUAD $0x01cb4c1148fdb162 // vmovupd %zmm1, 0x40(%rbx,%r9,8)
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x713c <k_gram_tile+0x238c>
+	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x70cc <k_gram_tile+0x238c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x713c <k_gram_tile+0x238c>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x70cc <k_gram_tile+0x238c>
 	QUAD $0x10248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x7071 <k_gram_tile+0x22c1>
+	WORD $0x0773 // jae 0x7001 <k_gram_tile+0x22c1>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x7108 <k_gram_tile+0x2358>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x7098 <k_gram_tile+0x2358>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -5639,9 +5623,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03fa641148fdb162 // vmovupd %zmm4, 0xc0(%rdx,%r15,8)
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x8d75 // jne 0x7090 <k_gram_tile+0x22e0>
+	WORD $0x8d75 // jne 0x7020 <k_gram_tile+0x22e0>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x3474 // je 0x713c <k_gram_tile+0x238c>
+	WORD $0x3474 // je 0x70cc <k_gram_tile+0x238c>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5653,20 +5637,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xca // vmovsd %xmm1, (%rdx,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe475 // jne 0x7120 <k_gram_tile+0x2370>
+	WORD $0xe475 // jne 0x70b0 <k_gram_tile+0x2370>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10ca8348 // orq $0x10, %rdx
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x50c0 <k_gram_tile+0x310>
+	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x5050 <k_gram_tile+0x310>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf978e0f; WORD $0xffff // jle 0x50f3 <k_gram_tile+0x343>
+	LONG $0xdf978e0f; WORD $0xffff // jle 0x5083 <k_gram_tile+0x343>
 	QUAD $0x10248411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm0, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0873 // jae 0x7175 <k_gram_tile+0x23c5>
+	WORD $0x0873 // jae 0x7105 <k_gram_tile+0x23c5>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x720c <k_gram_tile+0x245c>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x719c <k_gram_tile+0x245c>
 	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
 	QUAD $0x00000088248c0348 // addq 0x88(%rsp), %rcx
@@ -5687,9 +5671,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02d15c1148fdf162 // vmovupd %zmm3, 0x80(%rcx,%rdx,8)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	WORD $0x8d75 // jne 0x7190 <k_gram_tile+0x23e0>
+	WORD $0x8d75 // jne 0x7120 <k_gram_tile+0x23e0>
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xdee7840f; WORD $0xffff // je 0x50f3 <k_gram_tile+0x343>
+	LONG $0xdee7840f; WORD $0xffff // je 0x5083 <k_gram_tile+0x343>
 	QUAD $0x0001002494af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r10
 	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -5700,8 +5684,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0080e084117b81c4; WORD $0x0000 // vmovsd %xmm0, 0x80(%r8,%r12,8)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xd975 // jne 0x7220 <k_gram_tile+0x2470>
-	LONG $0xffdea7e9; BYTE $0xff // jmp 0x50f3 <k_gram_tile+0x343>
+	WORD $0xd975 // jne 0x71b0 <k_gram_tile+0x2470>
+	LONG $0xffdea7e9; BYTE $0xff // jmp 0x5083 <k_gram_tile+0x343>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5716,26 +5700,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// exp
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7271 <k_exp+0x11>
+	WORD $0x077d // jge 0x7201 <k_exp+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00016fe9; BYTE $0x00 // jmp 0x73e0 <k_exp+0x180>
+	LONG $0x00016fe9; BYTE $0x00 // jmp 0x7370 <k_exp+0x180>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x4e330518487df262; WORD $0x0000 // vbroadcastss 0x4e33(%rip), %zmm0 # 0xc0b8 <k_dot_q5_k+0x3b8>
-	QUAD $0x4e390d18487df262; WORD $0x0000 // vbroadcastss 0x4e39(%rip), %zmm1 # 0xc0c8 <k_dot_q5_k+0x3c8>
-	QUAD $0x4e3b1518487df262; WORD $0x0000 // vbroadcastss 0x4e3b(%rip), %zmm2 # 0xc0d4 <k_dot_q5_k+0x3d4>
-	QUAD $0x4e291d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm3 # 0xc0cc <k_dot_q5_k+0x3cc>
-	QUAD $0x4e232518487df262; WORD $0x0000 // vbroadcastss 0x4e23(%rip), %zmm4 # 0xc0d0 <k_dot_q5_k+0x3d0>
-	QUAD $0x4e292d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm5 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x4de73518487df262; WORD $0x0000 // vbroadcastss 0x4de7(%rip), %zmm6 # 0xc0a8 <k_dot_q5_k+0x3a8>
-	QUAD $0x4df53d18487df262; WORD $0x0000 // vbroadcastss 0x4df5(%rip), %zmm7 # 0xc0c0 <k_dot_q5_k+0x3c0>
-	QUAD $0x4e070518487d7262; WORD $0x0000 // vbroadcastss 0x4e07(%rip), %zmm8 # 0xc0dc <k_dot_q5_k+0x3dc>
-	QUAD $0x4df90d18487d7262; WORD $0x0000 // vbroadcastss 0x4df9(%rip), %zmm9 # 0xc0d8 <k_dot_q5_k+0x3d8>
-	QUAD $0x4dc71518487d7262; WORD $0x0000 // vbroadcastss 0x4dc7(%rip), %zmm10 # 0xc0b0 <k_dot_q5_k+0x3b0>
-	QUAD $0x4dad1d18487d7262; WORD $0x0000 // vbroadcastss 0x4dad(%rip), %zmm11 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x4da32558487d7262; WORD $0x0000 // vpbroadcastd 0x4da3(%rip), %zmm12 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x4dbd2d18487d7262; WORD $0x0000 // vbroadcastss 0x4dbd(%rip), %zmm13 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x4e230518487df262; WORD $0x0000 // vbroadcastss 0x4e23(%rip), %zmm0 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x4e290d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm1 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x4e2b1518487df262; WORD $0x0000 // vbroadcastss 0x4e2b(%rip), %zmm2 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x4e191d18487df262; WORD $0x0000 // vbroadcastss 0x4e19(%rip), %zmm3 # 0xc04c <k_dot_q5_k+0x3bc>
+	QUAD $0x4e132518487df262; WORD $0x0000 // vbroadcastss 0x4e13(%rip), %zmm4 # 0xc050 <k_dot_q5_k+0x3c0>
+	QUAD $0x4e192d18487df262; WORD $0x0000 // vbroadcastss 0x4e19(%rip), %zmm5 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x4dd73518487df262; WORD $0x0000 // vbroadcastss 0x4dd7(%rip), %zmm6 # 0xc028 <k_dot_q5_k+0x398>
+	QUAD $0x4de53d18487df262; WORD $0x0000 // vbroadcastss 0x4de5(%rip), %zmm7 # 0xc040 <k_dot_q5_k+0x3b0>
+	QUAD $0x4df70518487d7262; WORD $0x0000 // vbroadcastss 0x4df7(%rip), %zmm8 # 0xc05c <k_dot_q5_k+0x3cc>
+	QUAD $0x4de90d18487d7262; WORD $0x0000 // vbroadcastss 0x4de9(%rip), %zmm9 # 0xc058 <k_dot_q5_k+0x3c8>
+	QUAD $0x4db71518487d7262; WORD $0x0000 // vbroadcastss 0x4db7(%rip), %zmm10 # 0xc030 <k_dot_q5_k+0x3a0>
+	QUAD $0x4d9d1d18487d7262; WORD $0x0000 // vbroadcastss 0x4d9d(%rip), %zmm11 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x4d932558487d7262; WORD $0x0000 // vpbroadcastd 0x4d93(%rip), %zmm12 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x4dad2d18487d7262; WORD $0x0000 // vbroadcastss 0x4dad(%rip), %zmm13 # 0xc044 <k_dot_q5_k+0x3b4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -5771,43 +5755,43 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	LONG $0xff308e0f; WORD $0xffff // jle 0x7310 <k_exp+0xb0>
+	LONG $0xff308e0f; WORD $0xffff // jle 0x72a0 <k_exp+0xb0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01148e0f; WORD $0x0000 // jle 0x74fd <k_exp+0x29d>
+	LONG $0x01148e0f; WORD $0x0000 // jle 0x748d <k_exp+0x29d>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x4cad0d18487df262; WORD $0x0000 // vbroadcastss 0x4cad(%rip), %zmm1 # 0xc0b8 <k_dot_q5_k+0x3b8>
-	QUAD $0x4cb31518487df262; WORD $0x0000 // vbroadcastss 0x4cb3(%rip), %zmm2 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x4c9d0d18487df262; WORD $0x0000 // vbroadcastss 0x4c9d(%rip), %zmm1 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x4ca31518487df262; WORD $0x0000 // vbroadcastss 0x4ca3(%rip), %zmm2 # 0xc048 <k_dot_q5_k+0x3b8>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x4ca81d595874f162; WORD $0x0000 // vmulps 0x4ca8(%rip){1to16}, %zmm1, %zmm3 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x4c981d595874f162; WORD $0x0000 // vmulps 0x4c98(%rip){1to16}, %zmm1, %zmm3 # 0xc054 <k_dot_q5_k+0x3c4>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x4c8f0db85865f262; WORD $0x0000 // vfmadd231ps 0x4c8f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x4c890db85865f262; WORD $0x0000 // vfmadd231ps 0x4c89(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x4c8f2518487df262; WORD $0x0000 // vbroadcastss 0x4c8f(%rip), %zmm4 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x4c4d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c5b25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c6d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c6d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c5f25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c2d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c2d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c7f0db85865f262; WORD $0x0000 // vfmadd231ps 0x4c7f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x4c790db85865f262; WORD $0x0000 // vfmadd231ps 0x4c79(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x4c7f2518487df262; WORD $0x0000 // vbroadcastss 0x4c7f(%rip), %zmm4 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x4c3d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c3d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c4b25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c5d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c4f25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x4c1d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c1d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x4c040d585854f162; WORD $0x0000 // vaddps 0x4c04(%rip){1to16}, %zmm5, %zmm1 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x4bf40d585854f162; WORD $0x0000 // vaddps 0x4bf4(%rip){1to16}, %zmm5, %zmm1 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x4bdf2558487df262; WORD $0x0000 // vpbroadcastd 0x4bdf(%rip), %zmm4 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x4bcf2558487df262; WORD $0x0000 // vpbroadcastd 0x4bcf(%rip), %zmm4 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x4be01518487df262; WORD $0x0000 // vbroadcastss 0x4be0(%rip), %zmm2 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x4bd01518487df262; WORD $0x0000 // vbroadcastss 0x4bd0(%rip), %zmm2 # 0xc044 <k_dot_q5_k+0x3b4>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -5819,10 +5803,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// max
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x117d // jge 0x752b <k_max+0x1b>
-	QUAD $0x4b880518487df262; WORD $0x0000 // vbroadcastss 0x4b88(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
+	WORD $0x117d // jge 0x74bb <k_max+0x1b>
+	QUAD $0x4b780518487df262; WORD $0x0000 // vbroadcastss 0x4b78(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x75e9 <k_max+0xd9>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x7579 <k_max+0xd9>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
@@ -5832,16 +5816,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x1d73 // jae 0x756f <k_max+0x5f>
-	QUAD $0x4b500518487df262; WORD $0x0000 // vbroadcastss 0x4b50(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
+	WORD $0x1d73 // jae 0x74ff <k_max+0x5f>
+	QUAD $0x4b400518487df262; WORD $0x0000 // vbroadcastss 0x4b40(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6375 // jne 0x75d0 <k_max+0xc0>
-	WORD $0x7aeb // jmp 0x75e9 <k_max+0xd9>
+	WORD $0x6375 // jne 0x7560 <k_max+0xc0>
+	WORD $0x7aeb // jmp 0x7579 <k_max+0xd9>
 	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x4b2f0518487df262; WORD $0x0000 // vbroadcastss 0x4b2f(%rip), %zmm0 # 0xc0ac <k_dot_q5_k+0x3ac>
+	QUAD $0x4b1f0518487df262; WORD $0x0000 // vbroadcastss 0x4b1f(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
@@ -5853,20 +5837,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xbf75 // jne 0x7580 <k_max+0x70>
+	WORD $0xbf75 // jne 0x7510 <k_max+0x70>
 	LONG $0x10488d4d // leaq 0x10(%r8), %r9
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0x75e9 <k_max+0xd9>
+	WORD $0x1c74 // je 0x7579 <k_max+0xd9>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe775 // jne 0x75d0 <k_max+0xc0>
+	WORD $0xe775 // jne 0x7560 <k_max+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x3a7e // jle 0x7628 <k_max+0x118>
+	WORD $0x3a7e // jle 0x75b8 <k_max+0x118>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5875,7 +5859,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xc9058d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cc9(%rip), %rax # 0xc2e0 <lanes>
+	LONG $0xb9058d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cb9(%rip), %rax # 0xc260 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
 	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
@@ -5922,22 +5906,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x117f // jg 0x76ed <k_find+0x2d>
+	WORD $0x117f // jg 0x767d <k_find+0x2d>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	QUAD $0x008604c2487cf162 // vcmpeqps (%rsi,%rax,4), %zmm0, %k0
 	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0xe374 // je 0x76d0 <k_find+0x10>
+	WORD $0xe374 // je 0x7660 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x267d // jge 0x7718 <k_find+0x58>
+	WORD $0x267d // jge 0x76a8 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x770d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x7718 <k_find+0x58>
+	WORD $0x0275 // jne 0x769d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x76a8 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xeb75 // jne 0x7700 <k_find+0x40>
+	WORD $0xeb75 // jne 0x7690 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -5947,27 +5931,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm1
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x773c <k_softmax_exp+0x1c>
+	WORD $0x0b7d // jge 0x76cc <k_softmax_exp+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x78bc <k_softmax_exp+0x19c>
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x784c <k_softmax_exp+0x19c>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x49691518487df262; WORD $0x0000 // vbroadcastss 0x4969(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
-	QUAD $0x496f1d18487df262; WORD $0x0000 // vbroadcastss 0x496f(%rip), %zmm3 # 0xc0c8 <k_dot_q5_k+0x3c8>
-	QUAD $0x49712518487df262; WORD $0x0000 // vbroadcastss 0x4971(%rip), %zmm4 # 0xc0d4 <k_dot_q5_k+0x3d4>
-	QUAD $0x495f2d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm5 # 0xc0cc <k_dot_q5_k+0x3cc>
-	QUAD $0x49593518487df262; WORD $0x0000 // vbroadcastss 0x4959(%rip), %zmm6 # 0xc0d0 <k_dot_q5_k+0x3d0>
-	QUAD $0x495f3d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm7 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x491d0518487d7262; WORD $0x0000 // vbroadcastss 0x491d(%rip), %zmm8 # 0xc0a8 <k_dot_q5_k+0x3a8>
-	QUAD $0x492b0d18487d7262; WORD $0x0000 // vbroadcastss 0x492b(%rip), %zmm9 # 0xc0c0 <k_dot_q5_k+0x3c0>
-	QUAD $0x493d1518487d7262; WORD $0x0000 // vbroadcastss 0x493d(%rip), %zmm10 # 0xc0dc <k_dot_q5_k+0x3dc>
-	QUAD $0x492f1d18487d7262; WORD $0x0000 // vbroadcastss 0x492f(%rip), %zmm11 # 0xc0d8 <k_dot_q5_k+0x3d8>
-	QUAD $0x48fd2518487d7262; WORD $0x0000 // vbroadcastss 0x48fd(%rip), %zmm12 # 0xc0b0 <k_dot_q5_k+0x3b0>
-	QUAD $0x48e32d18487d7262; WORD $0x0000 // vbroadcastss 0x48e3(%rip), %zmm13 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x48d93558487d7262; WORD $0x0000 // vpbroadcastd 0x48d9(%rip), %zmm14 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x48f33d18487d7262; WORD $0x0000 // vbroadcastss 0x48f3(%rip), %zmm15 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x49591518487df262; WORD $0x0000 // vbroadcastss 0x4959(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x495f1d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm3 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x49612518487df262; WORD $0x0000 // vbroadcastss 0x4961(%rip), %zmm4 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x494f2d18487df262; WORD $0x0000 // vbroadcastss 0x494f(%rip), %zmm5 # 0xc04c <k_dot_q5_k+0x3bc>
+	QUAD $0x49493518487df262; WORD $0x0000 // vbroadcastss 0x4949(%rip), %zmm6 # 0xc050 <k_dot_q5_k+0x3c0>
+	QUAD $0x494f3d18487df262; WORD $0x0000 // vbroadcastss 0x494f(%rip), %zmm7 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x490d0518487d7262; WORD $0x0000 // vbroadcastss 0x490d(%rip), %zmm8 # 0xc028 <k_dot_q5_k+0x398>
+	QUAD $0x491b0d18487d7262; WORD $0x0000 // vbroadcastss 0x491b(%rip), %zmm9 # 0xc040 <k_dot_q5_k+0x3b0>
+	QUAD $0x492d1518487d7262; WORD $0x0000 // vbroadcastss 0x492d(%rip), %zmm10 # 0xc05c <k_dot_q5_k+0x3cc>
+	QUAD $0x491f1d18487d7262; WORD $0x0000 // vbroadcastss 0x491f(%rip), %zmm11 # 0xc058 <k_dot_q5_k+0x3c8>
+	QUAD $0x48ed2518487d7262; WORD $0x0000 // vbroadcastss 0x48ed(%rip), %zmm12 # 0xc030 <k_dot_q5_k+0x3a0>
+	QUAD $0x48d32d18487d7262; WORD $0x0000 // vbroadcastss 0x48d3(%rip), %zmm13 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x48c93558487d7262; WORD $0x0000 // vpbroadcastd 0x48c9(%rip), %zmm14 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x48e33d18487d7262; WORD $0x0000 // vbroadcastss 0x48e3(%rip), %zmm15 # 0xc044 <k_dot_q5_k+0x3b4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -6005,9 +5989,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xff248e0f; WORD $0xffff // jle 0x77e0 <k_softmax_exp+0xc0>
+	LONG $0xff248e0f; WORD $0xffff // jle 0x7770 <k_softmax_exp+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x79fc <k_softmax_exp+0x2dc>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x798c <k_softmax_exp+0x2dc>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -6015,40 +5999,40 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x47cc1518487df262; WORD $0x0000 // vbroadcastss 0x47cc(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
-	QUAD $0x47d21d18487df262; WORD $0x0000 // vbroadcastss 0x47d2(%rip), %zmm3 # 0xc0c8 <k_dot_q5_k+0x3c8>
+	QUAD $0x47bc1518487df262; WORD $0x0000 // vbroadcastss 0x47bc(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x47c21d18487df262; WORD $0x0000 // vbroadcastss 0x47c2(%rip), %zmm3 # 0xc048 <k_dot_q5_k+0x3b8>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x47c72559586cf162; WORD $0x0000 // vmulps 0x47c7(%rip){1to16}, %zmm2, %zmm4 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x47b72559586cf162; WORD $0x0000 // vmulps 0x47b7(%rip){1to16}, %zmm2, %zmm4 # 0xc054 <k_dot_q5_k+0x3c4>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x47a715b85875f262; WORD $0x0000 // vfmadd231ps 0x47a7(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x47a115b85875f262; WORD $0x0000 // vfmadd231ps 0x47a1(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x47a71d18487df262; WORD $0x0000 // vbroadcastss 0x47a7(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x47651da8586df262; WORD $0x0000 // vfmadd213ps 0x4765(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47731da8586df262; WORD $0x0000 // vfmadd213ps 0x4773(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47851da8586df262; WORD $0x0000 // vfmadd213ps 0x4785(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47771da8586df262; WORD $0x0000 // vfmadd213ps 0x4777(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47451da8586df262; WORD $0x0000 // vfmadd213ps 0x4745(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x479715b85875f262; WORD $0x0000 // vfmadd231ps 0x4797(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x479115b85875f262; WORD $0x0000 // vfmadd231ps 0x4791(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x47971d18487df262; WORD $0x0000 // vbroadcastss 0x4797(%rip), %zmm3 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x47551da8586df262; WORD $0x0000 // vfmadd213ps 0x4755(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47631da8586df262; WORD $0x0000 // vfmadd213ps 0x4763(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47751da8586df262; WORD $0x0000 // vfmadd213ps 0x4775(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47671da8586df262; WORD $0x0000 // vfmadd213ps 0x4767(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x47351da8586df262; WORD $0x0000 // vfmadd213ps 0x4735(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x471f1558585cf162; WORD $0x0000 // vaddps 0x471f(%rip){1to16}, %zmm4, %zmm2 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x470f1558585cf162; WORD $0x0000 // vaddps 0x470f(%rip){1to16}, %zmm4, %zmm2 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x47012d58487df262; WORD $0x0000 // vpbroadcastd 0x4701(%rip), %zmm5 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x46f12d58487df262; WORD $0x0000 // vpbroadcastd 0x46f1(%rip), %zmm5 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x46f61558487df262; WORD $0x0000 // vpbroadcastd 0x46f6(%rip), %zmm2 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x46e61558487df262; WORD $0x0000 // vpbroadcastd 0x46e6(%rip), %zmm2 # 0xc044 <k_dot_q5_k+0x3b4>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xf4058d48; WORD $0x0048; BYTE $0x00 // leaq 0x48f4(%rip), %rax # 0xc2e0 <lanes>
+	LONG $0xe4058d48; WORD $0x0048; BYTE $0x00 // leaq 0x48e4(%rip), %rax # 0xc260 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -6069,23 +6053,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x7a55 <k_sum_squares+0x25>
+	WORD $0x177d // jge 0x79e5 <k_sum_squares+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x7b69 <k_sum_squares+0x139>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x7af9 <k_sum_squares+0x139>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1873 // jae 0x7a81 <k_sum_squares+0x51>
+	WORD $0x1873 // jae 0x7a11 <k_sum_squares+0x51>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7b29 <k_sum_squares+0xf9>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7ab9 <k_sum_squares+0xf9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -6114,10 +6098,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm7
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x7ab0 <k_sum_squares+0x80>
+	WORD $0x8775 // jne 0x7a40 <k_sum_squares+0x80>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x7b69 <k_sum_squares+0x139>
+	WORD $0x3775 // jne 0x7af9 <k_sum_squares+0x139>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
 	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
@@ -6129,9 +6113,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x7b80 <k_sum_squares+0x150>
+	WORD $0x0b7e // jle 0x7b10 <k_sum_squares+0x150>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0x7b9d <k_sum_squares+0x16d>
+	WORD $0x23eb // jmp 0x7b2d <k_sum_squares+0x16d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm4) + zmm0
@@ -6139,9 +6123,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x7b80 <k_sum_squares+0x150>
+	WORD $0xe37e // jle 0x7b10 <k_sum_squares+0x150>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0x7bbe <k_sum_squares+0x18e>
+	WORD $0x1c7e // jle 0x7b4e <k_sum_squares+0x18e>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -6169,20 +6153,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x7c19 <k_rms_scale+0x19>
+	WORD $0x087d // jge 0x7ba9 <k_rms_scale+0x19>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x7cb9 <k_rms_scale+0xb9>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x7c49 <k_rms_scale+0xb9>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1173 // jae 0x7c3f <k_rms_scale+0x3f>
+	WORD $0x1173 // jae 0x7bcf <k_rms_scale+0x3f>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x6474 // je 0x7ca1 <k_rms_scale+0xa1>
-	WORD $0x7aeb // jmp 0x7cb9 <k_rms_scale+0xb9>
+	WORD $0x6474 // je 0x7c31 <k_rms_scale+0xa1>
+	WORD $0x7aeb // jmp 0x7c49 <k_rms_scale+0xb9>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -6197,16 +6181,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc975 // jne 0x7c60 <k_rms_scale+0x60>
+	WORD $0xc975 // jne 0x7bf0 <k_rms_scale+0x60>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x1875 // jne 0x7cb9 <k_rms_scale+0xb9>
+	WORD $0x1875 // jne 0x7c49 <k_rms_scale+0xb9>
 	LONG $0x487cb162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%r8,4), %zmm0, %zmm1
 	LONG $0x4874b162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm1, %zmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x80 // vmovups %zmm1, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x397e // jle 0x7cf7 <k_rms_scale+0xf7>
+	WORD $0x397e // jle 0x7c87 <k_rms_scale+0xf7>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -6226,30 +6210,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7d11 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x7ca1 <k_silu_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x7eb3 <k_silu_mul+0x1b3>
+	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x7e43 <k_silu_mul+0x1b3>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x437b0518487df262; WORD $0x0000 // vbroadcastss 0x437b(%rip), %zmm0 # 0xc0a4 <k_dot_q5_k+0x3a4>
-	QUAD $0x43810d18487df262; WORD $0x0000 // vbroadcastss 0x4381(%rip), %zmm1 # 0xc0b4 <k_dot_q5_k+0x3b4>
-	QUAD $0x438b1518487df262; WORD $0x0000 // vbroadcastss 0x438b(%rip), %zmm2 # 0xc0c8 <k_dot_q5_k+0x3c8>
-	QUAD $0x43751d18487df262; WORD $0x0000 // vbroadcastss 0x4375(%rip), %zmm3 # 0xc0bc <k_dot_q5_k+0x3bc>
-	QUAD $0x43672518487df262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm4 # 0xc0b8 <k_dot_q5_k+0x3b8>
-	QUAD $0x43792d18487df262; WORD $0x0000 // vbroadcastss 0x4379(%rip), %zmm5 # 0xc0d4 <k_dot_q5_k+0x3d4>
-	QUAD $0x43673518487df262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm6 # 0xc0cc <k_dot_q5_k+0x3cc>
-	QUAD $0x43613d18487df262; WORD $0x0000 // vbroadcastss 0x4361(%rip), %zmm7 # 0xc0d0 <k_dot_q5_k+0x3d0>
-	QUAD $0x43670518487d7262; WORD $0x0000 // vbroadcastss 0x4367(%rip), %zmm8 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x43250d18487d7262; WORD $0x0000 // vbroadcastss 0x4325(%rip), %zmm9 # 0xc0a8 <k_dot_q5_k+0x3a8>
-	QUAD $0x43331518487d7262; WORD $0x0000 // vbroadcastss 0x4333(%rip), %zmm10 # 0xc0c0 <k_dot_q5_k+0x3c0>
-	QUAD $0x43451d18487d7262; WORD $0x0000 // vbroadcastss 0x4345(%rip), %zmm11 # 0xc0dc <k_dot_q5_k+0x3dc>
-	QUAD $0x43372518487d7262; WORD $0x0000 // vbroadcastss 0x4337(%rip), %zmm12 # 0xc0d8 <k_dot_q5_k+0x3d8>
-	QUAD $0x43052d18487d7262; WORD $0x0000 // vbroadcastss 0x4305(%rip), %zmm13 # 0xc0b0 <k_dot_q5_k+0x3b0>
-	QUAD $0x42eb3518487d7262; WORD $0x0000 // vbroadcastss 0x42eb(%rip), %zmm14 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x42e13d58487d7262; WORD $0x0000 // vpbroadcastd 0x42e1(%rip), %zmm15 # 0xc0a0 <k_dot_q5_k+0x3a0>
-	QUAD $0x42fb0518487de262; WORD $0x0000 // vbroadcastss 0x42fb(%rip), %zmm16 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x436b0518487df262; WORD $0x0000 // vbroadcastss 0x436b(%rip), %zmm0 # 0xc024 <k_dot_q5_k+0x394>
+	QUAD $0x43710d18487df262; WORD $0x0000 // vbroadcastss 0x4371(%rip), %zmm1 # 0xc034 <k_dot_q5_k+0x3a4>
+	QUAD $0x437b1518487df262; WORD $0x0000 // vbroadcastss 0x437b(%rip), %zmm2 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x43651d18487df262; WORD $0x0000 // vbroadcastss 0x4365(%rip), %zmm3 # 0xc03c <k_dot_q5_k+0x3ac>
+	QUAD $0x43572518487df262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm4 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x43692d18487df262; WORD $0x0000 // vbroadcastss 0x4369(%rip), %zmm5 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x43573518487df262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm6 # 0xc04c <k_dot_q5_k+0x3bc>
+	QUAD $0x43513d18487df262; WORD $0x0000 // vbroadcastss 0x4351(%rip), %zmm7 # 0xc050 <k_dot_q5_k+0x3c0>
+	QUAD $0x43570518487d7262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm8 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x43150d18487d7262; WORD $0x0000 // vbroadcastss 0x4315(%rip), %zmm9 # 0xc028 <k_dot_q5_k+0x398>
+	QUAD $0x43231518487d7262; WORD $0x0000 // vbroadcastss 0x4323(%rip), %zmm10 # 0xc040 <k_dot_q5_k+0x3b0>
+	QUAD $0x43351d18487d7262; WORD $0x0000 // vbroadcastss 0x4335(%rip), %zmm11 # 0xc05c <k_dot_q5_k+0x3cc>
+	QUAD $0x43272518487d7262; WORD $0x0000 // vbroadcastss 0x4327(%rip), %zmm12 # 0xc058 <k_dot_q5_k+0x3c8>
+	QUAD $0x42f52d18487d7262; WORD $0x0000 // vbroadcastss 0x42f5(%rip), %zmm13 # 0xc030 <k_dot_q5_k+0x3a0>
+	QUAD $0x42db3518487d7262; WORD $0x0000 // vbroadcastss 0x42db(%rip), %zmm14 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x42d13d58487d7262; WORD $0x0000 // vpbroadcastd 0x42d1(%rip), %zmm15 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x42eb0518487de262; WORD $0x0000 // vbroadcastss 0x42eb(%rip), %zmm16 # 0xc044 <k_dot_q5_k+0x3b4>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -6288,47 +6272,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xff1d8e0f; WORD $0xffff // jle 0x7dd0 <k_silu_mul+0xd0>
+	LONG $0xff1d8e0f; WORD $0xffff // jle 0x7d60 <k_silu_mul+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01438e0f; WORD $0x0000 // jle 0x7fff <k_silu_mul+0x2ff>
+	LONG $0x01438e0f; WORD $0x0000 // jle 0x7f8f <k_silu_mul+0x2ff>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x41c515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x41c5(%rip){1to16}, %zmm0, %k2 # 0xc0a4 <k_dot_q5_k+0x3a4>
-	QUAD $0x41ca1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x41ca(%rip){1to16}, %zmm0, %k3 # 0xc0b4 <k_dot_q5_k+0x3b4>
-	QUAD $0x41d40d18487df262; WORD $0x0000 // vbroadcastss 0x41d4(%rip), %zmm1 # 0xc0c8 <k_dot_q5_k+0x3c8>
-	QUAD $0x41be0d575b7cf162; WORD $0x0000 // vxorps 0x41be(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xc0bc <k_dot_q5_k+0x3bc>
-	QUAD $0x41b01518487df262; WORD $0x0000 // vbroadcastss 0x41b0(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x3b8>
+	QUAD $0x41b515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x41b5(%rip){1to16}, %zmm0, %k2 # 0xc024 <k_dot_q5_k+0x394>
+	QUAD $0x41ba1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x41ba(%rip){1to16}, %zmm0, %k3 # 0xc034 <k_dot_q5_k+0x3a4>
+	QUAD $0x41c40d18487df262; WORD $0x0000 // vbroadcastss 0x41c4(%rip), %zmm1 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x41ae0d575b7cf162; WORD $0x0000 // vxorps 0x41ae(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xc03c <k_dot_q5_k+0x3ac>
+	QUAD $0x41a01518487df262; WORD $0x0000 // vbroadcastss 0x41a0(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x41bc0d59586cf162; WORD $0x0000 // vmulps 0x41bc(%rip){1to16}, %zmm2, %zmm1 # 0xc0d4 <k_dot_q5_k+0x3d4>
+	QUAD $0x41ac0d59586cf162; WORD $0x0000 // vmulps 0x41ac(%rip){1to16}, %zmm2, %zmm1 # 0xc054 <k_dot_q5_k+0x3c4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x41a015b85875f262; WORD $0x0000 // vfmadd231ps 0x41a0(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x419a15b85875f262; WORD $0x0000 // vfmadd231ps 0x419a(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x41a01d18487df262; WORD $0x0000 // vbroadcastss 0x41a0(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x3e0>
-	QUAD $0x415e1da8586df262; WORD $0x0000 // vfmadd213ps 0x415e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x416c1da8586df262; WORD $0x0000 // vfmadd213ps 0x416c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x417e1da8586df262; WORD $0x0000 // vfmadd213ps 0x417e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x41701da8586df262; WORD $0x0000 // vfmadd213ps 0x4170(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x413e1da8586df262; WORD $0x0000 // vfmadd213ps 0x413e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x419015b85875f262; WORD $0x0000 // vfmadd231ps 0x4190(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x418a15b85875f262; WORD $0x0000 // vfmadd231ps 0x418a(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x41901d18487df262; WORD $0x0000 // vbroadcastss 0x4190(%rip), %zmm3 # 0xc060 <k_dot_q5_k+0x3d0>
+	QUAD $0x414e1da8586df262; WORD $0x0000 // vfmadd213ps 0x414e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x415c1da8586df262; WORD $0x0000 // vfmadd213ps 0x415c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x416e1da8586df262; WORD $0x0000 // vfmadd213ps 0x416e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x41601da8586df262; WORD $0x0000 // vfmadd213ps 0x4160(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x412e1da8586df262; WORD $0x0000 // vfmadd213ps 0x412e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x41181518487df262; WORD $0x0000 // vbroadcastss 0x4118(%rip), %zmm2 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x41081518487df262; WORD $0x0000 // vbroadcastss 0x4108(%rip), %zmm2 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x40f43558487df262; WORD $0x0000 // vpbroadcastd 0x40f4(%rip), %zmm6 # 0xc0a0 <k_dot_q5_k+0x3a0>
+	QUAD $0x40e43558487df262; WORD $0x0000 // vpbroadcastd 0x40e4(%rip), %zmm6 # 0xc020 <k_dot_q5_k+0x390>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x40e91d18487df262; WORD $0x0000 // vbroadcastss 0x40e9(%rip), %zmm3 # 0xc0c4 <k_dot_q5_k+0x3c4>
+	QUAD $0x40d91d18487df262; WORD $0x0000 // vbroadcastss 0x40d9(%rip), %zmm3 # 0xc044 <k_dot_q5_k+0x3b4>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -6344,9 +6328,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x8025 <k_rope+0x15>
+	WORD $0x047d // jge 0x7fb5 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5deb // jmp 0x8082 <k_rope+0x72>
+	WORD $0x5deb // jmp 0x8012 <k_rope+0x72>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -6364,9 +6348,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xae7e // jle 0x8030 <k_rope+0x20>
+	WORD $0xae7e // jle 0x7fc0 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x5b7e // jle 0x80e2 <k_rope+0xd2>
+	WORD $0x5b7e // jle 0x8072 <k_rope+0xd2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
@@ -6391,9 +6375,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8108 <k_axpy+0x18>
+	WORD $0x077d // jge 0x8098 <k_axpy+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x81e8 <k_axpy+0xf8>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x8178 <k_axpy+0xf8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6403,12 +6387,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x8140 <k_axpy+0x50>
+	WORD $0x1673 // jae 0x80d0 <k_axpy+0x50>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0085850f; WORD $0x0000 // jne 0x81c0 <k_axpy+0xd0>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x81e8 <k_axpy+0xf8>
+	LONG $0x0085850f; WORD $0x0000 // jne 0x8150 <k_axpy+0xd0>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x8178 <k_axpy+0xf8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -6426,21 +6410,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x8150 <k_axpy+0x60>
+	WORD $0x9975 // jne 0x80e0 <k_axpy+0x60>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x81e8 <k_axpy+0xf8>
+	WORD $0x2874 // je 0x8178 <k_axpy+0xf8>
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x487df262; WORD $0x0ca8; BYTE $0x82 // vfmadd213ps (%rdx,%rax,4), %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x81c0 <k_axpy+0xd0>
+	WORD $0xdf75 // jne 0x8150 <k_axpy+0xd0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x821c <k_axpy+0x12c>
+	WORD $0x2f7e // jle 0x81ac <k_axpy+0x12c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -6458,9 +6442,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8238 <k_scale+0x18>
+	WORD $0x077d // jge 0x81c8 <k_scale+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x82f1 <k_scale+0xd1>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x8281 <k_scale+0xd1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
@@ -6469,12 +6453,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1273 // jae 0x8267 <k_scale+0x47>
+	WORD $0x1273 // jae 0x81f7 <k_scale+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6e75 // jne 0x82d0 <k_scale+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x82f1 <k_scale+0xd1>
+	WORD $0x6e75 // jne 0x8260 <k_scale+0xb0>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x8281 <k_scale+0xd1>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -6488,21 +6472,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xb875 // jne 0x8270 <k_scale+0x50>
+	WORD $0xb875 // jne 0x8200 <k_scale+0x50>
 	LONG $0x10408d4c // leaq 0x10(%rax), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3074 // je 0x82f1 <k_scale+0xd1>
+	WORD $0x3074 // je 0x8281 <k_scale+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe675 // jne 0x82d0 <k_scale+0xb0>
+	WORD $0xe675 // jne 0x8260 <k_scale+0xb0>
 	LONG $0xf0c08349 // addq $-0x10, %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x247e // jle 0x831a <k_scale+0xfa>
+	WORD $0x247e // jle 0x82aa <k_scale+0xfa>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -6518,9 +6502,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8331 <k_add+0x11>
+	WORD $0x077d // jge 0x82c1 <k_add+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8408 <k_add+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8398 <k_add+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6530,12 +6514,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x8369 <k_add+0x49>
+	WORD $0x1673 // jae 0x82f9 <k_add+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x83e0 <k_add+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8408 <k_add+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8370 <k_add+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8398 <k_add+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -6553,21 +6537,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x8370 <k_add+0x50>
+	WORD $0x9975 // jne 0x8300 <k_add+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x8408 <k_add+0xe8>
+	WORD $0x2874 // je 0x8398 <k_add+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x83e0 <k_add+0xc0>
+	WORD $0xdf75 // jne 0x8370 <k_add+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x843c <k_add+0x11c>
+	WORD $0x2f7e // jle 0x83cc <k_add+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -6584,9 +6568,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8451 <k_mul+0x11>
+	WORD $0x077d // jge 0x83e1 <k_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8528 <k_mul+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x84b8 <k_mul+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6596,12 +6580,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x8489 <k_mul+0x49>
+	WORD $0x1673 // jae 0x8419 <k_mul+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x8500 <k_mul+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8528 <k_mul+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8490 <k_mul+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x84b8 <k_mul+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -6619,21 +6603,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x8490 <k_mul+0x50>
+	WORD $0x9975 // jne 0x8420 <k_mul+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x8528 <k_mul+0xe8>
+	WORD $0x2874 // je 0x84b8 <k_mul+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8500 <k_mul+0xc0>
+	WORD $0xdf75 // jne 0x8490 <k_mul+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x855c <k_mul+0x11c>
+	WORD $0x2f7e // jle 0x84ec <k_mul+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -6653,33 +6637,33 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf262; WORD $0xc019 // vbroadcastsd %xmm0, %zmm0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x8584 <k_sum_exp+0x24>
+	WORD $0x0b7d // jge 0x8514 <k_sum_exp+0x24>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00024fe9; BYTE $0x00 // jmp 0x87d3 <k_sum_exp+0x273>
+	LONG $0x00024fe9; BYTE $0x00 // jmp 0x8763 <k_sum_exp+0x273>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x3bbe1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3bbe(%rip), %zmm3 # 0xc160 <k_dot_q5_k+0x460>
-	QUAD $0x3b9c251948fdf262; WORD $0x0000 // vbroadcastsd 0x3b9c(%rip), %zmm4 # 0xc148 <k_dot_q5_k+0x448>
-	QUAD $0x3ba22d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3ba2(%rip), %zmm5 # 0xc158 <k_dot_q5_k+0x458>
-	QUAD $0x3b30351948fdf262; WORD $0x0000 // vbroadcastsd 0x3b30(%rip), %zmm6 # 0xc0f0 <k_dot_q5_k+0x3f0>
-	QUAD $0x3b363d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b36(%rip), %zmm7 # 0xc100 <k_dot_q5_k+0x400>
-	QUAD $0x3b3c051948fd7262; WORD $0x0000 // vbroadcastsd 0x3b3c(%rip), %zmm8 # 0xc110 <k_dot_q5_k+0x410>
-	QUAD $0x3b5a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b5a(%rip), %zmm9 # 0xc138 <k_dot_q5_k+0x438>
-	QUAD $0x3b88151948fd7262; WORD $0x0000 // vbroadcastsd 0x3b88(%rip), %zmm10 # 0xc170 <k_dot_q5_k+0x470>
-	QUAD $0x3b161d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b16(%rip), %zmm11 # 0xc108 <k_dot_q5_k+0x408>
-	QUAD $0x3b2c251948fd7262; WORD $0x0000 // vbroadcastsd 0x3b2c(%rip), %zmm12 # 0xc128 <k_dot_q5_k+0x428>
-	QUAD $0x3b622d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b62(%rip), %zmm13 # 0xc168 <k_dot_q5_k+0x468>
-	QUAD $0x3ad8351948fd7262; WORD $0x0000 // vbroadcastsd 0x3ad8(%rip), %zmm14 # 0xc0e8 <k_dot_q5_k+0x3e8>
-	QUAD $0x3ade3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3ade(%rip), %zmm15 # 0xc0f8 <k_dot_q5_k+0x3f8>
-	QUAD $0x3b54051948fde262; WORD $0x0000 // vbroadcastsd 0x3b54(%rip), %zmm16 # 0xc178 <k_dot_q5_k+0x478>
-	QUAD $0x3b520d1948fde262; WORD $0x0000 // vbroadcastsd 0x3b52(%rip), %zmm17 # 0xc180 <k_dot_q5_k+0x480>
-	QUAD $0x3b08151948fde262; WORD $0x0000 // vbroadcastsd 0x3b08(%rip), %zmm18 # 0xc140 <k_dot_q5_k+0x440>
-	QUAD $0x3aee1d1948fde262; WORD $0x0000 // vbroadcastsd 0x3aee(%rip), %zmm19 # 0xc130 <k_dot_q5_k+0x430>
+	QUAD $0x3bae1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3bae(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x450>
+	QUAD $0x3b8c251948fdf262; WORD $0x0000 // vbroadcastsd 0x3b8c(%rip), %zmm4 # 0xc0c8 <k_dot_q5_k+0x438>
+	QUAD $0x3b922d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b92(%rip), %zmm5 # 0xc0d8 <k_dot_q5_k+0x448>
+	QUAD $0x3b20351948fdf262; WORD $0x0000 // vbroadcastsd 0x3b20(%rip), %zmm6 # 0xc070 <k_dot_q5_k+0x3e0>
+	QUAD $0x3b263d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b26(%rip), %zmm7 # 0xc080 <k_dot_q5_k+0x3f0>
+	QUAD $0x3b2c051948fd7262; WORD $0x0000 // vbroadcastsd 0x3b2c(%rip), %zmm8 # 0xc090 <k_dot_q5_k+0x400>
+	QUAD $0x3b4a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b4a(%rip), %zmm9 # 0xc0b8 <k_dot_q5_k+0x428>
+	QUAD $0x3b78151948fd7262; WORD $0x0000 // vbroadcastsd 0x3b78(%rip), %zmm10 # 0xc0f0 <k_dot_q5_k+0x460>
+	QUAD $0x3b061d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b06(%rip), %zmm11 # 0xc088 <k_dot_q5_k+0x3f8>
+	QUAD $0x3b1c251948fd7262; WORD $0x0000 // vbroadcastsd 0x3b1c(%rip), %zmm12 # 0xc0a8 <k_dot_q5_k+0x418>
+	QUAD $0x3b522d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b52(%rip), %zmm13 # 0xc0e8 <k_dot_q5_k+0x458>
+	QUAD $0x3ac8351948fd7262; WORD $0x0000 // vbroadcastsd 0x3ac8(%rip), %zmm14 # 0xc068 <k_dot_q5_k+0x3d8>
+	QUAD $0x3ace3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3ace(%rip), %zmm15 # 0xc078 <k_dot_q5_k+0x3e8>
+	QUAD $0x3b44051948fde262; WORD $0x0000 // vbroadcastsd 0x3b44(%rip), %zmm16 # 0xc0f8 <k_dot_q5_k+0x468>
+	QUAD $0x3b420d1948fde262; WORD $0x0000 // vbroadcastsd 0x3b42(%rip), %zmm17 # 0xc100 <k_dot_q5_k+0x470>
+	QUAD $0x3af8151948fde262; WORD $0x0000 // vbroadcastsd 0x3af8(%rip), %zmm18 # 0xc0c0 <k_dot_q5_k+0x430>
+	QUAD $0x3ade1d1948fde262; WORD $0x0000 // vbroadcastsd 0x3ade(%rip), %zmm19 # 0xc0b0 <k_dot_q5_k+0x420>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x3ac7251948fde262; WORD $0x0000 // vbroadcastsd 0x3ac7(%rip), %zmm20 # 0xc118 <k_dot_q5_k+0x418>
+	QUAD $0x3ab7251948fde262; WORD $0x0000 // vbroadcastsd 0x3ab7(%rip), %zmm20 # 0xc098 <k_dot_q5_k+0x408>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -6742,11 +6726,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f5b162; WORD $0xce58 // vaddpd %zmm22, %zmm1, %zmm1
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x8660 <k_sum_exp+0x100>
+	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x85f0 <k_sum_exp+0x100>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x024c8e0f; WORD $0x0000 // jle 0x8a28 <k_sum_exp+0x4c8>
+	LONG $0x024c8e0f; WORD $0x0000 // jle 0x89b8 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xf5358d48; WORD $0x003a; BYTE $0x00 // leaq 0x3af5(%rip), %rsi # 0xc2e0 <lanes>
+	LONG $0xe5358d48; WORD $0x003a; BYTE $0x00 // leaq 0x3ae5(%rip), %rsi # 0xc260 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -6755,47 +6739,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x38952d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x3895(%rip){1to16}, %zmm2, %zmm5 # 0xc0ac <k_dot_q5_k+0x3ac>
+	QUAD $0x38852d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x3885(%rip){1to16}, %zmm2, %zmm5 # 0xc02c <k_dot_q5_k+0x39c>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x3933151948fdf262; WORD $0x0000 // vbroadcastsd 0x3933(%rip), %zmm2 # 0xc160 <k_dot_q5_k+0x460>
-	QUAD $0x3911351948fdf262; WORD $0x0000 // vbroadcastsd 0x3911(%rip), %zmm6 # 0xc148 <k_dot_q5_k+0x448>
+	QUAD $0x3923151948fdf262; WORD $0x0000 // vbroadcastsd 0x3923(%rip), %zmm2 # 0xc0e0 <k_dot_q5_k+0x450>
+	QUAD $0x3901351948fdf262; WORD $0x0000 // vbroadcastsd 0x3901(%rip), %zmm6 # 0xc0c8 <k_dot_q5_k+0x438>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x390b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x390b(%rip), %zmm3 # 0xc158 <k_dot_q5_k+0x458>
+	QUAD $0x38fb1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x38fb(%rip), %zmm3 # 0xc0d8 <k_dot_q5_k+0x448>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x388d3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x388d(%rip), %zmm7 # 0xc0f0 <k_dot_q5_k+0x3f0>
+	QUAD $0x387d3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x387d(%rip), %zmm7 # 0xc070 <k_dot_q5_k+0x3e0>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x38871d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3887(%rip), %zmm11 # 0xc100 <k_dot_q5_k+0x400>
-	QUAD $0x388d251948fdf262; WORD $0x0000 // vbroadcastsd 0x388d(%rip), %zmm4 # 0xc110 <k_dot_q5_k+0x410>
+	QUAD $0x38771d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3877(%rip), %zmm11 # 0xc080 <k_dot_q5_k+0x3f0>
+	QUAD $0x387d251948fdf262; WORD $0x0000 // vbroadcastsd 0x387d(%rip), %zmm4 # 0xc090 <k_dot_q5_k+0x400>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x389f2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x389f(%rip), %zmm13 # 0xc138 <k_dot_q5_k+0x438>
-	QUAD $0x38cd351948fd7262; WORD $0x0000 // vbroadcastsd 0x38cd(%rip), %zmm14 # 0xc170 <k_dot_q5_k+0x470>
+	QUAD $0x388f2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x388f(%rip), %zmm13 # 0xc0b8 <k_dot_q5_k+0x428>
+	QUAD $0x38bd351948fd7262; WORD $0x0000 // vbroadcastsd 0x38bd(%rip), %zmm14 # 0xc0f0 <k_dot_q5_k+0x460>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x384f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x384f(%rip), %zmm15 # 0xc108 <k_dot_q5_k+0x408>
+	QUAD $0x383f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x383f(%rip), %zmm15 # 0xc088 <k_dot_q5_k+0x3f8>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x385f051948fde262; WORD $0x0000 // vbroadcastsd 0x385f(%rip), %zmm16 # 0xc128 <k_dot_q5_k+0x428>
+	QUAD $0x384f051948fde262; WORD $0x0000 // vbroadcastsd 0x384f(%rip), %zmm16 # 0xc0a8 <k_dot_q5_k+0x418>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x388f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x388f(%rip), %zmm17 # 0xc168 <k_dot_q5_k+0x468>
-	QUAD $0x3805151948fde262; WORD $0x0000 // vbroadcastsd 0x3805(%rip), %zmm18 # 0xc0e8 <k_dot_q5_k+0x3e8>
+	QUAD $0x387f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x387f(%rip), %zmm17 # 0xc0e8 <k_dot_q5_k+0x458>
+	QUAD $0x37f5151948fde262; WORD $0x0000 // vbroadcastsd 0x37f5(%rip), %zmm18 # 0xc068 <k_dot_q5_k+0x3d8>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x37ff1d1948fde262; WORD $0x0000 // vbroadcastsd 0x37ff(%rip), %zmm19 # 0xc0f8 <k_dot_q5_k+0x3f8>
+	QUAD $0x37ef1d1948fde262; WORD $0x0000 // vbroadcastsd 0x37ef(%rip), %zmm19 # 0xc078 <k_dot_q5_k+0x3e8>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x386f251948fde262; WORD $0x0000 // vbroadcastsd 0x386f(%rip), %zmm20 # 0xc178 <k_dot_q5_k+0x478>
+	QUAD $0x385f251948fde262; WORD $0x0000 // vbroadcastsd 0x385f(%rip), %zmm20 # 0xc0f8 <k_dot_q5_k+0x468>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x38672d1948fde262; WORD $0x0000 // vbroadcastsd 0x3867(%rip), %zmm21 # 0xc180 <k_dot_q5_k+0x480>
-	QUAD $0x381d351948fde262; WORD $0x0000 // vbroadcastsd 0x381d(%rip), %zmm22 # 0xc140 <k_dot_q5_k+0x440>
+	QUAD $0x38572d1948fde262; WORD $0x0000 // vbroadcastsd 0x3857(%rip), %zmm21 # 0xc100 <k_dot_q5_k+0x470>
+	QUAD $0x380d351948fde262; WORD $0x0000 // vbroadcastsd 0x380d(%rip), %zmm22 # 0xc0c0 <k_dot_q5_k+0x430>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x37f73d1948fde262; WORD $0x0000 // vbroadcastsd 0x37f7(%rip), %zmm23 # 0xc130 <k_dot_q5_k+0x430>
+	QUAD $0x37e73d1948fde262; WORD $0x0000 // vbroadcastsd 0x37e7(%rip), %zmm23 # 0xc0b0 <k_dot_q5_k+0x420>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x37c9151948fd7262; WORD $0x0000 // vbroadcastsd 0x37c9(%rip), %zmm10 # 0xc118 <k_dot_q5_k+0x418>
+	QUAD $0x37b9151948fd7262; WORD $0x0000 // vbroadcastsd 0x37b9(%rip), %zmm10 # 0xc098 <k_dot_q5_k+0x408>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -6862,12 +6846,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0xf819 // vbroadcastsd %xmm0, %zmm31
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x137d // jge 0x8ac2 <k_sum_exp_pair+0x42>
+	WORD $0x137d // jge 0x8a52 <k_sum_exp_pair+0x42>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0x000451e9; BYTE $0x00 // jmp 0x8f13 <k_sum_exp_pair+0x493>
+	LONG $0x000451e9; BYTE $0x00 // jmp 0x8ea3 <k_sum_exp_pair+0x493>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
@@ -6876,39 +6860,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x3656351948fde262; WORD $0x0000 // vbroadcastsd 0x3656(%rip), %zmm22 # 0xc148 <k_dot_q5_k+0x448>
-	QUAD $0x35f43d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35f4(%rip), %zmm15 # 0xc0f0 <k_dot_q5_k+0x3f0>
-	QUAD $0x36023d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3602(%rip), %zmm7 # 0xc108 <k_dot_q5_k+0x408>
-	QUAD $0x36082d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3608(%rip), %zmm13 # 0xc118 <k_dot_q5_k+0x418>
-	QUAD $0x360e251948fd7262; WORD $0x0000 // vbroadcastsd 0x360e(%rip), %zmm12 # 0xc128 <k_dot_q5_k+0x428>
-	QUAD $0x36443d1948fde262; WORD $0x0000 // vbroadcastsd 0x3644(%rip), %zmm23 # 0xc168 <k_dot_q5_k+0x468>
-	QUAD $0x35ba251948fde262; WORD $0x0000 // vbroadcastsd 0x35ba(%rip), %zmm20 # 0xc0e8 <k_dot_q5_k+0x3e8>
-	QUAD $0x3640051948fde262; WORD $0x0000 // vbroadcastsd 0x3640(%rip), %zmm16 # 0xc178 <k_dot_q5_k+0x478>
-	QUAD $0x363e151948fd7262; WORD $0x0000 // vbroadcastsd 0x363e(%rip), %zmm10 # 0xc180 <k_dot_q5_k+0x480>
-	QUAD $0x35f42d1948fde262; WORD $0x0000 // vbroadcastsd 0x35f4(%rip), %zmm21 # 0xc140 <k_dot_q5_k+0x440>
+	QUAD $0x3646351948fde262; WORD $0x0000 // vbroadcastsd 0x3646(%rip), %zmm22 # 0xc0c8 <k_dot_q5_k+0x438>
+	QUAD $0x35e43d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35e4(%rip), %zmm15 # 0xc070 <k_dot_q5_k+0x3e0>
+	QUAD $0x35f23d1948fdf262; WORD $0x0000 // vbroadcastsd 0x35f2(%rip), %zmm7 # 0xc088 <k_dot_q5_k+0x3f8>
+	QUAD $0x35f82d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35f8(%rip), %zmm13 # 0xc098 <k_dot_q5_k+0x408>
+	QUAD $0x35fe251948fd7262; WORD $0x0000 // vbroadcastsd 0x35fe(%rip), %zmm12 # 0xc0a8 <k_dot_q5_k+0x418>
+	QUAD $0x36343d1948fde262; WORD $0x0000 // vbroadcastsd 0x3634(%rip), %zmm23 # 0xc0e8 <k_dot_q5_k+0x458>
+	QUAD $0x35aa251948fde262; WORD $0x0000 // vbroadcastsd 0x35aa(%rip), %zmm20 # 0xc068 <k_dot_q5_k+0x3d8>
+	QUAD $0x3630051948fde262; WORD $0x0000 // vbroadcastsd 0x3630(%rip), %zmm16 # 0xc0f8 <k_dot_q5_k+0x468>
+	QUAD $0x362e151948fd7262; WORD $0x0000 // vbroadcastsd 0x362e(%rip), %zmm10 # 0xc100 <k_dot_q5_k+0x470>
+	QUAD $0x35e42d1948fde262; WORD $0x0000 // vbroadcastsd 0x35e4(%rip), %zmm21 # 0xc0c0 <k_dot_q5_k+0x430>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x35df1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35df(%rip), %zmm11 # 0xc160 <k_dot_q5_k+0x460>
+	QUAD $0x35cf1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35cf(%rip), %zmm11 # 0xc0e0 <k_dot_q5_k+0x450>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x35b5351948fd7262; WORD $0x0000 // vbroadcastsd 0x35b5(%rip), %zmm14 # 0xc158 <k_dot_q5_k+0x458>
+	QUAD $0x35a5351948fd7262; WORD $0x0000 // vbroadcastsd 0x35a5(%rip), %zmm14 # 0xc0d8 <k_dot_q5_k+0x448>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x35510d1948fde262; WORD $0x0000 // vbroadcastsd 0x3551(%rip), %zmm17 # 0xc110 <k_dot_q5_k+0x410>
+	QUAD $0x35410d1948fde262; WORD $0x0000 // vbroadcastsd 0x3541(%rip), %zmm17 # 0xc090 <k_dot_q5_k+0x400>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x352b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0x352b(%rip), %zmm1 # 0xc100 <k_dot_q5_k+0x400>
+	QUAD $0x351b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0x351b(%rip), %zmm1 # 0xc080 <k_dot_q5_k+0x3f0>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x3553151948fde262; WORD $0x0000 // vbroadcastsd 0x3553(%rip), %zmm18 # 0xc138 <k_dot_q5_k+0x438>
+	QUAD $0x3543151948fde262; WORD $0x0000 // vbroadcastsd 0x3543(%rip), %zmm18 # 0xc0b8 <k_dot_q5_k+0x428>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x357b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x357b(%rip), %zmm19 # 0xc170 <k_dot_q5_k+0x470>
+	QUAD $0x356b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x356b(%rip), %zmm19 # 0xc0f0 <k_dot_q5_k+0x460>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -6935,7 +6919,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x3458151948fde262; WORD $0x0000 // vbroadcastsd 0x3458(%rip), %zmm18 # 0xc0f8 <k_dot_q5_k+0x3f8>
+	QUAD $0x3448151948fde262; WORD $0x0000 // vbroadcastsd 0x3448(%rip), %zmm18 # 0xc078 <k_dot_q5_k+0x3e8>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -6960,13 +6944,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x33f10d1948fdf262; WORD $0x0000 // vbroadcastsd 0x33f1(%rip), %zmm1 # 0xc130 <k_dot_q5_k+0x430>
+	QUAD $0x33e10d1948fdf262; WORD $0x0000 // vbroadcastsd 0x33e1(%rip), %zmm1 # 0xc0b0 <k_dot_q5_k+0x420>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x33d1151948fdf262; WORD $0x0000 // vbroadcastsd 0x33d1(%rip), %zmm2 # 0xc138 <k_dot_q5_k+0x438>
+	QUAD $0x33c1151948fdf262; WORD $0x0000 // vbroadcastsd 0x33c1(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x428>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -6991,14 +6975,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x33580d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3358(%rip), %zmm25 # 0xc160 <k_dot_q5_k+0x460>
+	QUAD $0x33480d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3348(%rip), %zmm25 # 0xc0e0 <k_dot_q5_k+0x450>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x32ca1da8588d7262; WORD $0x0000 // vfmadd213pd 0x32ca(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x32ba1da8588d7262; WORD $0x0000 // vfmadd213pd 0x32ba(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -7034,11 +7018,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xe328 // vmovaps %zmm19, %zmm4
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8b50 <k_sum_exp_pair+0xd0>
+	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8ae0 <k_sum_exp_pair+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x041f8e0f; WORD $0x0000 // jle 0x933b <k_sum_exp_pair+0x8bb>
+	LONG $0x041f8e0f; WORD $0x0000 // jle 0x92cb <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xb5358d48; WORD $0x0033; BYTE $0x00 // leaq 0x33b5(%rip), %rsi # 0xc2e0 <lanes>
+	LONG $0xa5358d48; WORD $0x0033; BYTE $0x00 // leaq 0x33a5(%rip), %rsi # 0xc260 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -7047,7 +7031,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x31551ddf587df162; WORD $0x0000 // vpandnd 0x3155(%rip){1to16}, %zmm0, %zmm3 # 0xc0ac <k_dot_q5_k+0x3ac>
+	QUAD $0x31451ddf587df162; WORD $0x0000 // vpandnd 0x3145(%rip){1to16}, %zmm0, %zmm3 # 0xc02c <k_dot_q5_k+0x39c>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -7055,34 +7039,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x31d01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x31d0(%rip), %zmm11 # 0xc160 <k_dot_q5_k+0x460>
-	QUAD $0x31ae051948fd6262; WORD $0x0000 // vbroadcastsd 0x31ae(%rip), %zmm24 # 0xc148 <k_dot_q5_k+0x448>
+	QUAD $0x31c01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x31c0(%rip), %zmm11 # 0xc0e0 <k_dot_q5_k+0x450>
+	QUAD $0x319e051948fd6262; WORD $0x0000 // vbroadcastsd 0x319e(%rip), %zmm24 # 0xc0c8 <k_dot_q5_k+0x438>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x31942d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3194(%rip), %zmm5 # 0xc158 <k_dot_q5_k+0x458>
+	QUAD $0x31842d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3184(%rip), %zmm5 # 0xc0d8 <k_dot_q5_k+0x448>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x31160d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3116(%rip), %zmm25 # 0xc0f0 <k_dot_q5_k+0x3f0>
-	QUAD $0x311c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x311c(%rip), %zmm13 # 0xc100 <k_dot_q5_k+0x400>
+	QUAD $0x31060d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3106(%rip), %zmm25 # 0xc070 <k_dot_q5_k+0x3e0>
+	QUAD $0x310c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x310c(%rip), %zmm13 # 0xc080 <k_dot_q5_k+0x3f0>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x311c051948fd7262; WORD $0x0000 // vbroadcastsd 0x311c(%rip), %zmm8 # 0xc110 <k_dot_q5_k+0x410>
+	QUAD $0x310c051948fd7262; WORD $0x0000 // vbroadcastsd 0x310c(%rip), %zmm8 # 0xc090 <k_dot_q5_k+0x400>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x312e351948fd7262; WORD $0x0000 // vbroadcastsd 0x312e(%rip), %zmm14 # 0xc138 <k_dot_q5_k+0x438>
+	QUAD $0x311e351948fd7262; WORD $0x0000 // vbroadcastsd 0x311e(%rip), %zmm14 # 0xc0b8 <k_dot_q5_k+0x428>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x31563d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3156(%rip), %zmm15 # 0xc170 <k_dot_q5_k+0x470>
-	QUAD $0x30e4051948fde262; WORD $0x0000 // vbroadcastsd 0x30e4(%rip), %zmm16 # 0xc108 <k_dot_q5_k+0x408>
+	QUAD $0x31463d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3146(%rip), %zmm15 # 0xc0f0 <k_dot_q5_k+0x460>
+	QUAD $0x30d4051948fde262; WORD $0x0000 // vbroadcastsd 0x30d4(%rip), %zmm16 # 0xc088 <k_dot_q5_k+0x3f8>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x30ee0d1948fde262; WORD $0x0000 // vbroadcastsd 0x30ee(%rip), %zmm17 # 0xc128 <k_dot_q5_k+0x428>
+	QUAD $0x30de0d1948fde262; WORD $0x0000 // vbroadcastsd 0x30de(%rip), %zmm17 # 0xc0a8 <k_dot_q5_k+0x418>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x311e151948fde262; WORD $0x0000 // vbroadcastsd 0x311e(%rip), %zmm18 # 0xc168 <k_dot_q5_k+0x468>
+	QUAD $0x310e151948fde262; WORD $0x0000 // vbroadcastsd 0x310e(%rip), %zmm18 # 0xc0e8 <k_dot_q5_k+0x458>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x308e1d1948fde262; WORD $0x0000 // vbroadcastsd 0x308e(%rip), %zmm19 # 0xc0e8 <k_dot_q5_k+0x3e8>
-	QUAD $0x3094251948fde262; WORD $0x0000 // vbroadcastsd 0x3094(%rip), %zmm20 # 0xc0f8 <k_dot_q5_k+0x3f8>
+	QUAD $0x307e1d1948fde262; WORD $0x0000 // vbroadcastsd 0x307e(%rip), %zmm19 # 0xc068 <k_dot_q5_k+0x3d8>
+	QUAD $0x3084251948fde262; WORD $0x0000 // vbroadcastsd 0x3084(%rip), %zmm20 # 0xc078 <k_dot_q5_k+0x3e8>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -7101,7 +7085,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x309d3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x309d(%rip), %zmm31 # 0xc178 <k_dot_q5_k+0x478>
+	QUAD $0x308d3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x308d(%rip), %zmm31 # 0xc0f8 <k_dot_q5_k+0x468>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -7111,11 +7095,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x3064051948fdf262; WORD $0x0000 // vbroadcastsd 0x3064(%rip), %zmm0 # 0xc180 <k_dot_q5_k+0x480>
+	QUAD $0x3054051948fdf262; WORD $0x0000 // vbroadcastsd 0x3054(%rip), %zmm0 # 0xc100 <k_dot_q5_k+0x470>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x3014051948fd6262; WORD $0x0000 // vbroadcastsd 0x3014(%rip), %zmm24 # 0xc140 <k_dot_q5_k+0x440>
+	QUAD $0x3004051948fd6262; WORD $0x0000 // vbroadcastsd 0x3004(%rip), %zmm24 # 0xc0c0 <k_dot_q5_k+0x430>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x2ff40d1948fd6262; WORD $0x0000 // vbroadcastsd 0x2ff4(%rip), %zmm25 # 0xc130 <k_dot_q5_k+0x430>
+	QUAD $0x2fe40d1948fd6262; WORD $0x0000 // vbroadcastsd 0x2fe4(%rip), %zmm25 # 0xc0b0 <k_dot_q5_k+0x420>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -7160,7 +7144,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x2ec92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x2ec9(%rip), %zmm5 # 0xc118 <k_dot_q5_k+0x418>
+	QUAD $0x2eb92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x2eb9(%rip), %zmm5 # 0xc098 <k_dot_q5_k+0x408>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -7248,9 +7232,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x9425 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x93b5 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x94e1 <k_decode_f16+0xd1>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x9471 <k_decode_f16+0xd1>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -7259,12 +7243,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1273 // jae 0x9455 <k_decode_f16+0x45>
+	WORD $0x1273 // jae 0x93e5 <k_decode_f16+0x45>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x94c0 <k_decode_f16+0xb0>
-	LONG $0x00008ce9; BYTE $0x00 // jmp 0x94e1 <k_decode_f16+0xd1>
+	WORD $0x7075 // jne 0x9450 <k_decode_f16+0xb0>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x9471 <k_decode_f16+0xd1>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7278,27 +7262,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x9460 <k_decode_f16+0x50>
+	WORD $0xb875 // jne 0x93f0 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x94e1 <k_decode_f16+0xd1>
+	WORD $0x3074 // je 0x9471 <k_decode_f16+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x0413; BYTE $0x50 // vcvtph2ps (%rax,%rdx,2), %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x94c0 <k_decode_f16+0xb0>
+	WORD $0xe675 // jne 0x9450 <k_decode_f16+0xb0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x009a8d0f; WORD $0x0000 // jge 0x9587 <k_decode_f16+0x177>
+	LONG $0x009a8d0f; WORD $0x0000 // jge 0x9517 <k_decode_f16+0x177>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2374 // je 0x951c <k_decode_f16+0x10c>
+	WORD $0x2374 // je 0x94ac <k_decode_f16+0x10c>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -7306,9 +7290,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x9500 <k_decode_f16+0xf0>
+	WORD $0xe475 // jne 0x9490 <k_decode_f16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x9587 <k_decode_f16+0x177>
+	WORD $0x6577 // ja 0x9517 <k_decode_f16+0x177>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -7328,7 +7312,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x9530 <k_decode_f16+0x120>
+	WORD $0xa975 // jne 0x94c0 <k_decode_f16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7337,9 +7321,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x95a5 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x9535 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x9678 <k_decode_bf16+0xe8>
+	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x9608 <k_decode_bf16+0xe8>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -7348,12 +7332,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x95d9 <k_decode_bf16+0x49>
+	WORD $0x1673 // jae 0x9569 <k_decode_bf16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x9650 <k_decode_bf16+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9678 <k_decode_bf16+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x95e0 <k_decode_bf16+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9608 <k_decode_bf16+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -7371,10 +7355,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0396447f48fef162 // vmovdqu64 %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9c75 // jne 0x95e0 <k_decode_bf16+0x50>
+	WORD $0x9c75 // jne 0x9570 <k_decode_bf16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2b74 // je 0x9678 <k_decode_bf16+0xe8>
+	WORD $0x2b74 // je 0x9608 <k_decode_bf16+0xe8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487df262; WORD $0x0433; BYTE $0x50 // vpmovzxwd (%rax,%rdx,2), %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
@@ -7382,26 +7366,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x9650 <k_decode_bf16+0xc0>
+	WORD $0xdf75 // jne 0x95e0 <k_decode_bf16+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x677d // jge 0x96e7 <k_decode_bf16+0x157>
+	WORD $0x677d // jge 0x9677 <k_decode_bf16+0x157>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1974 // je 0x96a5 <k_decode_bf16+0x115>
+	WORD $0x1974 // je 0x9635 <k_decode_bf16+0x115>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x9690 <k_decode_bf16+0x100>
+	WORD $0xeb75 // jne 0x9620 <k_decode_bf16+0x100>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x96e7 <k_decode_bf16+0x157>
+	WORD $0x3c77 // ja 0x9677 <k_decode_bf16+0x157>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -7417,7 +7401,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x96b0 <k_decode_bf16+0x120>
+	WORD $0xc975 // jne 0x9640 <k_decode_bf16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7425,11 +7409,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x981c <k_decode_q8_0+0x12c>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x97ac <k_decode_q8_0+0x12c>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x00be840f; WORD $0x0000 // je 0x97cc <k_decode_q8_0+0xdc>
+	LONG $0x00be840f; WORD $0x0000 // je 0x975c <k_decode_q8_0+0xdc>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7460,9 +7444,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c18348 // addq $0x44, %rcx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff54850f; WORD $0xffff // jne 0x9720 <k_decode_q8_0+0x30>
+	LONG $0xff54850f; WORD $0xffff // jne 0x96b0 <k_decode_q8_0+0x30>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4b74 // je 0x981c <k_decode_q8_0+0x12c>
+	WORD $0x4b74 // je 0x97ac <k_decode_q8_0+0x12c>
 	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
 	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7481,11 +7465,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x98ba <k_decode_q4_0+0x9a>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x984a <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002983057879e2c4; BYTE $0x00 // vpbroadcastb 0x2983(%rip), %xmm0 # 0xc1c0 <k_dot_q5_k+0x4c0>
-	QUAD $0x00297b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x297b(%rip), %xmm1 # 0xc1c1 <k_dot_q5_k+0x4c1>
+	QUAD $0x002973057879e2c4; BYTE $0x00 // vpbroadcastb 0x2973(%rip), %xmm0 # 0xc140 <k_dot_q5_k+0x4b0>
+	QUAD $0x00296b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x296b(%rip), %xmm1 # 0xc141 <k_dot_q5_k+0x4b1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7508,7 +7492,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9675 // jne 0x9850 <k_decode_q4_0+0x30>
+	WORD $0x9675 // jne 0x97e0 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -7516,10 +7500,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00988e0f; WORD $0x0000 // jle 0x9965 <k_decode_q4_1+0xa5>
+	LONG $0x00988e0f; WORD $0x0000 // jle 0x98f5 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0028e5057879e2c4; BYTE $0x00 // vpbroadcastb 0x28e5(%rip), %xmm0 # 0xc1c2 <k_dot_q5_k+0x4c2>
+	QUAD $0x0028d5057879e2c4; BYTE $0x00 // vpbroadcastb 0x28d5(%rip), %xmm0 # 0xc142 <k_dot_q5_k+0x4b2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -7546,7 +7530,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff7b850f; WORD $0xffff // jne 0x98e0 <k_decode_q4_1+0x20>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x9870 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -7554,14 +7538,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0x9a50 <k_decode_q5_0+0xe0>
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x99e0 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002793055979e2c4; BYTE $0x00 // vpbroadcastq 0x2793(%rip), %xmm0 # 0xc120 <k_dot_q5_k+0x420>
-	QUAD $0x000026bb0d6ff9c5 // vmovdqa 0x26bb(%rip), %xmm1 # 0xc050 <k_dot_q5_k+0x350>
-	QUAD $0x002825157879e2c4; BYTE $0x00 // vpbroadcastb 0x2825(%rip), %xmm2 # 0xc1c3 <k_dot_q5_k+0x4c3>
-	QUAD $0x00281d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x281d(%rip), %xmm3 # 0xc1c4 <k_dot_q5_k+0x4c4>
-	QUAD $0x002815257879e2c4; BYTE $0x00 // vpbroadcastb 0x2815(%rip), %xmm4 # 0xc1c5 <k_dot_q5_k+0x4c5>
+	QUAD $0x002783055979e2c4; BYTE $0x00 // vpbroadcastq 0x2783(%rip), %xmm0 # 0xc0a0 <k_dot_q5_k+0x410>
+	QUAD $0x000026ab0d6ff9c5 // vmovdqa 0x26ab(%rip), %xmm1 # 0xbfd0 <k_dot_q5_k+0x340>
+	QUAD $0x002815157879e2c4; BYTE $0x00 // vpbroadcastb 0x2815(%rip), %xmm2 # 0xc143 <k_dot_q5_k+0x4b3>
+	QUAD $0x00280d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x280d(%rip), %xmm3 # 0xc144 <k_dot_q5_k+0x4b4>
+	QUAD $0x002805257879e2c4; BYTE $0x00 // vpbroadcastb 0x2805(%rip), %xmm4 # 0xc145 <k_dot_q5_k+0x4b5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -7593,7 +7577,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff60850f; WORD $0xffff // jne 0x99b0 <k_decode_q5_0+0x40>
+	LONG $0xff60850f; WORD $0xffff // jne 0x9940 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -7601,13 +7585,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9b5f <k_decode_q5_1+0xff>
+	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9aef <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002749057879e2c4; BYTE $0x00 // vpbroadcastb 0x2749(%rip), %xmm0 # 0xc1c6 <k_dot_q5_k+0x4c6>
-	QUAD $0x000025cb0d6ff9c5 // vmovdqa 0x25cb(%rip), %xmm1 # 0xc050 <k_dot_q5_k+0x350>
-	QUAD $0x002692155979e2c4; BYTE $0x00 // vpbroadcastq 0x2692(%rip), %xmm2 # 0xc120 <k_dot_q5_k+0x420>
-	QUAD $0x0027301d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2730(%rip), %xmm3 # 0xc1c7 <k_dot_q5_k+0x4c7>
+	QUAD $0x002739057879e2c4; BYTE $0x00 // vpbroadcastb 0x2739(%rip), %xmm0 # 0xc146 <k_dot_q5_k+0x4b6>
+	QUAD $0x000025bb0d6ff9c5 // vmovdqa 0x25bb(%rip), %xmm1 # 0xbfd0 <k_dot_q5_k+0x340>
+	QUAD $0x002682155979e2c4; BYTE $0x00 // vpbroadcastq 0x2682(%rip), %xmm2 # 0xc0a0 <k_dot_q5_k+0x410>
+	QUAD $0x0027201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2720(%rip), %xmm3 # 0xc147 <k_dot_q5_k+0x4b7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -7646,7 +7630,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff41850f; WORD $0xffff // jne 0x9aa0 <k_decode_q5_1+0x40>
+	LONG $0xff41850f; WORD $0xffff // jne 0x9a30 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7654,7 +7638,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02628e0f; WORD $0x0000 // jle 0x9ddf <k_decode_q2_k+0x26f>
+	LONG $0x02628e0f; WORD $0x0000 // jle 0x9d6f <k_decode_q2_k+0x26f>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -7662,8 +7646,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00262a057879e2c4; BYTE $0x00 // vpbroadcastb 0x262a(%rip), %xmm0 # 0xc1c8 <k_dot_q5_k+0x4c8>
-	QUAD $0x0026220d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2622(%rip), %xmm1 # 0xc1c9 <k_dot_q5_k+0x4c9>
+	QUAD $0x00261a057879e2c4; BYTE $0x00 // vpbroadcastb 0x261a(%rip), %xmm0 # 0xc148 <k_dot_q5_k+0x4b8>
+	QUAD $0x0026120d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2612(%rip), %xmm1 # 0xc149 <k_dot_q5_k+0x4b9>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -7757,12 +7741,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe5c850f; WORD $0xffff // jne 0x9c20 <k_decode_q2_k+0xb0>
+	LONG $0xfe5c850f; WORD $0xffff // jne 0x9bb0 <k_decode_q2_k+0xb0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdd5850f; WORD $0xffff // jne 0x9bb0 <k_decode_q2_k+0x40>
+	LONG $0xfdd5850f; WORD $0xffff // jne 0x9b40 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -7772,22 +7756,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x03168e0f; WORD $0x0000 // jle 0xa113 <k_decode_q3_k+0x323>
+	LONG $0x03168e0f; WORD $0x0000 // jle 0xa0a3 <k_decode_q3_k+0x323>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002334055979e2c4; BYTE $0x00 // vpbroadcastq 0x2334(%rip), %xmm0 # 0xc150 <k_dot_q5_k+0x450>
+	QUAD $0x002324055979e2c4; BYTE $0x00 // vpbroadcastq 0x2324(%rip), %xmm0 # 0xc0d0 <k_dot_q5_k+0x440>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000021ba0d6ff9c5 // vmovdqa 0x21ba(%rip), %xmm1 # 0xbfe0 <k_dot_q5_k+0x2e0>
-	QUAD $0x00002202156ff9c5 // vmovdqa 0x2202(%rip), %xmm2 # 0xc030 <k_dot_q5_k+0x330>
-	QUAD $0x0023931d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2393(%rip), %xmm3 # 0xc1ca <k_dot_q5_k+0x4ca>
-	QUAD $0x00238b257879e2c4; BYTE $0x00 // vpbroadcastb 0x238b(%rip), %xmm4 # 0xc1cb <k_dot_q5_k+0x4cb>
-	QUAD $0x0023832d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2383(%rip), %xmm5 # 0xc1cc <k_dot_q5_k+0x4cc>
-	QUAD $0x00237b357879e2c4; BYTE $0x00 // vpbroadcastb 0x237b(%rip), %xmm6 # 0xc1cd <k_dot_q5_k+0x4cd>
-	QUAD $0x0023733d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2373(%rip), %xmm7 # 0xc1ce <k_dot_q5_k+0x4ce>
+	QUAD $0x000021aa0d6ff9c5 // vmovdqa 0x21aa(%rip), %xmm1 # 0xbf60 <k_dot_q5_k+0x2d0>
+	QUAD $0x000021f2156ff9c5 // vmovdqa 0x21f2(%rip), %xmm2 # 0xbfb0 <k_dot_q5_k+0x320>
+	QUAD $0x0023831d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2383(%rip), %xmm3 # 0xc14a <k_dot_q5_k+0x4ba>
+	QUAD $0x00237b257879e2c4; BYTE $0x00 // vpbroadcastb 0x237b(%rip), %xmm4 # 0xc14b <k_dot_q5_k+0x4bb>
+	QUAD $0x0023732d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2373(%rip), %xmm5 # 0xc14c <k_dot_q5_k+0x4bc>
+	QUAD $0x00236b357879e2c4; BYTE $0x00 // vpbroadcastb 0x236b(%rip), %xmm6 # 0xc14d <k_dot_q5_k+0x4bd>
+	QUAD $0x0023633d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2363(%rip), %xmm7 # 0xc14e <k_dot_q5_k+0x4be>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -7907,12 +7891,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe08850f; WORD $0xffff // jne 0x9f00 <k_decode_q3_k+0x110>
+	LONG $0xfe08850f; WORD $0xffff // jne 0x9e90 <k_decode_q3_k+0x110>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd51850f; WORD $0xffff // jne 0x9e60 <k_decode_q3_k+0x70>
+	LONG $0xfd51850f; WORD $0xffff // jne 0x9df0 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -7922,7 +7906,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x028a8e0f; WORD $0x0000 // jle 0xa3b7 <k_decode_q6_k+0x297>
+	LONG $0x028a8e0f; WORD $0x0000 // jle 0xa347 <k_decode_q6_k+0x297>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -7930,9 +7914,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002081057879e2c4; BYTE $0x00 // vpbroadcastb 0x2081(%rip), %xmm0 # 0xc1cf <k_dot_q5_k+0x4cf>
-	QUAD $0x0020790d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2079(%rip), %xmm1 # 0xc1d0 <k_dot_q5_k+0x4d0>
-	QUAD $0x002071157879e2c4; BYTE $0x00 // vpbroadcastb 0x2071(%rip), %xmm2 # 0xc1d1 <k_dot_q5_k+0x4d1>
+	QUAD $0x002071057879e2c4; BYTE $0x00 // vpbroadcastb 0x2071(%rip), %xmm0 # 0xc14f <k_dot_q5_k+0x4bf>
+	QUAD $0x0020690d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2069(%rip), %xmm1 # 0xc150 <k_dot_q5_k+0x4c0>
+	QUAD $0x002061157879e2c4; BYTE $0x00 // vpbroadcastb 0x2061(%rip), %xmm2 # 0xc151 <k_dot_q5_k+0x4c1>
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
@@ -8032,12 +8016,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe07850f; WORD $0xffff // jne 0xa1a0 <k_decode_q6_k+0x80>
+	LONG $0xfe07850f; WORD $0xffff // jne 0xa130 <k_decode_q6_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdad850f; WORD $0xffff // jne 0xa160 <k_decode_q6_k+0x40>
+	LONG $0xfdad850f; WORD $0xffff // jne 0xa0f0 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8047,7 +8031,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa5a2 <k_decode_q4_k+0x1e2>
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa532 <k_decode_q4_k+0x1e2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8056,8 +8040,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1e0c0528487cf162; WORD $0x0000 // vmovaps 0x1e0c(%rip), %zmm0 # 0xc200 <k_dot_q5_k+0x500>
-	QUAD $0x001e430d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1e43(%rip), %xmm1 # 0xc240 <k_dot_q5_k+0x540>
+	QUAD $0x1dfc0528487cf162; WORD $0x0000 // vmovaps 0x1dfc(%rip), %zmm0 # 0xc180 <k_dot_q5_k+0x4f0>
+	QUAD $0x001e330d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1e33(%rip), %xmm1 # 0xc1c0 <k_dot_q5_k+0x530>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x3a // movzwl (%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -8129,12 +8113,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xff2c850f; WORD $0xffff // jne 0xa4b0 <k_decode_q4_k+0xf0>
+	LONG $0xff2c850f; WORD $0xffff // jne 0xa440 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe62850f; WORD $0xffff // jne 0xa400 <k_decode_q4_k+0x40>
+	LONG $0xfe62850f; WORD $0xffff // jne 0xa390 <k_decode_q4_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8144,7 +8128,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02288e0f; WORD $0x0000 // jle 0xa7e5 <k_decode_q5_k+0x235>
+	LONG $0x02288e0f; WORD $0x0000 // jle 0xa775 <k_decode_q5_k+0x235>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8153,10 +8137,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1c9c0528487cf162; WORD $0x0000 // vmovaps 0x1c9c(%rip), %zmm0 # 0xc280 <k_dot_q5_k+0x580>
-	QUAD $0x001cd30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cd3(%rip), %xmm1 # 0xc2c0 <k_dot_q5_k+0x5c0>
-	QUAD $0x001ccb157879e2c4; BYTE $0x00 // vpbroadcastb 0x1ccb(%rip), %xmm2 # 0xc2c1 <k_dot_q5_k+0x5c1>
-	QUAD $0x001cc31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cc3(%rip), %xmm3 # 0xc2c2 <k_dot_q5_k+0x5c2>
+	QUAD $0x1c8c0528487cf162; WORD $0x0000 // vmovaps 0x1c8c(%rip), %zmm0 # 0xc200 <k_dot_q5_k+0x570>
+	QUAD $0x001cc30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cc3(%rip), %xmm1 # 0xc240 <k_dot_q5_k+0x5b0>
+	QUAD $0x001cbb157879e2c4; BYTE $0x00 // vpbroadcastb 0x1cbb(%rip), %xmm2 # 0xc241 <k_dot_q5_k+0x5b1>
+	QUAD $0x001cb31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cb3(%rip), %xmm3 # 0xc242 <k_dot_q5_k+0x5b2>
 	BYTE $0x90 // nop
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
@@ -8242,12 +8226,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfee9850f; WORD $0xffff // jne 0xa6b0 <k_decode_q5_k+0x100>
+	LONG $0xfee9850f; WORD $0xffff // jne 0xa640 <k_decode_q5_k+0x100>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe1f850f; WORD $0xffff // jne 0xa600 <k_decode_q5_k+0x50>
+	LONG $0xfe1f850f; WORD $0xffff // jne 0xa590 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8259,17 +8243,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa80c <k_dot_f16+0x1c>
+	WORD $0x0b7d // jge 0xa79c <k_dot_f16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa8bf <k_dot_f16+0xcf>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa84f <k_dot_f16+0xcf>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0d73 // jae 0xa823 <k_dot_f16+0x33>
+	WORD $0x0d73 // jae 0xa7b3 <k_dot_f16+0x33>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x65eb // jmp 0xa888 <k_dot_f16+0x98>
+	WORD $0x65eb // jmp 0xa818 <k_dot_f16+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8288,10 +8272,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038944984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm0 # zmm0 = (zmm0 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb875 // jne 0xa840 <k_dot_f16+0x50>
+	WORD $0xb875 // jne 0xa7d0 <k_dot_f16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x1e75 // jne 0xa8b6 <k_dot_f16+0xc6>
+	WORD $0x1e75 // jne 0xa846 <k_dot_f16+0xc6>
 	LONG $0x487db262; WORD $0x1413; BYTE $0x48 // vcvtph2ps (%rax,%r9,2), %zmm2
 	LONG $0x486db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x01485413487db262 // vcvtph2ps 0x20(%rax,%r9,2), %zmm2
@@ -8308,10 +8292,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa993 <k_dot_f16+0x1a3>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa923 <k_dot_f16+0x1a3>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2374 // je 0xa91d <k_dot_f16+0x12d>
+	WORD $0x2374 // je 0xa8ad <k_dot_f16+0x12d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -8319,9 +8303,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0xa900 <k_dot_f16+0x110>
+	WORD $0xe375 // jne 0xa890 <k_dot_f16+0x110>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0xa993 <k_dot_f16+0x1a3>
+	WORD $0x7077 // ja 0xa923 <k_dot_f16+0x1a3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -8341,7 +8325,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0xa930 <k_dot_f16+0x140>
+	WORD $0x9d75 // jne 0xa8c0 <k_dot_f16+0x140>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8352,17 +8336,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa9bc <k_dot_bf16+0x1c>
+	WORD $0x0b7d // jge 0xa94c <k_dot_bf16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0xaa99 <k_dot_bf16+0xf9>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0xaa29 <k_dot_bf16+0xf9>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x1073 // jae 0xa9d6 <k_dot_bf16+0x36>
+	WORD $0x1073 // jae 0xa966 <k_dot_bf16+0x36>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0xaa54 <k_dot_bf16+0xb4>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xa9e4 <k_dot_bf16+0xb4>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8385,10 +8369,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03894c984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0x9c75 // jne 0xa9f0 <k_dot_bf16+0x50>
+	WORD $0x9c75 // jne 0xa980 <k_dot_bf16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x2c75 // jne 0xaa90 <k_dot_bf16+0xf0>
+	WORD $0x2c75 // jne 0xaa20 <k_dot_bf16+0xf0>
 	LONG $0x487db262; WORD $0x1433; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm2
 	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
 	LONG $0x486db262; WORD $0x04b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
@@ -8407,10 +8391,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0xab6f <k_dot_bf16+0x1cf>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0xaaff <k_dot_bf16+0x1cf>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2874 // je 0xaafc <k_dot_bf16+0x15c>
+	WORD $0x2874 // je 0xaa8c <k_dot_bf16+0x15c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -8418,9 +8402,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0xaae0 <k_dot_bf16+0x140>
+	WORD $0xe475 // jne 0xaa70 <k_dot_bf16+0x140>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0xab6f <k_dot_bf16+0x1cf>
+	WORD $0x6d77 // ja 0xaaff <k_dot_bf16+0x1cf>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -8440,7 +8424,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0xab10 <k_dot_bf16+0x170>
+	WORD $0xa175 // jne 0xaaa0 <k_dot_bf16+0x170>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8449,15 +8433,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x167e // jle 0xab9f <k_dot_q8_0+0x1f>
+	WORD $0x167e // jle 0xab2f <k_dot_q8_0+0x1f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x1275 // jne 0xaba8 <k_dot_q8_0+0x28>
+	WORD $0x1275 // jne 0xab38 <k_dot_q8_0+0x28>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xac65 <k_dot_q8_0+0xe5>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xabf5 <k_dot_q8_0+0xe5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000111e9; BYTE $0x00 // jmp 0xacb9 <k_dot_q8_0+0x139>
+	LONG $0x000111e9; BYTE $0x00 // jmp 0xac49 <k_dot_q8_0+0x139>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8487,9 +8471,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c08348 // addq $0x44, %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff5b850f; WORD $0xffff // jne 0xabc0 <k_dot_q8_0+0x40>
+	LONG $0xff5b850f; WORD $0xffff // jne 0xab50 <k_dot_q8_0+0x40>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4574 // je 0xacaf <k_dot_q8_0+0x12f>
+	WORD $0x4574 // je 0xac3f <k_dot_q8_0+0x12f>
 	QUAD $0x00028821487df262; WORD $0x0000 // vpmovsxbd 0x2(%rax), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x4874f162; WORD $0x0959 // vmulps (%rcx), %zmm1, %zmm1
@@ -8519,13 +8503,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00938e0f; WORD $0x0000 // jle 0xad90 <k_dot_q4_0+0xa0>
+	LONG $0x00938e0f; WORD $0x0000 // jle 0xad20 <k_dot_q4_0+0xa0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0015ae0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x15ae(%rip), %xmm1 # 0xc2c3 <k_dot_q5_k+0x5c3>
-	QUAD $0x0015a6157879e2c4; BYTE $0x00 // vpbroadcastb 0x15a6(%rip), %xmm2 # 0xc2c4 <k_dot_q5_k+0x5c4>
+	QUAD $0x00159e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x159e(%rip), %xmm1 # 0xc243 <k_dot_q5_k+0x5b3>
+	QUAD $0x001596157879e2c4; BYTE $0x00 // vpbroadcastb 0x1596(%rip), %xmm2 # 0xc244 <k_dot_q5_k+0x5b4>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -8547,10 +8531,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9c75 // jne 0xad20 <k_dot_q4_0+0x30>
+	WORD $0x9c75 // jne 0xacb0 <k_dot_q4_0+0x30>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xad94 <k_dot_q4_0+0xa4>
+	WORD $0x04eb // jmp 0xad24 <k_dot_q4_0+0xa4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8568,12 +8552,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0xae93 <k_dot_q4_1+0xc3>
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0xae23 <k_dot_q4_1+0xc3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0014d00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14d0(%rip), %xmm1 # 0xc2c5 <k_dot_q5_k+0x5c5>
+	QUAD $0x0014c00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14c0(%rip), %xmm1 # 0xc245 <k_dot_q5_k+0x5b5>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -8602,9 +8586,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff75850f; WORD $0xffff // jne 0xae00 <k_dot_q4_1+0x30>
+	LONG $0xff75850f; WORD $0xffff // jne 0xad90 <k_dot_q4_1+0x30>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	WORD $0x04eb // jmp 0xae97 <k_dot_q4_1+0xc7>
+	WORD $0x04eb // jmp 0xae27 <k_dot_q4_1+0xc7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8622,16 +8606,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0xafc6 <k_dot_q5_0+0xf6>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0xaf56 <k_dot_q5_0+0xf6>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00122b0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x122b(%rip), %xmm1 # 0xc120 <k_dot_q5_k+0x420>
-	QUAD $0x00001153156ff9c5 // vmovdqa 0x1153(%rip), %xmm2 # 0xc050 <k_dot_q5_k+0x350>
-	QUAD $0x0013c01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13c0(%rip), %xmm3 # 0xc2c6 <k_dot_q5_k+0x5c6>
-	QUAD $0x0013b8257879e2c4; BYTE $0x00 // vpbroadcastb 0x13b8(%rip), %xmm4 # 0xc2c7 <k_dot_q5_k+0x5c7>
-	QUAD $0x0013b02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13b0(%rip), %xmm5 # 0xc2c8 <k_dot_q5_k+0x5c8>
+	QUAD $0x00121b0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x121b(%rip), %xmm1 # 0xc0a0 <k_dot_q5_k+0x410>
+	QUAD $0x00001143156ff9c5 // vmovdqa 0x1143(%rip), %xmm2 # 0xbfd0 <k_dot_q5_k+0x340>
+	QUAD $0x0013b01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13b0(%rip), %xmm3 # 0xc246 <k_dot_q5_k+0x5b6>
+	QUAD $0x0013a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x13a8(%rip), %xmm4 # 0xc247 <k_dot_q5_k+0x5b7>
+	QUAD $0x0013a02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13a0(%rip), %xmm5 # 0xc248 <k_dot_q5_k+0x5b8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -8663,10 +8647,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff66850f; WORD $0xffff // jne 0xaf20 <k_dot_q5_0+0x50>
+	LONG $0xff66850f; WORD $0xffff // jne 0xaeb0 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xafca <k_dot_q5_0+0xfa>
+	WORD $0x04eb // jmp 0xaf5a <k_dot_q5_0+0xfa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8684,15 +8668,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xb11d <k_dot_q5_1+0x11d>
+	LONG $0x01108e0f; WORD $0x0000 // jle 0xb0ad <k_dot_q5_1+0x11d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0012a40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x12a4(%rip), %xmm1 # 0xc2c9 <k_dot_q5_k+0x5c9>
-	QUAD $0x00001023156ff9c5 // vmovdqa 0x1023(%rip), %xmm2 # 0xc050 <k_dot_q5_k+0x350>
-	QUAD $0x0010ea1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x10ea(%rip), %xmm3 # 0xc120 <k_dot_q5_k+0x420>
-	QUAD $0x00128b257879e2c4; BYTE $0x00 // vpbroadcastb 0x128b(%rip), %xmm4 # 0xc2ca <k_dot_q5_k+0x5ca>
+	QUAD $0x0012940d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1294(%rip), %xmm1 # 0xc249 <k_dot_q5_k+0x5b9>
+	QUAD $0x00001013156ff9c5 // vmovdqa 0x1013(%rip), %xmm2 # 0xbfd0 <k_dot_q5_k+0x340>
+	QUAD $0x0010da1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x10da(%rip), %xmm3 # 0xc0a0 <k_dot_q5_k+0x410>
+	QUAD $0x00127b257879e2c4; BYTE $0x00 // vpbroadcastb 0x127b(%rip), %xmm4 # 0xc24a <k_dot_q5_k+0x5ba>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -8733,9 +8717,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3b850f; WORD $0xffff // jne 0xb050 <k_dot_q5_1+0x50>
+	LONG $0xff3b850f; WORD $0xffff // jne 0xafe0 <k_dot_q5_1+0x50>
 	LONG $0x4854f162; WORD $0xc058 // vaddps %zmm0, %zmm5, %zmm0
-	WORD $0x04eb // jmp 0xb121 <k_dot_q5_1+0x121>
+	WORD $0x04eb // jmp 0xb0b1 <k_dot_q5_1+0x121>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8752,7 +8736,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x03568e0f; WORD $0x0000 // jle 0xb4b3 <k_dot_q3_k+0x363>
+	LONG $0x03568e0f; WORD $0x0000 // jle 0xb443 <k_dot_q3_k+0x363>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8761,14 +8745,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000fce0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xfce(%rip), %xmm1 # 0xc150 <k_dot_q5_k+0x450>
-	QUAD $0x00000e56156ff9c5 // vmovdqa 0xe56(%rip), %xmm2 # 0xbfe0 <k_dot_q5_k+0x2e0>
-	QUAD $0x00000e9e1d6ff9c5 // vmovdqa 0xe9e(%rip), %xmm3 # 0xc030 <k_dot_q5_k+0x330>
-	QUAD $0x001130257879e2c4; BYTE $0x00 // vpbroadcastb 0x1130(%rip), %xmm4 # 0xc2cb <k_dot_q5_k+0x5cb>
-	QUAD $0x0011282d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1128(%rip), %xmm5 # 0xc2cc <k_dot_q5_k+0x5cc>
-	QUAD $0x001120357879e2c4; BYTE $0x00 // vpbroadcastb 0x1120(%rip), %xmm6 # 0xc2cd <k_dot_q5_k+0x5cd>
-	QUAD $0x0011183d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1118(%rip), %xmm7 # 0xc2ce <k_dot_q5_k+0x5ce>
-	QUAD $0x00111005787962c4; BYTE $0x00 // vpbroadcastb 0x1110(%rip), %xmm8 # 0xc2cf <k_dot_q5_k+0x5cf>
+	QUAD $0x000fbe0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xfbe(%rip), %xmm1 # 0xc0d0 <k_dot_q5_k+0x440>
+	QUAD $0x00000e46156ff9c5 // vmovdqa 0xe46(%rip), %xmm2 # 0xbf60 <k_dot_q5_k+0x2d0>
+	QUAD $0x00000e8e1d6ff9c5 // vmovdqa 0xe8e(%rip), %xmm3 # 0xbfb0 <k_dot_q5_k+0x320>
+	QUAD $0x001120257879e2c4; BYTE $0x00 // vpbroadcastb 0x1120(%rip), %xmm4 # 0xc24b <k_dot_q5_k+0x5bb>
+	QUAD $0x0011182d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1118(%rip), %xmm5 # 0xc24c <k_dot_q5_k+0x5bc>
+	QUAD $0x001110357879e2c4; BYTE $0x00 // vpbroadcastb 0x1110(%rip), %xmm6 # 0xc24d <k_dot_q5_k+0x5bd>
+	QUAD $0x0011083d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1108(%rip), %xmm7 # 0xc24e <k_dot_q5_k+0x5be>
+	QUAD $0x00110005787962c4; BYTE $0x00 // vpbroadcastb 0x1100(%rip), %xmm8 # 0xc24f <k_dot_q5_k+0x5bf>
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x60418b44 // movl 0x60(%rcx), %r8d
@@ -8886,7 +8870,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfdf1850f; WORD $0xffff // jne 0xb260 <k_dot_q3_k+0x110>
+	LONG $0xfdf1850f; WORD $0xffff // jne 0xb1f0 <k_dot_q3_k+0x110>
 	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
 	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
 	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
@@ -8897,11 +8881,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd29850f; WORD $0xffff // jne 0xb1d0 <k_dot_q3_k+0x80>
+	LONG $0xfd29850f; WORD $0xffff // jne 0xb160 <k_dot_q3_k+0x80>
 	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xb4b7 <k_dot_q3_k+0x367>
+	WORD $0x04eb // jmp 0xb447 <k_dot_q3_k+0x367>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8919,7 +8903,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02b98e0f; WORD $0x0000 // jle 0xb7b6 <k_dot_q6_k+0x2c6>
+	LONG $0x02b98e0f; WORD $0x0000 // jle 0xb746 <k_dot_q6_k+0x2c6>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8928,9 +8912,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000dae0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xdae(%rip), %xmm1 # 0xc2d0 <k_dot_q5_k+0x5d0>
-	QUAD $0x000da6157879e2c4; BYTE $0x00 // vpbroadcastb 0xda6(%rip), %xmm2 # 0xc2d1 <k_dot_q5_k+0x5d1>
-	QUAD $0x000d9e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd9e(%rip), %xmm3 # 0xc2d2 <k_dot_q5_k+0x5d2>
+	QUAD $0x000d9e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd9e(%rip), %xmm1 # 0xc250 <k_dot_q5_k+0x5c0>
+	QUAD $0x000d96157879e2c4; BYTE $0x00 // vpbroadcastb 0xd96(%rip), %xmm2 # 0xc251 <k_dot_q5_k+0x5c1>
+	QUAD $0x000d8e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd8e(%rip), %xmm3 # 0xc252 <k_dot_q5_k+0x5c2>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x6921; BYTE $0x0c // vpmovsxbd 0xc0(%rcx), %zmm5
@@ -9029,7 +9013,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfe04850f; WORD $0xffff // jne 0xb570 <k_dot_q6_k+0x80>
+	LONG $0xfe04850f; WORD $0xffff // jne 0xb500 <k_dot_q6_k+0x80>
 	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xe8 // vmovd %r8d, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -9040,11 +9024,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd96850f; WORD $0xffff // jne 0xb540 <k_dot_q6_k+0x50>
+	LONG $0xfd96850f; WORD $0xffff // jne 0xb4d0 <k_dot_q6_k+0x50>
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xb7ba <k_dot_q6_k+0x2ca>
+	WORD $0x04eb // jmp 0xb74a <k_dot_q6_k+0x2ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9062,7 +9046,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02788e0f; WORD $0x0000 // jle 0xba75 <k_dot_q2_k+0x285>
+	LONG $0x02788e0f; WORD $0x0000 // jle 0xba05 <k_dot_q2_k+0x285>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -9071,8 +9055,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000ab1057879e2c4; BYTE $0x00 // vpbroadcastb 0xab1(%rip), %xmm0 # 0xc2d3 <k_dot_q5_k+0x5d3>
-	QUAD $0x000aa90d7879e2c4; BYTE $0x00 // vpbroadcastb 0xaa9(%rip), %xmm1 # 0xc2d4 <k_dot_q5_k+0x5d4>
+	QUAD $0x000aa1057879e2c4; BYTE $0x00 // vpbroadcastb 0xaa1(%rip), %xmm0 # 0xc253 <k_dot_q5_k+0x5c3>
+	QUAD $0x000a990d7879e2c4; BYTE $0x00 // vpbroadcastb 0xa99(%rip), %xmm1 # 0xc254 <k_dot_q5_k+0x5c4>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	BYTE $0x90 // nop
 	LONG $0x21dbf9c5 // vpand (%rcx), %xmm0, %xmm4
@@ -9151,7 +9135,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfe98850f; WORD $0xffff // jne 0xb880 <k_dot_q2_k+0x90>
+	LONG $0xfe98850f; WORD $0xffff // jne 0xb810 <k_dot_q2_k+0x90>
 	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xf0 // vmovd %r8d, %xmm6
 	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
@@ -9166,7 +9150,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0xe575 // jne 0xba10 <k_dot_q2_k+0x220>
+	WORD $0xe575 // jne 0xb9a0 <k_dot_q2_k+0x220>
 	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
 	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xd8 // vmovd %r8d, %xmm3
@@ -9178,11 +9162,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdc7850f; WORD $0xffff // jne 0xb830 <k_dot_q2_k+0x40>
+	LONG $0xfdc7850f; WORD $0xffff // jne 0xb7c0 <k_dot_q2_k+0x40>
 	LONG $0x486cf162; WORD $0xc558 // vaddps %zmm5, %zmm2, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xba79 <k_dot_q2_k+0x289>
+	WORD $0x04eb // jmp 0xba09 <k_dot_q2_k+0x289>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9200,7 +9184,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02078e0f; WORD $0x0000 // jle 0xbcc4 <k_dot_q4_k+0x214>
+	LONG $0x02078e0f; WORD $0x0000 // jle 0xbc54 <k_dot_q4_k+0x214>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -9213,7 +9197,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0007e40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7e4(%rip), %xmm1 # 0xc2d5 <k_dot_q5_k+0x5d5>
+	QUAD $0x0007d40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7d4(%rip), %xmm1 # 0xc255 <k_dot_q5_k+0x5c5>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9269,7 +9253,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x28f98349 // cmpq $0x28, %r9
-	LONG $0xff69850f; WORD $0xffff // jne 0xbb90 <k_dot_q4_k+0xe0>
+	LONG $0xff69850f; WORD $0xffff // jne 0xbb20 <k_dot_q4_k+0xe0>
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -9279,7 +9263,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x108c64b85855b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xe275 // jne 0xbc40 <k_dot_q4_k+0x190>
+	WORD $0xe275 // jne 0xbbd0 <k_dot_q4_k+0x190>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xe9 // vmovd %r9d, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -9295,13 +9279,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfe4c850f; WORD $0xffff // jne 0xbb00 <k_dot_q4_k+0x50>
+	LONG $0xfe4c850f; WORD $0xffff // jne 0xba90 <k_dot_q4_k+0x50>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xbcc8 <k_dot_q4_k+0x218>
+	WORD $0x04eb // jmp 0xbc58 <k_dot_q4_k+0x218>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9319,7 +9303,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02578e0f; WORD $0x0000 // jle 0xbf64 <k_dot_q5_k+0x264>
+	LONG $0x02578e0f; WORD $0x0000 // jle 0xbef4 <k_dot_q5_k+0x264>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -9332,9 +9316,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0005950d7879e2c4; BYTE $0x00 // vpbroadcastb 0x595(%rip), %xmm1 # 0xc2d6 <k_dot_q5_k+0x5d6>
-	QUAD $0x00058d157879e2c4; BYTE $0x00 // vpbroadcastb 0x58d(%rip), %xmm2 # 0xc2d7 <k_dot_q5_k+0x5d7>
-	QUAD $0x0005851d7879e2c4; BYTE $0x00 // vpbroadcastb 0x585(%rip), %xmm3 # 0xc2d8 <k_dot_q5_k+0x5d8>
+	QUAD $0x0005850d7879e2c4; BYTE $0x00 // vpbroadcastb 0x585(%rip), %xmm1 # 0xc256 <k_dot_q5_k+0x5c6>
+	QUAD $0x00057d157879e2c4; BYTE $0x00 // vpbroadcastb 0x57d(%rip), %xmm2 # 0xc257 <k_dot_q5_k+0x5c7>
+	QUAD $0x0005751d7879e2c4; BYTE $0x00 // vpbroadcastb 0x575(%rip), %xmm3 # 0xc258 <k_dot_q5_k+0x5c8>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9403,7 +9387,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0xff25850f; WORD $0xffff // jne 0xbdf0 <k_dot_q5_k+0xf0>
+	LONG $0xff25850f; WORD $0xffff // jne 0xbd80 <k_dot_q5_k+0xf0>
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -9413,7 +9397,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x108c74b85845b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xe275 // jne 0xbee0 <k_dot_q5_k+0x1e0>
+	WORD $0xe275 // jne 0xbe70 <k_dot_q5_k+0x1e0>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xf9 // vmovd %r9d, %xmm7
 	LONG $0x1379e2c4; BYTE $0xff // vcvtph2ps %xmm7, %xmm7
@@ -9429,13 +9413,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfe0c850f; WORD $0xffff // jne 0xbd60 <k_dot_q5_k+0x60>
+	LONG $0xfe0c850f; WORD $0xffff // jne 0xbcf0 <k_dot_q5_k+0x60>
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xbf68 <k_dot_q5_k+0x268>
+	WORD $0x04eb // jmp 0xbef8 <k_dot_q5_k+0x268>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9448,22 +9432,6 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -9581,14 +9549,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xc052 <k_dot_q5_k+0x352>
-	WORD $0xe0e0 // loopne 0xc054 <k_dot_q5_k+0x354>
-	WORD $0xe0e0 // loopne 0xc056 <k_dot_q5_k+0x356>
-	WORD $0xe0e0 // loopne 0xc058 <k_dot_q5_k+0x358>
-	WORD $0xe0e0 // loopne 0xc05a <k_dot_q5_k+0x35a>
-	WORD $0xe0e0 // loopne 0xc05c <k_dot_q5_k+0x35c>
-	WORD $0xe0e0 // loopne 0xc05e <k_dot_q5_k+0x35e>
-	WORD $0xe0e0 // loopne 0xc060 <k_dot_q5_k+0x360>
+	WORD $0xe0e0 // loopne 0xbfd2 <k_dot_q5_k+0x342>
+	WORD $0xe0e0 // loopne 0xbfd4 <k_dot_q5_k+0x344>
+	WORD $0xe0e0 // loopne 0xbfd6 <k_dot_q5_k+0x346>
+	WORD $0xe0e0 // loopne 0xbfd8 <k_dot_q5_k+0x348>
+	WORD $0xe0e0 // loopne 0xbfda <k_dot_q5_k+0x34a>
+	WORD $0xe0e0 // loopne 0xbfdc <k_dot_q5_k+0x34c>
+	WORD $0xe0e0 // loopne 0xbfde <k_dot_q5_k+0x34e>
+	WORD $0xe0e0 // loopne 0xbfe0 <k_dot_q5_k+0x350>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -9664,7 +9632,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xc12b <k_dot_q5_k+0x42b>
+	WORD $0x1de3 // jrcxz 0xc0ab <k_dot_q5_k+0x41b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -9687,7 +9655,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xc187 <k_dot_q5_k+0x487>
+	WORD $0x3fe0 // loopne 0xc107 <k_dot_q5_k+0x477>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -9697,7 +9665,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xc15a <k_dot_q5_k+0x45a>
+	WORD $0xfee0 // loopne 0xc0da <k_dot_q5_k+0x44a>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -9706,8 +9674,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xc12b <k_dot_q5_k+0x42b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xc109 <k_dot_q5_k+0x409>
+	WORD $0xb778 // js 0xc0ab <k_dot_q5_k+0x41b>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xc089 <k_dot_q5_k+0x3f9>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp

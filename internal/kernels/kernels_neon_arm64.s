@@ -91,168 +91,158 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// gemm_nt
-	WORD $0xd10543ff // sub sp, sp, #0x150
-	WORD $0xf9402008 // ldr x8, [x0, #0x40]
-	WORD $0x6d0b3bef // stp d15, d14, [sp, #0xb0]
-	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
-	WORD $0xf90013e8 // str x8, [sp, #0x20]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
-	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
-	WORD $0xf9007bfd // str x29, [sp, #0xf0]
-	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
-	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
-	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
-	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
-	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
-	WORD $0xf90053e0 // str x0, [sp, #0xa0]
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54011b2b // b.lt 0x24d0 <k_gemm_nt+0x23a4>
-	WORD $0xf94053e9 // ldr x9, [sp, #0xa0]
-	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0xa944a922 // ldp x2, x10, [x9, #0x48]
-	WORD $0xf9401d20 // ldr x0, [x9, #0x38]
-	WORD $0x8b4afd48 // add x8, x10, x10, lsr #63
-	WORD $0xa90883e2 // stp x2, x0, [sp, #0x88]
-	WORD $0x8b880548 // add x8, x10, x8, asr #1
-	WORD $0xa900abe8 // stp x8, x10, [sp, #0x8]
-	WORD $0x14000004 // b 0x1a0 <k_gemm_nt+0x74>
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0xaa1103f0 // mov x16, x17
-	WORD $0x540119ad // b.le 0x24d0 <k_gemm_nt+0x23a4>
-	WORD $0xa940a7ea // ldp x10, x9, [sp, #0x8]
-	WORD $0xcb100048 // sub x8, x2, x16
-	WORD $0xd37ef601 // lsl x1, x16, #2
-	WORD $0xf90017ff // str xzr, [sp, #0x28]
-	WORD $0xf90057ff // str xzr, [sp, #0xa8]
-	WORD $0x8b100129 // add x9, x9, x16
-	WORD $0xeb0a011f // cmp x8, x10
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x9a82c131 // csel x17, x9, x2, gt
-	WORD $0xf9007fe8 // str x8, [sp, #0xf8]
-	WORD $0xf9004ff0 // str x16, [sp, #0x98]
-	WORD $0x1400000f // b 0x208 <k_gemm_nt+0xdc>
-	WORD $0xad004893 // stp q19, q18, [x4]
-	WORD $0xad014091 // stp q17, q16, [x4, #0x20]
-	WORD $0xad021884 // stp q4, q6, [x4, #0x40]
-	WORD $0xad031c85 // stp q5, q7, [x4, #0x60]
-	WORD $0xad040883 // stp q3, q2, [x4, #0x80]
-	WORD $0xad050081 // stp q1, q0, [x4, #0xa0]
-	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
-	WORD $0xa94223ea // ldp x10, x8, [sp, #0x20]
-	WORD $0x91001129 // add x9, x9, #0x4
-	WORD $0xeb0a013f // cmp x9, x10
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0xf90057e9 // str x9, [sp, #0xa8]
-	WORD $0xf90017e8 // str x8, [sp, #0x28]
-	WORD $0x54fffc8a // b.ge 0x194 <k_gemm_nt+0x68>
-	WORD $0xf100181f // cmp x0, #0x6
-	WORD $0x540004ca // b.ge 0x2a4 <k_gemm_nt+0x178>
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xcb030008 // sub x8, x0, x3
+	WORD $0xd10503ff // sub sp, sp, #0x140
+	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
+	WORD $0xf9402017 // ldr x23, [x0, #0x40]
+	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
+	WORD $0xf10006e8 // subs x8, x23, #0x1
+	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
+	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
+	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
+	WORD $0xf90073fd // str x29, [sp, #0xe0]
+	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
+	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
+	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
+	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0x54010c2b // b.lt 0x22e8 <k_gemm_nt+0x21bc>
+	WORD $0xf9401c03 // ldr x3, [x0, #0x38]
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0xa9097fe0 // stp x0, xzr, [sp, #0x90]
+	WORD $0xf90007f7 // str x23, [sp, #0x8]
+	WORD $0xf90047e3 // str x3, [sp, #0x88]
+	WORD $0x1400000d // b 0x1b0 <k_gemm_nt+0x84>
+	WORD $0xad0049d3 // stp q19, q18, [x14]
+	WORD $0xad0141d1 // stp q17, q16, [x14, #0x20]
+	WORD $0xad0219c4 // stp q4, q6, [x14, #0x40]
+	WORD $0xad031dc5 // stp q5, q7, [x14, #0x60]
+	WORD $0xad0409c3 // stp q3, q2, [x14, #0x80]
+	WORD $0xad0501c1 // stp q1, q0, [x14, #0xa0]
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x91001108 // add x8, x8, #0x4
+	WORD $0xeb17011f // cmp x8, x23
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0x540109ea // b.ge 0x22e8 <k_gemm_nt+0x21bc>
+	WORD $0xf100187f // cmp x3, #0x6
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0xf9000ff8 // str x24, [sp, #0x18]
+	WORD $0x5400050a // b.ge 0x25c <k_gemm_nt+0x130>
+	WORD $0xcb0d0068 // sub x8, x3, x13
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54004e2d // b.le 0xbe0 <k_gemm_nt+0xab4>
+	WORD $0x54004eed // b.le 0xba4 <k_gemm_nt+0xa78>
+	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
+	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
 	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x54005100 // b.eq 0xc44 <k_gemm_nt+0xb18>
+	WORD $0x540051e0 // b.eq 0xc14 <k_gemm_nt+0xae8>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540053a0 // b.eq 0xca0 <k_gemm_nt+0xb74>
+	WORD $0x540054a0 // b.eq 0xc74 <k_gemm_nt+0xb48>
 	WORD $0xf100151f // cmp x8, #0x5
-	WORD $0x54fffda1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
-	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
-	WORD $0x9b0e7c08 // mul x8, x0, x14
-	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
-	WORD $0xb24001ca // orr x10, x14, #0x1
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0xb24005ca // orr x10, x14, #0x3
-	WORD $0x8b08112b // add x11, x9, x8, lsl #4
-	WORD $0xb27f01c9 // orr x9, x14, #0x2
-	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x9a8db129 // csel x9, x9, x13, lt
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x8b031964 // add x4, x11, x3, lsl #6
-	WORD $0x9a8db14a // csel x10, x10, x13, lt
-	WORD $0xb4007cb0 // cbz x16, 0x1208 <k_gemm_nt+0x10dc>
-	WORD $0xad406898 // ldp q24, q26, [x4]
-	WORD $0xad416c99 // ldp q25, q27, [x4, #0x20]
-	WORD $0xad425897 // ldp q23, q22, [x4, #0x40]
-	WORD $0xad435095 // ldp q21, q20, [x4, #0x60]
-	WORD $0xad444890 // ldp q16, q18, [x4, #0x80]
-	WORD $0xad454c91 // ldp q17, q19, [x4, #0xa0]
-	WORD $0xad461887 // ldp q7, q6, [x4, #0xc0]
-	WORD $0xad471085 // ldp q5, q4, [x4, #0xe0]
-	WORD $0xad480880 // ldp q0, q2, [x4, #0x100]
-	WORD $0xad490c81 // ldp q1, q3, [x4, #0x120]
-	WORD $0x140003ee // b 0x1258 <k_gemm_nt+0x112c>
-	WORD $0xa94a57f0 // ldp x16, x21, [sp, #0xa0]
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xf94017e5 // ldr x5, [sp, #0x28]
-	WORD $0x9b157c08 // mul x8, x0, x21
-	WORD $0xa94183ee // ldp x14, x0, [sp, #0x18]
-	WORD $0xb24002aa // orr x10, x21, #0x1
-	WORD $0xb27f02ac // orr x12, x21, #0x2
-	WORD $0xb24006ad // orr x13, x21, #0x3
-	WORD $0xa942a604 // ldp x4, x9, [x16, #0x28]
-	WORD $0xf9400606 // ldr x6, [x16, #0x8]
-	WORD $0xeb00015f // cmp x10, x0
-	WORD $0xcb150019 // sub x25, x0, x21
-	WORD $0x9a95a5ca // csinc x10, x14, x21, ge
-	WORD $0xeb00019f // cmp x12, x0
-	WORD $0xaa0603fa // mov x26, x6
+	WORD $0x54fffd81 // b.ne 0x198 <k_gemm_nt+0x6c>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf9402811 // ldr x17, [x0, #0x50]
+	WORD $0x9b0b7c68 // mul x8, x3, x11
+	WORD $0xb240016a // orr x10, x11, #0x1
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0x8b08112a // add x10, x9, x8, lsl #4
+	WORD $0xb27f0169 // orr x9, x11, #0x2
+	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
+	WORD $0xeb17013f // cmp x9, x23
+	WORD $0xb240056b // orr x11, x11, #0x3
+	WORD $0x9a8cb129 // csel x9, x9, x12, lt
+	WORD $0xeb17017f // cmp x11, x23
+	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
+	WORD $0x9a8cb16a // csel x10, x11, x12, lt
+	WORD $0xb40082d1 // cbz x17, 0x1284 <k_gemm_nt+0x1158>
+	WORD $0xad4069d8 // ldp q24, q26, [x14]
+	WORD $0xad416dd9 // ldp q25, q27, [x14, #0x20]
+	WORD $0xad4259d7 // ldp q23, q22, [x14, #0x40]
+	WORD $0xad4351d5 // ldp q21, q20, [x14, #0x60]
+	WORD $0xad4449d0 // ldp q16, q18, [x14, #0x80]
+	WORD $0xad454dd1 // ldp q17, q19, [x14, #0xa0]
+	WORD $0xad4619c7 // ldp q7, q6, [x14, #0xc0]
+	WORD $0xad4711c5 // ldp q5, q4, [x14, #0xe0]
+	WORD $0xad4809c0 // ldp q0, q2, [x14, #0x100]
+	WORD $0xad490dc1 // ldp q1, q3, [x14, #0x120]
+	WORD $0x1400041f // b 0x12d4 <k_gemm_nt+0x11a8>
+	WORD $0xf9404fef // ldr x15, [sp, #0x98]
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf9400410 // ldr x16, [x0, #0x8]
+	WORD $0xf9402402 // ldr x2, [x0, #0x48]
+	WORD $0xb24001ea // orr x10, x15, #0x1
+	WORD $0xb27f01ec // orr x12, x15, #0x2
+	WORD $0x9b0f7c69 // mul x9, x3, x15
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0x9a8fa5cb // csinc x11, x14, x15, ge
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0x9b0f7d0a // mul x10, x8, x15
+	WORD $0x9b0b7d11 // mul x17, x8, x11
+	WORD $0x9a8eb18b // csel x11, x12, x14, lt
+	WORD $0xb24005ec // orr x12, x15, #0x3
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0xcb0f02f7 // sub x23, x23, x15
+	WORD $0x9b0b7d05 // mul x5, x8, x11
+	WORD $0xa9412c06 // ldp x6, x11, [x0, #0x10]
 	WORD $0x9a8eb18c // csel x12, x12, x14, lt
-	WORD $0xeb0001bf // cmp x13, x0
-	WORD $0x9b157d2b // mul x11, x9, x21
-	WORD $0x9a8eb1ad // csel x13, x13, x14, lt
-	WORD $0xa9413a0f // ldp x15, x14, [x16, #0x10]
-	WORD $0x9b0a7d2a // mul x10, x9, x10
-	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
-	WORD $0xd37ef498 // lsl x24, x4, #2
-	WORD $0x9b0c7d2c // mul x12, x9, x12
-	WORD $0x8b0811c7 // add x7, x14, x8, lsl #4
-	WORD $0x8b0b09f3 // add x19, x15, x11, lsl #2
-	WORD $0x9b0d7d2d // mul x13, x9, x13
-	WORD $0x8b0a09f4 // add x20, x15, x10, lsl #2
-	WORD $0x9b053d25 // madd x5, x9, x5, x15
-	WORD $0x8b040489 // add x9, x4, x4, lsl #1
-	WORD $0x8b0c09e8 // add x8, x15, x12, lsl #2
-	WORD $0xd37df137 // lsl x23, x9, #3
-	WORD $0x528000c9 // mov w9, #0x6 // =6
-	WORD $0x8b0d09ef // add x15, x15, x13, lsl #2
-	WORD $0x14000011 // b 0x370 <k_gemm_nt+0x244>
-	WORD $0xad007bbc // stp q28, q30, [x29]
-	WORD $0xad017fbd // stp q29, q31, [x29, #0x20]
-	WORD $0xad026bb8 // stp q24, q26, [x29, #0x40]
-	WORD $0xad036fb9 // stp q25, q27, [x29, #0x60]
-	WORD $0xad045bb4 // stp q20, q22, [x29, #0x80]
-	WORD $0xad055fb5 // stp q21, q23, [x29, #0xa0]
-	WORD $0xad064bb0 // stp q16, q18, [x29, #0xc0]
-	WORD $0xad074fb1 // stp q17, q19, [x29, #0xe0]
-	WORD $0xad081ba4 // stp q4, q6, [x29, #0x100]
-	WORD $0xad091fa5 // stp q5, q7, [x29, #0x120]
-	WORD $0xad0a0ba0 // stp q0, q2, [x29, #0x140]
-	WORD $0xad0b0fa1 // stp q1, q3, [x29, #0x160]
-	WORD $0x91001869 // add x9, x3, #0x6
-	WORD $0x8b17035a // add x26, x26, x23
-	WORD $0xeb00013f // cmp x9, x0
-	WORD $0x54fff54c // b.gt 0x214 <k_gemm_nt+0xe8>
-	WORD $0x8b0318fd // add x29, x7, x3, lsl #6
-	WORD $0xaa0303fb // mov x27, x3
-	WORD $0xaa0903e3 // mov x3, x9
-	WORD $0xb40001d0 // cbz x16, 0x3b4 <k_gemm_nt+0x288>
-	WORD $0xad407bbc // ldp q28, q30, [x29]
-	WORD $0xad417fbd // ldp q29, q31, [x29, #0x20]
-	WORD $0xad426bb8 // ldp q24, q26, [x29, #0x40]
-	WORD $0xad436fb9 // ldp q25, q27, [x29, #0x60]
-	WORD $0xad445bb4 // ldp q20, q22, [x29, #0x80]
-	WORD $0xad455fb5 // ldp q21, q23, [x29, #0xa0]
-	WORD $0xad464bb0 // ldp q16, q18, [x29, #0xc0]
-	WORD $0xad474fb1 // ldp q17, q19, [x29, #0xe0]
-	WORD $0xad481ba4 // ldp q4, q6, [x29, #0x100]
-	WORD $0xad491fa5 // ldp q5, q7, [x29, #0x120]
-	WORD $0xad4a0ba0 // ldp q0, q2, [x29, #0x140]
-	WORD $0xad4b0fa1 // ldp q1, q3, [x29, #0x160]
-	WORD $0x14000019 // b 0x414 <k_gemm_nt+0x2e8>
+	WORD $0xf940140e // ldr x14, [x0, #0x28]
+	WORD $0x9b0c7d0c // mul x12, x8, x12
+	WORD $0x8b091169 // add x9, x11, x9, lsl #4
+	WORD $0xa945040b // ldp x11, x1, [x0, #0x50]
+	WORD $0x8b0e05c7 // add x7, x14, x14, lsl #1
+	WORD $0xd37ef5d6 // lsl x22, x14, #2
+	WORD $0xf90077e9 // str x9, [sp, #0xe8]
+	WORD $0x9b181909 // madd x9, x8, x24, x6
+	WORD $0x8b0a08c8 // add x8, x6, x10, lsl #2
+	WORD $0xd37ef574 // lsl x20, x11, #2
+	WORD $0xd37df0f5 // lsl x21, x7, #3
+	WORD $0x91001164 // add x4, x11, #0x4
+	WORD $0x8b0c08ca // add x10, x6, x12, lsl #2
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x528000cc // mov w12, #0x6 // =6
+	WORD $0xa907a7e8 // stp x8, x9, [sp, #0x78]
+	WORD $0x8b1108c9 // add x9, x6, x17, lsl #2
+	WORD $0x8b0508c8 // add x8, x6, x5, lsl #2
+	WORD $0x14000011 // b 0x338 <k_gemm_nt+0x20c>
+	WORD $0xad007b5c // stp q28, q30, [x26]
+	WORD $0xad017f5d // stp q29, q31, [x26, #0x20]
+	WORD $0xad026b58 // stp q24, q26, [x26, #0x40]
+	WORD $0xad036f59 // stp q25, q27, [x26, #0x60]
+	WORD $0xad045b54 // stp q20, q22, [x26, #0x80]
+	WORD $0xad055f55 // stp q21, q23, [x26, #0xa0]
+	WORD $0xad064b50 // stp q16, q18, [x26, #0xc0]
+	WORD $0xad074f51 // stp q17, q19, [x26, #0xe0]
+	WORD $0xad081b44 // stp q4, q6, [x26, #0x100]
+	WORD $0xad091f45 // stp q5, q7, [x26, #0x120]
+	WORD $0xad0a0b40 // stp q0, q2, [x26, #0x140]
+	WORD $0xad0b0f41 // stp q1, q3, [x26, #0x160]
+	WORD $0x910019ac // add x12, x13, #0x6
+	WORD $0x8b150318 // add x24, x24, x21
+	WORD $0xeb03019f // cmp x12, x3
+	WORD $0x54fff46c // b.gt 0x1c0 <k_gemm_nt+0x94>
+	WORD $0xaa0d03f9 // mov x25, x13
+	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
+	WORD $0x8b1919ba // add x26, x13, x25, lsl #6
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0xb400022b // cbz x11, 0x38c <k_gemm_nt+0x260>
+	WORD $0xad407b5c // ldp q28, q30, [x26]
+	WORD $0xad417f5d // ldp q29, q31, [x26, #0x20]
+	WORD $0xad426b58 // ldp q24, q26, [x26, #0x40]
+	WORD $0xad436f59 // ldp q25, q27, [x26, #0x60]
+	WORD $0xad445b54 // ldp q20, q22, [x26, #0x80]
+	WORD $0xad455f55 // ldp q21, q23, [x26, #0xa0]
+	WORD $0xad464b50 // ldp q16, q18, [x26, #0xc0]
+	WORD $0xad474f51 // ldp q17, q19, [x26, #0xe0]
+	WORD $0xad481b44 // ldp q4, q6, [x26, #0x100]
+	WORD $0xad491f45 // ldp q5, q7, [x26, #0x120]
+	WORD $0xad4a0b40 // ldp q0, q2, [x26, #0x140]
+	WORD $0xad4b0f41 // ldp q1, q3, [x26, #0x160]
+	WORD $0xeb01009f // cmp x4, x1
+	WORD $0x540003ad // b.le 0x3f4 <k_gemm_nt+0x2c8>
+	WORD $0xaa0b03f1 // mov x17, x11
+	WORD $0x14000052 // b 0x4d0 <k_gemm_nt+0x3a4>
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
@@ -277,208 +267,205 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xaa1403ec // mov x12, x20
-	WORD $0xaa0803f5 // mov x21, x8
-	WORD $0xaa0f03f6 // mov x22, x15
-	WORD $0xaa1003fe // mov x30, x16
-	WORD $0xeb11013f // cmp x9, x17
-	WORD $0xaa1a03e9 // mov x9, x26
-	WORD $0x5400062c // b.gt 0x4f8 <k_gemm_nt+0x3cc>
-	WORD $0x8b01012d // add x13, x9, x1
-	WORD $0x3ce1694b // ldr q11, [x10, x1]
-	WORD $0x3ce16989 // ldr q9, [x12, x1]
-	WORD $0x3dc001ac // ldr q12, [x13]
-	WORD $0x3ce16aaa // ldr q10, [x21, x1]
-	WORD $0x8b1801ad // add x13, x13, x24
-	WORD $0x3ce16ac8 // ldr q8, [x22, x1]
-	WORD $0x3dc001ad // ldr q13, [x13]
-	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0xeb01009f // cmp x4, x1
+	WORD $0x54fffcac // b.gt 0x384 <k_gemm_nt+0x258>
+	WORD $0xf94043fd // ldr x29, [sp, #0x80]
+	WORD $0xaa1803fe // mov x30, x24
+	WORD $0xaa0903e6 // mov x6, x9
+	WORD $0xaa0803e7 // mov x7, x8
+	WORD $0xaa0a03f3 // mov x19, x10
+	WORD $0xaa0b03fb // mov x27, x11
+	WORD $0x8b1403cc // add x12, x30, x20
+	WORD $0x3cf46bab // ldr q11, [x29, x20]
+	WORD $0x3cf468c9 // ldr q9, [x6, x20]
+	WORD $0x3dc0018c // ldr q12, [x12]
+	WORD $0x3cf468ea // ldr q10, [x7, x20]
+	WORD $0x8b16018c // add x12, x12, x22
+	WORD $0x3cf46a68 // ldr q8, [x19, x20]
+	WORD $0x3dc0018d // ldr q13, [x12]
+	WORD $0x8b16018c // add x12, x12, x22
 	WORD $0x4e2ccd7c // fmla v28.4s, v11.4s, v12.4s
 	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
+	WORD $0x91001371 // add x17, x27, #0x4
 	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd1f // fmla v31.4s, v8.4s, v12.4s
-	WORD $0x3dc001ac // ldr q12, [x13]
-	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x3dc0018c // ldr q12, [x12]
+	WORD $0x8b16018c // add x12, x12, x22
 	WORD $0x4e2dcd78 // fmla v24.4s, v11.4s, v13.4s
 	WORD $0x4e2dcd3a // fmla v26.4s, v9.4s, v13.4s
 	WORD $0x4e2dcd59 // fmla v25.4s, v10.4s, v13.4s
 	WORD $0x4e2dcd1b // fmla v27.4s, v8.4s, v13.4s
-	WORD $0x3dc001ad // ldr q13, [x13]
-	WORD $0x8b1801ad // add x13, x13, x24
+	WORD $0x3dc0018d // ldr q13, [x12]
+	WORD $0x8b16018c // add x12, x12, x22
 	WORD $0x4e2ccd74 // fmla v20.4s, v11.4s, v12.4s
 	WORD $0x4e2ccd36 // fmla v22.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd55 // fmla v21.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd17 // fmla v23.4s, v8.4s, v12.4s
-	WORD $0x3dc001ac // ldr q12, [x13]
+	WORD $0x3dc0018c // ldr q12, [x12]
 	WORD $0x4e2dcd70 // fmla v16.4s, v11.4s, v13.4s
 	WORD $0x4e2dcd32 // fmla v18.4s, v9.4s, v13.4s
-	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x91004273 // add x19, x19, #0x10
 	WORD $0x4e2dcd51 // fmla v17.4s, v10.4s, v13.4s
 	WORD $0x4e2dcd13 // fmla v19.4s, v8.4s, v13.4s
-	WORD $0x3cf869ad // ldr q13, [x13, x24]
+	WORD $0x3cf6698d // ldr q13, [x12, x22]
 	WORD $0x4e2ccd64 // fmla v4.4s, v11.4s, v12.4s
 	WORD $0x4e2ccd26 // fmla v6.4s, v9.4s, v12.4s
-	WORD $0x910023cd // add x13, x30, #0x8
+	WORD $0x9100236c // add x12, x27, #0x8
 	WORD $0x4e2ccd45 // fmla v5.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd07 // fmla v7.4s, v8.4s, v12.4s
-	WORD $0x910013de // add x30, x30, #0x4
+	WORD $0x910040e7 // add x7, x7, #0x10
 	WORD $0x4e2dcd60 // fmla v0.4s, v11.4s, v13.4s
 	WORD $0x4e2dcd22 // fmla v2.4s, v9.4s, v13.4s
-	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x910040c6 // add x6, x6, #0x10
 	WORD $0x4e2dcd41 // fmla v1.4s, v10.4s, v13.4s
 	WORD $0x4e2dcd03 // fmla v3.4s, v8.4s, v13.4s
-	WORD $0xeb1101bf // cmp x13, x17
-	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0x91004129 // add x9, x9, #0x10
-	WORD $0x54fffa2d // b.le 0x438 <k_gemm_nt+0x30c>
-	WORD $0xeb1e022a // subs x10, x17, x30
-	WORD $0x5400142d // b.le 0x780 <k_gemm_nt+0x654>
-	WORD $0x91000b6d // add x13, x27, #0x2
-	WORD $0xb240036c // orr x12, x27, #0x1
-	WORD $0x9b1b7c89 // mul x9, x4, x27
-	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x9b0d7c95 // mul x21, x4, x13
-	WORD $0x91000f6d // add x13, x27, #0x3
-	WORD $0x9b0d7c90 // mul x16, x4, x13
-	WORD $0x9100136d // add x13, x27, #0x4
-	WORD $0x8b0908c2 // add x2, x6, x9, lsl #2
-	WORD $0x9b0d7c8b // mul x11, x4, x13
-	WORD $0x9100176d // add x13, x27, #0x5
-	WORD $0x8b1508d6 // add x22, x6, x21, lsl #2
-	WORD $0x9b0c7c8c // mul x12, x4, x12
-	WORD $0x8b1008d5 // add x21, x6, x16, lsl #2
-	WORD $0x9b0d7c80 // mul x0, x4, x13
-	WORD $0x8b1e0a6d // add x13, x19, x30, lsl #2
-	WORD $0x8b0b08c9 // add x9, x6, x11, lsl #2
-	WORD $0xbd4001ad // ldr s13, [x13]
-	WORD $0x8b0c08ce // add x14, x6, x12, lsl #2
-	WORD $0x8b0008cc // add x12, x6, x0, lsl #2
-	WORD $0x5400028d // b.le 0x5a0 <k_gemm_nt+0x474>
-	WORD $0x910011ab // add x11, x13, #0x4
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x0d40916d // ld1 { v13.s }[1], [x11]
-	WORD $0x54000741 // b.ne 0x648 <k_gemm_nt+0x51c>
-	WORD $0xd37ef7cb // lsl x11, x30, #2
-	WORD $0xfc6b6a88 // ldr d8, [x20, x11]
-	WORD $0xfc6b684c // ldr d12, [x2, x11]
-	WORD $0xad0337e8 // stp q8, q13, [sp, #0x60]
-	WORD $0xfc6b6908 // ldr d8, [x8, x11]
-	WORD $0x3d8017e8 // str q8, [sp, #0x50]
-	WORD $0xfc6b69e8 // ldr d8, [x15, x11]
+	WORD $0xeb01019f // cmp x12, x1
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0xaa1103fb // mov x27, x17
+	WORD $0x54fffa0d // b.le 0x40c <k_gemm_nt+0x2e0>
+	WORD $0xeb11003e // subs x30, x1, x17
+	WORD $0x540013cd // b.le 0x74c <k_gemm_nt+0x620>
+	WORD $0xb2400325 // orr x5, x25, #0x1
+	WORD $0x91001333 // add x19, x25, #0x4
+	WORD $0x91000b26 // add x6, x25, #0x2
+	WORD $0x9b057dc5 // mul x5, x14, x5
+	WORD $0x91000f27 // add x7, x25, #0x3
+	WORD $0xf9403fef // ldr x15, [sp, #0x78]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x9b137ddd // mul x29, x14, x19
+	WORD $0x91001733 // add x19, x25, #0x5
+	WORD $0x9b197dcc // mul x12, x14, x25
+	WORD $0x8b050a1b // add x27, x16, x5, lsl #2
+	WORD $0x8b1109e5 // add x5, x15, x17, lsl #2
+	WORD $0x9b067dc6 // mul x6, x14, x6
+	WORD $0xbd4000ad // ldr s13, [x5]
+	WORD $0x9b077dc7 // mul x7, x14, x7
+	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
+	WORD $0x9b137dc3 // mul x3, x14, x19
+	WORD $0x8b060a13 // add x19, x16, x6, lsl #2
+	WORD $0x8b1d0a06 // add x6, x16, x29, lsl #2
+	WORD $0x8b070a07 // add x7, x16, x7, lsl #2
+	WORD $0x8b030a1d // add x29, x16, x3, lsl #2
+	WORD $0x5400024b // b.lt 0x574 <k_gemm_nt+0x448>
+	WORD $0x910010a3 // add x3, x5, #0x4
+	WORD $0x0d40906d // ld1 { v13.s }[1], [x3]
+	WORD $0x54000701 // b.ne 0x618 <k_gemm_nt+0x4ec>
+	WORD $0xd37ef623 // lsl x3, x17, #2
+	WORD $0xfc636928 // ldr d8, [x9, x3]
+	WORD $0xfc63698c // ldr d12, [x12, x3]
+	WORD $0xad02b7e8 // stp q8, q13, [sp, #0x50]
+	WORD $0xfc636908 // ldr d8, [x8, x3]
 	WORD $0x3d8013e8 // str q8, [sp, #0x40]
-	WORD $0x8b1e09cd // add x13, x14, x30, lsl #2
-	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
-	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xfd4001a8 // ldr d8, [x13]
-	WORD $0x54000901 // b.ne 0x6b8 <k_gemm_nt+0x58c>
-	WORD $0x14000049 // b 0x6c0 <k_gemm_nt+0x594>
-	WORD $0xd37ef7ca // lsl x10, x30, #2
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
-	WORD $0x8b0a028b // add x11, x20, x10
-	WORD $0x8b0a004d // add x13, x2, x10
-	WORD $0x8b0a01ce // add x14, x14, x10
-	WORD $0xbd400169 // ldr s9, [x11]
-	WORD $0x8b0a010b // add x11, x8, x10
-	WORD $0xbd4001a8 // ldr s8, [x13]
-	WORD $0x8b0a01ed // add x13, x15, x10
-	WORD $0xbd40016a // ldr s10, [x11]
-	WORD $0xbd4001cc // ldr s12, [x14]
-	WORD $0xbd4001ab // ldr s11, [x13]
-	WORD $0x8b0a02cb // add x11, x22, x10
+	WORD $0xfc636948 // ldr d8, [x10, x3]
+	WORD $0x3d800fe8 // str q8, [sp, #0x30]
+	WORD $0x8b110b6c // add x12, x27, x17, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfd400188 // ldr d8, [x12]
+	WORD $0x540008c1 // b.ne 0x684 <k_gemm_nt+0x558>
+	WORD $0x14000047 // b 0x68c <k_gemm_nt+0x560>
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x8b11012f // add x15, x9, x17
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x8b110363 // add x3, x27, x17
+	WORD $0xbd4001e9 // ldr s9, [x15]
+	WORD $0x8b11010f // add x15, x8, x17
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0x8b11014c // add x12, x10, x17
+	WORD $0xbd4001ea // ldr s10, [x15]
+	WORD $0xbd40006c // ldr s12, [x3]
+	WORD $0xbd40018b // ldr s11, [x12]
+	WORD $0x8b11026c // add x12, x19, x17
 	WORD $0x4e28cdbc // fmla v28.4s, v13.4s, v8.4s
 	WORD $0x4e28cd3e // fmla v30.4s, v9.4s, v8.4s
 	WORD $0x4e28cd5d // fmla v29.4s, v10.4s, v8.4s
-	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0x4e28cd7f // fmla v31.4s, v11.4s, v8.4s
-	WORD $0xbd400168 // ldr s8, [x11]
-	WORD $0x8b0a02ab // add x11, x21, x10
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0x8b1100ec // add x12, x7, x17
 	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
 	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
-	WORD $0xbd40016c // ldr s12, [x11]
+	WORD $0xbd40018c // ldr s12, [x12]
+	WORD $0x8b1100cc // add x12, x6, x17
 	WORD $0x4e28cdb4 // fmla v20.4s, v13.4s, v8.4s
 	WORD $0x4e28cd36 // fmla v22.4s, v9.4s, v8.4s
 	WORD $0x4e28cd55 // fmla v21.4s, v10.4s, v8.4s
 	WORD $0x4e28cd77 // fmla v23.4s, v11.4s, v8.4s
-	WORD $0xbd400128 // ldr s8, [x9]
-	WORD $0x8b0a0189 // add x9, x12, x10
-	WORD $0xa94883e2 // ldp x2, x0, [sp, #0x88]
+	WORD $0xbd400188 // ldr s8, [x12]
+	WORD $0x8b1103ac // add x12, x29, x17
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0x4e2ccdb0 // fmla v16.4s, v13.4s, v12.4s
 	WORD $0x4e2ccd32 // fmla v18.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd51 // fmla v17.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd73 // fmla v19.4s, v11.4s, v12.4s
-	WORD $0xbd40012c // ldr s12, [x9]
+	WORD $0xbd40018c // ldr s12, [x12]
 	WORD $0x4e28cda4 // fmla v4.4s, v13.4s, v8.4s
 	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
 	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
 	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
-	WORD $0x1400004b // b 0x770 <k_gemm_nt+0x644>
-	WORD $0xd37ef7cb // lsl x11, x30, #2
-	WORD $0x8b0b0290 // add x16, x20, x11
-	WORD $0x8b0b0040 // add x0, x2, x11
-	WORD $0xfc408608 // ldr d8, [x16], #0x8
-	WORD $0xfc40840c // ldr d12, [x0], #0x8
-	WORD $0x4d408208 // ld1 { v8.s }[2], [x16]
-	WORD $0x8b0b0110 // add x16, x8, x11
-	WORD $0x8b0b01eb // add x11, x15, x11
-	WORD $0xfc408609 // ldr d9, [x16], #0x8
-	WORD $0x4d40800c // ld1 { v12.s }[2], [x0]
-	WORD $0xfc40856a // ldr d10, [x11], #0x8
-	WORD $0x4d408209 // ld1 { v9.s }[2], [x16]
+	WORD $0x1400004a // b 0x73c <k_gemm_nt+0x610>
+	WORD $0xd37ef623 // lsl x3, x17, #2
+	WORD $0x8b03012f // add x15, x9, x3
+	WORD $0x8b03018c // add x12, x12, x3
+	WORD $0xfc4085e8 // ldr d8, [x15], #0x8
+	WORD $0xfc40858c // ldr d12, [x12], #0x8
+	WORD $0x4d4081e8 // ld1 { v8.s }[2], [x15]
+	WORD $0x8b03010f // add x15, x8, x3
+	WORD $0x8b030143 // add x3, x10, x3
+	WORD $0xfc4085e9 // ldr d9, [x15], #0x8
+	WORD $0x4d40818c // ld1 { v12.s }[2], [x12]
+	WORD $0xfc40846a // ldr d10, [x3], #0x8
+	WORD $0x910020ac // add x12, x5, #0x8
+	WORD $0x4d4081e9 // ld1 { v9.s }[2], [x15]
 	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
-	WORD $0x4d40816a // ld1 { v10.s }[2], [x11]
-	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x4d40818d // ld1 { v13.s }[2], [x12]
+	WORD $0x4d40806a // ld1 { v10.s }[2], [x3]
 	WORD $0x4e1c1fec // mov v12.s[3], wzr
-	WORD $0x4d40816d // ld1 { v13.s }[2], [x11]
 	WORD $0x4e1c1fe9 // mov v9.s[3], wzr
+	WORD $0x3d801bed // str q13, [sp, #0x60]
 	WORD $0x4e1c1fea // mov v10.s[3], wzr
-	WORD $0x3d801fed // str q13, [sp, #0x70]
-	WORD $0xad02a3e9 // stp q9, q8, [sp, #0x50]
-	WORD $0x3d8013ea // str q10, [sp, #0x40]
-	WORD $0x8b1e09cd // add x13, x14, x30, lsl #2
-	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
-	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xfd4001a8 // ldr d8, [x13]
-	WORD $0x54000060 // b.eq 0x6c0 <k_gemm_nt+0x594>
-	WORD $0x910021ab // add x11, x13, #0x8
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
-	WORD $0x8b1e0acd // add x13, x22, x30, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xfd4001ae // ldr d14, [x13]
-	WORD $0x54000b01 // b.ne 0x82c <k_gemm_nt+0x700>
-	WORD $0x8b1e0aad // add x13, x21, x30, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x3d800fe8 // str q8, [sp, #0x30]
-	WORD $0xfd4001af // ldr d15, [x13]
-	WORD $0x54000b41 // b.ne 0x848 <k_gemm_nt+0x71c>
-	WORD $0x8b1e0929 // add x9, x9, x30, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xfd400128 // ldr d8, [x9]
-	WORD $0x54000060 // b.eq 0x6fc <k_gemm_nt+0x5d0>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d408128 // ld1 { v8.s }[2], [x9]
-	WORD $0xad4337e9 // ldp q9, q13, [sp, #0x60]
-	WORD $0x8b1e0989 // add x9, x12, x30, lsl #2
-	WORD $0xad422beb // ldp q11, q10, [sp, #0x40]
-	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xad0223e9 // stp q9, q8, [sp, #0x40]
+	WORD $0x3d800fea // str q10, [sp, #0x30]
+	WORD $0x8b110b6c // add x12, x27, x17, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfd400188 // ldr d8, [x12]
+	WORD $0x54000060 // b.eq 0x68c <k_gemm_nt+0x560>
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d408188 // ld1 { v8.s }[2], [x12]
+	WORD $0x8b110a6c // add x12, x19, x17, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfd40018e // ldr d14, [x12]
+	WORD $0x54000ac1 // b.ne 0x7f0 <k_gemm_nt+0x6c4>
+	WORD $0x8b1108ec // add x12, x7, x17, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x3d800be8 // str q8, [sp, #0x20]
+	WORD $0xfd40018f // ldr d15, [x12]
+	WORD $0x54000b01 // b.ne 0x80c <k_gemm_nt+0x6e0>
+	WORD $0x8b1108cc // add x12, x6, x17, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfd400188 // ldr d8, [x12]
+	WORD $0x54000060 // b.eq 0x6c8 <k_gemm_nt+0x59c>
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d408188 // ld1 { v8.s }[2], [x12]
+	WORD $0xad42b7e9 // ldp q9, q13, [sp, #0x50]
+	WORD $0x8b110bac // add x12, x29, x17, lsl #2
+	WORD $0xad41abeb // ldp q11, q10, [sp, #0x30]
+	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0x4e2ccdbc // fmla v28.4s, v13.4s, v12.4s
 	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd7f // fmla v31.4s, v11.4s, v12.4s
-	WORD $0x3dc00fec // ldr q12, [sp, #0x30]
+	WORD $0x3dc00bec // ldr q12, [sp, #0x20]
 	WORD $0x4e2ecdb4 // fmla v20.4s, v13.4s, v14.4s
 	WORD $0x4e2ecd36 // fmla v22.4s, v9.4s, v14.4s
 	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
 	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
-	WORD $0xfd40012c // ldr d12, [x9]
+	WORD $0xfd40018c // ldr d12, [x12]
 	WORD $0x4e2ecd55 // fmla v21.4s, v10.4s, v14.4s
 	WORD $0x4e2ecd77 // fmla v23.4s, v11.4s, v14.4s
 	WORD $0x4e2fcdb0 // fmla v16.4s, v13.4s, v15.4s
@@ -489,385 +476,389 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
 	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
 	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
-	WORD $0x54000060 // b.eq 0x770 <k_gemm_nt+0x644>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d40812c // ld1 { v12.s }[2], [x9]
+	WORD $0x54000060 // b.eq 0x73c <k_gemm_nt+0x610>
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d40818c // ld1 { v12.s }[2], [x12]
 	WORD $0x4e2ccda0 // fmla v0.4s, v13.4s, v12.4s
 	WORD $0x4e2ccd22 // fmla v2.4s, v9.4s, v12.4s
 	WORD $0x4e2ccd41 // fmla v1.4s, v10.4s, v12.4s
 	WORD $0x4e2ccd63 // fmla v3.4s, v11.4s, v12.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x54ffdd6c // b.gt 0x330 <k_gemm_nt+0x204>
+	WORD $0xeb02003f // cmp x1, x2
+	WORD $0x54ffdd4b // b.lt 0x2f8 <k_gemm_nt+0x1cc>
 	WORD $0x4ebc1f88 // mov v8.16b, v28.16b
 	WORD $0x4ebd1fa9 // mov v9.16b, v29.16b
-	WORD $0xf94053eb // ldr x11, [sp, #0xa0]
+	WORD $0xf940101a // ldr x26, [x0, #0x20]
 	WORD $0x4ede7b9c // zip2 v28.2d, v28.2d, v30.2d
 	WORD $0x4edf7bbd // zip2 v29.2d, v29.2d, v31.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0xf940117d // ldr x29, [x11, #0x20]
-	WORD $0xf940016a // ldr x10, [x11]
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0x9b197f4c // mul x12, x26, x25
+	WORD $0xf9403019 // ldr x25, [x0, #0x60]
+	WORD $0xf10012ff // cmp x23, #0x4
 	WORD $0x6e1807c8 // mov v8.d[1], v30.d[0]
 	WORD $0x6e1807e9 // mov v9.d[1], v31.d[0]
-	WORD $0x9b1b7fa9 // mul x9, x29, x27
-	WORD $0xf9402d7b // ldr x27, [x11, #0x58]
 	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
 	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0xf94057ea // ldr x10, [sp, #0xa8]
+	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
+	WORD $0xf9404fef // ldr x15, [sp, #0x98]
+	WORD $0x8b0f0991 // add x17, x12, x15, lsl #2
 	WORD $0x6e3dd79c // faddp v28.4s, v28.4s, v29.4s
-	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
-	WORD $0x540000cd // b.le 0x7e8 <k_gemm_nt+0x6bc>
-	WORD $0xb400007b // cbz x27, 0x7e0 <k_gemm_nt+0x6b4>
-	WORD $0x3dc0013d // ldr q29, [x9]
+	WORD $0x540000cb // b.lt 0x7b0 <k_gemm_nt+0x684>
+	WORD $0xb4000079 // cbz x25, 0x7a8 <k_gemm_nt+0x67c>
+	WORD $0x3dc0023d // ldr q29, [x17]
 	WORD $0x4e3dd79c // fadd v28.4s, v28.4s, v29.4s
-	WORD $0x3d80013c // str q28, [x9]
-	WORD $0x1400002b // b 0x890 <k_gemm_nt+0x764>
-	WORD $0xb40003fb // cbz x27, 0x864 <k_gemm_nt+0x738>
-	WORD $0xbd40013d // ldr s29, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d80023c // str q28, [x17]
+	WORD $0x1400002a // b 0x854 <k_gemm_nt+0x728>
+	WORD $0xb40003d9 // cbz x25, 0x828 <k_gemm_nt+0x6fc>
+	WORD $0xbd40023d // ldr s29, [x17]
+	WORD $0xf10006ff // cmp x23, #0x1
 	WORD $0x1e3d2b9d // fadd s29, s28, s29
-	WORD $0xbd00013d // str s29, [x9]
-	WORD $0x540004ab // b.lt 0x890 <k_gemm_nt+0x764>
+	WORD $0xbd00023d // str s29, [x17]
+	WORD $0x5400048d // b.le 0x854 <k_gemm_nt+0x728>
 	WORD $0x5e0c079d // mov s29, v28.s[1]
-	WORD $0xbd40053e // ldr s30, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd40063e // ldr s30, [x17, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e3e2bbd // fadd s29, s29, s30
-	WORD $0xbd00053d // str s29, [x9, #0x4]
-	WORD $0x540003e1 // b.ne 0x890 <k_gemm_nt+0x764>
+	WORD $0xbd00063d // str s29, [x17, #0x4]
+	WORD $0x540003c1 // b.ne 0x854 <k_gemm_nt+0x728>
 	WORD $0x5e14079c // mov s28, v28.s[2]
-	WORD $0xbd40093d // ldr s29, [x9, #0x8]
+	WORD $0xbd400a3d // ldr s29, [x17, #0x8]
 	WORD $0x1e3d2b9c // fadd s28, s28, s29
-	WORD $0xbd00093c // str s28, [x9, #0x8]
-	WORD $0x1400001a // b 0x890 <k_gemm_nt+0x764>
-	WORD $0x910021ab // add x11, x13, #0x8
-	WORD $0x4d40816e // ld1 { v14.s }[2], [x11]
-	WORD $0x8b1e0aad // add x13, x21, x30, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0x3d800fe8 // str q8, [sp, #0x30]
-	WORD $0xfd4001af // ldr d15, [x13]
-	WORD $0x54fff500 // b.eq 0x6e4 <k_gemm_nt+0x5b8>
-	WORD $0x910021ab // add x11, x13, #0x8
-	WORD $0x4d40816f // ld1 { v15.s }[2], [x11]
-	WORD $0x8b1e0929 // add x9, x9, x30, lsl #2
-	WORD $0xf100095f // cmp x10, #0x2
-	WORD $0xfd400128 // ldr d8, [x9]
-	WORD $0x54fff4c1 // b.ne 0x6f4 <k_gemm_nt+0x5c8>
-	WORD $0x17ffffa7 // b 0x6fc <k_gemm_nt+0x5d0>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd00013c // str s28, [x9]
-	WORD $0x5400010b // b.lt 0x88c <k_gemm_nt+0x760>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d00915c // st1 { v28.s }[1], [x10]
-	WORD $0x54000081 // b.ne 0x88c <k_gemm_nt+0x760>
+	WORD $0x14000017 // b 0x848 <k_gemm_nt+0x71c>
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d40818e // ld1 { v14.s }[2], [x12]
+	WORD $0x8b1108ec // add x12, x7, x17, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x3d800be8 // str q8, [sp, #0x20]
+	WORD $0xfd40018f // ldr d15, [x12]
+	WORD $0x54fff540 // b.eq 0x6b0 <k_gemm_nt+0x584>
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d40818f // ld1 { v15.s }[2], [x12]
+	WORD $0x8b1108cc // add x12, x6, x17, lsl #2
+	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xfd400188 // ldr d8, [x12]
+	WORD $0x54fff501 // b.ne 0x6c0 <k_gemm_nt+0x594>
+	WORD $0x17ffffa9 // b 0x6c8 <k_gemm_nt+0x59c>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0xbd00023c // str s28, [x17]
+	WORD $0x5400010d // b.le 0x850 <k_gemm_nt+0x724>
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d00919c // st1 { v28.s }[1], [x12]
+	WORD $0x54000081 // b.ne 0x850 <k_gemm_nt+0x724>
 	WORD $0x5e14079c // mov s28, v28.s[2]
-	WORD $0xbd00093c // str s28, [x9, #0x8]
-	WORD $0x14000002 // b 0x890 <k_gemm_nt+0x764>
-	WORD $0xaa1f03fb // mov x27, xzr
+	WORD $0xbd000a3c // str s28, [x17, #0x8]
+	WORD $0x14000002 // b 0x854 <k_gemm_nt+0x728>
+	WORD $0xaa1f03f9 // mov x25, xzr
 	WORD $0x4eb81f1c // mov v28.16b, v24.16b
 	WORD $0x4eb91f3d // mov v29.16b, v25.16b
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
 	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
 	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
 	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
 	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
 	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
 	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
-	WORD $0x540000cd // b.le 0x8d4 <k_gemm_nt+0x7a8>
-	WORD $0xb400007b // cbz x27, 0x8cc <k_gemm_nt+0x7a0>
-	WORD $0x3dc00139 // ldr q25, [x9]
+	WORD $0x540000cd // b.le 0x898 <k_gemm_nt+0x76c>
+	WORD $0xb4000079 // cbz x25, 0x890 <k_gemm_nt+0x764>
+	WORD $0x3dc00239 // ldr q25, [x17]
 	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x3d800138 // str q24, [x9]
-	WORD $0x1400001a // b 0x938 <k_gemm_nt+0x80c>
-	WORD $0xb400021b // cbz x27, 0x914 <k_gemm_nt+0x7e8>
-	WORD $0xbd400139 // ldr s25, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d800238 // str q24, [x17]
+	WORD $0x1400001a // b 0x8fc <k_gemm_nt+0x7d0>
+	WORD $0xb4000219 // cbz x25, 0x8d8 <k_gemm_nt+0x7ac>
+	WORD $0xbd400239 // ldr s25, [x17]
+	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x1e392b19 // fadd s25, s24, s25
-	WORD $0xbd000139 // str s25, [x9]
-	WORD $0x5400028b // b.lt 0x938 <k_gemm_nt+0x80c>
+	WORD $0xbd000239 // str s25, [x17]
+	WORD $0x5400028b // b.lt 0x8fc <k_gemm_nt+0x7d0>
 	WORD $0x5e0c0719 // mov s25, v24.s[1]
-	WORD $0xbd40053a // ldr s26, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd40063a // ldr s26, [x17, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xbd000539 // str s25, [x9, #0x4]
-	WORD $0x540001c1 // b.ne 0x938 <k_gemm_nt+0x80c>
+	WORD $0xbd000639 // str s25, [x17, #0x4]
+	WORD $0x540001c1 // b.ne 0x8fc <k_gemm_nt+0x7d0>
 	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd400939 // ldr s25, [x9, #0x8]
+	WORD $0xbd400a39 // ldr s25, [x17, #0x8]
 	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0x14000009 // b 0x934 <k_gemm_nt+0x808>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd000138 // str s24, [x9]
-	WORD $0x540000eb // b.lt 0x938 <k_gemm_nt+0x80c>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d009158 // st1 { v24.s }[1], [x10]
-	WORD $0x54000061 // b.ne 0x938 <k_gemm_nt+0x80c>
+	WORD $0x14000009 // b 0x8f8 <k_gemm_nt+0x7cc>
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0xbd000238 // str s24, [x17]
+	WORD $0x540000eb // b.lt 0x8fc <k_gemm_nt+0x7d0>
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d009198 // st1 { v24.s }[1], [x12]
+	WORD $0x54000061 // b.ne 0x8fc <k_gemm_nt+0x7d0>
 	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd000938 // str s24, [x9, #0x8]
+	WORD $0xbd000a38 // str s24, [x17, #0x8]
 	WORD $0x4eb41e98 // mov v24.16b, v20.16b
 	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
 	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
 	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
 	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
 	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
 	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
 	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
-	WORD $0x540000cd // b.le 0x97c <k_gemm_nt+0x850>
-	WORD $0xb400007b // cbz x27, 0x974 <k_gemm_nt+0x848>
-	WORD $0x3dc00135 // ldr q21, [x9]
+	WORD $0x540000cd // b.le 0x940 <k_gemm_nt+0x814>
+	WORD $0xb4000079 // cbz x25, 0x938 <k_gemm_nt+0x80c>
+	WORD $0x3dc00235 // ldr q21, [x17]
 	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x3d800134 // str q20, [x9]
-	WORD $0x1400001a // b 0x9e0 <k_gemm_nt+0x8b4>
-	WORD $0xb400021b // cbz x27, 0x9bc <k_gemm_nt+0x890>
-	WORD $0xbd400135 // ldr s21, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d800234 // str q20, [x17]
+	WORD $0x1400001a // b 0x9a4 <k_gemm_nt+0x878>
+	WORD $0xb4000219 // cbz x25, 0x980 <k_gemm_nt+0x854>
+	WORD $0xbd400235 // ldr s21, [x17]
+	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000135 // str s21, [x9]
-	WORD $0x5400028b // b.lt 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0xbd000235 // str s21, [x17]
+	WORD $0x5400028b // b.lt 0x9a4 <k_gemm_nt+0x878>
 	WORD $0x5e0c0695 // mov s21, v20.s[1]
-	WORD $0xbd400536 // ldr s22, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd400636 // ldr s22, [x17, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd000535 // str s21, [x9, #0x4]
-	WORD $0x540001c1 // b.ne 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0xbd000635 // str s21, [x17, #0x4]
+	WORD $0x540001c1 // b.ne 0x9a4 <k_gemm_nt+0x878>
 	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd400935 // ldr s21, [x9, #0x8]
+	WORD $0xbd400a35 // ldr s21, [x17, #0x8]
 	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0x14000009 // b 0x9dc <k_gemm_nt+0x8b0>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd000134 // str s20, [x9]
-	WORD $0x540000eb // b.lt 0x9e0 <k_gemm_nt+0x8b4>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d009154 // st1 { v20.s }[1], [x10]
-	WORD $0x54000061 // b.ne 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x14000009 // b 0x9a0 <k_gemm_nt+0x874>
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0xbd000234 // str s20, [x17]
+	WORD $0x540000eb // b.lt 0x9a4 <k_gemm_nt+0x878>
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d009194 // st1 { v20.s }[1], [x12]
+	WORD $0x54000061 // b.ne 0x9a4 <k_gemm_nt+0x878>
 	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd000934 // str s20, [x9, #0x8]
+	WORD $0xbd000a34 // str s20, [x17, #0x8]
 	WORD $0x4eb01e14 // mov v20.16b, v16.16b
 	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
 	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
 	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
 	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
 	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
 	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
-	WORD $0x540000cd // b.le 0xa24 <k_gemm_nt+0x8f8>
-	WORD $0xb400007b // cbz x27, 0xa1c <k_gemm_nt+0x8f0>
-	WORD $0x3dc00131 // ldr q17, [x9]
+	WORD $0x540000cd // b.le 0x9e8 <k_gemm_nt+0x8bc>
+	WORD $0xb4000079 // cbz x25, 0x9e0 <k_gemm_nt+0x8b4>
+	WORD $0x3dc00231 // ldr q17, [x17]
 	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x3d800130 // str q16, [x9]
-	WORD $0x1400001a // b 0xa88 <k_gemm_nt+0x95c>
-	WORD $0xb400021b // cbz x27, 0xa64 <k_gemm_nt+0x938>
-	WORD $0xbd400131 // ldr s17, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d800230 // str q16, [x17]
+	WORD $0x1400001a // b 0xa4c <k_gemm_nt+0x920>
+	WORD $0xb4000219 // cbz x25, 0xa28 <k_gemm_nt+0x8fc>
+	WORD $0xbd400231 // ldr s17, [x17]
+	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x1e312a11 // fadd s17, s16, s17
-	WORD $0xbd000131 // str s17, [x9]
-	WORD $0x5400028b // b.lt 0xa88 <k_gemm_nt+0x95c>
+	WORD $0xbd000231 // str s17, [x17]
+	WORD $0x5400028b // b.lt 0xa4c <k_gemm_nt+0x920>
 	WORD $0x5e0c0611 // mov s17, v16.s[1]
-	WORD $0xbd400532 // ldr s18, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd400632 // ldr s18, [x17, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000531 // str s17, [x9, #0x4]
-	WORD $0x540001c1 // b.ne 0xa88 <k_gemm_nt+0x95c>
+	WORD $0xbd000631 // str s17, [x17, #0x4]
+	WORD $0x540001c1 // b.ne 0xa4c <k_gemm_nt+0x920>
 	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd400931 // ldr s17, [x9, #0x8]
+	WORD $0xbd400a31 // ldr s17, [x17, #0x8]
 	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x14000009 // b 0xa84 <k_gemm_nt+0x958>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd000130 // str s16, [x9]
-	WORD $0x540000eb // b.lt 0xa88 <k_gemm_nt+0x95c>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d009150 // st1 { v16.s }[1], [x10]
-	WORD $0x54000061 // b.ne 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x14000009 // b 0xa48 <k_gemm_nt+0x91c>
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0xbd000230 // str s16, [x17]
+	WORD $0x540000eb // b.lt 0xa4c <k_gemm_nt+0x920>
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d009190 // st1 { v16.s }[1], [x12]
+	WORD $0x54000061 // b.ne 0xa4c <k_gemm_nt+0x920>
 	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd000930 // str s16, [x9, #0x8]
+	WORD $0xbd000a30 // str s16, [x17, #0x8]
 	WORD $0x4ea41c90 // mov v16.16b, v4.16b
 	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
 	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
 	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
 	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
 	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
 	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0x540000cd // b.le 0xacc <k_gemm_nt+0x9a0>
-	WORD $0xb400007b // cbz x27, 0xac4 <k_gemm_nt+0x998>
-	WORD $0x3dc00125 // ldr q5, [x9]
+	WORD $0x540000cd // b.le 0xa90 <k_gemm_nt+0x964>
+	WORD $0xb4000079 // cbz x25, 0xa88 <k_gemm_nt+0x95c>
+	WORD $0x3dc00225 // ldr q5, [x17]
 	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800124 // str q4, [x9]
-	WORD $0x1400001a // b 0xb30 <k_gemm_nt+0xa04>
-	WORD $0xb400021b // cbz x27, 0xb0c <k_gemm_nt+0x9e0>
-	WORD $0xbd400125 // ldr s5, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d800224 // str q4, [x17]
+	WORD $0x1400001a // b 0xaf4 <k_gemm_nt+0x9c8>
+	WORD $0xb4000219 // cbz x25, 0xad0 <k_gemm_nt+0x9a4>
+	WORD $0xbd400225 // ldr s5, [x17]
+	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000125 // str s5, [x9]
-	WORD $0x5400028b // b.lt 0xb30 <k_gemm_nt+0xa04>
+	WORD $0xbd000225 // str s5, [x17]
+	WORD $0x5400028b // b.lt 0xaf4 <k_gemm_nt+0x9c8>
 	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400526 // ldr s6, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd400626 // ldr s6, [x17, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000525 // str s5, [x9, #0x4]
-	WORD $0x540001c1 // b.ne 0xb30 <k_gemm_nt+0xa04>
+	WORD $0xbd000625 // str s5, [x17, #0x4]
+	WORD $0x540001c1 // b.ne 0xaf4 <k_gemm_nt+0x9c8>
 	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400925 // ldr s5, [x9, #0x8]
+	WORD $0xbd400a25 // ldr s5, [x17, #0x8]
 	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0xb2c <k_gemm_nt+0xa00>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd000124 // str s4, [x9]
-	WORD $0x540000eb // b.lt 0xb30 <k_gemm_nt+0xa04>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d009144 // st1 { v4.s }[1], [x10]
-	WORD $0x54000061 // b.ne 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x14000009 // b 0xaf0 <k_gemm_nt+0x9c4>
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0xbd000224 // str s4, [x17]
+	WORD $0x540000eb // b.lt 0xaf4 <k_gemm_nt+0x9c8>
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
+	WORD $0x54000061 // b.ne 0xaf4 <k_gemm_nt+0x9c8>
 	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000924 // str s4, [x9, #0x8]
+	WORD $0xbd000a24 // str s4, [x17, #0x8]
 	WORD $0x4ea01c04 // mov v4.16b, v0.16b
 	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b1d0929 // add x9, x9, x29, lsl #2
+	WORD $0x8b1a0a2c // add x12, x17, x26, lsl #2
 	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
 	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
 	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
-	WORD $0x540000cd // b.le 0xb74 <k_gemm_nt+0xa48>
-	WORD $0xb400007b // cbz x27, 0xb6c <k_gemm_nt+0xa40>
-	WORD $0x3dc00121 // ldr q1, [x9]
+	WORD $0x540000cd // b.le 0xb38 <k_gemm_nt+0xa0c>
+	WORD $0xb4000079 // cbz x25, 0xb30 <k_gemm_nt+0xa04>
+	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x17fffdfc // b 0x360 <k_gemm_nt+0x234>
-	WORD $0xb400023b // cbz x27, 0xbb8 <k_gemm_nt+0xa8c>
-	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x3d800180 // str q0, [x12]
+	WORD $0x17fffdfd // b 0x328 <k_gemm_nt+0x1fc>
+	WORD $0xb4000239 // cbz x25, 0xb7c <k_gemm_nt+0xa50>
+	WORD $0xbd400181 // ldr s1, [x12]
+	WORD $0xf1000aff // cmp x23, #0x2
 	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54ffbecb // b.lt 0x360 <k_gemm_nt+0x234>
+	WORD $0xbd000181 // str s1, [x12]
+	WORD $0x54ffbeeb // b.lt 0x328 <k_gemm_nt+0x1fc>
 	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400522 // ldr s2, [x9, #0x4]
-	WORD $0xf1000f3f // cmp x25, #0x3
+	WORD $0xbd400582 // ldr s2, [x12, #0x4]
+	WORD $0xf1000eff // cmp x23, #0x3
 	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000521 // str s1, [x9, #0x4]
-	WORD $0x54ffbe01 // b.ne 0x360 <k_gemm_nt+0x234>
+	WORD $0xbd000581 // str s1, [x12, #0x4]
+	WORD $0x54ffbe21 // b.ne 0x328 <k_gemm_nt+0x1fc>
 	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd400921 // ldr s1, [x9, #0x8]
+	WORD $0xbd400981 // ldr s1, [x12, #0x8]
 	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fffdeb // b 0x360 <k_gemm_nt+0x234>
-	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54ffbd0b // b.lt 0x360 <k_gemm_nt+0x234>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000f3f // cmp x25, #0x3
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0x54ffbc81 // b.ne 0x360 <k_gemm_nt+0x234>
+	WORD $0xbd000980 // str s0, [x12, #0x8]
+	WORD $0x17fffdec // b 0x328 <k_gemm_nt+0x1fc>
+	WORD $0xf1000aff // cmp x23, #0x2
+	WORD $0xbd000180 // str s0, [x12]
+	WORD $0x54ffbd2b // b.lt 0x328 <k_gemm_nt+0x1fc>
+	WORD $0x9100118f // add x15, x12, #0x4
+	WORD $0xf1000eff // cmp x23, #0x3
+	WORD $0x0d0091e0 // st1 { v0.s }[1], [x15]
+	WORD $0x54ffbca1 // b.ne 0x328 <k_gemm_nt+0x1fc>
 	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fffde1 // b 0x360 <k_gemm_nt+0x234>
+	WORD $0xbd000980 // str s0, [x12, #0x8]
+	WORD $0x17fffde2 // b 0x328 <k_gemm_nt+0x1fc>
+	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
+	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000900 // b.eq 0xd04 <k_gemm_nt+0xbd8>
+	WORD $0x54000960 // b.eq 0xcdc <k_gemm_nt+0xbb0>
 	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54ffafe1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
-	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
-	WORD $0x9b0e7c08 // mul x8, x0, x14
-	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
-	WORD $0xb24001ca // orr x10, x14, #0x1
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0xb24005ca // orr x10, x14, #0x3
-	WORD $0x8b08112b // add x11, x9, x8, lsl #4
-	WORD $0xb27f01c9 // orr x9, x14, #0x2
-	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x9a8db129 // csel x9, x9, x13, lt
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x8b031964 // add x4, x11, x3, lsl #6
-	WORD $0x9a8db14a // csel x10, x10, x13, lt
-	WORD $0xb4003e50 // cbz x16, 0x13f4 <k_gemm_nt+0x12c8>
-	WORD $0xad401884 // ldp q4, q6, [x4]
-	WORD $0xad411c85 // ldp q5, q7, [x4, #0x20]
-	WORD $0xad420883 // ldp q3, q2, [x4, #0x40]
-	WORD $0xad430081 // ldp q1, q0, [x4, #0x60]
-	WORD $0x140001f5 // b 0x1414 <k_gemm_nt+0x12e8>
-	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
-	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
-	WORD $0x9b0e7c08 // mul x8, x0, x14
-	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
-	WORD $0xb24001ca // orr x10, x14, #0x1
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0xb24005ca // orr x10, x14, #0x3
-	WORD $0x8b08112b // add x11, x9, x8, lsl #4
-	WORD $0xb27f01c9 // orr x9, x14, #0x2
-	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x9a8db129 // csel x9, x9, x13, lt
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x8b031964 // add x4, x11, x3, lsl #6
-	WORD $0x9a8db14a // csel x10, x10, x13, lt
-	WORD $0xb4000690 // cbz x16, 0xd50 <k_gemm_nt+0xc24>
-	WORD $0xad404893 // ldp q19, q18, [x4]
-	WORD $0xad414091 // ldp q17, q16, [x4, #0x20]
-	WORD $0xad421884 // ldp q4, q6, [x4, #0x40]
-	WORD $0xad431c85 // ldp q5, q7, [x4, #0x60]
-	WORD $0xad440883 // ldp q3, q2, [x4, #0x80]
-	WORD $0xad450081 // ldp q1, q0, [x4, #0xa0]
-	WORD $0x14000039 // b 0xd80 <k_gemm_nt+0xc54>
-	WORD $0xa94a3be9 // ldp x9, x14, [sp, #0xa0]
-	WORD $0xa941b3ed // ldp x13, x12, [sp, #0x18]
-	WORD $0x9b0e7c08 // mul x8, x0, x14
-	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
-	WORD $0xb24001ca // orr x10, x14, #0x1
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0xb24005ca // orr x10, x14, #0x3
-	WORD $0x8b08112b // add x11, x9, x8, lsl #4
-	WORD $0xb27f01c9 // orr x9, x14, #0x2
-	WORD $0x9a8ea5a8 // csinc x8, x13, x14, ge
-	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x9a8db129 // csel x9, x9, x13, lt
-	WORD $0xeb0c015f // cmp x10, x12
-	WORD $0x8b031964 // add x4, x11, x3, lsl #6
-	WORD $0x9a8db14a // csel x10, x10, x13, lt
-	WORD $0xb4001030 // cbz x16, 0xee0 <k_gemm_nt+0xdb4>
-	WORD $0xad405894 // ldp q20, q22, [x4]
-	WORD $0xad415c95 // ldp q21, q23, [x4, #0x20]
-	WORD $0xad424890 // ldp q16, q18, [x4, #0x40]
-	WORD $0xad434c91 // ldp q17, q19, [x4, #0x60]
-	WORD $0xad441887 // ldp q7, q6, [x4, #0x80]
-	WORD $0xad451085 // ldp q5, q4, [x4, #0xa0]
-	WORD $0xad460880 // ldp q0, q2, [x4, #0xc0]
-	WORD $0xad470c81 // ldp q1, q3, [x4, #0xe0]
-	WORD $0x14000088 // b 0xf20 <k_gemm_nt+0xdf4>
-	WORD $0xa94a33e9 // ldp x9, x12, [sp, #0xa0]
-	WORD $0xa941b7ee // ldp x14, x13, [sp, #0x18]
-	WORD $0x9b0c7c08 // mul x8, x0, x12
-	WORD $0xf9400d29 // ldr x9, [x9, #0x18]
-	WORD $0xb240018a // orr x10, x12, #0x1
-	WORD $0xeb0d015f // cmp x10, x13
-	WORD $0xb27f018a // orr x10, x12, #0x2
-	WORD $0x8b08112b // add x11, x9, x8, lsl #4
-	WORD $0x9a8ca5c8 // csinc x8, x14, x12, ge
-	WORD $0xeb0d015f // cmp x10, x13
-	WORD $0xb240058c // orr x12, x12, #0x3
-	WORD $0x9a8eb149 // csel x9, x10, x14, lt
-	WORD $0xeb0d019f // cmp x12, x13
-	WORD $0x8b031964 // add x4, x11, x3, lsl #6
-	WORD $0x9a8eb18a // csel x10, x12, x14, lt
-	WORD $0xb4001b10 // cbz x16, 0x10a0 <k_gemm_nt+0xf74>
-	WORD $0xad400883 // ldp q3, q2, [x4]
-	WORD $0xad410081 // ldp q1, q0, [x4, #0x20]
-	WORD $0x140000d9 // b 0x10b0 <k_gemm_nt+0xf84>
+	WORD $0x54ffaf01 // b.ne 0x198 <k_gemm_nt+0x6c>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf9400bef // ldr x15, [sp, #0x10]
+	WORD $0x9b0b7c68 // mul x8, x3, x11
+	WORD $0xb240016a // orr x10, x11, #0x1
+	WORD $0xb240056c // orr x12, x11, #0x3
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0x8b08112a // add x10, x9, x8, lsl #4
+	WORD $0xb27f0169 // orr x9, x11, #0x2
+	WORD $0x9a8ba5e8 // csinc x8, x15, x11, ge
+	WORD $0xeb17013f // cmp x9, x23
+	WORD $0xf940280b // ldr x11, [x0, #0x50]
+	WORD $0x9a8fb129 // csel x9, x9, x15, lt
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
+	WORD $0x9a8fb18a // csel x10, x12, x15, lt
+	WORD $0xb40046eb // cbz x11, 0x14d8 <k_gemm_nt+0x13ac>
+	WORD $0xad4019c4 // ldp q4, q6, [x14]
+	WORD $0xad411dc5 // ldp q5, q7, [x14, #0x20]
+	WORD $0xad4209c3 // ldp q3, q2, [x14, #0x40]
+	WORD $0xad4301c1 // ldp q1, q0, [x14, #0x60]
+	WORD $0x1400023a // b 0x14f8 <k_gemm_nt+0x13cc>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf9402802 // ldr x2, [x0, #0x50]
+	WORD $0x9b0b7c68 // mul x8, x3, x11
+	WORD $0xb240016a // orr x10, x11, #0x1
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0xb27f016a // orr x10, x11, #0x2
+	WORD $0x8b081129 // add x9, x9, x8, lsl #4
+	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0xb240056b // orr x11, x11, #0x3
+	WORD $0x9a8cb14a // csel x10, x10, x12, lt
+	WORD $0xeb17017f // cmp x11, x23
+	WORD $0x8b0d192e // add x14, x9, x13, lsl #6
+	WORD $0x9a8cb16b // csel x11, x11, x12, lt
+	WORD $0xb40006c2 // cbz x2, 0xd2c <k_gemm_nt+0xc00>
+	WORD $0xad4049d3 // ldp q19, q18, [x14]
+	WORD $0xad4141d1 // ldp q17, q16, [x14, #0x20]
+	WORD $0xad4219c4 // ldp q4, q6, [x14, #0x40]
+	WORD $0xad431dc5 // ldp q5, q7, [x14, #0x60]
+	WORD $0xad4409c3 // ldp q3, q2, [x14, #0x80]
+	WORD $0xad4501c1 // ldp q1, q0, [x14, #0xa0]
+	WORD $0x1400003b // b 0xd5c <k_gemm_nt+0xc30>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
+	WORD $0xf9400bec // ldr x12, [sp, #0x10]
+	WORD $0xf9402802 // ldr x2, [x0, #0x50]
+	WORD $0x9b0b7c68 // mul x8, x3, x11
+	WORD $0xb240016a // orr x10, x11, #0x1
+	WORD $0xeb17015f // cmp x10, x23
+	WORD $0x8b08112a // add x10, x9, x8, lsl #4
+	WORD $0xb27f0169 // orr x9, x11, #0x2
+	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
+	WORD $0xeb17013f // cmp x9, x23
+	WORD $0xb240056b // orr x11, x11, #0x3
+	WORD $0x9a8cb129 // csel x9, x9, x12, lt
+	WORD $0xeb17017f // cmp x11, x23
+	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
+	WORD $0x9a8cb16a // csel x10, x11, x12, lt
+	WORD $0xb4001122 // cbz x2, 0xed8 <k_gemm_nt+0xdac>
+	WORD $0xad4059d4 // ldp q20, q22, [x14]
+	WORD $0xad415dd5 // ldp q21, q23, [x14, #0x20]
+	WORD $0xad4249d0 // ldp q16, q18, [x14, #0x40]
+	WORD $0xad434dd1 // ldp q17, q19, [x14, #0x60]
+	WORD $0xad4419c7 // ldp q7, q6, [x14, #0x80]
+	WORD $0xad4511c5 // ldp q5, q4, [x14, #0xa0]
+	WORD $0xad4609c0 // ldp q0, q2, [x14, #0xc0]
+	WORD $0xad470dc1 // ldp q1, q3, [x14, #0xe0]
+	WORD $0x14000090 // b 0xf18 <k_gemm_nt+0xdec>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
+	WORD $0x9b0b7c69 // mul x9, x3, x11
+	WORD $0xb2400168 // orr x8, x11, #0x1
+	WORD $0xb27f016c // orr x12, x11, #0x2
+	WORD $0xeb17011f // cmp x8, x23
+	WORD $0xb240056f // orr x15, x11, #0x3
+	WORD $0x9a8ba608 // csinc x8, x16, x11, ge
+	WORD $0xeb17019f // cmp x12, x23
+	WORD $0xf940280b // ldr x11, [x0, #0x50]
+	WORD $0x8b09114a // add x10, x10, x9, lsl #4
+	WORD $0x9a90b189 // csel x9, x12, x16, lt
+	WORD $0xeb1701ff // cmp x15, x23
+	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
+	WORD $0x9a90b1ea // csel x10, x15, x16, lt
+	WORD $0xb400202b // cbz x11, 0x1120 <k_gemm_nt+0xff4>
+	WORD $0xad4009c3 // ldp q3, q2, [x14]
+	WORD $0xad4101c1 // ldp q1, q0, [x14, #0x20]
+	WORD $0x14000102 // b 0x1130 <k_gemm_nt+0x1004>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -880,94 +871,101 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf94053f0 // ldr x16, [sp, #0xa0]
-	WORD $0x9100086c // add x12, x3, #0x2
-	WORD $0xa942d213 // ldp x19, x20, [x16, #0x28]
-	WORD $0x9b097e89 // mul x9, x20, x9
-	WORD $0x9b037e6b // mul x11, x19, x3
-	WORD $0x9b0c7e6d // mul x13, x19, x12
-	WORD $0x9b087e8e // mul x14, x20, x8
-	WORD $0xa940a215 // ldp x21, x8, [x16, #0x8]
-	WORD $0x9b0a7e8f // mul x15, x20, x10
-	WORD $0x8b090907 // add x7, x8, x9, lsl #2
-	WORD $0xf9407fe9 // ldr x9, [sp, #0xf8]
-	WORD $0x8b0b0aac // add x12, x21, x11, lsl #2
-	WORD $0x8b0d0aa5 // add x5, x21, x13, lsl #2
-	WORD $0x8b0e090a // add x10, x8, x14, lsl #2
-	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x8b0f0906 // add x6, x8, x15, lsl #2
-	WORD $0x5400008d // b.le 0xdd0 <k_gemm_nt+0xca4>
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
-	WORD $0xaa1003e9 // mov x9, x16
-	WORD $0x1400002b // b 0xe78 <k_gemm_nt+0xd4c>
-	WORD $0x9b034e69 // madd x9, x19, x3, x19
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
-	WORD $0xaa0c03f6 // mov x22, x12
-	WORD $0xaa0a03f7 // mov x23, x10
-	WORD $0xaa0703f8 // mov x24, x7
-	WORD $0x9b0b228e // madd x14, x20, x11, x8
-	WORD $0xaa0603f9 // mov x25, x6
-	WORD $0xaa0503fa // mov x26, x5
-	WORD $0xaa1003fb // mov x27, x16
-	WORD $0x8b090aaf // add x15, x21, x9, lsl #2
-	WORD $0x3ce169d4 // ldr q20, [x14, x1]
-	WORD $0x3ce16ad5 // ldr q21, [x22, x1]
-	WORD $0x91001369 // add x9, x27, #0x4
-	WORD $0x3ce16af6 // ldr q22, [x23, x1]
-	WORD $0x3ce16b17 // ldr q23, [x24, x1]
-	WORD $0x9100236b // add x11, x27, #0x8
-	WORD $0x3ce16b38 // ldr q24, [x25, x1]
-	WORD $0x3ce169f9 // ldr q25, [x15, x1]
+	WORD $0xa942a404 // ldp x4, x9, [x0, #0x28]
+	WORD $0x910009af // add x15, x13, #0x2
+	WORD $0x9b0d7c8c // mul x12, x4, x13
+	WORD $0x9b0f7c90 // mul x16, x4, x15
+	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
+	WORD $0x9b087d28 // mul x8, x9, x8
+	WORD $0x9b0a7d2a // mul x10, x9, x10
+	WORD $0x9b0b7d21 // mul x1, x9, x11
+	WORD $0xa940940b // ldp x11, x5, [x0, #0x8]
+	WORD $0x8b0c0971 // add x17, x11, x12, lsl #2
+	WORD $0x8b100970 // add x16, x11, x16, lsl #2
+	WORD $0x8b0808a8 // add x8, x5, x8, lsl #2
+	WORD $0x9100104c // add x12, x2, #0x4
+	WORD $0x8b0a08a3 // add x3, x5, x10, lsl #2
+	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x5400008d // b.le 0xdac <k_gemm_nt+0xc80>
+	WORD $0xaa1803f9 // mov x25, x24
+	WORD $0xaa0203ea // mov x10, x2
+	WORD $0x1400002a // b 0xe50 <k_gemm_nt+0xd24>
+	WORD $0x9b0d108a // madd x10, x4, x13, x4
+	WORD $0xd37ef447 // lsl x7, x2, #2
+	WORD $0xaa1803f9 // mov x25, x24
+	WORD $0xaa1103f4 // mov x20, x17
+	WORD $0xaa0803f5 // mov x21, x8
+	WORD $0xaa0303f6 // mov x22, x3
+	WORD $0x9b181526 // madd x6, x9, x24, x5
+	WORD $0xaa0103f7 // mov x23, x1
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x8b0a0973 // add x19, x11, x10, lsl #2
+	WORD $0x3ce768d4 // ldr q20, [x6, x7]
+	WORD $0x3ce76a95 // ldr q21, [x20, x7]
+	WORD $0x9100104a // add x10, x2, #0x4
+	WORD $0x3ce76ab6 // ldr q22, [x21, x7]
+	WORD $0x3ce76ad7 // ldr q23, [x22, x7]
+	WORD $0x9100204c // add x12, x2, #0x8
+	WORD $0x3ce76af8 // ldr q24, [x23, x7]
+	WORD $0x3ce76a79 // ldr q25, [x19, x7]
 	WORD $0x4e35ce93 // fmla v19.4s, v20.4s, v21.4s
 	WORD $0x4e35ced2 // fmla v18.4s, v22.4s, v21.4s
 	WORD $0x4e35cef1 // fmla v17.4s, v23.4s, v21.4s
-	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x91004273 // add x19, x19, #0x10
 	WORD $0x4e35cf10 // fmla v16.4s, v24.4s, v21.4s
-	WORD $0x3ce16b55 // ldr q21, [x26, x1]
+	WORD $0x3ce76b15 // ldr q21, [x24, x7]
 	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
 	WORD $0x4e39cec6 // fmla v6.4s, v22.4s, v25.4s
 	WORD $0x4e39cee5 // fmla v5.4s, v23.4s, v25.4s
-	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x91004318 // add x24, x24, #0x10
 	WORD $0x4e39cf07 // fmla v7.4s, v24.4s, v25.4s
 	WORD $0x4e35ce83 // fmla v3.4s, v20.4s, v21.4s
-	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x910042f7 // add x23, x23, #0x10
 	WORD $0x4e35cec2 // fmla v2.4s, v22.4s, v21.4s
 	WORD $0x4e35cee1 // fmla v1.4s, v23.4s, v21.4s
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x4e35cf00 // fmla v0.4s, v24.4s, v21.4s
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0xeb11017f // cmp x11, x17
-	WORD $0x910041ce // add x14, x14, #0x10
 	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0xaa0903fb // mov x27, x9
-	WORD $0x54fffc4d // b.le 0xdfc <k_gemm_nt+0xcd0>
-	WORD $0xeb09022e // subs x14, x17, x9
-	WORD $0x54004aed // b.le 0x17d8 <k_gemm_nt+0x16ac>
-	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
-	WORD $0xb240006d // orr x13, x3, #0x1
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x9b0d7e6f // mul x15, x19, x13
-	WORD $0x9b0b7e8b // mul x11, x20, x11
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0x8b09090d // add x13, x8, x9, lsl #2
-	WORD $0x8b0f0aa8 // add x8, x21, x15, lsl #2
-	WORD $0xbd4001b4 // ldr s20, [x13]
-	WORD $0x5400348d // b.le 0x1534 <k_gemm_nt+0x1408>
-	WORD $0x910011ab // add x11, x13, #0x4
-	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x4e35cf00 // fmla v0.4s, v24.4s, v21.4s
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0xaa0a03e2 // mov x2, x10
+	WORD $0x54fffc4d // b.le 0xdd4 <k_gemm_nt+0xca8>
+	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
+	WORD $0xeb0a01e2 // subs x2, x15, x10
+	WORD $0x5400034d // b.le 0xec0 <k_gemm_nt+0xd94>
+	WORD $0xf9404fec // ldr x12, [sp, #0x98]
+	WORD $0xf100085f // cmp x2, #0x2
+	WORD $0xaa1903f8 // mov x24, x25
+	WORD $0x9b0c7d29 // mul x9, x9, x12
+	WORD $0xb24001ac // orr x12, x13, #0x1
+	WORD $0x9b0c7c80 // mul x0, x4, x12
+	WORD $0x8b0908a9 // add x9, x5, x9, lsl #2
+	WORD $0x8b0a092c // add x12, x9, x10, lsl #2
+	WORD $0x8b000969 // add x9, x11, x0, lsl #2
+	WORD $0xbd400194 // ldr s20, [x12]
+	WORD $0x54003feb // b.lt 0x1680 <k_gemm_nt+0x1554>
+	WORD $0x9100118b // add x11, x12, #0x4
 	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
-	WORD $0xd37ef52b // lsl x11, x9, #2
-	WORD $0x54004361 // b.ne 0x1724 <k_gemm_nt+0x15f8>
-	WORD $0xfc6b6955 // ldr d21, [x10, x11]
-	WORD $0xfc6b68f6 // ldr d22, [x7, x11]
-	WORD $0xfc6b68d7 // ldr d23, [x6, x11]
-	WORD $0xfc6b6998 // ldr d24, [x12, x11]
-	WORD $0x8b090908 // add x8, x8, x9, lsl #2
-	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xd37ef54b // lsl x11, x10, #2
+	WORD $0x54005341 // b.ne 0x18fc <k_gemm_nt+0x17d0>
+	WORD $0xfc6b6915 // ldr d21, [x8, x11]
+	WORD $0xfc6b6876 // ldr d22, [x3, x11]
+	WORD $0xfc6b6837 // ldr d23, [x1, x11]
+	WORD $0xfc6b6a38 // ldr d24, [x17, x11]
+	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xfd400119 // ldr d25, [x8]
-	WORD $0x54004581 // b.ne 0x1788 <k_gemm_nt+0x165c>
-	WORD $0x1400022d // b 0x1790 <k_gemm_nt+0x1664>
+	WORD $0x54005541 // b.ne 0x1960 <k_gemm_nt+0x1834>
+	WORD $0x140002ab // b 0x1968 <k_gemm_nt+0x183c>
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xaa1903f8 // mov x24, x25
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x5400576a // b.ge 0x19bc <k_gemm_nt+0x1890>
+	WORD $0x17fffcab // b 0x180 <k_gemm_nt+0x54>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -984,192 +982,225 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf94053ee // ldr x14, [sp, #0xa0]
-	WORD $0x9100086c // add x12, x3, #0x2
-	WORD $0x91000c6d // add x13, x3, #0x3
-	WORD $0xa942ddd4 // ldp x20, x23, [x14, #0x28]
-	WORD $0xa940e5d8 // ldp x24, x25, [x14, #0x8]
-	WORD $0x9b087ee8 // mul x8, x23, x8
-	WORD $0x9b037e8b // mul x11, x20, x3
-	WORD $0x9b0c7e8c // mul x12, x20, x12
-	WORD $0x8b080b35 // add x21, x25, x8, lsl #2
-	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
-	WORD $0x9b0d7e8d // mul x13, x20, x13
-	WORD $0x8b0b0b07 // add x7, x24, x11, lsl #2
-	WORD $0xeb11011f // cmp x8, x17
-	WORD $0x9b097ee9 // mul x9, x23, x9
-	WORD $0x8b0c0b06 // add x6, x24, x12, lsl #2
-	WORD $0x9b0a7eea // mul x10, x23, x10
-	WORD $0x8b0d0b05 // add x5, x24, x13, lsl #2
-	WORD $0x8b090b2c // add x12, x25, x9, lsl #2
-	WORD $0x8b0a0b33 // add x19, x25, x10, lsl #2
-	WORD $0x5400006d // b.le 0xf78 <k_gemm_nt+0xe4c>
-	WORD $0xaa1003ee // mov x14, x16
-	WORD $0x14000031 // b 0x1038 <k_gemm_nt+0xf0c>
-	WORD $0x9b03528a // madd x10, x20, x3, x20
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0xaa0703e9 // mov x9, x7
-	WORD $0xaa1503ef // mov x15, x21
-	WORD $0xaa0c03fa // mov x26, x12
-	WORD $0xaa1303fb // mov x27, x19
-	WORD $0x9b0866e8 // madd x8, x23, x8, x25
-	WORD $0xaa0603fd // mov x29, x6
-	WORD $0xaa0503fe // mov x30, x5
-	WORD $0xaa1003f6 // mov x22, x16
-	WORD $0x8b0a0b0a // add x10, x24, x10, lsl #2
-	WORD $0x3ce16918 // ldr q24, [x8, x1]
-	WORD $0x3ce169f9 // ldr q25, [x15, x1]
-	WORD $0x910012ce // add x14, x22, #0x4
-	WORD $0x3ce1693a // ldr q26, [x9, x1]
-	WORD $0x3ce16b5b // ldr q27, [x26, x1]
-	WORD $0x910022cb // add x11, x22, #0x8
-	WORD $0x3ce16b7c // ldr q28, [x27, x1]
-	WORD $0x3ce1695d // ldr q29, [x10, x1]
+	WORD $0xa9429c05 // ldp x5, x7, [x0, #0x28]
+	WORD $0x910009ac // add x12, x13, #0x2
+	WORD $0x91000daf // add x15, x13, #0x3
+	WORD $0xa940d414 // ldp x20, x21, [x0, #0x8]
+	WORD $0x9b0d7cab // mul x11, x5, x13
+	WORD $0x9b0c7cac // mul x12, x5, x12
+	WORD $0x9b0f7cb0 // mul x16, x5, x15
+	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
+	WORD $0x8b0b0a81 // add x1, x20, x11, lsl #2
+	WORD $0x9b087ce8 // mul x8, x7, x8
+	WORD $0x8b0c0a91 // add x17, x20, x12, lsl #2
+	WORD $0x9b097ce9 // mul x9, x7, x9
+	WORD $0x8b100a90 // add x16, x20, x16, lsl #2
+	WORD $0x9b0a7cea // mul x10, x7, x10
+	WORD $0x8b080aa6 // add x6, x21, x8, lsl #2
+	WORD $0x91001048 // add x8, x2, #0x4
+	WORD $0xeb0f011f // cmp x8, x15
+	WORD $0x8b090aa4 // add x4, x21, x9, lsl #2
+	WORD $0x8b0a0aa3 // add x3, x21, x10, lsl #2
+	WORD $0x5400008d // b.le 0xf74 <k_gemm_nt+0xe48>
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa0203f3 // mov x19, x2
+	WORD $0x14000031 // b 0x1034 <k_gemm_nt+0xf08>
+	WORD $0x9b0d14aa // madd x10, x5, x13, x5
+	WORD $0xd37ef449 // lsl x9, x2, #2
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa0103eb // mov x11, x1
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xaa0403f7 // mov x23, x4
+	WORD $0x9b1854e8 // madd x8, x7, x24, x21
+	WORD $0xaa0303f8 // mov x24, x3
+	WORD $0xaa1103f9 // mov x25, x17
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0x8b0a0a8a // add x10, x20, x10, lsl #2
+	WORD $0x3ce96918 // ldr q24, [x8, x9]
+	WORD $0x3ce96ad9 // ldr q25, [x22, x9]
+	WORD $0x91001053 // add x19, x2, #0x4
+	WORD $0x3ce9697a // ldr q26, [x11, x9]
+	WORD $0x3ce96afb // ldr q27, [x23, x9]
+	WORD $0x9100204c // add x12, x2, #0x8
+	WORD $0x3ce96b1c // ldr q28, [x24, x9]
+	WORD $0x3ce9695d // ldr q29, [x10, x9]
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x4e3acf14 // fmla v20.4s, v24.4s, v26.4s
 	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
-	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x91004318 // add x24, x24, #0x10
 	WORD $0x4e3acf75 // fmla v21.4s, v27.4s, v26.4s
 	WORD $0x4e3acf97 // fmla v23.4s, v28.4s, v26.4s
-	WORD $0x3ce16bba // ldr q26, [x29, x1]
+	WORD $0x3ce96b3a // ldr q26, [x25, x9]
 	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
 	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
-	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x91004339 // add x25, x25, #0x10
 	WORD $0x4e3dcf71 // fmla v17.4s, v27.4s, v29.4s
 	WORD $0x4e3dcf93 // fmla v19.4s, v28.4s, v29.4s
-	WORD $0x3ce16bdd // ldr q29, [x30, x1]
+	WORD $0x3ce96b5d // ldr q29, [x26, x9]
 	WORD $0x4e3acf07 // fmla v7.4s, v24.4s, v26.4s
 	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
-	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x9100435a // add x26, x26, #0x10
 	WORD $0x4e3acf65 // fmla v5.4s, v27.4s, v26.4s
 	WORD $0x4e3acf84 // fmla v4.4s, v28.4s, v26.4s
-	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x910042f7 // add x23, x23, #0x10
 	WORD $0x4e3dcf00 // fmla v0.4s, v24.4s, v29.4s
 	WORD $0x4e3dcf22 // fmla v2.4s, v25.4s, v29.4s
-	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0x4e3dcf61 // fmla v1.4s, v27.4s, v29.4s
 	WORD $0x4e3dcf83 // fmla v3.4s, v28.4s, v29.4s
-	WORD $0xeb11017f // cmp x11, x17
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9100416b // add x11, x11, #0x10
 	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x91004129 // add x9, x9, #0x10
-	WORD $0xaa0e03f6 // mov x22, x14
-	WORD $0x54fffb8d // b.le 0xfa4 <k_gemm_nt+0xe78>
-	WORD $0xeb0e0228 // subs x8, x17, x14
-	WORD $0x5400490d // b.le 0x195c <k_gemm_nt+0x1830>
-	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
-	WORD $0xb240006a // orr x10, x3, #0x1
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x9b0a7e8b // mul x11, x20, x10
-	WORD $0x9b097ee9 // mul x9, x23, x9
-	WORD $0x8b090b29 // add x9, x25, x9, lsl #2
-	WORD $0x8b0e092a // add x10, x9, x14, lsl #2
-	WORD $0x8b0b0b09 // add x9, x24, x11, lsl #2
-	WORD $0xbd400158 // ldr s24, [x10]
-	WORD $0x5400294d // b.le 0x158c <k_gemm_nt+0x1460>
-	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0xaa1303e2 // mov x2, x19
+	WORD $0x54fffb8d // b.le 0xfa0 <k_gemm_nt+0xe74>
+	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
+	WORD $0xeb1301e8 // subs x8, x15, x19
+	WORD $0x5400034d // b.le 0x10a4 <k_gemm_nt+0xf78>
+	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
+	WORD $0xb24001aa // orr x10, x13, #0x1
 	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x9b0a7cab // mul x11, x5, x10
+	WORD $0xaa1b03f8 // mov x24, x27
+	WORD $0x9b097ce9 // mul x9, x7, x9
+	WORD $0x8b090aa9 // add x9, x21, x9, lsl #2
+	WORD $0x8b13092a // add x10, x9, x19, lsl #2
+	WORD $0x8b0b0a89 // add x9, x20, x11, lsl #2
+	WORD $0xbd400158 // ldr s24, [x10]
+	WORD $0x540033ab // b.lt 0x16dc <k_gemm_nt+0x15b0>
+	WORD $0x9100114b // add x11, x10, #0x4
 	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x540040a1 // b.ne 0x1888 <k_gemm_nt+0x175c>
-	WORD $0xd37ef5ca // lsl x10, x14, #2
-	WORD $0xfc6a6ab9 // ldr d25, [x21, x10]
-	WORD $0xfc6a699a // ldr d26, [x12, x10]
-	WORD $0xfc6a6a7b // ldr d27, [x19, x10]
-	WORD $0xfc6a68fc // ldr d28, [x7, x10]
-	WORD $0x8b0e0929 // add x9, x9, x14, lsl #2
+	WORD $0x54004f41 // b.ne 0x1a5c <k_gemm_nt+0x1930>
+	WORD $0xd37ef66a // lsl x10, x19, #2
+	WORD $0xfc6a68d9 // ldr d25, [x6, x10]
+	WORD $0xfc6a689a // ldr d26, [x4, x10]
+	WORD $0xfc6a687b // ldr d27, [x3, x10]
+	WORD $0xfc6a683c // ldr d28, [x1, x10]
+	WORD $0x8b130929 // add x9, x9, x19, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xfd40013d // ldr d29, [x9]
-	WORD $0x54004261 // b.ne 0x18e4 <k_gemm_nt+0x17b8>
-	WORD $0x14000214 // b 0x18ec <k_gemm_nt+0x17c0>
+	WORD $0x54005121 // b.ne 0x1ac0 <k_gemm_nt+0x1994>
+	WORD $0x1400028a // b 0x1ac8 <k_gemm_nt+0x199c>
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xaa1b03f8 // mov x24, x27
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x5400548b // b.lt 0x1b44 <k_gemm_nt+0x1a18>
+	WORD $0x4eb41e98 // mov v24.16b, v20.16b
+	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
+	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0x9b0d7dc8 // mul x8, x14, x13
+	WORD $0xf940300f // ldr x15, [x0, #0x60]
+	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
+	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
+	WORD $0xcb0902ed // sub x13, x23, x9
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x5400772a // b.ge 0x1fe4 <k_gemm_nt+0x1eb8>
+	WORD $0xb400686f // cbz x15, 0x1e10 <k_gemm_nt+0x1ce4>
+	WORD $0xbd400115 // ldr s21, [x8]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x1e352a95 // fadd s21, s20, s21
+	WORD $0xbd000115 // str s21, [x8]
+	WORD $0x540076ed // b.le 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0x140003dd // b 0x2090 <k_gemm_nt+0x1f64>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf94053ef // ldr x15, [sp, #0xa0]
-	WORD $0xa942b9eb // ldp x11, x14, [x15, #0x28]
-	WORD $0x9b037d6b // mul x11, x11, x3
-	WORD $0x9b087dcc // mul x12, x14, x8
-	WORD $0xa940bde8 // ldp x8, x15, [x15, #0x8]
-	WORD $0x9b097dc9 // mul x9, x14, x9
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf9407feb // ldr x11, [sp, #0xf8]
-	WORD $0x9b0a7dcd // mul x13, x14, x10
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0xeb11017f // cmp x11, x17
-	WORD $0x8b0909ea // add x10, x15, x9, lsl #2
-	WORD $0x8b0d09e9 // add x9, x15, x13, lsl #2
-	WORD $0x5400006d // b.le 0x10f0 <k_gemm_nt+0xfc4>
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0x1400001b // b 0x1158 <k_gemm_nt+0x102c>
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
-	WORD $0xaa0803e6 // mov x6, x8
-	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0xaa0903f3 // mov x19, x9
-	WORD $0xaa1003ed // mov x13, x16
-	WORD $0x9b0b3dc5 // madd x5, x14, x11, x15
-	WORD $0x3ce168a4 // ldr q4, [x5, x1]
-	WORD $0x3ce168e5 // ldr q5, [x7, x1]
-	WORD $0x910011b4 // add x20, x13, #0x4
-	WORD $0x3ce168c6 // ldr q6, [x6, x1]
-	WORD $0x3ce16847 // ldr q7, [x2, x1]
-	WORD $0x910021ab // add x11, x13, #0x8
-	WORD $0x3ce16a70 // ldr q16, [x19, x1]
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0xa942c40c // ldp x12, x17, [x0, #0x28]
+	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
+	WORD $0x9b0d7d8c // mul x12, x12, x13
+	WORD $0x9b087e30 // mul x16, x17, x8
+	WORD $0xa9408408 // ldp x8, x1, [x0, #0x8]
+	WORD $0x9b097e29 // mul x9, x17, x9
+	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x9b0a7e22 // mul x2, x17, x10
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x8b100830 // add x16, x1, x16, lsl #2
+	WORD $0x8b09082a // add x10, x1, x9, lsl #2
+	WORD $0x8b020829 // add x9, x1, x2, lsl #2
+	WORD $0x5400006d // b.le 0x1170 <k_gemm_nt+0x1044>
+	WORD $0xaa0b03e7 // mov x7, x11
+	WORD $0x1400001a // b 0x11d4 <k_gemm_nt+0x10a8>
+	WORD $0x9b180622 // madd x2, x17, x24, x1
+	WORD $0xd37ef563 // lsl x3, x11, #2
+	WORD $0xaa0803e4 // mov x4, x8
+	WORD $0xaa1003e5 // mov x5, x16
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xaa0903e6 // mov x6, x9
+	WORD $0x3ce36844 // ldr q4, [x2, x3]
+	WORD $0x3ce368a5 // ldr q5, [x5, x3]
+	WORD $0x91001167 // add x7, x11, #0x4
+	WORD $0x3ce36886 // ldr q6, [x4, x3]
+	WORD $0x3ce36987 // ldr q7, [x12, x3]
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x3ce368d0 // ldr q16, [x6, x3]
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0x9100418c // add x12, x12, #0x10
 	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
 	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
-	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0x910040a5 // add x5, x5, #0x10
 	WORD $0x4e26cce1 // fmla v1.4s, v7.4s, v6.4s
 	WORD $0x4e26ce00 // fmla v0.4s, v16.4s, v6.4s
-	WORD $0xeb11017f // cmp x11, x17
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xaa1403ed // mov x13, x20
-	WORD $0x54fffdcd // b.le 0x110c <k_gemm_nt+0xfe0>
-	WORD $0xeb140222 // subs x2, x17, x20
-	WORD $0x5400024d // b.le 0x11a4 <k_gemm_nt+0x1078>
-	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x9b0b7dcb // mul x11, x14, x11
-	WORD $0x8b0b09eb // add x11, x15, x11, lsl #2
-	WORD $0x8b14096d // add x13, x11, x20, lsl #2
-	WORD $0xbd4001a4 // ldr s4, [x13]
-	WORD $0x5400242d // b.le 0x15fc <k_gemm_nt+0x14d0>
-	WORD $0x910011ab // add x11, x13, #0x4
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
-	WORD $0xd37ef68b // lsl x11, x20, #2
-	WORD $0x54004521 // b.ne 0x1a30 <k_gemm_nt+0x1904>
-	WORD $0xfc6b6985 // ldr d5, [x12, x11]
+	WORD $0xeb0f017f // cmp x11, x15
+	WORD $0x91004084 // add x4, x4, #0x10
+	WORD $0x91004042 // add x2, x2, #0x10
+	WORD $0xaa0703eb // mov x11, x7
+	WORD $0x54fffdcd // b.le 0x1188 <k_gemm_nt+0x105c>
+	WORD $0xeb0701ec // subs x12, x15, x7
+	WORD $0x5400024d // b.le 0x1220 <k_gemm_nt+0x10f4>
+	WORD $0xa9492fe0 // ldp x0, x11, [sp, #0x90]
+	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xf94047e3 // ldr x3, [sp, #0x88]
+	WORD $0x9b0b7e2b // mul x11, x17, x11
+	WORD $0x8b0b082b // add x11, x1, x11, lsl #2
+	WORD $0x8b07096b // add x11, x11, x7, lsl #2
+	WORD $0xbd400164 // ldr s4, [x11]
+	WORD $0x54002acb // b.lt 0x1750 <k_gemm_nt+0x1624>
+	WORD $0x9100116c // add x12, x11, #0x4
+	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
+	WORD $0x54004b21 // b.ne 0x1b68 <k_gemm_nt+0x1a3c>
+	WORD $0xd37ef4eb // lsl x11, x7, #2
+	WORD $0xfc6b6a05 // ldr d5, [x16, x11]
 	WORD $0xfc6b6946 // ldr d6, [x10, x11]
 	WORD $0xfc6b6927 // ldr d7, [x9, x11]
 	WORD $0xfc6b6910 // ldr d16, [x8, x11]
-	WORD $0x14000237 // b 0x1a7c <k_gemm_nt+0x1950>
-	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x5400476c // b.gt 0x1a98 <k_gemm_nt+0x196c>
+	WORD $0x14000267 // b 0x1bb8 <k_gemm_nt+0x1a8c>
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54004d4b // b.lt 0x1bd4 <k_gemm_nt+0x1aa8>
 	WORD $0x4ea31c64 // mov v4.16b, v3.16b
 	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf9404fea // ldr x10, [sp, #0x98]
+	WORD $0x9b0d7d08 // mul x8, x8, x13
 	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
 	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
 	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
 	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
-	WORD $0xf9401148 // ldr x8, [x10, #0x20]
-	WORD $0xf9400149 // ldr x9, [x10]
-	WORD $0xf9402d4a // ldr x10, [x10, #0x58]
-	WORD $0x9b037d08 // mul x8, x8, x3
 	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
-	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
 	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xcb0a02e9 // sub x9, x23, x10
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
+	WORD $0xf940300a // ldr x10, [x0, #0x60]
 	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0xcb0b0129 // sub x9, x9, x11
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf1000d3f // cmp x9, #0x3
-	WORD $0x5400214d // b.le 0x1624 <k_gemm_nt+0x14f8>
-	WORD $0xb5007baa // cbnz x10, 0x2174 <k_gemm_nt+0x2048>
-	WORD $0x140003de // b 0x217c <k_gemm_nt+0x2050>
+	WORD $0x5400280b // b.lt 0x1778 <k_gemm_nt+0x164c>
+	WORD $0xb50079ea // cbnz x10, 0x21b8 <k_gemm_nt+0x208c>
+	WORD $0x140003d0 // b 0x21c0 <k_gemm_nt+0x2094>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -1190,109 +1221,135 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf94053ed // ldr x13, [sp, #0xa0]
-	WORD $0xa942d9b5 // ldp x21, x22, [x13, #0x28]
-	WORD $0xa940ddac // ldp x12, x23, [x13, #0x8]
-	WORD $0x9b087ec8 // mul x8, x22, x8
-	WORD $0x9b037eab // mul x11, x21, x3
-	WORD $0x9b097ec9 // mul x9, x22, x9
-	WORD $0x8b080af3 // add x19, x23, x8, lsl #2
-	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
-	WORD $0x9b0a7eca // mul x10, x22, x10
-	WORD $0x8b0b0985 // add x5, x12, x11, lsl #2
-	WORD $0xeb11011f // cmp x8, x17
-	WORD $0x8b090ae7 // add x7, x23, x9, lsl #2
-	WORD $0x8b0a0ae6 // add x6, x23, x10, lsl #2
-	WORD $0x5400006d // b.le 0x1298 <k_gemm_nt+0x116c>
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0x14000034 // b 0x1364 <k_gemm_nt+0x1238>
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0xd37ef6a9 // lsl x9, x21, #2
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xaa1303ef // mov x15, x19
-	WORD $0xaa0703f8 // mov x24, x7
-	WORD $0xaa0603f9 // mov x25, x6
-	WORD $0x9b085ec8 // madd x8, x22, x8, x23
-	WORD $0xaa1003fa // mov x26, x16
-	WORD $0x8b01014b // add x11, x10, x1
-	WORD $0x3ce1691c // ldr q28, [x8, x1]
-	WORD $0x3ce169fd // ldr q29, [x15, x1]
-	WORD $0x3dc0017e // ldr q30, [x11]
-	WORD $0x3ce16b1f // ldr q31, [x24, x1]
-	WORD $0x8b09016b // add x11, x11, x9
-	WORD $0x3ce16b28 // ldr q8, [x25, x1]
-	WORD $0x3dc00169 // ldr q9, [x11]
-	WORD $0x8b09016b // add x11, x11, x9
+	WORD $0xa9429c04 // ldp x4, x7, [x0, #0x28]
+	WORD $0x9100122c // add x12, x17, #0x4
+	WORD $0xa940cc06 // ldp x6, x19, [x0, #0x8]
+	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
+	WORD $0x9b0d7c8b // mul x11, x4, x13
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9b087ce8 // mul x8, x7, x8
+	WORD $0x9b097ce9 // mul x9, x7, x9
+	WORD $0x8b0b08d0 // add x16, x6, x11, lsl #2
+	WORD $0x9b0a7cea // mul x10, x7, x10
+	WORD $0x8b080a63 // add x3, x19, x8, lsl #2
+	WORD $0x8b090a62 // add x2, x19, x9, lsl #2
+	WORD $0x8b0a0a61 // add x1, x19, x10, lsl #2
+	WORD $0x5400006d // b.le 0x1314 <k_gemm_nt+0x11e8>
+	WORD $0xaa1103e5 // mov x5, x17
+	WORD $0x14000033 // b 0x13dc <k_gemm_nt+0x12b0>
+	WORD $0x9b184ce8 // madd x8, x7, x24, x19
+	WORD $0xd37ef629 // lsl x9, x17, #2
+	WORD $0xd37ef48a // lsl x10, x4, #2
+	WORD $0xaa1003eb // mov x11, x16
+	WORD $0xaa0303f4 // mov x20, x3
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0xaa0103f6 // mov x22, x1
+	WORD $0x8b09016c // add x12, x11, x9
+	WORD $0x3ce9691c // ldr q28, [x8, x9]
+	WORD $0x3ce96a9d // ldr q29, [x20, x9]
+	WORD $0x3dc0019e // ldr q30, [x12]
+	WORD $0x3ce96abf // ldr q31, [x21, x9]
+	WORD $0x8b0a018c // add x12, x12, x10
+	WORD $0x3ce96ac8 // ldr q8, [x22, x9]
+	WORD $0x3dc00189 // ldr q9, [x12]
+	WORD $0x8b0a018c // add x12, x12, x10
 	WORD $0x4e3ecf98 // fmla v24.4s, v28.4s, v30.4s
 	WORD $0x4e3ecfba // fmla v26.4s, v29.4s, v30.4s
-	WORD $0x91001354 // add x20, x26, #0x4
+	WORD $0x91001225 // add x5, x17, #0x4
 	WORD $0x4e3ecff9 // fmla v25.4s, v31.4s, v30.4s
 	WORD $0x4e3ecd1b // fmla v27.4s, v8.4s, v30.4s
-	WORD $0x3dc0017e // ldr q30, [x11]
-	WORD $0x8b09016b // add x11, x11, x9
+	WORD $0x3dc0019e // ldr q30, [x12]
+	WORD $0x8b0a018c // add x12, x12, x10
 	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
 	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
 	WORD $0x4e29cff5 // fmla v21.4s, v31.4s, v9.4s
 	WORD $0x4e29cd14 // fmla v20.4s, v8.4s, v9.4s
-	WORD $0x3dc00169 // ldr q9, [x11]
+	WORD $0x3dc00189 // ldr q9, [x12]
 	WORD $0x4e3ecf90 // fmla v16.4s, v28.4s, v30.4s
 	WORD $0x4e3ecfb2 // fmla v18.4s, v29.4s, v30.4s
-	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0x4e3ecff1 // fmla v17.4s, v31.4s, v30.4s
 	WORD $0x4e3ecd13 // fmla v19.4s, v8.4s, v30.4s
-	WORD $0x3ce9697e // ldr q30, [x11, x9]
+	WORD $0x3cea699e // ldr q30, [x12, x10]
 	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
 	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
-	WORD $0x9100234b // add x11, x26, #0x8
+	WORD $0x9100222c // add x12, x17, #0x8
 	WORD $0x4e29cfe5 // fmla v5.4s, v31.4s, v9.4s
 	WORD $0x4e29cd04 // fmla v4.4s, v8.4s, v9.4s
-	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x910042b5 // add x21, x21, #0x10
 	WORD $0x4e3ecf80 // fmla v0.4s, v28.4s, v30.4s
 	WORD $0x4e3ecfa2 // fmla v2.4s, v29.4s, v30.4s
-	WORD $0x910041ef // add x15, x15, #0x10
+	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0x4e3ecfe1 // fmla v1.4s, v31.4s, v30.4s
 	WORD $0x4e3ecd03 // fmla v3.4s, v8.4s, v30.4s
-	WORD $0xeb11017f // cmp x11, x17
+	WORD $0xeb0f019f // cmp x12, x15
+	WORD $0x9100416b // add x11, x11, #0x10
 	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0xaa1403fa // mov x26, x20
-	WORD $0x54fffacd // b.le 0x12b8 <k_gemm_nt+0x118c>
-	WORD $0xeb140229 // subs x9, x17, x20
-	WORD $0x5400418d // b.le 0x1b98 <k_gemm_nt+0x1a6c>
-	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
-	WORD $0xb2400068 // orr x8, x3, #0x1
-	WORD $0x9100086a // add x10, x3, #0x2
-	WORD $0x91000c6d // add x13, x3, #0x3
-	WORD $0x9100106e // add x14, x3, #0x4
-	WORD $0x9b087ea8 // mul x8, x21, x8
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x9b0b7ecb // mul x11, x22, x11
-	WORD $0x9b0a7eaa // mul x10, x21, x10
-	WORD $0x9b0d7ead // mul x13, x21, x13
-	WORD $0x8b0b0aeb // add x11, x23, x11, lsl #2
-	WORD $0x9b0e7eb0 // mul x16, x21, x14
-	WORD $0x8b08098e // add x14, x12, x8, lsl #2
-	WORD $0x8b14096f // add x15, x11, x20, lsl #2
-	WORD $0x8b0a098a // add x10, x12, x10, lsl #2
-	WORD $0x8b0d0988 // add x8, x12, x13, lsl #2
-	WORD $0xbd4001fc // ldr s28, [x15]
-	WORD $0x8b10098c // add x12, x12, x16, lsl #2
-	WORD $0x5400152d // b.le 0x1658 <k_gemm_nt+0x152c>
-	WORD $0x910011eb // add x11, x15, #0x4
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x0d40917c // ld1 { v28.s }[1], [x11]
-	WORD $0xd37ef68b // lsl x11, x20, #2
-	WORD $0x540036e1 // b.ne 0x1aa4 <k_gemm_nt+0x1978>
-	WORD $0xfc6b6a7d // ldr d29, [x19, x11]
-	WORD $0xfc6b68fe // ldr d30, [x7, x11]
-	WORD $0xfc6b68df // ldr d31, [x6, x11]
-	WORD $0xfc6b68a8 // ldr d8, [x5, x11]
-	WORD $0x8b1409cd // add x13, x14, x20, lsl #2
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xfd4001a9 // ldr d9, [x13]
-	WORD $0x540038a1 // b.ne 0x1b00 <k_gemm_nt+0x19d4>
-	WORD $0x140001c6 // b 0x1b08 <k_gemm_nt+0x19dc>
+	WORD $0xaa0503f1 // mov x17, x5
+	WORD $0x54fffacd // b.le 0x1330 <k_gemm_nt+0x1204>
+	WORD $0xeb0501e8 // subs x8, x15, x5
+	WORD $0x5400044d // b.le 0x1468 <k_gemm_nt+0x133c>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0x91000dac // add x12, x13, #0x3
+	WORD $0xb24001a9 // orr x9, x13, #0x1
+	WORD $0x910009aa // add x10, x13, #0x2
+	WORD $0x9b0c7c91 // mul x17, x4, x12
+	WORD $0x910011ac // add x12, x13, #0x4
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x9b0b7ceb // mul x11, x7, x11
+	WORD $0x9b097c89 // mul x9, x4, x9
+	WORD $0x9b0a7c8a // mul x10, x4, x10
+	WORD $0x8b0b0a6b // add x11, x19, x11, lsl #2
+	WORD $0x9b0c7c80 // mul x0, x4, x12
+	WORD $0x8b05096c // add x12, x11, x5, lsl #2
+	WORD $0x8b0908cb // add x11, x6, x9, lsl #2
+	WORD $0x8b1108c9 // add x9, x6, x17, lsl #2
+	WORD $0x8b0a08ca // add x10, x6, x10, lsl #2
+	WORD $0xbd40019c // ldr s28, [x12]
+	WORD $0x8b0008d1 // add x17, x6, x0, lsl #2
+	WORD $0x54001c0b // b.lt 0x17ac <k_gemm_nt+0x1680>
+	WORD $0x91001180 // add x0, x12, #0x4
+	WORD $0x0d40901c // ld1 { v28.s }[1], [x0]
+	WORD $0x54003d41 // b.ne 0x1be0 <k_gemm_nt+0x1ab4>
+	WORD $0xd37ef4ac // lsl x12, x5, #2
+	WORD $0xfc6c687d // ldr d29, [x3, x12]
+	WORD $0xfc6c685e // ldr d30, [x2, x12]
+	WORD $0xfc6c683f // ldr d31, [x1, x12]
+	WORD $0xfc6c6a08 // ldr d8, [x16, x12]
+	WORD $0x8b05096b // add x11, x11, x5, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd400169 // ldr d9, [x11]
+	WORD $0x54003f21 // b.ne 0x1c44 <k_gemm_nt+0x1b18>
+	WORD $0x140001fa // b 0x1c4c <k_gemm_nt+0x1b20>
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x540043ab // b.lt 0x1ce8 <k_gemm_nt+0x1bbc>
+	WORD $0x4eb81f1c // mov v28.16b, v24.16b
+	WORD $0x4eb91f3d // mov v29.16b, v25.16b
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
+	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0x9b0d7dc8 // mul x8, x14, x13
+	WORD $0xf940300f // ldr x15, [x0, #0x60]
+	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
+	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
+	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
+	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
+	WORD $0xcb0902ed // sub x13, x23, x9
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54001bcb // b.lt 0x1838 <k_gemm_nt+0x170c>
+	WORD $0xb400006f // cbz x15, 0x14d0 <k_gemm_nt+0x13a4>
+	WORD $0x3dc00119 // ldr q25, [x8]
+	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
+	WORD $0x3d800118 // str q24, [x8]
+	WORD $0x140002b8 // b 0x1fb4 <k_gemm_nt+0x1e88>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -1301,91 +1358,118 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf94053ec // ldr x12, [sp, #0xa0]
-	WORD $0xa9429985 // ldp x5, x6, [x12, #0x28]
-	WORD $0xa940cd87 // ldp x7, x19, [x12, #0x8]
-	WORD $0x9b037cab // mul x11, x5, x3
-	WORD $0x9b087cc8 // mul x8, x6, x8
-	WORD $0x9b097cc9 // mul x9, x6, x9
-	WORD $0x9b0a7ccd // mul x13, x6, x10
-	WORD $0x8b0b08ea // add x10, x7, x11, lsl #2
-	WORD $0xf9407feb // ldr x11, [sp, #0xf8]
-	WORD $0x8b080a6c // add x12, x19, x8, lsl #2
-	WORD $0xeb11017f // cmp x11, x17
-	WORD $0x8b090a68 // add x8, x19, x9, lsl #2
-	WORD $0x8b0d0a69 // add x9, x19, x13, lsl #2
-	WORD $0x5400006d // b.le 0x1454 <k_gemm_nt+0x1328>
-	WORD $0xaa1003ef // mov x15, x16
-	WORD $0x14000023 // b 0x14dc <k_gemm_nt+0x13b0>
-	WORD $0x9b0314ab // madd x11, x5, x3, x5
-	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xa9428811 // ldp x17, x2, [x0, #0x28]
+	WORD $0x91001161 // add x1, x11, #0x4
+	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
+	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
+	WORD $0x9b0d7e2c // mul x12, x17, x13
+	WORD $0xeb0f003f // cmp x1, x15
+	WORD $0x9b087c50 // mul x16, x2, x8
+	WORD $0x9b097c49 // mul x9, x2, x9
+	WORD $0x8b0c0868 // add x8, x3, x12, lsl #2
+	WORD $0x9b0a7c45 // mul x5, x2, x10
+	WORD $0x8b100890 // add x16, x4, x16, lsl #2
+	WORD $0x8b09088a // add x10, x4, x9, lsl #2
+	WORD $0x8b050889 // add x9, x4, x5, lsl #2
+	WORD $0x5400006d // b.le 0x1538 <k_gemm_nt+0x140c>
+	WORD $0xaa0b03e1 // mov x1, x11
+	WORD $0x14000022 // b 0x15bc <k_gemm_nt+0x1490>
+	WORD $0x9b0d462c // madd x12, x17, x13, x17
+	WORD $0xd37ef566 // lsl x6, x11, #2
+	WORD $0xaa0803f3 // mov x19, x8
+	WORD $0xaa1003f4 // mov x20, x16
 	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0xaa0c03f6 // mov x22, x12
-	WORD $0xaa0803f7 // mov x23, x8
-	WORD $0xaa0903f8 // mov x24, x9
-	WORD $0x9b0d4cce // madd x14, x6, x13, x19
-	WORD $0xaa1003f9 // mov x25, x16
-	WORD $0x8b0b08f4 // add x20, x7, x11, lsl #2
-	WORD $0x3ce169d0 // ldr q16, [x14, x1]
-	WORD $0x3ce16ad1 // ldr q17, [x22, x1]
-	WORD $0x9100132f // add x15, x25, #0x4
-	WORD $0x3ce16ab2 // ldr q18, [x21, x1]
-	WORD $0x3ce16af3 // ldr q19, [x23, x1]
-	WORD $0x9100232b // add x11, x25, #0x8
-	WORD $0x3ce16b14 // ldr q20, [x24, x1]
-	WORD $0x3ce16a95 // ldr q21, [x20, x1]
-	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0xaa0903f6 // mov x22, x9
+	WORD $0x9b181045 // madd x5, x2, x24, x4
+	WORD $0x8b0c0867 // add x7, x3, x12, lsl #2
+	WORD $0x3ce668b0 // ldr q16, [x5, x6]
+	WORD $0x3ce66a91 // ldr q17, [x20, x6]
+	WORD $0x91001161 // add x1, x11, #0x4
+	WORD $0x3ce66a72 // ldr q18, [x19, x6]
+	WORD $0x3ce66ab3 // ldr q19, [x21, x6]
+	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0x3ce66ad4 // ldr q20, [x22, x6]
+	WORD $0x3ce668f5 // ldr q21, [x7, x6]
+	WORD $0x910040e7 // add x7, x7, #0x10
 	WORD $0x4e32ce04 // fmla v4.4s, v16.4s, v18.4s
 	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x910042d6 // add x22, x22, #0x10
 	WORD $0x4e32ce65 // fmla v5.4s, v19.4s, v18.4s
 	WORD $0x4e32ce87 // fmla v7.4s, v20.4s, v18.4s
-	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x910042b5 // add x21, x21, #0x10
 	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
 	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
+	WORD $0x91004294 // add x20, x20, #0x10
 	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
 	WORD $0x4e35ce80 // fmla v0.4s, v20.4s, v21.4s
-	WORD $0xeb11017f // cmp x11, x17
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0xaa0f03f9 // mov x25, x15
-	WORD $0x54fffd0d // b.le 0x1478 <k_gemm_nt+0x134c>
-	WORD $0xeb0f0234 // subs x20, x17, x15
-	WORD $0x540041ad // b.le 0x1d14 <k_gemm_nt+0x1be8>
-	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
-	WORD $0xb240006d // orr x13, x3, #0x1
-	WORD $0xf100069f // cmp x20, #0x1
-	WORD $0x9b0d7cae // mul x14, x5, x13
-	WORD $0x9b0b7ccb // mul x11, x6, x11
-	WORD $0x8b0e08ee // add x14, x7, x14, lsl #2
-	WORD $0x8b0b0a6b // add x11, x19, x11, lsl #2
-	WORD $0x8b0f096d // add x13, x11, x15, lsl #2
-	WORD $0xbd4001b0 // ldr s16, [x13]
-	WORD $0x54000eed // b.le 0x16e4 <k_gemm_nt+0x15b8>
-	WORD $0x910011ab // add x11, x13, #0x4
-	WORD $0xf1000a9f // cmp x20, #0x2
-	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
-	WORD $0xd37ef5eb // lsl x11, x15, #2
-	WORD $0x54003ba1 // b.ne 0x1c90 <k_gemm_nt+0x1b64>
-	WORD $0xfc6b6991 // ldr d17, [x12, x11]
-	WORD $0xfc6b6912 // ldr d18, [x8, x11]
-	WORD $0xfc6b6933 // ldr d19, [x9, x11]
-	WORD $0xfc6b6954 // ldr d20, [x10, x11]
-	WORD $0x140001eb // b 0x1cdc <k_gemm_nt+0x1bb0>
-	WORD $0xd37ef529 // lsl x9, x9, #2
-	WORD $0x8b09014a // add x10, x10, x9
-	WORD $0x8b0900eb // add x11, x7, x9
-	WORD $0x8b09018c // add x12, x12, x9
-	WORD $0x8b0900cd // add x13, x6, x9
-	WORD $0xbd400155 // ldr s21, [x10]
+	WORD $0xeb0f017f // cmp x11, x15
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xaa0103eb // mov x11, x1
+	WORD $0x54fffd0d // b.le 0x1558 <k_gemm_nt+0x142c>
+	WORD $0xeb0101e5 // subs x5, x15, x1
+	WORD $0x5400028d // b.le 0x1610 <k_gemm_nt+0x14e4>
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0xb24001ac // orr x12, x13, #0x1
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x9b0c7e31 // mul x17, x17, x12
+	WORD $0x9b0b7c4b // mul x11, x2, x11
+	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
+	WORD $0x8b01096c // add x12, x11, x1, lsl #2
+	WORD $0x8b11086b // add x11, x3, x17, lsl #2
+	WORD $0xbd400190 // ldr s16, [x12]
+	WORD $0x5400148b // b.lt 0x1878 <k_gemm_nt+0x174c>
+	WORD $0x91001191 // add x17, x12, #0x4
+	WORD $0x0d409230 // ld1 { v16.s }[1], [x17]
+	WORD $0x540039e1 // b.ne 0x1d30 <k_gemm_nt+0x1c04>
+	WORD $0xd37ef42c // lsl x12, x1, #2
+	WORD $0xfc6c6a11 // ldr d17, [x16, x12]
+	WORD $0xfc6c6952 // ldr d18, [x10, x12]
+	WORD $0xfc6c6933 // ldr d19, [x9, x12]
+	WORD $0xfc6c6914 // ldr d20, [x8, x12]
+	WORD $0x140001dc // b 0x1d7c <k_gemm_nt+0x1c50>
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54003d4b // b.lt 0x1dc4 <k_gemm_nt+0x1c98>
+	WORD $0x4ea41c90 // mov v16.16b, v4.16b
+	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
+	WORD $0xf9401009 // ldr x9, [x0, #0x20]
+	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
+	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0x9b0d7d28 // mul x8, x9, x13
+	WORD $0xf9404feb // ldr x11, [sp, #0x98]
+	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
+	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
+	WORD $0xcb0b02e8 // sub x8, x23, x11
+	WORD $0x8b0b094a // add x10, x10, x11, lsl #2
+	WORD $0xf940300b // ldr x11, [x0, #0x60]
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
+	WORD $0x540012ab // b.lt 0x18bc <k_gemm_nt+0x1790>
+	WORD $0xb400006b // cbz x11, 0x1678 <k_gemm_nt+0x154c>
+	WORD $0x3dc00145 // ldr q5, [x10]
+	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
+	WORD $0x3d800144 // str q4, [x10]
+	WORD $0x140002ef // b 0x2238 <k_gemm_nt+0x210c>
+	WORD $0xd37ef54a // lsl x10, x10, #2
+	WORD $0x8b0a0108 // add x8, x8, x10
+	WORD $0x8b0a006b // add x11, x3, x10
+	WORD $0x8b0a022c // add x12, x17, x10
+	WORD $0x8b0a0031 // add x17, x1, x10
+	WORD $0xbd400115 // ldr s21, [x8]
 	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0x8b0a0128 // add x8, x9, x10
 	WORD $0xbd400176 // ldr s22, [x11]
-	WORD $0xbd4001b7 // ldr s23, [x13]
+	WORD $0xbd400237 // ldr s23, [x17]
 	WORD $0xbd400119 // ldr s25, [x8]
-	WORD $0x8b0900a8 // add x8, x5, x9
+	WORD $0x8b0a0208 // add x8, x16, x10
 	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
 	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
 	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
@@ -1394,37 +1478,38 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
 	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
 	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
-	WORD $0x14000090 // b 0x17c8 <k_gemm_nt+0x169c>
-	WORD $0xd37ef5c8 // lsl x8, x14, #2
-	WORD $0x8b0802aa // add x10, x21, x8
-	WORD $0x8b08018b // add x11, x12, x8
-	WORD $0x8b0800ec // add x12, x7, x8
-	WORD $0x8b08026d // add x13, x19, x8
+	WORD $0x140000b2 // b 0x19a0 <k_gemm_nt+0x1874>
+	WORD $0xd37ef668 // lsl x8, x19, #2
+	WORD $0x8b0800ca // add x10, x6, x8
+	WORD $0x8b08008b // add x11, x4, x8
+	WORD $0x8b08002c // add x12, x1, x8
+	WORD $0x8b080060 // add x0, x3, x8
 	WORD $0xbd400159 // ldr s25, [x10]
 	WORD $0xbd40019c // ldr s28, [x12]
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0xbd40017a // ldr s26, [x11]
-	WORD $0xbd4001bb // ldr s27, [x13]
+	WORD $0xbd40001b // ldr s27, [x0]
 	WORD $0xbd40013d // ldr s29, [x9]
-	WORD $0x8b0800c9 // add x9, x6, x8
+	WORD $0x8b080229 // add x9, x17, x8
 	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
 	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
 	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
-	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x8b080208 // add x8, x16, x8
 	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
 	WORD $0xbd40013c // ldr s28, [x9]
 	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
-	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
 	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
 	WORD $0x4e3ccf26 // fmla v6.4s, v25.4s, v28.4s
 	WORD $0x4e3ccf45 // fmla v5.4s, v26.4s, v28.4s
 	WORD $0x4e3ccf64 // fmla v4.4s, v27.4s, v28.4s
 	WORD $0xbd40011c // ldr s28, [x8]
+	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
 	WORD $0x4e3dcf73 // fmla v19.4s, v27.4s, v29.4s
-	WORD $0x140000d5 // b 0x194c <k_gemm_nt+0x1820>
-	WORD $0xd37ef68b // lsl x11, x20, #2
-	WORD $0x8b0b018c // add x12, x12, x11
+	WORD $0x140000f7 // b 0x1b28 <k_gemm_nt+0x19fc>
+	WORD $0xd37ef4eb // lsl x11, x7, #2
+	WORD $0x8b0b020c // add x12, x16, x11
 	WORD $0x8b0b014a // add x10, x10, x11
 	WORD $0x8b0b0129 // add x9, x9, x11
 	WORD $0x8b0b0108 // add x8, x8, x11
@@ -1432,46 +1517,46 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd400146 // ldr s6, [x10]
 	WORD $0xbd400127 // ldr s7, [x9]
 	WORD $0xbd400110 // ldr s16, [x8]
-	WORD $0x14000117 // b 0x1a7c <k_gemm_nt+0x1950>
-	WORD $0xb40040aa // cbz x10, 0x1e38 <k_gemm_nt+0x1d0c>
+	WORD $0x14000111 // b 0x1bb8 <k_gemm_nt+0x1a8c>
+	WORD $0xb40035ea // cbz x10, 0x1e34 <k_gemm_nt+0x1d08>
 	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x1e212801 // fadd s1, s0, s1
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54ff5d8b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54ff506d // b.le 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e0c0401 // mov s1, v0.s[1]
 	WORD $0xbd400502 // ldr s2, [x8, #0x4]
 	WORD $0xf1000d3f // cmp x9, #0x3
 	WORD $0x1e222821 // fadd s1, s1, s2
 	WORD $0xbd000501 // str s1, [x8, #0x4]
-	WORD $0x54ff5cc1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x140002d8 // b 0x21b4 <k_gemm_nt+0x2088>
-	WORD $0xd37ef689 // lsl x9, x20, #2
-	WORD $0x8b09026b // add x11, x19, x9
-	WORD $0x8b0900ed // add x13, x7, x9
-	WORD $0x8b0900af // add x15, x5, x9
-	WORD $0x8b0900d0 // add x16, x6, x9
-	WORD $0xbd40017d // ldr s29, [x11]
-	WORD $0xbd4001e8 // ldr s8, [x15]
-	WORD $0x8b0901cb // add x11, x14, x9
-	WORD $0xbd4001be // ldr s30, [x13]
-	WORD $0xbd40021f // ldr s31, [x16]
+	WORD $0x54ff4fa1 // b.ne 0x198 <k_gemm_nt+0x6c>
+	WORD $0x14000294 // b 0x21f8 <k_gemm_nt+0x20cc>
+	WORD $0xd37ef4a8 // lsl x8, x5, #2
+	WORD $0x8b08006c // add x12, x3, x8
+	WORD $0x8b080040 // add x0, x2, x8
+	WORD $0x8b080210 // add x16, x16, x8
+	WORD $0x8b080021 // add x1, x1, x8
+	WORD $0xbd40019d // ldr s29, [x12]
+	WORD $0xbd400208 // ldr s8, [x16]
+	WORD $0x8b08016b // add x11, x11, x8
+	WORD $0xbd40001e // ldr s30, [x0]
+	WORD $0xbd40003f // ldr s31, [x1]
 	WORD $0xbd400169 // ldr s9, [x11]
-	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b08014a // add x10, x10, x8
 	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
 	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
 	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
-	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
 	WORD $0xbd400148 // ldr s8, [x10]
 	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
 	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
 	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
+	WORD $0x8b080228 // add x8, x17, x8
 	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
-	WORD $0xbd400109 // ldr s9, [x8]
-	WORD $0x8b090188 // add x8, x12, x9
+	WORD $0xbd400129 // ldr s9, [x9]
 	WORD $0x4e28cf90 // fmla v16.4s, v28.4s, v8.4s
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0x4e28cfb2 // fmla v18.4s, v29.4s, v8.4s
 	WORD $0x4e28cfd1 // fmla v17.4s, v30.4s, v8.4s
 	WORD $0x4e28cff3 // fmla v19.4s, v31.4s, v8.4s
@@ -1480,146 +1565,180 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
 	WORD $0x4e29cfc5 // fmla v5.4s, v30.4s, v9.4s
 	WORD $0x4e29cfe4 // fmla v4.4s, v31.4s, v9.4s
-	WORD $0x1400012a // b 0x1b88 <k_gemm_nt+0x1a5c>
-	WORD $0xd37ef5eb // lsl x11, x15, #2
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b0b0108 // add x8, x8, x11
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0xbd400191 // ldr s17, [x12]
-	WORD $0xbd400154 // ldr s20, [x10]
-	WORD $0xbd400112 // ldr s18, [x8]
+	WORD $0x14000126 // b 0x1ccc <k_gemm_nt+0x1ba0>
+	WORD $0xb40030ef // cbz x15, 0x1e54 <k_gemm_nt+0x1d28>
+	WORD $0xbd400119 // ldr s25, [x8]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x1e392b19 // fadd s25, s24, s25
+	WORD $0xbd000119 // str s25, [x8]
+	WORD $0x54003b4d // b.le 0x1fb4 <k_gemm_nt+0x1e88>
+	WORD $0x5e0c0719 // mov s25, v24.s[1]
+	WORD $0xbd40051a // ldr s26, [x8, #0x4]
+	WORD $0xf1000dbf // cmp x13, #0x3
+	WORD $0x1e3a2b39 // fadd s25, s25, s26
+	WORD $0xbd000519 // str s25, [x8, #0x4]
+	WORD $0x54003a81 // b.ne 0x1fb4 <k_gemm_nt+0x1e88>
+	WORD $0x5e140718 // mov s24, v24.s[2]
+	WORD $0xbd400919 // ldr s25, [x8, #0x8]
+	WORD $0x1e392b18 // fadd s24, s24, s25
+	WORD $0x14000180 // b 0x1e74 <k_gemm_nt+0x1d48>
+	WORD $0xd37ef42c // lsl x12, x1, #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0x8b0c0210 // add x16, x16, x12
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0x8b0c0108 // add x8, x8, x12
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0xbd400211 // ldr s17, [x16]
+	WORD $0xbd400114 // ldr s20, [x8]
+	WORD $0xbd400152 // ldr s18, [x10]
 	WORD $0xbd400133 // ldr s19, [x9]
-	WORD $0x8b0b01c8 // add x8, x14, x11
+	WORD $0x8b0c0168 // add x8, x11, x12
 	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
 	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
 	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
 	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
 	WORD $0xbd400114 // ldr s20, [x8]
-	WORD $0x14000179 // b 0x1d04 <k_gemm_nt+0x1bd8>
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0x8b0b00ef // add x15, x7, x11
-	WORD $0x8b0b00d0 // add x16, x6, x11
-	WORD $0x8b0b018b // add x11, x12, x11
-	WORD $0xfc408555 // ldr d21, [x10], #0x8
-	WORD $0xfd4001f6 // ldr d22, [x15]
-	WORD $0xfd400217 // ldr d23, [x16]
-	WORD $0x910021ec // add x12, x15, #0x8
+	WORD $0x1400013c // b 0x1da8 <k_gemm_nt+0x1c7c>
+	WORD $0xb4002e0b // cbz x11, 0x1e7c <k_gemm_nt+0x1d50>
+	WORD $0xbd400145 // ldr s5, [x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x1e252885 // fadd s5, s4, s5
+	WORD $0xbd000145 // str s5, [x10]
+	WORD $0x5400288d // b.le 0x1de0 <k_gemm_nt+0x1cb4>
+	WORD $0x5e0c0485 // mov s5, v4.s[1]
+	WORD $0xbd400546 // ldr s6, [x10, #0x4]
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x1e2628a5 // fadd s5, s5, s6
+	WORD $0xbd000545 // str s5, [x10, #0x4]
+	WORD $0x540027c1 // b.ne 0x1de0 <k_gemm_nt+0x1cb4>
+	WORD $0x5e140484 // mov s4, v4.s[2]
+	WORD $0xbd400945 // ldr s5, [x10, #0x8]
+	WORD $0x1e252884 // fadd s4, s4, s5
+	WORD $0x14000169 // b 0x1e9c <k_gemm_nt+0x1d70>
+	WORD $0x8b0b0108 // add x8, x8, x11
+	WORD $0x8b0b0060 // add x0, x3, x11
+	WORD $0x8b0b0021 // add x1, x1, x11
+	WORD $0x8b0b022b // add x11, x17, x11
+	WORD $0xfc408515 // ldr d21, [x8], #0x8
+	WORD $0xfd400016 // ldr d22, [x0]
+	WORD $0xfd400037 // ldr d23, [x1]
+	WORD $0x91002011 // add x17, x0, #0x8
 	WORD $0xfc408578 // ldr d24, [x11], #0x8
-	WORD $0x9100220f // add x15, x16, #0x8
-	WORD $0x4d408155 // ld1 { v21.s }[2], [x10]
-	WORD $0x4d408196 // ld1 { v22.s }[2], [x12]
-	WORD $0x4d4081f7 // ld1 { v23.s }[2], [x15]
+	WORD $0x91002020 // add x0, x1, #0x8
+	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
+	WORD $0x4d408236 // ld1 { v22.s }[2], [x17]
+	WORD $0x4d408017 // ld1 { v23.s }[2], [x0]
 	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x910021aa // add x10, x13, #0x8
-	WORD $0xf9404ff0 // ldr x16, [sp, #0x98]
-	WORD $0x4d408154 // ld1 { v20.s }[2], [x10]
+	WORD $0x91002188 // add x8, x12, #0x8
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
 	WORD $0x4e1c1ff5 // mov v21.s[3], wzr
 	WORD $0x4e1c1ff6 // mov v22.s[3], wzr
 	WORD $0x4e1c1ff7 // mov v23.s[3], wzr
 	WORD $0x4e1c1ff8 // mov v24.s[3], wzr
-	WORD $0x8b090908 // add x8, x8, x9, lsl #2
-	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xfd400119 // ldr d25, [x8]
-	WORD $0x54000060 // b.eq 0x1790 <k_gemm_nt+0x1664>
+	WORD $0x54000060 // b.eq 0x1968 <k_gemm_nt+0x183c>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408119 // ld1 { v25.s }[2], [x8]
 	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
 	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
-	WORD $0x8b0908a8 // add x8, x5, x9, lsl #2
+	WORD $0x8b0a0a08 // add x8, x16, x10, lsl #2
 	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
 	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
-	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
 	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
 	WORD $0xfd400118 // ldr d24, [x8]
 	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
 	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
-	WORD $0x54000060 // b.eq 0x17c8 <k_gemm_nt+0x169c>
+	WORD $0x54000060 // b.eq 0x19a0 <k_gemm_nt+0x1874>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
 	WORD $0x4e38ce83 // fmla v3.4s, v20.4s, v24.4s
 	WORD $0x4e38cea2 // fmla v2.4s, v21.4s, v24.4s
 	WORD $0x4e38cec1 // fmla v1.4s, v22.4s, v24.4s
 	WORD $0x4e38cee0 // fmla v0.4s, v23.4s, v24.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x54ff4fac // b.gt 0x1d0 <k_gemm_nt+0xa4>
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ff3e4b // b.lt 0x180 <k_gemm_nt+0x54>
 	WORD $0x4eb31e74 // mov v20.16b, v19.16b
 	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0xa94a37eb // ldp x11, x13, [sp, #0xa0]
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0x9b0d7d09 // mul x9, x8, x13
 	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
 	WORD $0x4ed27a72 // zip2 v18.2d, v19.2d, v18.2d
 	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
 	WORD $0x4ed07a30 // zip2 v16.2d, v17.2d, v16.2d
-	WORD $0xf9401169 // ldr x9, [x11, #0x20]
-	WORD $0xf940016a // ldr x10, [x11]
-	WORD $0x9b037d28 // mul x8, x9, x3
 	WORD $0x4e32d691 // fadd v17.4s, v20.4s, v18.4s
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0xf9404fea // ldr x10, [sp, #0x98]
 	WORD $0x4e30d6b0 // fadd v16.4s, v21.4s, v16.4s
-	WORD $0x8b080948 // add x8, x10, x8, lsl #2
-	WORD $0xf94013ea // ldr x10, [sp, #0x20]
+	WORD $0xcb0a02ed // sub x13, x23, x10
+	WORD $0x8b0a092a // add x10, x9, x10, lsl #2
+	WORD $0xf9403009 // ldr x9, [x0, #0x60]
+	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0x6e30d630 // faddp v16.4s, v17.4s, v16.4s
-	WORD $0xcb0d014c // sub x12, x10, x13
-	WORD $0x8b0d090a // add x10, x8, x13, lsl #2
-	WORD $0xf9402d68 // ldr x8, [x11, #0x58]
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x540000cd // b.le 0x1844 <k_gemm_nt+0x1718>
-	WORD $0xb4000068 // cbz x8, 0x183c <k_gemm_nt+0x1710>
+	WORD $0x540000cb // b.lt 0x1a1c <k_gemm_nt+0x18f0>
+	WORD $0xb4000069 // cbz x9, 0x1a14 <k_gemm_nt+0x18e8>
 	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
 	WORD $0x3d800150 // str q16, [x10]
-	WORD $0x1400019b // b 0x1eac <k_gemm_nt+0x1d80>
-	WORD $0xb4002d28 // cbz x8, 0x1de8 <k_gemm_nt+0x1cbc>
+	WORD $0x14000124 // b 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0xb4001e69 // cbz x9, 0x1de8 <k_gemm_nt+0x1cbc>
 	WORD $0xbd400151 // ldr s17, [x10]
-	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0x1e312a11 // fadd s17, s16, s17
 	WORD $0xbd000151 // str s17, [x10]
-	WORD $0x54002c0b // b.lt 0x1dd8 <k_gemm_nt+0x1cac>
+	WORD $0x54001d4d // b.le 0x1dd8 <k_gemm_nt+0x1cac>
 	WORD $0x5e0c0611 // mov s17, v16.s[1]
 	WORD $0xbd400552 // ldr s18, [x10, #0x4]
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x1e322a31 // fadd s17, s17, s18
 	WORD $0xbd000551 // str s17, [x10, #0x4]
-	WORD $0x54002b41 // b.ne 0x1dd8 <k_gemm_nt+0x1cac>
+	WORD $0x54001c81 // b.ne 0x1dd8 <k_gemm_nt+0x1cac>
 	WORD $0x5e140610 // mov s16, v16.s[2]
 	WORD $0xbd400951 // ldr s17, [x10, #0x8]
 	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0xbd000950 // str s16, [x10, #0x8]
-	WORD $0x1400018a // b 0x1eac <k_gemm_nt+0x1d80>
-	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0x140000ec // b 0x1e08 <k_gemm_nt+0x1cdc>
+	WORD $0xd37ef66b // lsl x11, x19, #2
 	WORD $0x9100214a // add x10, x10, #0x8
 	WORD $0x4d408158 // ld1 { v24.s }[2], [x10]
-	WORD $0x8b0b02ad // add x13, x21, x11
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b0b026f // add x15, x19, x11
-	WORD $0x8b0b00eb // add x11, x7, x11
-	WORD $0xfc4085b9 // ldr d25, [x13], #0x8
-	WORD $0xfc40859a // ldr d26, [x12], #0x8
-	WORD $0xfc4085fb // ldr d27, [x15], #0x8
-	WORD $0x4d4081b9 // ld1 { v25.s }[2], [x13]
+	WORD $0x8b0b00cc // add x12, x6, x11
+	WORD $0x8b0b0080 // add x0, x4, x11
+	WORD $0x8b0b0062 // add x2, x3, x11
+	WORD $0x8b0b002b // add x11, x1, x11
+	WORD $0xfc408599 // ldr d25, [x12], #0x8
+	WORD $0xfc40841a // ldr d26, [x0], #0x8
+	WORD $0xfd40005b // ldr d27, [x2]
 	WORD $0xfc40857c // ldr d28, [x11], #0x8
-	WORD $0x4d40819a // ld1 { v26.s }[2], [x12]
-	WORD $0x4d4081fb // ld1 { v27.s }[2], [x15]
+	WORD $0x91002041 // add x1, x2, #0x8
+	WORD $0x4d408199 // ld1 { v25.s }[2], [x12]
+	WORD $0x4d40801a // ld1 { v26.s }[2], [x0]
+	WORD $0x4d40803b // ld1 { v27.s }[2], [x1]
 	WORD $0x4d40817c // ld1 { v28.s }[2], [x11]
 	WORD $0x4e1c1ff9 // mov v25.s[3], wzr
 	WORD $0x4e1c1ffa // mov v26.s[3], wzr
 	WORD $0x4e1c1ffb // mov v27.s[3], wzr
 	WORD $0x4e1c1ffc // mov v28.s[3], wzr
-	WORD $0x8b0e0929 // add x9, x9, x14, lsl #2
+	WORD $0x8b130929 // add x9, x9, x19, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xfd40013d // ldr d29, [x9]
-	WORD $0x54000060 // b.eq 0x18ec <k_gemm_nt+0x17c0>
+	WORD $0x54000060 // b.eq 0x1ac8 <k_gemm_nt+0x199c>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d40813d // ld1 { v29.s }[2], [x9]
-	WORD $0x8b0e08c9 // add x9, x6, x14, lsl #2
+	WORD $0x8b130a29 // add x9, x17, x19, lsl #2
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xfd40013e // ldr d30, [x9]
-	WORD $0x54000060 // b.eq 0x1904 <k_gemm_nt+0x17d8>
+	WORD $0x54000060 // b.eq 0x1ae0 <k_gemm_nt+0x19b4>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d40813e // ld1 { v30.s }[2], [x9]
 	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
 	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
-	WORD $0x8b0e08a9 // add x9, x5, x14, lsl #2
+	WORD $0x8b130a09 // add x9, x16, x19, lsl #2
 	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
 	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
 	WORD $0xf100091f // cmp x8, #0x2
@@ -1632,139 +1751,101 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3ecf26 // fmla v6.4s, v25.4s, v30.4s
 	WORD $0x4e3ecf45 // fmla v5.4s, v26.4s, v30.4s
 	WORD $0x4e3ecf64 // fmla v4.4s, v27.4s, v30.4s
-	WORD $0x54000060 // b.eq 0x194c <k_gemm_nt+0x1820>
+	WORD $0x54000060 // b.eq 0x1b28 <k_gemm_nt+0x19fc>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d40811c // ld1 { v28.s }[2], [x8]
 	WORD $0x4e3ccf00 // fmla v0.4s, v24.4s, v28.4s
 	WORD $0x4e3ccf22 // fmla v2.4s, v25.4s, v28.4s
 	WORD $0x4e3ccf41 // fmla v1.4s, v26.4s, v28.4s
 	WORD $0x4e3ccf63 // fmla v3.4s, v27.4s, v28.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x5400014d // b.le 0x1988 <k_gemm_nt+0x185c>
-	WORD $0xad005894 // stp q20, q22, [x4]
-	WORD $0xad015c95 // stp q21, q23, [x4, #0x20]
-	WORD $0xad024890 // stp q16, q18, [x4, #0x40]
-	WORD $0xad034c91 // stp q17, q19, [x4, #0x60]
-	WORD $0xad041887 // stp q7, q6, [x4, #0x80]
-	WORD $0xad051085 // stp q5, q4, [x4, #0xa0]
-	WORD $0xad060880 // stp q0, q2, [x4, #0xc0]
-	WORD $0xad070c81 // stp q1, q3, [x4, #0xe0]
-	WORD $0x17fffa19 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x4eb41e98 // mov v24.16b, v20.16b
-	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
-	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
-	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
-	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
-	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
-	WORD $0xf9401144 // ldr x4, [x10, #0x20]
-	WORD $0xf9400149 // ldr x9, [x10]
-	WORD $0xf9402d4c // ldr x12, [x10, #0x58]
-	WORD $0x9b037c88 // mul x8, x4, x3
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0xcb0b0123 // sub x3, x9, x11
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x540000cd // b.le 0x19ec <k_gemm_nt+0x18c0>
-	WORD $0xb400006c // cbz x12, 0x19e4 <k_gemm_nt+0x18b8>
-	WORD $0x3dc00115 // ldr q21, [x8]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x3d800114 // str q20, [x8]
-	WORD $0x14000182 // b 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0xb400212c // cbz x12, 0x1e10 <k_gemm_nt+0x1ce4>
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000115 // str s21, [x8]
-	WORD $0x54002f8b // b.lt 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0x5e0c0695 // mov s21, v20.s[1]
-	WORD $0xbd400516 // ldr s22, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd000515 // str s21, [x8, #0x4]
-	WORD $0x54002ec1 // b.ne 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd400915 // ldr s21, [x8, #0x8]
-	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0xbd000914 // str s20, [x8, #0x8]
-	WORD $0x14000171 // b 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0x8b0b0108 // add x8, x8, x11
-	WORD $0xfd400185 // ldr d5, [x12]
-	WORD $0x9100218b // add x11, x12, #0x8
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ffabca // b.ge 0x10b8 <k_gemm_nt+0xf8c>
+	WORD $0xad0059d4 // stp q20, q22, [x14]
+	WORD $0xad015dd5 // stp q21, q23, [x14, #0x20]
+	WORD $0xad0249d0 // stp q16, q18, [x14, #0x40]
+	WORD $0xad034dd1 // stp q17, q19, [x14, #0x60]
+	WORD $0xad0419c7 // stp q7, q6, [x14, #0x80]
+	WORD $0xad0511c5 // stp q5, q4, [x14, #0xa0]
+	WORD $0xad0609c0 // stp q0, q2, [x14, #0xc0]
+	WORD $0xad070dc1 // stp q1, q3, [x14, #0xe0]
+	WORD $0x17fff98d // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xd37ef4ec // lsl x12, x7, #2
+	WORD $0x8b0c0210 // add x16, x16, x12
+	WORD $0x8b0c014a // add x10, x10, x12
+	WORD $0x8b0c0129 // add x9, x9, x12
+	WORD $0x8b0c0108 // add x8, x8, x12
+	WORD $0xfd400205 // ldr d5, [x16]
+	WORD $0x9100220c // add x12, x16, #0x8
 	WORD $0xfc408546 // ldr d6, [x10], #0x8
 	WORD $0xfc408527 // ldr d7, [x9], #0x8
-	WORD $0x4d408165 // ld1 { v5.s }[2], [x11]
+	WORD $0x4d408185 // ld1 { v5.s }[2], [x12]
 	WORD $0xfc408510 // ldr d16, [x8], #0x8
 	WORD $0x4d408146 // ld1 { v6.s }[2], [x10]
 	WORD $0x4d408127 // ld1 { v7.s }[2], [x9]
 	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
-	WORD $0x910021a8 // add x8, x13, #0x8
+	WORD $0x91002168 // add x8, x11, #0x8
 	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
 	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
 	WORD $0x4e1c1ff0 // mov v16.s[3], wzr
-	WORD $0xf94047e2 // ldr x2, [sp, #0x88]
 	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
 	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
 	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
 	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x54ffb8ed // b.le 0x11b0 <k_gemm_nt+0x1084>
-	WORD $0xad000883 // stp q3, q2, [x4]
-	WORD $0xad010081 // stp q1, q0, [x4, #0x20]
-	WORD $0x17fff9d2 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x8b0b026d // add x13, x19, x11
-	WORD $0x8b0b00f0 // add x16, x7, x11
-	WORD $0x8b0b00c0 // add x0, x6, x11
-	WORD $0x8b0b00ab // add x11, x5, x11
-	WORD $0xfc4085bd // ldr d29, [x13], #0x8
-	WORD $0xfc40861e // ldr d30, [x16], #0x8
-	WORD $0xfc40841f // ldr d31, [x0], #0x8
-	WORD $0x4d4081bd // ld1 { v29.s }[2], [x13]
-	WORD $0xfc408568 // ldr d8, [x11], #0x8
-	WORD $0x4d40821e // ld1 { v30.s }[2], [x16]
-	WORD $0x4d40801f // ld1 { v31.s }[2], [x0]
-	WORD $0xa94943e0 // ldp x0, x16, [sp, #0x90]
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
-	WORD $0x910021eb // add x11, x15, #0x8
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ffb30a // b.ge 0x1230 <k_gemm_nt+0x1104>
+	WORD $0xad0009c3 // stp q3, q2, [x14]
+	WORD $0xad0101c1 // stp q1, q0, [x14, #0x20]
+	WORD $0x17fff96f // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xd37ef4a0 // lsl x0, x5, #2
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x4d40819c // ld1 { v28.s }[2], [x12]
+	WORD $0x8b000063 // add x3, x3, x0
+	WORD $0x8b000042 // add x2, x2, x0
+	WORD $0x8b000021 // add x1, x1, x0
+	WORD $0x8b000210 // add x16, x16, x0
+	WORD $0xfd40007d // ldr d29, [x3]
+	WORD $0x91002060 // add x0, x3, #0x8
+	WORD $0xfc40845e // ldr d30, [x2], #0x8
+	WORD $0xfc40843f // ldr d31, [x1], #0x8
+	WORD $0x4d40801d // ld1 { v29.s }[2], [x0]
+	WORD $0xfc408608 // ldr d8, [x16], #0x8
+	WORD $0x4d40805e // ld1 { v30.s }[2], [x2]
+	WORD $0x4d40803f // ld1 { v31.s }[2], [x1]
+	WORD $0x4d408208 // ld1 { v8.s }[2], [x16]
 	WORD $0x4e1c1ffd // mov v29.s[3], wzr
 	WORD $0x4e1c1ffe // mov v30.s[3], wzr
-	WORD $0x4d40817c // ld1 { v28.s }[2], [x11]
 	WORD $0x4e1c1fff // mov v31.s[3], wzr
 	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
-	WORD $0x8b1409cd // add x13, x14, x20, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xfd4001a9 // ldr d9, [x13]
-	WORD $0x54000060 // b.eq 0x1b08 <k_gemm_nt+0x19dc>
-	WORD $0x910021ab // add x11, x13, #0x8
+	WORD $0x8b05096b // add x11, x11, x5, lsl #2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd400169 // ldr d9, [x11]
+	WORD $0x54000060 // b.eq 0x1c4c <k_gemm_nt+0x1b20>
+	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x8b14094a // add x10, x10, x20, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x8b05094a // add x10, x10, x5, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xfd40014a // ldr d10, [x10]
-	WORD $0x54000b01 // b.ne 0x1c74 <k_gemm_nt+0x1b48>
-	WORD $0x8b140908 // add x8, x8, x20, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xfd40010b // ldr d11, [x8]
-	WORD $0x54000060 // b.eq 0x1b30 <k_gemm_nt+0x1a04>
-	WORD $0x91002108 // add x8, x8, #0x8
-	WORD $0x4d40810b // ld1 { v11.s }[2], [x8]
+	WORD $0x540005e1 // b.ne 0x1d14 <k_gemm_nt+0x1be8>
+	WORD $0x8b050929 // add x9, x9, x5, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd40012b // ldr d11, [x9]
+	WORD $0x54000060 // b.eq 0x1c74 <k_gemm_nt+0x1b48>
+	WORD $0x91002129 // add x9, x9, #0x8
+	WORD $0x4d40812b // ld1 { v11.s }[2], [x9]
 	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
 	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
-	WORD $0x8b140988 // add x8, x12, x20, lsl #2
+	WORD $0x8b050a29 // add x9, x17, x5, lsl #2
 	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
 	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
-	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
 	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
-	WORD $0xfd400108 // ldr d8, [x8]
+	WORD $0xfd400128 // ldr d8, [x9]
 	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
 	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
 	WORD $0x4e2acf90 // fmla v16.4s, v28.4s, v10.4s
@@ -1775,89 +1856,48 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e2bcfa6 // fmla v6.4s, v29.4s, v11.4s
 	WORD $0x4e2bcfc5 // fmla v5.4s, v30.4s, v11.4s
 	WORD $0x4e2bcfe4 // fmla v4.4s, v31.4s, v11.4s
-	WORD $0x54000060 // b.eq 0x1b88 <k_gemm_nt+0x1a5c>
-	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x54000060 // b.eq 0x1ccc <k_gemm_nt+0x1ba0>
+	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
 	WORD $0x4e28cf80 // fmla v0.4s, v28.4s, v8.4s
 	WORD $0x4e28cfa2 // fmla v2.4s, v29.4s, v8.4s
 	WORD $0x4e28cfc1 // fmla v1.4s, v30.4s, v8.4s
 	WORD $0x4e28cfe3 // fmla v3.4s, v31.4s, v8.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x5400018d // b.le 0x1bcc <k_gemm_nt+0x1aa0>
-	WORD $0xad006898 // stp q24, q26, [x4]
-	WORD $0xad016c99 // stp q25, q27, [x4, #0x20]
-	WORD $0xad025897 // stp q23, q22, [x4, #0x40]
-	WORD $0xad035095 // stp q21, q20, [x4, #0x60]
-	WORD $0xad044890 // stp q16, q18, [x4, #0x80]
-	WORD $0xad054c91 // stp q17, q19, [x4, #0xa0]
-	WORD $0xad061887 // stp q7, q6, [x4, #0xc0]
-	WORD $0xad071085 // stp q5, q4, [x4, #0xe0]
-	WORD $0xad080880 // stp q0, q2, [x4, #0x100]
-	WORD $0xad090c81 // stp q1, q3, [x4, #0x120]
-	WORD $0x17fff988 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x4eb81f1c // mov v28.16b, v24.16b
-	WORD $0x4eb91f3d // mov v29.16b, v25.16b
-	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
-	WORD $0xa94a2fea // ldp x10, x11, [sp, #0xa0]
-	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
-	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
-	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
-	WORD $0xf9401144 // ldr x4, [x10, #0x20]
-	WORD $0xf9400149 // ldr x9, [x10]
-	WORD $0xf9402d45 // ldr x5, [x10, #0x58]
-	WORD $0x9b037c88 // mul x8, x4, x3
-	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
-	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0xcb0b0123 // sub x3, x9, x11
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x540000cd // b.le 0x1c30 <k_gemm_nt+0x1b04>
-	WORD $0xb4000065 // cbz x5, 0x1c28 <k_gemm_nt+0x1afc>
-	WORD $0x3dc00119 // ldr q25, [x8]
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x3d800118 // str q24, [x8]
-	WORD $0x14000168 // b 0x21cc <k_gemm_nt+0x20a0>
-	WORD $0xb4001145 // cbz x5, 0x1e58 <k_gemm_nt+0x1d2c>
-	WORD $0xbd400119 // ldr s25, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e392b19 // fadd s25, s24, s25
-	WORD $0xbd000119 // str s25, [x8]
-	WORD $0x54002c4b // b.lt 0x21cc <k_gemm_nt+0x20a0>
-	WORD $0x5e0c0719 // mov s25, v24.s[1]
-	WORD $0xbd40051a // ldr s26, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xbd000519 // str s25, [x8, #0x4]
-	WORD $0x54002b81 // b.ne 0x21cc <k_gemm_nt+0x20a0>
-	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd400919 // ldr s25, [x8, #0x8]
-	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0xbd000918 // str s24, [x8, #0x8]
-	WORD $0x14000157 // b 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ffbcaa // b.ge 0x1478 <k_gemm_nt+0x134c>
+	WORD $0xad0069d8 // stp q24, q26, [x14]
+	WORD $0xad016dd9 // stp q25, q27, [x14, #0x20]
+	WORD $0xad0259d7 // stp q23, q22, [x14, #0x40]
+	WORD $0xad0351d5 // stp q21, q20, [x14, #0x60]
+	WORD $0xad0449d0 // stp q16, q18, [x14, #0x80]
+	WORD $0xad054dd1 // stp q17, q19, [x14, #0xa0]
+	WORD $0xad0619c7 // stp q7, q6, [x14, #0xc0]
+	WORD $0xad0711c5 // stp q5, q4, [x14, #0xe0]
+	WORD $0xad0809c0 // stp q0, q2, [x14, #0x100]
+	WORD $0xad090dc1 // stp q1, q3, [x14, #0x120]
+	WORD $0x17fff922 // b 0x198 <k_gemm_nt+0x6c>
 	WORD $0x9100214a // add x10, x10, #0x8
 	WORD $0x4d40814a // ld1 { v10.s }[2], [x10]
-	WORD $0x8b140908 // add x8, x8, x20, lsl #2
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0xfd40010b // ldr d11, [x8]
-	WORD $0x54fff501 // b.ne 0x1b28 <k_gemm_nt+0x19fc>
-	WORD $0x17ffffa9 // b 0x1b30 <k_gemm_nt+0x1a04>
-	WORD $0x8b0b018c // add x12, x12, x11
-	WORD $0x8b0b0108 // add x8, x8, x11
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0xfd400191 // ldr d17, [x12]
-	WORD $0x9100218b // add x11, x12, #0x8
-	WORD $0xfc408512 // ldr d18, [x8], #0x8
+	WORD $0x8b050929 // add x9, x9, x5, lsl #2
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xfd40012b // ldr d11, [x9]
+	WORD $0x54fffa21 // b.ne 0x1c6c <k_gemm_nt+0x1b40>
+	WORD $0x17ffffd2 // b 0x1c74 <k_gemm_nt+0x1b48>
+	WORD $0xd37ef431 // lsl x17, x1, #2
+	WORD $0x8b110210 // add x16, x16, x17
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0x8b110129 // add x9, x9, x17
+	WORD $0x8b110108 // add x8, x8, x17
+	WORD $0xfc408611 // ldr d17, [x16], #0x8
+	WORD $0xfc408552 // ldr d18, [x10], #0x8
 	WORD $0xfc408533 // ldr d19, [x9], #0x8
-	WORD $0x4d408171 // ld1 { v17.s }[2], [x11]
-	WORD $0xfc408554 // ldr d20, [x10], #0x8
-	WORD $0x4d408112 // ld1 { v18.s }[2], [x8]
+	WORD $0x4d408211 // ld1 { v17.s }[2], [x16]
+	WORD $0xfc408514 // ldr d20, [x8], #0x8
+	WORD $0x4d408152 // ld1 { v18.s }[2], [x10]
 	WORD $0x4d408133 // ld1 { v19.s }[2], [x9]
-	WORD $0x910021a8 // add x8, x13, #0x8
-	WORD $0x4d408154 // ld1 { v20.s }[2], [x10]
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x91002188 // add x8, x12, #0x8
 	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
 	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e1c1ff2 // mov v18.s[3], wzr
@@ -1865,166 +1905,125 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c1ff4 // mov v20.s[3], wzr
 	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
 	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
-	WORD $0x8b0f09c8 // add x8, x14, x15, lsl #2
+	WORD $0x8b010968 // add x8, x11, x1, lsl #2
 	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
 	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
-	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
 	WORD $0xfd400114 // ldr d20, [x8]
-	WORD $0x54000060 // b.eq 0x1d04 <k_gemm_nt+0x1bd8>
+	WORD $0x54000060 // b.eq 0x1da8 <k_gemm_nt+0x1c7c>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
 	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
 	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
 	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
 	WORD $0x4e34ce60 // fmla v0.4s, v19.4s, v20.4s
-	WORD $0xeb11005f // cmp x2, x17
-	WORD $0x540000cd // b.le 0x1d30 <k_gemm_nt+0x1c04>
-	WORD $0xad001884 // stp q4, q6, [x4]
-	WORD $0xad011c85 // stp q5, q7, [x4, #0x20]
-	WORD $0xad020883 // stp q3, q2, [x4, #0x40]
-	WORD $0xad030081 // stp q1, q0, [x4, #0x60]
-	WORD $0x17fff92f // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
-	WORD $0xa94a33eb // ldp x11, x12, [sp, #0xa0]
-	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
-	WORD $0xf9401169 // ldr x9, [x11, #0x20]
-	WORD $0xf940016a // ldr x10, [x11]
-	WORD $0x9b037d28 // mul x8, x9, x3
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
-	WORD $0x8b08094a // add x10, x10, x8, lsl #2
-	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
-	WORD $0xcb0c0108 // sub x8, x8, x12
-	WORD $0x8b0c094a // add x10, x10, x12, lsl #2
-	WORD $0xf9402d6c // ldr x12, [x11, #0x58]
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x540000cd // b.le 0x1d94 <k_gemm_nt+0x1c68>
-	WORD $0xb400006c // cbz x12, 0x1d8c <k_gemm_nt+0x1c60>
-	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800144 // str q4, [x10]
-	WORD $0x140001a7 // b 0x242c <k_gemm_nt+0x2300>
-	WORD $0xb400076c // cbz x12, 0x1e80 <k_gemm_nt+0x1d54>
-	WORD $0xbd400145 // ldr s5, [x10]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000145 // str s5, [x10]
-	WORD $0x540001cb // b.lt 0x1de0 <k_gemm_nt+0x1cb4>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400546 // ldr s6, [x10, #0x4]
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000545 // str s5, [x10, #0x4]
-	WORD $0x54000101 // b.ne 0x1de0 <k_gemm_nt+0x1cb4>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400945 // ldr s5, [x10, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0xbd000944 // str s4, [x10, #0x8]
-	WORD $0x14000196 // b 0x242c <k_gemm_nt+0x2300>
-	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x14000034 // b 0x1eac <k_gemm_nt+0x1d80>
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0x14000192 // b 0x242c <k_gemm_nt+0x2300>
-	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xf9402408 // ldr x8, [x0, #0x48]
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x54ffc30a // b.ge 0x1620 <k_gemm_nt+0x14f4>
+	WORD $0xad0019c4 // stp q4, q6, [x14]
+	WORD $0xad011dc5 // stp q5, q7, [x14, #0x20]
+	WORD $0xad0209c3 // stp q3, q2, [x14, #0x40]
+	WORD $0xad0301c1 // stp q1, q0, [x14, #0x60]
+	WORD $0x17fff8f1 // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0x52800029 // mov w9, #0x1 // =1
+	WORD $0x14000033 // b 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x14000115 // b 0x2238 <k_gemm_nt+0x210c>
+	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0xbd000150 // str s16, [x10]
-	WORD $0x540005cb // b.lt 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0x540005ad // b.le 0x1ea4 <k_gemm_nt+0x1d78>
 	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
-	WORD $0x54000541 // b.ne 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0x54000521 // b.ne 0x1ea4 <k_gemm_nt+0x1d78>
 	WORD $0x5e140610 // mov s16, v16.s[2]
 	WORD $0xbd000950 // str s16, [x10, #0x8]
-	WORD $0x14000028 // b 0x1eac <k_gemm_nt+0x1d80>
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x14000027 // b 0x1ea8 <k_gemm_nt+0x1d7c>
+	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x54000eab // b.lt 0x1fec <k_gemm_nt+0x1ec0>
+	WORD $0x540000ad // b.le 0x1e2c <k_gemm_nt+0x1d00>
 	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
-	WORD $0x54000e21 // b.ne 0x1fec <k_gemm_nt+0x1ec0>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd000914 // str s20, [x8, #0x8]
-	WORD $0x1400006f // b 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x54002000 // b.eq 0x2228 <k_gemm_nt+0x20fc>
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x14000071 // b 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54ff1d4b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54ff1aed // b.le 0x198 <k_gemm_nt+0x6c>
 	WORD $0x9100110a // add x10, x8, #0x4
 	WORD $0xf1000d3f // cmp x9, #0x3
 	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0x54ff1cc1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x14000172 // b 0x241c <k_gemm_nt+0x22f0>
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x54ff1a61 // b.ne 0x198 <k_gemm_nt+0x6c>
+	WORD $0x14000056 // b 0x1fa8 <k_gemm_nt+0x1e7c>
+	WORD $0xf10005bf // cmp x13, #0x1
 	WORD $0xbd000118 // str s24, [x8]
-	WORD $0x54001b4b // b.lt 0x21c8 <k_gemm_nt+0x209c>
+	WORD $0x54000aad // b.le 0x1fb0 <k_gemm_nt+0x1e84>
 	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009138 // st1 { v24.s }[1], [x9]
-	WORD $0x54001ac1 // b.ne 0x21c8 <k_gemm_nt+0x209c>
+	WORD $0x54000a21 // b.ne 0x1fb0 <k_gemm_nt+0x1e84>
 	WORD $0x5e140718 // mov s24, v24.s[2]
 	WORD $0xbd000918 // str s24, [x8, #0x8]
-	WORD $0x140000d4 // b 0x21cc <k_gemm_nt+0x20a0>
-	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1400004f // b 0x1fb4 <k_gemm_nt+0x1e88>
+	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000144 // str s4, [x10]
-	WORD $0x54002d0b // b.lt 0x2428 <k_gemm_nt+0x22fc>
-	WORD $0x9100114b // add x11, x10, #0x4
+	WORD $0x54001d8d // b.le 0x2234 <k_gemm_nt+0x2108>
+	WORD $0x9100114c // add x12, x10, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x54002c81 // b.ne 0x2428 <k_gemm_nt+0x22fc>
+	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
+	WORD $0x54001d01 // b.ne 0x2234 <k_gemm_nt+0x2108>
 	WORD $0x5e140484 // mov s4, v4.s[2]
 	WORD $0xbd000944 // str s4, [x10, #0x8]
-	WORD $0x14000162 // b 0x242c <k_gemm_nt+0x2300>
-	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0x140000e6 // b 0x2238 <k_gemm_nt+0x210c>
+	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0x4ea41c90 // mov v16.16b, v4.16b
 	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b09094a // add x10, x10, x9, lsl #2
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
 	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
 	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
 	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
 	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
 	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0x540000cd // b.le 0x1ef0 <k_gemm_nt+0x1dc4>
-	WORD $0xb4000068 // cbz x8, 0x1ee8 <k_gemm_nt+0x1dbc>
+	WORD $0x540000cd // b.le 0x1eec <k_gemm_nt+0x1dc0>
+	WORD $0xb4000069 // cbz x9, 0x1ee4 <k_gemm_nt+0x1db8>
 	WORD $0x3dc00145 // ldr q5, [x10]
 	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
 	WORD $0x3d800144 // str q4, [x10]
-	WORD $0x1400001a // b 0x1f54 <k_gemm_nt+0x1e28>
-	WORD $0xb4000208 // cbz x8, 0x1f30 <k_gemm_nt+0x1e04>
+	WORD $0x1400001a // b 0x1f50 <k_gemm_nt+0x1e24>
+	WORD $0xb4000209 // cbz x9, 0x1f2c <k_gemm_nt+0x1e00>
 	WORD $0xbd400145 // ldr s5, [x10]
-	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x1e252885 // fadd s5, s4, s5
 	WORD $0xbd000145 // str s5, [x10]
-	WORD $0x5400028b // b.lt 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x5400028b // b.lt 0x1f50 <k_gemm_nt+0x1e24>
 	WORD $0x5e0c0485 // mov s5, v4.s[1]
 	WORD $0xbd400546 // ldr s6, [x10, #0x4]
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x1e2628a5 // fadd s5, s5, s6
 	WORD $0xbd000545 // str s5, [x10, #0x4]
-	WORD $0x540001c1 // b.ne 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x540001c1 // b.ne 0x1f50 <k_gemm_nt+0x1e24>
 	WORD $0x5e140484 // mov s4, v4.s[2]
 	WORD $0xbd400945 // ldr s5, [x10, #0x8]
 	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0xf100099f // cmp x12, #0x2
+	WORD $0x14000009 // b 0x1f4c <k_gemm_nt+0x1e20>
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0xbd000144 // str s4, [x10]
-	WORD $0x540000eb // b.lt 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x540000eb // b.lt 0x1f50 <k_gemm_nt+0x1e24>
 	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x54000061 // b.ne 0x1f54 <k_gemm_nt+0x1e28>
+	WORD $0x54000061 // b.ne 0x1f50 <k_gemm_nt+0x1e24>
 	WORD $0x5e140484 // mov s4, v4.s[2]
 	WORD $0xbd000944 // str s4, [x10, #0x8]
 	WORD $0x4ea31c64 // mov v4.16b, v3.16b
 	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0xf1000d9f // cmp x12, #0x3
+	WORD $0x8b080948 // add x8, x10, x8, lsl #2
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
 	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
 	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
@@ -2032,157 +2031,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
 	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
 	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0x540000cd // b.le 0x1f98 <k_gemm_nt+0x1e6c>
-	WORD $0xb4000068 // cbz x8, 0x1f90 <k_gemm_nt+0x1e64>
-	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x17fff895 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xb40001a8 // cbz x8, 0x1fcc <k_gemm_nt+0x1ea0>
-	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54ff11eb // b.lt 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400522 // ldr s2, [x9, #0x4]
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000521 // str s1, [x9, #0x4]
-	WORD $0x54ff1121 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x14000133 // b 0x2494 <k_gemm_nt+0x2368>
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54ff10ab // b.lt 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x91001128 // add x8, x9, #0x4
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x54ff1021 // b.ne 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x14000137 // b 0x24c4 <k_gemm_nt+0x2398>
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x4eb01e14 // mov v20.16b, v16.16b
-	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
-	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
-	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
-	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
-	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
-	WORD $0x540000cd // b.le 0x2034 <k_gemm_nt+0x1f08>
-	WORD $0xb400006c // cbz x12, 0x202c <k_gemm_nt+0x1f00>
-	WORD $0x3dc00111 // ldr q17, [x8]
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x3d800110 // str q16, [x8]
-	WORD $0x1400001a // b 0x2098 <k_gemm_nt+0x1f6c>
-	WORD $0xb400020c // cbz x12, 0x2074 <k_gemm_nt+0x1f48>
-	WORD $0xbd400111 // ldr s17, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e312a11 // fadd s17, s16, s17
-	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x5400028b // b.lt 0x2098 <k_gemm_nt+0x1f6c>
-	WORD $0x5e0c0611 // mov s17, v16.s[1]
-	WORD $0xbd400512 // ldr s18, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000511 // str s17, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x2098 <k_gemm_nt+0x1f6c>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd400911 // ldr s17, [x8, #0x8]
-	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x14000009 // b 0x2094 <k_gemm_nt+0x1f68>
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0xbd000110 // str s16, [x8]
-	WORD $0x540000eb // b.lt 0x2098 <k_gemm_nt+0x1f6c>
+	WORD $0x5400006d // b.le 0x1f88 <k_gemm_nt+0x1e5c>
+	WORD $0xb50011c9 // cbnz x9, 0x21b8 <k_gemm_nt+0x208c>
+	WORD $0x1400008f // b 0x21c0 <k_gemm_nt+0x2094>
+	WORD $0xb5001229 // cbnz x9, 0x21cc <k_gemm_nt+0x20a0>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x54ff102b // b.lt 0x198 <k_gemm_nt+0x6c>
 	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x2098 <k_gemm_nt+0x1f6c>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd000910 // str s16, [x8, #0x8]
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x4ec678e6 // zip2 v6.2d, v7.2d, v6.2d
-	WORD $0x6e180491 // mov v17.d[1], v4.d[0]
-	WORD $0x4ec478a4 // zip2 v4.2d, v5.2d, v4.2d
-	WORD $0x4e26d605 // fadd v5.4s, v16.4s, v6.4s
-	WORD $0x4e24d624 // fadd v4.4s, v17.4s, v4.4s
-	WORD $0x6e24d4a4 // faddp v4.4s, v5.4s, v4.4s
-	WORD $0x540000cd // b.le 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0xb400006c // cbz x12, 0x20d4 <k_gemm_nt+0x1fa8>
-	WORD $0x3dc00105 // ldr q5, [x8]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x1400001a // b 0x2140 <k_gemm_nt+0x2014>
-	WORD $0xb400020c // cbz x12, 0x211c <k_gemm_nt+0x1ff0>
-	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x5400028b // b.lt 0x2140 <k_gemm_nt+0x2014>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400506 // ldr s6, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000505 // str s5, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x2140 <k_gemm_nt+0x2014>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400905 // ldr s5, [x8, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0x213c <k_gemm_nt+0x2010>
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x540000eb // b.lt 0x2140 <k_gemm_nt+0x2014>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x2140 <k_gemm_nt+0x2014>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000904 // str s4, [x8, #0x8]
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
-	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
-	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
-	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
-	WORD $0x540000cd // b.le 0x2184 <k_gemm_nt+0x2058>
-	WORD $0xb400006c // cbz x12, 0x217c <k_gemm_nt+0x2050>
-	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x17fff81a // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xb40013ec // cbz x12, 0x2400 <k_gemm_nt+0x22d4>
-	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54ff028b // b.lt 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400502 // ldr s2, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000501 // str s1, [x8, #0x4]
-	WORD $0x54ff01c1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0xf1000dbf // cmp x13, #0x3
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54ff0fa1 // b.ne 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd400901 // ldr s1, [x8, #0x8]
-	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0x17fff809 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xaa1f03e5 // mov x5, xzr
+	WORD $0x14000096 // b 0x2204 <k_gemm_nt+0x20d8>
+	WORD $0xaa1f03ef // mov x15, xzr
 	WORD $0x4eb71ef8 // mov v24.16b, v23.16b
 	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
 	WORD $0x4ed67af6 // zip2 v22.2d, v23.2d, v22.2d
 	WORD $0x6e180699 // mov v25.d[1], v20.d[0]
@@ -2190,83 +2056,73 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e36d715 // fadd v21.4s, v24.4s, v22.4s
 	WORD $0x4e34d734 // fadd v20.4s, v25.4s, v20.4s
 	WORD $0x6e34d6b4 // faddp v20.4s, v21.4s, v20.4s
-	WORD $0x540000cd // b.le 0x2210 <k_gemm_nt+0x20e4>
-	WORD $0xb4000065 // cbz x5, 0x2208 <k_gemm_nt+0x20dc>
+	WORD $0x540004cd // b.le 0x2078 <k_gemm_nt+0x1f4c>
+	WORD $0xb400006f // cbz x15, 0x1ff0 <k_gemm_nt+0x1ec4>
 	WORD $0x3dc00115 // ldr q21, [x8]
 	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
 	WORD $0x3d800114 // str q20, [x8]
-	WORD $0x1400001a // b 0x2274 <k_gemm_nt+0x2148>
-	WORD $0xb4000205 // cbz x5, 0x2250 <k_gemm_nt+0x2124>
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000115 // str s21, [x8]
-	WORD $0x5400028b // b.lt 0x2274 <k_gemm_nt+0x2148>
-	WORD $0x5e0c0695 // mov s21, v20.s[1]
-	WORD $0xbd400516 // ldr s22, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd000515 // str s21, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x2274 <k_gemm_nt+0x2148>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd400915 // ldr s21, [x8, #0x8]
-	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0x14000009 // b 0x2270 <k_gemm_nt+0x2144>
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x540000eb // b.lt 0x2274 <k_gemm_nt+0x2148>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x2274 <k_gemm_nt+0x2148>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd000914 // str s20, [x8, #0x8]
 	WORD $0x4eb01e14 // mov v20.16b, v16.16b
 	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
 	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
 	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
 	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
 	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
 	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
-	WORD $0x540000cd // b.le 0x22b8 <k_gemm_nt+0x218c>
-	WORD $0xb4000065 // cbz x5, 0x22b0 <k_gemm_nt+0x2184>
+	WORD $0x540000cd // b.le 0x2038 <k_gemm_nt+0x1f0c>
+	WORD $0xb400006f // cbz x15, 0x2030 <k_gemm_nt+0x1f04>
 	WORD $0x3dc00111 // ldr q17, [x8]
 	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
 	WORD $0x3d800110 // str q16, [x8]
-	WORD $0x1400001a // b 0x231c <k_gemm_nt+0x21f0>
-	WORD $0xb4000205 // cbz x5, 0x22f8 <k_gemm_nt+0x21cc>
+	WORD $0x1400002a // b 0x20dc <k_gemm_nt+0x1fb0>
+	WORD $0xb400040f // cbz x15, 0x20b8 <k_gemm_nt+0x1f8c>
 	WORD $0xbd400111 // ldr s17, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x1e312a11 // fadd s17, s16, s17
 	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x5400028b // b.lt 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x5400048b // b.lt 0x20dc <k_gemm_nt+0x1fb0>
 	WORD $0x5e0c0611 // mov s17, v16.s[1]
 	WORD $0xbd400512 // ldr s18, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x1e322a31 // fadd s17, s17, s18
 	WORD $0xbd000511 // str s17, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x540003c1 // b.ne 0x20dc <k_gemm_nt+0x1fb0>
 	WORD $0x5e140610 // mov s16, v16.s[2]
 	WORD $0xbd400911 // ldr s17, [x8, #0x8]
 	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x14000009 // b 0x2318 <k_gemm_nt+0x21ec>
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x14000019 // b 0x20d8 <k_gemm_nt+0x1fac>
+	WORD $0xb4000caf // cbz x15, 0x220c <k_gemm_nt+0x20e0>
+	WORD $0xbd400115 // ldr s21, [x8]
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1e352a95 // fadd s21, s20, s21
+	WORD $0xbd000115 // str s21, [x8]
+	WORD $0x54fffb4b // b.lt 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0x5e0c0695 // mov s21, v20.s[1]
+	WORD $0xbd400516 // ldr s22, [x8, #0x4]
+	WORD $0xf1000dbf // cmp x13, #0x3
+	WORD $0x1e362ab5 // fadd s21, s21, s22
+	WORD $0xbd000515 // str s21, [x8, #0x4]
+	WORD $0x54fffa81 // b.ne 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd400915 // ldr s21, [x8, #0x8]
+	WORD $0x1e352a94 // fadd s20, s20, s21
+	WORD $0x1400005e // b 0x222c <k_gemm_nt+0x2100>
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0xbd000110 // str s16, [x8]
-	WORD $0x540000eb // b.lt 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x540000eb // b.lt 0x20dc <k_gemm_nt+0x1fb0>
 	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x231c <k_gemm_nt+0x21f0>
+	WORD $0x54000061 // b.ne 0x20dc <k_gemm_nt+0x1fb0>
 	WORD $0x5e140610 // mov s16, v16.s[2]
 	WORD $0xbd000910 // str s16, [x8, #0x8]
 	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
 	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
 	WORD $0x4ec678e6 // zip2 v6.2d, v7.2d, v6.2d
 	WORD $0x6e180491 // mov v17.d[1], v4.d[0]
@@ -2274,63 +2130,82 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26d605 // fadd v5.4s, v16.4s, v6.4s
 	WORD $0x4e24d624 // fadd v4.4s, v17.4s, v4.4s
 	WORD $0x6e24d4a4 // faddp v4.4s, v5.4s, v4.4s
-	WORD $0x540000cd // b.le 0x2360 <k_gemm_nt+0x2234>
-	WORD $0xb4000065 // cbz x5, 0x2358 <k_gemm_nt+0x222c>
+	WORD $0x540000cd // b.le 0x2120 <k_gemm_nt+0x1ff4>
+	WORD $0xb400006f // cbz x15, 0x2118 <k_gemm_nt+0x1fec>
 	WORD $0x3dc00105 // ldr q5, [x8]
 	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
 	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x1400001a // b 0x23c4 <k_gemm_nt+0x2298>
-	WORD $0xb4000205 // cbz x5, 0x23a0 <k_gemm_nt+0x2274>
+	WORD $0x1400001a // b 0x2184 <k_gemm_nt+0x2058>
+	WORD $0xb400020f // cbz x15, 0x2160 <k_gemm_nt+0x2034>
 	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x1e252885 // fadd s5, s4, s5
 	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x5400028b // b.lt 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x5400028b // b.lt 0x2184 <k_gemm_nt+0x2058>
 	WORD $0x5e0c0485 // mov s5, v4.s[1]
 	WORD $0xbd400506 // ldr s6, [x8, #0x4]
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x1e2628a5 // fadd s5, s5, s6
 	WORD $0xbd000505 // str s5, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x540001c1 // b.ne 0x2184 <k_gemm_nt+0x2058>
 	WORD $0x5e140484 // mov s4, v4.s[2]
 	WORD $0xbd400905 // ldr s5, [x8, #0x8]
 	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0x23c0 <k_gemm_nt+0x2294>
-	WORD $0xf100087f // cmp x3, #0x2
+	WORD $0x14000009 // b 0x2180 <k_gemm_nt+0x2054>
+	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x540000eb // b.lt 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x540000eb // b.lt 0x2184 <k_gemm_nt+0x2058>
 	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x23c4 <k_gemm_nt+0x2298>
+	WORD $0x54000061 // b.ne 0x2184 <k_gemm_nt+0x2058>
 	WORD $0x5e140484 // mov s4, v4.s[2]
 	WORD $0xbd000904 // str s4, [x8, #0x8]
 	WORD $0x4ea01c04 // mov v4.16b, v0.16b
 	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b040908 // add x8, x8, x4, lsl #2
+	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
 	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
 	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
-	WORD $0xf1000c7f // cmp x3, #0x3
+	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
 	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
-	WORD $0x5400006d // b.le 0x23fc <k_gemm_nt+0x22d0>
-	WORD $0xb5ffec05 // cbnz x5, 0x2174 <k_gemm_nt+0x2048>
-	WORD $0x17ffff61 // b 0x217c <k_gemm_nt+0x2050>
-	WORD $0xb5ffec65 // cbnz x5, 0x2188 <k_gemm_nt+0x205c>
-	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54feef0b // b.lt 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54feee81 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x540000cd // b.le 0x21c8 <k_gemm_nt+0x209c>
+	WORD $0xb400006f // cbz x15, 0x21c0 <k_gemm_nt+0x2094>
+	WORD $0x3dc00101 // ldr q1, [x8]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff7f5 // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xb4ffee2f // cbz x15, 0x1f8c <k_gemm_nt+0x1e60>
+	WORD $0xbd400101 // ldr s1, [x8]
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1e212801 // fadd s1, s0, s1
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54fefdeb // b.lt 0x198 <k_gemm_nt+0x6c>
+	WORD $0x5e0c0401 // mov s1, v0.s[1]
+	WORD $0xbd400502 // ldr s2, [x8, #0x4]
+	WORD $0xf1000dbf // cmp x13, #0x3
+	WORD $0x1e222821 // fadd s1, s1, s2
+	WORD $0xbd000501 // str s1, [x8, #0x4]
+	WORD $0x54fefd21 // b.ne 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e140400 // mov s0, v0.s[2]
+	WORD $0xbd400901 // ldr s1, [x8, #0x8]
+	WORD $0x1e212800 // fadd s0, s0, s1
 	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0x17fff771 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xaa1f03ec // mov x12, xzr
+	WORD $0x17fff7e4 // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0xbd000114 // str s20, [x8]
+	WORD $0x54ffef0b // b.lt 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0xf1000dbf // cmp x13, #0x3
+	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
+	WORD $0x54ffee81 // b.ne 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0x5e140694 // mov s20, v20.s[2]
+	WORD $0xbd000914 // str s20, [x8, #0x8]
+	WORD $0x17ffff71 // b 0x1ff4 <k_gemm_nt+0x1ec8>
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x4ea31c64 // mov v4.16b, v3.16b
 	WORD $0x4ea11c25 // mov v5.16b, v1.16b
 	WORD $0x8b090949 // add x9, x10, x9, lsl #2
@@ -2342,53 +2217,56 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
 	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
 	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0x5400006d // b.le 0x2464 <k_gemm_nt+0x2338>
-	WORD $0xb5ffd96c // cbnz x12, 0x1f88 <k_gemm_nt+0x1e5c>
-	WORD $0x17fffecc // b 0x1f90 <k_gemm_nt+0x1e64>
-	WORD $0xb400022c // cbz x12, 0x24a8 <k_gemm_nt+0x237c>
+	WORD $0x540000cd // b.le 0x227c <k_gemm_nt+0x2150>
+	WORD $0xb400006b // cbz x11, 0x2274 <k_gemm_nt+0x2148>
+	WORD $0x3dc00121 // ldr q1, [x9]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fff7c8 // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xb400022b // cbz x11, 0x22c0 <k_gemm_nt+0x2194>
 	WORD $0xbd400121 // ldr s1, [x9]
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0x1e212801 // fadd s1, s0, s1
 	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54feeb8b // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54fef84b // b.lt 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e0c0401 // mov s1, v0.s[1]
 	WORD $0xbd400522 // ldr s2, [x9, #0x4]
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x1e222821 // fadd s1, s1, s2
 	WORD $0xbd000521 // str s1, [x9, #0x4]
-	WORD $0x54feeac1 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54fef781 // b.ne 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e140400 // mov s0, v0.s[2]
 	WORD $0xbd400921 // ldr s1, [x9, #0x8]
 	WORD $0x1e212800 // fadd s0, s0, s1
 	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fff751 // b 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x17fff7b7 // b 0x198 <k_gemm_nt+0x6c>
 	WORD $0xf100091f // cmp x8, #0x2
 	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54fee9cb // b.lt 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54fef68b // b.lt 0x198 <k_gemm_nt+0x6c>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0x54fee941 // b.ne 0x1e8 <k_gemm_nt+0xbc>
+	WORD $0x54fef601 // b.ne 0x198 <k_gemm_nt+0x6c>
 	WORD $0x5e140400 // mov s0, v0.s[2]
 	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fff747 // b 0x1e8 <k_gemm_nt+0xbc>
-	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
-	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
-	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
-	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
-	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
-	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
-	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
-	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
-	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
-	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
-	WORD $0x910543ff // add sp, sp, #0x150
+	WORD $0x17fff7ad // b 0x198 <k_gemm_nt+0x6c>
+	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
+	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
+	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
+	WORD $0xa9515ff8 // ldp x24, x23, [sp, #0x110]
+	WORD $0xa95067fa // ldp x26, x25, [sp, #0x100]
+	WORD $0xa94f6ffe // ldp x30, x27, [sp, #0xf0]
+	WORD $0x6d4d23e9 // ldp d9, d8, [sp, #0xd0]
+	WORD $0x6d4c2beb // ldp d11, d10, [sp, #0xc0]
+	WORD $0x6d4b33ed // ldp d13, d12, [sp, #0xb0]
+	WORD $0x6d4a3bef // ldp d15, d14, [sp, #0xa0]
+	WORD $0x910503ff // add sp, sp, #0x140
 	WORD $0xd65f03c0 // ret
 
 	// gemm_outer
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400414b // b.lt 0x2d30 <k_gemm_outer+0x830>
+	WORD $0x5400414b // b.lt 0x2b48 <k_gemm_outer+0x830>
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
@@ -2396,24 +2274,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x253c <k_gemm_outer+0x3c>
+	WORD $0x14000005 // b 0x2354 <k_gemm_outer+0x3c>
 	WORD $0x5280010a // mov w10, #0x8 // =8
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54003f0a // b.ge 0x2d18 <k_gemm_outer+0x818>
+	WORD $0x54003f0a // b.ge 0x2b30 <k_gemm_outer+0x818>
 	WORD $0xcb09010b // sub x11, x8, x9
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400060b // b.lt 0x2604 <k_gemm_outer+0x104>
+	WORD $0x5400060b // b.lt 0x241c <k_gemm_outer+0x104>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54000c0a // b.ge 0x26d0 <k_gemm_outer+0x1d0>
+	WORD $0x54000c0a // b.ge 0x24e8 <k_gemm_outer+0x1d0>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xb27f0173 // orr x19, x11, #0x2
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x54001a2d // b.le 0x28a4 <k_gemm_outer+0x3a4>
+	WORD $0x54001a2d // b.le 0x26bc <k_gemm_outer+0x3a4>
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffe0a // b.ge 0x252c <k_gemm_outer+0x2c>
+	WORD $0x54fffe0a // b.ge 0x2344 <k_gemm_outer+0x2c>
 	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
 	WORD $0xd37ef521 // lsl x1, x9, #2
 	WORD $0xa942400d // ldp x13, x16, [x0, #0x20]
@@ -2423,22 +2301,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
 	WORD $0x8b010041 // add x1, x2, x1
 	WORD $0x91004062 // add x2, x3, #0x10
-	WORD $0x14000005 // b 0x25a8 <k_gemm_outer+0xa8>
+	WORD $0x14000005 // b 0x23c0 <k_gemm_outer+0xa8>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xad000061 // stp q1, q0, [x3]
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffc40 // b.eq 0x252c <k_gemm_outer+0x2c>
+	WORD $0x54fffc40 // b.eq 0x2344 <k_gemm_outer+0x2c>
 	WORD $0x9b0c7d63 // mul x3, x11, x12
 	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x25c4 <k_gemm_outer+0xc4>
+	WORD $0xb40000b0 // cbz x16, 0x23dc <k_gemm_outer+0xc4>
 	WORD $0xad400061 // ldp q1, q0, [x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000ca // b.ge 0x25d4 <k_gemm_outer+0xd4>
-	WORD $0x17fffff6 // b 0x2598 <k_gemm_outer+0x98>
+	WORD $0x540000ca // b.ge 0x23ec <k_gemm_outer+0xd4>
+	WORD $0x17fffff6 // b 0x23b0 <k_gemm_outer+0x98>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe4b // b.lt 0x2598 <k_gemm_outer+0x98>
+	WORD $0x54fffe4b // b.lt 0x23b0 <k_gemm_outer+0x98>
 	WORD $0x9b0c7da4 // mul x4, x13, x12
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa1103e6 // mov x6, x17
@@ -2449,20 +2327,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f00a5 // add x5, x5, x15
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0x25e4 <k_gemm_outer+0xe4>
-	WORD $0x17ffffe6 // b 0x2598 <k_gemm_outer+0x98>
+	WORD $0x54ffff41 // b.ne 0x23fc <k_gemm_outer+0xe4>
+	WORD $0x17ffffe6 // b 0x23b0 <k_gemm_outer+0x98>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf1000d7f // cmp x11, #0x3
-	WORD $0x54002ccd // b.le 0x2ba4 <k_gemm_outer+0x6a4>
+	WORD $0x54002ccd // b.le 0x29bc <k_gemm_outer+0x6a4>
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54001b4a // b.ge 0x297c <k_gemm_outer+0x47c>
+	WORD $0x54001b4a // b.ge 0x2794 <k_gemm_outer+0x47c>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xb27f0173 // orr x19, x11, #0x2
 	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x540025ed // b.le 0x2ae0 <k_gemm_outer+0x5e0>
+	WORD $0x540025ed // b.le 0x28f8 <k_gemm_outer+0x5e0>
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400046a // b.ge 0x26bc <k_gemm_outer+0x1bc>
+	WORD $0x5400046a // b.ge 0x24d4 <k_gemm_outer+0x1bc>
 	WORD $0xa9423c0b // ldp x11, x15, [x0, #0x20]
 	WORD $0xd37ef522 // lsl x2, x9, #2
 	WORD $0xa9403401 // ldp x1, x13, [x0]
@@ -2471,21 +2349,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5ef // lsl x15, x15, #2
 	WORD $0x8b020021 // add x1, x1, x2
 	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x14000005 // b 0x2668 <k_gemm_outer+0x168>
+	WORD $0x14000005 // b 0x2480 <k_gemm_outer+0x168>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x3d800060 // str q0, [x3]
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x540002c0 // b.eq 0x26bc <k_gemm_outer+0x1bc>
+	WORD $0x540002c0 // b.eq 0x24d4 <k_gemm_outer+0x1bc>
 	WORD $0x9b0c7dc3 // mul x3, x14, x12
 	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x2684 <k_gemm_outer+0x184>
+	WORD $0xb40000b0 // cbz x16, 0x249c <k_gemm_outer+0x184>
 	WORD $0x3dc00060 // ldr q0, [x3]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x2690 <k_gemm_outer+0x190>
-	WORD $0x17fffff6 // b 0x2658 <k_gemm_outer+0x158>
+	WORD $0x540000aa // b.ge 0x24a8 <k_gemm_outer+0x190>
+	WORD $0x17fffff6 // b 0x2470 <k_gemm_outer+0x158>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe6b // b.lt 0x2658 <k_gemm_outer+0x158>
+	WORD $0x54fffe6b // b.lt 0x2470 <k_gemm_outer+0x158>
 	WORD $0x9b0c7d64 // mul x4, x11, x12
 	WORD $0xaa0203e5 // mov x5, x2
 	WORD $0xaa1103e6 // mov x6, x17
@@ -2495,13 +2373,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004c6 // subs x6, x6, #0x1
 	WORD $0x8b0f00a5 // add x5, x5, x15
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x26a0 <k_gemm_outer+0x1a0>
-	WORD $0x17ffffe8 // b 0x2658 <k_gemm_outer+0x158>
+	WORD $0x54ffff61 // b.ne 0x24b8 <k_gemm_outer+0x1a0>
+	WORD $0x17ffffe8 // b 0x2470 <k_gemm_outer+0x158>
 	WORD $0x5280008a // mov w10, #0x4 // =4
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff3ab // b.lt 0x253c <k_gemm_outer+0x3c>
-	WORD $0x14000193 // b 0x2d18 <k_gemm_outer+0x818>
+	WORD $0x54fff3ab // b.lt 0x2354 <k_gemm_outer+0x3c>
+	WORD $0x14000193 // b 0x2b30 <k_gemm_outer+0x818>
 	WORD $0xa9413406 // ldp x6, x13, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa940300f // ldp x15, x12, [x0]
@@ -2524,7 +2402,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5c7 // lsl x7, x14, #2
 	WORD $0xcb130293 // sub x19, x20, x19
 	WORD $0x91004174 // add x20, x11, #0x10
-	WORD $0x14000014 // b 0x2778 <k_gemm_outer+0x278>
+	WORD $0x14000014 // b 0x2590 <k_gemm_outer+0x278>
 	WORD $0xad0012a2 // stp q2, q4, [x21]
 	WORD $0x91002178 // add x24, x11, #0x8
 	WORD $0xaa0b03f7 // mov x23, x11
@@ -2543,12 +2421,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1302b5 // add x21, x21, x19
 	WORD $0xad005ad5 // stp q21, q22, [x22]
 	WORD $0xad0052b2 // stp q18, q20, [x21]
-	WORD $0x54ffef2c // b.gt 0x2558 <k_gemm_outer+0x58>
+	WORD $0x54ffef2c // b.gt 0x2370 <k_gemm_outer+0x58>
 	WORD $0x9b177dab // mul x11, x13, x23
 	WORD $0x8b0b09f5 // add x21, x15, x11, lsl #2
 	WORD $0xaa1803eb // mov x11, x24
 	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
-	WORD $0xb4000270 // cbz x16, 0x27d4 <k_gemm_outer+0x2d4>
+	WORD $0xb4000270 // cbz x16, 0x25ec <k_gemm_outer+0x2d4>
 	WORD $0x8b0102b8 // add x24, x21, x1
 	WORD $0xad4012a2 // ldp q2, q4, [x21]
 	WORD $0xad400700 // ldp q0, q1, [x24]
@@ -2565,8 +2443,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4042c6 // ldp q6, q16, [x22]
 	WORD $0xad405312 // ldp q18, q20, [x24]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400028a // b.ge 0x281c <k_gemm_outer+0x31c>
-	WORD $0x17ffffd7 // b 0x272c <k_gemm_outer+0x22c>
+	WORD $0x5400028a // b.ge 0x2634 <k_gemm_outer+0x31c>
+	WORD $0x17ffffd7 // b 0x2544 <k_gemm_outer+0x22c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -2584,7 +2462,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fff8ab // b.lt 0x272c <k_gemm_outer+0x22c>
+	WORD $0x54fff8ab // b.lt 0x2544 <k_gemm_outer+0x22c>
 	WORD $0x9b177dd7 // mul x23, x14, x23
 	WORD $0xaa1403f8 // mov x24, x20
 	WORD $0xaa1103f9 // mov x25, x17
@@ -2617,8 +2495,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
 	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
 	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0x282c <k_gemm_outer+0x32c>
-	WORD $0x17ffffa3 // b 0x272c <k_gemm_outer+0x22c>
+	WORD $0x54fffc81 // b.ne 0x2644 <k_gemm_outer+0x32c>
+	WORD $0x17ffffa3 // b 0x2544 <k_gemm_outer+0x22c>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
 	WORD $0xa940940e // ldp x14, x5, [x0, #0x8]
@@ -2633,30 +2511,30 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b040184 // add x4, x12, x4
 	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x14000008 // b 0x28fc <k_gemm_outer+0x3fc>
+	WORD $0x14000008 // b 0x2714 <k_gemm_outer+0x3fc>
 	WORD $0x91000993 // add x19, x12, #0x2
 	WORD $0x8b0201ef // add x15, x15, x2
 	WORD $0xaa0c03eb // mov x11, x12
 	WORD $0xeb0a027f // cmp x19, x10
 	WORD $0xad000ce2 // stp q2, q3, [x7]
 	WORD $0xad0000c1 // stp q1, q0, [x6]
-	WORD $0x54ffe38c // b.gt 0x2568 <k_gemm_outer+0x68>
+	WORD $0x54ffe38c // b.gt 0x2380 <k_gemm_outer+0x68>
 	WORD $0x9b0b7e0c // mul x12, x16, x11
 	WORD $0x8b0c0887 // add x7, x4, x12, lsl #2
 	WORD $0xaa1303ec // mov x12, x19
 	WORD $0x8b1008e6 // add x6, x7, x16, lsl #2
-	WORD $0xb40000d1 // cbz x17, 0x2924 <k_gemm_outer+0x424>
+	WORD $0xb40000d1 // cbz x17, 0x273c <k_gemm_outer+0x424>
 	WORD $0xad400ce2 // ldp q2, q3, [x7]
 	WORD $0xad4000c1 // ldp q1, q0, [x6]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400010a // b.ge 0x293c <k_gemm_outer+0x43c>
-	WORD $0x17fffff0 // b 0x28e0 <k_gemm_outer+0x3e0>
+	WORD $0x5400010a // b.ge 0x2754 <k_gemm_outer+0x43c>
+	WORD $0x17fffff0 // b 0x26f8 <k_gemm_outer+0x3e0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd4b // b.lt 0x28e0 <k_gemm_outer+0x3e0>
+	WORD $0x54fffd4b // b.lt 0x26f8 <k_gemm_outer+0x3e0>
 	WORD $0x9b0b7dab // mul x11, x13, x11
 	WORD $0xaa0503f3 // mov x19, x5
 	WORD $0xaa0103f4 // mov x20, x1
@@ -2671,8 +2549,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e26cca3 // fmla v3.4s, v5.4s, v6.4s
 	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
 	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
-	WORD $0x54fffee1 // b.ne 0x2950 <k_gemm_outer+0x450>
-	WORD $0x17ffffda // b 0x28e0 <k_gemm_outer+0x3e0>
+	WORD $0x54fffee1 // b.ne 0x2768 <k_gemm_outer+0x450>
+	WORD $0x17ffffda // b 0x26f8 <k_gemm_outer+0x3e0>
 	WORD $0xa9413013 // ldp x19, x12, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa942180e // ldp x14, x6, [x0, #0x20]
@@ -2693,7 +2571,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0b0021 // add x1, x1, x11
 	WORD $0x8b0b0273 // add x19, x19, x11
 	WORD $0xcb0f0294 // sub x20, x20, x15
-	WORD $0x1400000d // b 0x2a00 <k_gemm_outer+0x500>
+	WORD $0x1400000d // b 0x2818 <k_gemm_outer+0x500>
 	WORD $0x91002177 // add x23, x11, #0x8
 	WORD $0xaa0b03f6 // mov x22, x11
 	WORD $0x3d8002a7 // str q7, [x21]
@@ -2705,11 +2583,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca46aa2 // str q2, [x21, x4]
 	WORD $0x3ca56aa1 // str q1, [x21, x5]
 	WORD $0x3cb46aa0 // str q0, [x21, x20]
-	WORD $0x54ffe10c // b.gt 0x261c <k_gemm_outer+0x11c>
+	WORD $0x54ffe10c // b.gt 0x2434 <k_gemm_outer+0x11c>
 	WORD $0x9b167d8b // mul x11, x12, x22
 	WORD $0x8b0b0835 // add x21, x1, x11, lsl #2
 	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xb4000190 // cbz x16, 0x2a3c <k_gemm_outer+0x53c>
+	WORD $0xb4000190 // cbz x16, 0x2854 <k_gemm_outer+0x53c>
 	WORD $0x3dc002a7 // ldr q7, [x21]
 	WORD $0x3cef6aa6 // ldr q6, [x21, x15]
 	WORD $0x3ce26aa5 // ldr q5, [x21, x2]
@@ -2719,8 +2597,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ce56aa1 // ldr q1, [x21, x5]
 	WORD $0x3cf46aa0 // ldr q0, [x21, x20]
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400018a // b.ge 0x2a64 <k_gemm_outer+0x564>
-	WORD $0x17ffffe6 // b 0x29d0 <k_gemm_outer+0x4d0>
+	WORD $0x5400018a // b.ge 0x287c <k_gemm_outer+0x564>
+	WORD $0x17ffffe6 // b 0x27e8 <k_gemm_outer+0x4d0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -2730,7 +2608,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffb8b // b.lt 0x29d0 <k_gemm_outer+0x4d0>
+	WORD $0x54fffb8b // b.lt 0x27e8 <k_gemm_outer+0x4d0>
 	WORD $0x9b167dd6 // mul x22, x14, x22
 	WORD $0xaa1303f7 // mov x23, x19
 	WORD $0xaa1103f8 // mov x24, x17
@@ -2760,8 +2638,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0x2a74 <k_gemm_outer+0x574>
-	WORD $0x17ffffbd // b 0x29d0 <k_gemm_outer+0x4d0>
+	WORD $0x54fffce1 // b.ne 0x288c <k_gemm_outer+0x574>
+	WORD $0x17ffffbd // b 0x27e8 <k_gemm_outer+0x4d0>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
 	WORD $0xa940980e // ldp x14, x6, [x0, #0x8]
@@ -2775,28 +2653,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b050184 // add x4, x12, x5
 	WORD $0x8b0500c5 // add x5, x6, x5
-	WORD $0x14000008 // b 0x2b34 <k_gemm_outer+0x634>
+	WORD $0x14000008 // b 0x294c <k_gemm_outer+0x634>
 	WORD $0x91000993 // add x19, x12, #0x2
 	WORD $0x8b0201ef // add x15, x15, x2
 	WORD $0xaa0c03eb // mov x11, x12
 	WORD $0xeb0a027f // cmp x19, x10
 	WORD $0x3d8000c1 // str q1, [x6]
 	WORD $0x3ca768c0 // str q0, [x6, x7]
-	WORD $0x54ffd7ec // b.gt 0x262c <k_gemm_outer+0x12c>
+	WORD $0x54ffd7ec // b.gt 0x2444 <k_gemm_outer+0x12c>
 	WORD $0x9b0b7e0c // mul x12, x16, x11
 	WORD $0xd37ef607 // lsl x7, x16, #2
 	WORD $0x8b0c0886 // add x6, x4, x12, lsl #2
 	WORD $0xaa1303ec // mov x12, x19
-	WORD $0xb40000d1 // cbz x17, 0x2b5c <k_gemm_outer+0x65c>
+	WORD $0xb40000d1 // cbz x17, 0x2974 <k_gemm_outer+0x65c>
 	WORD $0x3dc000c1 // ldr q1, [x6]
 	WORD $0x3ce768c0 // ldr q0, [x6, x7]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2b6c <k_gemm_outer+0x66c>
-	WORD $0x17fffff0 // b 0x2b18 <k_gemm_outer+0x618>
+	WORD $0x540000ca // b.ge 0x2984 <k_gemm_outer+0x66c>
+	WORD $0x17fffff0 // b 0x2930 <k_gemm_outer+0x618>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd8b // b.lt 0x2b18 <k_gemm_outer+0x618>
+	WORD $0x54fffd8b // b.lt 0x2930 <k_gemm_outer+0x618>
 	WORD $0x9b0b7dab // mul x11, x13, x11
 	WORD $0xaa0503f3 // mov x19, x5
 	WORD $0xaa0103f4 // mov x20, x1
@@ -2809,17 +2687,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
 	WORD $0x8b030273 // add x19, x19, x3
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54ffff21 // b.ne 0x2b80 <k_gemm_outer+0x680>
-	WORD $0x17ffffde // b 0x2b18 <k_gemm_outer+0x618>
+	WORD $0x54ffff21 // b.ne 0x2998 <k_gemm_outer+0x680>
+	WORD $0x17ffffde // b 0x2930 <k_gemm_outer+0x618>
 	WORD $0xd37ef52d // lsl x13, x9, #2
 	WORD $0xf100215f // cmp x10, #0x8
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x54000c2a // b.ge 0x2d34 <k_gemm_outer+0x834>
+	WORD $0x54000c2a // b.ge 0x2b4c <k_gemm_outer+0x834>
 	WORD $0xb27f0195 // orr x21, x12, #0x2
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x5400274d // b.le 0x30a4 <k_gemm_outer+0xba4>
+	WORD $0x5400274d // b.le 0x2ebc <k_gemm_outer+0xba4>
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000aaa // b.ge 0x2d18 <k_gemm_outer+0x818>
+	WORD $0x54000aaa // b.ge 0x2b30 <k_gemm_outer+0x818>
 	WORD $0xa9413811 // ldp x17, x14, [x0, #0x10]
 	WORD $0xa942040f // ldp x15, x1, [x0, #0x20]
 	WORD $0xa9404003 // ldp x3, x16, [x0]
@@ -2828,39 +2706,39 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef421 // lsl x1, x1, #2
 	WORD $0x8b0d006d // add x13, x3, x13
 	WORD $0x91002223 // add x3, x17, #0x8
-	WORD $0x14000005 // b 0x2bfc <k_gemm_outer+0x6fc>
+	WORD $0x14000005 // b 0x2a14 <k_gemm_outer+0x6fc>
 	WORD $0x3d800080 // str q0, [x4]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000900 // b.eq 0x2d18 <k_gemm_outer+0x818>
+	WORD $0x54000900 // b.eq 0x2b30 <k_gemm_outer+0x818>
 	WORD $0x9b0c7dc4 // mul x4, x14, x12
 	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
-	WORD $0xb4000122 // cbz x2, 0x2c28 <k_gemm_outer+0x728>
+	WORD $0xb4000122 // cbz x2, 0x2a40 <k_gemm_outer+0x728>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000121 // b.ne 0x2c30 <k_gemm_outer+0x730>
+	WORD $0x54000121 // b.ne 0x2a48 <k_gemm_outer+0x730>
 	WORD $0x3dc00080 // ldr q0, [x4]
 	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x54fffead // b.le 0x2bec <k_gemm_outer+0x6ec>
+	WORD $0x54fffead // b.le 0x2a04 <k_gemm_outer+0x6ec>
 	WORD $0x9b0c7de5 // mul x5, x15, x12
 	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x14000012 // b 0x2c6c <k_gemm_outer+0x76c>
+	WORD $0x14000012 // b 0x2a84 <k_gemm_outer+0x76c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1400000a // b 0x2c54 <k_gemm_outer+0x754>
+	WORD $0x1400000a // b 0x2a6c <k_gemm_outer+0x754>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000eb // b.lt 0x2c50 <k_gemm_outer+0x750>
+	WORD $0x540000eb // b.lt 0x2a68 <k_gemm_outer+0x750>
 	WORD $0xfd400080 // ldr d0, [x4]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000a0 // b.eq 0x2c54 <k_gemm_outer+0x754>
+	WORD $0x540000a0 // b.eq 0x2a6c <k_gemm_outer+0x754>
 	WORD $0x91002085 // add x5, x4, #0x8
 	WORD $0x4d4080a0 // ld1 { v0.s }[2], [x5]
-	WORD $0x14000002 // b 0x2c54 <k_gemm_outer+0x754>
+	WORD $0x14000002 // b 0x2a6c <k_gemm_outer+0x754>
 	WORD $0xbd400080 // ldr s0, [x4]
 	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x540004ad // b.le 0x2cec <k_gemm_outer+0x7ec>
+	WORD $0x540004ad // b.le 0x2b04 <k_gemm_outer+0x7ec>
 	WORD $0x9b0c7de5 // mul x5, x15, x12
 	WORD $0xeb09011f // cmp x8, x9
 	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x54000141 // b.ne 0x2c90 <k_gemm_outer+0x790>
+	WORD $0x54000141 // b.ne 0x2aa8 <k_gemm_outer+0x790>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0xaa0003e7 // mov x7, x0
 	WORD $0x3dc000c1 // ldr q1, [x6]
@@ -2868,23 +2746,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x2c74 <k_gemm_outer+0x774>
-	WORD $0x14000018 // b 0x2cec <k_gemm_outer+0x7ec>
+	WORD $0x54ffff61 // b.ne 0x2a8c <k_gemm_outer+0x774>
+	WORD $0x14000018 // b 0x2b04 <k_gemm_outer+0x7ec>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x2ccc <k_gemm_outer+0x7cc>
+	WORD $0x540001cd // b.le 0x2ae4 <k_gemm_outer+0x7cc>
 	WORD $0xaa0303e6 // mov x6, x3
 	WORD $0xaa0003e7 // mov x7, x0
-	WORD $0x14000006 // b 0x2cb8 <k_gemm_outer+0x7b8>
+	WORD $0x14000006 // b 0x2ad0 <k_gemm_outer+0x7b8>
 	WORD $0xbc4044a2 // ldr s2, [x5], #0x4
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x540001c0 // b.eq 0x2cec <k_gemm_outer+0x7ec>
+	WORD $0x540001c0 // b.eq 0x2b04 <k_gemm_outer+0x7ec>
 	WORD $0xfc5f80c1 // ldur d1, [x6, #-0x8]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54ffff20 // b.eq 0x2ca4 <k_gemm_outer+0x7a4>
+	WORD $0x54ffff20 // b.eq 0x2abc <k_gemm_outer+0x7a4>
 	WORD $0x4d4080c1 // ld1 { v1.s }[2], [x6]
-	WORD $0x17fffff7 // b 0x2ca4 <k_gemm_outer+0x7a4>
+	WORD $0x17fffff7 // b 0x2abc <k_gemm_outer+0x7a4>
 	WORD $0xaa1103e6 // mov x6, x17
 	WORD $0xaa0003e7 // mov x7, x0
 	WORD $0xbd4000c1 // ldr s1, [x6]
@@ -2892,18 +2770,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004e7 // subs x7, x7, #0x1
 	WORD $0x8b0100c6 // add x6, x6, x1
 	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x2cd4 <k_gemm_outer+0x7d4>
+	WORD $0x54ffff61 // b.ne 0x2aec <k_gemm_outer+0x7d4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff7e0 // b.eq 0x2bec <k_gemm_outer+0x6ec>
+	WORD $0x54fff7e0 // b.eq 0x2a04 <k_gemm_outer+0x6ec>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000cb // b.lt 0x2d10 <k_gemm_outer+0x810>
-	WORD $0x54000060 // b.eq 0x2d08 <k_gemm_outer+0x808>
+	WORD $0x540000cb // b.lt 0x2b28 <k_gemm_outer+0x810>
+	WORD $0x54000060 // b.eq 0x2b20 <k_gemm_outer+0x808>
 	WORD $0x91002085 // add x5, x4, #0x8
 	WORD $0x4d0080a0 // st1 { v0.s }[2], [x5]
 	WORD $0xfd000080 // str d0, [x4]
-	WORD $0x17ffffb9 // b 0x2bf0 <k_gemm_outer+0x6f0>
+	WORD $0x17ffffb9 // b 0x2a08 <k_gemm_outer+0x6f0>
 	WORD $0xbd000080 // str s0, [x4]
-	WORD $0x17ffffb7 // b 0x2bf0 <k_gemm_outer+0x6f0>
+	WORD $0x17ffffb7 // b 0x2a08 <k_gemm_outer+0x6f0>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -2930,7 +2808,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0d0063 // add x3, x3, x13
 	WORD $0x8b0d02d6 // add x22, x22, x13
 	WORD $0xcb1102f7 // sub x23, x23, x17
-	WORD $0x1400000c // b 0x2db0 <k_gemm_outer+0x8b0>
+	WORD $0x1400000c // b 0x2bc8 <k_gemm_outer+0x8b0>
 	WORD $0x3d800300 // str q0, [x24]
 	WORD $0x3cb16b05 // str q5, [x24, x17]
 	WORD $0x3ca46b01 // str q1, [x24, x4]
@@ -2941,7 +2819,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cb76b04 // str q4, [x24, x23]
 	WORD $0x9100219a // add x26, x12, #0x8
 	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x54fff04c // b.gt 0x2bb4 <k_gemm_outer+0x6b4>
+	WORD $0x54fff04c // b.gt 0x29cc <k_gemm_outer+0x6b4>
 	WORD $0xaa0c03f9 // mov x25, x12
 	WORD $0x9b0c7dcc // mul x12, x14, x12
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -2954,9 +2832,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x8b0c0878 // add x24, x3, x12, lsl #2
 	WORD $0xaa1a03ec // mov x12, x26
-	WORD $0xb4000581 // cbz x1, 0x2e90 <k_gemm_outer+0x990>
+	WORD $0xb4000581 // cbz x1, 0x2ca8 <k_gemm_outer+0x990>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000181 // b.ne 0x2e18 <k_gemm_outer+0x918>
+	WORD $0x54000181 // b.ne 0x2c30 <k_gemm_outer+0x918>
 	WORD $0x3dc00300 // ldr q0, [x24]
 	WORD $0x3cf16b05 // ldr q5, [x24, x17]
 	WORD $0x3ce46b01 // ldr q1, [x24, x4]
@@ -2966,13 +2844,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cf36b06 // ldr q6, [x24, x19]
 	WORD $0x3cf76b04 // ldr q4, [x24, x23]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044a // b.ge 0x2e98 <k_gemm_outer+0x998>
-	WORD $0x1400006c // b 0x2fc4 <k_gemm_outer+0xac4>
+	WORD $0x5400044a // b.ge 0x2cb0 <k_gemm_outer+0x998>
+	WORD $0x1400006c // b 0x2ddc <k_gemm_outer+0xac4>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x2e54 <k_gemm_outer+0x954>
+	WORD $0x540001cd // b.le 0x2c6c <k_gemm_outer+0x954>
 	WORD $0xfd400300 // ldr d0, [x24]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540008c1 // b.ne 0x2f40 <k_gemm_outer+0xa40>
+	WORD $0x540008c1 // b.ne 0x2d58 <k_gemm_outer+0xa40>
 	WORD $0xfc716b05 // ldr d5, [x24, x17]
 	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
 	WORD $0xfc666b03 // ldr d3, [x24, x6]
@@ -2981,8 +2859,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc736b06 // ldr d6, [x24, x19]
 	WORD $0xfc776b04 // ldr d4, [x24, x23]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400026a // b.ge 0x2e98 <k_gemm_outer+0x998>
-	WORD $0x1400005d // b 0x2fc4 <k_gemm_outer+0xac4>
+	WORD $0x5400026a // b.ge 0x2cb0 <k_gemm_outer+0x998>
+	WORD $0x1400005d // b 0x2ddc <k_gemm_outer+0xac4>
 	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
 	WORD $0xaa1803fa // mov x26, x24
 	WORD $0x8b04031d // add x29, x24, x4
@@ -2999,12 +2877,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd400344 // ldr s4, [x26]
 	WORD $0xbd4003a6 // ldr s6, [x29]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400098b // b.lt 0x2fc4 <k_gemm_outer+0xac4>
+	WORD $0x5400098b // b.lt 0x2ddc <k_gemm_outer+0xac4>
 	WORD $0x9b197e19 // mul x25, x16, x25
 	WORD $0xaa1603fa // mov x26, x22
 	WORD $0xaa0203fb // mov x27, x2
 	WORD $0x8b1909f9 // add x25, x15, x25, lsl #2
-	WORD $0x1400001b // b 0x2f14 <k_gemm_outer+0xa14>
+	WORD $0x1400001b // b 0x2d2c <k_gemm_outer+0xa14>
 	WORD $0x3dc00350 // ldr q16, [x26]
 	WORD $0x8b100b3d // add x29, x25, x16, lsl #2
 	WORD $0xbc404731 // ldr s17, [x25], #0x4
@@ -3030,18 +2908,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931207 // fmla v7.4s, v16.4s, v19.s[0]
 	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
 	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x540005a0 // b.eq 0x2fc4 <k_gemm_outer+0xac4>
+	WORD $0x540005a0 // b.eq 0x2ddc <k_gemm_outer+0xac4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffca0 // b.eq 0x2eac <k_gemm_outer+0x9ac>
+	WORD $0x54fffca0 // b.eq 0x2cc4 <k_gemm_outer+0x9ac>
 	WORD $0xbd400350 // ldr s16, [x26]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffc6b // b.lt 0x2eb0 <k_gemm_outer+0x9b0>
+	WORD $0x54fffc6b // b.lt 0x2cc8 <k_gemm_outer+0x9b0>
 	WORD $0x9100135d // add x29, x26, #0x4
 	WORD $0x0d4093b0 // ld1 { v16.s }[1], [x29]
-	WORD $0x54fffc00 // b.eq 0x2eb0 <k_gemm_outer+0x9b0>
+	WORD $0x54fffc00 // b.eq 0x2cc8 <k_gemm_outer+0x9b0>
 	WORD $0x9100235d // add x29, x26, #0x8
 	WORD $0x4d4083b0 // ld1 { v16.s }[2], [x29]
-	WORD $0x17ffffdd // b 0x2eb0 <k_gemm_outer+0x9b0>
+	WORD $0x17ffffdd // b 0x2cc8 <k_gemm_outer+0x9b0>
 	WORD $0x8b04031a // add x26, x24, x4
 	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
 	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
@@ -3074,13 +2952,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
 	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fff6ca // b.ge 0x2e98 <k_gemm_outer+0x998>
+	WORD $0x54fff6ca // b.ge 0x2cb0 <k_gemm_outer+0x998>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54ffede0 // b.eq 0x2d84 <k_gemm_outer+0x884>
+	WORD $0x54ffede0 // b.eq 0x2b9c <k_gemm_outer+0x884>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001ad // b.le 0x3004 <k_gemm_outer+0xb04>
+	WORD $0x540001ad // b.le 0x2e1c <k_gemm_outer+0xb04>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000281 // b.ne 0x3028 <k_gemm_outer+0xb28>
+	WORD $0x54000281 // b.ne 0x2e40 <k_gemm_outer+0xb28>
 	WORD $0x8b170319 // add x25, x24, x23
 	WORD $0xfd000300 // str d0, [x24]
 	WORD $0xfc316b05 // str d5, [x24, x17]
@@ -3090,7 +2968,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc276b07 // str d7, [x24, x7]
 	WORD $0xfc336b06 // str d6, [x24, x19]
 	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff69 // b 0x2da4 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff69 // b 0x2bbc <k_gemm_outer+0x8a4>
 	WORD $0xbd000300 // str s0, [x24]
 	WORD $0xbc2e7b05 // str s5, [x24, x14, lsl #2]
 	WORD $0xbc246b01 // str s1, [x24, x4]
@@ -3099,7 +2977,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc276b07 // str s7, [x24, x7]
 	WORD $0xbc336b06 // str s6, [x24, x19]
 	WORD $0xbc376b04 // str s4, [x24, x23]
-	WORD $0x17ffff60 // b 0x2da4 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff60 // b 0x2bbc <k_gemm_outer+0x8a4>
 	WORD $0x91002319 // add x25, x24, #0x8
 	WORD $0x8b0e0b1a // add x26, x24, x14, lsl #2
 	WORD $0xfd000300 // str d0, [x24]
@@ -3130,7 +3008,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000346 // str d6, [x26]
 	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
 	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff41 // b 0x2da4 <k_gemm_outer+0x8a4>
+	WORD $0x17ffff41 // b 0x2bbc <k_gemm_outer+0x8a4>
 	WORD $0xd37ef58f // lsl x15, x12, #2
 	WORD $0xa942100e // ldp x14, x4, [x0, #0x20]
 	WORD $0xa9414407 // ldp x7, x17, [x0, #0x10]
@@ -3143,47 +3021,47 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef625 // lsl x5, x17, #2
 	WORD $0x8b0d00c6 // add x6, x6, x13
 	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x14000007 // b 0x30f0 <k_gemm_outer+0xbf0>
+	WORD $0x14000007 // b 0x2f08 <k_gemm_outer+0xbf0>
 	WORD $0x3d800260 // str q0, [x19]
 	WORD $0x3ca56a61 // str q1, [x19, x5]
 	WORD $0x91000995 // add x21, x12, #0x2
 	WORD $0x8b030210 // add x16, x16, x3
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54ffd6ac // b.gt 0x2bc0 <k_gemm_outer+0x6c0>
+	WORD $0x54ffd6ac // b.gt 0x29d8 <k_gemm_outer+0x6c0>
 	WORD $0xaa0c03f4 // mov x20, x12
 	WORD $0x9b0c7e2c // mul x12, x17, x12
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x8b0c08d3 // add x19, x6, x12, lsl #2
 	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xb4000281 // cbz x1, 0x3158 <k_gemm_outer+0xc58>
+	WORD $0xb4000281 // cbz x1, 0x2f70 <k_gemm_outer+0xc58>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540000c1 // b.ne 0x3128 <k_gemm_outer+0xc28>
+	WORD $0x540000c1 // b.ne 0x2f40 <k_gemm_outer+0xc28>
 	WORD $0x3dc00260 // ldr q0, [x19]
 	WORD $0x3ce56a61 // ldr q1, [x19, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400020a // b.ge 0x3160 <k_gemm_outer+0xc60>
-	WORD $0x14000030 // b 0x31e4 <k_gemm_outer+0xce4>
+	WORD $0x5400020a // b.ge 0x2f78 <k_gemm_outer+0xc60>
+	WORD $0x14000030 // b 0x2ffc <k_gemm_outer+0xce4>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400010d // b.le 0x314c <k_gemm_outer+0xc4c>
+	WORD $0x5400010d // b.le 0x2f64 <k_gemm_outer+0xc4c>
 	WORD $0xfd400260 // ldr d0, [x19]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000461 // b.ne 0x31c4 <k_gemm_outer+0xcc4>
+	WORD $0x54000461 // b.ne 0x2fdc <k_gemm_outer+0xcc4>
 	WORD $0xfc656a61 // ldr d1, [x19, x5]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000ea // b.ge 0x3160 <k_gemm_outer+0xc60>
-	WORD $0x14000027 // b 0x31e4 <k_gemm_outer+0xce4>
+	WORD $0x540000ea // b.ge 0x2f78 <k_gemm_outer+0xc60>
+	WORD $0x14000027 // b 0x2ffc <k_gemm_outer+0xce4>
 	WORD $0xaa1303f5 // mov x21, x19
 	WORD $0x0dc582a0 // ld1 { v0.s }[0], [x21], x5
 	WORD $0xbd4002a1 // ldr s1, [x21]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044b // b.lt 0x31e4 <k_gemm_outer+0xce4>
+	WORD $0x5400044b // b.lt 0x2ffc <k_gemm_outer+0xce4>
 	WORD $0x9b147dd4 // mul x20, x14, x20
 	WORD $0xaa0703f5 // mov x21, x7
 	WORD $0xaa0203f6 // mov x22, x2
 	WORD $0xaa1003f7 // mov x23, x16
 	WORD $0x8b1409f4 // add x20, x15, x20, lsl #2
-	WORD $0x14000009 // b 0x3198 <k_gemm_outer+0xc98>
+	WORD $0x14000009 // b 0x2fb0 <k_gemm_outer+0xc98>
 	WORD $0x3dc002a2 // ldr q2, [x21]
 	WORD $0xbc404683 // ldr s3, [x20], #0x4
 	WORD $0xf10006d6 // subs x22, x22, #0x1
@@ -3191,18 +3069,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0402b5 // add x21, x21, x4
 	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
-	WORD $0x54000280 // b.eq 0x31e4 <k_gemm_outer+0xce4>
+	WORD $0x54000280 // b.eq 0x2ffc <k_gemm_outer+0xce4>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffee0 // b.eq 0x3178 <k_gemm_outer+0xc78>
+	WORD $0x54fffee0 // b.eq 0x2f90 <k_gemm_outer+0xc78>
 	WORD $0xbd4002a2 // ldr s2, [x21]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffeab // b.lt 0x317c <k_gemm_outer+0xc7c>
+	WORD $0x54fffeab // b.lt 0x2f94 <k_gemm_outer+0xc7c>
 	WORD $0x910012b8 // add x24, x21, #0x4
 	WORD $0x0d409302 // ld1 { v2.s }[1], [x24]
-	WORD $0x54fffe40 // b.eq 0x317c <k_gemm_outer+0xc7c>
+	WORD $0x54fffe40 // b.eq 0x2f94 <k_gemm_outer+0xc7c>
 	WORD $0x910022b8 // add x24, x21, #0x8
 	WORD $0x4d408302 // ld1 { v2.s }[2], [x24]
-	WORD $0x17ffffef // b 0x317c <k_gemm_outer+0xc7c>
+	WORD $0x17ffffef // b 0x2f94 <k_gemm_outer+0xc7c>
 	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
 	WORD $0xfc4086a1 // ldr d1, [x21], #0x8
 	WORD $0x4d4082a1 // ld1 { v1.s }[2], [x21]
@@ -3210,19 +3088,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4d4082a0 // ld1 { v0.s }[2], [x21]
 	WORD $0x4e1c1fe1 // mov v1.s[3], wzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc0a // b.ge 0x3160 <k_gemm_outer+0xc60>
+	WORD $0x54fffc0a // b.ge 0x2f78 <k_gemm_outer+0xc60>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff780 // b.eq 0x30d8 <k_gemm_outer+0xbd8>
+	WORD $0x54fff780 // b.eq 0x2ef0 <k_gemm_outer+0xbd8>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540000cd // b.le 0x3208 <k_gemm_outer+0xd08>
+	WORD $0x540000cd // b.le 0x3020 <k_gemm_outer+0xd08>
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000e1 // b.ne 0x3214 <k_gemm_outer+0xd14>
+	WORD $0x540000e1 // b.ne 0x302c <k_gemm_outer+0xd14>
 	WORD $0xfd000260 // str d0, [x19]
 	WORD $0xfc256a61 // str d1, [x19, x5]
-	WORD $0x17ffffb7 // b 0x30e0 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffb7 // b 0x2ef8 <k_gemm_outer+0xbe0>
 	WORD $0xbd000260 // str s0, [x19]
 	WORD $0xbc317a61 // str s1, [x19, x17, lsl #2]
-	WORD $0x17ffffb4 // b 0x30e0 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffb4 // b 0x2ef8 <k_gemm_outer+0xbe0>
 	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
 	WORD $0x91002274 // add x20, x19, #0x8
 	WORD $0xfd000260 // str d0, [x19]
@@ -3230,31 +3108,31 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910022b4 // add x20, x21, #0x8
 	WORD $0xfc256a61 // str d1, [x19, x5]
 	WORD $0x4d008281 // st1 { v1.s }[2], [x20]
-	WORD $0x17ffffac // b 0x30e0 <k_gemm_outer+0xbe0>
+	WORD $0x17ffffac // b 0x2ef8 <k_gemm_outer+0xbe0>
 
 	// gemm_outer_64
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002c2b // b.lt 0x37c0 <k_gemm_outer_64+0x58c>
+	WORD $0x54002c2b // b.lt 0x35d8 <k_gemm_outer_64+0x58c>
 	WORD $0xa9bc67fa // stp x26, x25, [sp, #-0x40]!
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
 	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
 	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x14000005 // b 0x3268 <k_gemm_outer_64+0x34>
+	WORD $0x14000005 // b 0x3080 <k_gemm_outer_64+0x34>
 	WORD $0x5280008a // mov w10, #0x4 // =4
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54002a6a // b.ge 0x37b0 <k_gemm_outer_64+0x57c>
+	WORD $0x54002a6a // b.ge 0x35c8 <k_gemm_outer_64+0x57c>
 	WORD $0xcb09010b // sub x11, x8, x9
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x540005ab // b.lt 0x3324 <k_gemm_outer_64+0xf0>
+	WORD $0x540005ab // b.lt 0x313c <k_gemm_outer_64+0xf0>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54000aaa // b.ge 0x33d0 <k_gemm_outer_64+0x19c>
+	WORD $0x54000aaa // b.ge 0x31e8 <k_gemm_outer_64+0x19c>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54fffe8a // b.ge 0x3258 <k_gemm_outer_64+0x24>
+	WORD $0x54fffe8a // b.ge 0x3070 <k_gemm_outer_64+0x24>
 	WORD $0xa941300f // ldp x15, x12, [x0, #0x10]
 	WORD $0xd37df131 // lsl x17, x9, #3
 	WORD $0xa9403401 // ldp x1, x13, [x0]
@@ -3263,22 +3141,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
 	WORD $0x8b110031 // add x17, x1, x17
 	WORD $0x91004041 // add x1, x2, #0x10
-	WORD $0x14000005 // b 0x32c0 <k_gemm_outer_64+0x8c>
+	WORD $0x14000005 // b 0x30d8 <k_gemm_outer_64+0x8c>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0xad000041 // stp q1, q0, [x2]
 	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54fffce0 // b.eq 0x3258 <k_gemm_outer_64+0x24>
+	WORD $0x54fffce0 // b.eq 0x3070 <k_gemm_outer_64+0x24>
 	WORD $0x9b0b7d82 // mul x2, x12, x11
 	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb40000af // cbz x15, 0x32dc <k_gemm_outer_64+0xa8>
+	WORD $0xb40000af // cbz x15, 0x30f4 <k_gemm_outer_64+0xa8>
 	WORD $0xad400041 // ldp q1, q0, [x2]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000ca // b.ge 0x32ec <k_gemm_outer_64+0xb8>
-	WORD $0x17fffff6 // b 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0x540000ca // b.ge 0x3104 <k_gemm_outer_64+0xb8>
+	WORD $0x17fffff6 // b 0x30c8 <k_gemm_outer_64+0x7c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffe4b // b.lt 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0x54fffe4b // b.lt 0x30c8 <k_gemm_outer_64+0x7c>
 	WORD $0x9b0b7dc3 // mul x3, x14, x11
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0xaa0103e5 // mov x5, x1
@@ -3291,16 +3169,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0400a5 // add x5, x5, x4
 	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
 	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff41 // b.ne 0x3304 <k_gemm_outer_64+0xd0>
-	WORD $0x17ffffe4 // b 0x32b0 <k_gemm_outer_64+0x7c>
+	WORD $0x54ffff41 // b.ne 0x311c <k_gemm_outer_64+0xd0>
+	WORD $0x17ffffe4 // b 0x30c8 <k_gemm_outer_64+0x7c>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540013cd // b.le 0x35a4 <k_gemm_outer_64+0x370>
+	WORD $0x540013cd // b.le 0x33bc <k_gemm_outer_64+0x370>
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x540018aa // b.ge 0x3648 <k_gemm_outer_64+0x414>
+	WORD $0x540018aa // b.ge 0x3460 <k_gemm_outer_64+0x414>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x5400180a // b.ge 0x3640 <k_gemm_outer_64+0x40c>
+	WORD $0x5400180a // b.ge 0x3458 <k_gemm_outer_64+0x40c>
 	WORD $0xa9403011 // ldp x17, x12, [x0]
 	WORD $0xd37df121 // lsl x1, x9, #3
 	WORD $0xa9413402 // ldp x2, x13, [x0, #0x10]
@@ -3308,21 +3186,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
 	WORD $0x8b010231 // add x17, x17, x1
 	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x14000005 // b 0x3374 <k_gemm_outer_64+0x140>
+	WORD $0x14000005 // b 0x318c <k_gemm_outer_64+0x140>
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x3d800040 // str q0, [x2]
 	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54001680 // b.eq 0x3640 <k_gemm_outer_64+0x40c>
+	WORD $0x54001680 // b.eq 0x3458 <k_gemm_outer_64+0x40c>
 	WORD $0x9b0b7da2 // mul x2, x13, x11
 	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb40000af // cbz x15, 0x3390 <k_gemm_outer_64+0x15c>
+	WORD $0xb40000af // cbz x15, 0x31a8 <k_gemm_outer_64+0x15c>
 	WORD $0x3dc00040 // ldr q0, [x2]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x339c <k_gemm_outer_64+0x168>
-	WORD $0x17fffff6 // b 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0x540000aa // b.ge 0x31b4 <k_gemm_outer_64+0x168>
+	WORD $0x17fffff6 // b 0x317c <k_gemm_outer_64+0x130>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffe6b // b.lt 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0x54fffe6b // b.lt 0x317c <k_gemm_outer_64+0x130>
 	WORD $0x9b0b7dc3 // mul x3, x14, x11
 	WORD $0xf9401404 // ldr x4, [x0, #0x28]
 	WORD $0xaa0103e5 // mov x5, x1
@@ -3334,8 +3212,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf10004c6 // subs x6, x6, #0x1
 	WORD $0x8b0400a5 // add x5, x5, x4
 	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff61 // b.ne 0x33b4 <k_gemm_outer_64+0x180>
-	WORD $0x17ffffe6 // b 0x3364 <k_gemm_outer_64+0x130>
+	WORD $0x54ffff61 // b.ne 0x31cc <k_gemm_outer_64+0x180>
+	WORD $0x17ffffe6 // b 0x317c <k_gemm_outer_64+0x130>
 	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
 	WORD $0xd37df12b // lsl x11, x9, #3
 	WORD $0xa9403407 // ldp x7, x13, [x0]
@@ -3356,7 +3234,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0b00e7 // add x7, x7, x11
 	WORD $0x91004273 // add x19, x19, #0x10
 	WORD $0x52800117 // mov w23, #0x8 // =8
-	WORD $0x14000014 // b 0x3470 <k_gemm_outer_64+0x23c>
+	WORD $0x14000014 // b 0x3288 <k_gemm_outer_64+0x23c>
 	WORD $0xad000282 // stp q2, q0, [x20]
 	WORD $0x91002177 // add x23, x11, #0x8
 	WORD $0xaa0b03f6 // mov x22, x11
@@ -3375,12 +3253,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b050294 // add x20, x20, x5
 	WORD $0xad005ab5 // stp q21, q22, [x21]
 	WORD $0xad005292 // stp q18, q20, [x20]
-	WORD $0x54fff0cc // b.gt 0x3284 <k_gemm_outer_64+0x50>
+	WORD $0x54fff0cc // b.gt 0x309c <k_gemm_outer_64+0x50>
 	WORD $0x9b167d8b // mul x11, x12, x22
 	WORD $0x8b0b0cf4 // add x20, x7, x11, lsl #3
 	WORD $0xaa1703eb // mov x11, x23
 	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
-	WORD $0xb400026f // cbz x15, 0x34cc <k_gemm_outer_64+0x298>
+	WORD $0xb400026f // cbz x15, 0x32e4 <k_gemm_outer_64+0x298>
 	WORD $0x8b110297 // add x23, x20, x17
 	WORD $0xad400282 // ldp q2, q0, [x20]
 	WORD $0x3dc006e4 // ldr q4, [x23, #0x10]
@@ -3397,8 +3275,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400ea1 // ldp q1, q3, [x21]
 	WORD $0xad4052f2 // ldp q18, q20, [x23]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400028a // b.ge 0x3514 <k_gemm_outer_64+0x2e0>
-	WORD $0x17ffffd7 // b 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0x5400028a // b.ge 0x332c <k_gemm_outer_64+0x2e0>
+	WORD $0x17ffffd7 // b 0x323c <k_gemm_outer_64+0x1f0>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -3416,7 +3294,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fff8ab // b.lt 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0x54fff8ab // b.lt 0x323c <k_gemm_outer_64+0x1f0>
 	WORD $0x9b167dd6 // mul x22, x14, x22
 	WORD $0xf9401417 // ldr x23, [x0, #0x28]
 	WORD $0xaa1303f8 // mov x24, x19
@@ -3451,32 +3329,32 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e7ccf36 // fmla v22.2d, v25.2d, v28.2d
 	WORD $0x4fda1312 // fmla v18.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
-	WORD $0x54fffc81 // b.ne 0x352c <k_gemm_outer_64+0x2f8>
-	WORD $0x17ffffa1 // b 0x3424 <k_gemm_outer_64+0x1f0>
+	WORD $0x54fffc81 // b.ne 0x3344 <k_gemm_outer_64+0x2f8>
+	WORD $0x17ffffa1 // b 0x323c <k_gemm_outer_64+0x1f0>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400048b // b.lt 0x3638 <k_gemm_outer_64+0x404>
+	WORD $0x5400048b // b.lt 0x3450 <k_gemm_outer_64+0x404>
 	WORD $0xf940000f // ldr x15, [x0]
 	WORD $0xa944300d // ldp x13, x12, [x0, #0x40]
 	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0x8b090def // add x15, x15, x9, lsl #3
-	WORD $0x14000007 // b 0x35e0 <k_gemm_outer_64+0x3ac>
+	WORD $0x14000007 // b 0x33f8 <k_gemm_outer_64+0x3ac>
 	WORD $0x9b107dd1 // mul x17, x14, x16
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb0a021f // cmp x16, x10
 	WORD $0xfc3179e0 // str d0, [x15, x17, lsl #3]
-	WORD $0x540002e0 // b.eq 0x3638 <k_gemm_outer_64+0x404>
-	WORD $0xb40000cc // cbz x12, 0x35f8 <k_gemm_outer_64+0x3c4>
+	WORD $0x540002e0 // b.eq 0x3450 <k_gemm_outer_64+0x404>
+	WORD $0xb40000cc // cbz x12, 0x3410 <k_gemm_outer_64+0x3c4>
 	WORD $0x9b107dd1 // mul x17, x14, x16
 	WORD $0xfc7179e0 // ldr d0, [x15, x17, lsl #3]
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540000aa // b.ge 0x3604 <k_gemm_outer_64+0x3d0>
-	WORD $0x17fffff5 // b 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0x540000aa // b.ge 0x341c <k_gemm_outer_64+0x3d0>
+	WORD $0x17fffff5 // b 0x33e0 <k_gemm_outer_64+0x394>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54fffe4b // b.lt 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0x54fffe4b // b.lt 0x33e0 <k_gemm_outer_64+0x394>
 	WORD $0xa9420c11 // ldp x17, x3, [x0, #0x20]
 	WORD $0xa9408801 // ldp x1, x2, [x0, #0x8]
 	WORD $0x9b0b0631 // madd x17, x17, x11, x1
@@ -3488,12 +3366,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000463 // subs x3, x3, #0x1
 	WORD $0x8b020021 // add x1, x1, x2
 	WORD $0x1f420020 // fmadd d0, d1, d2, d0
-	WORD $0x54ffff61 // b.ne 0x361c <k_gemm_outer_64+0x3e8>
-	WORD $0x17ffffe5 // b 0x35c8 <k_gemm_outer_64+0x394>
+	WORD $0x54ffff61 // b.ne 0x3434 <k_gemm_outer_64+0x3e8>
+	WORD $0x17ffffe5 // b 0x33e0 <k_gemm_outer_64+0x394>
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x17ffff08 // b 0x325c <k_gemm_outer_64+0x28>
+	WORD $0x17ffff08 // b 0x3074 <k_gemm_outer_64+0x28>
 	WORD $0x5280004a // mov w10, #0x2 // =2
-	WORD $0x17ffff06 // b 0x325c <k_gemm_outer_64+0x28>
+	WORD $0x17ffff06 // b 0x3074 <k_gemm_outer_64+0x28>
 	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
 	WORD $0xd37df12b // lsl x11, x9, #3
 	WORD $0xa9403406 // ldp x6, x13, [x0]
@@ -3512,7 +3390,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0c0c84 // sub x4, x4, x12, lsl #3
 	WORD $0x8b0b00e7 // add x7, x7, x11
 	WORD $0x52800116 // mov w22, #0x8 // =8
-	WORD $0x1400000d // b 0x36c4 <k_gemm_outer_64+0x490>
+	WORD $0x1400000d // b 0x34dc <k_gemm_outer_64+0x490>
 	WORD $0x91002176 // add x22, x11, #0x8
 	WORD $0xaa0b03f5 // mov x21, x11
 	WORD $0x3d800267 // str q7, [x19]
@@ -3524,12 +3402,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ca26a62 // str q2, [x19, x2]
 	WORD $0x3ca36a61 // str q1, [x19, x3]
 	WORD $0x3ca46a60 // str q0, [x19, x4]
-	WORD $0x54ffe3ec // b.gt 0x333c <k_gemm_outer_64+0x108>
+	WORD $0x54ffe3ec // b.gt 0x3154 <k_gemm_outer_64+0x108>
 	WORD $0x9b157d8b // mul x11, x12, x21
 	WORD $0xd37df194 // lsl x20, x12, #3
 	WORD $0x8b0b0cd3 // add x19, x6, x11, lsl #3
 	WORD $0xaa1603eb // mov x11, x22
-	WORD $0xb400018f // cbz x15, 0x3704 <k_gemm_outer_64+0x4d0>
+	WORD $0xb400018f // cbz x15, 0x351c <k_gemm_outer_64+0x4d0>
 	WORD $0x3dc00267 // ldr q7, [x19]
 	WORD $0x3cf46a66 // ldr q6, [x19, x20]
 	WORD $0x3cec7a65 // ldr q5, [x19, x12, lsl #4]
@@ -3539,8 +3417,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3ce36a61 // ldr q1, [x19, x3]
 	WORD $0x3ce46a60 // ldr q0, [x19, x4]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400018a // b.ge 0x372c <k_gemm_outer_64+0x4f8>
-	WORD $0x17ffffe5 // b 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0x5400018a // b.ge 0x3544 <k_gemm_outer_64+0x4f8>
+	WORD $0x17ffffe5 // b 0x34ac <k_gemm_outer_64+0x460>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -3550,7 +3428,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffb6b // b.lt 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0x54fffb6b // b.lt 0x34ac <k_gemm_outer_64+0x460>
 	WORD $0x9b157dd5 // mul x21, x14, x21
 	WORD $0xf9401416 // ldr x22, [x0, #0x28]
 	WORD $0xaa0703f7 // mov x23, x7
@@ -3582,8 +3460,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd31202 // fmla v2.2d, v16.2d, v19.d[0]
 	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
 	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffce1 // b.ne 0x3744 <k_gemm_outer_64+0x510>
-	WORD $0x17ffffba // b 0x3694 <k_gemm_outer_64+0x460>
+	WORD $0x54fffce1 // b.ne 0x355c <k_gemm_outer_64+0x510>
+	WORD $0x17ffffba // b 0x34ac <k_gemm_outer_64+0x460>
 	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
 	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
 	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
@@ -3593,7 +3471,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// gram_tile
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54009e8b // b.lt 0x4b9c <k_gram_tile+0x13d8>
+	WORD $0x54009e8b // b.lt 0x49b4 <k_gram_tile+0x13d8>
 	WORD $0xd10603ff // sub sp, sp, #0x180
 	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
 	WORD $0xf940181a // ldr x26, [x0, #0x30]
@@ -3603,7 +3481,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
 	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
 	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0x54009c6b // b.lt 0x4b80 <k_gram_tile+0x13bc>
+	WORD $0x54009c6b // b.lt 0x4998 <k_gram_tile+0x13bc>
 	WORD $0xa940f40a // ldp x10, x29, [x0, #0x8]
 	WORD $0xd37ef758 // lsl x24, x26, #2
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
@@ -3619,11 +3497,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001bfd // str x29, [sp, #0x30]
 	WORD $0xf90053e5 // str x5, [sp, #0xa0]
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000005 // b 0x3848 <k_gram_tile+0x84>
+	WORD $0x14000005 // b 0x3660 <k_gram_tile+0x84>
 	WORD $0xa9422fe9 // ldp x9, x11, [sp, #0x20]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x540099ea // b.ge 0x4b80 <k_gram_tile+0x13bc>
+	WORD $0x540099ea // b.ge 0x4998 <k_gram_tile+0x13bc>
 	WORD $0xf100617f // cmp x11, #0x18
 	WORD $0x52800308 // mov w8, #0x18 // =24
 	WORD $0xf90017eb // str x11, [sp, #0x28]
@@ -3701,7 +3579,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1a03e9 // mov x9, x26
 	WORD $0xf90057e2 // str x2, [sp, #0xa8]
 	WORD $0xf90077e1 // str x1, [sp, #0xe8]
-	WORD $0x1400000f // b 0x39b8 <k_gram_tile+0x1f4>
+	WORD $0x1400000f // b 0x37d0 <k_gram_tile+0x1f4>
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617800 // fcvtl2 v0.2d, v0.4s
 	WORD $0xad410e22 // ldp q2, q3, [x17, #0x20]
@@ -3715,7 +3593,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x910102f7 // add x23, x23, #0x40
 	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x54fff42a // b.ge 0x3838 <k_gram_tile+0x74>
+	WORD $0x54fff42a // b.ge 0x3650 <k_gram_tile+0x74>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf10005df // cmp x14, #0x1
@@ -3733,7 +3611,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540003cb // b.lt 0x3a74 <k_gram_tile+0x2b0>
+	WORD $0x540003cb // b.lt 0x388c <k_gram_tile+0x2b0>
 	WORD $0x8b130bab // add x11, x29, x19, lsl #2
 	WORD $0xf9407bf1 // ldr x17, [sp, #0xf0]
 	WORD $0xaa0e03ec // mov x12, x14
@@ -3762,7 +3640,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x3a0c <k_gram_tile+0x248>
+	WORD $0x54fffce1 // b.ne 0x3824 <k_gram_tile+0x248>
 	WORD $0xd37be8eb // lsl x11, x7, #5
 	WORD $0xf94083ed // ldr x13, [sp, #0x100]
 	WORD $0x927df37e // and x30, x27, #0xfffffffffffffff8
@@ -3772,7 +3650,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb9412fed // ldr w13, [sp, #0x12c]
 	WORD $0x8b0c020c // add x12, x16, x12
 	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x36000a2d // tbz w13, #0x0, 0x3bdc <k_gram_tile+0x418>
+	WORD $0x36000a2d // tbz w13, #0x0, 0x39f4 <k_gram_tile+0x418>
 	WORD $0xf9400c02 // ldr x2, [x0, #0x18]
 	WORD $0xf94073ed // ldr x13, [sp, #0xe0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3781,27 +3659,27 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c34 // add x20, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3adc <k_gram_tile+0x318>
+	WORD $0x5400010d // b.le 0x38f4 <k_gram_tile+0x318>
 	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
 	WORD $0x4e617af7 // fcvtl2 v23.2d, v23.4s
 	WORD $0xad406a99 // ldp q25, q26, [x20]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x4e77d757 // fadd v23.2d, v26.2d, v23.2d
 	WORD $0xad005e98 // stp q24, q23, [x20]
-	WORD $0x1400001a // b 0x3b40 <k_gram_tile+0x37c>
+	WORD $0x1400001a // b 0x3958 <k_gram_tile+0x37c>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400030b // b.lt 0x3b40 <k_gram_tile+0x37c>
+	WORD $0x5400030b // b.lt 0x3958 <k_gram_tile+0x37c>
 	WORD $0xf1001d3f // cmp x9, #0x7
 	WORD $0x3d8047f7 // str q23, [sp, #0x110]
-	WORD $0x54000129 // b.ls 0x3b10 <k_gram_tile+0x34c>
+	WORD $0x54000129 // b.ls 0x3928 <k_gram_tile+0x34c>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54005982 // b.hs 0x4638 <k_gram_tile+0xe74>
-	WORD $0x3600596d // tbz w13, #0x0, 0x4638 <k_gram_tile+0xe74>
+	WORD $0x54005982 // b.hs 0x4450 <k_gram_tile+0xe74>
+	WORD $0x3600596d // tbz w13, #0x0, 0x4450 <k_gram_tile+0xe74>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b0219ad // madd x13, x13, x2, x6
@@ -3813,23 +3691,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2379b7 // str d23, [x13, x3, lsl #3]
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffff21 // b.ne 0x3b20 <k_gram_tile+0x35c>
+	WORD $0x54ffff21 // b.ne 0x3938 <k_gram_tile+0x35c>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3b6c <k_gram_tile+0x3a8>
+	WORD $0x5400010d // b.le 0x3984 <k_gram_tile+0x3a8>
 	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
 	WORD $0x4e617ad6 // fcvtl2 v22.2d, v22.4s
 	WORD $0xad416698 // ldp q24, q25, [x20, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
 	WORD $0xad015a97 // stp q23, q22, [x20, #0x20]
-	WORD $0x1400001d // b 0x3bdc <k_gram_tile+0x418>
+	WORD $0x1400001d // b 0x39f4 <k_gram_tile+0x418>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3bdc <k_gram_tile+0x418>
+	WORD $0x5400036b // b.lt 0x39f4 <k_gram_tile+0x418>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f6 // str q22, [sp, #0x110]
-	WORD $0x54000143 // b.lo 0x3ba4 <k_gram_tile+0x3e0>
+	WORD $0x54000143 // b.lo 0x39bc <k_gram_tile+0x3e0>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
@@ -3837,8 +3715,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54005882 // b.hs 0x46ac <k_gram_tile+0xee8>
-	WORD $0x3600586d // tbz w13, #0x0, 0x46ac <k_gram_tile+0xee8>
+	WORD $0x54005882 // b.hs 0x44c4 <k_gram_tile+0xee8>
+	WORD $0x3600586d // tbz w13, #0x0, 0x44c4 <k_gram_tile+0xee8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b027dad // mul x13, x13, x2
@@ -3852,12 +3730,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e762af6 // fadd d22, d23, d22
 	WORD $0xfc3769b6 // str d22, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3bb8 <k_gram_tile+0x3f4>
+	WORD $0x54ffff01 // b.ne 0x39d0 <k_gram_tile+0x3f4>
 	WORD $0x52800419 // mov w25, #0x20 // =32
 	WORD $0xd37ae4e2 // lsl x2, x7, #6
 	WORD $0xb9412bed // ldr w13, [sp, #0x128]
 	WORD $0xb37ae4f9 // bfi x25, x7, #6, #58
-	WORD $0x34000acd // cbz w13, 0x3d44 <k_gram_tile+0x580>
+	WORD $0x34000acd // cbz w13, 0x3b5c <k_gram_tile+0x580>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xf9406fed // ldr x13, [sp, #0xd8]
 	WORD $0xf9400014 // ldr x20, [x0]
@@ -3866,19 +3744,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3c30 <k_gram_tile+0x46c>
+	WORD $0x5400010d // b.le 0x3a48 <k_gram_tile+0x46c>
 	WORD $0x0e617ab6 // fcvtl v22.2d, v21.2s
 	WORD $0x4e617ab5 // fcvtl2 v21.2d, v21.4s
 	WORD $0xad406077 // ldp q23, q24, [x3]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
 	WORD $0xad005476 // stp q22, q21, [x3]
-	WORD $0x1400001d // b 0x3ca0 <k_gram_tile+0x4dc>
+	WORD $0x1400001d // b 0x3ab8 <k_gram_tile+0x4dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3ca0 <k_gram_tile+0x4dc>
+	WORD $0x5400036b // b.lt 0x3ab8 <k_gram_tile+0x4dc>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f5 // str q21, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3c70 <k_gram_tile+0x4ac>
+	WORD $0x54000183 // b.lo 0x3a88 <k_gram_tile+0x4ac>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b020284 // add x4, x20, x2
@@ -3888,8 +3766,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54005582 // b.hs 0x4718 <k_gram_tile+0xf54>
-	WORD $0x3600556d // tbz w13, #0x0, 0x4718 <k_gram_tile+0xf54>
+	WORD $0x54005582 // b.hs 0x4530 <k_gram_tile+0xf54>
+	WORD $0x3600556d // tbz w13, #0x0, 0x4530 <k_gram_tile+0xf54>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94047e1 // ldr x1, [sp, #0x88]
 	WORD $0x9b111821 // madd x1, x1, x17, x6
@@ -3901,23 +3779,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7835 // str d21, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3c80 <k_gram_tile+0x4bc>
+	WORD $0x54ffff21 // b.ne 0x3a98 <k_gram_tile+0x4bc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3ccc <k_gram_tile+0x508>
+	WORD $0x5400010d // b.le 0x3ae4 <k_gram_tile+0x508>
 	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
 	WORD $0x4e617a94 // fcvtl2 v20.2d, v20.4s
 	WORD $0xad415c76 // ldp q22, q23, [x3, #0x20]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x4e74d6f4 // fadd v20.2d, v23.2d, v20.2d
 	WORD $0xad015075 // stp q21, q20, [x3, #0x20]
-	WORD $0x1400001f // b 0x3d44 <k_gram_tile+0x580>
+	WORD $0x1400001f // b 0x3b5c <k_gram_tile+0x580>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3d44 <k_gram_tile+0x580>
+	WORD $0x540003ab // b.lt 0x3b5c <k_gram_tile+0x580>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f4 // str q20, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3d0c <k_gram_tile+0x548>
+	WORD $0x54000183 // b.lo 0x3b24 <k_gram_tile+0x548>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b190283 // add x3, x20, x25
@@ -3927,8 +3805,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54005462 // b.hs 0x4790 <k_gram_tile+0xfcc>
-	WORD $0x3600544d // tbz w13, #0x0, 0x4790 <k_gram_tile+0xfcc>
+	WORD $0x54005462 // b.hs 0x45a8 <k_gram_tile+0xfcc>
+	WORD $0x3600544d // tbz w13, #0x0, 0x45a8 <k_gram_tile+0xfcc>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0x9b117dad // mul x13, x13, x17
@@ -3942,9 +3820,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e742ab4 // fadd d20, d21, d20
 	WORD $0xfc3769b4 // str d20, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3d20 <k_gram_tile+0x55c>
+	WORD $0x54ffff01 // b.ne 0x3b38 <k_gram_tile+0x55c>
 	WORD $0xb9410fed // ldr w13, [sp, #0x10c]
-	WORD $0x34000acd // cbz w13, 0x3ea0 <k_gram_tile+0x6dc>
+	WORD $0x34000acd // cbz w13, 0x3cb8 <k_gram_tile+0x6dc>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9406bed // ldr x13, [sp, #0xd0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3953,19 +3831,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3d8c <k_gram_tile+0x5c8>
+	WORD $0x5400010d // b.le 0x3ba4 <k_gram_tile+0x5c8>
 	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
 	WORD $0x4e617a73 // fcvtl2 v19.2d, v19.4s
 	WORD $0xad405875 // ldp q21, q22, [x3]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x4e73d6d3 // fadd v19.2d, v22.2d, v19.2d
 	WORD $0xad004c74 // stp q20, q19, [x3]
-	WORD $0x1400001d // b 0x3dfc <k_gram_tile+0x638>
+	WORD $0x1400001d // b 0x3c14 <k_gram_tile+0x638>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3dfc <k_gram_tile+0x638>
+	WORD $0x5400036b // b.lt 0x3c14 <k_gram_tile+0x638>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f3 // str q19, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3dcc <k_gram_tile+0x608>
+	WORD $0x54000183 // b.lo 0x3be4 <k_gram_tile+0x608>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3975,8 +3853,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x540051c2 // b.hs 0x47fc <k_gram_tile+0x1038>
-	WORD $0x360051ad // tbz w13, #0x0, 0x47fc <k_gram_tile+0x1038>
+	WORD $0x540051c2 // b.hs 0x4614 <k_gram_tile+0x1038>
+	WORD $0x360051ad // tbz w13, #0x0, 0x4614 <k_gram_tile+0x1038>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94043e1 // ldr x1, [sp, #0x80]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3988,23 +3866,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7833 // str d19, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3ddc <k_gram_tile+0x618>
+	WORD $0x54ffff21 // b.ne 0x3bf4 <k_gram_tile+0x618>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3e28 <k_gram_tile+0x664>
+	WORD $0x5400010d // b.le 0x3c40 <k_gram_tile+0x664>
 	WORD $0x0e617a53 // fcvtl v19.2d, v18.2s
 	WORD $0x4e617a52 // fcvtl2 v18.2d, v18.4s
 	WORD $0xad415474 // ldp q20, q21, [x3, #0x20]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
 	WORD $0xad014873 // stp q19, q18, [x3, #0x20]
-	WORD $0x1400001f // b 0x3ea0 <k_gram_tile+0x6dc>
+	WORD $0x1400001f // b 0x3cb8 <k_gram_tile+0x6dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3ea0 <k_gram_tile+0x6dc>
+	WORD $0x540003ab // b.lt 0x3cb8 <k_gram_tile+0x6dc>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f2 // str q18, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3e68 <k_gram_tile+0x6a4>
+	WORD $0x54000183 // b.lo 0x3c80 <k_gram_tile+0x6a4>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -4014,8 +3892,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x540050a2 // b.hs 0x4874 <k_gram_tile+0x10b0>
-	WORD $0x3600508d // tbz w13, #0x0, 0x4874 <k_gram_tile+0x10b0>
+	WORD $0x540050a2 // b.hs 0x468c <k_gram_tile+0x10b0>
+	WORD $0x3600508d // tbz w13, #0x0, 0x468c <k_gram_tile+0x10b0>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -4029,9 +3907,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e722a72 // fadd d18, d19, d18
 	WORD $0xfc3769b2 // str d18, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3e7c <k_gram_tile+0x6b8>
+	WORD $0x54ffff01 // b.ne 0x3c94 <k_gram_tile+0x6b8>
 	WORD $0xb9410bed // ldr w13, [sp, #0x108]
-	WORD $0x34000acd // cbz w13, 0x3ffc <k_gram_tile+0x838>
+	WORD $0x34000acd // cbz w13, 0x3e14 <k_gram_tile+0x838>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94067ed // ldr x13, [sp, #0xc8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -4040,19 +3918,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3ee8 <k_gram_tile+0x724>
+	WORD $0x5400010d // b.le 0x3d00 <k_gram_tile+0x724>
 	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
 	WORD $0x4e617a31 // fcvtl2 v17.2d, v17.4s
 	WORD $0xad405073 // ldp q19, q20, [x3]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
 	WORD $0xad004472 // stp q18, q17, [x3]
-	WORD $0x1400001d // b 0x3f58 <k_gram_tile+0x794>
+	WORD $0x1400001d // b 0x3d70 <k_gram_tile+0x794>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3f58 <k_gram_tile+0x794>
+	WORD $0x5400036b // b.lt 0x3d70 <k_gram_tile+0x794>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f1 // str q17, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3f28 <k_gram_tile+0x764>
+	WORD $0x54000183 // b.lo 0x3d40 <k_gram_tile+0x764>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -4062,8 +3940,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004e02 // b.hs 0x48e0 <k_gram_tile+0x111c>
-	WORD $0x36004ded // tbz w13, #0x0, 0x48e0 <k_gram_tile+0x111c>
+	WORD $0x54004e02 // b.hs 0x46f8 <k_gram_tile+0x111c>
+	WORD $0x36004ded // tbz w13, #0x0, 0x46f8 <k_gram_tile+0x111c>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -4075,23 +3953,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7831 // str d17, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3f38 <k_gram_tile+0x774>
+	WORD $0x54ffff21 // b.ne 0x3d50 <k_gram_tile+0x774>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3f84 <k_gram_tile+0x7c0>
+	WORD $0x5400010d // b.le 0x3d9c <k_gram_tile+0x7c0>
 	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
 	WORD $0x4e617a10 // fcvtl2 v16.2d, v16.4s
 	WORD $0xad414c72 // ldp q18, q19, [x3, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x4e70d670 // fadd v16.2d, v19.2d, v16.2d
 	WORD $0xad014071 // stp q17, q16, [x3, #0x20]
-	WORD $0x1400001f // b 0x3ffc <k_gram_tile+0x838>
+	WORD $0x1400001f // b 0x3e14 <k_gram_tile+0x838>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3ffc <k_gram_tile+0x838>
+	WORD $0x540003ab // b.lt 0x3e14 <k_gram_tile+0x838>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f0 // str q16, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3fc4 <k_gram_tile+0x800>
+	WORD $0x54000183 // b.lo 0x3ddc <k_gram_tile+0x800>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -4101,8 +3979,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004ce2 // b.hs 0x4958 <k_gram_tile+0x1194>
-	WORD $0x36004ccd // tbz w13, #0x0, 0x4958 <k_gram_tile+0x1194>
+	WORD $0x54004ce2 // b.hs 0x4770 <k_gram_tile+0x1194>
+	WORD $0x36004ccd // tbz w13, #0x0, 0x4770 <k_gram_tile+0x1194>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -4116,8 +3994,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e702a30 // fadd d16, d17, d16
 	WORD $0xfc3769b0 // str d16, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3fd8 <k_gram_tile+0x814>
-	WORD $0x34000acf // cbz w15, 0x4154 <k_gram_tile+0x990>
+	WORD $0x54ffff01 // b.ne 0x3df0 <k_gram_tile+0x814>
+	WORD $0x34000acf // cbz w15, 0x3f6c <k_gram_tile+0x990>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94063ed // ldr x13, [sp, #0xc0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -4126,19 +4004,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x4040 <k_gram_tile+0x87c>
+	WORD $0x5400010d // b.le 0x3e58 <k_gram_tile+0x87c>
 	WORD $0x0e6178f0 // fcvtl v16.2d, v7.2s
 	WORD $0x4e6178e7 // fcvtl2 v7.2d, v7.4s
 	WORD $0xad404871 // ldp q17, q18, [x3]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x4e67d647 // fadd v7.2d, v18.2d, v7.2d
 	WORD $0xad001c70 // stp q16, q7, [x3]
-	WORD $0x1400001d // b 0x40b0 <k_gram_tile+0x8ec>
+	WORD $0x1400001d // b 0x3ec8 <k_gram_tile+0x8ec>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x40b0 <k_gram_tile+0x8ec>
+	WORD $0x5400036b // b.lt 0x3ec8 <k_gram_tile+0x8ec>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e7 // str q7, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x4080 <k_gram_tile+0x8bc>
+	WORD $0x54000183 // b.lo 0x3e98 <k_gram_tile+0x8bc>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -4148,8 +4026,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004a62 // b.hs 0x49c4 <k_gram_tile+0x1200>
-	WORD $0x36004a4d // tbz w13, #0x0, 0x49c4 <k_gram_tile+0x1200>
+	WORD $0x54004a62 // b.hs 0x47dc <k_gram_tile+0x1200>
+	WORD $0x36004a4d // tbz w13, #0x0, 0x47dc <k_gram_tile+0x1200>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -4161,23 +4039,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7827 // str d7, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x4090 <k_gram_tile+0x8cc>
+	WORD $0x54ffff21 // b.ne 0x3ea8 <k_gram_tile+0x8cc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x40dc <k_gram_tile+0x918>
+	WORD $0x5400010d // b.le 0x3ef4 <k_gram_tile+0x918>
 	WORD $0x0e6178c7 // fcvtl v7.2d, v6.2s
 	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
 	WORD $0xad414470 // ldp q16, q17, [x3, #0x20]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
 	WORD $0xad011867 // stp q7, q6, [x3, #0x20]
-	WORD $0x1400001f // b 0x4154 <k_gram_tile+0x990>
+	WORD $0x1400001f // b 0x3f6c <k_gram_tile+0x990>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x4154 <k_gram_tile+0x990>
+	WORD $0x540003ab // b.lt 0x3f6c <k_gram_tile+0x990>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e6 // str q6, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x411c <k_gram_tile+0x958>
+	WORD $0x54000183 // b.lo 0x3f34 <k_gram_tile+0x958>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -4187,8 +4065,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004942 // b.hs 0x4a3c <k_gram_tile+0x1278>
-	WORD $0x3600492d // tbz w13, #0x0, 0x4a3c <k_gram_tile+0x1278>
+	WORD $0x54004942 // b.hs 0x4854 <k_gram_tile+0x1278>
+	WORD $0x3600492d // tbz w13, #0x0, 0x4854 <k_gram_tile+0x1278>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -4202,8 +4080,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6628e6 // fadd d6, d7, d6
 	WORD $0xfc3769a6 // str d6, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x4130 <k_gram_tile+0x96c>
-	WORD $0x34000ac8 // cbz w8, 0x42ac <k_gram_tile+0xae8>
+	WORD $0x54ffff01 // b.ne 0x3f48 <k_gram_tile+0x96c>
+	WORD $0x34000ac8 // cbz w8, 0x40c4 <k_gram_tile+0xae8>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -4212,19 +4090,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x4198 <k_gram_tile+0x9d4>
+	WORD $0x5400010d // b.le 0x3fb0 <k_gram_tile+0x9d4>
 	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
 	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
 	WORD $0xad404067 // ldp q7, q16, [x3]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
 	WORD $0xad001466 // stp q6, q5, [x3]
-	WORD $0x1400001d // b 0x4208 <k_gram_tile+0xa44>
+	WORD $0x1400001d // b 0x4020 <k_gram_tile+0xa44>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x4208 <k_gram_tile+0xa44>
+	WORD $0x5400036b // b.lt 0x4020 <k_gram_tile+0xa44>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e5 // str q5, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x41d8 <k_gram_tile+0xa14>
+	WORD $0x54000183 // b.lo 0x3ff0 <k_gram_tile+0xa14>
 	WORD $0xf9402fed // ldr x13, [sp, #0x58]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020222 // add x2, x17, x2
@@ -4234,8 +4112,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x540046c2 // b.hs 0x4aa8 <k_gram_tile+0x12e4>
-	WORD $0x360046ad // tbz w13, #0x0, 0x4aa8 <k_gram_tile+0x12e4>
+	WORD $0x540046c2 // b.hs 0x48c0 <k_gram_tile+0x12e4>
+	WORD $0x360046ad // tbz w13, #0x0, 0x48c0 <k_gram_tile+0x12e4>
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xf94037ed // ldr x13, [sp, #0x68]
 	WORD $0x9b1419ad // madd x13, x13, x20, x6
@@ -4247,23 +4125,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2c79a5 // str d5, [x13, x12, lsl #3]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffff21 // b.ne 0x41e8 <k_gram_tile+0xa24>
+	WORD $0x54ffff21 // b.ne 0x4000 <k_gram_tile+0xa24>
 	WORD $0xb27e026c // orr x12, x19, #0x4
 	WORD $0xcb0c034c // sub x12, x26, x12
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400010d // b.le 0x4234 <k_gram_tile+0xa70>
+	WORD $0x5400010d // b.le 0x404c <k_gram_tile+0xa70>
 	WORD $0x0e617885 // fcvtl v5.2d, v4.2s
 	WORD $0x4e617884 // fcvtl2 v4.2d, v4.4s
 	WORD $0xad411c66 // ldp q6, q7, [x3, #0x20]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x4e64d4e4 // fadd v4.2d, v7.2d, v4.2d
 	WORD $0xad011065 // stp q5, q4, [x3, #0x20]
-	WORD $0x1400001f // b 0x42ac <k_gram_tile+0xae8>
+	WORD $0x1400001f // b 0x40c4 <k_gram_tile+0xae8>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x42ac <k_gram_tile+0xae8>
+	WORD $0x540003ab // b.lt 0x40c4 <k_gram_tile+0xae8>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x4274 <k_gram_tile+0xab0>
+	WORD $0x54000183 // b.lo 0x408c <k_gram_tile+0xab0>
 	WORD $0xf9402fec // ldr x12, [sp, #0x58]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x8b190221 // add x1, x17, x25
@@ -4273,8 +4151,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ec // cset w12, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54004562 // b.hs 0x4b18 <k_gram_tile+0x1354>
-	WORD $0x3600454c // tbz w12, #0x0, 0x4b18 <k_gram_tile+0x1354>
+	WORD $0x54004562 // b.hs 0x4930 <k_gram_tile+0x1354>
+	WORD $0x3600454c // tbz w12, #0x0, 0x4930 <k_gram_tile+0x1354>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0x9b147d8c // mul x12, x12, x20
@@ -4288,8 +4166,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6428a4 // fadd d4, d5, d4
 	WORD $0xfc376984 // str d4, [x12, x23]
 	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff01 // b.ne 0x4288 <k_gram_tile+0xac4>
-	WORD $0x34000eca // cbz w10, 0x4484 <k_gram_tile+0xcc0>
+	WORD $0x54ffff01 // b.ne 0x40a0 <k_gram_tile+0xac4>
+	WORD $0x34000eca // cbz w10, 0x429c <k_gram_tile+0xcc0>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf9405beb // ldr x11, [sp, #0xb0]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -4298,21 +4176,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x42f0 <k_gram_tile+0xb2c>
+	WORD $0x5400010d // b.le 0x4108 <k_gram_tile+0xb2c>
 	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
 	WORD $0x4e617863 // fcvtl2 v3.2d, v3.4s
 	WORD $0xad401a25 // ldp q5, q6, [x17]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x4e63d4c3 // fadd v3.2d, v6.2d, v3.2d
 	WORD $0xad000e24 // stp q4, q3, [x17]
-	WORD $0x1400002e // b 0x43a4 <k_gram_tile+0xbe0>
+	WORD $0x1400002e // b 0x41bc <k_gram_tile+0xbe0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x43a4 <k_gram_tile+0xbe0>
+	WORD $0x5400058b // b.lt 0x41bc <k_gram_tile+0xbe0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e3 // str q3, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x430c <k_gram_tile+0xb48>
+	WORD $0x54000062 // b.hs 0x4124 <k_gram_tile+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001c // b 0x4378 <k_gram_tile+0xbb4>
+	WORD $0x1400001c // b 0x4190 <k_gram_tile+0xbb4>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe3 // ldr x3, [sp, #0xf8]
 	WORD $0xaa1603e2 // mov x2, x22
@@ -4336,10 +4214,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
 	WORD $0xad001483 // stp q3, q5, [x4]
 	WORD $0xad0018a4 // stp q4, q6, [x5]
-	WORD $0x54fffdc1 // b.ne 0x4320 <k_gram_tile+0xb5c>
+	WORD $0x54fffdc1 // b.ne 0x4138 <k_gram_tile+0xb5c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x43a4 <k_gram_tile+0xbe0>
+	WORD $0x54000180 // b.eq 0x41bc <k_gram_tile+0xbe0>
 	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -4350,25 +4228,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7823 // str d3, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x4384 <k_gram_tile+0xbc0>
+	WORD $0x54ffff21 // b.ne 0x419c <k_gram_tile+0xbc0>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x43d0 <k_gram_tile+0xc0c>
+	WORD $0x5400010d // b.le 0x41e8 <k_gram_tile+0xc0c>
 	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
 	WORD $0x4e617842 // fcvtl2 v2.2d, v2.4s
 	WORD $0xad411624 // ldp q4, q5, [x17, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
 	WORD $0xad010a23 // stp q3, q2, [x17, #0x20]
-	WORD $0x1400002e // b 0x4484 <k_gram_tile+0xcc0>
+	WORD $0x1400002e // b 0x429c <k_gram_tile+0xcc0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x4484 <k_gram_tile+0xcc0>
+	WORD $0x5400058b // b.lt 0x429c <k_gram_tile+0xcc0>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x43ec <k_gram_tile+0xc28>
+	WORD $0x54000062 // b.hs 0x4204 <k_gram_tile+0xc28>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001a // b 0x4450 <k_gram_tile+0xc8c>
+	WORD $0x1400001a // b 0x4268 <k_gram_tile+0xc8c>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4391,9 +4269,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
 	WORD $0xad011062 // stp q2, q4, [x3, #0x20]
 	WORD $0xad021463 // stp q3, q5, [x3, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4400 <k_gram_tile+0xc3c>
+	WORD $0x54fffde1 // b.ne 0x4218 <k_gram_tile+0xc3c>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x540001c0 // b.eq 0x4484 <k_gram_tile+0xcc0>
+	WORD $0x540001c0 // b.eq 0x429c <k_gram_tile+0xcc0>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4406,8 +4284,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e622862 // fadd d2, d3, d2
 	WORD $0xfc376962 // str d2, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x4460 <k_gram_tile+0xc9c>
-	WORD $0x34ffa8b5 // cbz w21, 0x3998 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x4278 <k_gram_tile+0xc9c>
+	WORD $0x34ffa8b5 // cbz w21, 0x37b0 <k_gram_tile+0x1d4>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -4416,21 +4294,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x44c8 <k_gram_tile+0xd04>
+	WORD $0x5400010d // b.le 0x42e0 <k_gram_tile+0xd04>
 	WORD $0x0e617822 // fcvtl v2.2d, v1.2s
 	WORD $0x4e617821 // fcvtl2 v1.2d, v1.4s
 	WORD $0xad401223 // ldp q3, q4, [x17]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
 	WORD $0xad000622 // stp q2, q1, [x17]
-	WORD $0x1400002c // b 0x4574 <k_gram_tile+0xdb0>
+	WORD $0x1400002c // b 0x438c <k_gram_tile+0xdb0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400054b // b.lt 0x4574 <k_gram_tile+0xdb0>
+	WORD $0x5400054b // b.lt 0x438c <k_gram_tile+0xdb0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e1 // str q1, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x44e4 <k_gram_tile+0xd20>
+	WORD $0x54000062 // b.hs 0x42fc <k_gram_tile+0xd20>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001a // b 0x4548 <k_gram_tile+0xd84>
+	WORD $0x1400001a // b 0x4360 <k_gram_tile+0xd84>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
@@ -4453,9 +4331,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
 	WORD $0xad000c61 // stp q1, q3, [x3]
 	WORD $0xad001082 // stp q2, q4, [x4]
-	WORD $0x54fffdc1 // b.ne 0x44f4 <k_gram_tile+0xd30>
+	WORD $0x54fffdc1 // b.ne 0x430c <k_gram_tile+0xd30>
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x4574 <k_gram_tile+0xdb0>
+	WORD $0x54000180 // b.eq 0x438c <k_gram_tile+0xdb0>
 	WORD $0xf9404be1 // ldr x1, [sp, #0x90]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -4466,18 +4344,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7821 // str d1, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x4554 <k_gram_tile+0xd90>
+	WORD $0x54ffff21 // b.ne 0x436c <k_gram_tile+0xd90>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54ffa00c // b.gt 0x3980 <k_gram_tile+0x1bc>
+	WORD $0x54ffa00c // b.gt 0x3798 <k_gram_tile+0x1bc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffa08b // b.lt 0x3998 <k_gram_tile+0x1d4>
+	WORD $0x54ffa08b // b.lt 0x37b0 <k_gram_tile+0x1d4>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x45a0 <k_gram_tile+0xddc>
+	WORD $0x54000062 // b.hs 0x43b8 <k_gram_tile+0xddc>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x14000019 // b 0x4600 <k_gram_tile+0xe3c>
+	WORD $0x14000019 // b 0x4418 <k_gram_tile+0xe3c>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4499,9 +4377,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
 	WORD $0xad010840 // stp q0, q2, [x2, #0x20]
 	WORD $0xad020c41 // stp q1, q3, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x45b0 <k_gram_tile+0xdec>
+	WORD $0x54fffde1 // b.ne 0x43c8 <k_gram_tile+0xdec>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x54ff9ce0 // b.eq 0x3998 <k_gram_tile+0x1d4>
+	WORD $0x54ff9ce0 // b.eq 0x37b0 <k_gram_tile+0x1d4>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4514,8 +4392,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e602820 // fadd d0, d1, d0
 	WORD $0xfc376960 // str d0, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x4610 <k_gram_tile+0xe4c>
-	WORD $0x17fffcd9 // b 0x3998 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x4428 <k_gram_tile+0xe4c>
+	WORD $0x17fffcd9 // b 0x37b0 <k_gram_tile+0x1d4>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x8b060224 // add x4, x17, x6
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
@@ -4540,11 +4418,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e78d7b8 // fadd v24.2d, v29.2d, v24.2d
 	WORD $0xac826437 // stp q23, q25, [x1], #0x40
 	WORD $0xac8269b8 // stp q24, q26, [x13], #0x40
-	WORD $0x54fffe21 // b.ne 0x465c <k_gram_tile+0xe98>
+	WORD $0x54fffe21 // b.ne 0x4474 <k_gram_tile+0xe98>
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffa381 // b.ne 0x3b14 <k_gram_tile+0x350>
-	WORD $0x17fffd26 // b 0x3b40 <k_gram_tile+0x37c>
+	WORD $0x54ffa381 // b.ne 0x392c <k_gram_tile+0x350>
+	WORD $0x17fffd26 // b 0x3958 <k_gram_tile+0x37c>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4567,11 +4445,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
 	WORD $0xad0160b6 // stp q22, q24, [x5, #0x20]
 	WORD $0xad0264b7 // stp q23, q25, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x46c0 <k_gram_tile+0xefc>
+	WORD $0x54fffde1 // b.ne 0x44d8 <k_gram_tile+0xefc>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffa660 // b.eq 0x3bdc <k_gram_tile+0x418>
-	WORD $0x17fffd25 // b 0x3ba8 <k_gram_tile+0x3e4>
+	WORD $0x54ffa660 // b.eq 0x39f4 <k_gram_tile+0x418>
+	WORD $0x17fffd25 // b 0x39c0 <k_gram_tile+0x3e4>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4595,13 +4473,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
 	WORD $0xad005fb5 // stp q21, q23, [x29]
 	WORD $0xad0060b6 // stp q22, q24, [x5]
-	WORD $0x54fffdc1 // b.ne 0x472c <k_gram_tile+0xf68>
+	WORD $0x54fffdc1 // b.ne 0x4544 <k_gram_tile+0xf68>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffa8c0 // b.eq 0x3ca0 <k_gram_tile+0x4dc>
-	WORD $0x17fffd3a // b 0x3c74 <k_gram_tile+0x4b0>
+	WORD $0x54ffa8c0 // b.eq 0x3ab8 <k_gram_tile+0x4dc>
+	WORD $0x17fffd3a // b 0x3a8c <k_gram_tile+0x4b0>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4624,11 +4502,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
 	WORD $0xad0158b4 // stp q20, q22, [x5, #0x20]
 	WORD $0xad025cb5 // stp q21, q23, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x47a4 <k_gram_tile+0xfe0>
+	WORD $0x54fffde1 // b.ne 0x45bc <k_gram_tile+0xfe0>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffaa80 // b.eq 0x3d44 <k_gram_tile+0x580>
-	WORD $0x17fffd46 // b 0x3d10 <k_gram_tile+0x54c>
+	WORD $0x54ffaa80 // b.eq 0x3b5c <k_gram_tile+0x580>
+	WORD $0x17fffd46 // b 0x3b28 <k_gram_tile+0x54c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4652,13 +4530,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
 	WORD $0xad0054b3 // stp q19, q21, [x5]
 	WORD $0xad005bb4 // stp q20, q22, [x29]
-	WORD $0x54fffdc1 // b.ne 0x4810 <k_gram_tile+0x104c>
+	WORD $0x54fffdc1 // b.ne 0x4628 <k_gram_tile+0x104c>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffac80 // b.eq 0x3dfc <k_gram_tile+0x638>
-	WORD $0x17fffd58 // b 0x3dd0 <k_gram_tile+0x60c>
+	WORD $0x54ffac80 // b.eq 0x3c14 <k_gram_tile+0x638>
+	WORD $0x17fffd58 // b 0x3be8 <k_gram_tile+0x60c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4681,11 +4559,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
 	WORD $0xad0150b2 // stp q18, q20, [x5, #0x20]
 	WORD $0xad0254b3 // stp q19, q21, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4888 <k_gram_tile+0x10c4>
+	WORD $0x54fffde1 // b.ne 0x46a0 <k_gram_tile+0x10c4>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffae40 // b.eq 0x3ea0 <k_gram_tile+0x6dc>
-	WORD $0x17fffd64 // b 0x3e6c <k_gram_tile+0x6a8>
+	WORD $0x54ffae40 // b.eq 0x3cb8 <k_gram_tile+0x6dc>
+	WORD $0x17fffd64 // b 0x3c84 <k_gram_tile+0x6a8>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4709,13 +4587,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
 	WORD $0xad004cb1 // stp q17, q19, [x5]
 	WORD $0xad0053b2 // stp q18, q20, [x29]
-	WORD $0x54fffdc1 // b.ne 0x48f4 <k_gram_tile+0x1130>
+	WORD $0x54fffdc1 // b.ne 0x470c <k_gram_tile+0x1130>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb040 // b.eq 0x3f58 <k_gram_tile+0x794>
-	WORD $0x17fffd76 // b 0x3f2c <k_gram_tile+0x768>
+	WORD $0x54ffb040 // b.eq 0x3d70 <k_gram_tile+0x794>
+	WORD $0x17fffd76 // b 0x3d44 <k_gram_tile+0x768>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4738,11 +4616,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
 	WORD $0xad0148b0 // stp q16, q18, [x5, #0x20]
 	WORD $0xad024cb1 // stp q17, q19, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x496c <k_gram_tile+0x11a8>
+	WORD $0x54fffde1 // b.ne 0x4784 <k_gram_tile+0x11a8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb200 // b.eq 0x3ffc <k_gram_tile+0x838>
-	WORD $0x17fffd82 // b 0x3fc8 <k_gram_tile+0x804>
+	WORD $0x54ffb200 // b.eq 0x3e14 <k_gram_tile+0x838>
+	WORD $0x17fffd82 // b 0x3de0 <k_gram_tile+0x804>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4766,13 +4644,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
 	WORD $0xad0044a7 // stp q7, q17, [x5]
 	WORD $0xad004bb0 // stp q16, q18, [x29]
-	WORD $0x54fffdc1 // b.ne 0x49d8 <k_gram_tile+0x1214>
+	WORD $0x54fffdc1 // b.ne 0x47f0 <k_gram_tile+0x1214>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb3e0 // b.eq 0x40b0 <k_gram_tile+0x8ec>
-	WORD $0x17fffd93 // b 0x4084 <k_gram_tile+0x8c0>
+	WORD $0x54ffb3e0 // b.eq 0x3ec8 <k_gram_tile+0x8ec>
+	WORD $0x17fffd93 // b 0x3e9c <k_gram_tile+0x8c0>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4795,11 +4673,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
 	WORD $0xad0140a6 // stp q6, q16, [x5, #0x20]
 	WORD $0xad0244a7 // stp q7, q17, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4a50 <k_gram_tile+0x128c>
+	WORD $0x54fffde1 // b.ne 0x4868 <k_gram_tile+0x128c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb5a0 // b.eq 0x4154 <k_gram_tile+0x990>
-	WORD $0x17fffd9f // b 0x4120 <k_gram_tile+0x95c>
+	WORD $0x54ffb5a0 // b.eq 0x3f6c <k_gram_tile+0x990>
+	WORD $0x17fffd9f // b 0x3f38 <k_gram_tile+0x95c>
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0xaa1603e1 // mov x1, x22
@@ -4823,11 +4701,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
 	WORD $0xad001c85 // stp q5, q7, [x4]
 	WORD $0xad0040a6 // stp q6, q16, [x5]
-	WORD $0x54fffdc1 // b.ne 0x4abc <k_gram_tile+0x12f8>
+	WORD $0x54fffdc1 // b.ne 0x48d4 <k_gram_tile+0x12f8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffb7c0 // b.eq 0x4208 <k_gram_tile+0xa44>
-	WORD $0x17fffdb2 // b 0x41dc <k_gram_tile+0xa18>
+	WORD $0x54ffb7c0 // b.eq 0x4020 <k_gram_tile+0xa44>
+	WORD $0x17fffdb2 // b 0x3ff4 <k_gram_tile+0xa18>
 	WORD $0xf94037eb // ldr x11, [sp, #0x68]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0xaa1e03ed // mov x13, x30
@@ -4850,10 +4728,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0xad011844 // stp q4, q6, [x2, #0x20]
 	WORD $0xad021c45 // stp q5, q7, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4b2c <k_gram_tile+0x1368>
+	WORD $0x54fffde1 // b.ne 0x4944 <k_gram_tile+0x1368>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54ffb9a0 // b.eq 0x42ac <k_gram_tile+0xae8>
-	WORD $0x17fffdbf // b 0x4278 <k_gram_tile+0xab4>
+	WORD $0x54ffb9a0 // b.eq 0x40c4 <k_gram_tile+0xae8>
+	WORD $0x17fffdbf // b 0x4090 <k_gram_tile+0xab4>
 	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
 	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
@@ -4867,9 +4745,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4bb8 <k_exp+0x18>
+	WORD $0x5400006a // b.ge 0x49d0 <k_exp+0x18>
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x1400004a // b 0x4cdc <k_exp+0x13c>
+	WORD $0x1400004a // b 0x4af4 <k_exp+0x13c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -4942,25 +4820,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb51e14 // bit v20.16b, v16.16b, v21.16b
 	WORD $0x4e761e94 // bic v20.16b, v20.16b, v22.16b
 	WORD $0x3c810534 // str q20, [x9], #0x10
-	WORD $0x54fffb4d // b.le 0x4c40 <k_exp+0xa0>
+	WORD $0x54fffb4d // b.le 0x4a58 <k_exp+0xa0>
 	WORD $0xcb0c0108 // sub x8, x8, x12
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000acb // b.lt 0x4e3c <k_exp+0x29c>
+	WORD $0x54000acb // b.lt 0x4c54 <k_exp+0x29c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0xd37ef589 // lsl x9, x12, #2
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b09014a // add x10, x10, x9
 	WORD $0x8b090169 // add x9, x11, x9
 	WORD $0xbd400141 // ldr s1, [x10]
-	WORD $0x54000120 // b.eq 0x4d24 <k_exp+0x184>
+	WORD $0x54000120 // b.eq 0x4b3c <k_exp+0x184>
 	WORD $0x9100114b // add x11, x10, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x4d24 <k_exp+0x184>
+	WORD $0x540000a3 // b.lo 0x4b3c <k_exp+0x184>
 	WORD $0x9100214a // add x10, x10, #0x8
 	WORD $0x4d408141 // ld1 { v1.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x4d28 <k_exp+0x188>
+	WORD $0x14000002 // b 0x4b40 <k_exp+0x188>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528879cc // mov w12, #0x43ce // =17358
@@ -5025,10 +4903,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6ea51c20 // bit v0.16b, v1.16b, v5.16b
 	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54000060 // b.eq 0x4e30 <k_exp+0x290>
+	WORD $0x54000060 // b.eq 0x4c48 <k_exp+0x290>
 	WORD $0x91001128 // add x8, x9, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x3400006a // cbz w10, 0x4e3c <k_exp+0x29c>
+	WORD $0x3400006a // cbz w10, 0x4c54 <k_exp+0x29c>
 	WORD $0x91002128 // add x8, x9, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -5037,9 +4915,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4e58 <k_max+0x18>
+	WORD $0x5400006a // b.ge 0x4c70 <k_max+0x18>
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x1400000a // b 0x4e7c <k_max+0x3c>
+	WORD $0x1400000a // b 0x4c94 <k_max+0x3c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x927ef109 // and x9, x8, #0x7ffffffffffffffc
 	WORD $0x5280008b // mov w11, #0x4 // =4
@@ -5048,22 +4926,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0x6ea21c20 // bit v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff6d // b.le 0x4e64 <k_max+0x24>
+	WORD $0x54ffff6d // b.le 0x4c7c <k_max+0x24>
 	WORD $0xcb090108 // sub x8, x8, x9
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400024b // b.lt 0x4ecc <k_max+0x8c>
+	WORD $0x5400024b // b.lt 0x4ce4 <k_max+0x8c>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b090949 // add x9, x10, x9, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000e0 // b.eq 0x4eb4 <k_max+0x74>
+	WORD $0x540000e0 // b.eq 0x4ccc <k_max+0x74>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x54000063 // b.lo 0x4eb4 <k_max+0x74>
+	WORD $0x54000063 // b.lo 0x4ccc <k_max+0x74>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x10028f69 // adr x9, 0xa0a0 <lanes>
+	WORD $0x100290a9 // adr x9, 0x9ee0 <lanes>
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
@@ -5090,23 +4968,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0b03e8 // mov x8, x11
 	WORD $0x9100116b // add x11, x11, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400010c // b.gt 0x4f38 <k_find+0x40>
+	WORD $0x5400010c // b.gt 0x4d50 <k_find+0x40>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x3cea6982 // ldr q2, [x12, x10]
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x4e21e442 // fcmeq v2.4s, v2.4s, v1.4s
 	WORD $0x6eb0a842 // umaxv s2, v2.4s
 	WORD $0x1e26004c // fmov w12, s2
-	WORD $0x34fffecc // cbz w12, 0x4f0c <k_find+0x14>
+	WORD $0x34fffecc // cbz w12, 0x4d24 <k_find+0x14>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400012a // b.ge 0x4f60 <k_find+0x68>
+	WORD $0x5400012a // b.ge 0x4d78 <k_find+0x68>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
 	WORD $0x1e202020 // fcmp s1, s0
-	WORD $0x540000a0 // b.eq 0x4f60 <k_find+0x68>
+	WORD $0x540000a0 // b.eq 0x4d78 <k_find+0x68>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffff61 // b.ne 0x4f44 <k_find+0x4c>
+	WORD $0x54ffff61 // b.ne 0x4d5c <k_find+0x4c>
 	WORD $0xaa0903e8 // mov x8, x9
 	WORD $0xf9000c08 // str x8, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
@@ -5118,9 +4996,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4f8c <k_softmax_exp+0x24>
+	WORD $0x5400006a // b.ge 0x4da4 <k_softmax_exp+0x24>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400004c // b 0x50b8 <k_softmax_exp+0x150>
+	WORD $0x1400004c // b 0x4ed0 <k_softmax_exp+0x150>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -5195,23 +5073,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e781ed6 // bic v22.16b, v22.16b, v24.16b
 	WORD $0x4e36d400 // fadd v0.4s, v0.4s, v22.4s
 	WORD $0x3c810536 // str q22, [x9], #0x10
-	WORD $0x54fffb0d // b.le 0x5014 <k_softmax_exp+0xac>
+	WORD $0x54fffb0d // b.le 0x4e2c <k_softmax_exp+0xac>
 	WORD $0xcb0b0108 // sub x8, x8, x11
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b2b // b.lt 0x5224 <k_softmax_exp+0x2bc>
+	WORD $0x54000b2b // b.lt 0x503c <k_softmax_exp+0x2bc>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0xbd400123 // ldr s3, [x9]
-	WORD $0x54000120 // b.eq 0x50f8 <k_softmax_exp+0x190>
+	WORD $0x54000120 // b.eq 0x4f10 <k_softmax_exp+0x190>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409143 // ld1 { v3.s }[1], [x10]
-	WORD $0x540000a3 // b.lo 0x50f8 <k_softmax_exp+0x190>
+	WORD $0x540000a3 // b.lo 0x4f10 <k_softmax_exp+0x190>
 	WORD $0x9100212a // add x10, x9, #0x8
 	WORD $0x4d408143 // ld1 { v3.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x50fc <k_softmax_exp+0x194>
+	WORD $0x14000002 // b 0x4f14 <k_softmax_exp+0x194>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x4ea2d462 // fsub v2.4s, v3.4s, v2.4s
@@ -5276,13 +5154,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea41c41 // bit v1.16b, v2.16b, v4.16b
 	WORD $0x4e661c21 // bic v1.16b, v1.16b, v6.16b
 	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54000060 // b.eq 0x5204 <k_softmax_exp+0x29c>
+	WORD $0x54000060 // b.eq 0x501c <k_softmax_exp+0x29c>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x3400006a // cbz w10, 0x5210 <k_softmax_exp+0x2a8>
+	WORD $0x3400006a // cbz w10, 0x5028 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x10027489 // adr x9, 0xa0a0 <lanes>
+	WORD $0x100275c9 // adr x9, 0x9ee0 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -5297,13 +5175,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x540000ea // b.ge 0x5260 <k_sum_squares+0x28>
+	WORD $0x540000ea // b.ge 0x5078 <k_sum_squares+0x28>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x14000011 // b 0x52a0 <k_sum_squares+0x68>
+	WORD $0x14000011 // b 0x50b8 <k_sum_squares+0x68>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x927ce92a // and x10, x9, #0x7ffffffffffffff0
@@ -5319,12 +5197,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25cca3 // fmla v3.4s, v5.4s, v5.4s
 	WORD $0x4e26ccc2 // fmla v2.4s, v6.4s, v6.4s
 	WORD $0x4e27cce1 // fmla v1.4s, v7.4s, v7.4s
-	WORD $0x54ffff0d // b.le 0x527c <k_sum_squares+0x44>
+	WORD $0x54ffff0d // b.le 0x5094 <k_sum_squares+0x44>
 	WORD $0xb27e014b // orr x11, x10, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400006d // b.le 0x52b4 <k_sum_squares+0x7c>
+	WORD $0x5400006d // b.le 0x50cc <k_sum_squares+0x7c>
 	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0x14000009 // b 0x52d4 <k_sum_squares+0x9c>
+	WORD $0x14000009 // b 0x50ec <k_sum_squares+0x9c>
 	WORD $0x8b0a090b // add x11, x8, x10, lsl #2
 	WORD $0x3cc10564 // ldr q4, [x11], #0x10
 	WORD $0x9100214d // add x13, x10, #0x8
@@ -5332,16 +5210,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0x4e24cc80 // fmla v0.4s, v4.4s, v4.4s
 	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x54ffff4d // b.le 0x52b8 <k_sum_squares+0x80>
+	WORD $0x54ffff4d // b.le 0x50d0 <k_sum_squares+0x80>
 	WORD $0xeb0c0129 // subs x9, x9, x12
-	WORD $0x5400016d // b.le 0x5304 <k_sum_squares+0xcc>
+	WORD $0x5400016d // b.le 0x511c <k_sum_squares+0xcc>
 	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0x540000cb // b.lt 0x5300 <k_sum_squares+0xc8>
+	WORD $0x540000cb // b.lt 0x5118 <k_sum_squares+0xc8>
 	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x5300 <k_sum_squares+0xc8>
+	WORD $0x54000060 // b.eq 0x5118 <k_sum_squares+0xc8>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e24cc83 // fmla v3.4s, v4.4s, v4.4s
@@ -5358,9 +5236,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x533c <k_rms_scale+0x18>
+	WORD $0x5400006a // b.ge 0x5154 <k_rms_scale+0x18>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000e // b 0x5370 <k_rms_scale+0x4c>
+	WORD $0x1400000e // b 0x5188 <k_rms_scale+0x4c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf940080c // ldr x12, [x0, #0x10]
@@ -5373,17 +5251,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0x6e22dc21 // fmul v1.4s, v1.4s, v2.4s
 	WORD $0x3c810541 // str q1, [x10], #0x10
-	WORD $0x54fffeed // b.le 0x5348 <k_rms_scale+0x24>
+	WORD $0x54fffeed // b.le 0x5160 <k_rms_scale+0x24>
 	WORD $0xcb08012b // sub x11, x9, x8
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540003eb // b.lt 0x53f4 <k_rms_scale+0xd0>
+	WORD $0x540003eb // b.lt 0x520c <k_rms_scale+0xd0>
 	WORD $0xa940240d // ldp x13, x9, [x0]
 	WORD $0xd37ef50a // lsl x10, x8, #2
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0x8b0a012c // add x12, x9, x10
 	WORD $0x8b0a01a9 // add x9, x13, x10
 	WORD $0xbd400182 // ldr s2, [x12]
-	WORD $0x540000e1 // b.ne 0x53b0 <k_rms_scale+0x8c>
+	WORD $0x540000e1 // b.ne 0x51c8 <k_rms_scale+0x8c>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
@@ -5395,7 +5273,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x540001a9 // b.ls 0x53f8 <k_rms_scale+0xd4>
+	WORD $0x540001a9 // b.ls 0x5210 <k_rms_scale+0xd4>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x9100218b // add x11, x12, #0x8
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
@@ -5420,9 +5298,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x542c <k_silu_mul+0x18>
+	WORD $0x5400006a // b.ge 0x5244 <k_silu_mul+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000056 // b 0x5580 <k_silu_mul+0x16c>
+	WORD $0x14000056 // b 0x5398 <k_silu_mul+0x16c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
@@ -5507,23 +5385,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cc10597 // ldr q23, [x12], #0x10
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x3c810576 // str q22, [x11], #0x10
-	WORD $0x54fffaad // b.le 0x54d0 <k_silu_mul+0xbc>
+	WORD $0x54fffaad // b.le 0x52e8 <k_silu_mul+0xbc>
 	WORD $0xcb0a0108 // sub x8, x8, x10
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e4b // b.lt 0x5750 <k_silu_mul+0x33c>
+	WORD $0x54000e4b // b.lt 0x5568 <k_silu_mul+0x33c>
 	WORD $0xf9400409 // ldr x9, [x0, #0x8]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x54000120 // b.eq 0x55c0 <k_silu_mul+0x1ac>
+	WORD $0x54000120 // b.eq 0x53d8 <k_silu_mul+0x1ac>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x55c0 <k_silu_mul+0x1ac>
+	WORD $0x540000a3 // b.lo 0x53d8 <k_silu_mul+0x1ac>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x14000002 // b 0x55c4 <k_silu_mul+0x1b0>
+	WORD $0x14000002 // b 0x53dc <k_silu_mul+0x1b0>
 	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
@@ -5600,28 +5478,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e641ca3 // bsl v3.16b, v5.16b, v4.16b
 	WORD $0x6e631c02 // bsl v2.16b, v0.16b, v3.16b
 	WORD $0xbd400160 // ldr s0, [x11]
-	WORD $0x540001a1 // b.ne 0x5724 <k_silu_mul+0x310>
+	WORD $0x540001a1 // b.ne 0x553c <k_silu_mul+0x310>
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x340001e9 // cbz w9, 0x5734 <k_silu_mul+0x320>
+	WORD $0x340001e9 // cbz w9, 0x554c <k_silu_mul+0x320>
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0x4d408160 // ld1 { v0.s }[2], [x11]
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x540001a0 // b.eq 0x5744 <k_silu_mul+0x330>
+	WORD $0x540001a0 // b.eq 0x555c <k_silu_mul+0x330>
 	WORD $0x91001148 // add x8, x10, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x35000169 // cbnz w9, 0x5748 <k_silu_mul+0x334>
-	WORD $0x1400000c // b 0x5750 <k_silu_mul+0x33c>
+	WORD $0x35000169 // cbnz w9, 0x5560 <k_silu_mul+0x334>
+	WORD $0x1400000c // b 0x5568 <k_silu_mul+0x33c>
 	WORD $0x9100116c // add x12, x11, #0x4
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x35fffe69 // cbnz w9, 0x56fc <k_silu_mul+0x2e8>
+	WORD $0x35fffe69 // cbnz w9, 0x5514 <k_silu_mul+0x2e8>
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x54fffea1 // b.ne 0x5714 <k_silu_mul+0x300>
-	WORD $0x34000069 // cbz w9, 0x5750 <k_silu_mul+0x33c>
+	WORD $0x54fffea1 // b.ne 0x552c <k_silu_mul+0x300>
+	WORD $0x34000069 // cbz w9, 0x5568 <k_silu_mul+0x33c>
 	WORD $0x91002148 // add x8, x10, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -5630,9 +5508,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xa9402009 // ldp x9, x8, [x0]
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x5400006a // b.ge 0x576c <k_rope+0x18>
+	WORD $0x5400006a // b.ge 0x5584 <k_rope+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000015 // b 0x57bc <k_rope+0x68>
+	WORD $0x14000015 // b 0x55d4 <k_rope+0x68>
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xaa0803ee // mov x14, x8
@@ -5652,17 +5530,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e20cc82 // fmla v2.4s, v4.4s, v0.4s
 	WORD $0x3c8105e1 // str q1, [x15], #0x10
 	WORD $0x3c8105c2 // str q2, [x14], #0x10
-	WORD $0x54fffe2d // b.le 0x577c <k_rope+0x28>
+	WORD $0x54fffe2d // b.le 0x5594 <k_rope+0x28>
 	WORD $0xcb0a016b // sub x11, x11, x10
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400070b // b.lt 0x58a4 <k_rope+0x150>
+	WORD $0x5400070b // b.lt 0x56bc <k_rope+0x150>
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x6e040440 // mov v0.s[0], v2.s[0]
-	WORD $0x54000261 // b.ne 0x582c <k_rope+0xd8>
+	WORD $0x54000261 // b.ne 0x5644 <k_rope+0xd8>
 	WORD $0xd37ef54b // lsl x11, x10, #2
 	WORD $0xa941380c // ldp x12, x14, [x0, #0x10]
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -5685,7 +5563,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
-	WORD $0x54000369 // b.ls 0x58a8 <k_rope+0x154>
+	WORD $0x54000369 // b.ls 0x56c0 <k_rope+0x154>
 	WORD $0x8b0a0108 // add x8, x8, x10
 	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
 	WORD $0xfd400101 // ldr d1, [x8]
@@ -5730,9 +5608,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x58f4 <k_axpy+0x18>
+	WORD $0x5400006a // b.ge 0x570c <k_axpy+0x18>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400000c // b 0x5920 <k_axpy+0x44>
+	WORD $0x1400000c // b 0x5738 <k_axpy+0x44>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3cc10541 // ldr q1, [x10], #0x10
@@ -5743,17 +5621,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0x3c810522 // str q2, [x9], #0x10
-	WORD $0x54ffff0d // b.le 0x58fc <k_axpy+0x20>
+	WORD $0x54ffff0d // b.le 0x5714 <k_axpy+0x20>
 	WORD $0xcb0b010a // sub x10, x8, x11
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0x598c <k_axpy+0xb0>
+	WORD $0x5400032b // b.lt 0x57a4 <k_axpy+0xb0>
 	WORD $0xd37ef568 // lsl x8, x11, #2
 	WORD $0xa940240b // ldp x11, x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x8b080168 // add x8, x11, x8
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000a1 // b.ne 0x5958 <k_axpy+0x7c>
+	WORD $0x540000a1 // b.ne 0x5770 <k_axpy+0x7c>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
 	WORD $0xbd000102 // str s2, [x8]
@@ -5761,7 +5639,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5990 <k_axpy+0xb4>
+	WORD $0x54000169 // b.ls 0x57a8 <k_axpy+0xb4>
 	WORD $0xfd400102 // ldr d2, [x8]
 	WORD $0x9100210a // add x10, x8, #0x8
 	WORD $0x91002129 // add x9, x9, #0x8
@@ -5781,9 +5659,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x59b8 <k_scale+0x18>
+	WORD $0x5400006a // b.ge 0x57d0 <k_scale+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000b // b 0x59e0 <k_scale+0x40>
+	WORD $0x1400000b // b 0x57f8 <k_scale+0x40>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x3dc00121 // ldr q1, [x9]
@@ -5793,15 +5671,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0x4f809021 // fmul v1.4s, v1.4s, v0.s[0]
 	WORD $0x3c810521 // str q1, [x9], #0x10
-	WORD $0x54ffff2d // b.le 0x59c0 <k_scale+0x20>
+	WORD $0x54ffff2d // b.le 0x57d8 <k_scale+0x20>
 	WORD $0xcb0a0109 // sub x9, x8, x10
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400028b // b.lt 0x5a38 <k_scale+0x98>
+	WORD $0x5400028b // b.lt 0x5850 <k_scale+0x98>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
 	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0x54000081 // b.ne 0x5a0c <k_scale+0x6c>
+	WORD $0x54000081 // b.ne 0x5824 <k_scale+0x6c>
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xd65f03c0 // ret
@@ -5810,7 +5688,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x540000e9 // b.ls 0x5a3c <k_scale+0x9c>
+	WORD $0x540000e9 // b.ls 0x5854 <k_scale+0x9c>
 	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x4f809020 // fmul v0.4s, v1.4s, v0.s[0]
@@ -5825,9 +5703,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x5a60 <k_add+0x14>
+	WORD $0x5400006a // b.ge 0x5878 <k_add+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x5a8c <k_add+0x40>
+	WORD $0x1400000c // b 0x58a4 <k_add+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5838,15 +5716,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x5a68 <k_add+0x1c>
+	WORD $0x54ffff0d // b.le 0x5880 <k_add+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x5afc <k_add+0xb0>
+	WORD $0x5400034b // b.lt 0x5914 <k_add+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x5ac0 <k_add+0x74>
+	WORD $0x540000c1 // b.ne 0x58d8 <k_add+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e202820 // fadd s0, s1, s0
@@ -5857,7 +5735,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5b00 <k_add+0xb4>
+	WORD $0x54000169 // b.ls 0x5918 <k_add+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5878,9 +5756,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x5b2c <k_mul+0x14>
+	WORD $0x5400006a // b.ge 0x5944 <k_mul+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x5b58 <k_mul+0x40>
+	WORD $0x1400000c // b 0x5970 <k_mul+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5891,15 +5769,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x5b34 <k_mul+0x1c>
+	WORD $0x54ffff0d // b.le 0x594c <k_mul+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x5bc8 <k_mul+0xb0>
+	WORD $0x5400034b // b.lt 0x59e0 <k_mul+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x5b8c <k_mul+0x74>
+	WORD $0x540000c1 // b.ne 0x59a4 <k_mul+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e200820 // fmul s0, s1, s0
@@ -5910,7 +5788,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5bcc <k_mul+0xb4>
+	WORD $0x54000169 // b.ls 0x59e4 <k_mul+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5985,12 +5863,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
 	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0x540000ca // b.ge 0x5cdc <k_sum_exp+0xf8>
+	WORD $0x540000ca // b.ge 0x5af4 <k_sum_exp+0xf8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540010ca // b.ge 0x5eec <k_sum_exp+0x308>
-	WORD $0x140000fa // b 0x60c0 <k_sum_exp+0x4dc>
+	WORD $0x540010ca // b.ge 0x5d04 <k_sum_exp+0x308>
+	WORD $0x140000fa // b 0x5ed8 <k_sum_exp+0x4dc>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
 	WORD $0xb200f3e5 // mov x5, #0x5555555555555555 // =6148914691236517205
@@ -6118,23 +5996,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d401 // fadd v1.2d, v0.2d, v2.2d
 	WORD $0x4ebd1fc2 // orr v2.16b, v30.16b, v29.16b
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
-	WORD $0x54fff42d // b.le 0x5d5c <k_sum_exp+0x178>
+	WORD $0x54fff42d // b.le 0x5b74 <k_sum_exp+0x178>
 	WORD $0x4ea41c80 // mov v0.16b, v4.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54000ecb // b.lt 0x60c0 <k_sum_exp+0x4dc>
+	WORD $0x54000ecb // b.lt 0x5ed8 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10020d85 // adr x5, 0xa0a0 <lanes>
+	WORD $0x10020ec5 // adr x5, 0x9ee0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
 	WORD $0x3dc004a4 // ldr q4, [x5, #0x10]
 	WORD $0xbd400065 // ldr s5, [x3]
-	WORD $0x540000e0 // b.eq 0x5f24 <k_sum_exp+0x340>
+	WORD $0x540000e0 // b.eq 0x5d3c <k_sum_exp+0x340>
 	WORD $0x91001064 // add x4, x3, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d409085 // ld1 { v5.s }[1], [x4]
-	WORD $0x54000063 // b.lo 0x5f24 <k_sum_exp+0x340>
+	WORD $0x54000063 // b.lo 0x5d3c <k_sum_exp+0x340>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408045 // ld1 { v5.s }[2], [x2]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -6311,15 +6189,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
 	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
 	WORD $0xf900abfd // str x29, [sp, #0x150]
-	WORD $0x5400012a // b.ge 0x61f8 <k_sum_exp_pair+0x10c>
+	WORD $0x5400012a // b.ge 0x6010 <k_sum_exp_pair+0x10c>
 	WORD $0x6f00e40d // movi v13.2d, #0000000000000000
 	WORD $0x6f00e40e // movi v14.2d, #0000000000000000
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001f4a // b.ge 0x65d8 <k_sum_exp_pair+0x4ec>
-	WORD $0x140001de // b 0x696c <k_sum_exp_pair+0x880>
+	WORD $0x54001f4a // b.ge 0x63f0 <k_sum_exp_pair+0x4ec>
+	WORD $0x140001de // b 0x6784 <k_sum_exp_pair+0x880>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0x4e080c21 // dup v1.2d, x1
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
@@ -6562,31 +6440,31 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4ae // fadd v14.2d, v5.2d, v2.2d
 	WORD $0x4e66d48a // fadd v10.2d, v4.2d, v6.2d
 	WORD $0x3dc033e4 // ldr q4, [sp, #0xc0]
-	WORD $0x54ffe70d // b.le 0x62a0 <k_sum_exp_pair+0x1b4>
+	WORD $0x54ffe70d // b.le 0x60b8 <k_sum_exp_pair+0x1b4>
 	WORD $0x4eb21e4b // mov v11.16b, v18.16b
 	WORD $0x4eb31e6c // mov v12.16b, v19.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001ccb // b.lt 0x696c <k_sum_exp_pair+0x880>
+	WORD $0x54001ccb // b.lt 0x6784 <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x1001d625 // adr x5, 0xa0a0 <lanes>
+	WORD $0x1001d765 // adr x5, 0x9ee0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
 	WORD $0x3dc004a1 // ldr q1, [x5, #0x10]
 	WORD $0xbd400080 // ldr s0, [x4]
-	WORD $0x54000101 // b.ne 0x6614 <k_sum_exp_pair+0x528>
+	WORD $0x54000101 // b.ne 0x642c <k_sum_exp_pair+0x528>
 	WORD $0xf9400402 // ldr x2, [x0, #0x8]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
 	WORD $0x8b030842 // add x2, x2, x3, lsl #2
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xbd400043 // ldr s3, [x2]
-	WORD $0x14000011 // b 0x6654 <k_sum_exp_pair+0x568>
+	WORD $0x14000011 // b 0x646c <k_sum_exp_pair+0x568>
 	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d4090a0 // ld1 { v0.s }[1], [x5]
-	WORD $0x54000063 // b.lo 0x662c <k_sum_exp_pair+0x540>
+	WORD $0x54000063 // b.lo 0x6444 <k_sum_exp_pair+0x540>
 	WORD $0x91002084 // add x4, x4, #0x8
 	WORD $0x4d408080 // ld1 { v0.s }[2], [x4]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -6596,7 +6474,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xfd400063 // ldr d3, [x3]
-	WORD $0x54000063 // b.lo 0x6654 <k_sum_exp_pair+0x568>
+	WORD $0x54000063 // b.lo 0x646c <k_sum_exp_pair+0x568>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408043 // ld1 { v3.s }[2], [x2]
 	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
@@ -6819,9 +6697,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_f16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x69c8 <k_decode_f16+0x14>
+	WORD $0x5400006a // b.ge 0x67e0 <k_decode_f16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x6a04 <k_decode_f16+0x50>
+	WORD $0x14000010 // b 0x681c <k_decode_f16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6836,9 +6714,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x69d4 <k_decode_f16+0x20>
+	WORD $0x54fffead // b.le 0x67ec <k_decode_f16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x6a2c <k_decode_f16+0x78>
+	WORD $0x5400012d // b.le 0x6844 <k_decode_f16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6846,15 +6724,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc004540 // str s0, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x6a18 <k_decode_f16+0x64>
+	WORD $0x54ffff81 // b.ne 0x6830 <k_decode_f16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_bf16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x6a44 <k_decode_bf16+0x14>
+	WORD $0x5400006a // b.ge 0x685c <k_decode_bf16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x6a80 <k_decode_bf16+0x50>
+	WORD $0x14000010 // b 0x6898 <k_decode_bf16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6869,9 +6747,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x6a50 <k_decode_bf16+0x20>
+	WORD $0x54fffead // b.le 0x6868 <k_decode_bf16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x6aa8 <k_decode_bf16+0x78>
+	WORD $0x5400012d // b.le 0x68c0 <k_decode_bf16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6879,19 +6757,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0xb800454b // str w11, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x6a94 <k_decode_bf16+0x64>
+	WORD $0x54ffff81 // b.ne 0x68ac <k_decode_bf16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540005cb // b.lt 0x6b6c <k_decode_q8_0+0xc0>
-	WORD $0x1001a9cb // adr x11, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x540005cb // b.lt 0x6984 <k_decode_q8_0+0xc0>
+	WORD $0x1001ab0b // adr x11, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1001aa8c // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1001a86d // adr x13, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1001abcc // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1001a9ad // adr x13, 0x9e10 <k_dot_q5_k+0x3dc>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1001ae2b // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1001af6b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -6930,21 +6808,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad031526 // stp q6, q5, [x9, #0x60]
 	WORD $0xad024124 // stp q4, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffba1 // b.ne 0x6adc <k_decode_q8_0+0x30>
+	WORD $0x54fffba1 // b.ne 0x68f4 <k_decode_q8_0+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400066b // b.lt 0x6c44 <k_decode_q4_0+0xd4>
-	WORD $0x1001a3ab // adr x11, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x5400066b // b.lt 0x6a5c <k_decode_q4_0+0xd4>
+	WORD $0x1001a4eb // adr x11, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1001a40b // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1001a1ec // adr x12, 0x9fd0 <k_dot_q5_k+0x3b4>
-	WORD $0x1001a7cd // adr x13, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1001a54b // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1001a32c // adr x12, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1001a90d // adr x13, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6986,20 +6864,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad005527 // stp q7, q21, [x9]
 	WORD $0xad024126 // stp q6, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffb41 // b.ne 0x6ba8 <k_decode_q4_0+0x38>
+	WORD $0x54fffb41 // b.ne 0x69c0 <k_decode_q4_0+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400076b // b.lt 0x6d3c <k_decode_q4_1+0xf4>
-	WORD $0x10019b6b // adr x11, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x5400076b // b.lt 0x6b54 <k_decode_q4_1+0xf4>
+	WORD $0x10019cab // adr x11, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001a0ac // adr x12, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x1001a1ec // adr x12, 0x9eb0 <k_dot_q5_k+0x47c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10019dcb // adr x11, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x10019cad // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x10019f0b // adr x11, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x10019ded // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -7050,25 +6928,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad024125 // stp q5, q16, [x9, #0x40]
 	WORD $0xad034527 // stp q7, q17, [x9, #0x60]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa21 // b.ne 0x6c7c <k_decode_q4_1+0x34>
+	WORD $0x54fffa21 // b.ne 0x6a94 <k_decode_q4_1+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400082b // b.lt 0x6e4c <k_decode_q5_0+0x10c>
-	WORD $0x100198a9 // adr x9, 0xa060 <k_dot_q5_k+0x444>
-	WORD $0x1001998a // adr x10, 0xa080 <k_dot_q5_k+0x464>
+	WORD $0x5400082b // b.lt 0x6c64 <k_decode_q5_0+0x10c>
+	WORD $0x100199e9 // adr x9, 0x9ea0 <k_dot_q5_k+0x46c>
+	WORD $0x10019aca // adr x10, 0x9ec0 <k_dot_q5_k+0x48c>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x100194a9 // adr x9, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x100195e9 // adr x9, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x10019529 // adr x9, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1001930a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x10019669 // adr x9, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1001944a // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x100198cb // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x10019a0b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7120,25 +6998,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa01 // b.ne 0x6d88 <k_decode_q5_0+0x48>
+	WORD $0x54fffa01 // b.ne 0x6ba0 <k_decode_q5_0+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400096b // b.lt 0x6f84 <k_decode_q5_1+0x134>
-	WORD $0x10019029 // adr x9, 0xa060 <k_dot_q5_k+0x444>
-	WORD $0x1001910a // adr x10, 0xa080 <k_dot_q5_k+0x464>
+	WORD $0x5400096b // b.lt 0x6d9c <k_decode_q5_1+0x134>
+	WORD $0x10019169 // adr x9, 0x9ea0 <k_dot_q5_k+0x46c>
+	WORD $0x1001924a // adr x10, 0x9ec0 <k_dot_q5_k+0x48c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x10018aa9 // adr x9, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x10018be9 // adr x9, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x10018d29 // adr x9, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x10018f8a // adr x10, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x10018e69 // adr x9, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x100190ca // adr x10, 0x9eb0 <k_dot_q5_k+0x47c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x10018bcb // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x10018d0b // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7200,22 +7078,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fff8c1 // b.ne 0x6e98 <k_decode_q5_1+0x48>
+	WORD $0x54fff8c1 // b.ne 0x6cb0 <k_decode_q5_1+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400214b // b.lt 0x73b8 <k_decode_q2_k+0x430>
+	WORD $0x5400214b // b.lt 0x71d0 <k_decode_q2_k+0x430>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001832a // adr x10, 0xa000 <k_dot_q5_k+0x3e4>
-	WORD $0x1001868b // adr x11, 0xa070 <k_dot_q5_k+0x454>
+	WORD $0x1001846a // adr x10, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x100187cb // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x3dc00141 // ldr q1, [x10]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1001838c // adr x12, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x1001806d // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x100184cc // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x100181ad // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -7465,39 +7343,39 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb3d4c6 // fsub v6.4s, v6.4s, v19.4s
 	WORD $0xad034231 // stp q17, q16, [x17, #0x60]
 	WORD $0xad021e26 // stp q6, q7, [x17, #0x40]
-	WORD $0x3707e680 // tbnz w0, #0x0, 0x706c <k_decode_q2_k+0xe4>
+	WORD $0x3707e680 // tbnz w0, #0x0, 0x6e84 <k_decode_q2_k+0xe4>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101516b // add x11, x11, #0x54
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe101 // b.ne 0x6fd0 <k_decode_q2_k+0x48>
+	WORD $0x54ffe101 // b.ne 0x6de8 <k_decode_q2_k+0x48>
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001f4b // b.lt 0x77ac <k_decode_q3_k+0x3f0>
+	WORD $0x54001f4b // b.lt 0x75c4 <k_decode_q3_k+0x3f0>
 	WORD $0xd10143ff // sub sp, sp, #0x50
-	WORD $0x100163aa // adr x10, 0xa040 <k_dot_q5_k+0x424>
-	WORD $0x1001630b // adr x11, 0xa030 <k_dot_q5_k+0x414>
+	WORD $0x100164ea // adr x10, 0x9e80 <k_dot_q5_k+0x44c>
+	WORD $0x1001644b // adr x11, 0x9e70 <k_dot_q5_k+0x43c>
 	WORD $0x4f07e404 // movi v4.16b, #0xe0
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x100163aa // adr x10, 0xa050 <k_dot_q5_k+0x434>
+	WORD $0x100164ea // adr x10, 0x9e90 <k_dot_q5_k+0x45c>
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x10015fca // adr x10, 0x9fe0 <k_dot_q5_k+0x3c4>
-	WORD $0x10015f2b // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1001610a // adr x10, 0x9e20 <k_dot_q5_k+0x3ec>
+	WORD $0x1001606b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
 	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0x10015fea // adr x10, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1001612a // adr x10, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x4f00e466 // movi v6.16b, #0x3
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1001608a // adr x10, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x100161ca // adr x10, 0x9e50 <k_dot_q5_k+0x41c>
 	WORD $0x4f00e487 // movi v7.16b, #0x4
 	WORD $0x4f07e790 // movi v16.16b, #0xfc
 	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x3dc00172 // ldr q18, [x11]
-	WORD $0x100163ec // adr x12, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1001652c // adr x12, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7719,12 +7597,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0361b9 // stp q25, q24, [x13, #0x60]
 	WORD $0xad025db6 // stp q22, q23, [x13, #0x40]
 	WORD $0x5280008d // mov w13, #0x4 // =4
-	WORD $0x3707e9b0 // tbnz w16, #0x0, 0x74c0 <k_decode_q3_k+0x104>
+	WORD $0x3707e9b0 // tbnz w16, #0x0, 0x72d8 <k_decode_q3_k+0x104>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101b96b // add x11, x11, #0x6e
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe461 // b.ne 0x742c <k_decode_q3_k+0x70>
+	WORD $0x54ffe461 // b.ne 0x7244 <k_decode_q3_k+0x70>
 	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
 	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
@@ -7732,18 +7610,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001b2b // b.lt 0x7b1c <k_decode_q6_k+0x36c>
+	WORD $0x54001b2b // b.lt 0x7934 <k_decode_q6_k+0x36c>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x1001418a // adr x10, 0x9ff0 <k_dot_q5_k+0x3d4>
-	WORD $0x1001426b // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x100142ca // adr x10, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x100143ab // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x1001400a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1001414a // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1001456c // adr x12, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x100146ac // adr x12, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7942,27 +7820,27 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0345f2 // stp q18, q17, [x15, #0x60]
 	WORD $0xad0241e7 // stp q7, q16, [x15, #0x40]
 	WORD $0x5280008f // mov w15, #0x4 // =4
-	WORD $0x3707ea50 // tbnz w16, #0x0, 0x7848 <k_decode_q6_k+0x98>
+	WORD $0x3707ea50 // tbnz w16, #0x0, 0x7660 <k_decode_q6_k+0x98>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9103496b // add x11, x11, #0xd2
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe721 // b.ne 0x77f8 <k_decode_q6_k+0x48>
+	WORD $0x54ffe721 // b.ne 0x7610 <k_decode_q6_k+0x48>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400128b // b.lt 0x7d78 <k_decode_q4_k+0x258>
+	WORD $0x5400128b // b.lt 0x7b90 <k_decode_q4_k+0x258>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0x1001266d // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x100127ad // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x1001298d // adr x13, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x100126ee // adr x14, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x100123d0 // adr x16, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x10012acd // adr x13, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1001282e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x10012510 // adr x16, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c3 // ldr q3, [x14]
@@ -8095,28 +7973,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034012 // stp q18, q16, [x0, #0x60]
 	WORD $0xad024405 // stp q5, q17, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff521 // b.ne 0x7c00 <k_decode_q4_k+0xe0>
+	WORD $0x54fff521 // b.ne 0x7a18 <k_decode_q4_k+0xe0>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102418c // add x12, x12, #0x90
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff021 // b.ne 0x7b74 <k_decode_q4_k+0x54>
+	WORD $0x54fff021 // b.ne 0x798c <k_decode_q4_k+0x54>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400144b // b.lt 0x800c <k_decode_q5_k+0x290>
+	WORD $0x5400144b // b.lt 0x7e24 <k_decode_q5_k+0x290>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x100113ad // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x100114ed // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0xa940300f // ldp x15, x12, [x0]
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x1001168d // adr x13, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x100113ee // adr x14, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x100110d0 // adr x16, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x100117cd // adr x13, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1001152e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x10011210 // adr x16, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c4 // ldr q4, [x14]
@@ -8262,12 +8140,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034011 // stp q17, q16, [x0, #0x60]
 	WORD $0xad024813 // stp q19, q18, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff3a1 // b.ne 0x7e64 <k_decode_q5_k+0xe8>
+	WORD $0x54fff3a1 // b.ne 0x7c7c <k_decode_q5_k+0xe8>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102c18c // add x12, x12, #0xb0
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffee81 // b.ne 0x7dd4 <k_decode_q5_k+0x58>
+	WORD $0x54ffee81 // b.ne 0x7bec <k_decode_q5_k+0x58>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
@@ -8279,9 +8157,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x8038 <k_dot_f16+0x28>
+	WORD $0x5400006a // b.ge 0x7e50 <k_dot_f16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000027 // b 0x80d0 <k_dot_f16+0xc0>
+	WORD $0x14000027 // b 0x7ee8 <k_dot_f16+0xc0>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8315,7 +8193,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34cec0 // fmla v0.4s, v22.4s, v20.4s
 	WORD $0x4e3ace43 // fmla v3.4s, v18.4s, v26.4s
 	WORD $0x4e35cf22 // fmla v2.4s, v25.4s, v21.4s
-	WORD $0x54fffced // b.le 0x8058 <k_dot_f16+0x48>
+	WORD $0x54fffced // b.le 0x7e70 <k_dot_f16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8327,7 +8205,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400012d // b.le 0x8110 <k_dot_f16+0x100>
+	WORD $0x5400012d // b.le 0x7f28 <k_dot_f16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7c402501 // ldr h1, [x8], #0x2
@@ -8335,7 +8213,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc404522 // ldr s2, [x9], #0x4
 	WORD $0x1ee24021 // fcvt s1, h1
 	WORD $0x1f020020 // fmadd s0, s1, s2, s0
-	WORD $0x54ffff61 // b.ne 0x80f8 <k_dot_f16+0xe8>
+	WORD $0x54ffff61 // b.ne 0x7f10 <k_dot_f16+0xe8>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
@@ -8347,9 +8225,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x8140 <k_dot_bf16+0x28>
+	WORD $0x5400006a // b.ge 0x7f58 <k_dot_bf16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000026 // b 0x81d4 <k_dot_bf16+0xbc>
+	WORD $0x14000026 // b 0x7fec <k_dot_bf16+0xbc>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8382,7 +8260,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf26 // fmla v6.4s, v25.4s, v27.4s
 	WORD $0x4e34cee5 // fmla v5.4s, v23.4s, v20.4s
 	WORD $0x4e3acec4 // fmla v4.4s, v22.4s, v26.4s
-	WORD $0x54fffd0d // b.le 0x8160 <k_dot_bf16+0x48>
+	WORD $0x54fffd0d // b.le 0x7f78 <k_dot_bf16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8394,7 +8272,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400014d // b.le 0x8218 <k_dot_bf16+0x100>
+	WORD $0x5400014d // b.le 0x8030 <k_dot_bf16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7840250b // ldrh w11, [x8], #0x2
@@ -8403,24 +8281,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0x1e270162 // fmov s2, w11
 	WORD $0x1f010040 // fmadd s0, s2, s1, s0
-	WORD $0x54ffff41 // b.ne 0x81fc <k_dot_bf16+0xe4>
+	WORD $0x54ffff41 // b.ne 0x8014 <k_dot_bf16+0xe4>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
 	// dot_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400078b // b.lt 0x8318 <k_dot_q8_0+0xf8>
+	WORD $0x5400078b // b.lt 0x8130 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000f30b // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1000f44b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1000ec4b // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
-	WORD $0x1000ee2c // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1000ed0d // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1000ed8b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1000ef6c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1000ee4d // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -8463,13 +8341,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f951242 // fmla v2.4s, v18.4s, v21.s[0]
 	WORD $0x4f951281 // fmla v1.4s, v20.4s, v21.s[0]
 	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
-	WORD $0x54fffb21 // b.ne 0x8260 <k_dot_q8_0+0x40>
+	WORD $0x54fffb21 // b.ne 0x8078 <k_dot_q8_0+0x40>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x14000005 // b 0x8328 <k_dot_q8_0+0x108>
+	WORD $0x14000005 // b 0x8140 <k_dot_q8_0+0x108>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8486,19 +8364,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x8458 <k_dot_q4_0+0x110>
+	WORD $0x5400084b // b.lt 0x8270 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000e9ab // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1000eaeb // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1000e2cb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
-	WORD $0x1000e4ac // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1000e38d // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1000e40b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1000e5ec // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1000e4cd // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -8545,13 +8423,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9712a5 // fmla v5.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c4 // fmla v4.4s, v22.4s, v23.s[0]
 	WORD $0x4f971260 // fmla v0.4s, v19.4s, v23.s[0]
-	WORD $0x54fffac1 // b.ne 0x8394 <k_dot_q4_0+0x4c>
+	WORD $0x54fffac1 // b.ne 0x81ac <k_dot_q4_0+0x4c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0x14000005 // b 0x8468 <k_dot_q4_0+0x120>
+	WORD $0x14000005 // b 0x8280 <k_dot_q4_0+0x120>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8568,11 +8446,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a8b // b.lt 0x85e0 <k_dot_q4_1+0x158>
+	WORD $0x54000a8b // b.lt 0x83f8 <k_dot_q4_1+0x158>
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000db0b // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x1000dc4b // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -8582,9 +8460,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1000dd4b // adr x11, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x1000daac // adr x12, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x1000d78d // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x1000de8b // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1000dbec // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x1000d8cd // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -8642,7 +8520,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d12c0 // fmla v0.4s, v22.4s, v29.s[0]
 	WORD $0x4f8b1347 // fmla v7.4s, v26.4s, v11.s[0]
 	WORD $0x4f8b12a6 // fmla v6.4s, v21.4s, v11.s[0]
-	WORD $0x54fff9c1 // b.ne 0x84f0 <k_dot_q4_1+0x68>
+	WORD $0x54fff9c1 // b.ne 0x8308 <k_dot_q4_1+0x68>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
@@ -8651,7 +8529,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0xfc4407ee // ldr d14, [sp], #0x40
-	WORD $0x14000005 // b 0x85f0 <k_dot_q4_1+0x168>
+	WORD $0x14000005 // b 0x8408 <k_dot_q4_1+0x168>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8668,14 +8546,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x8760 <k_dot_q5_0+0x150>
+	WORD $0x54000a4b // b.lt 0x8578 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x1000d20b // adr x11, 0xa060 <k_dot_q5_k+0x444>
+	WORD $0x1000d34b // adr x11, 0x9ea0 <k_dot_q5_k+0x46c>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000d2ac // adr x12, 0xa080 <k_dot_q5_k+0x464>
+	WORD $0x1000d3ec // adr x12, 0x9ec0 <k_dot_q5_k+0x48c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000d2eb // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1000d42b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -8683,9 +8561,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1000cbeb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
-	WORD $0x1000cdcc // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
-	WORD $0x1000ccad // adr x13, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1000cd2b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1000cf0c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1000cded // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -8742,14 +8620,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9912e7 // fmla v7.4s, v23.4s, v25.s[0]
 	WORD $0x4f991306 // fmla v6.4s, v24.4s, v25.s[0]
 	WORD $0x4f991280 // fmla v0.4s, v20.4s, v25.s[0]
-	WORD $0x54fff981 // b.ne 0x8670 <k_dot_q5_0+0x60>
+	WORD $0x54fff981 // b.ne 0x8488 <k_dot_q5_0+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e2 // fadd v2.4s, v7.4s, v3.4s
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
 	WORD $0xfc4107e8 // ldr d8, [sp], #0x10
-	WORD $0x14000005 // b 0x8770 <k_dot_q5_0+0x160>
+	WORD $0x14000005 // b 0x8588 <k_dot_q5_0+0x160>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8766,14 +8644,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c8b // b.lt 0x8928 <k_dot_q5_1+0x198>
+	WORD $0x54000c8b // b.lt 0x8740 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x1000c60b // adr x11, 0xa060 <k_dot_q5_k+0x444>
+	WORD $0x1000c74b // adr x11, 0x9ea0 <k_dot_q5_k+0x46c>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000c6ac // adr x12, 0xa080 <k_dot_q5_k+0x464>
+	WORD $0x1000c7ec // adr x12, 0x9ec0 <k_dot_q5_k+0x48c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000c26b // adr x11, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x1000c3ab // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -8783,9 +8661,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x1000c4ab // adr x11, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x1000c20c // adr x12, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x1000beed // adr x13, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x1000c5eb // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1000c34c // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x1000c02d // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -8856,7 +8734,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831300 // fmla v0.4s, v24.4s, v3.s[0]
 	WORD $0x4f8e1332 // fmla v18.4s, v25.4s, v14.s[0]
 	WORD $0x4f8e10b1 // fmla v17.4s, v5.4s, v14.s[0]
-	WORD $0x54fff821 // b.ne 0x8804 <k_dot_q5_1+0x74>
+	WORD $0x54fff821 // b.ne 0x861c <k_dot_q5_1+0x74>
 	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
 	WORD $0x4e26d641 // fadd v1.4s, v18.4s, v6.4s
 	WORD $0x4e27d662 // fadd v2.4s, v19.4s, v7.4s
@@ -8865,7 +8743,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
-	WORD $0x14000005 // b 0x8938 <k_dot_q5_1+0x1a8>
+	WORD $0x14000005 // b 0x8750 <k_dot_q5_1+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8882,37 +8760,37 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002c4b // b.lt 0x8ee8 <k_dot_q3_k+0x590>
+	WORD $0x54002c4b // b.lt 0x8d00 <k_dot_q3_k+0x590>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1000b6ca // adr x10, 0xa040 <k_dot_q5_k+0x424>
-	WORD $0x1000b62b // adr x11, 0xa030 <k_dot_q5_k+0x414>
+	WORD $0x1000b80a // adr x10, 0x9e80 <k_dot_q5_k+0x44c>
+	WORD $0x1000b76b // adr x11, 0x9e70 <k_dot_q5_k+0x43c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b6ca // adr x10, 0xa050 <k_dot_q5_k+0x434>
+	WORD $0x1000b80a // adr x10, 0x9e90 <k_dot_q5_k+0x45c>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x4f07e797 // movi v23.16b, #0xfc
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000b7eb // adr x11, 0xa090 <k_dot_q5_k+0x474>
+	WORD $0x1000b92b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
 	WORD $0x3dc00166 // ldr q6, [x11]
-	WORD $0x1000b3ab // adr x11, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x1000b4eb // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b1aa // adr x10, 0x9fe0 <k_dot_q5_k+0x3c4>
+	WORD $0x1000b2ea // adr x10, 0x9e20 <k_dot_q5_k+0x3ec>
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3d8007e1 // str q1, [sp, #0x10]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b06a // adr x10, 0x9fd0 <k_dot_q5_k+0x3b4>
+	WORD $0x1000b1aa // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc0015a // ldr q26, [x10]
-	WORD $0x1000b0cc // adr x12, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1000b20c // adr x12, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0x3d8033f4 // str q20, [sp, #0xc0]
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc0019b // ldr q27, [x12]
@@ -9204,7 +9082,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f85109d // fmla v29.4s, v4.4s, v5.s[0]
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x4f85105c // fmla v28.4s, v2.4s, v5.s[0]
-	WORD $0x3707e310 // tbnz w16, #0x0, 0x8ac8 <k_dot_q3_k+0x170>
+	WORD $0x3707e310 // tbnz w16, #0x0, 0x88e0 <k_dot_q3_k+0x170>
 	WORD $0x7d40d961 // ldr h1, [x11, #0x6c]
 	WORD $0xad424bf3 // ldp q19, q18, [sp, #0x40]
 	WORD $0xad4343f1 // ldp q17, q16, [sp, #0x60]
@@ -9224,7 +9102,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8113c5 // fmla v5.4s, v30.4s, v1.s[0]
 	WORD $0x4f8113a2 // fmla v2.4s, v29.4s, v1.s[0]
 	WORD $0x4f811380 // fmla v0.4s, v28.4s, v1.s[0]
-	WORD $0x54ffdaa1 // b.ne 0x8a0c <k_dot_q3_k+0xb4>
+	WORD $0x54ffdaa1 // b.ne 0x8824 <k_dot_q3_k+0xb4>
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
 	WORD $0x4e22d621 // fadd v1.4s, v17.4s, v2.4s
 	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
@@ -9235,7 +9113,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5333ed // ldp d13, d12, [sp, #0x130]
 	WORD $0x6d523bef // ldp d15, d14, [sp, #0x120]
 	WORD $0x9105c3ff // add sp, sp, #0x170
-	WORD $0x14000005 // b 0x8ef8 <k_dot_q3_k+0x5a0>
+	WORD $0x14000005 // b 0x8d10 <k_dot_q3_k+0x5a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9252,13 +9130,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400250b // b.lt 0x93c0 <k_dot_q6_k+0x4a8>
+	WORD $0x5400250b // b.lt 0x91d8 <k_dot_q6_k+0x4a8>
 	WORD $0xd104c3ff // sub sp, sp, #0x130
 	WORD $0x6d0e3bef // stp d15, d14, [sp, #0xe0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10008b0a // adr x10, 0xa090 <k_dot_q5_k+0x474>
-	WORD $0x100084eb // adr x11, 0x9fd0 <k_dot_q5_k+0x3b4>
-	WORD $0x100086cc // adr x12, 0xa010 <k_dot_q5_k+0x3f4>
+	WORD $0x10008c4a // adr x10, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1000862b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1000880c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e60e // movi v14.16b, #0x30
 	WORD $0x4f07e40f // movi v15.16b, #0xe0
@@ -9272,7 +9150,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x3dc00195 // ldr q21, [x12]
-	WORD $0x1000840c // adr x12, 0x9ff0 <k_dot_q5_k+0x3d4>
+	WORD $0x1000854c // adr x12, 0x9e30 <k_dot_q5_k+0x3fc>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9517,7 +9395,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110f9 // fmla v25.4s, v7.4s, v17.s[0]
 	WORD $0x4f9110b8 // fmla v24.4s, v5.4s, v17.s[0]
 	WORD $0x4f911077 // fmla v23.4s, v3.4s, v17.s[0]
-	WORD $0x3707e5d0 // tbnz w16, #0x0, 0x8ffc <k_dot_q6_k+0xe4>
+	WORD $0x3707e5d0 // tbnz w16, #0x0, 0x8e14 <k_dot_q6_k+0xe4>
 	WORD $0x7d41a17f // ldr h31, [x11, #0xd0]
 	WORD $0xad4213e5 // ldp q5, q4, [sp, #0x40]
 	WORD $0xad4303e3 // ldp q3, q0, [sp, #0x60]
@@ -9536,7 +9414,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9f1330 // fmla v16.4s, v25.4s, v31.s[0]
 	WORD $0x4f9f1307 // fmla v7.4s, v24.4s, v31.s[0]
 	WORD $0x4f9f12e6 // fmla v6.4s, v23.4s, v31.s[0]
-	WORD $0x54ffe021 // b.ne 0x8f94 <k_dot_q6_k+0x7c>
+	WORD $0x54ffe021 // b.ne 0x8dac <k_dot_q6_k+0x7c>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
@@ -9547,7 +9425,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4f33ed // ldp d13, d12, [sp, #0xf0]
 	WORD $0x6d4e3bef // ldp d15, d14, [sp, #0xe0]
 	WORD $0x9104c3ff // add sp, sp, #0x130
-	WORD $0x14000005 // b 0x93d0 <k_dot_q6_k+0x4b8>
+	WORD $0x14000005 // b 0x91e8 <k_dot_q6_k+0x4b8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9564,11 +9442,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400256b // b.lt 0x98a4 <k_dot_q2_k+0x4b4>
+	WORD $0x5400256b // b.lt 0x96bc <k_dot_q2_k+0x4b4>
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x10005dea // adr x10, 0x9fc0 <k_dot_q5_k+0x3a4>
-	WORD $0x100060cb // adr x11, 0xa020 <k_dot_q5_k+0x404>
+	WORD $0x10005f2a // adr x10, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x1000620b // adr x11, 0x9e60 <k_dot_q5_k+0x42c>
 	WORD $0x4f00e464 // movi v4.16b, #0x3
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -9579,8 +9457,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x100061ec // adr x12, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x10005e4d // adr x13, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x1000632c // adr x12, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x10005f8d // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00194 // ldr q20, [x12]
 	WORD $0x3dc001b5 // ldr q21, [x13]
@@ -9809,7 +9687,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9e1238 // fmla v24.4s, v17.4s, v30.s[0]
 	WORD $0x4f9e10d7 // fmla v23.4s, v6.4s, v30.s[0]
 	WORD $0x4f9e1276 // fmla v22.4s, v19.4s, v30.s[0]
-	WORD $0x3707e9f1 // tbnz w17, #0x0, 0x9508 <k_dot_q2_k+0x118>
+	WORD $0x3707e9f1 // tbnz w17, #0x0, 0x9320 <k_dot_q2_k+0x118>
 	WORD $0x7d40a17e // ldr h30, [x11, #0x50]
 	WORD $0xad404fff // ldp q31, q19, [sp]
 	WORD $0xad4147f2 // ldp q18, q17, [sp, #0x20]
@@ -9834,7 +9712,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8010bd // fmla v29.4s, v5.4s, v0.s[0]
 	WORD $0x4f80103b // fmla v27.4s, v1.4s, v0.s[0]
 	WORD $0x4f80121c // fmla v28.4s, v16.4s, v0.s[0]
-	WORD $0x54fffea1 // b.ne 0x9804 <k_dot_q2_k+0x414>
+	WORD $0x54fffea1 // b.ne 0x961c <k_dot_q2_k+0x414>
 	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
 	WORD $0x4f9e1327 // fmla v7.4s, v25.4s, v30.s[0]
 	WORD $0x7d40a560 // ldr h0, [x11, #0x52]
@@ -9851,7 +9729,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f805365 // fmls v5.4s, v27.4s, v0.s[0]
 	WORD $0x4f805381 // fmls v1.4s, v28.4s, v0.s[0]
 	WORD $0x4f805347 // fmls v7.4s, v26.4s, v0.s[0]
-	WORD $0x54ffdfa1 // b.ne 0x9468 <k_dot_q2_k+0x78>
+	WORD $0x54ffdfa1 // b.ne 0x9280 <k_dot_q2_k+0x78>
 	WORD $0x4e21d620 // fadd v0.4s, v17.4s, v1.4s
 	WORD $0x4e25d641 // fadd v1.4s, v18.4s, v5.4s
 	WORD $0xf9409bfd // ldr x29, [sp, #0x130]
@@ -9862,7 +9740,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5033ed // ldp d13, d12, [sp, #0x100]
 	WORD $0x6d4f3bef // ldp d15, d14, [sp, #0xf0]
 	WORD $0x910503ff // add sp, sp, #0x140
-	WORD $0x14000005 // b 0x98b4 <k_dot_q2_k+0x4c4>
+	WORD $0x14000005 // b 0x96cc <k_dot_q2_k+0x4c4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9879,9 +9757,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400188b // b.lt 0x9bec <k_dot_q4_k+0x318>
+	WORD $0x5400188b // b.lt 0x9a04 <k_dot_q4_k+0x318>
 	WORD $0xd10303ff // sub sp, sp, #0xc0
-	WORD $0x100036ee // adr x14, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x1000382e // adr x14, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0xa940400d // ldp x13, x16, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
@@ -9893,9 +9771,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1000386e // adr x14, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x10003acf // adr x15, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x10003731 // adr x17, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x100039ae // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x10003c0f // adr x15, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x10003871 // adr x17, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x3dc001d2 // ldr q18, [x14]
 	WORD $0x3dc001f3 // ldr q19, [x15]
 	WORD $0x3dc00234 // ldr q20, [x17]
@@ -10019,7 +9897,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8d1337 // fmla v23.4s, v25.4s, v13.s[0]
 	WORD $0x4f8d10b6 // fmla v22.4s, v5.4s, v13.s[0]
 	WORD $0x4f8d1015 // fmla v21.4s, v0.4s, v13.s[0]
-	WORD $0x54fff6a1 // b.ne 0x99e0 <k_dot_q4_k+0x10c>
+	WORD $0x54fff6a1 // b.ne 0x97f8 <k_dot_q4_k+0x10c>
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x52800101 // mov w1, #0x8 // =8
@@ -10043,7 +9921,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d101a // fmla v26.4s, v0.4s, v29.s[0]
 	WORD $0x4f9d109b // fmla v27.4s, v4.4s, v29.s[0]
 	WORD $0x4f9d10bc // fmla v28.4s, v5.4s, v29.s[0]
-	WORD $0x54fffde1 // b.ne 0x9b28 <k_dot_q4_k+0x254>
+	WORD $0x54fffde1 // b.ne 0x9940 <k_dot_q4_k+0x254>
 	WORD $0x7d4001a0 // ldr h0, [x13]
 	WORD $0x7d4005a3 // ldr h3, [x13, #0x2]
 	WORD $0x91000529 // add x9, x9, #0x1
@@ -10064,7 +9942,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f835365 // fmls v5.4s, v27.4s, v3.s[0]
 	WORD $0x4f835344 // fmls v4.4s, v26.4s, v3.s[0]
 	WORD $0x4f835320 // fmls v0.4s, v25.4s, v3.s[0]
-	WORD $0x54ffece1 // b.ne 0x995c <k_dot_q4_k+0x88>
+	WORD $0x54ffece1 // b.ne 0x9774 <k_dot_q4_k+0x88>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e24d4e1 // fadd v1.4s, v7.4s, v4.4s
 	WORD $0x4e25d602 // fadd v2.4s, v16.4s, v5.4s
@@ -10074,7 +9952,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4933ed // ldp d13, d12, [sp, #0x90]
 	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
 	WORD $0x910303ff // add sp, sp, #0xc0
-	WORD $0x14000005 // b 0x9bfc <k_dot_q4_k+0x328>
+	WORD $0x14000005 // b 0x9a14 <k_dot_q4_k+0x328>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10091,10 +9969,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001aeb // b.lt 0x9f80 <k_dot_q5_k+0x364>
+	WORD $0x54001aeb // b.lt 0x9d98 <k_dot_q5_k+0x364>
 	WORD $0xd103c3ff // sub sp, sp, #0xf0
 	WORD $0xa940400d // ldp x13, x16, [x0]
-	WORD $0x10001c8e // adr x14, 0x9fc0 <k_dot_q5_k+0x3a4>
+	WORD $0x10001dce // adr x14, 0x9e00 <k_dot_q5_k+0x3cc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f00e603 // movi v3.16b, #0x10
@@ -10106,9 +9984,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x10001e0e // adr x14, 0xa020 <k_dot_q5_k+0x404>
-	WORD $0x1000206f // adr x15, 0xa070 <k_dot_q5_k+0x454>
-	WORD $0x10001cd1 // adr x17, 0xa000 <k_dot_q5_k+0x3e4>
+	WORD $0x10001f4e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x100021af // adr x15, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x10001e11 // adr x17, 0x9e40 <k_dot_q5_k+0x40c>
 	WORD $0x3dc001d3 // ldr q19, [x14]
 	WORD $0x3dc001f4 // ldr q20, [x15]
 	WORD $0x3dc00235 // ldr q21, [x17]
@@ -10247,7 +10125,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8910d8 // fmla v24.4s, v6.4s, v9.s[0]
 	WORD $0x4f8910b7 // fmla v23.4s, v5.4s, v9.s[0]
 	WORD $0x4f8910f6 // fmla v22.4s, v7.4s, v9.s[0]
-	WORD $0x54fff521 // b.ne 0x9d38 <k_dot_q5_k+0x11c>
+	WORD $0x54fff521 // b.ne 0x9b50 <k_dot_q5_k+0x11c>
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x52800101 // mov w1, #0x8 // =8
@@ -10271,7 +10149,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f87101b // fmla v27.4s, v0.4s, v7.s[0]
 	WORD $0x4f8710bc // fmla v28.4s, v5.4s, v7.s[0]
 	WORD $0x4f8710dd // fmla v29.4s, v6.4s, v7.s[0]
-	WORD $0x54fffde1 // b.ne 0x9eb0 <k_dot_q5_k+0x294>
+	WORD $0x54fffde1 // b.ne 0x9cc8 <k_dot_q5_k+0x294>
 	WORD $0x7d4001a0 // ldr h0, [x13]
 	WORD $0xad4047e5 // ldp q5, q17, [sp]
 	WORD $0x7d4005a4 // ldr h4, [x13, #0x2]
@@ -10295,7 +10173,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
 	WORD $0x4f845386 // fmls v6.4s, v28.4s, v4.s[0]
 	WORD $0x4f845365 // fmls v5.4s, v27.4s, v4.s[0]
-	WORD $0x54ffeaa1 // b.ne 0x9ca8 <k_dot_q5_k+0x8c>
+	WORD $0x54ffeaa1 // b.ne 0x9ac0 <k_dot_q5_k+0x8c>
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
 	WORD $0x4e25d621 // fadd v1.4s, v17.4s, v5.4s
 	WORD $0x4e26d702 // fadd v2.4s, v24.4s, v6.4s
@@ -10305,7 +10183,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
 	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
 	WORD $0x9103c3ff // add sp, sp, #0xf0
-	WORD $0x14000005 // b 0x9f90 <k_dot_q5_k+0x374>
+	WORD $0x14000005 // b 0x9da8 <k_dot_q5_k+0x374>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10322,6 +10200,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0xffffff0c // <unknown>
 	WORD $0xffffff0d // <unknown>
 	WORD $0xffffff0e // <unknown>
@@ -10330,10 +10218,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
-	WORD $0x30303030 // adr x16, 0x6a5e5 <lanes+0x60545>
-	WORD $0x30303030 // adr x16, 0x6a5e9 <lanes+0x60549>
+	WORD $0x30303030 // adr x16, 0x6a425 <lanes+0x60545>
+	WORD $0x30303030 // adr x16, 0x6a429 <lanes+0x60549>
 	WORD $0x0f0f0f0f // <unknown>
-	WORD $0x30303030 // adr x16, 0x6a5f1 <lanes+0x60551>
+	WORD $0x30303030 // adr x16, 0x6a431 <lanes+0x60551>
 	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
 	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
 	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff

@@ -20,12 +20,12 @@ KERNEL(dot, dot)
 }
 
 // dst[m,n] (+)= x[m,k] w[n,k]^T. An element has one vector of sums: lane l adds the products of
-// k = l, l+VL, l+2VL, ... Rows longer than depth are taken in pieces, so that what is in use stays
-// in the caches; the vectors wait in sums meanwhile, which changes nothing. depth is a multiple of
-// every VL.
+// k = l, l+VL, l+2VL, ... One call takes the piece [from,to) of long rows, so that what is in use
+// stays in the caches; the vectors wait in sums meanwhile, which changes nothing. Pieces but the last
+// are multiples of VL long.
 struct gemm_nt {
   float* dst; const float* x; const float* w; float* sums;
-  long ldd, ldx, ldw, m, n, k, depth, add;
+  long ldd, ldx, ldw, m, n, k, from, to, add;
 };
 
 #if VL == 8
@@ -35,7 +35,7 @@ struct gemm_nt {
 #endif
 #define NT_N 4
 
-INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, long from, long to)
+INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j)
 {
   const float *x[NT_M], *w[NT_N];
   vf acc[NT_M][NT_N];
@@ -44,8 +44,8 @@ INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, lo
   // past the last row of w the last one is taken again, and its result not stored
   for (int c = 0; c < NT_N; c++) w[c] = p->w + (j + c < p->n ? j + c : p->n - 1) * p->ldw;
   for (int r = 0; r < mr; r++)
-    for (int c = 0; c < NT_N; c++) acc[r][c] = from == 0 ? all(0) : sums[r * NT_N + c];
-  long t = from;
+    for (int c = 0; c < NT_N; c++) acc[r][c] = p->from == 0 ? all(0) : sums[r * NT_N + c];
+  long t = p->from, to = p->to;
 // one step keeps the vectors of one side in registers and takes those of the other as they come
 #if NT_M < NT_N
 #define NT_STEP(LD) \
@@ -90,24 +90,19 @@ INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j, lo
 
 KERNEL(gemm_nt, gemm_nt)
 {
-  long from = 0;
-  do {
-    long to = p->k - from > p->depth + p->depth / 2 ? from + p->depth : p->k;
-    for (long j = 0; j < p->n; j += NT_N) {
-      long i = 0;
-      for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j, from, to);
-      switch (p->m - i) {
+  for (long j = 0; j < p->n; j += NT_N) {
+    long i = 0;
+    for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j);
+    switch (p->m - i) {
 #if NT_M > 3
-      case 5: nt_tile(p, 5, i, j, from, to); break;
-      case 4: nt_tile(p, 4, i, j, from, to); break;
-      case 3: nt_tile(p, 3, i, j, from, to); break;
+    case 5: nt_tile(p, 5, i, j); break;
+    case 4: nt_tile(p, 4, i, j); break;
+    case 3: nt_tile(p, 3, i, j); break;
 #endif
-      case 2: nt_tile(p, 2, i, j, from, to); break;
-      case 1: nt_tile(p, 1, i, j, from, to); break;
-      }
+    case 2: nt_tile(p, 2, i, j); break;
+    case 1: nt_tile(p, 1, i, j); break;
     }
-    from = to;
-  } while (from < p->k);
+  }
 }
 
 // Outer products: a tile of OM rows and two vectors of columns, summed over k in order. Element
