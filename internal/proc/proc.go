@@ -10,10 +10,6 @@ import (
 	"strings"
 )
 
-// PeakMemory is the most resident memory that the process has had, in bytes, or 0 where the system
-// does not tell. On Linux it is VmHWM, which counts pages of mapped files too.
-func PeakMemory() int64 { return peakMemory() }
-
 // TotalMemory is the machine's memory in bytes, or 0 when unknown.
 func TotalMemory() int64 {
 	return field("/proc/meminfo", "MemTotal:") << 10

@@ -2,6 +2,7 @@ package proc
 
 import (
 	"runtime"
+	"runtime/debug"
 	"testing"
 )
 
@@ -33,5 +34,30 @@ func TestMachine(t *testing.T) {
 	}
 	if FreeDisk("/no/such/folder") != 0 {
 		t.Error("free space in a folder that does not exist")
+	}
+}
+
+func TestPeakSince(t *testing.T) {
+	const n = 64 << 20
+	b := make([]byte, n)
+	for i := 0; i < n; i += 4096 {
+		b[i] = 1
+	}
+	high := PeakMemory()
+	runtime.KeepAlive(b)
+	b = nil
+	debug.FreeOSMemory()
+	peak, ok := PeakSince()
+	if !ok {
+		if runtime.GOOS == "linux" {
+			t.Skip("this kernel does not set the mark back")
+		}
+		return
+	}
+	if low := peak(); low <= 0 || low > high-n/2 {
+		t.Errorf("%d bytes just after setting the mark back, %d before", low, high)
+	}
+	if all := PeakMemory(); all < high {
+		t.Errorf("the peak of the whole run fell from %d to %d", high, all)
 	}
 }
