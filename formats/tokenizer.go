@@ -17,6 +17,8 @@ func readTokenizer(m *ir.Model) {
 	switch {
 	case m.Assets["tokenizer.json"] != nil:
 		s, err = tokenizer.FromTokenizerJSON(m.Assets["tokenizer.json"], m.Assets["tokenizer_config.json"], generation, m.Assets["special_tokens_map.json"])
+	case m.Assets["tokenizer.model"] != nil:
+		s, err = tokenizer.FromSentencePiece(m.Assets["tokenizer.model"])
 	default:
 		return
 	}

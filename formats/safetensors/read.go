@@ -219,7 +219,7 @@ func parseTensor(dec *json.Decoder, name string) (Tensor, error) {
 			return t, fmt.Errorf("%w: field %q is missing", ErrHeader, field)
 		}
 	}
-	need, err := size(t.DType, t.Shape)
+	need, err := Size(t.DType, t.Shape)
 	switch {
 	case err != nil:
 		return t, err

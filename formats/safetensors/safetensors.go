@@ -81,8 +81,8 @@ func DType(t storage.Type) (string, bool) {
 	return "", false
 }
 
-// size is the number of bytes that a shape takes, or an error when it does not fit or is not whole.
-func size(dtype string, shape []int) (int64, error) {
+// Size is the number of bytes that a shape takes, or an error when it does not fit or is not whole.
+func Size(dtype string, shape []int) (int64, error) {
 	d, ok := dtypes[dtype]
 	if !ok {
 		return 0, fmt.Errorf("%w %q", ErrDType, dtype)

@@ -77,7 +77,7 @@ func encodeHeader(tensors []Tensor, metadata map[string]string) (head []byte, to
 	}
 	seen := make(map[string]bool, len(tensors))
 	for _, t := range tensors {
-		n, err := size(t.DType, t.Shape)
+		n, err := Size(t.DType, t.Shape)
 		if err != nil {
 			return nil, 0, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
