@@ -1,5 +1,7 @@
 package storage
 
+import "math"
+
 // The scale searches shared by the block types. Each follows the reference operation for operation
 // (ggml/src/ggml-quants.c: make_qx_quants, make_q3_quants, make_qkx2/3_quants, make_qp_quants), so
 // that the bytes agree; where a step is skipped here, it provably could not have changed them.
@@ -184,22 +186,16 @@ func fitAffine(x, w []float32, q []uint8, n int, g affineGrid) (scale, minus flo
 	l := lf[:len(x)]
 	for k := 0; k <= g.steps; k++ {
 		iscale = (g.from + float32(g.step*float32(k)) + top) / (hi - lo)
-		same := true
-		for i, e := range x {
-			c := float32(clamp(nearest(float32(iscale*(e-lo))), 0, n))
-			if l[i] != c {
-				l[i], same = c, false
-			}
-		}
 		// Equal codes have the same least-squares solution, which was already judged.
-		if same && k > 0 {
+		if !candidate(l, x, iscale, lo, top) && k > 0 {
 			continue
 		}
 		var sl, sl2, sxl float32
 		for i, e := range x {
-			wl := float32(w[i] * l[i])
+			c := l[i]
+			wl := float32(w[i] * c)
 			sl += wl
-			sl2 += float32(wl * l[i])
+			sl2 += float32(wl * c)
 			sxl += float32(wl * e)
 		}
 		det := float32(sw*sl2) - float32(sl*sl)
@@ -226,6 +222,28 @@ func fitAffine(x, w []float32, q []uint8, n int, g affineGrid) (scale, minus flo
 		}
 	}
 	return scale, -lo
+}
+
+// candidate fills l with the codes round(iscale*(x-lo)), clamped to [0,top] first, which gives the
+// same codes and is safe when lo has come so close to the maximum that iscale is infinite. It
+// reports whether any code changed.
+func candidate(l, x []float32, iscale, lo, top float32) bool {
+	const magic = 3 << 22 // rounds to an integer, ties to even, in the sum
+	var changed uint32
+	l = l[:len(x)]
+	for i, e := range x {
+		v := float32(iscale * (e - lo))
+		if !(v > 0) {
+			v = 0
+		}
+		if v > top {
+			v = top
+		}
+		c := float32(v+magic) - magic
+		changed |= math.Float32bits(c) ^ math.Float32bits(l[i])
+		l[i] = c
+	}
+	return changed != 0
 }
 
 // squareError is sum w*(s*l + m - x)^2. It stops early once the sum reaches limit: the terms are
