@@ -9,6 +9,7 @@ import (
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/formats/safetensors"
 	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -66,4 +67,10 @@ func tokensOf(t testing.TB, path, name string) ([]int32, []int) {
 		ids[i] = int32(v)
 	}
 	return ids, shape
+}
+
+// decode is the text of ids, special tokens left out.
+func decode(t testing.TB, tok *tokenizer.Tokenizer, ids []int32) string {
+	t.Helper()
+	return tok.Decode(ids, tokenizer.DecodeOptions{SkipSpecial: true})
 }
