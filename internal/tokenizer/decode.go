@@ -146,12 +146,13 @@ func (t *Tokenizer) ID(s string) (int, bool) {
 	return int(id), ok
 }
 
-// endNames are control tokens that end a turn or a message in published models, whatever the
-// metadata says.
-var endNames = []string{"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>",
-	"<|end_of_text|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "<｜end▁of▁sentence｜>", "<end_of_utterance>"}
+// endNames are tokens that end a turn or a message in published models, whatever the metadata
+// says; llama.cpp knows them by their text too, and takes them for control tokens.
+var endNames = []string{"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+	"<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
+	"<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
 
-// endTokens collects what ends generation: the named ids and control tokens known by their text.
+// endTokens collects what ends generation: the named ids and the tokens known by their text.
 func (s *Spec) endTokens() []int {
 	ends := slices.Clone(s.EOG)
 	for _, id := range []int{s.EOS, s.EOT, s.EOM} {
@@ -159,10 +160,18 @@ func (s *Spec) endTokens() []int {
 			ends = append(ends, id)
 		}
 	}
-	for i, typ := range s.Types {
-		if typ == Control && slices.Contains(endNames, s.Tokens[i]) {
+	has := map[string]int{}
+	for i, tok := range s.Tokens {
+		if slices.Contains(endNames, tok) {
 			ends = append(ends, i)
+			has[tok] = i
 		}
+	}
+	// Where "<|return|>" and "<|call|>" end generation, "<|end|>" only ends a message (gpt-oss).
+	_, returns := has["<|return|>"]
+	_, calls := has["<|call|>"]
+	if end, ok := has["<|end|>"]; ok && returns && calls && end != s.EOS {
+		ends = slices.DeleteFunc(ends, func(id int) bool { return id == end })
 	}
 	slices.Sort(ends)
 	return slices.Compact(ends)

@@ -90,8 +90,12 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 		return nil, g.err
 	}
 	for i, typ := range s.Types {
-		if typ == Control || typ == UserDefined || typ == Unknown {
-			s.Added = append(s.Added, Added{ID: i, Content: s.Tokens[i], Special: typ != UserDefined})
+		end := slices.Contains(endNames, s.Tokens[i])
+		switch {
+		case typ == Control || typ == Unknown || end && typ == Normal:
+			s.Added = append(s.Added, Added{ID: i, Content: s.Tokens[i], Special: true})
+		case typ == UserDefined:
+			s.Added = append(s.Added, Added{ID: i, Content: s.Tokens[i], Special: end})
 		}
 	}
 	return s, s.Check()
@@ -215,6 +219,9 @@ func (s *Spec) GGUFNotes() []string {
 	if s.TrimSpaces {
 		notes = append(notes, "the original drops extra spaces; llama.cpp keeps them")
 	}
+	if row := rowOf(preName(s.Splits)); s.Model == BPE && row != nil && row.note != "" {
+		notes = append(notes, row.note)
+	}
 	strip := 0
 	for _, a := range s.Added {
 		if a.LStrip || a.RStrip || a.SingleWord {
@@ -235,7 +242,7 @@ func (s *Spec) preForGGUF() (string, error) {
 	pre := s.Pre
 	row := rowOf(pre)
 	if row == nil || !samePatterns(row.splits, s.Splits) {
-		if pre = preName(s.Splits, s.IgnoreMerges); pre == "" {
+		if pre = preName(s.Splits); pre == "" {
 			return "", fmt.Errorf("%w: llama.cpp has no name for this way to split words", ErrInexact)
 		}
 		row = rowOf(pre)
@@ -244,11 +251,13 @@ func (s *Spec) preForGGUF() (string, error) {
 		return pre, nil
 	}
 	reached, err := s.mergesReachAll()
-	switch {
-	case err != nil:
-		return "", err
-	case reached: // then it makes no difference
-		return pre, nil
+	if err != nil || reached { // if so, ignoring merges makes no difference
+		return pre, err
+	}
+	for _, row := range preRows {
+		if row.ignoreMerges == s.IgnoreMerges && samePatterns(row.splits, s.Splits) {
+			return row.names[0], nil
+		}
 	}
 	return "", fmt.Errorf("%w: llama.cpp's %q treats words that are tokens differently (ignore_merges)", ErrInexact, pre)
 }

@@ -152,7 +152,7 @@ func FromTokenizerJSON(tokenizerJSON, tokenizerConfig, generationConfig, special
 		return nil, err
 	}
 	if s.Model == BPE {
-		s.Pre = preName(s.Splits, s.IgnoreMerges)
+		s.Pre = preName(s.Splits)
 	}
 	return s, s.Check()
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // llamaGolden is what llama.cpp v0.5.0 gives for the texts of hf/texts.json.
@@ -72,6 +73,9 @@ func TestLlamaCpp(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, text := range texts {
+				if name == "o200k" && strings.ContainsFunc(text, unicode.IsMark) {
+					continue // see noteMarks; TestHuggingFace holds these to the published pattern
+				}
 				check := func(what string, opt EncodeOptions, want []int32) {
 					if got := tok.Encode(text, opt); !slices.Equal(got, want) {
 						t.Errorf("%s %q:\n got %v\nwant %v", what, text, pieces(tok, got), pieces(tok, want))

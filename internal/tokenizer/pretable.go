@@ -9,6 +9,7 @@ type preRow struct {
 	splits       []Split
 	ignoreMerges bool // llama.cpp sets both by name
 	addBOS       bool
+	note         string // where llama.cpp's own pattern is not the published one
 }
 
 // preRows lists the names with the patterns of the tokenizer.json files they were made for
@@ -27,9 +28,10 @@ var preRows = []preRow{
 	{names: []string{"qwen35"}, splits: isolated(`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}` +
 		`| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`)},
 	{names: []string{"tekken"}, splits: isolated(patternUpper + patternLower + `+|` + patternUpper1 + patternLower +
-		`*|\p{N}` + patternRest), ignoreMerges: true, addBOS: true},
+		`*|\p{N}` + patternRest), ignoreMerges: true, addBOS: true, note: noteMarks},
 	{names: []string{"gpt-4o", "llama4", "kanana2", "minimax-m2"}, splits: isolated(patternUpper + patternLower +
-		`+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` + patternUpper1 + patternLower + `*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}` + patternRest)},
+		`+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` + patternUpper1 + patternLower + `*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}` + patternRest),
+		note: noteMarks},
 	{names: []string{"deepseek-v3", "hunyuan-dense", "joyai-llm"}, splits: isolated(`\p{N}{1,3}`, `[一-龥぀-ゟ゠-ヿ]+`,
 		"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"+
 			`| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`)},
@@ -42,6 +44,8 @@ var preRows = []preRow{
 	// What llama.cpp does when a byte-level file has no name at all.
 	{names: []string{"default"}, splits: isolated(`[\p{P}$+<=>^~|]+`, patternGPT2, `\p{N}+`, `[0-9][0-9][0-9]`)},
 }
+
+const noteMarks = "llama.cpp splits words at combining marks (Hebrew points, Thai vowels) where the original does not"
 
 // The shared parts of the o200k family: words begin at a change from lower to upper case.
 const (
@@ -69,21 +73,14 @@ func rowOf(name string) *preRow {
 	return nil
 }
 
-// preName names word splitting; "" when llama.cpp has no name for it.
-func preName(splits []Split, ignoreMerges bool) string {
-	name := ""
+// preName names word splitting: the first name with these patterns, "" when llama.cpp has none.
+func preName(splits []Split) string {
 	for _, row := range preRows {
-		if !samePatterns(row.splits, splits) {
-			continue
-		}
-		if row.ignoreMerges == ignoreMerges {
+		if samePatterns(row.splits, splits) {
 			return row.names[0]
 		}
-		if name == "" {
-			name = row.names[0]
-		}
 	}
-	return name
+	return ""
 }
 
 // samePatterns compares what the splits do: published patterns match every character, so that

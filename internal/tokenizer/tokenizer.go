@@ -392,7 +392,9 @@ func replaceInvalid(s string) string {
 	return string(out)
 }
 
-// trimSpaces drops spaces at both ends and keeps one of every run.
+// trimSpaces drops spaces at both ends and keeps one of every run. SentencePiece looks for the
+// spaces at the end when they are ▁ already, so that it drops real ▁ there too.
 func trimSpaces(s string) string {
+	s = strings.TrimRight(s, blank+underscore)
 	return strings.Join(slices.DeleteFunc(strings.Split(s, blank), func(w string) bool { return w == "" }), blank)
 }
