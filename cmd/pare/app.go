@@ -134,9 +134,9 @@ package is good enough. One binary, no Python, no network.`,
 		group string
 		verbs []func() *cobra.Command
 	}{
-		{"main", []func() *cobra.Command{a.initCmd, a.checkCmd}},
+		{"main", []func() *cobra.Command{a.buildCmd, a.planCmd, a.initCmd, a.checkCmd, a.demoCmd}},
 		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd}},
-		{"rest", []func() *cobra.Command{a.targetsCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
+		{"rest", []func() *cobra.Command{a.targetsCmd, a.doctorCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {
 		for _, verb := range g.verbs {
 			c := verb()

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/targets/build"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+func (a *app) buildCmd() *cobra.Command {
+	var fl recipeFlags
+	var out string
+	var force, publish, keepWork bool
+	c := &cobra.Command{
+		Use:   "build [MODEL]",
+		Short: "Do the whole job: merge, prune, quantize, package for every target, verify, report",
+		Long: `Do the whole job: merge adapters, prune, quantize, write a package for every target, read each back
+from disk, compare it with the original, and say whether it is good enough. Without a recipe the
+defaults come from the target. A run that is interrupted goes on where it stopped when the same line
+is typed again.`,
+		Example: `  pare build books-llama/model --adapter books-llama/adapter-shakespeare -t arm64 -t x86-64-v4 --calibration books-llama/text/calibration.txt --gate kl_mean=0.05 -o dist`,
+		Args:    atMost(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := needOut(out); err != nil {
+				return err
+			}
+			r, err := fl.recipe(a, args)
+			if err != nil {
+				return err
+			}
+			o := a.options()
+			o.Out, o.Force, o.Publish, o.KeepWork = out, force, publish, keepWork
+			rep, err := a.build(cmd.Context(), r, o)
+			if err != nil {
+				return err
+			}
+			return a.verdict(rep, out)
+		},
+	}
+	fl.register(c)
+	f := c.Flags()
+	f.StringVarP(&out, "out", "o", "", "`FOLDER` for the packages and the report")
+	f.BoolVar(&force, "force", false, "replace packages that exist")
+	f.BoolVar(&publish, "publish", false, "put packages in place even when a gate says no")
+	f.BoolVar(&keepWork, "keep-work", false, "keep the work folder after success")
+	return c
+}
+
+// build runs the engine and writes the report beside the packages.
+func (a *app) build(ctx context.Context, r *recipe.Recipe, o build.Options) (*report.Report, error) {
+	work := o.Work
+	if work == "" {
+		work = filepath.Join(o.Out, ".work")
+	}
+	a.keep("finished stages are kept in " + work)
+	rep, err := build.Run(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	a.stopProgress()
+	rep.Reproduce = "pare " + shellLine(a.args)
+	if err := os.MkdirAll(o.Out, 0o755); err != nil {
+		return nil, err
+	}
+	return rep, rep.Write(o.Out)
+}
+
+// verdict shows the outcome of a build and turns it into an exit code.
+func (a *app) verdict(rep *report.Report, out string) error {
+	s := rep.Summarize()
+	t := summaryTable(s)
+	var lines []any
+	for i := range rep.Targets {
+		lines = append(lines, &rep.Targets[i])
+	}
+	if err := a.show(result{object: rep, lines: lines, table: t, text: func(w io.Writer) { a.buildText(w, rep, s, t, out) }}); err != nil {
+		return err
+	}
+	switch rep.Verdict {
+	case report.Fail, report.Inconclusive:
+		return codeOnly(exitGate)
+	case report.Refused:
+		return codeOnly(exitRefused)
+	}
+	return nil
+}
+
+// summaryTable is the verdict table.
+func summaryTable(s report.Summary) *table {
+	t := &table{rows: s.Rows}
+	for i, h := range s.Head {
+		if i >= 2 && i <= 5 {
+			h = ">" + h
+		}
+		t.head = append(t.head, h)
+	}
+	return t
+}
+
+// buildText is what a person sees at the end: what went in, the verdict table, what to do next.
+func (a *app) buildText(w io.Writer, rep *report.Report, s report.Summary, t *table, out string) {
+	sourceText(w, rep)
+	fmt.Fprintln(w)
+	_ = t.text(w) // a closed stdout is found by the next write
+	if len(s.Foots) > 0 {
+		fmt.Fprintln(w)
+	}
+	for i, f := range s.Foots {
+		fmt.Fprintf(w, "%s %s\n", superscript(i+1), f)
+	}
+	for i := range rep.Targets {
+		refusalText(w, &rep.Targets[i])
+	}
+	fmt.Fprintln(w)
+	made := 0
+	for i := range rep.Targets {
+		if tg := &rep.Targets[i]; tg.Verdict == report.Fail || tg.Verdict == report.Inconclusive {
+			fmt.Fprintf(w, "%s was not published: %s · pare explain %s %s --text FILE\n", tg.Name, tg.Package, shellLine([]string{rep.Source.Path}), shellLine([]string{tg.Package}))
+		} else if tg.Verdict != report.Refused {
+			made++
+		}
+	}
+	fmt.Fprintf(w, "%s%c  %s · report %s · %s · peak memory %s\n", filepath.Clean(out), filepath.Separator, plural(made, "package"),
+		filepath.Join(out, "report.html"), human.Duration(time.Duration(rep.Seconds*float64(time.Second))), human.Bytes(rep.PeakMemoryBytes))
+	if rep.Seconds > 60 && rep.EstimateS > 0 {
+		fmt.Fprintf(w, "estimated %s\n", human.Duration(time.Duration(rep.EstimateS*float64(time.Second))))
+	}
+}
+
+// sourceText says what went in.
+func sourceText(w io.Writer, rep *report.Report) {
+	fmt.Fprintf(w, "source    %s\n", rep.Title())
+	for _, ad := range rep.Adapters {
+		parts := []string{filepath.Base(filepath.Clean(ad.Path))}
+		if ad.Kind != "" {
+			parts = append(parts, ad.Kind)
+		}
+		parts = append(parts, fmt.Sprintf("%d matrices", ad.Matrices))
+		if ad.Weight != 1 {
+			parts = append(parts, fmt.Sprintf("weight %g", ad.Weight))
+		}
+		fmt.Fprintf(w, "adapter   %s\n", strings.Join(parts, " · "))
+	}
+	if m := rep.Merge; m != nil {
+		fmt.Fprintf(w, "merge     differs from base+adapter by at most %s in the logits (spread %s)   %s\n", human.Float(m.MaxAbsDiff), human.Float(m.Spread), m.Verdict)
+	}
+	for _, p := range rep.Passes {
+		for _, n := range p.Notes {
+			fmt.Fprintf(w, "%-9s %s\n", strings.TrimPrefix(p.Name, "prune."), n)
+		}
+	}
+}
+
+// refusalText lists what a target does not take.
+func refusalText(w io.Writer, t *report.Target) {
+	if len(t.Refusals) == 0 {
+		return
+	}
+	const most = 8
+	fmt.Fprintf(w, "\n%s does not take:\n", t.Name)
+	for i, l := range t.Refusals {
+		if i == most {
+			fmt.Fprintf(w, "  and %d more (--output json lists all)\n", len(t.Refusals)-most)
+			break
+		}
+		line := l.Reason
+		if l.Tensor != "" {
+			line = l.Tensor + ": " + line
+		}
+		if l.Hint != "" {
+			line += "; " + l.Hint
+		}
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+}
+
+func superscript(n int) string {
+	digits := []rune("⁰¹²³⁴⁵⁶⁷⁸⁹")
+	var b strings.Builder
+	for _, c := range fmt.Sprint(n) {
+		b.WriteRune(digits[c-'0'])
+	}
+	return b.String()
+}

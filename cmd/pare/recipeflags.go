@@ -1,0 +1,225 @@
+package main
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/targets"
+	"github.com/pare-dev/pare/targets/build"
+	"github.com/pare-dev/pare/targets/recipe"
+	booksllama "github.com/pare-dev/pare/testdata/books-llama"
+)
+
+// recipeFlags are the choices that build and plan share: each stands for a key of the recipe and
+// wins over it.
+type recipeFlags struct {
+	file        string
+	adapters    []string
+	dtype       string
+	allowBase   bool
+	targets     []string
+	quantize    string
+	method      string
+	keep        []string
+	archive     bool
+	prune       string
+	sparsity    ratio
+	pattern     string
+	only        []string
+	calibration []string
+	imatrix     string
+	text        []string
+	chunks      int
+	gates       []string
+	noVerify    bool
+	noBench     bool
+}
+
+func (fl *recipeFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVarP(&fl.file, "recipe", "r", "", "recipe `FILE`; flags win over it")
+	f.StringArrayVar(&fl.adapters, "adapter", nil, "LoRA adapter to merge, `DIR` or DIR:WEIGHT; repeat it for several")
+	f.StringVar(&fl.dtype, "dtype", "", "`TYPE` of merged weights before quantization: keep, f32, f16 or bf16")
+	f.BoolVar(&fl.allowBase, "allow-base-mismatch", false, "merge an adapter that names another base model")
+	f.StringArrayVarP(&fl.targets, "target", "t", nil, "`TARGET` to make a package for; repeat it for several; default this machine")
+	f.StringVar(&fl.quantize, "quantize", "", "`TYPE` for all targets, such as q4_k_m; default what each target prefers")
+	f.StringVar(&fl.method, "method", "", "how codes are chosen: rtn or gptq; default gptq for 4-bit types when there is calibration text")
+	f.StringArrayVar(&fl.keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
+	f.BoolVar(&fl.archive, "archive", false, "write each package as one file, NAME.pare")
+	f.StringVar(&fl.prune, "prune", "", "prune by `METHOD`: magnitude or wanda")
+	f.Var(&fl.sparsity, "sparsity", "share of weights to prune, 0.5 or 50%")
+	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
+	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")
+	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
+	f.StringVar(&fl.imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
+	f.StringArrayVar(&fl.text, "text", nil, "text `FILE` to compare on, which calibration does not see; default a part it left over, or a built-in sample")
+	f.IntVar(&fl.chunks, "chunks", 0, "chunks of 512 tokens to compare at first; default 16")
+	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT`: publish only packages within it, such as kl_mean=0.05; repeat it for several")
+	f.BoolVar(&fl.noVerify, "no-verify", false, "do not compare with the original")
+	f.BoolVar(&fl.noBench, "no-bench", false, "do not measure speed")
+	complete(c, "target", targets.Names()...)
+	complete(c, "dtype", "keep", "f32", "f16", "bf16")
+	completeTypes(c, "quantize")
+	complete(c, "method", "rtn", "gptq")
+	complete(c, "prune", "magnitude", "wanda")
+	complete(c, "pattern", "2:4", "4:8")
+	completePatterns(c, "keep", true)
+	completePatterns(c, "only", false)
+	completeGates(c)
+}
+
+// recipe makes the recipe that was asked for: the file, then the flags over it.
+func (fl *recipeFlags) recipe(a *app, args []string) (*recipe.Recipe, error) {
+	r := &recipe.Recipe{}
+	if fl.file != "" {
+		var err error
+		if r, err = recipe.Load(fl.file); err != nil {
+			return nil, err
+		}
+	}
+	if len(args) > 0 {
+		r.Source.Model = args[0]
+	}
+	if err := fl.source(r); err != nil {
+		return nil, err
+	}
+	if err := fl.pruning(r); err != nil {
+		return nil, err
+	}
+	if len(fl.calibration) > 0 {
+		r.Calibration.Text = fl.calibration
+	}
+	if fl.imatrix != "" {
+		r.Calibration.Imatrix = fl.imatrix
+	}
+	if a.seedIsSet {
+		r.Calibration.Seed = a.seed
+	}
+	fl.packages(r)
+	if len(fl.text) > 0 {
+		r.Verify.Text = fl.text
+	}
+	if fl.chunks > 0 {
+		r.Verify.Chunks = fl.chunks
+	}
+	r.Verify.Off = r.Verify.Off || fl.noVerify
+	r.Bench.Off = r.Bench.Off || fl.noBench
+	if r.Gate == nil {
+		r.Gate = recipe.Gate{}
+	}
+	for _, g := range fl.gates {
+		if err := r.Gate.Set(g); err != nil {
+			return nil, flagFault("gate", err)
+		}
+	}
+	if r.Source.Model == "" {
+		return nil, misuse("pare build MODEL -t arm64 -o dist", "no MODEL is named, neither on the line nor in a recipe")
+	}
+	return r, build.Check(r)
+}
+
+func (fl *recipeFlags) source(r *recipe.Recipe) error {
+	if len(fl.adapters) > 0 {
+		r.Source.Adapters = nil
+	}
+	for _, s := range fl.adapters {
+		ad, err := recipe.ParseAdapter(s)
+		if err != nil {
+			return flagFault("adapter", err)
+		}
+		r.Source.Adapters = append(r.Source.Adapters, ad)
+	}
+	if fl.dtype != "" {
+		if !slices.Contains([]string{"keep", "f32", "f16", "bf16"}, fl.dtype) {
+			return flagFault("dtype", misusef("%q is not a choice; take keep, f32, f16 or bf16", fl.dtype))
+		}
+		r.Source.Dtype = fl.dtype
+	}
+	r.Source.AllowBaseMismatch = r.Source.AllowBaseMismatch || fl.allowBase
+	return nil
+}
+
+// pruning puts one pruning pass in place of the recipe's.
+func (fl *recipeFlags) pruning(r *recipe.Recipe) error {
+	if fl.prune == "" {
+		if fl.sparsity != 0 || fl.pattern != "" || len(fl.only) > 0 {
+			return misuse("add --prune magnitude", "--sparsity, --pattern and --only say how to prune, but nothing says that")
+		}
+		return nil
+	}
+	p, err := prunePass(fl.prune, fl.sparsity, fl.pattern, fl.only)
+	if err != nil {
+		return err
+	}
+	r.Passes = slices.DeleteFunc(r.Passes, func(p recipe.Pass) bool { return p.Use == "prune.magnitude" || p.Use == "prune.wanda" })
+	r.Passes = append(r.Passes, p)
+	return nil
+}
+
+// prunePass checks the words of a pruning pass.
+func prunePass(method string, sparsity ratio, pattern string, only []string) (recipe.Pass, error) {
+	methods := []string{"magnitude", "wanda"}
+	if !slices.Contains(methods, method) {
+		hint := "take magnitude or wanda"
+		if near := human.Nearest(method, methods); near != "" {
+			hint = "did you mean " + near + "?"
+		}
+		return recipe.Pass{}, misuse(hint, "no pruning method is called %q", method)
+	}
+	p := recipe.Pass{Use: "prune." + method, Pattern: pattern, Only: only}
+	if sparsity > 0 {
+		s := recipe.Ratio(sparsity)
+		p.Sparsity = &s
+	}
+	if p.Sparsity == nil && pattern == "" {
+		return p, misuse("add --sparsity 50% or --pattern 2:4", "nothing says how much to prune")
+	}
+	return p, nil
+}
+
+// packages applies what the flags say about targets. A target that the recipe describes keeps what
+// the recipe says of it.
+func (fl *recipeFlags) packages(r *recipe.Recipe) {
+	if len(fl.targets) > 0 {
+		var list []recipe.Target
+		for _, name := range fl.targets {
+			if i := slices.IndexFunc(r.Targets, func(t recipe.Target) bool { return t.Use == name || t.Name == name }); i >= 0 {
+				list = append(list, r.Targets[i])
+			} else {
+				list = append(list, recipe.Target{Use: name})
+			}
+		}
+		r.Targets = list
+	}
+	if len(r.Targets) == 0 {
+		r.Targets = []recipe.Target{{Use: build.DefaultTarget()}}
+	}
+	for i := range r.Targets {
+		t := &r.Targets[i]
+		if fl.quantize != "" {
+			t.Quantize = fl.quantize
+		}
+		if fl.method != "" {
+			t.Method = fl.method
+		}
+		if len(fl.keep) > 0 {
+			t.Keep = append(slices.Clone(fl.keep), t.Keep...)
+		}
+		t.Archive = t.Archive || fl.archive
+	}
+}
+
+// options are the choices of a run that do not change what is made.
+func (a *app) options() build.Options {
+	sample, _ := booksllama.Files.ReadFile("text/test.txt") // embedded: cannot be missing
+	return build.Options{
+		Tool: "pare " + version, Threads: a.threads, ISA: a.level, MaxMemory: int64(a.maxMemory),
+		Work: a.work, Progress: a.progressSink(), Sample: &build.Text{Name: "embedded sample", Text: sample},
+	}
+}
+
+// sortedNames lists the keys of a map in order.
+func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
