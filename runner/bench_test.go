@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 )
 
@@ -38,4 +39,35 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tok/s")
+}
+
+// A walk of 65 536 calibration tokens that asks for every stage, as GPTQ does.
+func BenchmarkWalk(b *testing.B) {
+	m := open(b, "../testdata/books-llama/model")
+	ids, _ := tokensOf(b, "../testdata/books-llama/reference.safetensors", "input_ids")
+	var seqs [][]int32
+	for range 128 {
+		seqs = append(seqs, append(append([]int32{}, ids...), ids...))
+	}
+	ctx := context.Background()
+	for b.Loop() {
+		w, err := runner.NewExecutor(runner.Options{}).Start(ctx, m, seqs)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for range m.Decoder.Layers {
+			for _, s := range ir.Stages {
+				if err := w.Inputs(ctx, s, func([]float32, int, int) error { return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := w.Next(ctx); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(65536*float64(b.N)/b.Elapsed().Seconds(), "tok/s")
 }
