@@ -9,6 +9,7 @@ package report
 import (
 	"slices"
 
+	"github.com/pare-dev/pare/runner/bench"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
 )
@@ -205,45 +206,12 @@ type Tensor struct {
 	Figures map[string]float64 `json:"figures,omitempty"` // "rmse", "sparsity", ...
 }
 
-// Bench is latency of the package and the original on this machine, measured in turns. It is the
-// object of `pare bench --output json`.
-type Bench struct {
-	Machine Machine      `json:"machine"`
-	Models  []BenchModel `json:"models"` // package, original
-	Ratio   BenchRatio   `json:"ratio"`  // package over original
-}
-
-// BenchModel is what one model reached.
-type BenchModel struct {
-	Path         string      `json:"path"`
-	LoadS        float64     `json:"load_s"`
-	PrefillTokS  Spread      `json:"prefill_tok_s"`
-	DecodeTokS   Spread      `json:"decode_tok_s"`
-	TTFTS        float64     `json:"ttft_s"`
-	TokenS       Percentiles `json:"token_s"`
-	PeakRSSBytes int64       `json:"peak_rss_bytes"`
-}
-
-// Spread is a median with the tenth and ninetieth percentile.
-type Spread struct {
-	Median float64 `json:"median"`
-	P10    float64 `json:"p10"`
-	P90    float64 `json:"p90"`
-}
-
-// Percentiles of seconds per token.
-type Percentiles struct {
-	P50 float64 `json:"p50"`
-	P90 float64 `json:"p90"`
-	P99 float64 `json:"p99"`
-}
-
-// BenchRatio compares medians, package over original.
-type BenchRatio struct {
-	Prefill       float64 `json:"prefill"`
-	Decode        float64 `json:"decode"`
-	DecodeLower95 float64 `json:"decode_lower95"`
-	DecodeUpper95 float64 `json:"decode_upper95"`
-	Load          float64 `json:"load"`
-	RSS           float64 `json:"rss"`
-}
+// Bench is latency of the package and of the original on this machine, measured in turns: the
+// object of `pare bench --output json`. Models holds the package first.
+type (
+	Bench       = bench.Result
+	BenchModel  = bench.Model
+	BenchRatio  = bench.Ratio
+	Spread      = bench.Spread
+	Percentiles = bench.Percentiles
+)

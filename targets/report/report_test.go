@@ -31,10 +31,10 @@ func example() *Report {
 	}
 	bench := &Bench{
 		Models: []BenchModel{
-			{Path: "dist/arm64", LoadS: 0.01, PrefillTokS: Spread{2300, 2200, 2400}, DecodeTokS: Spread{410, 400, 420}, TTFTS: 0.05, TokenS: Percentiles{0.0024, 0.0027, 0.0041}},
-			{Path: "books-llama", LoadS: 0.02, PrefillTokS: Spread{2100, 2000, 2200}, DecodeTokS: Spread{215, 210, 220}, TTFTS: 0.06, TokenS: Percentiles{0.0046, 0.0049, 0.0062}},
+			{Path: "dist/arm64", LoadS: 0.01, PrefillTokS: Spread{Median: 2300, P10: 2200, P90: 2400}, DecodeTokS: Spread{Median: 410, P10: 400, P90: 420}, TTFTS: 0.05, TokenS: Percentiles{P50: 0.0024, P90: 0.0027, P99: 0.0041}},
+			{Path: "books-llama", LoadS: 0.02, PrefillTokS: Spread{Median: 2100, P10: 2000, P90: 2200}, DecodeTokS: Spread{Median: 215, P10: 210, P90: 220}, TTFTS: 0.06, TokenS: Percentiles{P50: 0.0046, P90: 0.0049, P99: 0.0062}},
 		},
-		Ratio: BenchRatio{Prefill: 1.1, Decode: 1.9, DecodeLower95: 1.85, DecodeUpper95: 1.96, Load: 0.5, RSS: 0.4},
+		Ratio: &BenchRatio{Prefill: 1.1, Decode: 1.9, DecodeLower95: 1.85, DecodeUpper95: 1.96, Load: 0.5, RSS: 0.4},
 	}
 	layers := []verify.Layer{{Block: 0, SQNR: 28, Cosine: 0.9992}, {Block: 1, SQNR: 26, Cosine: 0.9987}, {Block: 2, SQNR: 23.5, Cosine: 0.997}}
 	return &Report{

@@ -1,0 +1,314 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/par"
+	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/internal/progress"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/lora"
+	"github.com/pare-dev/pare/targets/pack"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// engine is the state of one run. Models flow through it as catalogues of handles:
+//
+//	src    as it was read
+//	ref    src with adapters merged in f32: what "original" means in every comparison
+//	base   ref pruned: what each target starts from, as a clone of its own
+type engine struct {
+	r   *recipe.Recipe // resolved
+	o   Options
+	rep *report.Report
+	w   *work
+	tok *tokenizer.Tokenizer
+
+	src, ref, base *ir.Model
+	against        string // what ref is, in words
+	adapters       []lora.Weighted
+	calib, check   *tokens // nil when there are none
+
+	key     string   // digest of everything that base depends on
+	refKey  string   // of everything that ref depends on
+	isaBase bool     // activations entered base
+	origins origins  // digests of the inputs
+	meter   *meter   // progress, counted
+	closers []func() // in reverse order
+}
+
+// origins are the inputs by content.
+type origins struct {
+	Model    string
+	Adapters []string
+	Texts    []string
+	Imatrix  string
+}
+
+// newEngine opens source and adapters and resolves the recipe. It writes nothing.
+func newEngine(ctx context.Context, in *recipe.Recipe, o Options) (e *engine, err error) {
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	if o.ISA == "" {
+		o.ISA = cpu.Best()
+	}
+	o.Threads = par.Threads(o.Threads)
+	if o.Tool == "" {
+		o.Tool = "pare"
+	}
+	e = &engine{o: o, meter: &meter{Sink: o.Progress}, rep: &report.Report{Schema: report.Schema, Tool: o.Tool, Targets: []report.Target{}}}
+	defer func() {
+		if err != nil {
+			e.close()
+		}
+	}()
+	if e.src, err = formats.Open(ctx, in.Source.Model); err != nil {
+		return e, err
+	}
+	e.closers = append(e.closers, func() { _ = e.src.Close() })
+	if e.r, err = resolve(in, e.src); err != nil {
+		return e, err
+	}
+	var errs []error
+	for _, a := range e.r.Source.Adapters {
+		ad, err := lora.Open(ctx, a.Path)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		e.closers = append(e.closers, func() { _ = ad.Close() })
+		e.adapters = append(e.adapters, lora.Weighted{Adapter: ad, Weight: float32(a.Weight)})
+	}
+	if err = errors.Join(errs...); err != nil {
+		return e, err
+	}
+	e.describe()
+	return e, e.texts(ctx)
+}
+
+func (e *engine) close() {
+	for i := len(e.closers) - 1; i >= 0; i-- {
+		e.closers[i]()
+	}
+	e.closers = nil
+}
+
+// describe fills the parts of the report that need no work.
+func (e *engine) describe() {
+	m, rep := e.src, e.rep
+	rep.Recipe = e.r
+	rep.Source = report.Source{
+		Path: m.Path, Format: m.Format, Architecture: m.Arch, Parameters: m.Parameters(), Bytes: m.Bytes(),
+		Type: mainType(m), Tensors: len(m.Tensors()),
+	}
+	for i, a := range e.adapters {
+		rep.Adapters = append(rep.Adapters, report.Adapter{
+			Path: e.r.Source.Adapters[i].Path, Weight: e.r.Source.Adapters[i].Weight, Kind: a.Adapter.Method(), Matrices: a.Adapter.Modules(),
+		})
+	}
+	for _, p := range m.Problems {
+		rep.Problems = append(rep.Problems, report.Line{Tensor: p.Tensor, Reason: p.Reason})
+	}
+	rep.Machine = report.Machine{CPU: proc.CPUName(), OS: runtime.GOOS, Arch: runtime.GOARCH, ISA: string(e.o.ISA), Threads: e.o.Threads}
+	e.against = "the source model"
+	if len(e.adapters) > 0 {
+		e.against = "the source with the adapters merged in f32"
+	}
+}
+
+// mainType is the type that most elements have.
+func mainType(m *ir.Model) string {
+	count := map[string]int64{}
+	best := ""
+	for _, t := range m.Tensors() {
+		name := string(t.Type)
+		if t.Scheme != nil {
+			name = t.Scheme.String()
+		}
+		count[name] += t.Elems()
+		if best == "" || count[name] > count[best] || count[name] == count[best] && name < best {
+			best = name
+		}
+	}
+	return best
+}
+
+func (e *engine) note(text string) {
+	e.rep.Notes = append(e.rep.Notes, text)
+	e.o.Progress.Note("", text)
+}
+
+// digests names every input by its content.
+func (e *engine) digests(ctx context.Context) error {
+	files := []string{e.r.Source.Model}
+	for _, a := range e.r.Source.Adapters {
+		files = append(files, a.Path)
+	}
+	files = append(files, e.r.Calibration.Text...)
+	if e.r.Calibration.Imatrix != "" {
+		files = append(files, e.r.Calibration.Imatrix)
+	}
+	var total int64
+	for _, f := range files {
+		n, err := pack.InputBytes(f)
+		if err != nil {
+			return &fault.Error{File: f, Op: "digest", Err: err}
+		}
+		total += n
+	}
+	e.meter.Stage("digest", total, "bytes")
+	sums := make([]string, len(files))
+	for i, f := range files {
+		var err error
+		if sums[i], err = pack.SourceDigest(ctx, f, e.meter.Add); err != nil {
+			return err
+		}
+	}
+	o := &e.origins
+	n := len(e.adapters)
+	o.Model, o.Adapters, o.Texts = sums[0], sums[1:1+n], sums[1+n:1+n+len(e.r.Calibration.Text)]
+	if e.r.Calibration.Imatrix != "" {
+		o.Imatrix = sums[len(sums)-1]
+	}
+	e.rep.Source.Digest = o.Model
+	for i := range e.rep.Adapters {
+		e.rep.Adapters[i].Digest = o.Adapters[i]
+	}
+	return nil
+}
+
+// timed runs one stage and records what it cost. amount is taken from the progress that the stage
+// reported.
+func (e *engine) timed(name, target string, fn func() (reused bool, err error)) error {
+	start := time.Now()
+	e.meter.reset()
+	reused, err := fn()
+	if err != nil {
+		return err
+	}
+	amount, unit := e.meter.sum()
+	s := report.Stage{
+		Name: name, Target: target, Seconds: time.Since(start).Seconds(), Amount: amount, Unit: unit,
+		PeakMemoryBytes: proc.PeakMemory(), Reused: reused,
+	}
+	e.rep.Stages = append(e.rep.Stages, s)
+	if e.o.OnStage != nil {
+		e.o.OnStage(s)
+	}
+	return nil
+}
+
+// meter passes progress on and counts it.
+type meter struct {
+	progress.Sink
+	n    atomic.Int64
+	unit atomic.Value // string
+}
+
+// Stage starts counting anew: what a report says of a stage is its last and longest part.
+func (m *meter) Stage(name string, total int64, unit string) {
+	m.n.Store(0)
+	m.unit.Store(unit)
+	m.Sink.Stage(name, total, unit)
+}
+
+// Add counts.
+func (m *meter) Add(n int64) {
+	m.n.Add(n)
+	m.Sink.Add(n)
+}
+
+func (m *meter) reset() { m.n.Store(0); m.unit.Store("") }
+
+func (m *meter) sum() (int64, string) {
+	u, _ := m.unit.Load().(string)
+	return m.n.Load(), u
+}
+
+// Memory. Of --max-memory the process itself takes overhead: code, catalogue, the collector's slack.
+// What remains is shared out; zero means no limit was asked.
+const overhead = 48 << 20
+
+func (e *engine) memory() int64 {
+	if e.o.MaxMemory <= 0 {
+		return 0
+	}
+	return max(1<<20, e.o.MaxMemory-overhead)
+}
+
+// streamMemory is for buffers of what is written; sources behind them hold about as much again for
+// each band they derive.
+func (e *engine) streamMemory() int64 { return e.memory() / 4 }
+
+// passMemory is for one pass at work.
+func (e *engine) passMemory() int64 { return e.memory() / 2 }
+
+// limitMemory makes the collector keep the process below --max-memory, and returns what undoes it.
+func (e *engine) limitMemory() (undo func()) {
+	if e.o.MaxMemory <= 0 {
+		return func() {}
+	}
+	// the limit covers what the runtime maps, not the program's own pages
+	old := debug.SetMemoryLimit(max(16<<20, e.o.MaxMemory-overhead/2))
+	return func() { debug.SetMemoryLimit(old) }
+}
+
+// env is what passes work with.
+func (e *engine) env(s *stage) ir.Env {
+	env := ir.Env{Threads: e.o.Threads, Memory: e.passMemory(), Seed: e.r.Calibration.Seed, ISA: e.o.ISA, Progress: e.meter}
+	if s != nil {
+		env.Work = s.dir
+	}
+	return env
+}
+
+// workDir is where finished stages are kept.
+func (e *engine) workDir() string {
+	if e.o.Work != "" {
+		return e.o.Work
+	}
+	return filepath.Join(e.o.Out, ".work")
+}
+
+// finite keeps infinities out of JSON, which has none.
+func finite(x float64) float64 {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return 0
+	}
+	return x
+}
+
+// exists reports whether something lies at a path.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// typeName spells a stored type or scheme for the report.
+func typeName(t storage.Type, s *storage.Scheme) string {
+	if s != nil {
+		return s.String()
+	}
+	return string(t)
+}
+
+// misuse is an error of that class.
+func misuse(op, hint, format string, a ...any) error {
+	return &fault.Error{Op: op, Err: fault.As(fault.ErrMisuse, fmt.Errorf(format, a...)), Hint: hint}
+}

@@ -1,0 +1,435 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/quantize"
+	"github.com/pare-dev/pare/targets/pack"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// Plan says what Run would do with the same arguments: the type of every tensor for every target,
+// sizes, peak memory, disk and time, and what each target refuses. It reads headers and texts, and
+// writes nothing. The report comes with an error when Run would refuse to start: fault.ErrMisuse,
+// fault.ErrRefused (a target cannot take the model) or fault.ErrBudget.
+func Plan(ctx context.Context, in *recipe.Recipe, o Options) (*report.Report, error) {
+	if err := Check(in); err != nil {
+		return nil, err
+	}
+	e, err := newEngine(ctx, withTarget(in), o)
+	if err != nil {
+		return nil, err
+	}
+	defer e.close()
+	e.rep.Planned = true
+	_, err = e.plan(ctx)
+	return e.rep, err
+}
+
+// withTarget fills in the target that this machine is one of when none is named.
+func withTarget(in *recipe.Recipe) *recipe.Recipe {
+	if len(in.Targets) > 0 {
+		return in
+	}
+	r := clone(in)
+	r.Targets = []recipe.Target{{Use: DefaultTarget()}}
+	return r
+}
+
+// plan fills the report with everything that can be known before the work, and finds every reason
+// not to start.
+func (e *engine) plan(ctx context.Context) ([]*job, error) {
+	m, err := e.planBase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.rep.Targets = make([]report.Target, len(e.r.Targets))
+	jobs := make([]*job, len(e.r.Targets))
+	var errs []error
+	for i := range jobs {
+		if jobs[i], err = e.newJob(i); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		jobs[i].describe(e)
+		errs = append(errs, e.planTarget(ctx, jobs[i], m))
+	}
+	if err := errors.Join(errs...); err != nil {
+		e.rep.Verdict = report.Refused
+		return nil, err
+	}
+	return jobs, e.estimate(m, jobs)
+}
+
+// planBase is the catalogue that targets start from, with types and shapes only.
+func (e *engine) planBase(ctx context.Context) (*ir.Model, error) {
+	m := e.src
+	if len(e.adapters) > 0 {
+		p, err := e.mergePass(e.r.Source.Dtype).Plan(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		e.rep.Passes = append(e.rep.Passes, planned("lora.merge", p, e.src))
+		m = imagine(m, p)
+	}
+	for i := range e.r.Passes {
+		if e.r.Passes[i].Use == "lora.merge" {
+			continue
+		}
+		pass, err := e.prunePass(i)
+		if err != nil {
+			return nil, err
+		}
+		p, err := pass.Plan(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		e.rep.Passes = append(e.rep.Passes, planned(pass.Name(), p, e.src))
+		m = imagine(m, p)
+	}
+	return m, nil
+}
+
+func planned(name string, p *ir.Plan, before *ir.Model) report.PassResult {
+	out := report.PassResult{Name: name}
+	for _, s := range p.Steps {
+		if s.Change {
+			out.Changed++
+			out.Tensors = append(out.Tensors, tensorLine(s, before.Find(s.Tensor), nil))
+		} else if s.Reason != "" {
+			out.Skipped = append(out.Skipped, report.Line{Tensor: s.Tensor, Reason: s.Reason})
+		}
+	}
+	return out
+}
+
+// imagine is the model as a plan would leave it: names, shapes and types are right, data is still
+// that of before.
+func imagine(m *ir.Model, p *ir.Plan) *ir.Model {
+	out := m.Clone()
+	for _, s := range p.Steps {
+		if !s.Change {
+			continue
+		}
+		if t := out.Find(s.Tensor); t != nil && t.Name == s.Tensor {
+			_ = out.Replace(t.With(s.To, s.Scheme, t.Data)) // it is there
+			continue
+		}
+		// the only tensor that a pass adds is an output matrix untied from the embedding
+		if emb := out.Role(ir.RoleEmbedding, -1); emb != nil && out.Decoder != nil && out.Decoder.TiedHead {
+			head := *emb
+			head.Name, head.Aliases, head.Role, head.Type, head.Scheme = s.Tensor, nil, ir.RoleHead, s.To, s.Scheme
+			if out.Add(&head) == nil {
+				out.Decoder.TiedHead = false
+			}
+		}
+	}
+	return out
+}
+
+// planTarget plans one target and asks its table what it refuses.
+func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
+	if usesImportance(j.t, j.req, e.r) {
+		j.req.Importance = placeholder(m)
+		if f := e.r.Calibration.Imatrix; f != "" {
+			s, err := quantize.ReadStatistics(f)
+			if err != nil {
+				return err
+			}
+			j.req.Importance = s.Importance()
+		}
+	}
+	pass := j.pass()
+	if typ, ok := j.plain(); ok {
+		pass = &quantize.Cast{Type: typ}
+	}
+	p, err := pass.Plan(ctx, m)
+	j.req.Importance = nil
+	if err != nil {
+		return err
+	}
+	e.castBack(p, m)
+	r := j.rep
+	var tensors int64
+	for _, s := range p.Steps {
+		r.Tensors = append(r.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
+		tensors += s.Bytes
+	}
+	r.Bytes = tensors
+	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
+	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))
+	var errs []error
+	for _, x := range j.box.Legal(m, p) {
+		r.Refusals = append(r.Refusals, report.Line{Tensor: x.Tensor, Reason: x.Reason, Hint: x.Hint})
+	}
+	if n := len(r.Refusals); n > 0 {
+		first := r.Refusals[0]
+		errs = append(errs, &fault.Error{
+			File: m.Path, Tensor: first.Tensor, Op: "target " + j.t.Name,
+			Err: fault.As(fault.ErrRefused, fmt.Errorf("%s%s", first.Reason, more(n-1))), Hint: first.Hint,
+		})
+	}
+	if len(errs) == 0 {
+		notes, err := formats.Plan(j.box.Format, imagine(m, p), formats.WriteOptions{Force: true})
+		if err != nil {
+			r.Refusals = append(r.Refusals, report.Line{Reason: err.Error()})
+			errs = append(errs, err)
+		}
+		if e.rep.Planned {
+			r.Notes = append(r.Notes, notes...)
+		}
+	}
+	if !e.rep.Planned {
+		if err := pack.Free(e.place(j, false), e.o.Force || e.ours(j)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(r.Refusals) > 0 {
+		r.Verdict = report.Refused
+	}
+	return errors.Join(errs...)
+}
+
+func more(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (and %d more tensors)", n)
+}
+
+// placeholder stands for an importance matrix that is still to be measured: presets ask only
+// whether there is one.
+func placeholder(m *ir.Model) map[string][]float32 {
+	out := map[string][]float32{}
+	for _, t := range m.Tensors() {
+		if t.Role.Linear() || t.Role == ir.RoleHead {
+			out[t.Name] = make([]float32, t.Cols())
+		}
+	}
+	return out
+}
+
+// castBack adds to a plan what floatsBack will do.
+func (e *engine) castBack(p *ir.Plan, m *ir.Model) {
+	if e.r.Source.Dtype != "keep" {
+		return
+	}
+	for i := range p.Steps {
+		s := &p.Steps[i]
+		t := m.Find(s.Tensor)
+		if s.Change || t == nil {
+			continue
+		}
+		if typ := e.sourceFloat(t); typ != "" {
+			s.Change, s.To = true, typ
+			if b, err := t.With(typ, nil, nil).Bytes(); err == nil {
+				s.Bytes = b
+			}
+		}
+	}
+}
+
+// estimate fills in memory, disk and time, and refuses what cannot be kept.
+func (e *engine) estimate(m *ir.Model, jobs []*job) error {
+	memory, least := e.estimateMemory(m, jobs)
+	rep := e.rep
+	rep.PlannedMemoryBytes = memory
+	if rep.Planned {
+		rep.PeakMemoryBytes = memory
+	}
+	for _, j := range jobs {
+		n := j.rep.Bytes
+		rep.DiskBytes += n
+		if j.t.Method == "gptq" {
+			rep.WorkBytes += n // spilled codes, beside the package that copies them
+		}
+		if j.t.Archive {
+			rep.WorkBytes += n
+		}
+	}
+	if e.spillsReference() {
+		rep.WorkBytes += heapOf(imagineReference(e.src, m))
+	}
+	rep.EstimateS = e.estimateTime(m, jobs)
+	var errs []error
+	if most := e.o.MaxMemory; most > 0 && least > most {
+		errs = append(errs, &fault.Error{Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("the work takes at least %s of memory, --max-memory is %s", human.Bytes(least), human.Bytes(most))),
+			Hint: "raise --max-memory, use fewer threads, or leave out what runs the model ([verify] off = true)"})
+	}
+	need, limit := rep.DiskBytes+rep.WorkBytes, e.o.MaxDisk
+	if limit == 0 {
+		limit = proc.FreeDisk(existing(e.workDir()))
+	}
+	if limit > 0 && need > limit {
+		errs = append(errs, &fault.Error{File: e.o.Out, Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("packages and work folder take %s of disk, %s are free", human.Bytes(need), human.Bytes(limit))),
+			Hint: "free some, or choose another -o or --work"})
+	}
+	return errors.Join(errs...)
+}
+
+// existing is the nearest folder above a path that exists.
+func existing(path string) string {
+	for p := path; ; p = filepath.Dir(p) {
+		if exists(p) || p == filepath.Dir(p) {
+			return p
+		}
+	}
+}
+
+// Rates of one core, measured on a 2.5 GHz x86 server; an estimate is right within a factor of two.
+const (
+	bytesPerSecond   = 600e6 // decode and copy
+	weightsPerSecond = 12e6  // scale search of a block type
+	flopsPerSecond   = 25e9
+)
+
+// estimateTime is in seconds.
+func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
+	cores := float64(e.o.Threads)
+	weights := float64(m.Parameters())
+	s := float64(e.rep.Source.Bytes) / bytesPerSecond // digests
+	for _, j := range jobs {
+		s += float64(e.rep.Source.Bytes) / bytesPerSecond / cores
+		if _, plain := j.plain(); !plain {
+			s += weights / weightsPerSecond / cores
+		}
+		s += 2 * weights * 4 / bytesPerSecond / cores // comparing weights
+		if j.t.Method == "gptq" {
+			s += e.gptqFlops(m) / flopsPerSecond / cores
+		}
+		if e.check != nil && !e.r.Verify.Off {
+			s += 2 * 2 * weights * float64(e.r.Verify.Chunks*e.r.Verify.Context) / flopsPerSecond / cores
+		}
+		if e.src.Decoder != nil && !e.r.Bench.Off {
+			b := e.r.Bench
+			s += 2 * 2 * weights * float64((b.Repeat+1)*(b.Prompt+2*b.Generate)) / flopsPerSecond / cores
+		}
+	}
+	return s
+}
+
+// gptqFlops is T in^2 + 4/3 in^3 + out in^2 for every linear layer, and two runs of the model.
+func (e *engine) gptqFlops(m *ir.Model) (f float64) {
+	var n float64
+	if e.calib != nil {
+		n = float64(e.calib.Tokens)
+	}
+	for _, t := range m.Tensors() {
+		if t.Role.Linear() {
+			in, out := float64(t.Cols()), float64(t.Rows())
+			f += n*in*in + 4*in*in*in/3 + out*in*in
+		}
+	}
+	return f + 2*2*n*float64(m.Parameters())
+}
+
+// estimateMemory is the expected peak, and the least that the work can be done in.
+func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
+	threads := int64(e.o.Threads)
+	var row, block int64 // widest row in f32, largest block in f32
+	blocks := map[int]int64{}
+	var widest int64
+	for _, t := range m.Tensors() {
+		row = max(row, int64(t.Cols())*4)
+		if t.Block >= 0 {
+			blocks[t.Block] += t.Elems() * 4
+			block = max(block, blocks[t.Block])
+		}
+		if t.Role.Linear() {
+			widest = max(widest, int64(t.Cols()))
+		}
+	}
+	stream := e.streamMemory()
+	if stream == 0 {
+		stream = ir.DefaultStreamMemory
+	}
+	writing := stream + 4*threads*row
+	least = overhead + 4*threads*row
+	peak = overhead + min(writing, 2*e.rep.Source.Bytes+writing/8)
+	runs := e.check != nil && !e.r.Verify.Off
+	if runs || needsRun(e.r) {
+		act := e.activations()
+		if runs {
+			ref := heapOf(imagineReference(e.src, m))
+			if e.spillsReference() {
+				ref = 0
+			}
+			peak = max(peak, overhead+2*act+ref)
+			least = max(least, overhead+2*act)
+		}
+		if needsRun(e.r) {
+			states := int64(0)
+			if e.calib != nil {
+				states = int64(e.calib.Tokens) * int64(e.src.Decoder.Hidden+e.src.Decoder.FFN) * 4
+			}
+			if mem := e.passMemory(); mem > 0 {
+				states = min(states, mem/2) // the rest is spilled
+			}
+			peak = max(peak, overhead+act+block+20*widest*widest+states)
+			least = max(least, overhead+act+block)
+		}
+	}
+	return peak, least
+}
+
+// activations is what one runner takes beside its weights, about: buffers of the smallest batch it
+// would choose, logits, and the cache of one context.
+func (e *engine) activations() int64 {
+	d := e.src.Decoder
+	const batch = 64
+	buffers := int64(batch) * int64(2*d.Hidden+2*d.QDim()+3*d.FFN) * 4
+	cache := int64(d.Layers) * 2 * int64(d.KVDim()) * int64(max(e.r.Verify.Context, 128)) * 4
+	return buffers + cache + int64(min(16, batch))*int64(d.Vocab)*4 + 8<<20
+}
+
+// spillsReference says that the reference's merged weights are kept in a file, for they would take
+// too much of --max-memory.
+func (e *engine) spillsReference() bool {
+	if e.memory() == 0 || len(e.adapters) == 0 || e.check == nil {
+		return false
+	}
+	return mergedHeap(e) > e.memory()/4
+}
+
+// mergedHeap is what the merged weights of the reference take in f32.
+func mergedHeap(e *engine) (n int64) {
+	p, err := e.mergePass("f32").Plan(context.Background(), e.src)
+	if err != nil {
+		return 0
+	}
+	for _, s := range p.Steps {
+		if s.Change {
+			n += s.Bytes
+		}
+	}
+	return n
+}
+
+// imagineReference is the source as the runner would hold it: weights that differ from the
+// source's handles are on the heap.
+func imagineReference(src, m *ir.Model) []*ir.Tensor {
+	var derived []*ir.Tensor
+	for _, t := range m.Tensors() {
+		if src.Find(t.Name) != t {
+			derived = append(derived, t)
+		}
+	}
+	return derived
+}
+
+func heapOf(ts []*ir.Tensor) (n int64) {
+	for _, t := range ts {
+		n += t.Elems() * int64(storage.MustLookup(storage.F32).BlockBytes)
+	}
+	return n
+}

@@ -1,0 +1,194 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// maxText bounds a text that is tokenized in memory; the tokens that are used are far fewer.
+const maxText = 64 << 20
+
+// tokens is a text as the model reads it.
+type tokens struct {
+	report.Text
+	ids []int32
+}
+
+// encode reads texts and turns them into tokens, without the start token: whoever cuts them into
+// sequences puts it in front. limit is the most tokens wanted, 0 for all.
+func encode(ctx context.Context, t *tokenizer.Tokenizer, files []string, given *Text, limit int) (*tokens, error) {
+	var parts []string
+	var names []string
+	if given != nil {
+		parts, names = append(parts, string(given.Text)), append(names, given.Name)
+	}
+	for _, f := range files {
+		b, err := readText(f)
+		if err != nil {
+			return nil, err
+		}
+		parts, names = append(parts, string(b)), append(names, filepath.Base(f))
+	}
+	text := strings.Join(parts, "\n")
+	out := &tokens{Text: report.Text{Name: strings.Join(names, ", "), SHA256: digestOf(text)}}
+	// a token is at most a few dozen bytes; cutting the text early keeps a huge file cheap
+	const perToken = 16
+	for cut := 0; cut < len(text); {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		end := len(text)
+		if limit > 0 && limit < len(text)/perToken {
+			end = boundary(text, min(len(text), cut+max((limit-len(out.ids))*perToken, 1<<16)))
+		}
+		out.ids = append(out.ids, t.Encode(text[cut:end], tokenizer.EncodeOptions{})...)
+		cut = end
+		if limit > 0 && len(out.ids) >= limit {
+			out.ids = out.ids[:limit]
+			break
+		}
+	}
+	return out, nil
+}
+
+// boundary moves a cut forward to the next line end, so that no word is split.
+func boundary(s string, at int) int {
+	if i := strings.IndexByte(s[at:], '\n'); i >= 0 {
+		return at + i + 1
+	}
+	return len(s)
+}
+
+func readText(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, err)}
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxText+1))
+	switch {
+	case err != nil:
+		return nil, &fault.Error{File: file, Op: "text", Err: err}
+	case len(b) > maxText:
+		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, fmt.Errorf("larger than %s", human.Bytes(maxText))), Hint: "a few megabytes of text are plenty: cut it"}
+	case len(b) == 0:
+		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("the file is empty"))}
+	}
+	return b, nil
+}
+
+func digestOf(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// sequences cuts tokens into stretches of n; a model whose tokenizer adds a start token sees it in
+// place of the first of each. A tail shorter than n is dropped, unless it is all there is.
+func sequences(ids []int32, n int, spec *tokenizer.Spec) (out [][]int32) {
+	for at := 0; at < len(ids); at += n {
+		if at+n > len(ids) && at > 0 {
+			break
+		}
+		s := append([]int32(nil), ids[at:min(at+n, len(ids))]...)
+		if b := bos(spec); b >= 0 {
+			s[0] = b
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// bos is the token that replaces the first of every stretch, -1 for none.
+func bos(spec *tokenizer.Spec) int32 {
+	if spec == nil || !spec.AddBOS || spec.BOS < 0 {
+		return -1
+	}
+	return int32(spec.BOS) //nolint:gosec // a token id
+}
+
+// texts tokenizes what the recipe names. Verification falls back to the part of the calibration
+// text that calibration leaves over, then to the sample that came with the options.
+func (e *engine) texts(ctx context.Context) error {
+	if e.src.Decoder == nil {
+		return e.noTexts(fmt.Sprintf("the architecture %q is not known", e.src.Arch))
+	}
+	if e.src.Tokenizer == nil {
+		return e.noTexts("the model has no tokenizer")
+	}
+	tok, err := tokenizer.New(e.src.Tokenizer)
+	if err != nil {
+		return e.noTexts("its tokenizer cannot be used: " + err.Error())
+	}
+	e.tok = tok
+	c, v := &e.r.Calibration, &e.r.Verify
+	need := v.MaxChunks * v.Context
+	var spare *tokens
+	if len(c.Text) > 0 {
+		all, err := encode(ctx, tok, c.Text, nil, c.Tokens+need)
+		if err != nil {
+			return err
+		}
+		e.calib = &tokens{Text: all.Text, ids: all.ids[:min(len(all.ids), c.Tokens)]}
+		rest := all.ids[len(e.calib.ids):]
+		if short := v.Chunks * v.Context; len(rest) < short && len(v.Text) == 0 && len(all.ids) > 4*v.Context && e.o.Sample == nil {
+			at := len(all.ids) - max(v.Context, len(all.ids)/4/v.Context*v.Context)
+			e.calib.ids, rest = all.ids[:at], all.ids[at:]
+			e.note("the calibration text is short: its last quarter is kept for verification")
+		}
+		e.calib.Tokens = len(e.calib.ids)
+		if len(rest) >= v.Context {
+			spare = &tokens{Text: all.Text, ids: rest}
+			spare.Name += ", the part after calibration"
+		}
+		if e.calib.Tokens < c.Context {
+			return &fault.Error{File: c.Text[0], Op: "calibration", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", e.calib.Tokens, c.Context)), Hint: "give a longer text"}
+		}
+		e.rep.Calibration = &e.calib.Text
+	}
+	if v.Off {
+		return nil
+	}
+	switch {
+	case len(v.Text) > 0:
+		e.check, err = encode(ctx, tok, v.Text, nil, need)
+	case spare != nil && len(spare.ids) >= v.Chunks*v.Context, spare != nil && e.o.Sample == nil:
+		e.check = spare
+	case e.o.Sample != nil:
+		e.check, err = encode(ctx, tok, nil, e.o.Sample, need)
+		e.note("no text to verify on was named: the comparison reads the " + e.o.Sample.Name)
+	default:
+		return &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, errors.New("there is no text to compare the models on")), Hint: `name one: [verify] text = "FILE"`}
+	}
+	if err != nil {
+		return err
+	}
+	if len(e.check.ids) < v.Context {
+		return &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one chunk takes %d", len(e.check.ids), v.Context)), Hint: "give a longer text"}
+	}
+	e.check.Tokens = len(e.check.ids)
+	return nil
+}
+
+// noTexts goes on without running the model, which is an error when something needs it.
+func (e *engine) noTexts(why string) error {
+	if needsRun(e.r) {
+		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the recipe needs to run the model, but %s", why)), Hint: "use methods that look at weights only: rtn, prune.magnitude"}
+	}
+	if len(e.r.Gate) > 0 && !onlySize(e.r.Gate) {
+		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("a gate asks for measured accuracy or speed, but %s", why)), Hint: "gate on size_ratio only"}
+	}
+	e.note("the model was not run, for " + why + ": packages are compared weight by weight only")
+	return nil
+}
