@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -22,8 +23,11 @@ import (
 // part is one tensor of a safetensors file: a plane of a handle as it is, or packed.
 type part struct {
 	info   safetensors.Tensor
-	handle *ir.Tensor
-	chunks func(band int64) func(yield func(ir.Chunk) bool)
+	chunks func(band int64) iter.Seq[ir.Chunk]
+}
+
+func newPart(name, dtype string, shape []int, chunks func(band int64) iter.Seq[ir.Chunk]) part {
+	return part{safetensors.Tensor{Name: name, DType: dtype, Shape: shape}, chunks}
 }
 
 // plain is the part of a tensor that is stored as it lies.
@@ -36,11 +40,7 @@ func plain(m *ir.Model, t *ir.Tensor) (part, error) {
 		}
 		return part{}, &fault.Error{File: m.Path, Tensor: t.Name, Op: "safetensors", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: there is no dtype for %s", ErrInexact, t.Type)), Hint: hint}
 	}
-	return part{
-		info:   safetensors.Tensor{Name: t.Name, DType: dtype, Shape: t.Shape},
-		handle: t,
-		chunks: func(band int64) func(yield func(ir.Chunk) bool) { return ir.Chunks(t, ir.PartData, band) },
-	}, nil
+	return newPart(t.Name, dtype, t.Shape, func(band int64) iter.Seq[ir.Chunk] { return ir.Chunks(t, ir.PartData, band) }), nil
 }
 
 func infos(parts []part) []safetensors.Tensor {
