@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x35158d48; WORD $0x0099; BYTE $0x00 // leaq 0x9935(%rip), %rdx # 0x9ab0 <lanes>
+	LONG $0x75158d48; WORD $0x00a8; BYTE $0x00 // leaq 0xa875(%rip), %rdx # 0xa9f0 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -361,7 +361,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0xfd358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93fd(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x3d358d48; WORD $0x00a3; BYTE $0x00 // leaq 0xa33d(%rip), %rsi # 0xa9f0 <lanes>
 	LONG $0x107ca1c4; WORD $0xa644; BYTE $0x20 // vmovups 0x20(%rsi,%r12,4), %ymm0
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
@@ -427,7 +427,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
 	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
 	LONG $0x00818c0f; WORD $0x0000 // jl 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x000090890528f8c5 // vmovaps 0x9089(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x00009fc90528f8c5 // vmovaps 0x9fc9(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
 	WORD $0x0474 // je 0x845 <k_gemm_nt+0x675>
@@ -447,7 +447,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	WORD $0x797e // jle 0x900 <k_gemm_nt+0x730>
-	QUAD $0x000090310528f8c5 // vmovaps 0x9031(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x00009f710528f8c5 // vmovaps 0x9f71(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x0674 // je 0x89f <k_gemm_nt+0x6cf>
@@ -518,7 +518,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	WORD $0x257e // jle 0xa10 <k_gemm_nt+0x840>
-	QUAD $0x00008ecd0528f8c5 // vmovaps 0x8ecd(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x00009e0d0528f8c5 // vmovaps 0x9e0d(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x0674 // je 0xa03 <k_gemm_nt+0x833>
@@ -641,7 +641,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	WORD $0x657d // jge 0xc79 <k_gemm_nt+0xaa9>
 	LONG $0x74af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r14
-	LONG $0x8f3d8d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e8f(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0xcf3d8d4c; WORD $0x009d; BYTE $0x00 // leaq 0x9dcf(%rip), %r15 # 0xa9f0 <lanes>
 	LONG $0x107cc1c4; WORD $0xb744; BYTE $0x20 // vmovups 0x20(%r15,%rsi,4), %ymm0
 	LONG $0x2c7d22c4; WORD $0xa30c // vmaskmovps (%rbx,%r12,4), %ymm0, %ymm9
 	LONG $0xb2348d4b // leaq (%r10,%r14,4), %rsi
@@ -686,7 +686,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	LONG $0x02348c0f; WORD $0x0000 // jl 0xf2b <k_gemm_nt+0xd5b>
-	QUAD $0x00008bc10528f8c5 // vmovaps 0x8bc1(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x00009b010528f8c5 // vmovaps 0x9b01(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0474 // je 0xd0d <k_gemm_nt+0xb3d>
@@ -706,7 +706,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x02238e0f; WORD $0x0000 // jle 0xf75 <k_gemm_nt+0xda5>
-	QUAD $0x00008b660528f8c5 // vmovaps 0x8b66(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x00009aa60528f8c5 // vmovaps 0x9aa6(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
 	WORD $0x0574 // je 0xd69 <k_gemm_nt+0xb99>
@@ -758,7 +758,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	LONG $0xdfaf0f48 // imulq %rdi, %rbx
 	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	LONG $0x7f1d8d48; WORD $0x008c; BYTE $0x00 // leaq 0x8c7f(%rip), %rbx # 0x9ab0 <lanes>
+	LONG $0xbf1d8d48; WORD $0x009b; BYTE $0x00 // leaq 0x9bbf(%rip), %rbx # 0xa9f0 <lanes>
 	LONG $0x4410fcc5; WORD $0x20b3 // vmovups 0x20(%rbx,%rsi,4), %ymm0
 	LONG $0x2c7d82c4; WORD $0xb42c // vmaskmovps (%r12,%r14,4), %ymm0, %ymm5
 	LONG $0x2c7d82c4; WORD $0xb334 // vmaskmovps (%r11,%r14,4), %ymm0, %ymm6
@@ -792,7 +792,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60498b48 // movq 0x60(%rcx), %rcx
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x00f18c0f; WORD $0x0000 // jl 0xfc4 <k_gemm_nt+0xdf4>
-	QUAD $0x000089e50528f8c5 // vmovaps 0x89e5(%rip), %xmm0 # 0x98c0 <k_dot_q5_k+0x3e0>
+	QUAD $0x000099250528f8c5 // vmovaps 0x9925(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
@@ -1544,7 +1544,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x483d8d4c; WORD $0x007e; BYTE $0x00 // leaq 0x7e48(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0x883d8d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d88(%rip), %r15 # 0xa9f0 <lanes>
 	WORD $0x20eb // jmp 0x1c8a <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
@@ -1622,7 +1622,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa575 // jne 0x1d60 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xe63d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7ce6(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0x263d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c26(%rip), %r15 # 0xa9f0 <lanes>
 	LONG $0x00b6840f; WORD $0x0000 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1654,7 +1654,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0xb975 // jne 0x1e10 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x4d3d8d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c4d(%rip), %r15 # 0x9ab0 <lanes>
+	LONG $0x8d3d8d4c; WORD $0x008b; BYTE $0x00 // leaq 0x8b8d(%rip), %r15 # 0xa9f0 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
 	WORD $0x1f74 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
@@ -1720,7 +1720,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x3c3d8d48; WORD $0x007b; BYTE $0x00 // leaq 0x7b3c(%rip), %rdi # 0x9ab0 <lanes>
+	LONG $0x7c3d8d48; WORD $0x008a; BYTE $0x00 // leaq 0x8a7c(%rip), %rdi # 0xa9f0 <lanes>
 	WORD $0x5feb // jmp 0x1fd5 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
@@ -1868,7 +1868,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x5f158d48; WORD $0x0078; BYTE $0x00 // leaq 0x785f(%rip), %rdx # 0x9ab0 <lanes>
+	LONG $0x9f158d48; WORD $0x0087; BYTE $0x00 // leaq 0x879f(%rip), %rdx # 0xa9f0 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0x30eb // jmp 0x2288 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -3647,30 +3647,30 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00570405187de2c4; BYTE $0x00 // vbroadcastss 0x5704(%rip), %ymm0 # 0x9978 <k_dot_q5_k+0x498>
-	QUAD $0x00570b0d187de2c4; BYTE $0x00 // vbroadcastss 0x570b(%rip), %ymm1 # 0x9988 <k_dot_q5_k+0x4a8>
-	QUAD $0x00571a25187de2c4; BYTE $0x00 // vbroadcastss 0x571a(%rip), %ymm4 # 0x99a0 <k_dot_q5_k+0x4c0>
-	QUAD $0x0056f13d187de2c4; BYTE $0x00 // vbroadcastss 0x56f1(%rip), %ymm7 # 0x9980 <k_dot_q5_k+0x4a0>
-	QUAD $0x00570405187d62c4; BYTE $0x00 // vbroadcastss 0x5704(%rip), %ymm8 # 0x999c <k_dot_q5_k+0x4bc>
-	QUAD $0x0056f70d187d62c4; BYTE $0x00 // vbroadcastss 0x56f7(%rip), %ymm9 # 0x9998 <k_dot_q5_k+0x4b8>
-	QUAD $0x0056c615187d62c4; BYTE $0x00 // vbroadcastss 0x56c6(%rip), %ymm10 # 0x9970 <k_dot_q5_k+0x490>
-	QUAD $0x0056ad1d187d62c4; BYTE $0x00 // vbroadcastss 0x56ad(%rip), %ymm11 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x0056a425587d62c4; BYTE $0x00 // vpbroadcastd 0x56a4(%rip), %ymm12 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x0056bf2d187d62c4; BYTE $0x00 // vbroadcastss 0x56bf(%rip), %ymm13 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x00665005187de2c4; BYTE $0x00 // vbroadcastss 0x6650(%rip), %ymm0 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x0066570d187de2c4; BYTE $0x00 // vbroadcastss 0x6657(%rip), %ymm1 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x00667225187de2c4; BYTE $0x00 // vbroadcastss 0x6672(%rip), %ymm4 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x00663d3d187de2c4; BYTE $0x00 // vbroadcastss 0x663d(%rip), %ymm7 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x00665405187d62c4; BYTE $0x00 // vbroadcastss 0x6654(%rip), %ymm8 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x0066470d187d62c4; BYTE $0x00 // vbroadcastss 0x6647(%rip), %ymm9 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x00661215187d62c4; BYTE $0x00 // vbroadcastss 0x6612(%rip), %ymm10 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x0065f11d187d62c4; BYTE $0x00 // vbroadcastss 0x65f1(%rip), %ymm11 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x0065e825587d62c4; BYTE $0x00 // vpbroadcastd 0x65e8(%rip), %ymm12 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x00660b2d187d62c4; BYTE $0x00 // vbroadcastss 0x660b(%rip), %ymm13 # 0xa8d0 <k_fit_symmetric+0x550>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0056a51d187de2c4; BYTE $0x00 // vbroadcastss 0x56a5(%rip), %ymm3 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x0065f51d187de2c4; BYTE $0x00 // vbroadcastss 0x65f5(%rip), %ymm3 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x00568a2d187de2c4; BYTE $0x00 // vbroadcastss 0x568a(%rip), %ymm5 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x0065d62d187de2c4; BYTE $0x00 // vbroadcastss 0x65d6(%rip), %ymm5 # 0xa8d8 <k_fit_symmetric+0x558>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0056802d187de2c4; BYTE $0x00 // vbroadcastss 0x5680(%rip), %ymm5 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x0065cc2d187de2c4; BYTE $0x00 // vbroadcastss 0x65cc(%rip), %ymm5 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0056462d187de2c4; BYTE $0x00 // vbroadcastss 0x5646(%rip), %ymm5 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x00658a2d187de2c4; BYTE $0x00 // vbroadcastss 0x658a(%rip), %ymm5 # 0xa8ac <k_fit_symmetric+0x52c>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3702,48 +3702,48 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xfc3d8d48; WORD $0x0056; BYTE $0x00 // leaq 0x56fc(%rip), %rdi # 0x9ab0 <lanes>
+	LONG $0x3c3d8d48; WORD $0x0066; BYTE $0x00 // leaq 0x663c(%rip), %rdi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x0055ad25187de2c4; BYTE $0x00 // vbroadcastss 0x55ad(%rip), %ymm4 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x0064f925187de2c4; BYTE $0x00 // vbroadcastss 0x64f9(%rip), %ymm4 # 0xa8c4 <k_fit_symmetric+0x544>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0055af2d187de2c4; BYTE $0x00 // vbroadcastss 0x55af(%rip), %ymm5 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x0064fb2d187de2c4; BYTE $0x00 // vbroadcastss 0x64fb(%rip), %ymm5 # 0xa8d4 <k_fit_symmetric+0x554>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x0055a325187de2c4; BYTE $0x00 // vbroadcastss 0x55a3(%rip), %ymm4 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x0064f325187de2c4; BYTE $0x00 // vbroadcastss 0x64f3(%rip), %ymm4 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x0055882d187de2c4; BYTE $0x00 // vbroadcastss 0x5588(%rip), %ymm5 # 0x998c <k_dot_q5_k+0x4ac>
-	QUAD $0x00558335187de2c4; BYTE $0x00 // vbroadcastss 0x5583(%rip), %ymm6 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x0064d42d187de2c4; BYTE $0x00 // vbroadcastss 0x64d4(%rip), %ymm5 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x0064cf35187de2c4; BYTE $0x00 // vbroadcastss 0x64cf(%rip), %ymm6 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x0055481d187de2c4; BYTE $0x00 // vbroadcastss 0x5548(%rip), %ymm3 # 0x9968 <k_dot_q5_k+0x488>
-	QUAD $0x0055772d187de2c4; BYTE $0x00 // vbroadcastss 0x5577(%rip), %ymm5 # 0x99a0 <k_dot_q5_k+0x4c0>
-	QUAD $0x00554e3d187de2c4; BYTE $0x00 // vbroadcastss 0x554e(%rip), %ymm7 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x00648c1d187de2c4; BYTE $0x00 // vbroadcastss 0x648c(%rip), %ymm3 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x0064cf2d187de2c4; BYTE $0x00 // vbroadcastss 0x64cf(%rip), %ymm5 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x00649a3d187de2c4; BYTE $0x00 // vbroadcastss 0x649a(%rip), %ymm7 # 0xa8cc <k_fit_symmetric+0x54c>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x0055571d187de2c4; BYTE $0x00 // vbroadcastss 0x5557(%rip), %ymm3 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x0064a71d187de2c4; BYTE $0x00 // vbroadcastss 0x64a7(%rip), %ymm3 # 0xa8ec <k_fit_symmetric+0x56c>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0055452d187de2c4; BYTE $0x00 // vbroadcastss 0x5545(%rip), %ymm5 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x0064952d187de2c4; BYTE $0x00 // vbroadcastss 0x6495(%rip), %ymm5 # 0xa8e8 <k_fit_symmetric+0x568>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x00550f1d187de2c4; BYTE $0x00 // vbroadcastss 0x550f(%rip), %ymm3 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x00645b1d187de2c4; BYTE $0x00 // vbroadcastss 0x645b(%rip), %ymm3 # 0xa8bc <k_fit_symmetric+0x53c>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x0054e81d187de2c4; BYTE $0x00 // vbroadcastss 0x54e8(%rip), %ymm3 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x00642c1d187de2c4; BYTE $0x00 // vbroadcastss 0x642c(%rip), %ymm3 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x0054d235587de2c4; BYTE $0x00 // vpbroadcastd 0x54d2(%rip), %ymm6 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x00641635587de2c4; BYTE $0x00 // vpbroadcastd 0x6416(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x0054d32d187de2c4; BYTE $0x00 // vbroadcastss 0x54d3(%rip), %ymm5 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x00641f2d187de2c4; BYTE $0x00 // vbroadcastss 0x641f(%rip), %ymm5 # 0xa8d0 <k_fit_symmetric+0x550>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3756,7 +3756,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
 	WORD $0x107d // jge 0x44ea <k_max+0x1a>
-	QUAD $0x00548905187de2c4; BYTE $0x00 // vbroadcastss 0x5489(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
+	QUAD $0x0063cd05187de2c4; BYTE $0x00 // vbroadcastss 0x63cd(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x458c <k_max+0xbc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -3768,14 +3768,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
 	WORD $0x1873 // jae 0x451f <k_max+0x4f>
-	QUAD $0x00545c05187de2c4; BYTE $0x00 // vbroadcastss 0x545c(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
+	QUAD $0x0063a005187de2c4; BYTE $0x00 // vbroadcastss 0x63a0(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x5375 // jne 0x4570 <k_max+0xa0>
 	WORD $0x6deb // jmp 0x458c <k_max+0xbc>
 	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x00544005187de2c4; BYTE $0x00 // vbroadcastss 0x5440(%rip), %ymm0 # 0x996c <k_dot_q5_k+0x48c>
+	QUAD $0x00638405187de2c4; BYTE $0x00 // vbroadcastss 0x6384(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x9066 // nop
 	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
@@ -3805,7 +3805,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x317e // jle 0x45c2 <k_max+0xf2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x11358d48; WORD $0x0055; BYTE $0x00 // leaq 0x5511(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x51358d48; WORD $0x0064; BYTE $0x00 // leaq 0x6451(%rip), %rsi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -3873,31 +3873,31 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0052db15187de2c4; BYTE $0x00 // vbroadcastss 0x52db(%rip), %ymm2 # 0x9978 <k_dot_q5_k+0x498>
-	QUAD $0x0052e21d187de2c4; BYTE $0x00 // vbroadcastss 0x52e2(%rip), %ymm3 # 0x9988 <k_dot_q5_k+0x4a8>
-	QUAD $0x0052ed15187d62c4; BYTE $0x00 // vbroadcastss 0x52ed(%rip), %ymm10 # 0x999c <k_dot_q5_k+0x4bc>
-	QUAD $0x0052e01d187d62c4; BYTE $0x00 // vbroadcastss 0x52e0(%rip), %ymm11 # 0x9998 <k_dot_q5_k+0x4b8>
-	QUAD $0x0052af25187d62c4; BYTE $0x00 // vbroadcastss 0x52af(%rip), %ymm12 # 0x9970 <k_dot_q5_k+0x490>
-	QUAD $0x0052962d187d62c4; BYTE $0x00 // vbroadcastss 0x5296(%rip), %ymm13 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x00528d35587d62c4; BYTE $0x00 // vpbroadcastd 0x528d(%rip), %ymm14 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x0052a83d187d62c4; BYTE $0x00 // vbroadcastss 0x52a8(%rip), %ymm15 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x00622715187de2c4; BYTE $0x00 // vbroadcastss 0x6227(%rip), %ymm2 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x00622e1d187de2c4; BYTE $0x00 // vbroadcastss 0x622e(%rip), %ymm3 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x00623d15187d62c4; BYTE $0x00 // vbroadcastss 0x623d(%rip), %ymm10 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x0062301d187d62c4; BYTE $0x00 // vbroadcastss 0x6230(%rip), %ymm11 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x0061fb25187d62c4; BYTE $0x00 // vbroadcastss 0x61fb(%rip), %ymm12 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x0061da2d187d62c4; BYTE $0x00 // vbroadcastss 0x61da(%rip), %ymm13 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x0061d135587d62c4; BYTE $0x00 // vpbroadcastd 0x61d1(%rip), %ymm14 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x0061f43d187d62c4; BYTE $0x00 // vbroadcastss 0x61f4(%rip), %ymm15 # 0xa8d0 <k_fit_symmetric+0x550>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x0052933d187de2c4; BYTE $0x00 // vbroadcastss 0x5293(%rip), %ymm7 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x0061e33d187de2c4; BYTE $0x00 // vbroadcastss 0x61e3(%rip), %ymm7 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x00527805187d62c4; BYTE $0x00 // vbroadcastss 0x5278(%rip), %ymm8 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x0061c405187d62c4; BYTE $0x00 // vbroadcastss 0x61c4(%rip), %ymm8 # 0xa8d8 <k_fit_symmetric+0x558>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x00526e05187d62c4; BYTE $0x00 // vbroadcastss 0x526e(%rip), %ymm8 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x0061ba05187d62c4; BYTE $0x00 // vbroadcastss 0x61ba(%rip), %ymm8 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x00527005187d62c4; BYTE $0x00 // vbroadcastss 0x5270(%rip), %ymm8 # 0x99a0 <k_dot_q5_k+0x4c0>
-	QUAD $0x00522f0d187d62c4; BYTE $0x00 // vbroadcastss 0x522f(%rip), %ymm9 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x0061c805187d62c4; BYTE $0x00 // vbroadcastss 0x61c8(%rip), %ymm8 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x0061730d187d62c4; BYTE $0x00 // vbroadcastss 0x6173(%rip), %ymm9 # 0xa8ac <k_fit_symmetric+0x52c>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x0052390d187d62c4; BYTE $0x00 // vbroadcastss 0x5239(%rip), %ymm9 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x0061850d187d62c4; BYTE $0x00 // vbroadcastss 0x6185(%rip), %ymm9 # 0xa8cc <k_fit_symmetric+0x54c>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3928,49 +3928,49 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x012b8e0f; WORD $0x0000 // jle 0x48f3 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xda358d48; WORD $0x0052; BYTE $0x00 // leaq 0x52da(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x1a358d48; WORD $0x0062; BYTE $0x00 // leaq 0x621a(%rip), %rsi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x00518b25187de2c4; BYTE $0x00 // vbroadcastss 0x518b(%rip), %ymm4 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x0060d725187de2c4; BYTE $0x00 // vbroadcastss 0x60d7(%rip), %ymm4 # 0xa8c4 <k_fit_symmetric+0x544>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x00518935187de2c4; BYTE $0x00 // vbroadcastss 0x5189(%rip), %ymm6 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x0060d535187de2c4; BYTE $0x00 // vbroadcastss 0x60d5(%rip), %ymm6 # 0xa8d4 <k_fit_symmetric+0x554>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x00517d2d187de2c4; BYTE $0x00 // vbroadcastss 0x517d(%rip), %ymm5 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x0060cd2d187de2c4; BYTE $0x00 // vbroadcastss 0x60cd(%rip), %ymm5 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00516235187de2c4; BYTE $0x00 // vbroadcastss 0x5162(%rip), %ymm6 # 0x998c <k_dot_q5_k+0x4ac>
-	QUAD $0x00515d3d187de2c4; BYTE $0x00 // vbroadcastss 0x515d(%rip), %ymm7 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x0060ae35187de2c4; BYTE $0x00 // vbroadcastss 0x60ae(%rip), %ymm6 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x0060a93d187de2c4; BYTE $0x00 // vbroadcastss 0x60a9(%rip), %ymm7 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x00512225187de2c4; BYTE $0x00 // vbroadcastss 0x5122(%rip), %ymm4 # 0x9968 <k_dot_q5_k+0x488>
-	QUAD $0x00515135187de2c4; BYTE $0x00 // vbroadcastss 0x5151(%rip), %ymm6 # 0x99a0 <k_dot_q5_k+0x4c0>
-	QUAD $0x00512805187d62c4; BYTE $0x00 // vbroadcastss 0x5128(%rip), %ymm8 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x00606625187de2c4; BYTE $0x00 // vbroadcastss 0x6066(%rip), %ymm4 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x0060a935187de2c4; BYTE $0x00 // vbroadcastss 0x60a9(%rip), %ymm6 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x00607405187d62c4; BYTE $0x00 // vbroadcastss 0x6074(%rip), %ymm8 # 0xa8cc <k_fit_symmetric+0x54c>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x00513125187de2c4; BYTE $0x00 // vbroadcastss 0x5131(%rip), %ymm4 # 0x999c <k_dot_q5_k+0x4bc>
+	QUAD $0x00608125187de2c4; BYTE $0x00 // vbroadcastss 0x6081(%rip), %ymm4 # 0xa8ec <k_fit_symmetric+0x56c>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x00511f35187de2c4; BYTE $0x00 // vbroadcastss 0x511f(%rip), %ymm6 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x00606f35187de2c4; BYTE $0x00 // vbroadcastss 0x606f(%rip), %ymm6 # 0xa8e8 <k_fit_symmetric+0x568>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x0050e925187de2c4; BYTE $0x00 // vbroadcastss 0x50e9(%rip), %ymm4 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x00603525187de2c4; BYTE $0x00 // vbroadcastss 0x6035(%rip), %ymm4 # 0xa8bc <k_fit_symmetric+0x53c>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x0050c225187de2c4; BYTE $0x00 // vbroadcastss 0x50c2(%rip), %ymm4 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x00600625187de2c4; BYTE $0x00 // vbroadcastss 0x6006(%rip), %ymm4 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x0050ac3d587de2c4; BYTE $0x00 // vpbroadcastd 0x50ac(%rip), %ymm7 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x005ff03d587de2c4; BYTE $0x00 // vpbroadcastd 0x5ff0(%rip), %ymm7 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x0050ad35187de2c4; BYTE $0x00 // vbroadcastss 0x50ad(%rip), %ymm6 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x005ff935187de2c4; BYTE $0x00 // vbroadcastss 0x5ff9(%rip), %ymm6 # 0xa8d0 <k_fit_symmetric+0x550>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -4069,7 +4069,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
 	WORD $0x187d // jge 0x4a8b <k_sum_squares+0x16b>
-	LONG $0x360d8d48; WORD $0x0050; BYTE $0x00 // leaq 0x5036(%rip), %rcx # 0x9ab0 <lanes>
+	LONG $0x760d8d48; WORD $0x005f; BYTE $0x00 // leaq 0x5f76(%rip), %rcx # 0xa9f0 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -4132,7 +4132,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x29358d48; WORD $0x004f; BYTE $0x00 // leaq 0x4f29(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x69358d48; WORD $0x005e; BYTE $0x00 // leaq 0x5e69(%rip), %rsi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -4155,34 +4155,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x004d9405187de2c4; BYTE $0x00 // vbroadcastss 0x4d94(%rip), %ymm0 # 0x997c <k_dot_q5_k+0x49c>
-	QUAD $0x004daf3d187de2c4; BYTE $0x00 // vbroadcastss 0x4daf(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x4c0>
-	QUAD $0x004d8615187d62c4; BYTE $0x00 // vbroadcastss 0x4d86(%rip), %ymm10 # 0x9980 <k_dot_q5_k+0x4a0>
-	QUAD $0x004d991d187d62c4; BYTE $0x00 // vbroadcastss 0x4d99(%rip), %ymm11 # 0x999c <k_dot_q5_k+0x4bc>
-	QUAD $0x004d8c25187d62c4; BYTE $0x00 // vbroadcastss 0x4d8c(%rip), %ymm12 # 0x9998 <k_dot_q5_k+0x4b8>
-	QUAD $0x004d5b2d187d62c4; BYTE $0x00 // vbroadcastss 0x4d5b(%rip), %ymm13 # 0x9970 <k_dot_q5_k+0x490>
-	QUAD $0x004d4235187d62c4; BYTE $0x00 // vbroadcastss 0x4d42(%rip), %ymm14 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x004d393d587d62c4; BYTE $0x00 // vpbroadcastd 0x4d39(%rip), %ymm15 # 0x9960 <k_dot_q5_k+0x480>
-	QUAD $0x004d540d187de2c4; BYTE $0x00 // vbroadcastss 0x4d54(%rip), %ymm1 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x005ce005187de2c4; BYTE $0x00 // vbroadcastss 0x5ce0(%rip), %ymm0 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x005d073d187de2c4; BYTE $0x00 // vbroadcastss 0x5d07(%rip), %ymm7 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x005cd215187d62c4; BYTE $0x00 // vbroadcastss 0x5cd2(%rip), %ymm10 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x005ce91d187d62c4; BYTE $0x00 // vbroadcastss 0x5ce9(%rip), %ymm11 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x005cdc25187d62c4; BYTE $0x00 // vbroadcastss 0x5cdc(%rip), %ymm12 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x005ca72d187d62c4; BYTE $0x00 // vbroadcastss 0x5ca7(%rip), %ymm13 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x005c8635187d62c4; BYTE $0x00 // vbroadcastss 0x5c86(%rip), %ymm14 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005c7d3d587d62c4; BYTE $0x00 // vpbroadcastd 0x5c7d(%rip), %ymm15 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005ca00d187de2c4; BYTE $0x00 // vbroadcastss 0x5ca0(%rip), %ymm1 # 0xa8d0 <k_fit_symmetric+0x550>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x004d211d187de2c4; BYTE $0x00 // vbroadcastss 0x4d21(%rip), %ymm3 # 0x9964 <k_dot_q5_k+0x484>
+	QUAD $0x005c651d187de2c4; BYTE $0x00 // vbroadcastss 0x5c65(%rip), %ymm3 # 0xa8a8 <k_fit_symmetric+0x528>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x004d2325187de2c4; BYTE $0x00 // vbroadcastss 0x4d23(%rip), %ymm4 # 0x9974 <k_dot_q5_k+0x494>
+	QUAD $0x005c6f25187de2c4; BYTE $0x00 // vbroadcastss 0x5c6f(%rip), %ymm4 # 0xa8c0 <k_fit_symmetric+0x540>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x004d2935187de2c4; BYTE $0x00 // vbroadcastss 0x4d29(%rip), %ymm6 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x005c7535187de2c4; BYTE $0x00 // vbroadcastss 0x5c75(%rip), %ymm6 # 0xa8d4 <k_fit_symmetric+0x554>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x004d0a35187de2c4; BYTE $0x00 // vbroadcastss 0x4d0a(%rip), %ymm6 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x005c5635187de2c4; BYTE $0x00 // vbroadcastss 0x5c56(%rip), %ymm6 # 0xa8c4 <k_fit_symmetric+0x544>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x004d1735187de2c4; BYTE $0x00 // vbroadcastss 0x4d17(%rip), %ymm6 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x005c6735187de2c4; BYTE $0x00 // vbroadcastss 0x5c67(%rip), %ymm6 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x004cfc05187d62c4; BYTE $0x00 // vbroadcastss 0x4cfc(%rip), %ymm8 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x005c4805187d62c4; BYTE $0x00 // vbroadcastss 0x5c48(%rip), %ymm8 # 0xa8d8 <k_fit_symmetric+0x558>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x004cf205187d62c4; BYTE $0x00 // vbroadcastss 0x4cf2(%rip), %ymm8 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x005c3e05187d62c4; BYTE $0x00 // vbroadcastss 0x5c3e(%rip), %ymm8 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x004cb805187d62c4; BYTE $0x00 // vbroadcastss 0x4cb8(%rip), %ymm8 # 0x9968 <k_dot_q5_k+0x488>
+	QUAD $0x005bfc05187d62c4; BYTE $0x00 // vbroadcastss 0x5bfc(%rip), %ymm8 # 0xa8ac <k_fit_symmetric+0x52c>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -4216,46 +4216,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x60058d4c; WORD $0x004d; BYTE $0x00 // leaq 0x4d60(%rip), %r8 # 0x9ab0 <lanes>
+	LONG $0xa0058d4c; WORD $0x005c; BYTE $0x00 // leaq 0x5ca0(%rip), %r8 # 0xa9f0 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x004c1415187de2c4; BYTE $0x00 // vbroadcastss 0x4c14(%rip), %ymm2 # 0x997c <k_dot_q5_k+0x49c>
+	QUAD $0x005b6015187de2c4; BYTE $0x00 // vbroadcastss 0x5b60(%rip), %ymm2 # 0xa8c8 <k_fit_symmetric+0x548>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x004bef15187de2c4; BYTE $0x00 // vbroadcastss 0x4bef(%rip), %ymm2 # 0x9964 <k_dot_q5_k+0x484>
-	QUAD $0x004bf61d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf6(%rip), %ymm3 # 0x9974 <k_dot_q5_k+0x494>
+	QUAD $0x005b3315187de2c4; BYTE $0x00 // vbroadcastss 0x5b33(%rip), %ymm2 # 0xa8a8 <k_fit_symmetric+0x528>
+	QUAD $0x005b421d187de2c4; BYTE $0x00 // vbroadcastss 0x5b42(%rip), %ymm3 # 0xa8c0 <k_fit_symmetric+0x540>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x004bf72d187de2c4; BYTE $0x00 // vbroadcastss 0x4bf7(%rip), %ymm5 # 0x9988 <k_dot_q5_k+0x4a8>
+	QUAD $0x005b432d187de2c4; BYTE $0x00 // vbroadcastss 0x5b43(%rip), %ymm5 # 0xa8d4 <k_fit_symmetric+0x554>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x004bd82d187de2c4; BYTE $0x00 // vbroadcastss 0x4bd8(%rip), %ymm5 # 0x9978 <k_dot_q5_k+0x498>
+	QUAD $0x005b242d187de2c4; BYTE $0x00 // vbroadcastss 0x5b24(%rip), %ymm5 # 0xa8c4 <k_fit_symmetric+0x544>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x004be52d187de2c4; BYTE $0x00 // vbroadcastss 0x4be5(%rip), %ymm5 # 0x9994 <k_dot_q5_k+0x4b4>
+	QUAD $0x005b352d187de2c4; BYTE $0x00 // vbroadcastss 0x5b35(%rip), %ymm5 # 0xa8e4 <k_fit_symmetric+0x564>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x004bca35187de2c4; BYTE $0x00 // vbroadcastss 0x4bca(%rip), %ymm6 # 0x998c <k_dot_q5_k+0x4ac>
+	QUAD $0x005b1635187de2c4; BYTE $0x00 // vbroadcastss 0x5b16(%rip), %ymm6 # 0xa8d8 <k_fit_symmetric+0x558>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x004bc025187de2c4; BYTE $0x00 // vbroadcastss 0x4bc0(%rip), %ymm4 # 0x9990 <k_dot_q5_k+0x4b0>
+	QUAD $0x005b0c25187de2c4; BYTE $0x00 // vbroadcastss 0x5b0c(%rip), %ymm4 # 0xa8dc <k_fit_symmetric+0x55c>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x004b8a35187de2c4; BYTE $0x00 // vbroadcastss 0x4b8a(%rip), %ymm6 # 0x9968 <k_dot_q5_k+0x488>
-	QUAD $0x004bb93d187de2c4; BYTE $0x00 // vbroadcastss 0x4bb9(%rip), %ymm7 # 0x99a0 <k_dot_q5_k+0x4c0>
+	QUAD $0x005ace35187de2c4; BYTE $0x00 // vbroadcastss 0x5ace(%rip), %ymm6 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x005b113d187de2c4; BYTE $0x00 // vbroadcastss 0x5b11(%rip), %ymm7 # 0xa8f8 <k_fit_symmetric+0x578>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x004b8b35187de2c4; BYTE $0x00 // vbroadcastss 0x4b8b(%rip), %ymm6 # 0x9980 <k_dot_q5_k+0x4a0>
+	QUAD $0x005ad735187de2c4; BYTE $0x00 // vbroadcastss 0x5ad7(%rip), %ymm6 # 0xa8cc <k_fit_symmetric+0x54c>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x004b993d187de2c4; BYTE $0x00 // vbroadcastss 0x4b99(%rip), %ymm7 # 0x999c <k_dot_q5_k+0x4bc>
-	QUAD $0x004b8c05187d62c4; BYTE $0x00 // vbroadcastss 0x4b8c(%rip), %ymm8 # 0x9998 <k_dot_q5_k+0x4b8>
+	QUAD $0x005ae93d187de2c4; BYTE $0x00 // vbroadcastss 0x5ae9(%rip), %ymm7 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x005adc05187d62c4; BYTE $0x00 // vbroadcastss 0x5adc(%rip), %ymm8 # 0xa8e8 <k_fit_symmetric+0x568>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x004b5135187de2c4; BYTE $0x00 // vbroadcastss 0x4b51(%rip), %ymm6 # 0x9970 <k_dot_q5_k+0x490>
+	QUAD $0x005a9d35187de2c4; BYTE $0x00 // vbroadcastss 0x5a9d(%rip), %ymm6 # 0xa8bc <k_fit_symmetric+0x53c>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x004b2f05187d62c4; BYTE $0x00 // vbroadcastss 0x4b2f(%rip), %ymm8 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x005a7305187d62c4; BYTE $0x00 // vbroadcastss 0x5a73(%rip), %ymm8 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x004b0f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x4b0f(%rip), %ymm9 # 0x9960 <k_dot_q5_k+0x480>
+	QUAD $0x005a530d587d62c4; BYTE $0x00 // vpbroadcastd 0x5a53(%rip), %ymm9 # 0xa8a4 <k_fit_symmetric+0x524>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -4263,7 +4263,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x004b0d2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b0d(%rip), %ymm5 # 0x9984 <k_dot_q5_k+0x4a4>
+	QUAD $0x005a592d187de2c4; BYTE $0x00 // vbroadcastss 0x5a59(%rip), %ymm5 # 0xa8d0 <k_fit_symmetric+0x550>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -4304,7 +4304,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	WORD $0x527e // jle 0x4f5d <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0x9a058d4c; WORD $0x004b; BYTE $0x00 // leaq 0x4b9a(%rip), %r8 # 0x9ab0 <lanes>
+	LONG $0xda058d4c; WORD $0x005a; BYTE $0x00 // leaq 0x5ada(%rip), %r8 # 0xa9f0 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -4381,7 +4381,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x463d8d48; WORD $0x004a; BYTE $0x00 // leaq 0x4a46(%rip), %rdi # 0x9ab0 <lanes>
+	LONG $0x863d8d48; WORD $0x0059; BYTE $0x00 // leaq 0x5986(%rip), %rdi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -4443,7 +4443,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x267e // jle 0x5178 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x50358d48; WORD $0x0049; BYTE $0x00 // leaq 0x4950(%rip), %rsi # 0x9ab0 <lanes>
+	LONG $0x90358d48; WORD $0x0058; BYTE $0x00 // leaq 0x5890(%rip), %rsi # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -4508,7 +4508,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x5287 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x4e0d8d48; WORD $0x0048; BYTE $0x00 // leaq 0x484e(%rip), %rcx # 0x9ab0 <lanes>
+	LONG $0x8e0d8d48; WORD $0x0057; BYTE $0x00 // leaq 0x578e(%rip), %rcx # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4576,7 +4576,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x5397 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x3e0d8d48; WORD $0x0047; BYTE $0x00 // leaq 0x473e(%rip), %rcx # 0x9ab0 <lanes>
+	LONG $0x7e0d8d48; WORD $0x0056; BYTE $0x00 // leaq 0x567e(%rip), %rcx # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4602,51 +4602,51 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x00463325197de2c4; BYTE $0x00 // vbroadcastsd 0x4633(%rip), %ymm4 # 0x9a08 <k_dot_q5_k+0x528>
-	QUAD $0x0045d235197d62c4; BYTE $0x00 // vbroadcastsd 0x45d2(%rip), %ymm14 # 0x99b0 <k_dot_q5_k+0x4d0>
-	QUAD $0x0045d93d197d62c4; BYTE $0x00 // vbroadcastsd 0x45d9(%rip), %ymm15 # 0x99c0 <k_dot_q5_k+0x4e0>
-	QUAD $0x00464035197de2c4; BYTE $0x00 // vbroadcastsd 0x4640(%rip), %ymm6 # 0x9a30 <k_dot_q5_k+0x550>
-	QUAD $0x0045cf05197d62c4; BYTE $0x00 // vbroadcastsd 0x45cf(%rip), %ymm8 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00558b25197de2c4; BYTE $0x00 // vbroadcastsd 0x558b(%rip), %ymm4 # 0xa960 <k_fit_symmetric+0x5e0>
+	QUAD $0x00552a35197d62c4; BYTE $0x00 // vbroadcastsd 0x552a(%rip), %ymm14 # 0xa908 <k_fit_symmetric+0x588>
+	QUAD $0x0055313d197d62c4; BYTE $0x00 // vbroadcastsd 0x5531(%rip), %ymm15 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x00559835197de2c4; BYTE $0x00 // vbroadcastsd 0x5598(%rip), %ymm6 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x00552705197d62c4; BYTE $0x00 // vbroadcastsd 0x5527(%rip), %ymm8 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x00460a25197d62c4; BYTE $0x00 // vbroadcastsd 0x460a(%rip), %ymm12 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x00556225197d62c4; BYTE $0x00 // vbroadcastsd 0x5562(%rip), %ymm12 # 0xa978 <k_fit_symmetric+0x5f8>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0045eb2d197d62c4; BYTE $0x00 // vbroadcastsd 0x45eb(%rip), %ymm13 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x0055432d197d62c4; BYTE $0x00 // vbroadcastsd 0x5543(%rip), %ymm13 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x00458b15197de2c4; BYTE $0x00 // vbroadcastsd 0x458b(%rip), %ymm2 # 0x99d0 <k_dot_q5_k+0x4f0>
+	QUAD $0x0054e315197de2c4; BYTE $0x00 // vbroadcastsd 0x54e3(%rip), %ymm2 # 0xa928 <k_fit_symmetric+0x5a8>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0045a12d197de2c4; BYTE $0x00 // vbroadcastsd 0x45a1(%rip), %ymm5 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x0054f92d197de2c4; BYTE $0x00 // vbroadcastsd 0x54f9(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x00457905197de2c4; BYTE $0x00 // vbroadcastsd 0x4579(%rip), %ymm0 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x0054d105197de2c4; BYTE $0x00 // vbroadcastsd 0x54d1(%rip), %ymm0 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x0045a70d197de2c4; BYTE $0x00 // vbroadcastsd 0x45a7(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x0054ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54ff(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045190d197de2c4; BYTE $0x00 // vbroadcastsd 0x4519(%rip), %ymm1 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0054710d197de2c4; BYTE $0x00 // vbroadcastsd 0x5471(%rip), %ymm1 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00451b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x451b(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0054730d197de2c4; BYTE $0x00 // vbroadcastsd 0x5473(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00458d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x458d(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0054e50d197de2c4; BYTE $0x00 // vbroadcastsd 0x54e5(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045870d197de2c4; BYTE $0x00 // vbroadcastsd 0x4587(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x0054df0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54df(%rip), %ymm1 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0045390d197de2c4; BYTE $0x00 // vbroadcastsd 0x4539(%rip), %ymm1 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x0054910d197de2c4; BYTE $0x00 // vbroadcastsd 0x5491(%rip), %ymm1 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x00451b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x451b(%rip), %ymm1 # 0x99f0 <k_dot_q5_k+0x510>
+	QUAD $0x0054730d197de2c4; BYTE $0x00 // vbroadcastsd 0x5473(%rip), %ymm1 # 0xa948 <k_fit_symmetric+0x5c8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x0044e515197d62c4; BYTE $0x00 // vbroadcastsd 0x44e5(%rip), %ymm10 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x00543d15197d62c4; BYTE $0x00 // vbroadcastsd 0x543d(%rip), %ymm10 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4666,28 +4666,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x00449115197de2c4; BYTE $0x00 // vbroadcastsd 0x4491(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x0053e915197de2c4; BYTE $0x00 // vbroadcastsd 0x53e9(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x0044bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x44bf(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x00541715197de2c4; BYTE $0x00 // vbroadcastsd 0x5417(%rip), %ymm2 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00443115197de2c4; BYTE $0x00 // vbroadcastsd 0x4431(%rip), %ymm2 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x00538915197de2c4; BYTE $0x00 // vbroadcastsd 0x5389(%rip), %ymm2 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00443315197de2c4; BYTE $0x00 // vbroadcastsd 0x4433(%rip), %ymm2 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x00538b15197de2c4; BYTE $0x00 // vbroadcastsd 0x538b(%rip), %ymm2 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0044a515197de2c4; BYTE $0x00 // vbroadcastsd 0x44a5(%rip), %ymm2 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0053fd15197de2c4; BYTE $0x00 // vbroadcastsd 0x53fd(%rip), %ymm2 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00449f15197de2c4; BYTE $0x00 // vbroadcastsd 0x449f(%rip), %ymm2 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x0053f715197de2c4; BYTE $0x00 // vbroadcastsd 0x53f7(%rip), %ymm2 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00445115197de2c4; BYTE $0x00 // vbroadcastsd 0x4451(%rip), %ymm2 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x0053a915197de2c4; BYTE $0x00 // vbroadcastsd 0x53a9(%rip), %ymm2 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x0044060d197de2c4; BYTE $0x00 // vbroadcastsd 0x4406(%rip), %ymm1 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x00535e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x535e(%rip), %ymm1 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x000044801dc245c5; BYTE $0x07 // vcmpordpd 0x4480(%rip), %ymm7, %ymm11 # 0x9a60 <k_dot_q5_k+0x580>
+	QUAD $0x000053c01dc245c5; BYTE $0x07 // vcmpordpd 0x53c0(%rip), %ymm7, %ymm11 # 0xa9a0 <k_fit_symmetric+0x620>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4701,80 +4701,80 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	LONG $0x02248e0f; WORD $0x0000 // jle 0x5837 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x920d8d48; WORD $0x0044; BYTE $0x00 // leaq 0x4492(%rip), %rcx # 0x9ab0 <lanes>
+	LONG $0xd20d8d48; WORD $0x0053; BYTE $0x00 // leaq 0x53d2(%rip), %rcx # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x00433025187de2c4; BYTE $0x00 // vbroadcastss 0x4330(%rip), %ymm4 # 0x996c <k_dot_q5_k+0x48c>
+	QUAD $0x00527425187de2c4; BYTE $0x00 // vbroadcastss 0x5274(%rip), %ymm4 # 0xa8b0 <k_fit_symmetric+0x530>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x0043c605197d62c4; BYTE $0x00 // vbroadcastsd 0x43c6(%rip), %ymm8 # 0x9a20 <k_dot_q5_k+0x540>
-	QUAD $0x0043a52d197d62c4; BYTE $0x00 // vbroadcastsd 0x43a5(%rip), %ymm13 # 0x9a08 <k_dot_q5_k+0x528>
+	QUAD $0x00531e05197d62c4; BYTE $0x00 // vbroadcastsd 0x531e(%rip), %ymm8 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x0052fd2d197d62c4; BYTE $0x00 // vbroadcastsd 0x52fd(%rip), %ymm13 # 0xa960 <k_fit_symmetric+0x5e0>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x0043a325197de2c4; BYTE $0x00 // vbroadcastsd 0x43a3(%rip), %ymm4 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x0052fb25197de2c4; BYTE $0x00 // vbroadcastsd 0x52fb(%rip), %ymm4 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x00432a3d197d62c4; BYTE $0x00 // vbroadcastsd 0x432a(%rip), %ymm15 # 0x99b0 <k_dot_q5_k+0x4d0>
+	QUAD $0x0052823d197d62c4; BYTE $0x00 // vbroadcastsd 0x5282(%rip), %ymm15 # 0xa908 <k_fit_symmetric+0x588>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x00432715197de2c4; BYTE $0x00 // vbroadcastsd 0x4327(%rip), %ymm2 # 0x99c0 <k_dot_q5_k+0x4e0>
-	QUAD $0x00432e2d197de2c4; BYTE $0x00 // vbroadcastsd 0x432e(%rip), %ymm5 # 0x99d0 <k_dot_q5_k+0x4f0>
+	QUAD $0x00527f15197de2c4; BYTE $0x00 // vbroadcastsd 0x527f(%rip), %ymm2 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x0052862d197de2c4; BYTE $0x00 // vbroadcastsd 0x5286(%rip), %ymm5 # 0xa928 <k_fit_symmetric+0x5a8>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x00434415197de2c4; BYTE $0x00 // vbroadcastsd 0x4344(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x518>
-	QUAD $0x0043730d197d62c4; BYTE $0x00 // vbroadcastsd 0x4373(%rip), %ymm9 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x00529c15197de2c4; BYTE $0x00 // vbroadcastsd 0x529c(%rip), %ymm2 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x0052cb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x52cb(%rip), %ymm9 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x0042f815197de2c4; BYTE $0x00 // vbroadcastsd 0x42f8(%rip), %ymm2 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00525015197de2c4; BYTE $0x00 // vbroadcastsd 0x5250(%rip), %ymm2 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x0042fb15197de2c4; BYTE $0x00 // vbroadcastsd 0x42fb(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x00525315197de2c4; BYTE $0x00 // vbroadcastsd 0x5253(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x0043192d197d62c4; BYTE $0x00 // vbroadcastsd 0x4319(%rip), %ymm13 # 0x9a28 <k_dot_q5_k+0x548>
-	QUAD $0x0042903d197d62c4; BYTE $0x00 // vbroadcastsd 0x4290(%rip), %ymm15 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0052712d197d62c4; BYTE $0x00 // vbroadcastsd 0x5271(%rip), %ymm13 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0051e83d197d62c4; BYTE $0x00 // vbroadcastsd 0x51e8(%rip), %ymm15 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x00428d25197d62c4; BYTE $0x00 // vbroadcastsd 0x428d(%rip), %ymm12 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0051e525197d62c4; BYTE $0x00 // vbroadcastsd 0x51e5(%rip), %ymm12 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x0042ff0d197d62c4; BYTE $0x00 // vbroadcastsd 0x42ff(%rip), %ymm9 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0052570d197d62c4; BYTE $0x00 // vbroadcastsd 0x5257(%rip), %ymm9 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x0042f915197d62c4; BYTE $0x00 // vbroadcastsd 0x42f9(%rip), %ymm10 # 0x9a40 <k_dot_q5_k+0x560>
-	QUAD $0x0042b035197d62c4; BYTE $0x00 // vbroadcastsd 0x42b0(%rip), %ymm14 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x00525115197d62c4; BYTE $0x00 // vbroadcastsd 0x5251(%rip), %ymm10 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x00520835197d62c4; BYTE $0x00 // vbroadcastsd 0x5208(%rip), %ymm14 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x00428d15197de2c4; BYTE $0x00 // vbroadcastsd 0x428d(%rip), %ymm2 # 0x99f0 <k_dot_q5_k+0x510>
+	QUAD $0x0051e515197de2c4; BYTE $0x00 // vbroadcastsd 0x51e5(%rip), %ymm2 # 0xa948 <k_fit_symmetric+0x5c8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x0042413d197de2c4; BYTE $0x00 // vbroadcastsd 0x4241(%rip), %ymm7 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x0051993d197de2c4; BYTE $0x00 // vbroadcastsd 0x5199(%rip), %ymm7 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x00426b3d197de2c4; BYTE $0x00 // vbroadcastsd 0x426b(%rip), %ymm7 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x0051c33d197de2c4; BYTE $0x00 // vbroadcastsd 0x51c3(%rip), %ymm7 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0042953d197de2c4; BYTE $0x00 // vbroadcastsd 0x4295(%rip), %ymm7 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x0051ed3d197de2c4; BYTE $0x00 // vbroadcastsd 0x51ed(%rip), %ymm7 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x00421f3d197de2c4; BYTE $0x00 // vbroadcastsd 0x421f(%rip), %ymm7 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x0051773d197de2c4; BYTE $0x00 // vbroadcastsd 0x5177(%rip), %ymm7 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0042313d197de2c4; BYTE $0x00 // vbroadcastsd 0x4231(%rip), %ymm7 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x0051893d197de2c4; BYTE $0x00 // vbroadcastsd 0x5189(%rip), %ymm7 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x0041fa3d197de2c4; BYTE $0x00 // vbroadcastsd 0x41fa(%rip), %ymm7 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x0051523d197de2c4; BYTE $0x00 // vbroadcastsd 0x5152(%rip), %ymm7 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4838,46 +4838,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x00411d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x411d(%rip), %ymm15 # 0x9a20 <k_dot_q5_k+0x540>
-	QUAD $0x0040fc15197de2c4; BYTE $0x00 // vbroadcastsd 0x40fc(%rip), %ymm2 # 0x9a08 <k_dot_q5_k+0x528>
+	QUAD $0x0050753d197d62c4; BYTE $0x00 // vbroadcastsd 0x5075(%rip), %ymm15 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x00505415197de2c4; BYTE $0x00 // vbroadcastsd 0x5054(%rip), %ymm2 # 0xa960 <k_fit_symmetric+0x5e0>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x0040fa25197de2c4; BYTE $0x00 // vbroadcastsd 0x40fa(%rip), %ymm4 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x00505225197de2c4; BYTE $0x00 // vbroadcastsd 0x5052(%rip), %ymm4 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x00407c25197d62c4; BYTE $0x00 // vbroadcastsd 0x407c(%rip), %ymm12 # 0x99b0 <k_dot_q5_k+0x4d0>
+	QUAD $0x004fd425197d62c4; BYTE $0x00 // vbroadcastsd 0x4fd4(%rip), %ymm12 # 0xa908 <k_fit_symmetric+0x588>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x00408e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x408e(%rip), %ymm7 # 0x99d0 <k_dot_q5_k+0x4f0>
+	QUAD $0x004fe63d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fe6(%rip), %ymm7 # 0xa928 <k_fit_symmetric+0x5a8>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x0040710d197d62c4; BYTE $0x00 // vbroadcastsd 0x4071(%rip), %ymm9 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x004fc90d197d62c4; BYTE $0x00 // vbroadcastsd 0x4fc9(%rip), %ymm9 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x00409b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x409b(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x004ff30d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ff3(%rip), %ymm1 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040c50d197d62c4; BYTE $0x00 // vbroadcastsd 0x40c5(%rip), %ymm9 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x00501d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x501d(%rip), %ymm9 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x00404f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x404f(%rip), %ymm11 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x004fa71d197d62c4; BYTE $0x00 // vbroadcastsd 0x4fa7(%rip), %ymm11 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x0040610d197de2c4; BYTE $0x00 // vbroadcastsd 0x4061(%rip), %ymm1 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x004fb90d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fb9(%rip), %ymm1 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040930d197de2c4; BYTE $0x00 // vbroadcastsd 0x4093(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x004feb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4feb(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040050d197de2c4; BYTE $0x00 // vbroadcastsd 0x4005(%rip), %ymm1 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004f5d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5d(%rip), %ymm1 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040070d197de2c4; BYTE $0x00 // vbroadcastsd 0x4007(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x004f5f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5f(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040790d197de2c4; BYTE $0x00 // vbroadcastsd 0x4079(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x004fd10d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fd1(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040730d197de2c4; BYTE $0x00 // vbroadcastsd 0x4073(%rip), %ymm1 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x004fcb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fcb(%rip), %ymm1 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0040250d197de2c4; BYTE $0x00 // vbroadcastsd 0x4025(%rip), %ymm1 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x004f7d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f7d(%rip), %ymm1 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x00400725197de2c4; BYTE $0x00 // vbroadcastsd 0x4007(%rip), %ymm4 # 0x99f0 <k_dot_q5_k+0x510>
+	QUAD $0x004f5f25197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5f(%rip), %ymm4 # 0xa948 <k_fit_symmetric+0x5c8>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x003fd20d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fd2(%rip), %ymm1 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x004f2a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f2a(%rip), %ymm1 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4888,7 +4888,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x003fe30d197de2c4; BYTE $0x00 // vbroadcastsd 0x3fe3(%rip), %ymm1 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x004f3b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f3b(%rip), %ymm1 # 0xa978 <k_fit_symmetric+0x5f8>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4897,33 +4897,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x003f5705197d62c4; BYTE $0x00 // vbroadcastsd 0x3f57(%rip), %ymm8 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x004eaf05197d62c4; BYTE $0x00 // vbroadcastsd 0x4eaf(%rip), %ymm8 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x003f811d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f81(%rip), %ymm11 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x004ed91d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ed9(%rip), %ymm11 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f390d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f39(%rip), %ymm9 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x004e910d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e91(%rip), %ymm9 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f4b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f4b(%rip), %ymm9 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x004ea30d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ea3(%rip), %ymm9 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f7d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f7d(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x004ed50d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ed5(%rip), %ymm9 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003eef0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3eef(%rip), %ymm9 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004e470d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e47(%rip), %ymm9 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003ef10d197d62c4; BYTE $0x00 // vbroadcastsd 0x3ef1(%rip), %ymm9 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x004e490d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e49(%rip), %ymm9 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f630d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f63(%rip), %ymm9 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x004ebb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ebb(%rip), %ymm9 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f5d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f5d(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x004eb50d197d62c4; BYTE $0x00 // vbroadcastsd 0x4eb5(%rip), %ymm9 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x003f0f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3f0f(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x004e670d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e67(%rip), %ymm9 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x003ec61d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ec6(%rip), %ymm3 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x004e1e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4e1e(%rip), %ymm3 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4946,34 +4946,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x003e8c2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e8c(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x004de42d197de2c4; BYTE $0x00 // vbroadcastsd 0x4de4(%rip), %ymm5 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003e160d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e16(%rip), %ymm1 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x004d6e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d6e(%rip), %ymm1 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003e2825197d62c4; BYTE $0x00 // vbroadcastsd 0x3e28(%rip), %ymm12 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x004d8025197d62c4; BYTE $0x00 // vbroadcastsd 0x4d80(%rip), %ymm12 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003e5a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3e5a(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x004db20d197de2c4; BYTE $0x00 // vbroadcastsd 0x4db2(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003dcc3d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dcc(%rip), %ymm7 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004d243d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d24(%rip), %ymm7 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x003dce0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3dce(%rip), %ymm1 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x004d260d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d26(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x003e4035197de2c4; BYTE $0x00 // vbroadcastsd 0x3e40(%rip), %ymm6 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x004d9835197de2c4; BYTE $0x00 // vbroadcastsd 0x4d98(%rip), %ymm6 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x003e3a05197d62c4; BYTE $0x00 // vbroadcastsd 0x3e3a(%rip), %ymm8 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x004d9205197d62c4; BYTE $0x00 // vbroadcastsd 0x4d92(%rip), %ymm8 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x003dec0d197d62c4; BYTE $0x00 // vbroadcastsd 0x3dec(%rip), %ymm9 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x004d440d197d62c4; BYTE $0x00 // vbroadcastsd 0x4d44(%rip), %ymm9 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x003da31d197d62c4; BYTE $0x00 // vbroadcastsd 0x3da3(%rip), %ymm11 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x004cfb1d197d62c4; BYTE $0x00 // vbroadcastsd 0x4cfb(%rip), %ymm11 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -4981,24 +4981,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x003dbf05197de2c4; BYTE $0x00 // vbroadcastsd 0x3dbf(%rip), %ymm0 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x004d1705197de2c4; BYTE $0x00 // vbroadcastsd 0x4d17(%rip), %ymm0 # 0xa978 <k_fit_symmetric+0x5f8>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x003da52d197de2c4; BYTE $0x00 // vbroadcastsd 0x3da5(%rip), %ymm5 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x004cfd2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4cfd(%rip), %ymm5 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x003d2f15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d2f(%rip), %ymm2 # 0x99b0 <k_dot_q5_k+0x4d0>
+	QUAD $0x004c8715197de2c4; BYTE $0x00 // vbroadcastsd 0x4c87(%rip), %ymm2 # 0xa908 <k_fit_symmetric+0x588>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x003d411d197de2c4; BYTE $0x00 // vbroadcastsd 0x3d41(%rip), %ymm3 # 0x99d0 <k_dot_q5_k+0x4f0>
-	QUAD $0x003d2815197de2c4; BYTE $0x00 // vbroadcastsd 0x3d28(%rip), %ymm2 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x004c991d197de2c4; BYTE $0x00 // vbroadcastsd 0x4c99(%rip), %ymm3 # 0xa928 <k_fit_symmetric+0x5a8>
+	QUAD $0x004c8015197de2c4; BYTE $0x00 // vbroadcastsd 0x4c80(%rip), %ymm2 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d5215197de2c4; BYTE $0x00 // vbroadcastsd 0x3d52(%rip), %ymm2 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x004caa15197de2c4; BYTE $0x00 // vbroadcastsd 0x4caa(%rip), %ymm2 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d7c15197de2c4; BYTE $0x00 // vbroadcastsd 0x3d7c(%rip), %ymm2 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x004cd415197de2c4; BYTE $0x00 // vbroadcastsd 0x4cd4(%rip), %ymm2 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x003d0615197de2c4; BYTE $0x00 // vbroadcastsd 0x3d06(%rip), %ymm2 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x004c5e15197de2c4; BYTE $0x00 // vbroadcastsd 0x4c5e(%rip), %ymm2 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x003d5315197de2c4; BYTE $0x00 // vbroadcastsd 0x3d53(%rip), %ymm2 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x004cab15197de2c4; BYTE $0x00 // vbroadcastsd 0x4cab(%rip), %ymm2 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -5033,7 +5033,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x050c8e0f; WORD $0x0000 // jle 0x6281 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x300d8d48; WORD $0x003d; BYTE $0x00 // leaq 0x3d30(%rip), %rcx # 0x9ab0 <lanes>
+	LONG $0x700d8d48; WORD $0x004c; BYTE $0x00 // leaq 0x4c70(%rip), %rcx # 0xa9f0 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -5041,7 +5041,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x003bc62d187de2c4; BYTE $0x00 // vbroadcastss 0x3bc6(%rip), %ymm5 # 0x996c <k_dot_q5_k+0x48c>
+	QUAD $0x004b0a2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b0a(%rip), %ymm5 # 0xa8b0 <k_fit_symmetric+0x530>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -5051,23 +5051,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x003c441d197de2c4; BYTE $0x00 // vbroadcastsd 0x3c44(%rip), %ymm3 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x004b9c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4b9c(%rip), %ymm3 # 0xa978 <k_fit_symmetric+0x5f8>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x003c1935197d62c4; BYTE $0x00 // vbroadcastsd 0x3c19(%rip), %ymm14 # 0x9a08 <k_dot_q5_k+0x528>
+	QUAD $0x004b7135197d62c4; BYTE $0x00 // vbroadcastsd 0x4b71(%rip), %ymm14 # 0xa960 <k_fit_symmetric+0x5e0>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x003c0a15197d62c4; BYTE $0x00 // vbroadcastsd 0x3c0a(%rip), %ymm10 # 0x9a18 <k_dot_q5_k+0x538>
+	QUAD $0x004b6215197d62c4; BYTE $0x00 // vbroadcastsd 0x4b62(%rip), %ymm10 # 0xa970 <k_fit_symmetric+0x5f0>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x003b8f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b8f(%rip), %ymm3 # 0x99b0 <k_dot_q5_k+0x4d0>
+	QUAD $0x004ae71d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ae7(%rip), %ymm3 # 0xa908 <k_fit_symmetric+0x588>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x003bde2d197d62c4; BYTE $0x00 // vbroadcastsd 0x3bde(%rip), %ymm13 # 0x9a20 <k_dot_q5_k+0x540>
+	QUAD $0x004b362d197d62c4; BYTE $0x00 // vbroadcastsd 0x4b36(%rip), %ymm13 # 0xa978 <k_fit_symmetric+0x5f8>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -5097,38 +5097,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x003ada1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ada(%rip), %ymm3 # 0x99c0 <k_dot_q5_k+0x4e0>
-	QUAD $0x003ae105197de2c4; BYTE $0x00 // vbroadcastsd 0x3ae1(%rip), %ymm0 # 0x99d0 <k_dot_q5_k+0x4f0>
+	QUAD $0x004a321d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a32(%rip), %ymm3 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x004a3905197de2c4; BYTE $0x00 // vbroadcastsd 0x4a39(%rip), %ymm0 # 0xa928 <k_fit_symmetric+0x5a8>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003af72d197de2c4; BYTE $0x00 // vbroadcastsd 0x3af7(%rip), %ymm5 # 0x99f8 <k_dot_q5_k+0x518>
-	QUAD $0x003b261d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b26(%rip), %ymm3 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x004a4f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a4f(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x004a7e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a7e(%rip), %ymm3 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003aab1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aab(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x004a031d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a03(%rip), %ymm3 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003abd1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3abd(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x004a151d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a15(%rip), %ymm3 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003aef2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3aef(%rip), %ymm5 # 0x9a28 <k_dot_q5_k+0x548>
-	QUAD $0x003a661d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a66(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x004a472d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a47(%rip), %ymm5 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0049be1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49be(%rip), %ymm3 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003a631d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a63(%rip), %ymm3 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0049bb1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49bb(%rip), %ymm3 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003ad51d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ad5(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x004a2d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a2d(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003acf2d197de2c4; BYTE $0x00 // vbroadcastsd 0x3acf(%rip), %ymm5 # 0x9a40 <k_dot_q5_k+0x560>
-	QUAD $0x003a861d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a86(%rip), %ymm3 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x004a272d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a27(%rip), %ymm5 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x0049de1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49de(%rip), %ymm3 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x003a5f1d197d62c4; BYTE $0x00 // vbroadcastsd 0x3a5f(%rip), %ymm11 # 0x99f0 <k_dot_q5_k+0x510>
+	QUAD $0x0049b71d197d62c4; BYTE $0x00 // vbroadcastsd 0x49b7(%rip), %ymm11 # 0xa948 <k_fit_symmetric+0x5c8>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x003a212d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a21(%rip), %ymm5 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x0049792d197de2c4; BYTE $0x00 // vbroadcastsd 0x4979(%rip), %ymm5 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -5138,26 +5138,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0039d81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39d8(%rip), %ymm3 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x0049301d197de2c4; BYTE $0x00 // vbroadcastsd 0x4930(%rip), %ymm3 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x003a021d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a02(%rip), %ymm3 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x00495a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x495a(%rip), %ymm3 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x003a2c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3a2c(%rip), %ymm3 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x0049841d197de2c4; BYTE $0x00 // vbroadcastsd 0x4984(%rip), %ymm3 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039b61d197de2c4; BYTE $0x00 // vbroadcastsd 0x39b6(%rip), %ymm3 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x00490e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x490e(%rip), %ymm3 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039c81d197de2c4; BYTE $0x00 // vbroadcastsd 0x39c8(%rip), %ymm3 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x0049201d197de2c4; BYTE $0x00 // vbroadcastsd 0x4920(%rip), %ymm3 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039fa0d197d62c4; BYTE $0x00 // vbroadcastsd 0x39fa(%rip), %ymm9 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x0049520d197d62c4; BYTE $0x00 // vbroadcastsd 0x4952(%rip), %ymm9 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x00396c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x396c(%rip), %ymm3 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0048c41d197de2c4; BYTE $0x00 // vbroadcastsd 0x48c4(%rip), %ymm3 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00396e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x396e(%rip), %ymm3 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0048c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x48c6(%rip), %ymm3 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0039e01d197de2c4; BYTE $0x00 // vbroadcastsd 0x39e0(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0049381d197de2c4; BYTE $0x00 // vbroadcastsd 0x4938(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0039952d197d62c4; BYTE $0x00 // vbroadcastsd 0x3995(%rip), %ymm13 # 0x9a00 <k_dot_q5_k+0x520>
+	QUAD $0x0048ed2d197d62c4; BYTE $0x00 // vbroadcastsd 0x48ed(%rip), %ymm13 # 0xa958 <k_fit_symmetric+0x5d8>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -5165,7 +5165,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x00393a3d197de2c4; BYTE $0x00 // vbroadcastsd 0x393a(%rip), %ymm7 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x0048923d197de2c4; BYTE $0x00 // vbroadcastsd 0x4892(%rip), %ymm7 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -5184,24 +5184,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x0038bf35197de2c4; BYTE $0x00 // vbroadcastsd 0x38bf(%rip), %ymm6 # 0x99c0 <k_dot_q5_k+0x4e0>
+	QUAD $0x00481735197de2c4; BYTE $0x00 // vbroadcastsd 0x4817(%rip), %ymm6 # 0xa918 <k_fit_symmetric+0x598>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0038e90d197de2c4; BYTE $0x00 // vbroadcastsd 0x38e9(%rip), %ymm1 # 0x99f8 <k_dot_q5_k+0x518>
+	QUAD $0x0048410d197de2c4; BYTE $0x00 // vbroadcastsd 0x4841(%rip), %ymm1 # 0xa950 <k_fit_symmetric+0x5d0>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00391305197d62c4; BYTE $0x00 // vbroadcastsd 0x3913(%rip), %ymm8 # 0x9a30 <k_dot_q5_k+0x550>
+	QUAD $0x00486b05197d62c4; BYTE $0x00 // vbroadcastsd 0x486b(%rip), %ymm8 # 0xa988 <k_fit_symmetric+0x608>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x00389d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x389d(%rip), %ymm15 # 0x99c8 <k_dot_q5_k+0x4e8>
+	QUAD $0x0047f53d197d62c4; BYTE $0x00 // vbroadcastsd 0x47f5(%rip), %ymm15 # 0xa920 <k_fit_symmetric+0x5a0>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x0038af15197de2c4; BYTE $0x00 // vbroadcastsd 0x38af(%rip), %ymm2 # 0x99e8 <k_dot_q5_k+0x508>
+	QUAD $0x00480715197de2c4; BYTE $0x00 // vbroadcastsd 0x4807(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x00385c35197d62c4; BYTE $0x00 // vbroadcastsd 0x385c(%rip), %ymm14 # 0x99a8 <k_dot_q5_k+0x4c8>
+	QUAD $0x0047b435197d62c4; BYTE $0x00 // vbroadcastsd 0x47b4(%rip), %ymm14 # 0xa900 <k_fit_symmetric+0x580>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x00385e3d197de2c4; BYTE $0x00 // vbroadcastsd 0x385e(%rip), %ymm7 # 0x99b8 <k_dot_q5_k+0x4d8>
+	QUAD $0x0047b63d197de2c4; BYTE $0x00 // vbroadcastsd 0x47b6(%rip), %ymm7 # 0xa910 <k_fit_symmetric+0x590>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0038d01d197de2c4; BYTE $0x00 // vbroadcastsd 0x38d0(%rip), %ymm3 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0048281d197de2c4; BYTE $0x00 // vbroadcastsd 0x4828(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0038ca0d197d62c4; BYTE $0x00 // vbroadcastsd 0x38ca(%rip), %ymm9 # 0x9a40 <k_dot_q5_k+0x560>
+	QUAD $0x0048220d197d62c4; BYTE $0x00 // vbroadcastsd 0x4822(%rip), %ymm9 # 0xa998 <k_fit_symmetric+0x618>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -5214,18 +5214,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x00386a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x386a(%rip), %ymm1 # 0x9a28 <k_dot_q5_k+0x548>
+	QUAD $0x0047c20d197de2c4; BYTE $0x00 // vbroadcastsd 0x47c2(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0038620d197de2c4; BYTE $0x00 // vbroadcastsd 0x3862(%rip), %ymm1 # 0x9a38 <k_dot_q5_k+0x558>
+	QUAD $0x0047ba0d197de2c4; BYTE $0x00 // vbroadcastsd 0x47ba(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x0037d705197d62c4; BYTE $0x00 // vbroadcastsd 0x37d7(%rip), %ymm8 # 0x99d8 <k_dot_q5_k+0x4f8>
+	QUAD $0x00472f05197d62c4; BYTE $0x00 // vbroadcastsd 0x472f(%rip), %ymm8 # 0xa930 <k_fit_symmetric+0x5b0>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -5500,8 +5500,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00b08e0f; WORD $0x0000 // jle 0x673d <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0033e3057879e2c4; BYTE $0x00 // vpbroadcastb 0x33e3(%rip), %xmm0 # 0x9a80 <k_dot_q5_k+0x5a0>
-	QUAD $0x0033db0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x33db(%rip), %xmm1 # 0x9a81 <k_dot_q5_k+0x5a1>
+	QUAD $0x004323057879e2c4; BYTE $0x00 // vpbroadcastb 0x4323(%rip), %xmm0 # 0xa9c0 <k_fit_symmetric+0x640>
+	QUAD $0x00431b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x431b(%rip), %xmm1 # 0xa9c1 <k_fit_symmetric+0x641>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -5545,7 +5545,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6817 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003315057879e2c4; BYTE $0x00 // vpbroadcastb 0x3315(%rip), %xmm0 # 0x9a82 <k_dot_q5_k+0x5a2>
+	QUAD $0x004255057879e2c4; BYTE $0x00 // vpbroadcastb 0x4255(%rip), %xmm0 # 0xa9c2 <k_fit_symmetric+0x642>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5595,11 +5595,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6924 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0031a3055979e2c4; BYTE $0x00 // vpbroadcastq 0x31a3(%rip), %xmm0 # 0x99e0 <k_dot_q5_k+0x500>
-	QUAD $0x000030cb0d6ff9c5 // vmovdqa 0x30cb(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
-	QUAD $0x003235157879e2c4; BYTE $0x00 // vpbroadcastb 0x3235(%rip), %xmm2 # 0x9a83 <k_dot_q5_k+0x5a3>
-	QUAD $0x00322d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x322d(%rip), %xmm3 # 0x9a84 <k_dot_q5_k+0x5a4>
-	QUAD $0x003225257879e2c4; BYTE $0x00 // vpbroadcastb 0x3225(%rip), %xmm4 # 0x9a85 <k_dot_q5_k+0x5a5>
+	QUAD $0x0040fb055979e2c4; BYTE $0x00 // vpbroadcastq 0x40fb(%rip), %xmm0 # 0xa938 <k_fit_symmetric+0x5b8>
+	QUAD $0x0000400b0d6ff9c5 // vmovdqa 0x400b(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
+	QUAD $0x004175157879e2c4; BYTE $0x00 // vpbroadcastb 0x4175(%rip), %xmm2 # 0xa9c3 <k_fit_symmetric+0x643>
+	QUAD $0x00416d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x416d(%rip), %xmm3 # 0xa9c4 <k_fit_symmetric+0x644>
+	QUAD $0x004165257879e2c4; BYTE $0x00 // vpbroadcastb 0x4165(%rip), %xmm4 # 0xa9c5 <k_fit_symmetric+0x645>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5655,10 +5655,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a52 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003139057879e2c4; BYTE $0x00 // vpbroadcastb 0x3139(%rip), %xmm0 # 0x9a86 <k_dot_q5_k+0x5a6>
-	QUAD $0x00002fbb0d6ff9c5 // vmovdqa 0x2fbb(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
-	QUAD $0x003082155979e2c4; BYTE $0x00 // vpbroadcastq 0x3082(%rip), %xmm2 # 0x99e0 <k_dot_q5_k+0x500>
-	QUAD $0x0031201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3120(%rip), %xmm3 # 0x9a87 <k_dot_q5_k+0x5a7>
+	QUAD $0x004079057879e2c4; BYTE $0x00 // vpbroadcastb 0x4079(%rip), %xmm0 # 0xa9c6 <k_fit_symmetric+0x646>
+	QUAD $0x00003efb0d6ff9c5 // vmovdqa 0x3efb(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
+	QUAD $0x003fda155979e2c4; BYTE $0x00 // vpbroadcastq 0x3fda(%rip), %xmm2 # 0xa938 <k_fit_symmetric+0x5b8>
+	QUAD $0x0040601d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4060(%rip), %xmm3 # 0xa9c7 <k_fit_symmetric+0x647>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5727,8 +5727,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002ffa057879e2c4; BYTE $0x00 // vpbroadcastb 0x2ffa(%rip), %xmm0 # 0x9a88 <k_dot_q5_k+0x5a8>
-	QUAD $0x002ff20d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ff2(%rip), %xmm1 # 0x9a89 <k_dot_q5_k+0x5a9>
+	QUAD $0x003f3a057879e2c4; BYTE $0x00 // vpbroadcastb 0x3f3a(%rip), %xmm0 # 0xa9c8 <k_fit_symmetric+0x648>
+	QUAD $0x003f320d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3f32(%rip), %xmm1 # 0xa9c9 <k_fit_symmetric+0x649>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -5919,14 +5919,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00002ad6056ff9c5 // vmovdqa 0x2ad6(%rip), %xmm0 # 0x98f0 <k_dot_q5_k+0x410>
-	QUAD $0x002bed0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2bed(%rip), %xmm1 # 0x9a10 <k_dot_q5_k+0x530>
-	QUAD $0x00002a75156ff9c5 // vmovdqa 0x2a75(%rip), %xmm2 # 0x98a0 <k_dot_q5_k+0x3c0>
-	QUAD $0x002c561d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c56(%rip), %xmm3 # 0x9a8a <k_dot_q5_k+0x5aa>
-	QUAD $0x002c4e257879e2c4; BYTE $0x00 // vpbroadcastb 0x2c4e(%rip), %xmm4 # 0x9a8b <k_dot_q5_k+0x5ab>
-	QUAD $0x002c462d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c46(%rip), %xmm5 # 0x9a8c <k_dot_q5_k+0x5ac>
-	QUAD $0x002c3e357879e2c4; BYTE $0x00 // vpbroadcastb 0x2c3e(%rip), %xmm6 # 0x9a8d <k_dot_q5_k+0x5ad>
-	QUAD $0x002c363d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2c36(%rip), %xmm7 # 0x9a8e <k_dot_q5_k+0x5ae>
+	QUAD $0x00003a16056ff9c5 // vmovdqa 0x3a16(%rip), %xmm0 # 0xa830 <k_fit_symmetric+0x4b0>
+	QUAD $0x003b450d5979e2c4; BYTE $0x00 // vpbroadcastq 0x3b45(%rip), %xmm1 # 0xa968 <k_fit_symmetric+0x5e8>
+	QUAD $0x000039b5156ff9c5 // vmovdqa 0x39b5(%rip), %xmm2 # 0xa7e0 <k_fit_symmetric+0x460>
+	QUAD $0x003b961d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b96(%rip), %xmm3 # 0xa9ca <k_fit_symmetric+0x64a>
+	QUAD $0x003b8e257879e2c4; BYTE $0x00 // vpbroadcastb 0x3b8e(%rip), %xmm4 # 0xa9cb <k_fit_symmetric+0x64b>
+	QUAD $0x003b862d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b86(%rip), %xmm5 # 0xa9cc <k_fit_symmetric+0x64c>
+	QUAD $0x003b7e357879e2c4; BYTE $0x00 // vpbroadcastb 0x3b7e(%rip), %xmm6 # 0xa9cd <k_fit_symmetric+0x64d>
+	QUAD $0x003b763d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b76(%rip), %xmm7 # 0xa9ce <k_fit_symmetric+0x64e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -6131,9 +6131,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002844057879e2c4; BYTE $0x00 // vpbroadcastb 0x2844(%rip), %xmm0 # 0x9a8f <k_dot_q5_k+0x5af>
-	QUAD $0x00283c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x283c(%rip), %xmm1 # 0x9a90 <k_dot_q5_k+0x5b0>
-	QUAD $0x002834157879e2c4; BYTE $0x00 // vpbroadcastb 0x2834(%rip), %xmm2 # 0x9a91 <k_dot_q5_k+0x5b1>
+	QUAD $0x003784057879e2c4; BYTE $0x00 // vpbroadcastb 0x3784(%rip), %xmm0 # 0xa9cf <k_fit_symmetric+0x64f>
+	QUAD $0x00377c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x377c(%rip), %xmm1 # 0xa9d0 <k_fit_symmetric+0x650>
+	QUAD $0x003774157879e2c4; BYTE $0x00 // vpbroadcastb 0x3774(%rip), %xmm2 # 0xa9d1 <k_fit_symmetric+0x651>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6318,7 +6318,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0024b2057879e2c4; BYTE $0x00 // vpbroadcastb 0x24b2(%rip), %xmm0 # 0x9a92 <k_dot_q5_k+0x5b2>
+	QUAD $0x0033f2057879e2c4; BYTE $0x00 // vpbroadcastb 0x33f2(%rip), %xmm0 # 0xa9d2 <k_fit_symmetric+0x652>
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xcf6ef9c5 // vmovd %edi, %xmm1
 	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
@@ -6443,9 +6443,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002273057879e2c4; BYTE $0x00 // vpbroadcastb 0x2273(%rip), %xmm0 # 0x9a93 <k_dot_q5_k+0x5b3>
-	QUAD $0x00226b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x226b(%rip), %xmm1 # 0x9a94 <k_dot_q5_k+0x5b4>
-	QUAD $0x002263157879e2c4; BYTE $0x00 // vpbroadcastb 0x2263(%rip), %xmm2 # 0x9a95 <k_dot_q5_k+0x5b5>
+	QUAD $0x0031b3057879e2c4; BYTE $0x00 // vpbroadcastb 0x31b3(%rip), %xmm0 # 0xa9d3 <k_fit_symmetric+0x653>
+	QUAD $0x0031ab0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x31ab(%rip), %xmm1 # 0xa9d4 <k_fit_symmetric+0x654>
+	QUAD $0x0031a3157879e2c4; BYTE $0x00 // vpbroadcastb 0x31a3(%rip), %xmm2 # 0xa9d5 <k_fit_symmetric+0x655>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6788,8 +6788,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001c210d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c21(%rip), %xmm1 # 0x9a96 <k_dot_q5_k+0x5b6>
-	QUAD $0x001c19157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c19(%rip), %xmm2 # 0x9a97 <k_dot_q5_k+0x5b7>
+	QUAD $0x002b610d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b61(%rip), %xmm1 # 0xa9d6 <k_fit_symmetric+0x656>
+	QUAD $0x002b59157879e2c4; BYTE $0x00 // vpbroadcastb 0x2b59(%rip), %xmm2 # 0xa9d7 <k_fit_symmetric+0x657>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -6848,7 +6848,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x001b130d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1b13(%rip), %xmm1 # 0x9a98 <k_dot_q5_k+0x5b8>
+	QUAD $0x002a530d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2a53(%rip), %xmm1 # 0xa9d8 <k_fit_symmetric+0x658>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -6918,11 +6918,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000184c0d6ff9c5 // vmovdqa 0x184c(%rip), %xmm1 # 0x9910 <k_dot_q5_k+0x430>
-	QUAD $0x001913155979e2c4; BYTE $0x00 // vpbroadcastq 0x1913(%rip), %xmm2 # 0x99e0 <k_dot_q5_k+0x500>
-	QUAD $0x0019c31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19c3(%rip), %xmm3 # 0x9a99 <k_dot_q5_k+0x5b9>
-	QUAD $0x0019bb257879e2c4; BYTE $0x00 // vpbroadcastb 0x19bb(%rip), %xmm4 # 0x9a9a <k_dot_q5_k+0x5ba>
-	QUAD $0x0019b32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x19b3(%rip), %xmm5 # 0x9a9b <k_dot_q5_k+0x5bb>
+	QUAD $0x0000278c0d6ff9c5 // vmovdqa 0x278c(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
+	QUAD $0x00286b155979e2c4; BYTE $0x00 // vpbroadcastq 0x286b(%rip), %xmm2 # 0xa938 <k_fit_symmetric+0x5b8>
+	QUAD $0x0029031d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2903(%rip), %xmm3 # 0xa9d9 <k_fit_symmetric+0x659>
+	QUAD $0x0028fb257879e2c4; BYTE $0x00 // vpbroadcastb 0x28fb(%rip), %xmm4 # 0xa9da <k_fit_symmetric+0x65a>
+	QUAD $0x0028f32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x28f3(%rip), %xmm5 # 0xa9db <k_fit_symmetric+0x65b>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -6994,10 +6994,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0018770d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1877(%rip), %xmm1 # 0x9a9c <k_dot_q5_k+0x5bc>
-	QUAD $0x000016e3156ff9c5 // vmovdqa 0x16e3(%rip), %xmm2 # 0x9910 <k_dot_q5_k+0x430>
-	QUAD $0x0017aa1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x17aa(%rip), %xmm3 # 0x99e0 <k_dot_q5_k+0x500>
-	QUAD $0x00185e257879e2c4; BYTE $0x00 // vpbroadcastb 0x185e(%rip), %xmm4 # 0x9a9d <k_dot_q5_k+0x5bd>
+	QUAD $0x0027b70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x27b7(%rip), %xmm1 # 0xa9dc <k_fit_symmetric+0x65c>
+	QUAD $0x00002623156ff9c5 // vmovdqa 0x2623(%rip), %xmm2 # 0xa850 <k_fit_symmetric+0x4d0>
+	QUAD $0x0027021d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2702(%rip), %xmm3 # 0xa938 <k_fit_symmetric+0x5b8>
+	QUAD $0x00279e257879e2c4; BYTE $0x00 // vpbroadcastb 0x279e(%rip), %xmm4 # 0xa9dd <k_fit_symmetric+0x65d>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -7086,11 +7086,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0000164e0d12fbc5 // vmovddup 0x164e(%rip), %xmm1 # xmm1 = mem[0,0]
+	QUAD $0x000025a60d12fbc5 // vmovddup 0x25a6(%rip), %xmm1 # xmm1 = mem[0,0]
 	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
-	QUAD $0x0016cd2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16cd(%rip), %xmm5 # 0x9a9e <k_dot_q5_k+0x5be>
-	QUAD $0x0016c505787962c4; BYTE $0x00 // vpbroadcastb 0x16c5(%rip), %xmm8 # 0x9a9f <k_dot_q5_k+0x5bf>
-	QUAD $0x0016bd0d787962c4; BYTE $0x00 // vpbroadcastb 0x16bd(%rip), %xmm9 # 0x9aa0 <k_dot_q5_k+0x5c0>
+	QUAD $0x00260d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x260d(%rip), %xmm5 # 0xa9de <k_fit_symmetric+0x65e>
+	QUAD $0x00260505787962c4; BYTE $0x00 // vpbroadcastb 0x2605(%rip), %xmm8 # 0xa9df <k_fit_symmetric+0x65f>
+	QUAD $0x0025fd0d787962c4; BYTE $0x00 // vpbroadcastb 0x25fd(%rip), %xmm9 # 0xa9e0 <k_fit_symmetric+0x660>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -7109,15 +7109,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2279c3c4; WORD $0x03c1 // vpinsrd $0x3, %r9d, %xmm0, %xmm0
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
 	LONG $0x2271c3c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm1, %xmm1
-	QUAD $0x000014a505dbf9c5 // vpand 0x14a5(%rip), %xmm0, %xmm0 # 0x98f0 <k_dot_q5_k+0x410>
+	QUAD $0x000023e505dbf9c5 // vpand 0x23e5(%rip), %xmm0, %xmm0 # 0xa830 <k_fit_symmetric+0x4b0>
 	LONG $0xc970f9c5; BYTE $0x10 // vpshufd $0x10, %xmm1, %xmm1 # xmm1 = xmm1[0,0,1,0]
 	LONG $0x5c6ff9c5; WORD $0x4024 // vmovdqa 0x40(%rsp), %xmm3
 	LONG $0x4771e2c4; BYTE $0xd3 // vpsllvd %xmm3, %xmm1, %xmm2
 	LONG $0x4571e2c4; BYTE $0xcb // vpsrlvd %xmm3, %xmm1, %xmm1
 	LONG $0x0269e3c4; WORD $0x0cc9 // vpblendd $0xc, %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0,1],xmm1[2,3]
-	QUAD $0x000014320ddbf1c5 // vpand 0x1432(%rip), %xmm1, %xmm1 # 0x98a0 <k_dot_q5_k+0x3c0>
+	QUAD $0x000023720ddbf1c5 // vpand 0x2372(%rip), %xmm1, %xmm1 # 0xa7e0 <k_fit_symmetric+0x460>
 	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x000014b605fcf9c5 // vpaddb 0x14b6(%rip), %xmm0, %xmm0 # 0x9930 <k_dot_q5_k+0x450>
+	QUAD $0x000023f605fcf9c5 // vpaddb 0x23f6(%rip), %xmm0, %xmm0 # 0xa870 <k_fit_symmetric+0x4f0>
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
@@ -7267,7 +7267,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875c2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm12
 	LONG $0xa875e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm2
 	LONG $0xd671f1c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm1
-	QUAD $0x001328357879e2c4; BYTE $0x00 // vpbroadcastb 0x1328(%rip), %xmm6 # 0x9aa1 <k_dot_q5_k+0x5c1>
+	QUAD $0x002268357879e2c4; BYTE $0x00 // vpbroadcastb 0x2268(%rip), %xmm6 # 0xa9e1 <k_fit_symmetric+0x661>
 	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
 	LONG $0x7169c1c4; WORD $0x01d5 // vpsrlw $0x1, %xmm13, %xmm2
 	LONG $0xd2dbb9c5 // vpand %xmm2, %xmm8, %xmm2
@@ -7342,9 +7342,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0011d03d7879e2c4; BYTE $0x00 // vpbroadcastb 0x11d0(%rip), %xmm7 # 0x9aa2 <k_dot_q5_k+0x5c2>
-	QUAD $0x0011c81d787962c4; BYTE $0x00 // vpbroadcastb 0x11c8(%rip), %xmm11 # 0x9aa3 <k_dot_q5_k+0x5c3>
-	QUAD $0x0011c00d787962c4; BYTE $0x00 // vpbroadcastb 0x11c0(%rip), %xmm9 # 0x9aa4 <k_dot_q5_k+0x5c4>
+	QUAD $0x0021103d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm7 # 0xa9e2 <k_fit_symmetric+0x662>
+	QUAD $0x0021081d787962c4; BYTE $0x00 // vpbroadcastb 0x2108(%rip), %xmm11 # 0xa9e3 <k_fit_symmetric+0x663>
+	QUAD $0x0021000d787962c4; BYTE $0x00 // vpbroadcastb 0x2100(%rip), %xmm9 # 0xa9e4 <k_fit_symmetric+0x664>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7582,9 +7582,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000bb9051879e2c4; BYTE $0x00 // vbroadcastss 0xbb9(%rip), %xmm0 # 0x997c <k_dot_q5_k+0x49c>
+	QUAD $0x001b05051879e2c4; BYTE $0x00 // vbroadcastss 0x1b05(%rip), %xmm0 # 0xa8c8 <k_fit_symmetric+0x548>
 	LONG $0x4429f8c5; WORD $0x5024 // vmovaps %xmm0, 0x50(%rsp)
-	QUAD $0x000cd32d7879e2c4; BYTE $0x00 // vpbroadcastb 0xcd3(%rip), %xmm5 # 0x9aa5 <k_dot_q5_k+0x5c5>
+	QUAD $0x001c132d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c13(%rip), %xmm5 # 0xa9e5 <k_fit_symmetric+0x665>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7593,7 +7593,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0249429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xc0(%rsp)
 	QUAD $0x0000e024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsp)
 	QUAD $0x00010024a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x100(%rsp)
-	QUAD $0x000c99157879e2c4; BYTE $0x00 // vpbroadcastb 0xc99(%rip), %xmm2 # 0x9aa6 <k_dot_q5_k+0x5c6>
+	QUAD $0x001bd9157879e2c4; BYTE $0x00 // vpbroadcastb 0x1bd9(%rip), %xmm2 # 0xa9e6 <k_fit_symmetric+0x666>
 	LONG $0x01dbe9c5 // vpand (%rcx), %xmm2, %xmm0
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
@@ -7807,8 +7807,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00074e0d1879e2c4; BYTE $0x00 // vbroadcastss 0x74e(%rip), %xmm1 # 0x997c <k_dot_q5_k+0x49c>
-	QUAD $0x000870157879e2c4; BYTE $0x00 // vpbroadcastb 0x870(%rip), %xmm2 # 0x9aa7 <k_dot_q5_k+0x5c7>
+	QUAD $0x00169a0d1879e2c4; BYTE $0x00 // vbroadcastss 0x169a(%rip), %xmm1 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x0017b0157879e2c4; BYTE $0x00 // vpbroadcastb 0x17b0(%rip), %xmm2 # 0xa9e7 <k_fit_symmetric+0x667>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -7963,11 +7963,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0005870d7879e2c4; BYTE $0x00 // vpbroadcastb 0x587(%rip), %xmm1 # 0x9aa8 <k_dot_q5_k+0x5c8>
-	QUAD $0x00057f157879e2c4; BYTE $0x00 // vpbroadcastb 0x57f(%rip), %xmm2 # 0x9aa9 <k_dot_q5_k+0x5c9>
-	QUAD $0x0004491d1879e2c4; BYTE $0x00 // vbroadcastss 0x449(%rip), %xmm3 # 0x997c <k_dot_q5_k+0x49c>
+	QUAD $0x0014c70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14c7(%rip), %xmm1 # 0xa9e8 <k_fit_symmetric+0x668>
+	QUAD $0x0014bf157879e2c4; BYTE $0x00 // vpbroadcastb 0x14bf(%rip), %xmm2 # 0xa9e9 <k_fit_symmetric+0x669>
+	QUAD $0x0013951d1879e2c4; BYTE $0x00 // vbroadcastss 0x1395(%rip), %xmm3 # 0xa8c8 <k_fit_symmetric+0x548>
 	LONG $0x5c29f8c5; WORD $0x1024 // vmovaps %xmm3, 0x10(%rsp)
-	QUAD $0x000568257879e2c4; BYTE $0x00 // vpbroadcastb 0x568(%rip), %xmm4 # 0x9aaa <k_dot_q5_k+0x5ca>
+	QUAD $0x0014a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x14a8(%rip), %xmm4 # 0xa9ea <k_fit_symmetric+0x66a>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -8127,6 +8127,879 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// fit_affine
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x68ec8348 // subq $0x68, %rsp
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	WORD $0x3b74 // je 0x98ab <k_fit_affine+0x4b>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x577c // jl 0x98ea <k_fit_affine+0x8a>
+	LONG $0xff408d4c // leaq -0x1(%rax), %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x5f75 // jne 0x98fc <k_fit_affine+0x9c>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x9958 <k_fit_affine+0xf8>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x257c // jl 0x98f3 <k_fit_affine+0x93>
+	LONG $0xff408d4c // leaq -0x1(%rax), %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x0535850f; WORD $0x0000 // jne 0x9e11 <k_fit_affine+0x5b1>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x00058ee9; BYTE $0x00 // jmp 0x9e78 <k_fit_affine+0x618>
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x997c <k_fit_affine+0x11c>
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x0005a0e9; BYTE $0x00 // jmp 0x9e9c <k_fit_affine+0x63c>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfee18349 // andq $-0x2, %r9
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x7410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0x3c10fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm7
+	LONG $0x44107cc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm8
+	LONG $0xd758ecc5 // vaddps %ymm7, %ymm2, %ymm2
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xc95dccc5 // vminps %ymm1, %ymm6, %ymm1
+	LONG $0xe45fccc5 // vmaxps %ymm4, %ymm6, %ymm4
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xee59bcc5 // vmulps %ymm6, %ymm8, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0xb875 // jne 0x9910 <k_fit_affine+0xb0>
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x1e74 // je 0x997c <k_fit_affine+0x11c>
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
+	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
+	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
+	QUAD $0x000f0f35187de2c4; BYTE $0x00 // vbroadcastss 0xf0f(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
+	LONG $0xd95e4cc5 // vdivps %ymm1, %ymm6, %ymm11
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01648e0f; WORD $0x0000 // jle 0x9b14 <k_fit_affine+0x2b4>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x0445840f; WORD $0x0000 // je 0x9e01 <k_fit_affine+0x5a1>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x000f1d0d187d62c4; BYTE $0x00 // vbroadcastss 0xf1d(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x000edc15187d62c4; BYTE $0x00 // vbroadcastss 0xedc(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107ca1c4; WORD $0x9134 // vmovups (%rcx,%r10,4), %ymm6
+	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
+	LONG $0xf659f4c5 // vmulps %ymm6, %ymm1, %ymm6
+	LONG $0x5f4cc1c4; BYTE $0xf0 // vmaxps %ymm8, %ymm6, %ymm6
+	LONG $0xf65dfcc5 // vminps %ymm6, %ymm0, %ymm6
+	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0x117c81c4; WORD $0x9034 // vmovups %ymm6, (%r8,%r10,4)
+	LONG $0x107ca1c4; WORD $0x9174; BYTE $0x20 // vmovups 0x20(%rcx,%r10,4), %ymm6
+	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
+	LONG $0xf659f4c5 // vmulps %ymm6, %ymm1, %ymm6
+	LONG $0x5f4cc1c4; BYTE $0xf0 // vmaxps %ymm8, %ymm6, %ymm6
+	LONG $0xf65dfcc5 // vminps %ymm6, %ymm0, %ymm6
+	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0x117c81c4; WORD $0x9074; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r10,4)
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xaa75 // jne 0x99e0 <k_fit_affine+0x180>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x3a74 // je 0x9a74 <k_fit_affine+0x214>
+	LONG $0x107ca1c4; WORD $0x9134 // vmovups (%rcx,%r10,4), %ymm6
+	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
+	LONG $0xce59f4c5 // vmulps %ymm6, %ymm1, %ymm1
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xce5ff4c5 // vmaxps %ymm6, %ymm1, %ymm1
+	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
+	QUAD $0x000e9335187de2c4; BYTE $0x00 // vbroadcastss 0xe93(%rip), %ymm6 # 0xa8f0 <k_fit_symmetric+0x570>
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	QUAD $0x000e4e35187de2c4; BYTE $0x00 // vbroadcastss 0xe4e(%rip), %ymm6 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
+	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00978e0f; WORD $0x0000 // jle 0x9b14 <k_fit_affine+0x2b4>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x08c0840f; WORD $0x0000 // je 0xa346 <k_fit_affine+0xae6>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000e580d187de2c4; BYTE $0x00 // vbroadcastss 0xe58(%rip), %ymm1 # 0xa8f4 <k_fit_symmetric+0x574>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x592481c4; WORD $0x8834 // vmulps (%r8,%r9,4), %ymm11, %ymm6
+	LONG $0xf658d4c5 // vaddps %ymm6, %ymm5, %ymm6
+	LONG $0x5c4ca1c4; WORD $0x8934 // vsubps (%rcx,%r9,4), %ymm6, %ymm6
+	LONG $0xf154ccc5 // vandps %ymm1, %ymm6, %ymm6
+	LONG $0x594ca1c4; WORD $0x8a34 // vmulps (%rdx,%r9,4), %ymm6, %ymm6
+	LONG $0x592401c4; WORD $0x8844; BYTE $0x20 // vmulps 0x20(%r8,%r9,4), %ymm11, %ymm8
+	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
+	LONG $0x5c3c21c4; WORD $0x8944; BYTE $0x20 // vsubps 0x20(%rcx,%r9,4), %ymm8, %ymm8
+	LONG $0xc1543cc5 // vandps %ymm1, %ymm8, %ymm8
+	LONG $0x593c21c4; WORD $0x8a44; BYTE $0x20 // vmulps 0x20(%rdx,%r9,4), %ymm8, %ymm8
+	LONG $0xf658c4c5 // vaddps %ymm6, %ymm7, %ymm6
+	LONG $0xfe58bcc5 // vaddps %ymm6, %ymm8, %ymm7
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xb775 // jne 0x9aa0 <k_fit_affine+0x240>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2774 // je 0x9b14 <k_fit_affine+0x2b4>
+	LONG $0x592481c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm11, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	QUAD $0x000dee35187de2c4; BYTE $0x00 // vbroadcastss 0xdee(%rip), %ymm6 # 0xa8f4 <k_fit_symmetric+0x574>
+	LONG $0xce54f4c5 // vandps %ymm6, %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
+	LONG $0x5c117cc5; WORD $0x0824 // vmovups %ymm11, 0x8(%rsp)
+	LONG $0x6411fcc5; WORD $0x2824 // vmovups %ymm4, 0x28(%rsp)
+	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x6c11fcc5; WORD $0x4824 // vmovups %ymm5, 0x48(%rsp)
+	LONG $0x02b4880f; WORD $0x0000 // js 0x9de7 <k_fit_affine+0x587>
+	LONG $0x4f10fac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm1
+	LONG $0x4c11fac5; WORD $0x0424 // vmovss %xmm1, 0x4(%rsp)
+	LONG $0x4f10fac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm1
+	LONG $0x0c11fac5; BYTE $0x24 // vmovss %xmm1, (%rsp)
+	LONG $0xff508d4c // leaq -0x1(%rax), %r10
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x000d9515187d62c4; BYTE $0x00 // vbroadcastss 0xd95(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x000d541d187d62c4; BYTE $0x00 // vbroadcastss 0xd54(%rip), %ymm11 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x000d822d187d62c4; BYTE $0x00 // vbroadcastss 0xd82(%rip), %ymm13 # 0xa8f4 <k_fit_symmetric+0x574>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	WORD $0x18eb // jmp 0x9b90 <k_fit_affine+0x330>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x025b840f; WORD $0x0000 // je 0x9deb <k_fit_affine+0x58b>
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00808e0f; WORD $0x0000 // jle 0x9c28 <k_fit_affine+0x3c8>
+	LONG $0x2afac1c4; BYTE $0xf3 // vcvtsi2ss %r11, %xmm0, %xmm6
+	LONG $0x3459cac5; BYTE $0x24 // vmulss (%rsp), %xmm6, %xmm6
+	LONG $0x7458cac5; WORD $0x0424 // vaddss 0x4(%rsp), %xmm6, %xmm6
+	LONG $0xf658fac5 // vaddss %xmm6, %xmm0, %xmm6
+	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
+	LONG $0x6410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm4
+	LONG $0xc15c5cc5 // vsubps %ymm1, %ymm4, %ymm8
+	LONG $0x5e4c41c4; BYTE $0xf0 // vdivps %ymm8, %ymm6, %ymm14
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	BYTE $0x90 // nop
+	LONG $0x107ca1c4; WORD $0x3934 // vmovups (%rcx,%r15), %ymm6
+	LONG $0xe15cccc5 // vsubps %ymm1, %ymm6, %ymm4
+	LONG $0xe4598cc5 // vmulps %ymm4, %ymm14, %ymm4
+	LONG $0x5f5cc1c4; BYTE $0xe4 // vmaxps %ymm12, %ymm4, %ymm4
+	LONG $0xe45dfcc5 // vminps %ymm4, %ymm0, %ymm4
+	LONG $0xe458acc5 // vaddps %ymm4, %ymm10, %ymm4
+	LONG $0xe458a4c5 // vaddps %ymm4, %ymm11, %ymm4
+	LONG $0x117ca1c4; WORD $0x3b24 // vmovups %ymm4, (%rbx,%r15)
+	LONG $0x595ca1c4; WORD $0x3a2c // vmulps (%rdx,%r15), %ymm4, %ymm5
+	LONG $0xfd5804c5 // vaddps %ymm5, %ymm15, %ymm15
+	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
+	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
+	LONG $0xe559ccc5 // vmulps %ymm5, %ymm6, %ymm4
+	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xb875 // jne 0x9be0 <k_fit_affine+0x380>
+	LONG $0xf259b4c5 // vmulps %ymm2, %ymm9, %ymm6
+	LONG $0x590441c4; BYTE $0xf7 // vmulps %ymm15, %ymm15, %ymm14
+	LONG $0x5c4cc1c4; BYTE $0xf6 // vsubps %ymm14, %ymm6, %ymm6
+	LONG $0xf6c21cc5; BYTE $0x01 // vcmpltps %ymm6, %ymm12, %ymm14
+	LONG $0x0e7d42c4; BYTE $0xf6 // vtestps %ymm14, %ymm14
+	LONG $0xff3a840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0xe259bcc5 // vmulps %ymm2, %ymm8, %ymm4
+	LONG $0xeb5984c5 // vmulps %ymm3, %ymm15, %ymm5
+	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
+	LONG $0xe65edcc5 // vdivps %ymm6, %ymm4, %ymm4
+	LONG $0xeb59b4c5 // vmulps %ymm3, %ymm9, %ymm5
+	LONG $0x590441c4; BYTE $0xf8 // vmulps %ymm8, %ymm15, %ymm15
+	LONG $0x5c54c1c4; BYTE $0xef // vsubps %ymm15, %ymm5, %ymm5
+	LONG $0xee5ed4c5 // vdivps %ymm6, %ymm5, %ymm5
+	LONG $0x5e3cc1c4; BYTE $0xf1 // vdivps %ymm9, %ymm8, %ymm6
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0xc5c234c5; BYTE $0x05 // vcmpnltps %ymm5, %ymm9, %ymm8
+	LONG $0x4a4d63c4; WORD $0x80fc // vblendvps %ymm8, %ymm4, %ymm6, %ymm15
+	LONG $0xc55d34c5 // vminps %ymm5, %ymm9, %ymm8
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00848e0f; WORD $0x0000 // jle 0x9d12 <k_fit_affine+0x4b2>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x0119840f; WORD $0x0000 // je 0x9db0 <k_fit_affine+0x550>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x5904a1c4; WORD $0x3b64; BYTE $0xe0 // vmulps -0x20(%rbx,%r15), %ymm15, %ymm4
+	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
+	LONG $0x5c5ca1c4; WORD $0x3964; BYTE $0xe0 // vsubps -0x20(%rcx,%r15), %ymm4, %ymm4
+	LONG $0xe45494c5 // vandps %ymm4, %ymm13, %ymm4
+	LONG $0x595ca1c4; WORD $0x3a64; BYTE $0xe0 // vmulps -0x20(%rdx,%r15), %ymm4, %ymm4
+	LONG $0x5904a1c4; WORD $0x3b2c // vmulps (%rbx,%r15), %ymm15, %ymm5
+	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
+	LONG $0x5c54a1c4; WORD $0x392c // vsubps (%rcx,%r15), %ymm5, %ymm5
+	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
+	LONG $0xed5494c5 // vandps %ymm5, %ymm13, %ymm5
+	LONG $0x5954a1c4; WORD $0x3a2c // vmulps (%rdx,%r15), %ymm5, %ymm5
+	LONG $0xcd585cc5 // vaddps %ymm5, %ymm4, %ymm9
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xb475 // jne 0x9ca0 <k_fit_affine+0x440>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2274 // je 0x9d12 <k_fit_affine+0x4b2>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x5904a1c4; WORD $0x3324 // vmulps (%rbx,%r14), %ymm15, %ymm4
+	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
+	LONG $0x5c5ca1c4; WORD $0x3124 // vsubps (%rcx,%r14), %ymm4, %ymm4
+	LONG $0xe45494c5 // vandps %ymm4, %ymm13, %ymm4
+	LONG $0x595ca1c4; WORD $0x3224 // vmulps (%rdx,%r14), %ymm4, %ymm4
+	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
+	LONG $0xf7c2b4c5; BYTE $0x01 // vcmpltps %ymm7, %ymm9, %ymm6
+	LONG $0x0e7dc2c4; BYTE $0xf6 // vtestps %ymm14, %ymm6
+	LONG $0xfe5e840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0xe6548cc5 // vandps %ymm6, %ymm14, %ymm4
+	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
+	LONG $0xe56bd9c5 // vpackssdw %xmm5, %xmm4, %xmm4
+	LONG $0x237d62c4; BYTE $0xf4 // vpmovsxwd %xmm4, %ymm14
+	LONG $0x4a45c3c4; WORD $0xe0f9 // vblendvps %ymm14, %ymm9, %ymm7, %ymm7
+	LONG $0x6410fcc5; WORD $0x0824 // vmovups 0x8(%rsp), %ymm4
+	LONG $0x4a5dc3c4; WORD $0xe0e7 // vblendvps %ymm14, %ymm15, %ymm4, %ymm4
+	LONG $0x6411fcc5; WORD $0x0824 // vmovups %ymm4, 0x8(%rsp)
+	LONG $0x4a75c3c4; WORD $0xe0c8 // vblendvps %ymm14, %ymm8, %ymm1, %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfe248e0f; WORD $0xffff // jle 0x9b80 <k_fit_affine+0x320>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x5f74 // je 0x9dc0 <k_fit_affine+0x560>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107c81c4; WORD $0x3864; BYTE $0xe0 // vmovups -0x20(%r8,%r15), %ymm4
+	LONG $0x107c81c4; WORD $0x382c // vmovups (%r8,%r15), %ymm5
+	QUAD $0xe0e03b644a5da3c4 // vblendvps %ymm14, -0x20(%rbx,%r15), %ymm4, %ymm4
+	LONG $0x117c81c4; WORD $0x3864; BYTE $0xe0 // vmovups %ymm4, -0x20(%r8,%r15)
+	LONG $0x4a55a3c4; WORD $0x3b24; BYTE $0xe0 // vblendvps %ymm14, (%rbx,%r15), %ymm5, %ymm4
+	LONG $0x117c81c4; WORD $0x3824 // vmovups %ymm4, (%r8,%r15)
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xca75 // jne 0x9d70 <k_fit_affine+0x510>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfdd2840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	WORD $0x1beb // jmp 0x9dcb <k_fit_affine+0x56b>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xff35850f; WORD $0xffff // jne 0x9cf0 <k_fit_affine+0x490>
+	LONG $0xffff52e9; BYTE $0xff // jmp 0x9d12 <k_fit_affine+0x4b2>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfdb5840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x107c81c4; WORD $0x3024 // vmovups (%r8,%r14), %ymm4
+	LONG $0x4a5da3c4; WORD $0x3324; BYTE $0xe0 // vblendvps %ymm14, (%rbx,%r14), %ymm4, %ymm4
+	LONG $0x117c81c4; WORD $0x3024 // vmovups %ymm4, (%r8,%r14)
+	LONG $0xfffd99e9; BYTE $0xff // jmp 0x9b80 <k_fit_affine+0x320>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x4410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm0
+	LONG $0x44c2fcc5; WORD $0x4824; BYTE $0x06 // vcmpnleps 0x48(%rsp), %ymm0, %ymm0
+	LONG $0x000519e9; BYTE $0x00 // jmp 0xa31a <k_fit_affine+0xaba>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfc2e850f; WORD $0xffff // jne 0x9a3a <k_fit_affine+0x1da>
+	LONG $0xfffc63e9; BYTE $0xff // jmp 0x9a74 <k_fit_affine+0x214>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfee18349 // andq $-0x2, %r9
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x7410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0x3c10fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm7
+	LONG $0x44107cc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm8
+	LONG $0xd758ecc5 // vaddps %ymm7, %ymm2, %ymm2
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xc95dccc5 // vminps %ymm1, %ymm6, %ymm1
+	LONG $0xe45fccc5 // vmaxps %ymm4, %ymm6, %ymm4
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xee59bcc5 // vmulps %ymm6, %ymm8, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0xb875 // jne 0x9e30 <k_fit_affine+0x5d0>
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x1e74 // je 0x9e9c <k_fit_affine+0x63c>
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
+	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
+	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
+	QUAD $0x0009ef35187de2c4; BYTE $0x00 // vbroadcastss 0x9ef(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
+	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x015c8e0f; WORD $0x0000 // jle 0xa02c <k_fit_affine+0x7cc>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x047e840f; WORD $0x0000 // je 0xa35a <k_fit_affine+0xafa>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x0009fd0d187d62c4; BYTE $0x00 // vbroadcastss 0x9fd(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x0009bc15187d62c4; BYTE $0x00 // vbroadcastss 0x9bc(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x901c // vmovups %ymm11, (%r8,%r10,4)
+	LONG $0x107c21c4; WORD $0x915c; BYTE $0x20 // vmovups 0x20(%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xa475 // jne 0x9f00 <k_fit_affine+0x6a0>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x3c74 // je 0x9f9c <k_fit_affine+0x73c>
+	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
+	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
+	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
+	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
+	QUAD $0x00096b05187d62c4; BYTE $0x00 // vbroadcastss 0x96b(%rip), %ymm8 # 0xa8f0 <k_fit_symmetric+0x570>
+	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
+	QUAD $0x00092605187d62c4; BYTE $0x00 // vbroadcastss 0x926(%rip), %ymm8 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
+	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00878e0f; WORD $0x0000 // jle 0xa02c <k_fit_affine+0x7cc>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x03bc840f; WORD $0x0000 // je 0xa36a <k_fit_affine+0xb0a>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0x594c01c4; WORD $0x8844; BYTE $0x20 // vmulps 0x20(%r8,%r9,4), %ymm6, %ymm8
+	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
+	LONG $0x5c3c21c4; WORD $0x8944; BYTE $0x20 // vsubps 0x20(%rcx,%r9,4), %ymm8, %ymm8
+	LONG $0x593c41c4; BYTE $0xc0 // vmulps %ymm8, %ymm8, %ymm8
+	LONG $0x593c21c4; WORD $0x8a44; BYTE $0x20 // vmulps 0x20(%rdx,%r9,4), %ymm8, %ymm8
+	LONG $0xc958c4c5 // vaddps %ymm1, %ymm7, %ymm1
+	LONG $0xf958bcc5 // vaddps %ymm1, %ymm8, %ymm7
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xb675 // jne 0x9fc0 <k_fit_affine+0x760>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x1e74 // je 0xa02c <k_fit_affine+0x7cc>
+	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
+	LONG $0x7411fcc5; WORD $0x0824 // vmovups %ymm6, 0x8(%rsp)
+	LONG $0x6411fcc5; WORD $0x2824 // vmovups %ymm4, 0x28(%rsp)
+	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x02c2880f; WORD $0x0000 // js 0xa307 <k_fit_affine+0xaa7>
+	LONG $0x4f10fac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm1
+	LONG $0x4c11fac5; WORD $0x0424 // vmovss %xmm1, 0x4(%rsp)
+	LONG $0x4f10fac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm1
+	LONG $0x0c11fac5; BYTE $0x24 // vmovss %xmm1, (%rsp)
+	LONG $0xff508d4c // leaq -0x1(%rax), %r10
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00088315187d62c4; BYTE $0x00 // vbroadcastss 0x883(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	QUAD $0x00083d25187d62c4; BYTE $0x00 // vbroadcastss 0x83d(%rip), %ymm12 # 0xa8b8 <k_fit_symmetric+0x538>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	WORD $0x1feb // jmp 0xa0a0 <k_fit_affine+0x840>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x026b840f; WORD $0x0000 // je 0xa30b <k_fit_affine+0xaab>
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00808e0f; WORD $0x0000 // jle 0xa138 <k_fit_affine+0x8d8>
+	LONG $0x2afa41c4; BYTE $0xc3 // vcvtsi2ss %r11, %xmm0, %xmm8
+	LONG $0x04593ac5; BYTE $0x24 // vmulss (%rsp), %xmm8, %xmm8
+	LONG $0x44583ac5; WORD $0x0424 // vaddss 0x4(%rsp), %xmm8, %xmm8
+	LONG $0xc0583ac5 // vaddss %xmm0, %xmm8, %xmm8
+	LONG $0x187d42c4; BYTE $0xc0 // vbroadcastss %xmm8, %ymm8
+	LONG $0x6410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm4
+	LONG $0xc95c5cc5 // vsubps %ymm1, %ymm4, %ymm9
+	LONG $0x5e3c41c4; BYTE $0xe9 // vdivps %ymm9, %ymm8, %ymm13
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	BYTE $0x90 // nop
+	LONG $0x107c21c4; WORD $0x390c // vmovups (%rcx,%r15), %ymm9
+	LONG $0xf15cb4c5 // vsubps %ymm1, %ymm9, %ymm6
+	LONG $0xf65994c5 // vmulps %ymm6, %ymm13, %ymm6
+	LONG $0x5f4cc1c4; BYTE $0xf3 // vmaxps %ymm11, %ymm6, %ymm6
+	LONG $0xf65dfcc5 // vminps %ymm6, %ymm0, %ymm6
+	LONG $0xf658acc5 // vaddps %ymm6, %ymm10, %ymm6
+	LONG $0xf6589cc5 // vaddps %ymm6, %ymm12, %ymm6
+	LONG $0x117ca1c4; WORD $0x3b34 // vmovups %ymm6, (%rbx,%r15)
+	LONG $0x594ca1c4; WORD $0x3a24 // vmulps (%rdx,%r15), %ymm6, %ymm4
+	LONG $0xfc5804c5 // vaddps %ymm4, %ymm15, %ymm15
+	LONG $0xf459ccc5 // vmulps %ymm4, %ymm6, %ymm6
+	LONG $0xf6580cc5 // vaddps %ymm6, %ymm14, %ymm14
+	LONG $0xe459b4c5 // vmulps %ymm4, %ymm9, %ymm4
+	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xb875 // jne 0xa0f0 <k_fit_affine+0x890>
+	LONG $0xca590cc5 // vmulps %ymm2, %ymm14, %ymm9
+	LONG $0x590441c4; BYTE $0xef // vmulps %ymm15, %ymm15, %ymm13
+	LONG $0x5c3441c4; BYTE $0xcd // vsubps %ymm13, %ymm9, %ymm9
+	LONG $0xc22441c4; WORD $0x01e9 // vcmpltps %ymm9, %ymm11, %ymm13
+	LONG $0x0e7d42c4; BYTE $0xed // vtestps %ymm13, %ymm13
+	LONG $0xff39840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0xe259bcc5 // vmulps %ymm2, %ymm8, %ymm4
+	LONG $0xf35984c5 // vmulps %ymm3, %ymm15, %ymm6
+	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
+	LONG $0x5e5cc1c4; BYTE $0xe1 // vdivps %ymm9, %ymm4, %ymm4
+	LONG $0xf3598cc5 // vmulps %ymm3, %ymm14, %ymm6
+	LONG $0x590441c4; BYTE $0xf8 // vmulps %ymm8, %ymm15, %ymm15
+	LONG $0x5c4cc1c4; BYTE $0xf7 // vsubps %ymm15, %ymm6, %ymm6
+	LONG $0x5e4cc1c4; BYTE $0xf1 // vdivps %ymm9, %ymm6, %ymm6
+	LONG $0x5e3c41c4; BYTE $0xce // vdivps %ymm14, %ymm8, %ymm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xf6c23cc5; BYTE $0x05 // vcmpnltps %ymm6, %ymm8, %ymm14
+	LONG $0x4a3563c4; WORD $0xe0f4 // vblendvps %ymm14, %ymm4, %ymm9, %ymm14
+	LONG $0xfe5d3cc5 // vminps %ymm6, %ymm8, %ymm15
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00918e0f; WORD $0x0000 // jle 0xa232 <k_fit_affine+0x9d2>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x0126840f; WORD $0x0000 // je 0xa2d0 <k_fit_affine+0xa70>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x590ca1c4; WORD $0x3b64; BYTE $0xe0 // vmulps -0x20(%rbx,%r15), %ymm14, %ymm4
+	LONG $0xe45884c5 // vaddps %ymm4, %ymm15, %ymm4
+	LONG $0x5c5ca1c4; WORD $0x3964; BYTE $0xe0 // vsubps -0x20(%rcx,%r15), %ymm4, %ymm4
+	LONG $0xe459dcc5 // vmulps %ymm4, %ymm4, %ymm4
+	LONG $0x595ca1c4; WORD $0x3a64; BYTE $0xe0 // vmulps -0x20(%rdx,%r15), %ymm4, %ymm4
+	LONG $0x590ca1c4; WORD $0x3b34 // vmulps (%rbx,%r15), %ymm14, %ymm6
+	LONG $0xf65884c5 // vaddps %ymm6, %ymm15, %ymm6
+	LONG $0x5c4ca1c4; WORD $0x3934 // vsubps (%rcx,%r15), %ymm6, %ymm6
+	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
+	LONG $0xf659ccc5 // vmulps %ymm6, %ymm6, %ymm6
+	LONG $0x594ca1c4; WORD $0x3a34 // vmulps (%rdx,%r15), %ymm6, %ymm6
+	LONG $0xc6585cc5 // vaddps %ymm6, %ymm4, %ymm8
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xb475 // jne 0xa1c0 <k_fit_affine+0x960>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2274 // je 0xa232 <k_fit_affine+0x9d2>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x590ca1c4; WORD $0x3324 // vmulps (%rbx,%r14), %ymm14, %ymm4
+	LONG $0xe45884c5 // vaddps %ymm4, %ymm15, %ymm4
+	LONG $0x5c5ca1c4; WORD $0x3124 // vsubps (%rcx,%r14), %ymm4, %ymm4
+	LONG $0xe459dcc5 // vmulps %ymm4, %ymm4, %ymm4
+	LONG $0x595ca1c4; WORD $0x3224 // vmulps (%rdx,%r14), %ymm4, %ymm4
+	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
+	LONG $0xcfc23cc5; BYTE $0x01 // vcmpltps %ymm7, %ymm8, %ymm9
+	LONG $0x0e7d42c4; BYTE $0xcd // vtestps %ymm13, %ymm9
+	LONG $0xfe4e840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0x5434c1c4; BYTE $0xe5 // vandps %ymm13, %ymm9, %ymm4
+	LONG $0x197de3c4; WORD $0x01e6 // vextractf128 $0x1, %ymm4, %xmm6
+	LONG $0xe66bd9c5 // vpackssdw %xmm6, %xmm4, %xmm4
+	LONG $0x237d62c4; BYTE $0xec // vpmovsxwd %xmm4, %ymm13
+	LONG $0x4a45c3c4; WORD $0xd0f8 // vblendvps %ymm13, %ymm8, %ymm7, %ymm7
+	LONG $0x6410fcc5; WORD $0x0824 // vmovups 0x8(%rsp), %ymm4
+	LONG $0x4a5dc3c4; WORD $0xd0e6 // vblendvps %ymm13, %ymm14, %ymm4, %ymm4
+	LONG $0x6411fcc5; WORD $0x0824 // vmovups %ymm4, 0x8(%rsp)
+	LONG $0x4a75c3c4; WORD $0xd0cf // vblendvps %ymm13, %ymm15, %ymm1, %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfe138e0f; WORD $0xffff // jle 0xa090 <k_fit_affine+0x830>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x5e74 // je 0xa2e0 <k_fit_affine+0xa80>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x107c81c4; WORD $0x3864; BYTE $0xe0 // vmovups -0x20(%r8,%r15), %ymm4
+	LONG $0x107c81c4; WORD $0x3834 // vmovups (%r8,%r15), %ymm6
+	QUAD $0xd0e03b644a5da3c4 // vblendvps %ymm13, -0x20(%rbx,%r15), %ymm4, %ymm4
+	LONG $0x117c81c4; WORD $0x3864; BYTE $0xe0 // vmovups %ymm4, -0x20(%r8,%r15)
+	LONG $0x4a4da3c4; WORD $0x3b24; BYTE $0xd0 // vblendvps %ymm13, (%rbx,%r15), %ymm6, %ymm4
+	LONG $0x117c81c4; WORD $0x3824 // vmovups %ymm4, (%r8,%r15)
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xca75 // jne 0xa290 <k_fit_affine+0xa30>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfdc2840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	WORD $0x1beb // jmp 0xa2eb <k_fit_affine+0xa8b>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xff35850f; WORD $0xffff // jne 0xa210 <k_fit_affine+0x9b0>
+	LONG $0xffff52e9; BYTE $0xff // jmp 0xa232 <k_fit_affine+0x9d2>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfda5840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x107c81c4; WORD $0x3024 // vmovups (%r8,%r14), %ymm4
+	LONG $0x4a5da3c4; WORD $0x3324; BYTE $0xd0 // vblendvps %ymm13, (%rbx,%r14), %ymm4, %ymm4
+	LONG $0x117c81c4; WORD $0x3024 // vmovups %ymm4, (%r8,%r14)
+	LONG $0xfffd89e9; BYTE $0xff // jmp 0xa090 <k_fit_affine+0x830>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x4410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm0
+	LONG $0xc5c2fcc5; BYTE $0x06 // vcmpnleps %ymm5, %ymm0, %ymm0
+	LONG $0x4454fcc5; WORD $0x0824 // vandps 0x8(%rsp), %ymm0, %ymm0
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	QUAD $0x00059705187de2c4; BYTE $0x00 // vbroadcastss 0x597(%rip), %ymm0 # 0xa8c8 <k_fit_symmetric+0x548>
+	LONG $0xc057f4c5 // vxorps %ymm0, %ymm1, %ymm0
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0x68c48348 // addq $0x68, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xf798850f; WORD $0xffff // jne 0x9aed <k_fit_affine+0x28d>
+	LONG $0xfff7bae9; BYTE $0xff // jmp 0x9b14 <k_fit_affine+0x2b4>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfbfb850f; WORD $0xffff // jne 0x9f60 <k_fit_affine+0x700>
+	LONG $0xfffc32e9; BYTE $0xff // jmp 0x9f9c <k_fit_affine+0x73c>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfc95850f; WORD $0xffff // jne 0xa00e <k_fit_affine+0x7ae>
+	LONG $0xfffcaee9; BYTE $0xff // jmp 0xa02c <k_fit_affine+0x7cc>
+	WORD $0x9066 // nop
+
+	// fit_symmetric
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x10ec8348 // subq $0x10, %rsp
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x157e // jle 0xa3b3 <k_fit_symmetric+0x33>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x1e75 // jne 0xa3c5 <k_fit_symmetric+0x45>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x68eb // jmp 0xa41b <k_fit_symmetric+0x9b>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x000098e9; BYTE $0x00 // jmp 0xa45d <k_fit_symmetric+0xdd>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x00051a15187de2c4; BYTE $0x00 // vbroadcastss 0x51a(%rip), %ymm2 # 0xa8f4 <k_fit_symmetric+0x574>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x9066 // nop
+	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
+	LONG $0x6410fcc5; WORD $0x2032 // vmovups 0x20(%rdx,%rsi), %ymm4
+	LONG $0xea54e4c5 // vandps %ymm2, %ymm3, %ymm5
+	LONG $0xfdc2f4c5; BYTE $0x05 // vcmpnltps %ymm5, %ymm1, %ymm7
+	LONG $0x4a65e3c4; WORD $0x70c0 // vblendvps %ymm7, %ymm0, %ymm3, %ymm0
+	LONG $0xc95fd4c5 // vmaxps %ymm1, %ymm5, %ymm1
+	LONG $0xda54dcc5 // vandps %ymm2, %ymm4, %ymm3
+	LONG $0xebc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm5
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0x4a5de3c4; WORD $0x50c0 // vblendvps %ymm5, %ymm0, %ymm4, %ymm0
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xc575 // jne 0xa3e0 <k_fit_symmetric+0x60>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2174 // je 0xa440 <k_fit_symmetric+0xc0>
+	LONG $0x1410fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm2
+	QUAD $0x0004c71d187de2c4; BYTE $0x00 // vbroadcastss 0x4c7(%rip), %ymm3 # 0xa8f4 <k_fit_symmetric+0x574>
+	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
+	LONG $0xe3c2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm4
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0x4a6de3c4; WORD $0x40c0 // vblendvps %ymm4, %ymm0, %ymm2, %ymm0
+	QUAD $0x00045715187de2c4; BYTE $0x00 // vbroadcastss 0x457(%rip), %ymm2 # 0xa8a0 <k_fit_symmetric+0x520>
+	LONG $0xcac2f4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm1, %ymm1
+	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
+	LONG $0xca6bf1c5 // vpackssdw %xmm2, %xmm1, %xmm1
+	LONG $0x0c7ffac5; BYTE $0x24 // vmovdqu %xmm1, (%rsp)
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	QUAD $0x00045e1d1879e2c4; BYTE $0x00 // vbroadcastss 0x45e(%rip), %xmm3 # 0xa8c8 <k_fit_symmetric+0x548>
+	LONG $0x5710fac5; BYTE $0x30 // vmovss 0x30(%rdi), %xmm2
+	LONG $0xe357e8c5 // vxorps %xmm3, %xmm2, %xmm4
+	QUAD $0x000004392d58eac5 // vaddss 0x439(%rip), %xmm2, %xmm5 # 0xa8b4 <k_fit_symmetric+0x534>
+	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
+	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x007c8e0f; WORD $0x0000 // jle 0xa50f <k_fit_symmetric+0x18f>
+	LONG $0xf85edcc5 // vdivps %ymm0, %ymm4, %ymm7
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0004460d187d62c4; BYTE $0x00 // vbroadcastss 0x446(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x00040515187d62c4; BYTE $0x00 // vbroadcastss 0x405(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107c21c4; WORD $0x0e1c // vmovups (%rsi,%r9), %ymm11
+	LONG $0x107c01c4; WORD $0x0824 // vmovups (%r8,%r9), %ymm12
+	LONG $0xef5924c5 // vmulps %ymm7, %ymm11, %ymm13
+	LONG $0xec5f14c5 // vmaxps %ymm4, %ymm13, %ymm13
+	LONG $0x5d5441c4; BYTE $0xed // vminps %ymm13, %ymm5, %ymm13
+	LONG $0x581441c4; BYTE $0xe9 // vaddps %ymm9, %ymm13, %ymm13
+	LONG $0x581441c4; BYTE $0xea // vaddps %ymm10, %ymm13, %ymm13
+	LONG $0x117c21c4; WORD $0x0a2c // vmovups %ymm13, (%rdx,%r9)
+	LONG $0x592441c4; BYTE $0xdc // vmulps %ymm12, %ymm11, %ymm11
+	LONG $0x592441c4; BYTE $0xdd // vmulps %ymm13, %ymm11, %ymm11
+	LONG $0x583c41c4; BYTE $0xc3 // vaddps %ymm11, %ymm8, %ymm8
+	LONG $0x591c41c4; BYTE $0xdd // vmulps %ymm13, %ymm12, %ymm11
+	LONG $0x591441c4; BYTE $0xdb // vmulps %ymm11, %ymm13, %ymm11
+	LONG $0xf658a4c5 // vaddps %ymm6, %ymm11, %ymm6
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0xff49; BYTE $0xca // decq %r10
+	WORD $0xb175 // jne 0xa4c0 <k_fit_symmetric+0x140>
+	LONG $0xce5e3cc5 // vdivps %ymm6, %ymm8, %ymm9
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf7c2ccc5; BYTE $0x04 // vcmpneqps %ymm7, %ymm6, %ymm6
+	LONG $0xf654b4c5 // vandps %ymm6, %ymm9, %ymm6
+	LONG $0xc6593cc5 // vmulps %ymm6, %ymm8, %ymm8
+	LONG $0xff708d48 // leaq -0x1(%rax), %rsi
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0xfff7b841; WORD $0xffff // movl $0xfffffff7, %r8d # imm = 0xFFFFFFF7
+	QUAD $0x0003b615187d62c4; BYTE $0x00 // vbroadcastss 0x3b6(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x0003751d187d62c4; BYTE $0x00 // vbroadcastss 0x375(%rip), %ymm11 # 0xa8b8 <k_fit_symmetric+0x538>
+	WORD $0x18eb // jmp 0xa55d <k_fit_symmetric+0x1dd>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0xff41; BYTE $0xc0 // incl %r8d
+	LONG $0x0af88341 // cmpl $0xa, %r8d
+	LONG $0x017c840f; WORD $0x0000 // je 0xa6d9 <k_fit_symmetric+0x359>
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	WORD $0xee74 // je 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0x2a7a41c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm0, %xmm12
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	QUAD $0x0000036d25591ac5 // vmulss 0x36d(%rip), %xmm12, %xmm12 # 0xa8e0 <k_fit_symmetric+0x560>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x787e // jle 0xa5f0 <k_fit_symmetric+0x270>
+	LONG $0xe2581ac5 // vaddss %xmm2, %xmm12, %xmm12
+	LONG $0xe35718c5 // vxorps %xmm3, %xmm12, %xmm12
+	LONG $0x187d42c4; BYTE $0xe4 // vbroadcastss %xmm12, %ymm12
+	LONG $0xf05e1cc5 // vdivps %ymm0, %ymm12, %ymm14
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x107c01c4; WORD $0x323c // vmovups (%r10,%r14), %ymm15
+	LONG $0x107c81c4; WORD $0x330c // vmovups (%r11,%r14), %ymm1
+	LONG $0x590c41c4; BYTE $0xcf // vmulps %ymm15, %ymm14, %ymm9
+	LONG $0xcc5f34c5 // vmaxps %ymm4, %ymm9, %ymm9
+	LONG $0x5d5441c4; BYTE $0xc9 // vminps %ymm9, %ymm5, %ymm9
+	LONG $0x583441c4; BYTE $0xca // vaddps %ymm10, %ymm9, %ymm9
+	LONG $0x583441c4; BYTE $0xcb // vaddps %ymm11, %ymm9, %ymm9
+	LONG $0x117c01c4; WORD $0x310c // vmovups %ymm9, (%r9,%r14)
+	LONG $0xf95904c5 // vmulps %ymm1, %ymm15, %ymm15
+	LONG $0x590441c4; BYTE $0xf9 // vmulps %ymm9, %ymm15, %ymm15
+	LONG $0x581c41c4; BYTE $0xe7 // vaddps %ymm15, %ymm12, %ymm12
+	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
+	LONG $0xc959b4c5 // vmulps %ymm1, %ymm9, %ymm1
+	LONG $0xe95814c5 // vaddps %ymm1, %ymm13, %ymm13
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	WORD $0xb375 // jne 0xa5a0 <k_fit_symmetric+0x220>
+	WORD $0x0beb // jmp 0xa5fa <k_fit_symmetric+0x27a>
+	BYTE $0x90 // nop
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x591cc1c4; BYTE $0xcc // vmulps %ymm12, %ymm12, %ymm1
+	LONG $0x593c41c4; BYTE $0xcd // vmulps %ymm13, %ymm8, %ymm9
+	LONG $0xf1c234c5; BYTE $0x01 // vcmpltps %ymm1, %ymm9, %ymm14
+	LONG $0xc24441c4; WORD $0x01fd // vcmpltps %ymm13, %ymm7, %ymm15
+	LONG $0x0e7d42c4; BYTE $0xf7 // vtestps %ymm15, %ymm14
+	LONG $0xff36840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0x540cc1c4; BYTE $0xcf // vandps %ymm15, %ymm14, %ymm1
+	LONG $0x197dc3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm9
+	LONG $0x5e1c41c4; BYTE $0xf5 // vdivps %ymm13, %ymm12, %ymm14
+	LONG $0x6b71c1c4; BYTE $0xc9 // vpackssdw %xmm9, %xmm1, %xmm1
+	LONG $0x237d62c4; BYTE $0xe9 // vpmovsxwd %xmm1, %ymm13
+	LONG $0x4a4dc3c4; WORD $0xd0f6 // vblendvps %ymm13, %ymm14, %ymm6, %ymm6
+	LONG $0x591cc1c4; BYTE $0xce // vmulps %ymm14, %ymm12, %ymm1
+	LONG $0x4a3d63c4; WORD $0xd0c1 // vblendvps %ymm13, %ymm1, %ymm8, %ymm8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x567e // jle 0xa6a0 <k_fit_symmetric+0x320>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x6374 // je 0xa6b2 <k_fit_symmetric+0x332>
+	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x107ca1c4; WORD $0x1a4c; BYTE $0xe0 // vmovups -0x20(%rdx,%r11), %ymm1
+	LONG $0x107c21c4; WORD $0x1a0c // vmovups (%rdx,%r11), %ymm9
+	QUAD $0xd0e0194c4a7583c4 // vblendvps %ymm13, -0x20(%r9,%r11), %ymm1, %ymm1
+	LONG $0x117ca1c4; WORD $0x1a4c; BYTE $0xe0 // vmovups %ymm1, -0x20(%rdx,%r11)
+	LONG $0x4a3583c4; WORD $0x190c; BYTE $0xd0 // vblendvps %ymm13, (%r9,%r11), %ymm9, %ymm1
+	LONG $0x117ca1c4; WORD $0x1a0c // vmovups %ymm1, (%rdx,%r11)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xca75 // jne 0xa660 <k_fit_symmetric+0x2e0>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfeb2840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
+	WORD $0x1deb // jmp 0xa6bd <k_fit_symmetric+0x33d>
+	WORD $0xff41; BYTE $0xc0 // incl %r8d
+	LONG $0x0af88341 // cmpl $0xa, %r8d
+	LONG $0xfeb0850f; WORD $0xffff // jne 0xa55d <k_fit_symmetric+0x1dd>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0xa766 <k_fit_symmetric+0x3e6>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfe93840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x107ca1c4; WORD $0x120c // vmovups (%rdx,%r10), %ymm1
+	LONG $0x4a7583c4; WORD $0x110c; BYTE $0xd0 // vblendvps %ymm13, (%r9,%r10), %ymm1, %ymm1
+	LONG $0x117ca1c4; WORD $0x120c // vmovups %ymm1, (%rdx,%r10)
+	LONG $0xfffe77e9; BYTE $0xff // jmp 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0x207f8b48 // movq 0x20(%rdi), %rdi
+	LONG $0x337de2c4; WORD $0x2404 // vpmovzxwd (%rsp), %ymm0
+	LONG $0xf072fdc5; BYTE $0x1f // vpslld $0x1f, %ymm0, %ymm0
+	LONG $0xe072fdc5; BYTE $0x1f // vpsrad $0x1f, %ymm0, %ymm0
+	LONG $0xcedbfdc5 // vpand %ymm6, %ymm0, %ymm1
+	LONG $0x0f7ffec5 // vmovdqu %ymm1, (%rdi)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x427e // jle 0xa73c <k_fit_symmetric+0x3bc>
+	LONG $0x187de2c4; BYTE $0xca // vbroadcastss %xmm2, %ymm1
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x4374 // je 0xa747 <k_fit_symmetric+0x3c7>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x1458f4c5; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm1, %ymm2
+	LONG $0xd2dbfdc5 // vpand %ymm2, %ymm0, %ymm2
+	LONG $0x147ffec5; BYTE $0x32 // vmovdqu %ymm2, (%rdx,%rsi)
+	LONG $0x5458f4c5; WORD $0x2032 // vaddps 0x20(%rdx,%rsi), %ymm1, %ymm2
+	LONG $0xd2dbfdc5 // vpand %ymm2, %ymm0, %ymm2
+	LONG $0x547ffec5; WORD $0x2032 // vmovdqu %ymm2, 0x20(%rdx,%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0xfec18348 // addq $-0x2, %rcx
+	WORD $0xd875 // jne 0xa710 <k_fit_symmetric+0x390>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x1175 // jne 0xa74d <k_fit_symmetric+0x3cd>
+	LONG $0x10c48348 // addq $0x10, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0xef74 // je 0xa73c <k_fit_symmetric+0x3bc>
+	LONG $0x0c58f4c5; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm1, %ymm1
+	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
+	LONG $0x047ffec5; BYTE $0x32 // vmovdqu %ymm0, (%rdx,%rsi)
+	LONG $0x10c48348 // addq $0x10, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x337de2c4; WORD $0x2404 // vpmovzxwd (%rsp), %ymm0
+	LONG $0xf072fdc5; BYTE $0x1f // vpslld $0x1f, %ymm0, %ymm0
+	LONG $0xe072fdc5; BYTE $0x1f // vpsrad $0x1f, %ymm0, %ymm0
+	LONG $0xc6dbfdc5 // vpand %ymm6, %ymm0, %ymm0
+	LONG $0x007ffec5 // vmovdqu %ymm0, (%rax)
+	LONG $0x10c48348 // addq $0x10, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -8259,14 +9132,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0x9912 <k_dot_q5_k+0x432>
-	WORD $0xe0e0 // loopne 0x9914 <k_dot_q5_k+0x434>
-	WORD $0xe0e0 // loopne 0x9916 <k_dot_q5_k+0x436>
-	WORD $0xe0e0 // loopne 0x9918 <k_dot_q5_k+0x438>
-	WORD $0xe0e0 // loopne 0x991a <k_dot_q5_k+0x43a>
-	WORD $0xe0e0 // loopne 0x991c <k_dot_q5_k+0x43c>
-	WORD $0xe0e0 // loopne 0x991e <k_dot_q5_k+0x43e>
-	WORD $0xe0e0 // loopne 0x9920 <k_dot_q5_k+0x440>
+	WORD $0xe0e0 // loopne 0xa852 <k_fit_symmetric+0x4d2>
+	WORD $0xe0e0 // loopne 0xa854 <k_fit_symmetric+0x4d4>
+	WORD $0xe0e0 // loopne 0xa856 <k_fit_symmetric+0x4d6>
+	WORD $0xe0e0 // loopne 0xa858 <k_fit_symmetric+0x4d8>
+	WORD $0xe0e0 // loopne 0xa85a <k_fit_symmetric+0x4da>
+	WORD $0xe0e0 // loopne 0xa85c <k_fit_symmetric+0x4dc>
+	WORD $0xe0e0 // loopne 0xa85e <k_fit_symmetric+0x4de>
+	WORD $0xe0e0 // loopne 0xa860 <k_fit_symmetric+0x4e0>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -8299,7 +9172,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1d7d // jge 0xa8bf <k_fit_symmetric+0x53f>
+	BYTE $0x90 // nop
+	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
 	BYTE $0xae // scasb %es:(%rdi), %al
@@ -8307,8 +9182,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb743; BYTE $0x3a // movb $0x3a, %r15b
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xff80; BYTE $0x00 // cmpb $0x0, %bh
+	LONG $0x00bf8000; WORD $0x4000 // addb %al, 0x400000bf(%rax)
+	BYTE $0xcb // lretl
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x3f // <unknown>
+	WORD $0x3f00 // addb %bh, (%rdi)
 	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
 	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
 	BYTE $0xae // scasb %es:(%rdi), %al
@@ -8319,14 +9196,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x42b1 // movb $0x42, %cl
 	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
 	BYTE $0x5e // popq %rsi
-	WORD $0x3b39 // cmpl %edi, (%rbx)
+	WORD $0xcd39 // cmpl %ecx, %ebp
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	LONG $0xb8aa3b3d; BYTE $0x3f // cmpl $0x3fb8aa3b, %eax # imm = 0x3FB8AA3B
 	BYTE $0xaa // stosb %al, %es:(%rdi)
-	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
-	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	WORD $0xcc39 // cmpl %ecx, %esp
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	BYTE $0xaa // stosb %al, %es:(%rdi)
+	WORD $0x3e2a // subb (%rsi), %bh
+	LONG $0x3d2aa9c1; WORD $0x0000; BYTE $0x40 // shrl $0x40, 0x3d2a(%rcx)
+	WORD $0xff4b; BYTE $0xff // <unknown>
+	WORD $0x7fff; BYTE $0x67 // <unknown>
+	LONG $0xcc395069; WORD $0xcccc; BYTE $0xcc // imull $0xcccccccc, 0x39(%rax), %edx # imm = 0xCCCCCCCC
 	BYTE $0x17 // <unknown>
 	BYTE $0x6c // insb %dx, %es:(%rdi)
 	WORD $0x16c1; BYTE $0x6c // rcll $0x6c, (%rsi)
@@ -8342,7 +9222,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0x99eb <k_dot_q5_k+0x50b>
+	WORD $0x1de3 // jrcxz 0xa943 <k_fit_symmetric+0x5c3>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -8365,7 +9245,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0x9a47 <k_dot_q5_k+0x567>
+	WORD $0x3fe0 // loopne 0xa99f <k_fit_symmetric+0x61f>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -8375,7 +9255,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0x9a1a <k_dot_q5_k+0x53a>
+	WORD $0xfee0 // loopne 0xa972 <k_fit_symmetric+0x5f2>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -8384,8 +9264,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0x99eb <k_dot_q5_k+0x50b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0x99c9 <k_dot_q5_k+0x4e9>
+	WORD $0xb778 // js 0xa943 <k_fit_symmetric+0x5c3>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xa921 <k_fit_symmetric+0x5a1>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -8400,35 +9280,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
-	WORD $0x3fc5; BYTE $0xcc // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
-	WORD $0x0000
+	QUAD $0x0000000000003fc5; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
+	WORD $0x0000; BYTE $0x00
 	QUAD $0x0000000000000000
-	QUAD $0x0000000000000000
-	WORD $0xf80f; BYTE $0x0f // psubb (%rdi), %mm1
-	WORD $0xf010 // adcb %dh, %al
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0f00 // addb %cl, (%rdi)
+	BYTE $0xf8 // clc
+	WORD $0x100f; BYTE $0xf0 // movups %xmm0, %xmm6
 	LONG $0x0f100f0f // <unknown>
 	WORD $0xe003 // addl %eax, %esp
 	WORD $0x0403; BYTE $0xfc // addl (%rsp,%rdi,8), %eax

@@ -133,7 +133,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	QUAD $0x000000302444c748; BYTE $0x00 // movq $0x0, 0x30(%rsp)
-	QUAD $0xbd363528087c6162; WORD $0x0000 // vmovaps 0xbd36(%rip), %xmm30 # 0xbf80 <k_dot_q5_k+0x2f0>
+	QUAD $0xcc363528087c6162; WORD $0x0000 // vmovaps 0xcc36(%rip), %xmm30 # 0xce80 <k_fit_symmetric+0x440>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
@@ -473,7 +473,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
 	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
 	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0xb5a83528087c6162; WORD $0x0000 // vmovaps 0xb5a8(%rip), %xmm30 # 0xbf80 <k_dot_q5_k+0x2f0>
+	QUAD $0xc4a83528087c6162; WORD $0x0000 // vmovaps 0xc4a8(%rip), %xmm30 # 0xce80 <k_fit_symmetric+0x440>
 	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
 	LONG $0xfb1d8c0f; WORD $0xffff // jl 0x500 <k_gemm_nt+0x300>
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
@@ -5706,20 +5706,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x4e230518487df262; WORD $0x0000 // vbroadcastss 0x4e23(%rip), %zmm0 # 0xc038 <k_dot_q5_k+0x3a8>
-	QUAD $0x4e290d18487df262; WORD $0x0000 // vbroadcastss 0x4e29(%rip), %zmm1 # 0xc048 <k_dot_q5_k+0x3b8>
-	QUAD $0x4e2b1518487df262; WORD $0x0000 // vbroadcastss 0x4e2b(%rip), %zmm2 # 0xc054 <k_dot_q5_k+0x3c4>
-	QUAD $0x4e191d18487df262; WORD $0x0000 // vbroadcastss 0x4e19(%rip), %zmm3 # 0xc04c <k_dot_q5_k+0x3bc>
-	QUAD $0x4e132518487df262; WORD $0x0000 // vbroadcastss 0x4e13(%rip), %zmm4 # 0xc050 <k_dot_q5_k+0x3c0>
-	QUAD $0x4e192d18487df262; WORD $0x0000 // vbroadcastss 0x4e19(%rip), %zmm5 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x4dd73518487df262; WORD $0x0000 // vbroadcastss 0x4dd7(%rip), %zmm6 # 0xc028 <k_dot_q5_k+0x398>
-	QUAD $0x4de53d18487df262; WORD $0x0000 // vbroadcastss 0x4de5(%rip), %zmm7 # 0xc040 <k_dot_q5_k+0x3b0>
-	QUAD $0x4df70518487d7262; WORD $0x0000 // vbroadcastss 0x4df7(%rip), %zmm8 # 0xc05c <k_dot_q5_k+0x3cc>
-	QUAD $0x4de90d18487d7262; WORD $0x0000 // vbroadcastss 0x4de9(%rip), %zmm9 # 0xc058 <k_dot_q5_k+0x3c8>
-	QUAD $0x4db71518487d7262; WORD $0x0000 // vbroadcastss 0x4db7(%rip), %zmm10 # 0xc030 <k_dot_q5_k+0x3a0>
-	QUAD $0x4d9d1d18487d7262; WORD $0x0000 // vbroadcastss 0x4d9d(%rip), %zmm11 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x4d932558487d7262; WORD $0x0000 // vpbroadcastd 0x4d93(%rip), %zmm12 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x4dad2d18487d7262; WORD $0x0000 // vbroadcastss 0x4dad(%rip), %zmm13 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x5d2f0518487df262; WORD $0x0000 // vbroadcastss 0x5d2f(%rip), %zmm0 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x5d350d18487df262; WORD $0x0000 // vbroadcastss 0x5d35(%rip), %zmm1 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x5d3b1518487df262; WORD $0x0000 // vbroadcastss 0x5d3b(%rip), %zmm2 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x5d251d18487df262; WORD $0x0000 // vbroadcastss 0x5d25(%rip), %zmm3 # 0xcf58 <k_fit_symmetric+0x518>
+	QUAD $0x5d1f2518487df262; WORD $0x0000 // vbroadcastss 0x5d1f(%rip), %zmm4 # 0xcf5c <k_fit_symmetric+0x51c>
+	QUAD $0x5d312d18487df262; WORD $0x0000 // vbroadcastss 0x5d31(%rip), %zmm5 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x5cdb3518487df262; WORD $0x0000 // vbroadcastss 0x5cdb(%rip), %zmm6 # 0xcf2c <k_fit_symmetric+0x4ec>
+	QUAD $0x5cf13d18487df262; WORD $0x0000 // vbroadcastss 0x5cf1(%rip), %zmm7 # 0xcf4c <k_fit_symmetric+0x50c>
+	QUAD $0x5d070518487d7262; WORD $0x0000 // vbroadcastss 0x5d07(%rip), %zmm8 # 0xcf6c <k_fit_symmetric+0x52c>
+	QUAD $0x5cf90d18487d7262; WORD $0x0000 // vbroadcastss 0x5cf9(%rip), %zmm9 # 0xcf68 <k_fit_symmetric+0x528>
+	QUAD $0x5cc31518487d7262; WORD $0x0000 // vbroadcastss 0x5cc3(%rip), %zmm10 # 0xcf3c <k_fit_symmetric+0x4fc>
+	QUAD $0x5ca11d18487d7262; WORD $0x0000 // vbroadcastss 0x5ca1(%rip), %zmm11 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x5c972558487d7262; WORD $0x0000 // vpbroadcastd 0x5c97(%rip), %zmm12 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x5cb92d18487d7262; WORD $0x0000 // vbroadcastss 0x5cb9(%rip), %zmm13 # 0xcf50 <k_fit_symmetric+0x510>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -5764,34 +5764,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x4c9d0d18487df262; WORD $0x0000 // vbroadcastss 0x4c9d(%rip), %zmm1 # 0xc038 <k_dot_q5_k+0x3a8>
-	QUAD $0x4ca31518487df262; WORD $0x0000 // vbroadcastss 0x4ca3(%rip), %zmm2 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x5ba90d18487df262; WORD $0x0000 // vbroadcastss 0x5ba9(%rip), %zmm1 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x5baf1518487df262; WORD $0x0000 // vbroadcastss 0x5baf(%rip), %zmm2 # 0xcf54 <k_fit_symmetric+0x514>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x4c981d595874f162; WORD $0x0000 // vmulps 0x4c98(%rip){1to16}, %zmm1, %zmm3 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x5ba81d595874f162; WORD $0x0000 // vmulps 0x5ba8(%rip){1to16}, %zmm1, %zmm3 # 0xcf64 <k_fit_symmetric+0x524>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x4c7f0db85865f262; WORD $0x0000 // vfmadd231ps 0x4c7f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x4c790db85865f262; WORD $0x0000 // vfmadd231ps 0x4c79(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x4c7f2518487df262; WORD $0x0000 // vbroadcastss 0x4c7f(%rip), %zmm4 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x4c3d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c3d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c4b25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c5d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c5d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c4f25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c4f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x4c1d25a85875f262; WORD $0x0000 // vfmadd213ps 0x4c1d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5b8b0db85865f262; WORD $0x0000 // vfmadd231ps 0x5b8b(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x5b850db85865f262; WORD $0x0000 // vfmadd231ps 0x5b85(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x5b972518487df262; WORD $0x0000 // vbroadcastss 0x5b97(%rip), %zmm4 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x5b4125a85875f262; WORD $0x0000 // vfmadd213ps 0x5b41(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5b5725a85875f262; WORD $0x0000 // vfmadd213ps 0x5b57(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5b6d25a85875f262; WORD $0x0000 // vfmadd213ps 0x5b6d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5b5f25a85875f262; WORD $0x0000 // vfmadd213ps 0x5b5f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5b2925a85875f262; WORD $0x0000 // vfmadd213ps 0x5b29(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x4bf40d585854f162; WORD $0x0000 // vaddps 0x4bf4(%rip){1to16}, %zmm5, %zmm1 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x5af80d585854f162; WORD $0x0000 // vaddps 0x5af8(%rip){1to16}, %zmm5, %zmm1 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x4bcf2558487df262; WORD $0x0000 // vpbroadcastd 0x4bcf(%rip), %zmm4 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x5ad32558487df262; WORD $0x0000 // vpbroadcastd 0x5ad3(%rip), %zmm4 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x4bd01518487df262; WORD $0x0000 // vbroadcastss 0x4bd0(%rip), %zmm2 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x5adc1518487df262; WORD $0x0000 // vbroadcastss 0x5adc(%rip), %zmm2 # 0xcf50 <k_fit_symmetric+0x510>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -5804,7 +5804,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
 	WORD $0x117d // jge 0x74bb <k_max+0x1b>
-	QUAD $0x4b780518487df262; WORD $0x0000 // vbroadcastss 0x4b78(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
+	QUAD $0x5a7c0518487df262; WORD $0x0000 // vbroadcastss 0x5a7c(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x0000bee9; BYTE $0x00 // jmp 0x7579 <k_max+0xd9>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -5817,7 +5817,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88349 // cmpq $0x30, %r8
 	WORD $0x1d73 // jae 0x74ff <k_max+0x5f>
-	QUAD $0x4b400518487df262; WORD $0x0000 // vbroadcastss 0x4b40(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
+	QUAD $0x5a440518487df262; WORD $0x0000 // vbroadcastss 0x5a44(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
@@ -5825,7 +5825,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6375 // jne 0x7560 <k_max+0xc0>
 	WORD $0x7aeb // jmp 0x7579 <k_max+0xd9>
 	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x4b1f0518487df262; WORD $0x0000 // vbroadcastss 0x4b1f(%rip), %zmm0 # 0xc02c <k_dot_q5_k+0x39c>
+	QUAD $0x5a230518487df262; WORD $0x0000 // vbroadcastss 0x5a23(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
 	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
@@ -5859,7 +5859,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
 	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb9058d48; WORD $0x004c; BYTE $0x00 // leaq 0x4cb9(%rip), %rax # 0xc260 <lanes>
+	LONG $0xb9058d48; WORD $0x005b; BYTE $0x00 // leaq 0x5bb9(%rip), %rax # 0xd160 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
 	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
@@ -5938,20 +5938,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x49591518487df262; WORD $0x0000 // vbroadcastss 0x4959(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
-	QUAD $0x495f1d18487df262; WORD $0x0000 // vbroadcastss 0x495f(%rip), %zmm3 # 0xc048 <k_dot_q5_k+0x3b8>
-	QUAD $0x49612518487df262; WORD $0x0000 // vbroadcastss 0x4961(%rip), %zmm4 # 0xc054 <k_dot_q5_k+0x3c4>
-	QUAD $0x494f2d18487df262; WORD $0x0000 // vbroadcastss 0x494f(%rip), %zmm5 # 0xc04c <k_dot_q5_k+0x3bc>
-	QUAD $0x49493518487df262; WORD $0x0000 // vbroadcastss 0x4949(%rip), %zmm6 # 0xc050 <k_dot_q5_k+0x3c0>
-	QUAD $0x494f3d18487df262; WORD $0x0000 // vbroadcastss 0x494f(%rip), %zmm7 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x490d0518487d7262; WORD $0x0000 // vbroadcastss 0x490d(%rip), %zmm8 # 0xc028 <k_dot_q5_k+0x398>
-	QUAD $0x491b0d18487d7262; WORD $0x0000 // vbroadcastss 0x491b(%rip), %zmm9 # 0xc040 <k_dot_q5_k+0x3b0>
-	QUAD $0x492d1518487d7262; WORD $0x0000 // vbroadcastss 0x492d(%rip), %zmm10 # 0xc05c <k_dot_q5_k+0x3cc>
-	QUAD $0x491f1d18487d7262; WORD $0x0000 // vbroadcastss 0x491f(%rip), %zmm11 # 0xc058 <k_dot_q5_k+0x3c8>
-	QUAD $0x48ed2518487d7262; WORD $0x0000 // vbroadcastss 0x48ed(%rip), %zmm12 # 0xc030 <k_dot_q5_k+0x3a0>
-	QUAD $0x48d32d18487d7262; WORD $0x0000 // vbroadcastss 0x48d3(%rip), %zmm13 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x48c93558487d7262; WORD $0x0000 // vpbroadcastd 0x48c9(%rip), %zmm14 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x48e33d18487d7262; WORD $0x0000 // vbroadcastss 0x48e3(%rip), %zmm15 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x58651518487df262; WORD $0x0000 // vbroadcastss 0x5865(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x586b1d18487df262; WORD $0x0000 // vbroadcastss 0x586b(%rip), %zmm3 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x58712518487df262; WORD $0x0000 // vbroadcastss 0x5871(%rip), %zmm4 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x585b2d18487df262; WORD $0x0000 // vbroadcastss 0x585b(%rip), %zmm5 # 0xcf58 <k_fit_symmetric+0x518>
+	QUAD $0x58553518487df262; WORD $0x0000 // vbroadcastss 0x5855(%rip), %zmm6 # 0xcf5c <k_fit_symmetric+0x51c>
+	QUAD $0x58673d18487df262; WORD $0x0000 // vbroadcastss 0x5867(%rip), %zmm7 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x58110518487d7262; WORD $0x0000 // vbroadcastss 0x5811(%rip), %zmm8 # 0xcf2c <k_fit_symmetric+0x4ec>
+	QUAD $0x58270d18487d7262; WORD $0x0000 // vbroadcastss 0x5827(%rip), %zmm9 # 0xcf4c <k_fit_symmetric+0x50c>
+	QUAD $0x583d1518487d7262; WORD $0x0000 // vbroadcastss 0x583d(%rip), %zmm10 # 0xcf6c <k_fit_symmetric+0x52c>
+	QUAD $0x582f1d18487d7262; WORD $0x0000 // vbroadcastss 0x582f(%rip), %zmm11 # 0xcf68 <k_fit_symmetric+0x528>
+	QUAD $0x57f92518487d7262; WORD $0x0000 // vbroadcastss 0x57f9(%rip), %zmm12 # 0xcf3c <k_fit_symmetric+0x4fc>
+	QUAD $0x57d72d18487d7262; WORD $0x0000 // vbroadcastss 0x57d7(%rip), %zmm13 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x57cd3558487d7262; WORD $0x0000 // vpbroadcastd 0x57cd(%rip), %zmm14 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x57ef3d18487d7262; WORD $0x0000 // vbroadcastss 0x57ef(%rip), %zmm15 # 0xcf50 <k_fit_symmetric+0x510>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -5999,40 +5999,40 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x47bc1518487df262; WORD $0x0000 // vbroadcastss 0x47bc(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
-	QUAD $0x47c21d18487df262; WORD $0x0000 // vbroadcastss 0x47c2(%rip), %zmm3 # 0xc048 <k_dot_q5_k+0x3b8>
+	QUAD $0x56c81518487df262; WORD $0x0000 // vbroadcastss 0x56c8(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x56ce1d18487df262; WORD $0x0000 // vbroadcastss 0x56ce(%rip), %zmm3 # 0xcf54 <k_fit_symmetric+0x514>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x47b72559586cf162; WORD $0x0000 // vmulps 0x47b7(%rip){1to16}, %zmm2, %zmm4 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x56c72559586cf162; WORD $0x0000 // vmulps 0x56c7(%rip){1to16}, %zmm2, %zmm4 # 0xcf64 <k_fit_symmetric+0x524>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x479715b85875f262; WORD $0x0000 // vfmadd231ps 0x4797(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x479115b85875f262; WORD $0x0000 // vfmadd231ps 0x4791(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x47971d18487df262; WORD $0x0000 // vbroadcastss 0x4797(%rip), %zmm3 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x47551da8586df262; WORD $0x0000 // vfmadd213ps 0x4755(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47631da8586df262; WORD $0x0000 // vfmadd213ps 0x4763(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47751da8586df262; WORD $0x0000 // vfmadd213ps 0x4775(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47671da8586df262; WORD $0x0000 // vfmadd213ps 0x4767(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x47351da8586df262; WORD $0x0000 // vfmadd213ps 0x4735(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56a315b85875f262; WORD $0x0000 // vfmadd231ps 0x56a3(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x569d15b85875f262; WORD $0x0000 // vfmadd231ps 0x569d(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x56af1d18487df262; WORD $0x0000 // vbroadcastss 0x56af(%rip), %zmm3 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x56591da8586df262; WORD $0x0000 // vfmadd213ps 0x5659(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x566f1da8586df262; WORD $0x0000 // vfmadd213ps 0x566f(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56851da8586df262; WORD $0x0000 // vfmadd213ps 0x5685(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56771da8586df262; WORD $0x0000 // vfmadd213ps 0x5677(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56411da8586df262; WORD $0x0000 // vfmadd213ps 0x5641(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x470f1558585cf162; WORD $0x0000 // vaddps 0x470f(%rip){1to16}, %zmm4, %zmm2 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x56131558585cf162; WORD $0x0000 // vaddps 0x5613(%rip){1to16}, %zmm4, %zmm2 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x46f12d58487df262; WORD $0x0000 // vpbroadcastd 0x46f1(%rip), %zmm5 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x55f52d58487df262; WORD $0x0000 // vpbroadcastd 0x55f5(%rip), %zmm5 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x46e61558487df262; WORD $0x0000 // vpbroadcastd 0x46e6(%rip), %zmm2 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x55f21558487df262; WORD $0x0000 // vpbroadcastd 0x55f2(%rip), %zmm2 # 0xcf50 <k_fit_symmetric+0x510>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xe4058d48; WORD $0x0048; BYTE $0x00 // leaq 0x48e4(%rip), %rax # 0xc260 <lanes>
+	LONG $0xe4058d48; WORD $0x0057; BYTE $0x00 // leaq 0x57e4(%rip), %rax # 0xd160 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -6217,23 +6217,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x436b0518487df262; WORD $0x0000 // vbroadcastss 0x436b(%rip), %zmm0 # 0xc024 <k_dot_q5_k+0x394>
-	QUAD $0x43710d18487df262; WORD $0x0000 // vbroadcastss 0x4371(%rip), %zmm1 # 0xc034 <k_dot_q5_k+0x3a4>
-	QUAD $0x437b1518487df262; WORD $0x0000 // vbroadcastss 0x437b(%rip), %zmm2 # 0xc048 <k_dot_q5_k+0x3b8>
-	QUAD $0x43651d18487df262; WORD $0x0000 // vbroadcastss 0x4365(%rip), %zmm3 # 0xc03c <k_dot_q5_k+0x3ac>
-	QUAD $0x43572518487df262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm4 # 0xc038 <k_dot_q5_k+0x3a8>
-	QUAD $0x43692d18487df262; WORD $0x0000 // vbroadcastss 0x4369(%rip), %zmm5 # 0xc054 <k_dot_q5_k+0x3c4>
-	QUAD $0x43573518487df262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm6 # 0xc04c <k_dot_q5_k+0x3bc>
-	QUAD $0x43513d18487df262; WORD $0x0000 // vbroadcastss 0x4351(%rip), %zmm7 # 0xc050 <k_dot_q5_k+0x3c0>
-	QUAD $0x43570518487d7262; WORD $0x0000 // vbroadcastss 0x4357(%rip), %zmm8 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x43150d18487d7262; WORD $0x0000 // vbroadcastss 0x4315(%rip), %zmm9 # 0xc028 <k_dot_q5_k+0x398>
-	QUAD $0x43231518487d7262; WORD $0x0000 // vbroadcastss 0x4323(%rip), %zmm10 # 0xc040 <k_dot_q5_k+0x3b0>
-	QUAD $0x43351d18487d7262; WORD $0x0000 // vbroadcastss 0x4335(%rip), %zmm11 # 0xc05c <k_dot_q5_k+0x3cc>
-	QUAD $0x43272518487d7262; WORD $0x0000 // vbroadcastss 0x4327(%rip), %zmm12 # 0xc058 <k_dot_q5_k+0x3c8>
-	QUAD $0x42f52d18487d7262; WORD $0x0000 // vbroadcastss 0x42f5(%rip), %zmm13 # 0xc030 <k_dot_q5_k+0x3a0>
-	QUAD $0x42db3518487d7262; WORD $0x0000 // vbroadcastss 0x42db(%rip), %zmm14 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x42d13d58487d7262; WORD $0x0000 // vpbroadcastd 0x42d1(%rip), %zmm15 # 0xc020 <k_dot_q5_k+0x390>
-	QUAD $0x42eb0518487de262; WORD $0x0000 // vbroadcastss 0x42eb(%rip), %zmm16 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x526f0518487df262; WORD $0x0000 // vbroadcastss 0x526f(%rip), %zmm0 # 0xcf28 <k_fit_symmetric+0x4e8>
+	QUAD $0x527d0d18487df262; WORD $0x0000 // vbroadcastss 0x527d(%rip), %zmm1 # 0xcf40 <k_fit_symmetric+0x500>
+	QUAD $0x52871518487df262; WORD $0x0000 // vbroadcastss 0x5287(%rip), %zmm2 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x52711d18487df262; WORD $0x0000 // vbroadcastss 0x5271(%rip), %zmm3 # 0xcf48 <k_fit_symmetric+0x508>
+	QUAD $0x52632518487df262; WORD $0x0000 // vbroadcastss 0x5263(%rip), %zmm4 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x52792d18487df262; WORD $0x0000 // vbroadcastss 0x5279(%rip), %zmm5 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x52633518487df262; WORD $0x0000 // vbroadcastss 0x5263(%rip), %zmm6 # 0xcf58 <k_fit_symmetric+0x518>
+	QUAD $0x525d3d18487df262; WORD $0x0000 // vbroadcastss 0x525d(%rip), %zmm7 # 0xcf5c <k_fit_symmetric+0x51c>
+	QUAD $0x526f0518487d7262; WORD $0x0000 // vbroadcastss 0x526f(%rip), %zmm8 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x52190d18487d7262; WORD $0x0000 // vbroadcastss 0x5219(%rip), %zmm9 # 0xcf2c <k_fit_symmetric+0x4ec>
+	QUAD $0x522f1518487d7262; WORD $0x0000 // vbroadcastss 0x522f(%rip), %zmm10 # 0xcf4c <k_fit_symmetric+0x50c>
+	QUAD $0x52451d18487d7262; WORD $0x0000 // vbroadcastss 0x5245(%rip), %zmm11 # 0xcf6c <k_fit_symmetric+0x52c>
+	QUAD $0x52372518487d7262; WORD $0x0000 // vbroadcastss 0x5237(%rip), %zmm12 # 0xcf68 <k_fit_symmetric+0x528>
+	QUAD $0x52012d18487d7262; WORD $0x0000 // vbroadcastss 0x5201(%rip), %zmm13 # 0xcf3c <k_fit_symmetric+0x4fc>
+	QUAD $0x51df3518487d7262; WORD $0x0000 // vbroadcastss 0x51df(%rip), %zmm14 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x51d53d58487d7262; WORD $0x0000 // vpbroadcastd 0x51d5(%rip), %zmm15 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x51f70518487de262; WORD $0x0000 // vbroadcastss 0x51f7(%rip), %zmm16 # 0xcf50 <k_fit_symmetric+0x510>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -6281,38 +6281,38 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x41b515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x41b5(%rip){1to16}, %zmm0, %k2 # 0xc024 <k_dot_q5_k+0x394>
-	QUAD $0x41ba1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x41ba(%rip){1to16}, %zmm0, %k3 # 0xc034 <k_dot_q5_k+0x3a4>
-	QUAD $0x41c40d18487df262; WORD $0x0000 // vbroadcastss 0x41c4(%rip), %zmm1 # 0xc048 <k_dot_q5_k+0x3b8>
-	QUAD $0x41ae0d575b7cf162; WORD $0x0000 // vxorps 0x41ae(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xc03c <k_dot_q5_k+0x3ac>
-	QUAD $0x41a01518487df262; WORD $0x0000 // vbroadcastss 0x41a0(%rip), %zmm2 # 0xc038 <k_dot_q5_k+0x3a8>
+	QUAD $0x50b915c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x50b9(%rip){1to16}, %zmm0, %k2 # 0xcf28 <k_fit_symmetric+0x4e8>
+	QUAD $0x50c61dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x50c6(%rip){1to16}, %zmm0, %k3 # 0xcf40 <k_fit_symmetric+0x500>
+	QUAD $0x50d00d18487df262; WORD $0x0000 // vbroadcastss 0x50d0(%rip), %zmm1 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x50ba0d575b7cf162; WORD $0x0000 // vxorps 0x50ba(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xcf48 <k_fit_symmetric+0x508>
+	QUAD $0x50ac1518487df262; WORD $0x0000 // vbroadcastss 0x50ac(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x41ac0d59586cf162; WORD $0x0000 // vmulps 0x41ac(%rip){1to16}, %zmm2, %zmm1 # 0xc054 <k_dot_q5_k+0x3c4>
+	QUAD $0x50bc0d59586cf162; WORD $0x0000 // vmulps 0x50bc(%rip){1to16}, %zmm2, %zmm1 # 0xcf64 <k_fit_symmetric+0x524>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x419015b85875f262; WORD $0x0000 // vfmadd231ps 0x4190(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x418a15b85875f262; WORD $0x0000 // vfmadd231ps 0x418a(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x41901d18487df262; WORD $0x0000 // vbroadcastss 0x4190(%rip), %zmm3 # 0xc060 <k_dot_q5_k+0x3d0>
-	QUAD $0x414e1da8586df262; WORD $0x0000 // vfmadd213ps 0x414e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x415c1da8586df262; WORD $0x0000 // vfmadd213ps 0x415c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x416e1da8586df262; WORD $0x0000 // vfmadd213ps 0x416e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x41601da8586df262; WORD $0x0000 // vfmadd213ps 0x4160(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x412e1da8586df262; WORD $0x0000 // vfmadd213ps 0x412e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x509c15b85875f262; WORD $0x0000 // vfmadd231ps 0x509c(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x509615b85875f262; WORD $0x0000 // vfmadd231ps 0x5096(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x50a81d18487df262; WORD $0x0000 // vbroadcastss 0x50a8(%rip), %zmm3 # 0xcf78 <k_fit_symmetric+0x538>
+	QUAD $0x50521da8586df262; WORD $0x0000 // vfmadd213ps 0x5052(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x50681da8586df262; WORD $0x0000 // vfmadd213ps 0x5068(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x507e1da8586df262; WORD $0x0000 // vfmadd213ps 0x507e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x50701da8586df262; WORD $0x0000 // vfmadd213ps 0x5070(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x503a1da8586df262; WORD $0x0000 // vfmadd213ps 0x503a(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x41081518487df262; WORD $0x0000 // vbroadcastss 0x4108(%rip), %zmm2 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x500c1518487df262; WORD $0x0000 // vbroadcastss 0x500c(%rip), %zmm2 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x40e43558487df262; WORD $0x0000 // vpbroadcastd 0x40e4(%rip), %zmm6 # 0xc020 <k_dot_q5_k+0x390>
+	QUAD $0x4fe83558487df262; WORD $0x0000 // vpbroadcastd 0x4fe8(%rip), %zmm6 # 0xcf24 <k_fit_symmetric+0x4e4>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x40d91d18487df262; WORD $0x0000 // vbroadcastss 0x40d9(%rip), %zmm3 # 0xc044 <k_dot_q5_k+0x3b4>
+	QUAD $0x4fe51d18487df262; WORD $0x0000 // vbroadcastss 0x4fe5(%rip), %zmm3 # 0xcf50 <k_fit_symmetric+0x510>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -6645,25 +6645,25 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x3bae1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3bae(%rip), %zmm3 # 0xc0e0 <k_dot_q5_k+0x450>
-	QUAD $0x3b8c251948fdf262; WORD $0x0000 // vbroadcastsd 0x3b8c(%rip), %zmm4 # 0xc0c8 <k_dot_q5_k+0x438>
-	QUAD $0x3b922d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b92(%rip), %zmm5 # 0xc0d8 <k_dot_q5_k+0x448>
-	QUAD $0x3b20351948fdf262; WORD $0x0000 // vbroadcastsd 0x3b20(%rip), %zmm6 # 0xc070 <k_dot_q5_k+0x3e0>
-	QUAD $0x3b263d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3b26(%rip), %zmm7 # 0xc080 <k_dot_q5_k+0x3f0>
-	QUAD $0x3b2c051948fd7262; WORD $0x0000 // vbroadcastsd 0x3b2c(%rip), %zmm8 # 0xc090 <k_dot_q5_k+0x400>
-	QUAD $0x3b4a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b4a(%rip), %zmm9 # 0xc0b8 <k_dot_q5_k+0x428>
-	QUAD $0x3b78151948fd7262; WORD $0x0000 // vbroadcastsd 0x3b78(%rip), %zmm10 # 0xc0f0 <k_dot_q5_k+0x460>
-	QUAD $0x3b061d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b06(%rip), %zmm11 # 0xc088 <k_dot_q5_k+0x3f8>
-	QUAD $0x3b1c251948fd7262; WORD $0x0000 // vbroadcastsd 0x3b1c(%rip), %zmm12 # 0xc0a8 <k_dot_q5_k+0x418>
-	QUAD $0x3b522d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3b52(%rip), %zmm13 # 0xc0e8 <k_dot_q5_k+0x458>
-	QUAD $0x3ac8351948fd7262; WORD $0x0000 // vbroadcastsd 0x3ac8(%rip), %zmm14 # 0xc068 <k_dot_q5_k+0x3d8>
-	QUAD $0x3ace3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3ace(%rip), %zmm15 # 0xc078 <k_dot_q5_k+0x3e8>
-	QUAD $0x3b44051948fde262; WORD $0x0000 // vbroadcastsd 0x3b44(%rip), %zmm16 # 0xc0f8 <k_dot_q5_k+0x468>
-	QUAD $0x3b420d1948fde262; WORD $0x0000 // vbroadcastsd 0x3b42(%rip), %zmm17 # 0xc100 <k_dot_q5_k+0x470>
-	QUAD $0x3af8151948fde262; WORD $0x0000 // vbroadcastsd 0x3af8(%rip), %zmm18 # 0xc0c0 <k_dot_q5_k+0x430>
-	QUAD $0x3ade1d1948fde262; WORD $0x0000 // vbroadcastsd 0x3ade(%rip), %zmm19 # 0xc0b0 <k_dot_q5_k+0x420>
+	QUAD $0x4ac61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4ac6(%rip), %zmm3 # 0xcff8 <k_fit_symmetric+0x5b8>
+	QUAD $0x4aa4251948fdf262; WORD $0x0000 // vbroadcastsd 0x4aa4(%rip), %zmm4 # 0xcfe0 <k_fit_symmetric+0x5a0>
+	QUAD $0x4aaa2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4aaa(%rip), %zmm5 # 0xcff0 <k_fit_symmetric+0x5b0>
+	QUAD $0x4a38351948fdf262; WORD $0x0000 // vbroadcastsd 0x4a38(%rip), %zmm6 # 0xcf88 <k_fit_symmetric+0x548>
+	QUAD $0x4a3e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4a3e(%rip), %zmm7 # 0xcf98 <k_fit_symmetric+0x558>
+	QUAD $0x4a44051948fd7262; WORD $0x0000 // vbroadcastsd 0x4a44(%rip), %zmm8 # 0xcfa8 <k_fit_symmetric+0x568>
+	QUAD $0x4a620d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a62(%rip), %zmm9 # 0xcfd0 <k_fit_symmetric+0x590>
+	QUAD $0x4a90151948fd7262; WORD $0x0000 // vbroadcastsd 0x4a90(%rip), %zmm10 # 0xd008 <k_fit_symmetric+0x5c8>
+	QUAD $0x4a1e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a1e(%rip), %zmm11 # 0xcfa0 <k_fit_symmetric+0x560>
+	QUAD $0x4a34251948fd7262; WORD $0x0000 // vbroadcastsd 0x4a34(%rip), %zmm12 # 0xcfc0 <k_fit_symmetric+0x580>
+	QUAD $0x4a6a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a6a(%rip), %zmm13 # 0xd000 <k_fit_symmetric+0x5c0>
+	QUAD $0x49e0351948fd7262; WORD $0x0000 // vbroadcastsd 0x49e0(%rip), %zmm14 # 0xcf80 <k_fit_symmetric+0x540>
+	QUAD $0x49e63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x49e6(%rip), %zmm15 # 0xcf90 <k_fit_symmetric+0x550>
+	QUAD $0x4a5c051948fde262; WORD $0x0000 // vbroadcastsd 0x4a5c(%rip), %zmm16 # 0xd010 <k_fit_symmetric+0x5d0>
+	QUAD $0x4a5a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x4a5a(%rip), %zmm17 # 0xd018 <k_fit_symmetric+0x5d8>
+	QUAD $0x4a10151948fde262; WORD $0x0000 // vbroadcastsd 0x4a10(%rip), %zmm18 # 0xcfd8 <k_fit_symmetric+0x598>
+	QUAD $0x49f61d1948fde262; WORD $0x0000 // vbroadcastsd 0x49f6(%rip), %zmm19 # 0xcfc8 <k_fit_symmetric+0x588>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x3ab7251948fde262; WORD $0x0000 // vbroadcastsd 0x3ab7(%rip), %zmm20 # 0xc098 <k_dot_q5_k+0x408>
+	QUAD $0x49cf251948fde262; WORD $0x0000 // vbroadcastsd 0x49cf(%rip), %zmm20 # 0xcfb0 <k_fit_symmetric+0x570>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -6730,7 +6730,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x024c8e0f; WORD $0x0000 // jle 0x89b8 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xe5358d48; WORD $0x003a; BYTE $0x00 // leaq 0x3ae5(%rip), %rsi # 0xc260 <lanes>
+	LONG $0xe5358d48; WORD $0x0049; BYTE $0x00 // leaq 0x49e5(%rip), %rsi # 0xd160 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -6739,47 +6739,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x38852d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x3885(%rip){1to16}, %zmm2, %zmm5 # 0xc02c <k_dot_q5_k+0x39c>
+	QUAD $0x47892d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x4789(%rip){1to16}, %zmm2, %zmm5 # 0xcf30 <k_fit_symmetric+0x4f0>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x3923151948fdf262; WORD $0x0000 // vbroadcastsd 0x3923(%rip), %zmm2 # 0xc0e0 <k_dot_q5_k+0x450>
-	QUAD $0x3901351948fdf262; WORD $0x0000 // vbroadcastsd 0x3901(%rip), %zmm6 # 0xc0c8 <k_dot_q5_k+0x438>
+	QUAD $0x483b151948fdf262; WORD $0x0000 // vbroadcastsd 0x483b(%rip), %zmm2 # 0xcff8 <k_fit_symmetric+0x5b8>
+	QUAD $0x4819351948fdf262; WORD $0x0000 // vbroadcastsd 0x4819(%rip), %zmm6 # 0xcfe0 <k_fit_symmetric+0x5a0>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x38fb1d1948fdf262; WORD $0x0000 // vbroadcastsd 0x38fb(%rip), %zmm3 # 0xc0d8 <k_dot_q5_k+0x448>
+	QUAD $0x48131d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4813(%rip), %zmm3 # 0xcff0 <k_fit_symmetric+0x5b0>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x387d3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x387d(%rip), %zmm7 # 0xc070 <k_dot_q5_k+0x3e0>
+	QUAD $0x47953d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4795(%rip), %zmm7 # 0xcf88 <k_fit_symmetric+0x548>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x38771d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3877(%rip), %zmm11 # 0xc080 <k_dot_q5_k+0x3f0>
-	QUAD $0x387d251948fdf262; WORD $0x0000 // vbroadcastsd 0x387d(%rip), %zmm4 # 0xc090 <k_dot_q5_k+0x400>
+	QUAD $0x478f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x478f(%rip), %zmm11 # 0xcf98 <k_fit_symmetric+0x558>
+	QUAD $0x4795251948fdf262; WORD $0x0000 // vbroadcastsd 0x4795(%rip), %zmm4 # 0xcfa8 <k_fit_symmetric+0x568>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x388f2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x388f(%rip), %zmm13 # 0xc0b8 <k_dot_q5_k+0x428>
-	QUAD $0x38bd351948fd7262; WORD $0x0000 // vbroadcastsd 0x38bd(%rip), %zmm14 # 0xc0f0 <k_dot_q5_k+0x460>
+	QUAD $0x47a72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x47a7(%rip), %zmm13 # 0xcfd0 <k_fit_symmetric+0x590>
+	QUAD $0x47d5351948fd7262; WORD $0x0000 // vbroadcastsd 0x47d5(%rip), %zmm14 # 0xd008 <k_fit_symmetric+0x5c8>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x383f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x383f(%rip), %zmm15 # 0xc088 <k_dot_q5_k+0x3f8>
+	QUAD $0x47573d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4757(%rip), %zmm15 # 0xcfa0 <k_fit_symmetric+0x560>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x384f051948fde262; WORD $0x0000 // vbroadcastsd 0x384f(%rip), %zmm16 # 0xc0a8 <k_dot_q5_k+0x418>
+	QUAD $0x4767051948fde262; WORD $0x0000 // vbroadcastsd 0x4767(%rip), %zmm16 # 0xcfc0 <k_fit_symmetric+0x580>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x387f0d1948fde262; WORD $0x0000 // vbroadcastsd 0x387f(%rip), %zmm17 # 0xc0e8 <k_dot_q5_k+0x458>
-	QUAD $0x37f5151948fde262; WORD $0x0000 // vbroadcastsd 0x37f5(%rip), %zmm18 # 0xc068 <k_dot_q5_k+0x3d8>
+	QUAD $0x47970d1948fde262; WORD $0x0000 // vbroadcastsd 0x4797(%rip), %zmm17 # 0xd000 <k_fit_symmetric+0x5c0>
+	QUAD $0x470d151948fde262; WORD $0x0000 // vbroadcastsd 0x470d(%rip), %zmm18 # 0xcf80 <k_fit_symmetric+0x540>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x37ef1d1948fde262; WORD $0x0000 // vbroadcastsd 0x37ef(%rip), %zmm19 # 0xc078 <k_dot_q5_k+0x3e8>
+	QUAD $0x47071d1948fde262; WORD $0x0000 // vbroadcastsd 0x4707(%rip), %zmm19 # 0xcf90 <k_fit_symmetric+0x550>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x385f251948fde262; WORD $0x0000 // vbroadcastsd 0x385f(%rip), %zmm20 # 0xc0f8 <k_dot_q5_k+0x468>
+	QUAD $0x4777251948fde262; WORD $0x0000 // vbroadcastsd 0x4777(%rip), %zmm20 # 0xd010 <k_fit_symmetric+0x5d0>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x38572d1948fde262; WORD $0x0000 // vbroadcastsd 0x3857(%rip), %zmm21 # 0xc100 <k_dot_q5_k+0x470>
-	QUAD $0x380d351948fde262; WORD $0x0000 // vbroadcastsd 0x380d(%rip), %zmm22 # 0xc0c0 <k_dot_q5_k+0x430>
+	QUAD $0x476f2d1948fde262; WORD $0x0000 // vbroadcastsd 0x476f(%rip), %zmm21 # 0xd018 <k_fit_symmetric+0x5d8>
+	QUAD $0x4725351948fde262; WORD $0x0000 // vbroadcastsd 0x4725(%rip), %zmm22 # 0xcfd8 <k_fit_symmetric+0x598>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x37e73d1948fde262; WORD $0x0000 // vbroadcastsd 0x37e7(%rip), %zmm23 # 0xc0b0 <k_dot_q5_k+0x420>
+	QUAD $0x46ff3d1948fde262; WORD $0x0000 // vbroadcastsd 0x46ff(%rip), %zmm23 # 0xcfc8 <k_fit_symmetric+0x588>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x37b9151948fd7262; WORD $0x0000 // vbroadcastsd 0x37b9(%rip), %zmm10 # 0xc098 <k_dot_q5_k+0x408>
+	QUAD $0x46d1151948fd7262; WORD $0x0000 // vbroadcastsd 0x46d1(%rip), %zmm10 # 0xcfb0 <k_fit_symmetric+0x570>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -6860,39 +6860,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x3646351948fde262; WORD $0x0000 // vbroadcastsd 0x3646(%rip), %zmm22 # 0xc0c8 <k_dot_q5_k+0x438>
-	QUAD $0x35e43d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35e4(%rip), %zmm15 # 0xc070 <k_dot_q5_k+0x3e0>
-	QUAD $0x35f23d1948fdf262; WORD $0x0000 // vbroadcastsd 0x35f2(%rip), %zmm7 # 0xc088 <k_dot_q5_k+0x3f8>
-	QUAD $0x35f82d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35f8(%rip), %zmm13 # 0xc098 <k_dot_q5_k+0x408>
-	QUAD $0x35fe251948fd7262; WORD $0x0000 // vbroadcastsd 0x35fe(%rip), %zmm12 # 0xc0a8 <k_dot_q5_k+0x418>
-	QUAD $0x36343d1948fde262; WORD $0x0000 // vbroadcastsd 0x3634(%rip), %zmm23 # 0xc0e8 <k_dot_q5_k+0x458>
-	QUAD $0x35aa251948fde262; WORD $0x0000 // vbroadcastsd 0x35aa(%rip), %zmm20 # 0xc068 <k_dot_q5_k+0x3d8>
-	QUAD $0x3630051948fde262; WORD $0x0000 // vbroadcastsd 0x3630(%rip), %zmm16 # 0xc0f8 <k_dot_q5_k+0x468>
-	QUAD $0x362e151948fd7262; WORD $0x0000 // vbroadcastsd 0x362e(%rip), %zmm10 # 0xc100 <k_dot_q5_k+0x470>
-	QUAD $0x35e42d1948fde262; WORD $0x0000 // vbroadcastsd 0x35e4(%rip), %zmm21 # 0xc0c0 <k_dot_q5_k+0x430>
+	QUAD $0x455e351948fde262; WORD $0x0000 // vbroadcastsd 0x455e(%rip), %zmm22 # 0xcfe0 <k_fit_symmetric+0x5a0>
+	QUAD $0x44fc3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44fc(%rip), %zmm15 # 0xcf88 <k_fit_symmetric+0x548>
+	QUAD $0x450a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x450a(%rip), %zmm7 # 0xcfa0 <k_fit_symmetric+0x560>
+	QUAD $0x45102d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4510(%rip), %zmm13 # 0xcfb0 <k_fit_symmetric+0x570>
+	QUAD $0x4516251948fd7262; WORD $0x0000 // vbroadcastsd 0x4516(%rip), %zmm12 # 0xcfc0 <k_fit_symmetric+0x580>
+	QUAD $0x454c3d1948fde262; WORD $0x0000 // vbroadcastsd 0x454c(%rip), %zmm23 # 0xd000 <k_fit_symmetric+0x5c0>
+	QUAD $0x44c2251948fde262; WORD $0x0000 // vbroadcastsd 0x44c2(%rip), %zmm20 # 0xcf80 <k_fit_symmetric+0x540>
+	QUAD $0x4548051948fde262; WORD $0x0000 // vbroadcastsd 0x4548(%rip), %zmm16 # 0xd010 <k_fit_symmetric+0x5d0>
+	QUAD $0x4546151948fd7262; WORD $0x0000 // vbroadcastsd 0x4546(%rip), %zmm10 # 0xd018 <k_fit_symmetric+0x5d8>
+	QUAD $0x44fc2d1948fde262; WORD $0x0000 // vbroadcastsd 0x44fc(%rip), %zmm21 # 0xcfd8 <k_fit_symmetric+0x598>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x35cf1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x35cf(%rip), %zmm11 # 0xc0e0 <k_dot_q5_k+0x450>
+	QUAD $0x44e71d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44e7(%rip), %zmm11 # 0xcff8 <k_fit_symmetric+0x5b8>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x35a5351948fd7262; WORD $0x0000 // vbroadcastsd 0x35a5(%rip), %zmm14 # 0xc0d8 <k_dot_q5_k+0x448>
+	QUAD $0x44bd351948fd7262; WORD $0x0000 // vbroadcastsd 0x44bd(%rip), %zmm14 # 0xcff0 <k_fit_symmetric+0x5b0>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x35410d1948fde262; WORD $0x0000 // vbroadcastsd 0x3541(%rip), %zmm17 # 0xc090 <k_dot_q5_k+0x400>
+	QUAD $0x44590d1948fde262; WORD $0x0000 // vbroadcastsd 0x4459(%rip), %zmm17 # 0xcfa8 <k_fit_symmetric+0x568>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x351b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0x351b(%rip), %zmm1 # 0xc080 <k_dot_q5_k+0x3f0>
+	QUAD $0x44330d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4433(%rip), %zmm1 # 0xcf98 <k_fit_symmetric+0x558>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x3543151948fde262; WORD $0x0000 // vbroadcastsd 0x3543(%rip), %zmm18 # 0xc0b8 <k_dot_q5_k+0x428>
+	QUAD $0x445b151948fde262; WORD $0x0000 // vbroadcastsd 0x445b(%rip), %zmm18 # 0xcfd0 <k_fit_symmetric+0x590>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x356b1d1948fde262; WORD $0x0000 // vbroadcastsd 0x356b(%rip), %zmm19 # 0xc0f0 <k_dot_q5_k+0x460>
+	QUAD $0x44831d1948fde262; WORD $0x0000 // vbroadcastsd 0x4483(%rip), %zmm19 # 0xd008 <k_fit_symmetric+0x5c8>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -6919,7 +6919,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x3448151948fde262; WORD $0x0000 // vbroadcastsd 0x3448(%rip), %zmm18 # 0xc078 <k_dot_q5_k+0x3e8>
+	QUAD $0x4360151948fde262; WORD $0x0000 // vbroadcastsd 0x4360(%rip), %zmm18 # 0xcf90 <k_fit_symmetric+0x550>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -6944,13 +6944,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x33e10d1948fdf262; WORD $0x0000 // vbroadcastsd 0x33e1(%rip), %zmm1 # 0xc0b0 <k_dot_q5_k+0x420>
+	QUAD $0x42f90d1948fdf262; WORD $0x0000 // vbroadcastsd 0x42f9(%rip), %zmm1 # 0xcfc8 <k_fit_symmetric+0x588>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x33c1151948fdf262; WORD $0x0000 // vbroadcastsd 0x33c1(%rip), %zmm2 # 0xc0b8 <k_dot_q5_k+0x428>
+	QUAD $0x42d9151948fdf262; WORD $0x0000 // vbroadcastsd 0x42d9(%rip), %zmm2 # 0xcfd0 <k_fit_symmetric+0x590>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -6975,14 +6975,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x33480d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3348(%rip), %zmm25 # 0xc0e0 <k_dot_q5_k+0x450>
+	QUAD $0x42600d1948fd6262; WORD $0x0000 // vbroadcastsd 0x4260(%rip), %zmm25 # 0xcff8 <k_fit_symmetric+0x5b8>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x32ba1da8588d7262; WORD $0x0000 // vfmadd213pd 0x32ba(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x41d21da8588d7262; WORD $0x0000 // vfmadd213pd 0x41d2(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -7022,7 +7022,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x041f8e0f; WORD $0x0000 // jle 0x92cb <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xa5358d48; WORD $0x0033; BYTE $0x00 // leaq 0x33a5(%rip), %rsi # 0xc260 <lanes>
+	LONG $0xa5358d48; WORD $0x0042; BYTE $0x00 // leaq 0x42a5(%rip), %rsi # 0xd160 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -7031,7 +7031,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x31451ddf587df162; WORD $0x0000 // vpandnd 0x3145(%rip){1to16}, %zmm0, %zmm3 # 0xc02c <k_dot_q5_k+0x39c>
+	QUAD $0x40491ddf587df162; WORD $0x0000 // vpandnd 0x4049(%rip){1to16}, %zmm0, %zmm3 # 0xcf30 <k_fit_symmetric+0x4f0>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -7039,34 +7039,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x31c01d1948fd7262; WORD $0x0000 // vbroadcastsd 0x31c0(%rip), %zmm11 # 0xc0e0 <k_dot_q5_k+0x450>
-	QUAD $0x319e051948fd6262; WORD $0x0000 // vbroadcastsd 0x319e(%rip), %zmm24 # 0xc0c8 <k_dot_q5_k+0x438>
+	QUAD $0x40d81d1948fd7262; WORD $0x0000 // vbroadcastsd 0x40d8(%rip), %zmm11 # 0xcff8 <k_fit_symmetric+0x5b8>
+	QUAD $0x40b6051948fd6262; WORD $0x0000 // vbroadcastsd 0x40b6(%rip), %zmm24 # 0xcfe0 <k_fit_symmetric+0x5a0>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x31842d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3184(%rip), %zmm5 # 0xc0d8 <k_dot_q5_k+0x448>
+	QUAD $0x409c2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x409c(%rip), %zmm5 # 0xcff0 <k_fit_symmetric+0x5b0>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x31060d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3106(%rip), %zmm25 # 0xc070 <k_dot_q5_k+0x3e0>
-	QUAD $0x310c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x310c(%rip), %zmm13 # 0xc080 <k_dot_q5_k+0x3f0>
+	QUAD $0x401e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x401e(%rip), %zmm25 # 0xcf88 <k_fit_symmetric+0x548>
+	QUAD $0x40242d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4024(%rip), %zmm13 # 0xcf98 <k_fit_symmetric+0x558>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x310c051948fd7262; WORD $0x0000 // vbroadcastsd 0x310c(%rip), %zmm8 # 0xc090 <k_dot_q5_k+0x400>
+	QUAD $0x4024051948fd7262; WORD $0x0000 // vbroadcastsd 0x4024(%rip), %zmm8 # 0xcfa8 <k_fit_symmetric+0x568>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x311e351948fd7262; WORD $0x0000 // vbroadcastsd 0x311e(%rip), %zmm14 # 0xc0b8 <k_dot_q5_k+0x428>
+	QUAD $0x4036351948fd7262; WORD $0x0000 // vbroadcastsd 0x4036(%rip), %zmm14 # 0xcfd0 <k_fit_symmetric+0x590>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x31463d1948fd7262; WORD $0x0000 // vbroadcastsd 0x3146(%rip), %zmm15 # 0xc0f0 <k_dot_q5_k+0x460>
-	QUAD $0x30d4051948fde262; WORD $0x0000 // vbroadcastsd 0x30d4(%rip), %zmm16 # 0xc088 <k_dot_q5_k+0x3f8>
+	QUAD $0x405e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x405e(%rip), %zmm15 # 0xd008 <k_fit_symmetric+0x5c8>
+	QUAD $0x3fec051948fde262; WORD $0x0000 // vbroadcastsd 0x3fec(%rip), %zmm16 # 0xcfa0 <k_fit_symmetric+0x560>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x30de0d1948fde262; WORD $0x0000 // vbroadcastsd 0x30de(%rip), %zmm17 # 0xc0a8 <k_dot_q5_k+0x418>
+	QUAD $0x3ff60d1948fde262; WORD $0x0000 // vbroadcastsd 0x3ff6(%rip), %zmm17 # 0xcfc0 <k_fit_symmetric+0x580>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x310e151948fde262; WORD $0x0000 // vbroadcastsd 0x310e(%rip), %zmm18 # 0xc0e8 <k_dot_q5_k+0x458>
+	QUAD $0x4026151948fde262; WORD $0x0000 // vbroadcastsd 0x4026(%rip), %zmm18 # 0xd000 <k_fit_symmetric+0x5c0>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x307e1d1948fde262; WORD $0x0000 // vbroadcastsd 0x307e(%rip), %zmm19 # 0xc068 <k_dot_q5_k+0x3d8>
-	QUAD $0x3084251948fde262; WORD $0x0000 // vbroadcastsd 0x3084(%rip), %zmm20 # 0xc078 <k_dot_q5_k+0x3e8>
+	QUAD $0x3f961d1948fde262; WORD $0x0000 // vbroadcastsd 0x3f96(%rip), %zmm19 # 0xcf80 <k_fit_symmetric+0x540>
+	QUAD $0x3f9c251948fde262; WORD $0x0000 // vbroadcastsd 0x3f9c(%rip), %zmm20 # 0xcf90 <k_fit_symmetric+0x550>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -7085,7 +7085,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x308d3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x308d(%rip), %zmm31 # 0xc0f8 <k_dot_q5_k+0x468>
+	QUAD $0x3fa53d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3fa5(%rip), %zmm31 # 0xd010 <k_fit_symmetric+0x5d0>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -7095,11 +7095,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x3054051948fdf262; WORD $0x0000 // vbroadcastsd 0x3054(%rip), %zmm0 # 0xc100 <k_dot_q5_k+0x470>
+	QUAD $0x3f6c051948fdf262; WORD $0x0000 // vbroadcastsd 0x3f6c(%rip), %zmm0 # 0xd018 <k_fit_symmetric+0x5d8>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x3004051948fd6262; WORD $0x0000 // vbroadcastsd 0x3004(%rip), %zmm24 # 0xc0c0 <k_dot_q5_k+0x430>
+	QUAD $0x3f1c051948fd6262; WORD $0x0000 // vbroadcastsd 0x3f1c(%rip), %zmm24 # 0xcfd8 <k_fit_symmetric+0x598>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x2fe40d1948fd6262; WORD $0x0000 // vbroadcastsd 0x2fe4(%rip), %zmm25 # 0xc0b0 <k_dot_q5_k+0x420>
+	QUAD $0x3efc0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3efc(%rip), %zmm25 # 0xcfc8 <k_fit_symmetric+0x588>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -7144,7 +7144,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x2eb92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x2eb9(%rip), %zmm5 # 0xc098 <k_dot_q5_k+0x408>
+	QUAD $0x3dd12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3dd1(%rip), %zmm5 # 0xcfb0 <k_fit_symmetric+0x570>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -7468,8 +7468,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x008d8e0f; WORD $0x0000 // jle 0x984a <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002973057879e2c4; BYTE $0x00 // vpbroadcastb 0x2973(%rip), %xmm0 # 0xc140 <k_dot_q5_k+0x4b0>
-	QUAD $0x00296b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x296b(%rip), %xmm1 # 0xc141 <k_dot_q5_k+0x4b1>
+	QUAD $0x003873057879e2c4; BYTE $0x00 // vpbroadcastb 0x3873(%rip), %xmm0 # 0xd040 <k_fit_symmetric+0x600>
+	QUAD $0x00386b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x386b(%rip), %xmm1 # 0xd041 <k_fit_symmetric+0x601>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7503,7 +7503,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00988e0f; WORD $0x0000 // jle 0x98f5 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0028d5057879e2c4; BYTE $0x00 // vpbroadcastb 0x28d5(%rip), %xmm0 # 0xc142 <k_dot_q5_k+0x4b2>
+	QUAD $0x0037d5057879e2c4; BYTE $0x00 // vpbroadcastb 0x37d5(%rip), %xmm0 # 0xd042 <k_fit_symmetric+0x602>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -7541,11 +7541,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00d38e0f; WORD $0x0000 // jle 0x99e0 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002783055979e2c4; BYTE $0x00 // vpbroadcastq 0x2783(%rip), %xmm0 # 0xc0a0 <k_dot_q5_k+0x410>
-	QUAD $0x000026ab0d6ff9c5 // vmovdqa 0x26ab(%rip), %xmm1 # 0xbfd0 <k_dot_q5_k+0x340>
-	QUAD $0x002815157879e2c4; BYTE $0x00 // vpbroadcastb 0x2815(%rip), %xmm2 # 0xc143 <k_dot_q5_k+0x4b3>
-	QUAD $0x00280d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x280d(%rip), %xmm3 # 0xc144 <k_dot_q5_k+0x4b4>
-	QUAD $0x002805257879e2c4; BYTE $0x00 // vpbroadcastb 0x2805(%rip), %xmm4 # 0xc145 <k_dot_q5_k+0x4b5>
+	QUAD $0x00369b055979e2c4; BYTE $0x00 // vpbroadcastq 0x369b(%rip), %xmm0 # 0xcfb8 <k_fit_symmetric+0x578>
+	QUAD $0x000035ab0d6ff9c5 // vmovdqa 0x35ab(%rip), %xmm1 # 0xced0 <k_fit_symmetric+0x490>
+	QUAD $0x003715157879e2c4; BYTE $0x00 // vpbroadcastb 0x3715(%rip), %xmm2 # 0xd043 <k_fit_symmetric+0x603>
+	QUAD $0x00370d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x370d(%rip), %xmm3 # 0xd044 <k_fit_symmetric+0x604>
+	QUAD $0x003705257879e2c4; BYTE $0x00 // vpbroadcastb 0x3705(%rip), %xmm4 # 0xd045 <k_fit_symmetric+0x605>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -7588,10 +7588,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9aef <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002739057879e2c4; BYTE $0x00 // vpbroadcastb 0x2739(%rip), %xmm0 # 0xc146 <k_dot_q5_k+0x4b6>
-	QUAD $0x000025bb0d6ff9c5 // vmovdqa 0x25bb(%rip), %xmm1 # 0xbfd0 <k_dot_q5_k+0x340>
-	QUAD $0x002682155979e2c4; BYTE $0x00 // vpbroadcastq 0x2682(%rip), %xmm2 # 0xc0a0 <k_dot_q5_k+0x410>
-	QUAD $0x0027201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2720(%rip), %xmm3 # 0xc147 <k_dot_q5_k+0x4b7>
+	QUAD $0x003639057879e2c4; BYTE $0x00 // vpbroadcastb 0x3639(%rip), %xmm0 # 0xd046 <k_fit_symmetric+0x606>
+	QUAD $0x000034bb0d6ff9c5 // vmovdqa 0x34bb(%rip), %xmm1 # 0xced0 <k_fit_symmetric+0x490>
+	QUAD $0x00359a155979e2c4; BYTE $0x00 // vpbroadcastq 0x359a(%rip), %xmm2 # 0xcfb8 <k_fit_symmetric+0x578>
+	QUAD $0x0036201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3620(%rip), %xmm3 # 0xd047 <k_fit_symmetric+0x607>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -7646,8 +7646,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00261a057879e2c4; BYTE $0x00 // vpbroadcastb 0x261a(%rip), %xmm0 # 0xc148 <k_dot_q5_k+0x4b8>
-	QUAD $0x0026120d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2612(%rip), %xmm1 # 0xc149 <k_dot_q5_k+0x4b9>
+	QUAD $0x00351a057879e2c4; BYTE $0x00 // vpbroadcastb 0x351a(%rip), %xmm0 # 0xd048 <k_fit_symmetric+0x608>
+	QUAD $0x0035120d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3512(%rip), %xmm1 # 0xd049 <k_fit_symmetric+0x609>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -7763,15 +7763,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x002324055979e2c4; BYTE $0x00 // vpbroadcastq 0x2324(%rip), %xmm0 # 0xc0d0 <k_dot_q5_k+0x440>
+	QUAD $0x00323c055979e2c4; BYTE $0x00 // vpbroadcastq 0x323c(%rip), %xmm0 # 0xcfe8 <k_fit_symmetric+0x5a8>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000021aa0d6ff9c5 // vmovdqa 0x21aa(%rip), %xmm1 # 0xbf60 <k_dot_q5_k+0x2d0>
-	QUAD $0x000021f2156ff9c5 // vmovdqa 0x21f2(%rip), %xmm2 # 0xbfb0 <k_dot_q5_k+0x320>
-	QUAD $0x0023831d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2383(%rip), %xmm3 # 0xc14a <k_dot_q5_k+0x4ba>
-	QUAD $0x00237b257879e2c4; BYTE $0x00 // vpbroadcastb 0x237b(%rip), %xmm4 # 0xc14b <k_dot_q5_k+0x4bb>
-	QUAD $0x0023732d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2373(%rip), %xmm5 # 0xc14c <k_dot_q5_k+0x4bc>
-	QUAD $0x00236b357879e2c4; BYTE $0x00 // vpbroadcastb 0x236b(%rip), %xmm6 # 0xc14d <k_dot_q5_k+0x4bd>
-	QUAD $0x0023633d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2363(%rip), %xmm7 # 0xc14e <k_dot_q5_k+0x4be>
+	QUAD $0x000030aa0d6ff9c5 // vmovdqa 0x30aa(%rip), %xmm1 # 0xce60 <k_fit_symmetric+0x420>
+	QUAD $0x000030f2156ff9c5 // vmovdqa 0x30f2(%rip), %xmm2 # 0xceb0 <k_fit_symmetric+0x470>
+	QUAD $0x0032831d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3283(%rip), %xmm3 # 0xd04a <k_fit_symmetric+0x60a>
+	QUAD $0x00327b257879e2c4; BYTE $0x00 // vpbroadcastb 0x327b(%rip), %xmm4 # 0xd04b <k_fit_symmetric+0x60b>
+	QUAD $0x0032732d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3273(%rip), %xmm5 # 0xd04c <k_fit_symmetric+0x60c>
+	QUAD $0x00326b357879e2c4; BYTE $0x00 // vpbroadcastb 0x326b(%rip), %xmm6 # 0xd04d <k_fit_symmetric+0x60d>
+	QUAD $0x0032633d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3263(%rip), %xmm7 # 0xd04e <k_fit_symmetric+0x60e>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -7914,9 +7914,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002071057879e2c4; BYTE $0x00 // vpbroadcastb 0x2071(%rip), %xmm0 # 0xc14f <k_dot_q5_k+0x4bf>
-	QUAD $0x0020690d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2069(%rip), %xmm1 # 0xc150 <k_dot_q5_k+0x4c0>
-	QUAD $0x002061157879e2c4; BYTE $0x00 // vpbroadcastb 0x2061(%rip), %xmm2 # 0xc151 <k_dot_q5_k+0x4c1>
+	QUAD $0x002f71057879e2c4; BYTE $0x00 // vpbroadcastb 0x2f71(%rip), %xmm0 # 0xd04f <k_fit_symmetric+0x60f>
+	QUAD $0x002f690d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f69(%rip), %xmm1 # 0xd050 <k_fit_symmetric+0x610>
+	QUAD $0x002f61157879e2c4; BYTE $0x00 // vpbroadcastb 0x2f61(%rip), %xmm2 # 0xd051 <k_fit_symmetric+0x611>
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
@@ -8040,8 +8040,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1dfc0528487cf162; WORD $0x0000 // vmovaps 0x1dfc(%rip), %zmm0 # 0xc180 <k_dot_q5_k+0x4f0>
-	QUAD $0x001e330d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1e33(%rip), %xmm1 # 0xc1c0 <k_dot_q5_k+0x530>
+	QUAD $0x2cfc0528487cf162; WORD $0x0000 // vmovaps 0x2cfc(%rip), %zmm0 # 0xd080 <k_fit_symmetric+0x640>
+	QUAD $0x002d330d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2d33(%rip), %xmm1 # 0xd0c0 <k_fit_symmetric+0x680>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x3a // movzwl (%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -8137,10 +8137,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1c8c0528487cf162; WORD $0x0000 // vmovaps 0x1c8c(%rip), %zmm0 # 0xc200 <k_dot_q5_k+0x570>
-	QUAD $0x001cc30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cc3(%rip), %xmm1 # 0xc240 <k_dot_q5_k+0x5b0>
-	QUAD $0x001cbb157879e2c4; BYTE $0x00 // vpbroadcastb 0x1cbb(%rip), %xmm2 # 0xc241 <k_dot_q5_k+0x5b1>
-	QUAD $0x001cb31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1cb3(%rip), %xmm3 # 0xc242 <k_dot_q5_k+0x5b2>
+	QUAD $0x2b8c0528487cf162; WORD $0x0000 // vmovaps 0x2b8c(%rip), %zmm0 # 0xd100 <k_fit_symmetric+0x6c0>
+	QUAD $0x002bc30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2bc3(%rip), %xmm1 # 0xd140 <k_fit_symmetric+0x700>
+	QUAD $0x002bbb157879e2c4; BYTE $0x00 // vpbroadcastb 0x2bbb(%rip), %xmm2 # 0xd141 <k_fit_symmetric+0x701>
+	QUAD $0x002bb31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2bb3(%rip), %xmm3 # 0xd142 <k_fit_symmetric+0x702>
 	BYTE $0x90 // nop
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
@@ -8508,8 +8508,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00159e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x159e(%rip), %xmm1 # 0xc243 <k_dot_q5_k+0x5b3>
-	QUAD $0x001596157879e2c4; BYTE $0x00 // vpbroadcastb 0x1596(%rip), %xmm2 # 0xc244 <k_dot_q5_k+0x5b4>
+	QUAD $0x00249e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x249e(%rip), %xmm1 # 0xd143 <k_fit_symmetric+0x703>
+	QUAD $0x002496157879e2c4; BYTE $0x00 // vpbroadcastb 0x2496(%rip), %xmm2 # 0xd144 <k_fit_symmetric+0x704>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -8557,7 +8557,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0014c00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14c0(%rip), %xmm1 # 0xc245 <k_dot_q5_k+0x5b5>
+	QUAD $0x0023c00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x23c0(%rip), %xmm1 # 0xd145 <k_fit_symmetric+0x705>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -8611,11 +8611,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00121b0d5979e2c4; BYTE $0x00 // vpbroadcastq 0x121b(%rip), %xmm1 # 0xc0a0 <k_dot_q5_k+0x410>
-	QUAD $0x00001143156ff9c5 // vmovdqa 0x1143(%rip), %xmm2 # 0xbfd0 <k_dot_q5_k+0x340>
-	QUAD $0x0013b01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13b0(%rip), %xmm3 # 0xc246 <k_dot_q5_k+0x5b6>
-	QUAD $0x0013a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x13a8(%rip), %xmm4 # 0xc247 <k_dot_q5_k+0x5b7>
-	QUAD $0x0013a02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x13a0(%rip), %xmm5 # 0xc248 <k_dot_q5_k+0x5b8>
+	QUAD $0x0021330d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2133(%rip), %xmm1 # 0xcfb8 <k_fit_symmetric+0x578>
+	QUAD $0x00002043156ff9c5 // vmovdqa 0x2043(%rip), %xmm2 # 0xced0 <k_fit_symmetric+0x490>
+	QUAD $0x0022b01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x22b0(%rip), %xmm3 # 0xd146 <k_fit_symmetric+0x706>
+	QUAD $0x0022a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x22a8(%rip), %xmm4 # 0xd147 <k_fit_symmetric+0x707>
+	QUAD $0x0022a02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x22a0(%rip), %xmm5 # 0xd148 <k_fit_symmetric+0x708>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -8673,10 +8673,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0012940d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1294(%rip), %xmm1 # 0xc249 <k_dot_q5_k+0x5b9>
-	QUAD $0x00001013156ff9c5 // vmovdqa 0x1013(%rip), %xmm2 # 0xbfd0 <k_dot_q5_k+0x340>
-	QUAD $0x0010da1d5979e2c4; BYTE $0x00 // vpbroadcastq 0x10da(%rip), %xmm3 # 0xc0a0 <k_dot_q5_k+0x410>
-	QUAD $0x00127b257879e2c4; BYTE $0x00 // vpbroadcastb 0x127b(%rip), %xmm4 # 0xc24a <k_dot_q5_k+0x5ba>
+	QUAD $0x0021940d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2194(%rip), %xmm1 # 0xd149 <k_fit_symmetric+0x709>
+	QUAD $0x00001f13156ff9c5 // vmovdqa 0x1f13(%rip), %xmm2 # 0xced0 <k_fit_symmetric+0x490>
+	QUAD $0x001ff21d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ff2(%rip), %xmm3 # 0xcfb8 <k_fit_symmetric+0x578>
+	QUAD $0x00217b257879e2c4; BYTE $0x00 // vpbroadcastb 0x217b(%rip), %xmm4 # 0xd14a <k_fit_symmetric+0x70a>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -8745,14 +8745,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000fbe0d5979e2c4; BYTE $0x00 // vpbroadcastq 0xfbe(%rip), %xmm1 # 0xc0d0 <k_dot_q5_k+0x440>
-	QUAD $0x00000e46156ff9c5 // vmovdqa 0xe46(%rip), %xmm2 # 0xbf60 <k_dot_q5_k+0x2d0>
-	QUAD $0x00000e8e1d6ff9c5 // vmovdqa 0xe8e(%rip), %xmm3 # 0xbfb0 <k_dot_q5_k+0x320>
-	QUAD $0x001120257879e2c4; BYTE $0x00 // vpbroadcastb 0x1120(%rip), %xmm4 # 0xc24b <k_dot_q5_k+0x5bb>
-	QUAD $0x0011182d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1118(%rip), %xmm5 # 0xc24c <k_dot_q5_k+0x5bc>
-	QUAD $0x001110357879e2c4; BYTE $0x00 // vpbroadcastb 0x1110(%rip), %xmm6 # 0xc24d <k_dot_q5_k+0x5bd>
-	QUAD $0x0011083d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1108(%rip), %xmm7 # 0xc24e <k_dot_q5_k+0x5be>
-	QUAD $0x00110005787962c4; BYTE $0x00 // vpbroadcastb 0x1100(%rip), %xmm8 # 0xc24f <k_dot_q5_k+0x5bf>
+	QUAD $0x001ed60d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ed6(%rip), %xmm1 # 0xcfe8 <k_fit_symmetric+0x5a8>
+	QUAD $0x00001d46156ff9c5 // vmovdqa 0x1d46(%rip), %xmm2 # 0xce60 <k_fit_symmetric+0x420>
+	QUAD $0x00001d8e1d6ff9c5 // vmovdqa 0x1d8e(%rip), %xmm3 # 0xceb0 <k_fit_symmetric+0x470>
+	QUAD $0x002020257879e2c4; BYTE $0x00 // vpbroadcastb 0x2020(%rip), %xmm4 # 0xd14b <k_fit_symmetric+0x70b>
+	QUAD $0x0020182d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2018(%rip), %xmm5 # 0xd14c <k_fit_symmetric+0x70c>
+	QUAD $0x002010357879e2c4; BYTE $0x00 // vpbroadcastb 0x2010(%rip), %xmm6 # 0xd14d <k_fit_symmetric+0x70d>
+	QUAD $0x0020083d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2008(%rip), %xmm7 # 0xd14e <k_fit_symmetric+0x70e>
+	QUAD $0x00200005787962c4; BYTE $0x00 // vpbroadcastb 0x2000(%rip), %xmm8 # 0xd14f <k_fit_symmetric+0x70f>
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x60418b44 // movl 0x60(%rcx), %r8d
@@ -8912,9 +8912,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000d9e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd9e(%rip), %xmm1 # 0xc250 <k_dot_q5_k+0x5c0>
-	QUAD $0x000d96157879e2c4; BYTE $0x00 // vpbroadcastb 0xd96(%rip), %xmm2 # 0xc251 <k_dot_q5_k+0x5c1>
-	QUAD $0x000d8e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0xd8e(%rip), %xmm3 # 0xc252 <k_dot_q5_k+0x5c2>
+	QUAD $0x001c9e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c9e(%rip), %xmm1 # 0xd150 <k_fit_symmetric+0x710>
+	QUAD $0x001c96157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c96(%rip), %xmm2 # 0xd151 <k_fit_symmetric+0x711>
+	QUAD $0x001c8e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c8e(%rip), %xmm3 # 0xd152 <k_fit_symmetric+0x712>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x6921; BYTE $0x0c // vpmovsxbd 0xc0(%rcx), %zmm5
@@ -9055,8 +9055,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000aa1057879e2c4; BYTE $0x00 // vpbroadcastb 0xaa1(%rip), %xmm0 # 0xc253 <k_dot_q5_k+0x5c3>
-	QUAD $0x000a990d7879e2c4; BYTE $0x00 // vpbroadcastb 0xa99(%rip), %xmm1 # 0xc254 <k_dot_q5_k+0x5c4>
+	QUAD $0x0019a1057879e2c4; BYTE $0x00 // vpbroadcastb 0x19a1(%rip), %xmm0 # 0xd153 <k_fit_symmetric+0x713>
+	QUAD $0x0019990d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1999(%rip), %xmm1 # 0xd154 <k_fit_symmetric+0x714>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	BYTE $0x90 // nop
 	LONG $0x21dbf9c5 // vpand (%rcx), %xmm0, %xmm4
@@ -9197,7 +9197,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0007d40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x7d4(%rip), %xmm1 # 0xc255 <k_dot_q5_k+0x5c5>
+	QUAD $0x0016d40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16d4(%rip), %xmm1 # 0xd155 <k_fit_symmetric+0x715>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9316,9 +9316,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0005850d7879e2c4; BYTE $0x00 // vpbroadcastb 0x585(%rip), %xmm1 # 0xc256 <k_dot_q5_k+0x5c6>
-	QUAD $0x00057d157879e2c4; BYTE $0x00 // vpbroadcastb 0x57d(%rip), %xmm2 # 0xc257 <k_dot_q5_k+0x5c7>
-	QUAD $0x0005751d7879e2c4; BYTE $0x00 // vpbroadcastb 0x575(%rip), %xmm3 # 0xc258 <k_dot_q5_k+0x5c8>
+	QUAD $0x0014850d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1485(%rip), %xmm1 # 0xd156 <k_fit_symmetric+0x716>
+	QUAD $0x00147d157879e2c4; BYTE $0x00 // vpbroadcastb 0x147d(%rip), %xmm2 # 0xd157 <k_fit_symmetric+0x717>
+	QUAD $0x0014751d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1475(%rip), %xmm3 # 0xd158 <k_fit_symmetric+0x718>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9432,6 +9432,821 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+
+	// fit_affine
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
+	WORD $0x3b74 // je 0xbf77 <k_fit_affine+0x47>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x577c // jl 0xbfb6 <k_fit_affine+0x86>
+	LONG $0xff408d4c // leaq -0x1(%rax), %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x5f75 // jne 0xbfc8 <k_fit_affine+0x98>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0xc028 <k_fit_affine+0xf8>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x0910fcc5 // vmovups (%rcx), %ymm1
+	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
+	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	WORD $0x257c // jl 0xbfbf <k_fit_affine+0x8f>
+	LONG $0xff408d4c // leaq -0x1(%rax), %r8
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x052f850f; WORD $0x0000 // jne 0xc4d7 <k_fit_affine+0x5a7>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x000582e9; BYTE $0x00 // jmp 0xc538 <k_fit_affine+0x608>
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x00008de9; BYTE $0x00 // jmp 0xc04c <k_fit_affine+0x11c>
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	LONG $0x000594e9; BYTE $0x00 // jmp 0xc55c <k_fit_affine+0x62c>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfee18349 // andq $-0x2, %r9
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x7410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0x3c10fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm7
+	LONG $0x44107cc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm8
+	LONG $0xd758ecc5 // vaddps %ymm7, %ymm2, %ymm2
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xc95dccc5 // vminps %ymm1, %ymm6, %ymm1
+	LONG $0xe45fccc5 // vmaxps %ymm4, %ymm6, %ymm4
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xee59bcc5 // vmulps %ymm6, %ymm8, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0xb875 // jne 0xbfe0 <k_fit_affine+0xb0>
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x1e74 // je 0xc04c <k_fit_affine+0x11c>
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
+	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
+	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
+	QUAD $0x000ebf35187de2c4; BYTE $0x00 // vbroadcastss 0xebf(%rip), %ymm6 # 0xcf24 <k_fit_symmetric+0x4e4>
+	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x01618e0f; WORD $0x0000 // jle 0xc1e1 <k_fit_affine+0x2b1>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x043b840f; WORD $0x0000 // je 0xc4c7 <k_fit_affine+0x597>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x000ecd0d187d62c4; BYTE $0x00 // vbroadcastss 0xecd(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x000e8c15187d62c4; BYTE $0x00 // vbroadcastss 0xe8c(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x901c // vmovups %ymm11, (%r8,%r10,4)
+	LONG $0x107c21c4; WORD $0x915c; BYTE $0x20 // vmovups 0x20(%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xa475 // jne 0xc0b0 <k_fit_affine+0x180>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x3674 // je 0xc146 <k_fit_affine+0x216>
+	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
+	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
+	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
+	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
+	QUAD $0x0e3a0d583874f162; WORD $0x0000 // vaddps 0xe3a(%rip){1to8}, %ymm1, %ymm1 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x0df80d583874f162; WORD $0x0000 // vaddps 0xdf8(%rip){1to8}, %ymm1, %ymm1 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00928e0f; WORD $0x0000 // jle 0xc1e1 <k_fit_affine+0x2b1>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x08a3840f; WORD $0x0000 // je 0xc9fb <k_fit_affine+0xacb>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000e060d187de2c4; BYTE $0x00 // vbroadcastss 0xe06(%rip), %ymm1 # 0xcf74 <k_fit_symmetric+0x534>
+	WORD $0x9066 // nop
+	LONG $0x594c01c4; WORD $0x8804 // vmulps (%r8,%r9,4), %ymm6, %ymm8
+	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
+	LONG $0x5c3c21c4; WORD $0x8904 // vsubps (%rcx,%r9,4), %ymm8, %ymm8
+	LONG $0xc1543cc5 // vandps %ymm1, %ymm8, %ymm8
+	LONG $0x593c21c4; WORD $0x8a04 // vmulps (%rdx,%r9,4), %ymm8, %ymm8
+	LONG $0x594c01c4; WORD $0x884c; BYTE $0x20 // vmulps 0x20(%r8,%r9,4), %ymm6, %ymm9
+	LONG $0xcd5834c5 // vaddps %ymm5, %ymm9, %ymm9
+	LONG $0x5c3421c4; WORD $0x894c; BYTE $0x20 // vsubps 0x20(%rcx,%r9,4), %ymm9, %ymm9
+	LONG $0xc95434c5 // vandps %ymm1, %ymm9, %ymm9
+	LONG $0x593421c4; WORD $0x8a4c; BYTE $0x20 // vmulps 0x20(%rdx,%r9,4), %ymm9, %ymm9
+	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
+	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xb775 // jne 0xc170 <k_fit_affine+0x240>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2474 // je 0xc1e1 <k_fit_affine+0x2b1>
+	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	QUAD $0x0d9d0d543874f162; WORD $0x0000 // vandps 0xd9d(%rip){1to8}, %ymm1, %ymm1 # 0xcf74 <k_fit_symmetric+0x534>
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
+	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x07d9880f; WORD $0x0000 // js 0xc9c7 <k_fit_affine+0xa97>
+	LONG $0x47107ac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm8
+	LONG $0x4f107ac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm9
+	LONG $0xff508d4c // leaq -0x1(%rax), %r10
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x000d6515187d62c4; BYTE $0x00 // vbroadcastss 0xd65(%rip), %ymm10 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x000d241d187d62c4; BYTE $0x00 // vbroadcastss 0xd24(%rip), %ymm11 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x000d522d187d62c4; BYTE $0x00 // vbroadcastss 0xd52(%rip), %ymm13 # 0xcf74 <k_fit_symmetric+0x534>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	WORD $0x18eb // jmp 0xc240 <k_fit_affine+0x310>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x078b840f; WORD $0x0000 // je 0xc9cb <k_fit_affine+0xa9b>
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00968e0f; WORD $0x0000 // jle 0xc2f0 <k_fit_affine+0x3c0>
+	LONG $0x00d65162; WORD $0xf32a // vcvtsi2ss %r11, %xmm21, %xmm14
+	LONG $0x593241c4; BYTE $0xf6 // vmulss %xmm14, %xmm9, %xmm14
+	LONG $0x583a41c4; BYTE $0xf6 // vaddss %xmm14, %xmm8, %xmm14
+	LONG $0xf0580ac5 // vaddss %xmm0, %xmm14, %xmm14
+	LONG $0x187d42c4; BYTE $0xf6 // vbroadcastss %xmm14, %ymm14
+	LONG $0xf95c5cc5 // vsubps %ymm1, %ymm4, %ymm15
+	LONG $0x5e0c41c4; BYTE $0xf7 // vdivps %ymm15, %ymm14, %ymm14
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x287ca162; WORD $0x1410; BYTE $0x39 // vmovups (%rcx,%r15), %ymm18
+	LONG $0x206ce162; WORD $0xd95c // vsubps %ymm1, %ymm18, %ymm19
+	LONG $0x280ca162; WORD $0xdb59 // vmulps %ymm19, %ymm14, %ymm19
+	LONG $0x2064c162; WORD $0xdc5f // vmaxps %ymm12, %ymm19, %ymm19
+	LONG $0x287ca162; WORD $0xdb5d // vminps %ymm19, %ymm0, %ymm19
+	LONG $0x2064c162; WORD $0xda58 // vaddps %ymm10, %ymm19, %ymm19
+	LONG $0x2064c162; WORD $0xdb58 // vaddps %ymm11, %ymm19, %ymm19
+	LONG $0x287ca162; WORD $0x1c11; BYTE $0x3b // vmovups %ymm19, (%rbx,%r15)
+	LONG $0x2064a162; WORD $0x2459; BYTE $0x3a // vmulps (%rdx,%r15), %ymm19, %ymm20
+	LONG $0x2074a162; WORD $0xcc58 // vaddps %ymm20, %ymm17, %ymm17
+	LONG $0x2064a162; WORD $0xdc59 // vmulps %ymm20, %ymm19, %ymm19
+	LONG $0x207ca162; WORD $0xc358 // vaddps %ymm19, %ymm16, %ymm16
+	LONG $0x206ca162; WORD $0xd459 // vmulps %ymm20, %ymm18, %ymm18
+	LONG $0x28043162; WORD $0xfa58 // vaddps %ymm18, %ymm15, %ymm15
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xa075 // jne 0xc290 <k_fit_affine+0x360>
+	LONG $0x286c3162; WORD $0xf059 // vmulps %ymm16, %ymm2, %ymm14
+	LONG $0x2074a162; WORD $0xd159 // vmulps %ymm17, %ymm17, %ymm18
+	LONG $0x280c3162; WORD $0xf25c // vsubps %ymm18, %ymm14, %ymm14
+	LONG $0x281cd162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %ymm14, %ymm12, %k0
+	LONG $0xc098f9c5 // kortestb %k0, %k0
+	LONG $0xff1d840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0x286cc162; WORD $0xd759 // vmulps %ymm15, %ymm2, %ymm18
+	LONG $0x2864a162; WORD $0xd959 // vmulps %ymm17, %ymm3, %ymm19
+	LONG $0x206ca162; WORD $0xd35c // vsubps %ymm19, %ymm18, %ymm18
+	LONG $0x2864a162; WORD $0xd859 // vmulps %ymm16, %ymm3, %ymm19
+	LONG $0x2074c162; WORD $0xcf59 // vmulps %ymm15, %ymm17, %ymm17
+	LONG $0x2064a162; WORD $0xc95c // vsubps %ymm17, %ymm19, %ymm17
+	LONG $0x2074c162; WORD $0xde5e // vdivps %ymm14, %ymm17, %ymm19
+	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
+	LONG $0x28043162; WORD $0xf85e // vdivps %ymm16, %ymm15, %ymm15
+	LONG $0x2074b162; WORD $0xcbc2; BYTE $0x05 // vcmpnltps %ymm19, %ymm17, %k1
+	LONG $0x216c5162; WORD $0xfe5e // vdivps %ymm14, %ymm18, %ymm15 {%k1}
+	LONG $0x2074a162; WORD $0xc35d // vminps %ymm19, %ymm17, %ymm16
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a48e0f; WORD $0x0000 // jle 0xc40d <k_fit_affine+0x4dd>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x011e840f; WORD $0x0000 // je 0xc490 <k_fit_affine+0x560>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0xff3b54592804a162 // vmulps -0x20(%rbx,%r15), %ymm15, %ymm18
+	LONG $0x206ca162; WORD $0xd058 // vaddps %ymm16, %ymm18, %ymm18
+	QUAD $0xff39545c206ca162 // vsubps -0x20(%rcx,%r15), %ymm18, %ymm18
+	LONG $0x206cc162; WORD $0xd554 // vandps %ymm13, %ymm18, %ymm18
+	QUAD $0xff3a5459206ca162 // vmulps -0x20(%rdx,%r15), %ymm18, %ymm18
+	LONG $0x2804a162; WORD $0x1c59; BYTE $0x3b // vmulps (%rbx,%r15), %ymm15, %ymm19
+	LONG $0x2064a162; WORD $0xd858 // vaddps %ymm16, %ymm19, %ymm19
+	LONG $0x2064a162; WORD $0x1c5c; BYTE $0x39 // vsubps (%rcx,%r15), %ymm19, %ymm19
+	LONG $0x2074a162; WORD $0xca58 // vaddps %ymm18, %ymm17, %ymm17
+	LONG $0x2064c162; WORD $0xd554 // vandps %ymm13, %ymm19, %ymm18
+	LONG $0x206ca162; WORD $0x1459; BYTE $0x3a // vmulps (%rdx,%r15), %ymm18, %ymm18
+	LONG $0x2074a162; WORD $0xca58 // vaddps %ymm18, %ymm17, %ymm17
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xa275 // jne 0xc380 <k_fit_affine+0x450>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2b74 // je 0xc40d <k_fit_affine+0x4dd>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x2804a162; WORD $0x1459; BYTE $0x33 // vmulps (%rbx,%r14), %ymm15, %ymm18
+	LONG $0x206ca162; WORD $0xd058 // vaddps %ymm16, %ymm18, %ymm18
+	LONG $0x206ca162; WORD $0x145c; BYTE $0x31 // vsubps (%rcx,%r14), %ymm18, %ymm18
+	LONG $0x206cc162; WORD $0xd554 // vandps %ymm13, %ymm18, %ymm18
+	LONG $0x206ca162; WORD $0x1459; BYTE $0x32 // vmulps (%rdx,%r14), %ymm18, %ymm18
+	LONG $0x2074a162; WORD $0xca58 // vaddps %ymm18, %ymm17, %ymm17
+	LONG $0x2074f162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %ymm7, %ymm17, %k1
+	LONG $0x291cd162; WORD $0xcec2; BYTE $0x01 // vcmpltps %ymm14, %ymm12, %k1 {%k1}
+	LONG $0xc998f9c5 // kortestb %k1, %k1
+	LONG $0xfe0b840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0x297cb162; WORD $0xf928 // vmovaps %ymm17, %ymm7 {%k1}
+	LONG $0x297cd162; WORD $0xf728 // vmovaps %ymm15, %ymm6 {%k1}
+	LONG $0x297cb162; WORD $0xc828 // vmovaps %ymm16, %ymm1 {%k1}
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc230 <k_fit_affine+0x300>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x5b74 // je 0xc4a0 <k_fit_affine+0x570>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x9066 // nop
+	LONG $0x6f7e01c4; WORD $0x3874; BYTE $0xe0 // vmovdqu -0x20(%r8,%r15), %ymm14
+	LONG $0x6f7e01c4; WORD $0x383c // vmovdqu (%r8,%r15), %ymm15
+	QUAD $0xff3b746f297e3162 // vmovdqu32 -0x20(%rbx,%r15), %ymm14 {%k1}
+	LONG $0x7f7e01c4; WORD $0x3874; BYTE $0xe0 // vmovdqu %ymm14, -0x20(%r8,%r15)
+	LONG $0x297e3162; WORD $0x3c6f; BYTE $0x3b // vmovdqu32 (%rbx,%r15), %ymm15 {%k1}
+	LONG $0x7f7e01c4; WORD $0x383c // vmovdqu %ymm15, (%r8,%r15)
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xca75 // jne 0xc450 <k_fit_affine+0x520>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfda2840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	WORD $0x1beb // jmp 0xc4ab <k_fit_affine+0x57b>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xff47850f; WORD $0xffff // jne 0xc3e2 <k_fit_affine+0x4b2>
+	LONG $0xffff6de9; BYTE $0xff // jmp 0xc40d <k_fit_affine+0x4dd>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfd85840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x6f7e01c4; WORD $0x3034 // vmovdqu (%r8,%r14), %ymm14
+	LONG $0x297e3162; WORD $0x346f; BYTE $0x33 // vmovdqu32 (%rbx,%r14), %ymm14 {%k1}
+	LONG $0x7f7e01c4; WORD $0x3034 // vmovdqu %ymm14, (%r8,%r14)
+	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc230 <k_fit_affine+0x300>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfc3e850f; WORD $0xffff // jne 0xc110 <k_fit_affine+0x1e0>
+	LONG $0xfffc6fe9; BYTE $0xff // jmp 0xc146 <k_fit_affine+0x216>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0xfee18349 // andq $-0x2, %r9
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
+	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x7410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0x3c10fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm7
+	LONG $0x44107cc5; WORD $0x20b2 // vmovups 0x20(%rdx,%rsi,4), %ymm8
+	LONG $0xd758ecc5 // vaddps %ymm7, %ymm2, %ymm2
+	LONG $0xef59d4c5 // vmulps %ymm7, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xc95dccc5 // vminps %ymm1, %ymm6, %ymm1
+	LONG $0xe45fccc5 // vmaxps %ymm4, %ymm6, %ymm4
+	LONG $0xd258bcc5 // vaddps %ymm2, %ymm8, %ymm2
+	LONG $0xee59bcc5 // vmulps %ymm6, %ymm8, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0x10c68348 // addq $0x10, %rsi
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0xb875 // jne 0xc4f0 <k_fit_affine+0x5c0>
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x1e74 // je 0xc55c <k_fit_affine+0x62c>
+	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
+	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
+	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
+	LONG $0xe45fd4c5 // vmaxps %ymm4, %ymm5, %ymm4
+	LONG $0xd658ecc5 // vaddps %ymm6, %ymm2, %ymm2
+	LONG $0xee59d4c5 // vmulps %ymm6, %ymm5, %ymm5
+	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
+	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
+	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
+	QUAD $0x0009af35187de2c4; BYTE $0x00 // vbroadcastss 0x9af(%rip), %ymm6 # 0xcf24 <k_fit_symmetric+0x4e4>
+	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x10478b4c // movq 0x10(%rdi), %r8
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x015c8e0f; WORD $0x0000 // jle 0xc6ec <k_fit_affine+0x7bc>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x0473840f; WORD $0x0000 // je 0xca0f <k_fit_affine+0xadf>
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	QUAD $0x0009bd0d187d62c4; BYTE $0x00 // vbroadcastss 0x9bd(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x00097c15187d62c4; BYTE $0x00 // vbroadcastss 0x97c(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x901c // vmovups %ymm11, (%r8,%r10,4)
+	LONG $0x107c21c4; WORD $0x915c; BYTE $0x20 // vmovups 0x20(%rcx,%r10,4), %ymm11
+	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
+	LONG $0xd95924c5 // vmulps %ymm1, %ymm11, %ymm11
+	LONG $0x5f2441c4; BYTE $0xd8 // vmaxps %ymm8, %ymm11, %ymm11
+	LONG $0x5d7c41c4; BYTE $0xdb // vminps %ymm11, %ymm0, %ymm11
+	LONG $0x582441c4; BYTE $0xd9 // vaddps %ymm9, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xda // vaddps %ymm10, %ymm11, %ymm11
+	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0xfec38349 // addq $-0x2, %r11
+	WORD $0xa475 // jne 0xc5c0 <k_fit_affine+0x690>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x3674 // je 0xc656 <k_fit_affine+0x726>
+	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
+	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
+	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
+	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
+	QUAD $0x092a0d583874f162; WORD $0x0000 // vaddps 0x92a(%rip){1to8}, %ymm1, %ymm1 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x08e80d583874f162; WORD $0x0000 // vaddps 0x8e8(%rip){1to8}, %ymm1, %ymm1 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0xc6ec <k_fit_affine+0x7bc>
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x03b7840f; WORD $0x0000 // je 0xca1f <k_fit_affine+0xaef>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0x594c01c4; WORD $0x8844; BYTE $0x20 // vmulps 0x20(%r8,%r9,4), %ymm6, %ymm8
+	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
+	LONG $0x5c3c21c4; WORD $0x8944; BYTE $0x20 // vsubps 0x20(%rcx,%r9,4), %ymm8, %ymm8
+	LONG $0x593c41c4; BYTE $0xc0 // vmulps %ymm8, %ymm8, %ymm8
+	LONG $0x593c21c4; WORD $0x8a44; BYTE $0x20 // vmulps 0x20(%rdx,%r9,4), %ymm8, %ymm8
+	LONG $0xc958c4c5 // vaddps %ymm1, %ymm7, %ymm1
+	LONG $0xf958bcc5 // vaddps %ymm1, %ymm8, %ymm7
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xb675 // jne 0xc680 <k_fit_affine+0x750>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x1e74 // je 0xc6ec <k_fit_affine+0x7bc>
+	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
+	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
+	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
+	LONG $0xc959f4c5 // vmulps %ymm1, %ymm1, %ymm1
+	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
+	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
+	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x02ce880f; WORD $0x0000 // js 0xc9c7 <k_fit_affine+0xa97>
+	LONG $0x47107ac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm8
+	LONG $0x4f107ac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm9
+	LONG $0xff508d4c // leaq -0x1(%rax), %r10
+	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x00085a15187d62c4; BYTE $0x00 // vbroadcastss 0x85a(%rip), %ymm10 # 0xcf70 <k_fit_symmetric+0x530>
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	QUAD $0x00081425187d62c4; BYTE $0x00 // vbroadcastss 0x814(%rip), %ymm12 # 0xcf38 <k_fit_symmetric+0x4f8>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	WORD $0x16eb // jmp 0xc740 <k_fit_affine+0x810>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x028b840f; WORD $0x0000 // je 0xc9cb <k_fit_affine+0xa9b>
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00978e0f; WORD $0x0000 // jle 0xc7f0 <k_fit_affine+0x8c0>
+	LONG $0x00de5162; WORD $0xeb2a // vcvtsi2ss %r11, %xmm20, %xmm13
+	LONG $0x593241c4; BYTE $0xed // vmulss %xmm13, %xmm9, %xmm13
+	LONG $0x583a41c4; BYTE $0xed // vaddss %xmm13, %xmm8, %xmm13
+	LONG $0xe85812c5 // vaddss %xmm0, %xmm13, %xmm13
+	LONG $0x187d42c4; BYTE $0xed // vbroadcastss %xmm13, %ymm13
+	LONG $0xf15c5cc5 // vsubps %ymm1, %ymm4, %ymm14
+	LONG $0x5e1441c4; BYTE $0xee // vdivps %ymm14, %ymm13, %ymm13
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x287ca162; WORD $0x0c10; BYTE $0x39 // vmovups (%rcx,%r15), %ymm17
+	LONG $0x2074e162; WORD $0xd15c // vsubps %ymm1, %ymm17, %ymm18
+	LONG $0x2814a162; WORD $0xd259 // vmulps %ymm18, %ymm13, %ymm18
+	LONG $0x206cc162; WORD $0xd35f // vmaxps %ymm11, %ymm18, %ymm18
+	LONG $0x287ca162; WORD $0xd25d // vminps %ymm18, %ymm0, %ymm18
+	LONG $0x206cc162; WORD $0xd258 // vaddps %ymm10, %ymm18, %ymm18
+	LONG $0x206cc162; WORD $0xd458 // vaddps %ymm12, %ymm18, %ymm18
+	LONG $0x287ca162; WORD $0x1411; BYTE $0x3b // vmovups %ymm18, (%rbx,%r15)
+	LONG $0x206ca162; WORD $0x1c59; BYTE $0x3a // vmulps (%rdx,%r15), %ymm18, %ymm19
+	LONG $0x207ca162; WORD $0xc358 // vaddps %ymm19, %ymm16, %ymm16
+	LONG $0x206ca162; WORD $0xd359 // vmulps %ymm19, %ymm18, %ymm18
+	LONG $0x28043162; WORD $0xfa58 // vaddps %ymm18, %ymm15, %ymm15
+	LONG $0x2074a162; WORD $0xcb59 // vmulps %ymm19, %ymm17, %ymm17
+	LONG $0x280c3162; WORD $0xf158 // vaddps %ymm17, %ymm14, %ymm14
+	LONG $0x20c78349 // addq $0x20, %r15
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xa075 // jne 0xc790 <k_fit_affine+0x860>
+	LONG $0xea5904c5 // vmulps %ymm2, %ymm15, %ymm13
+	LONG $0x207ca162; WORD $0xc859 // vmulps %ymm16, %ymm16, %ymm17
+	LONG $0x28143162; WORD $0xe95c // vsubps %ymm17, %ymm13, %ymm13
+	LONG $0x2824d162; WORD $0xc5c2; BYTE $0x01 // vcmpltps %ymm13, %ymm11, %k0
+	LONG $0xc098f9c5 // kortestb %k0, %k0
+	LONG $0xff1f840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0x286cc162; WORD $0xce59 // vmulps %ymm14, %ymm2, %ymm17
+	LONG $0x2864a162; WORD $0xd059 // vmulps %ymm16, %ymm3, %ymm18
+	LONG $0x2074a162; WORD $0xca5c // vsubps %ymm18, %ymm17, %ymm17
+	LONG $0x2864c162; WORD $0xd759 // vmulps %ymm15, %ymm3, %ymm18
+	LONG $0x207cc162; WORD $0xc659 // vmulps %ymm14, %ymm16, %ymm16
+	LONG $0x206ca162; WORD $0xc05c // vsubps %ymm16, %ymm18, %ymm16
+	LONG $0x207cc162; WORD $0xd55e // vdivps %ymm13, %ymm16, %ymm18
+	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
+	LONG $0x5e0c41c4; BYTE $0xf7 // vdivps %ymm15, %ymm14, %ymm14
+	LONG $0x207cb162; WORD $0xcac2; BYTE $0x05 // vcmpnltps %ymm18, %ymm16, %k1
+	LONG $0x21745162; WORD $0xf55e // vdivps %ymm13, %ymm17, %ymm14 {%k1}
+	LONG $0x207c3162; WORD $0xfa5d // vminps %ymm18, %ymm16, %ymm15
+	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0xc90d <k_fit_affine+0x9dd>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x0121840f; WORD $0x0000 // je 0xc990 <k_fit_affine+0xa60>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xff3b4c59280ca162 // vmulps -0x20(%rbx,%r15), %ymm14, %ymm17
+	LONG $0x2074c162; WORD $0xcf58 // vaddps %ymm15, %ymm17, %ymm17
+	QUAD $0xff394c5c2074a162 // vsubps -0x20(%rcx,%r15), %ymm17, %ymm17
+	LONG $0x2074a162; WORD $0xc959 // vmulps %ymm17, %ymm17, %ymm17
+	QUAD $0xff3a4c592074a162 // vmulps -0x20(%rdx,%r15), %ymm17, %ymm17
+	LONG $0x280ca162; WORD $0x1459; BYTE $0x3b // vmulps (%rbx,%r15), %ymm14, %ymm18
+	LONG $0x206cc162; WORD $0xd758 // vaddps %ymm15, %ymm18, %ymm18
+	LONG $0x206ca162; WORD $0x145c; BYTE $0x39 // vsubps (%rcx,%r15), %ymm18, %ymm18
+	LONG $0x207ca162; WORD $0xc158 // vaddps %ymm17, %ymm16, %ymm16
+	LONG $0x206ca162; WORD $0xca59 // vmulps %ymm18, %ymm18, %ymm17
+	LONG $0x2074a162; WORD $0x0c59; BYTE $0x3a // vmulps (%rdx,%r15), %ymm17, %ymm17
+	LONG $0x207ca162; WORD $0xc158 // vaddps %ymm17, %ymm16, %ymm16
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xa275 // jne 0xc880 <k_fit_affine+0x950>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2b74 // je 0xc90d <k_fit_affine+0x9dd>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x280ca162; WORD $0x0c59; BYTE $0x33 // vmulps (%rbx,%r14), %ymm14, %ymm17
+	LONG $0x2074c162; WORD $0xcf58 // vaddps %ymm15, %ymm17, %ymm17
+	LONG $0x2074a162; WORD $0x0c5c; BYTE $0x31 // vsubps (%rcx,%r14), %ymm17, %ymm17
+	LONG $0x2074a162; WORD $0xc959 // vmulps %ymm17, %ymm17, %ymm17
+	LONG $0x2074a162; WORD $0x0c59; BYTE $0x32 // vmulps (%rdx,%r14), %ymm17, %ymm17
+	LONG $0x207ca162; WORD $0xc158 // vaddps %ymm17, %ymm16, %ymm16
+	LONG $0x207cf162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %ymm7, %ymm16, %k1
+	LONG $0x2924d162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %ymm13, %ymm11, %k1 {%k1}
+	LONG $0xc998f9c5 // kortestb %k1, %k1
+	LONG $0xfe0b840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0x297cb162; WORD $0xf828 // vmovaps %ymm16, %ymm7 {%k1}
+	LONG $0x297cd162; WORD $0xf628 // vmovaps %ymm14, %ymm6 {%k1}
+	LONG $0x297cd162; WORD $0xcf28 // vmovaps %ymm15, %ymm1 {%k1}
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc730 <k_fit_affine+0x800>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x5b74 // je 0xc9a0 <k_fit_affine+0xa70>
+	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x9066 // nop
+	LONG $0x6f7e01c4; WORD $0x386c; BYTE $0xe0 // vmovdqu -0x20(%r8,%r15), %ymm13
+	LONG $0x6f7e01c4; WORD $0x3834 // vmovdqu (%r8,%r15), %ymm14
+	QUAD $0xff3b6c6f297e3162 // vmovdqu32 -0x20(%rbx,%r15), %ymm13 {%k1}
+	LONG $0x7f7e01c4; WORD $0x386c; BYTE $0xe0 // vmovdqu %ymm13, -0x20(%r8,%r15)
+	LONG $0x297e3162; WORD $0x346f; BYTE $0x3b // vmovdqu32 (%rbx,%r15), %ymm14 {%k1}
+	LONG $0x7f7e01c4; WORD $0x3834 // vmovdqu %ymm14, (%r8,%r15)
+	LONG $0x02c68349 // addq $0x2, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	WORD $0xca75 // jne 0xc950 <k_fit_affine+0xa20>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfda2840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	WORD $0x1beb // jmp 0xc9ab <k_fit_affine+0xa7b>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xff47850f; WORD $0xffff // jne 0xc8e2 <k_fit_affine+0x9b2>
+	LONG $0xffff6de9; BYTE $0xff // jmp 0xc90d <k_fit_affine+0x9dd>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfd85840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	LONG $0x6f7e01c4; WORD $0x302c // vmovdqu (%r8,%r14), %ymm13
+	LONG $0x297e3162; WORD $0x2c6f; BYTE $0x33 // vmovdqu32 (%rbx,%r14), %ymm13 {%k1}
+	LONG $0x7f7e01c4; WORD $0x302c // vmovdqu %ymm13, (%r8,%r14)
+	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc730 <k_fit_affine+0x800>
+	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x285cf162; WORD $0xcdc2; BYTE $0x06 // vcmpnleps %ymm5, %ymm4, %k1
+	LONG $0xa97cf162; WORD $0xc628 // vmovaps %ymm6, %ymm0 {%k1} {z}
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	QUAD $0x055a05573874f162; WORD $0x0000 // vxorps 0x55a(%rip){1to8}, %ymm1, %ymm0 # 0xcf48 <k_fit_symmetric+0x508>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xf7b3850f; WORD $0xffff // jne 0xc1bd <k_fit_affine+0x28d>
+	LONG $0xfff7d2e9; BYTE $0xff // jmp 0xc1e1 <k_fit_affine+0x2b1>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfc06850f; WORD $0xffff // jne 0xc620 <k_fit_affine+0x6f0>
+	LONG $0xfffc37e9; BYTE $0xff // jmp 0xc656 <k_fit_affine+0x726>
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfca0850f; WORD $0xffff // jne 0xc6ce <k_fit_affine+0x79e>
+	LONG $0xfffcb9e9; BYTE $0xff // jmp 0xc6ec <k_fit_affine+0x7bc>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+
+	// fit_symmetric
+	WORD $0x5641 // pushq %r14
+	BYTE $0x53 // pushq %rbx
+	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x157e // jle 0xca6f <k_fit_symmetric+0x2f>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x1975 // jne 0xca7c <k_fit_symmetric+0x3c>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x74eb // jmp 0xcae3 <k_fit_symmetric+0xa3>
+	LONG $0xc847fcc5 // kxorw %k0, %k0, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0xcb16 <k_fit_symmetric+0xd6>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0004e315187de2c4; BYTE $0x00 // vbroadcastss 0x4e3(%rip), %ymm2 # 0xcf74 <k_fit_symmetric+0x534>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x2c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm5
+	LONG $0x4410fcc5; WORD $0x2032 // vmovups 0x20(%rdx,%rsi), %ymm0
+	LONG $0xf254d4c5 // vandps %ymm2, %ymm5, %ymm6
+	LONG $0x2874f162; WORD $0xcec2; BYTE $0x05 // vcmpnltps %ymm6, %ymm1, %k1
+	LONG $0xc95fccc5 // vmaxps %ymm1, %ymm6, %ymm1
+	LONG $0x297cf162; WORD $0xeb28 // vmovaps %ymm3, %ymm5 {%k1}
+	LONG $0xda54fcc5 // vandps %ymm2, %ymm0, %ymm3
+	LONG $0x2874f162; WORD $0xcbc2; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %k1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0x297cf162; WORD $0xc528 // vmovaps %ymm5, %ymm0 {%k1}
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xbd75 // jne 0xcaa0 <k_fit_symmetric+0x60>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x2474 // je 0xcb0b <k_fit_symmetric+0xcb>
+	LONG $0x1410fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm2
+	QUAD $0x047e1d54386cf162; WORD $0x0000 // vandps 0x47e(%rip){1to8}, %ymm2, %ymm3 # 0xcf74 <k_fit_symmetric+0x534>
+	LONG $0x2874f162; WORD $0xcbc2; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %k1
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0x297cf162; WORD $0xd028 // vmovaps %ymm0, %ymm2 {%k1}
+	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
+	QUAD $0x040a0dc23874f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x40a(%rip){1to8}, %ymm1, %k1 # 0xcf20 <k_fit_symmetric+0x4e0>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x4f10fac5; BYTE $0x30 // vmovss 0x30(%rdi), %xmm1
+	QUAD $0x041f15571874f162; WORD $0x0000 // vxorps 0x41f(%rip){1to4}, %xmm1, %xmm2 # 0xcf48 <k_fit_symmetric+0x508>
+	QUAD $0x000004031d58f2c5 // vaddss 0x403(%rip), %xmm1, %xmm3 # 0xcf34 <k_fit_symmetric+0x4f4>
+	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
+	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x797e // jle 0xcbbd <k_fit_symmetric+0x17d>
+	LONG $0xe85eecc5 // vdivps %ymm0, %ymm2, %ymm5
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x0004153d187de2c4; BYTE $0x00 // vbroadcastss 0x415(%rip), %ymm7 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x0003d405187d62c4; BYTE $0x00 // vbroadcastss 0x3d4(%rip), %ymm8 # 0xcf38 <k_fit_symmetric+0x4f8>
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x107c21c4; WORD $0x0e0c // vmovups (%rsi,%r9), %ymm9
+	LONG $0x107c01c4; WORD $0x0814 // vmovups (%r8,%r9), %ymm10
+	LONG $0xdd5934c5 // vmulps %ymm5, %ymm9, %ymm11
+	LONG $0xda5f24c5 // vmaxps %ymm2, %ymm11, %ymm11
+	LONG $0x5d6441c4; BYTE $0xdb // vminps %ymm11, %ymm3, %ymm11
+	LONG $0xdf5824c5 // vaddps %ymm7, %ymm11, %ymm11
+	LONG $0x582441c4; BYTE $0xd8 // vaddps %ymm8, %ymm11, %ymm11
+	LONG $0x117c21c4; WORD $0x0a1c // vmovups %ymm11, (%rdx,%r9)
+	LONG $0x593441c4; BYTE $0xca // vmulps %ymm10, %ymm9, %ymm9
+	LONG $0x593441c4; BYTE $0xcb // vmulps %ymm11, %ymm9, %ymm9
+	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
+	LONG $0x592c41c4; BYTE $0xcb // vmulps %ymm11, %ymm10, %ymm9
+	LONG $0x592441c4; BYTE $0xc9 // vmulps %ymm9, %ymm11, %ymm9
+	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
+	LONG $0x20c18349 // addq $0x20, %r9
+	WORD $0xff49; BYTE $0xca // decq %r10
+	WORD $0xb375 // jne 0xcb70 <k_fit_symmetric+0x130>
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x285cf162; WORD $0xd5c2; BYTE $0x04 // vcmpneqps %ymm5, %ymm4, %k2
+	LONG $0xaa4cf162; WORD $0xe45e // vdivps %ymm4, %ymm6, %ymm4 {%k2} {z}
+	LONG $0xf459ccc5 // vmulps %ymm4, %ymm6, %ymm6
+	LONG $0xff708d48 // leaq -0x1(%rax), %rsi
+	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
+	LONG $0xfff7b841; WORD $0xffff // movl $0xfffffff7, %r8d # imm = 0xFFFFFFF7
+	QUAD $0x000003793d10fac5 // vmovss 0x379(%rip), %xmm7 # 0xcf60 <k_fit_symmetric+0x520>
+	QUAD $0x00035805187962c4; BYTE $0x00 // vbroadcastss 0x358(%rip), %xmm8 # 0xcf48 <k_fit_symmetric+0x508>
+	QUAD $0x0003770d187d62c4; BYTE $0x00 // vbroadcastss 0x377(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x00033615187d62c4; BYTE $0x00 // vbroadcastss 0x336(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
+	WORD $0x19eb // jmp 0xcc1d <k_fit_symmetric+0x1dd>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0xff41; BYTE $0xc0 // incl %r8d
+	LONG $0x0af88341 // cmpl $0xa, %r8d
+	LONG $0x017c840f; WORD $0x0000 // je 0xcd99 <k_fit_symmetric+0x359>
+	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
+	WORD $0xee74 // je 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0x00765162; WORD $0xd82a // vcvtsi2ss %r8d, %xmm17, %xmm11
+	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
+	LONG $0xdf5922c5 // vmulss %xmm7, %xmm11, %xmm11
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x00978e0f; WORD $0x0000 // jle 0xccd0 <k_fit_symmetric+0x290>
+	LONG $0xd95822c5 // vaddss %xmm1, %xmm11, %xmm11
+	LONG $0x572041c4; BYTE $0xd8 // vxorps %xmm8, %xmm11, %xmm11
+	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
+	LONG $0xe85e24c5 // vdivps %ymm0, %ymm11, %ymm13
+	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107c01c4; WORD $0x3234 // vmovups (%r10,%r14), %ymm14
+	LONG $0x107c01c4; WORD $0x333c // vmovups (%r11,%r14), %ymm15
+	LONG $0x2814c162; WORD $0xc659 // vmulps %ymm14, %ymm13, %ymm16
+	LONG $0x207ce162; WORD $0xc25f // vmaxps %ymm2, %ymm16, %ymm16
+	LONG $0x2864a162; WORD $0xc05d // vminps %ymm16, %ymm3, %ymm16
+	LONG $0x207cc162; WORD $0xc158 // vaddps %ymm9, %ymm16, %ymm16
+	LONG $0x207cc162; WORD $0xc258 // vaddps %ymm10, %ymm16, %ymm16
+	LONG $0x287c8162; WORD $0x0411; BYTE $0x31 // vmovups %ymm16, (%r9,%r14)
+	LONG $0x590c41c4; BYTE $0xf7 // vmulps %ymm15, %ymm14, %ymm14
+	LONG $0x280c3162; WORD $0xf059 // vmulps %ymm16, %ymm14, %ymm14
+	LONG $0x582441c4; BYTE $0xde // vaddps %ymm14, %ymm11, %ymm11
+	LONG $0x28043162; WORD $0xf059 // vmulps %ymm16, %ymm15, %ymm14
+	LONG $0x207c5162; WORD $0xf659 // vmulps %ymm14, %ymm16, %ymm14
+	LONG $0x581c41c4; BYTE $0xe6 // vaddps %ymm14, %ymm12, %ymm12
+	LONG $0x20c68349 // addq $0x20, %r14
+	WORD $0xff48; BYTE $0xcb // decq %rbx
+	WORD $0xa575 // jne 0xcc70 <k_fit_symmetric+0x230>
+	WORD $0x0deb // jmp 0xccda <k_fit_symmetric+0x29a>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x592441c4; BYTE $0xeb // vmulps %ymm11, %ymm11, %ymm13
+	LONG $0xf6591cc5 // vmulps %ymm6, %ymm12, %ymm14
+	LONG $0x280cd162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %ymm13, %ymm14, %k2
+	LONG $0x2a54d162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %ymm12, %ymm5, %k2 {%k2}
+	LONG $0xd298f9c5 // kortestb %k2, %k2
+	LONG $0xff15840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0x5e2441c4; BYTE $0xe4 // vdivps %ymm12, %ymm11, %ymm12
+	LONG $0x2a7cd162; WORD $0xe428 // vmovaps %ymm12, %ymm4 {%k2}
+	LONG $0x2a24d162; WORD $0xf459 // vmulps %ymm12, %ymm11, %ymm6 {%k2}
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x4f7e // jle 0xcd60 <k_fit_symmetric+0x320>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x5c74 // je 0xcd72 <k_fit_symmetric+0x332>
+	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	BYTE $0x90 // nop
+	LONG $0x6f7e21c4; WORD $0x1a5c; BYTE $0xe0 // vmovdqu -0x20(%rdx,%r11), %ymm11
+	LONG $0x6f7e21c4; WORD $0x1a24 // vmovdqu (%rdx,%r11), %ymm12
+	QUAD $0xff195c6f2a7e1162 // vmovdqu32 -0x20(%r9,%r11), %ymm11 {%k2}
+	LONG $0x7f7e21c4; WORD $0x1a5c; BYTE $0xe0 // vmovdqu %ymm11, -0x20(%rdx,%r11)
+	LONG $0x2a7e1162; WORD $0x246f; BYTE $0x19 // vmovdqu32 (%r9,%r11), %ymm12 {%k2}
+	LONG $0x7f7e21c4; WORD $0x1a24 // vmovdqu %ymm12, (%rdx,%r11)
+	LONG $0x02c28349 // addq $0x2, %r10
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	WORD $0xca75 // jne 0xcd20 <k_fit_symmetric+0x2e0>
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfeb2840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
+	WORD $0x1deb // jmp 0xcd7d <k_fit_symmetric+0x33d>
+	WORD $0xff41; BYTE $0xc0 // incl %r8d
+	LONG $0x0af88341 // cmpl $0xa, %r8d
+	LONG $0xfeb0850f; WORD $0xffff // jne 0xcc1d <k_fit_symmetric+0x1dd>
+	LONG $0x000096e9; BYTE $0x00 // jmp 0xce08 <k_fit_symmetric+0x3c8>
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x01a8 // testb $0x1, %al
+	LONG $0xfe93840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	LONG $0x6f7e21c4; WORD $0x121c // vmovdqu (%rdx,%r10), %ymm11
+	LONG $0x2a7e1162; WORD $0x1c6f; BYTE $0x11 // vmovdqu32 (%r9,%r10), %ymm11 {%k2}
+	LONG $0x7f7e21c4; WORD $0x121c // vmovdqu %ymm11, (%rdx,%r10)
+	LONG $0xfffe77e9; BYTE $0xff // jmp 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0x207f8b48 // movq 0x20(%rdi), %rdi
+	LONG $0xa97cf162; WORD $0xc428 // vmovaps %ymm4, %ymm0 {%k1} {z}
+	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x3c7e // jle 0xcde8 <k_fit_symmetric+0x3a8>
+	LONG $0x187de2c4; BYTE $0xc1 // vbroadcastss %xmm1, %ymm0
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x3974 // je 0xcdef <k_fit_symmetric+0x3af>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xa97cf162; WORD $0x0c58; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm0, %ymm1 {%k1} {z}
+	LONG $0x0c11fcc5; BYTE $0x32 // vmovups %ymm1, (%rdx,%rsi)
+	QUAD $0x01324c58a97cf162 // vaddps 0x20(%rdx,%rsi), %ymm0, %ymm1 {%k1} {z}
+	LONG $0x4c11fcc5; WORD $0x2032 // vmovups %ymm1, 0x20(%rdx,%rsi)
+	LONG $0x40c68348 // addq $0x40, %rsi
+	LONG $0xfec18348 // addq $-0x2, %rcx
+	WORD $0xdc75 // jne 0xcdc0 <k_fit_symmetric+0x380>
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x0d75 // jne 0xcdf5 <k_fit_symmetric+0x3b5>
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0xf374 // je 0xcde8 <k_fit_symmetric+0x3a8>
+	LONG $0xa97cf162; WORD $0x0458; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm0, %ymm0 {%k1} {z}
+	LONG $0x0411fcc5; BYTE $0x32 // vmovups %ymm0, (%rdx,%rsi)
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0xa97cf162; WORD $0xc428 // vmovaps %ymm4, %ymm0 {%k1} {z}
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	BYTE $0x5b // popq %rbx
+	WORD $0x5e41 // popq %r14
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -9549,14 +10364,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xbfd2 <k_dot_q5_k+0x342>
-	WORD $0xe0e0 // loopne 0xbfd4 <k_dot_q5_k+0x344>
-	WORD $0xe0e0 // loopne 0xbfd6 <k_dot_q5_k+0x346>
-	WORD $0xe0e0 // loopne 0xbfd8 <k_dot_q5_k+0x348>
-	WORD $0xe0e0 // loopne 0xbfda <k_dot_q5_k+0x34a>
-	WORD $0xe0e0 // loopne 0xbfdc <k_dot_q5_k+0x34c>
-	WORD $0xe0e0 // loopne 0xbfde <k_dot_q5_k+0x34e>
-	WORD $0xe0e0 // loopne 0xbfe0 <k_dot_q5_k+0x350>
+	WORD $0xe0e0 // loopne 0xced2 <k_fit_symmetric+0x492>
+	WORD $0xe0e0 // loopne 0xced4 <k_fit_symmetric+0x494>
+	WORD $0xe0e0 // loopne 0xced6 <k_fit_symmetric+0x496>
+	WORD $0xe0e0 // loopne 0xced8 <k_fit_symmetric+0x498>
+	WORD $0xe0e0 // loopne 0xceda <k_fit_symmetric+0x49a>
+	WORD $0xe0e0 // loopne 0xcedc <k_fit_symmetric+0x49c>
+	WORD $0xe0e0 // loopne 0xcede <k_fit_symmetric+0x49e>
+	WORD $0xe0e0 // loopne 0xcee0 <k_fit_symmetric+0x4a0>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -9589,7 +10404,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1d7d // jge 0xcf3f <k_fit_symmetric+0x4ff>
+	BYTE $0x90 // nop
+	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
 	BYTE $0xac // lodsb (%rsi), %al
 	BYTE $0xae // scasb %es:(%rdi), %al
@@ -9597,8 +10414,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb743; BYTE $0x3a // movb $0x3a, %r15b
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xff80; BYTE $0x00 // cmpb $0x0, %bh
+	LONG $0x00bf8000; WORD $0x4000 // addb %al, 0x400000bf(%rax)
+	BYTE $0xcb // lretl
 	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x3f // <unknown>
+	WORD $0x3f00 // addb %bh, (%rdi)
 	WORD $0x7218; BYTE $0xb1 // sbbb %dh, -0x4f(%rdx)
 	WORD $0x4fc2; BYTE $0xac // retq $-0x53b1 # imm = 0xAC4F
 	BYTE $0xae // scasb %es:(%rdi), %al
@@ -9609,14 +10428,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x42b1 // movb $0x42, %cl
 	LONG $0xbf318000; WORD $0x8083 // addb %al, -0x7f7c40cf(%rax)
 	BYTE $0x5e // popq %rsi
-	WORD $0x3b39 // cmpl %edi, (%rbx)
+	WORD $0xcd39 // cmpl %ecx, %ebp
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	LONG $0xb8aa3b3d; BYTE $0x3f // cmpl $0x3fb8aa3b, %eax # imm = 0x3FB8AA3B
 	BYTE $0xaa // stosb %al, %es:(%rdi)
-	LONG $0xaaaa3fb8; BYTE $0x2a // movl $0x2aaaaa3f, %eax # imm = 0x2AAAAA3F
-	QUAD $0x5069673d2aa9c13e // shrl $0x50, %ds:0x69673d2a(%rcx)
-	WORD $0xcc39 // cmpl %ecx, %esp
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	BYTE $0xaa // stosb %al, %es:(%rdi)
+	WORD $0x3e2a // subb (%rsi), %bh
+	LONG $0x3d2aa9c1; WORD $0x0000; BYTE $0x40 // shrl $0x40, 0x3d2a(%rcx)
+	WORD $0xff4b; BYTE $0xff // <unknown>
+	WORD $0x7fff; BYTE $0x67 // <unknown>
+	LONG $0xcc395069; WORD $0xcccc; BYTE $0xcc // imull $0xcccccccc, 0x39(%rax), %edx # imm = 0xCCCCCCCC
 	BYTE $0x17 // <unknown>
 	BYTE $0x6c // insb %dx, %es:(%rdi)
 	WORD $0x16c1; BYTE $0x6c // rcll $0x6c, (%rsi)
@@ -9632,7 +10454,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xc0ab <k_dot_q5_k+0x41b>
+	WORD $0x1de3 // jrcxz 0xcfc3 <k_fit_symmetric+0x583>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -9655,7 +10477,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xc107 <k_dot_q5_k+0x477>
+	WORD $0x3fe0 // loopne 0xd01f <k_fit_symmetric+0x5df>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -9665,7 +10487,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xc0da <k_dot_q5_k+0x44a>
+	WORD $0xfee0 // loopne 0xcff2 <k_fit_symmetric+0x5b2>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -9674,8 +10496,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xc0ab <k_dot_q5_k+0x41b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xc089 <k_dot_q5_k+0x3f9>
+	WORD $0xb778 // js 0xcfc3 <k_fit_symmetric+0x583>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xcfa1 <k_fit_symmetric+0x561>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -9691,30 +10513,6 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	WORD $0x3fc5; BYTE $0xcc // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3

@@ -4941,7 +4941,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000063 // b.lo 0x4ccc <k_max+0x74>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x100290a9 // adr x9, 0x9ee0 <lanes>
+	WORD $0x1002fca9 // adr x9, 0xac60 <lanes>
 	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
@@ -5160,7 +5160,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3400006a // cbz w10, 0x5028 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x100275c9 // adr x9, 0x9ee0 <lanes>
+	WORD $0x1002e1c9 // adr x9, 0xac60 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -6002,7 +6002,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54000ecb // b.lt 0x5ed8 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10020ec5 // adr x5, 0x9ee0 <lanes>
+	WORD $0x10027ac5 // adr x5, 0xac60 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
@@ -6447,7 +6447,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54001ccb // b.lt 0x6784 <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x1001d765 // adr x5, 0x9ee0 <lanes>
+	WORD $0x10024365 // adr x5, 0xac60 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
@@ -6764,12 +6764,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x540005cb // b.lt 0x6984 <k_decode_q8_0+0xc0>
-	WORD $0x1001ab0b // adr x11, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1002170b // adr x11, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x1001abcc // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1001a9ad // adr x13, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x100217cc // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x100215ad // adr x13, 0xab90 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x1001af6b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x10021b6b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -6815,14 +6815,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400066b // b.lt 0x6a5c <k_decode_q4_0+0xd4>
-	WORD $0x1001a4eb // adr x11, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x100210eb // adr x11, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1001a54b // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1001a32c // adr x12, 0x9e10 <k_dot_q5_k+0x3dc>
-	WORD $0x1001a90d // adr x13, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1002114b // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x10020f2c // adr x12, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x1002150d // adr x13, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6871,13 +6871,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400076b // b.lt 0x6b54 <k_decode_q4_1+0xf4>
-	WORD $0x10019cab // adr x11, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x100208ab // adr x11, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001a1ec // adr x12, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x10020dec // adr x12, 0xac30 <k_fit_symmetric+0x50c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10019f0b // adr x11, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x10019ded // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x10020b0b // adr x11, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x100209ed // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -6935,18 +6935,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400082b // b.lt 0x6c64 <k_decode_q5_0+0x10c>
-	WORD $0x100199e9 // adr x9, 0x9ea0 <k_dot_q5_k+0x46c>
-	WORD $0x10019aca // adr x10, 0x9ec0 <k_dot_q5_k+0x48c>
+	WORD $0x100205e9 // adr x9, 0xac20 <k_fit_symmetric+0x4fc>
+	WORD $0x100206ca // adr x10, 0xac40 <k_fit_symmetric+0x51c>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x100195e9 // adr x9, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x100201e9 // adr x9, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x10019669 // adr x9, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1001944a // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x10020269 // adr x9, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x1002004a // adr x10, 0xab90 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x10019a0b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1002060b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7005,18 +7005,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400096b // b.lt 0x6d9c <k_decode_q5_1+0x134>
-	WORD $0x10019169 // adr x9, 0x9ea0 <k_dot_q5_k+0x46c>
-	WORD $0x1001924a // adr x10, 0x9ec0 <k_dot_q5_k+0x48c>
+	WORD $0x1001fd69 // adr x9, 0xac20 <k_fit_symmetric+0x4fc>
+	WORD $0x1001fe4a // adr x10, 0xac40 <k_fit_symmetric+0x51c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x10018be9 // adr x9, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x1001f7e9 // adr x9, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x10018e69 // adr x9, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x100190ca // adr x10, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1001fa69 // adr x9, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x1001fcca // adr x10, 0xac30 <k_fit_symmetric+0x50c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x10018d0b // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x1001f90b // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7087,13 +7087,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400214b // b.lt 0x71d0 <k_decode_q2_k+0x430>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001846a // adr x10, 0x9e40 <k_dot_q5_k+0x40c>
-	WORD $0x100187cb // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
+	WORD $0x1001f06a // adr x10, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x1001f3cb // adr x11, 0xac30 <k_fit_symmetric+0x50c>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x3dc00141 // ldr q1, [x10]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x100184cc // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x100181ad // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x1001f0cc // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x1001edad // adr x13, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -7357,25 +7357,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x54001f4b // b.lt 0x75c4 <k_decode_q3_k+0x3f0>
 	WORD $0xd10143ff // sub sp, sp, #0x50
-	WORD $0x100164ea // adr x10, 0x9e80 <k_dot_q5_k+0x44c>
-	WORD $0x1001644b // adr x11, 0x9e70 <k_dot_q5_k+0x43c>
+	WORD $0x1001d0ea // adr x10, 0xac00 <k_fit_symmetric+0x4dc>
+	WORD $0x1001d04b // adr x11, 0xabf0 <k_fit_symmetric+0x4cc>
 	WORD $0x4f07e404 // movi v4.16b, #0xe0
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x100164ea // adr x10, 0x9e90 <k_dot_q5_k+0x45c>
+	WORD $0x1001d0ea // adr x10, 0xac10 <k_fit_symmetric+0x4ec>
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x1001610a // adr x10, 0x9e20 <k_dot_q5_k+0x3ec>
-	WORD $0x1001606b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1001cd0a // adr x10, 0xaba0 <k_fit_symmetric+0x47c>
+	WORD $0x1001cc6b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0x1001612a // adr x10, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1001cd2a // adr x10, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x4f00e466 // movi v6.16b, #0x3
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x100161ca // adr x10, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1001cdca // adr x10, 0xabd0 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e487 // movi v7.16b, #0x4
 	WORD $0x4f07e790 // movi v16.16b, #0xfc
 	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x3dc00172 // ldr q18, [x11]
-	WORD $0x1001652c // adr x12, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1001d12c // adr x12, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7612,16 +7612,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x54001b2b // b.lt 0x7934 <k_decode_q6_k+0x36c>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x100142ca // adr x10, 0x9e30 <k_dot_q5_k+0x3fc>
-	WORD $0x100143ab // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1001aeca // adr x10, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1001afab // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x1001414a // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x1001ad4a // adr x10, 0xab90 <k_fit_symmetric+0x46c>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x100146ac // adr x12, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1001b2ac // adr x12, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7835,12 +7835,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400128b // b.lt 0x7b90 <k_decode_q4_k+0x258>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0x100127ad // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x100193ad // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x10012acd // adr x13, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x1001282e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x10012510 // adr x16, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x100196cd // adr x13, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1001942e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x10019110 // adr x16, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c3 // ldr q3, [x14]
@@ -7987,14 +7987,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400144b // b.lt 0x7e24 <k_decode_q5_k+0x290>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x100114ed // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x100180ed // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0xa940300f // ldp x15, x12, [x0]
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x100117cd // adr x13, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x1001152e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x10011210 // adr x16, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x100183cd // adr x13, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1001812e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x10017e10 // adr x16, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c4 // ldr q4, [x14]
@@ -8290,15 +8290,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400078b // b.lt 0x8130 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000f44b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1001604b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1000ed8b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
-	WORD $0x1000ef6c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1000ee4d // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1001598b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x10015b6c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x10015a4d // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -8367,16 +8367,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400084b // b.lt 0x8270 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000eaeb // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x100156eb // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1000e40b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
-	WORD $0x1000e5ec // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1000e4cd // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1001500b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x100151ec // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x100150cd // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -8450,7 +8450,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000dc4b // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x1001484b // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -8460,9 +8460,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1000de8b // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x1000dbec // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x1000d8cd // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x10014a8b // adr x11, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x100147ec // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x100144cd // adr x13, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -8548,12 +8548,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x54000a4b // b.lt 0x8578 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x1000d34b // adr x11, 0x9ea0 <k_dot_q5_k+0x46c>
+	WORD $0x10013f4b // adr x11, 0xac20 <k_fit_symmetric+0x4fc>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000d3ec // adr x12, 0x9ec0 <k_dot_q5_k+0x48c>
+	WORD $0x10013fec // adr x12, 0xac40 <k_fit_symmetric+0x51c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000d42b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1001402b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -8561,9 +8561,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1000cd2b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
-	WORD $0x1000cf0c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
-	WORD $0x1000cded // adr x13, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1001392b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x10013b0c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x100139ed // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -8646,12 +8646,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x54000c8b // b.lt 0x8740 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x1000c74b // adr x11, 0x9ea0 <k_dot_q5_k+0x46c>
+	WORD $0x1001334b // adr x11, 0xac20 <k_fit_symmetric+0x4fc>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000c7ec // adr x12, 0x9ec0 <k_dot_q5_k+0x48c>
+	WORD $0x100133ec // adr x12, 0xac40 <k_fit_symmetric+0x51c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000c3ab // adr x11, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x10012fab // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -8661,9 +8661,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x1000c5eb // adr x11, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x1000c34c // adr x12, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x1000c02d // adr x13, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x100131eb // adr x11, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x10012f4c // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x10012c2d // adr x13, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -8762,35 +8762,35 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x54002c4b // b.lt 0x8d00 <k_dot_q3_k+0x590>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1000b80a // adr x10, 0x9e80 <k_dot_q5_k+0x44c>
-	WORD $0x1000b76b // adr x11, 0x9e70 <k_dot_q5_k+0x43c>
+	WORD $0x1001240a // adr x10, 0xac00 <k_fit_symmetric+0x4dc>
+	WORD $0x1001236b // adr x11, 0xabf0 <k_fit_symmetric+0x4cc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b80a // adr x10, 0x9e90 <k_dot_q5_k+0x45c>
+	WORD $0x1001240a // adr x10, 0xac10 <k_fit_symmetric+0x4ec>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x4f07e797 // movi v23.16b, #0xfc
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1000b92b // adr x11, 0x9ed0 <k_dot_q5_k+0x49c>
+	WORD $0x1001252b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00166 // ldr q6, [x11]
-	WORD $0x1000b4eb // adr x11, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x100120eb // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b2ea // adr x10, 0x9e20 <k_dot_q5_k+0x3ec>
+	WORD $0x10011eea // adr x10, 0xaba0 <k_fit_symmetric+0x47c>
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3d8007e1 // str q1, [sp, #0x10]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1000b1aa // adr x10, 0x9e10 <k_dot_q5_k+0x3dc>
+	WORD $0x10011daa // adr x10, 0xab90 <k_fit_symmetric+0x46c>
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc0015a // ldr q26, [x10]
-	WORD $0x1000b20c // adr x12, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x10011e0c // adr x12, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0x3d8033f4 // str q20, [sp, #0xc0]
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc0019b // ldr q27, [x12]
@@ -9134,9 +9134,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd104c3ff // sub sp, sp, #0x130
 	WORD $0x6d0e3bef // stp d15, d14, [sp, #0xe0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10008c4a // adr x10, 0x9ed0 <k_dot_q5_k+0x49c>
-	WORD $0x1000862b // adr x11, 0x9e10 <k_dot_q5_k+0x3dc>
-	WORD $0x1000880c // adr x12, 0x9e50 <k_dot_q5_k+0x41c>
+	WORD $0x1000f84a // adr x10, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1000f22b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x1000f40c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e60e // movi v14.16b, #0x30
 	WORD $0x4f07e40f // movi v15.16b, #0xe0
@@ -9150,7 +9150,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x3dc00195 // ldr q21, [x12]
-	WORD $0x1000854c // adr x12, 0x9e30 <k_dot_q5_k+0x3fc>
+	WORD $0x1000f14c // adr x12, 0xabb0 <k_fit_symmetric+0x48c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9445,8 +9445,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5400256b // b.lt 0x96bc <k_dot_q2_k+0x4b4>
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x10005f2a // adr x10, 0x9e00 <k_dot_q5_k+0x3cc>
-	WORD $0x1000620b // adr x11, 0x9e60 <k_dot_q5_k+0x42c>
+	WORD $0x1000cb2a // adr x10, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x1000ce0b // adr x11, 0xabe0 <k_fit_symmetric+0x4bc>
 	WORD $0x4f00e464 // movi v4.16b, #0x3
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -9457,8 +9457,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x1000632c // adr x12, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x10005f8d // adr x13, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x1000cf2c // adr x12, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1000cb8d // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00194 // ldr q20, [x12]
 	WORD $0x3dc001b5 // ldr q21, [x13]
@@ -9759,7 +9759,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x5400188b // b.lt 0x9a04 <k_dot_q4_k+0x318>
 	WORD $0xd10303ff // sub sp, sp, #0xc0
-	WORD $0x1000382e // adr x14, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x1000a42e // adr x14, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0xa940400d // ldp x13, x16, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
@@ -9771,9 +9771,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x100039ae // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x10003c0f // adr x15, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x10003871 // adr x17, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x1000a5ae // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x1000a80f // adr x15, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1000a471 // adr x17, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x3dc001d2 // ldr q18, [x14]
 	WORD $0x3dc001f3 // ldr q19, [x15]
 	WORD $0x3dc00234 // ldr q20, [x17]
@@ -9972,7 +9972,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54001aeb // b.lt 0x9d98 <k_dot_q5_k+0x364>
 	WORD $0xd103c3ff // sub sp, sp, #0xf0
 	WORD $0xa940400d // ldp x13, x16, [x0]
-	WORD $0x10001dce // adr x14, 0x9e00 <k_dot_q5_k+0x3cc>
+	WORD $0x100089ce // adr x14, 0xab80 <k_fit_symmetric+0x45c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f00e603 // movi v3.16b, #0x10
@@ -9984,9 +9984,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x10001f4e // adr x14, 0x9e60 <k_dot_q5_k+0x42c>
-	WORD $0x100021af // adr x15, 0x9eb0 <k_dot_q5_k+0x47c>
-	WORD $0x10001e11 // adr x17, 0x9e40 <k_dot_q5_k+0x40c>
+	WORD $0x10008b4e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x10008daf // adr x15, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x10008a11 // adr x17, 0xabc0 <k_fit_symmetric+0x49c>
 	WORD $0x3dc001d3 // ldr q19, [x14]
 	WORD $0x3dc001f4 // ldr q20, [x15]
 	WORD $0x3dc00235 // ldr q21, [x17]
@@ -10196,7 +10196,875 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7e30d800 // faddp s0, v0.2s
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
+
+	// fit_affine
+	WORD $0xd10183ff // sub sp, sp, #0x60
+	WORD $0xf9402008 // ldr x8, [x0, #0x40]
+	WORD $0x6d023bef // stp d15, d14, [sp, #0x20]
+	WORD $0x6d0333ed // stp d13, d12, [sp, #0x30]
+	WORD $0x6d042beb // stp d11, d10, [sp, #0x40]
+	WORD $0x6d0523e9 // stp d9, d8, [sp, #0x50]
+	WORD $0xb4000468 // cbz x8, 0x9e6c <k_fit_affine+0xa4>
+	WORD $0xa9402408 // ldp x8, x9, [x0]
+	WORD $0xbd404804 // ldr s4, [x0, #0x48]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x3d8007e4 // str q4, [sp, #0x10]
+	WORD $0xad400101 // ldp q1, q0, [x8]
+	WORD $0xf100054b // subs x11, x10, #0x1
+	WORD $0xad400d22 // ldp q2, q3, [x9]
+	WORD $0x6e23dc05 // fmul v5.4s, v0.4s, v3.4s
+	WORD $0x6e22dc26 // fmul v6.4s, v1.4s, v2.4s
+	WORD $0x5400074d // b.le 0x9ef4 <k_fit_affine+0x12c>
+	WORD $0x4ea11c30 // mov v16.16b, v1.16b
+	WORD $0x4ea01c11 // mov v17.16b, v0.16b
+	WORD $0x9100812c // add x12, x9, #0x20
+	WORD $0x9100810d // add x13, x8, #0x20
+	WORD $0xacc149b3 // ldp q19, q18, [x13], #0x20
+	WORD $0xacc15594 // ldp q20, q21, [x12], #0x20
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x6eb2e416 // fcmgt v22.4s, v0.4s, v18.4s
+	WORD $0x6eb1e657 // fcmgt v23.4s, v18.4s, v17.4s
+	WORD $0x6eb3e438 // fcmgt v24.4s, v1.4s, v19.4s
+	WORD $0x6eb0e679 // fcmgt v25.4s, v19.4s, v16.4s
+	WORD $0x6e34de7a // fmul v26.4s, v19.4s, v20.4s
+	WORD $0x6e35de5b // fmul v27.4s, v18.4s, v21.4s
+	WORD $0x4e35d463 // fadd v3.4s, v3.4s, v21.4s
+	WORD $0x4e34d442 // fadd v2.4s, v2.4s, v20.4s
+	WORD $0x6eb61e40 // bit v0.16b, v18.16b, v22.16b
+	WORD $0x6eb71e51 // bit v17.16b, v18.16b, v23.16b
+	WORD $0x6eb81e61 // bit v1.16b, v19.16b, v24.16b
+	WORD $0x6eb91e70 // bit v16.16b, v19.16b, v25.16b
+	WORD $0x4e3bd4a5 // fadd v5.4s, v5.4s, v27.4s
+	WORD $0x4e3ad4c6 // fadd v6.4s, v6.4s, v26.4s
+	WORD $0x54fffde1 // b.ne 0x9e20 <k_fit_affine+0x58>
+	WORD $0x14000025 // b 0x9efc <k_fit_affine+0x134>
+	WORD $0xa9402408 // ldp x8, x9, [x0]
+	WORD $0xbd404804 // ldr s4, [x0, #0x48]
+	WORD $0xf940180a // ldr x10, [x0, #0x30]
+	WORD $0x4e040487 // dup v7.4s, v4.s[0]
+	WORD $0x3d8007e4 // str q4, [sp, #0x10]
+	WORD $0xad400101 // ldp q1, q0, [x8]
+	WORD $0xf100054b // subs x11, x10, #0x1
+	WORD $0xad400d22 // ldp q2, q3, [x9]
+	WORD $0x6e23dc05 // fmul v5.4s, v0.4s, v3.4s
+	WORD $0x6e22dc26 // fmul v6.4s, v1.4s, v2.4s
+	WORD $0x5400228d // b.le 0xa2e4 <k_fit_affine+0x51c>
+	WORD $0x4ea11c30 // mov v16.16b, v1.16b
+	WORD $0x4ea01c11 // mov v17.16b, v0.16b
+	WORD $0x9100812c // add x12, x9, #0x20
+	WORD $0x9100810d // add x13, x8, #0x20
+	WORD $0xacc149b3 // ldp q19, q18, [x13], #0x20
+	WORD $0xacc15594 // ldp q20, q21, [x12], #0x20
+	WORD $0xf100056b // subs x11, x11, #0x1
+	WORD $0x6eb2e416 // fcmgt v22.4s, v0.4s, v18.4s
+	WORD $0x6eb1e657 // fcmgt v23.4s, v18.4s, v17.4s
+	WORD $0x6eb3e438 // fcmgt v24.4s, v1.4s, v19.4s
+	WORD $0x6eb0e679 // fcmgt v25.4s, v19.4s, v16.4s
+	WORD $0x6e34de7a // fmul v26.4s, v19.4s, v20.4s
+	WORD $0x6e35de5b // fmul v27.4s, v18.4s, v21.4s
+	WORD $0x4e35d463 // fadd v3.4s, v3.4s, v21.4s
+	WORD $0x4e34d442 // fadd v2.4s, v2.4s, v20.4s
+	WORD $0x6eb61e40 // bit v0.16b, v18.16b, v22.16b
+	WORD $0x6eb71e51 // bit v17.16b, v18.16b, v23.16b
+	WORD $0x6eb81e61 // bit v1.16b, v19.16b, v24.16b
+	WORD $0x6eb91e70 // bit v16.16b, v19.16b, v25.16b
+	WORD $0x4e3bd4a5 // fadd v5.4s, v5.4s, v27.4s
+	WORD $0x4e3ad4c6 // fadd v6.4s, v6.4s, v26.4s
+	WORD $0x54fffde1 // b.ne 0x9ea8 <k_fit_affine+0xe0>
+	WORD $0x140000ff // b 0xa2ec <k_fit_affine+0x524>
+	WORD $0x4ea11c30 // mov v16.16b, v1.16b
+	WORD $0x4ea01c11 // mov v17.16b, v0.16b
+	WORD $0x4ea0c832 // fcmgt v18.4s, v1.4s, #0.0
+	WORD $0x4ea0c813 // fcmgt v19.4s, v0.4s, #0.0
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x4f03f614 // fmov v20.4s, #1.00000000
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x4e721c32 // bic v18.16b, v1.16b, v18.16b
+	WORD $0x4e731c13 // bic v19.16b, v0.16b, v19.16b
+	WORD $0x4eb2d601 // fsub v1.4s, v16.4s, v18.4s
+	WORD $0x4eb3d620 // fsub v0.4s, v17.4s, v19.4s
+	WORD $0x6e21fce1 // fdiv v1.4s, v7.4s, v1.4s
+	WORD $0x6e20fce0 // fdiv v0.4s, v7.4s, v0.4s
+	WORD $0x6e21fe95 // fdiv v21.4s, v20.4s, v1.4s
+	WORD $0x6e20fe94 // fdiv v20.4s, v20.4s, v0.4s
+	WORD $0x540006ab // b.lt 0xa004 <k_fit_affine+0x23c>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x52a9680c // mov w12, #0x4b400000 // =1262485504
+	WORD $0x52b9680d // mov w13, #-0x34c00000 // =-884998144
+	WORD $0x4e040d97 // dup v23.4s, w12
+	WORD $0x4e040db8 // dup v24.4s, w13
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xacc165da // ldp q26, q25, [x14], #0x20
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x4eb3d739 // fsub v25.4s, v25.4s, v19.4s
+	WORD $0x4eb2d75a // fsub v26.4s, v26.4s, v18.4s
+	WORD $0x6e39dc19 // fmul v25.4s, v0.4s, v25.4s
+	WORD $0x6e3adc3a // fmul v26.4s, v1.4s, v26.4s
+	WORD $0x4e36c739 // fmaxnm v25.4s, v25.4s, v22.4s
+	WORD $0x4e36c75a // fmaxnm v26.4s, v26.4s, v22.4s
+	WORD $0x6ea7e73b // fcmgt v27.4s, v25.4s, v7.4s
+	WORD $0x6ea7e75c // fcmgt v28.4s, v26.4s, v7.4s
+	WORD $0x6ebb1cf9 // bit v25.16b, v7.16b, v27.16b
+	WORD $0x6ebc1cfa // bit v26.16b, v7.16b, v28.16b
+	WORD $0x4e37d739 // fadd v25.4s, v25.4s, v23.4s
+	WORD $0x4e37d75a // fadd v26.4s, v26.4s, v23.4s
+	WORD $0x4e38d739 // fadd v25.4s, v25.4s, v24.4s
+	WORD $0x4e38d75a // fadd v26.4s, v26.4s, v24.4s
+	WORD $0xac8165ba // stp q26, q25, [x13], #0x20
+	WORD $0x54fffde1 // b.ne 0x9f54 <k_fit_affine+0x18c>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x5400032b // b.lt 0xa004 <k_fit_affine+0x23c>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xacc105a0 // ldp q0, q1, [x13], #0x20
+	WORD $0xacc165d8 // ldp q24, q25, [x14], #0x20
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x6e21de81 // fmul v1.4s, v20.4s, v1.4s
+	WORD $0x6e20dea0 // fmul v0.4s, v21.4s, v0.4s
+	WORD $0x4e20d640 // fadd v0.4s, v18.4s, v0.4s
+	WORD $0x4e21d661 // fadd v1.4s, v19.4s, v1.4s
+	WORD $0x6eb9d421 // fabd v1.4s, v1.4s, v25.4s
+	WORD $0x6eb8d400 // fabd v0.4s, v0.4s, v24.4s
+	WORD $0xacc161f9 // ldp q25, q24, [x15], #0x20
+	WORD $0x6e20df20 // fmul v0.4s, v25.4s, v0.4s
+	WORD $0x6e21df01 // fmul v1.4s, v24.4s, v1.4s
+	WORD $0x4e21d6f7 // fadd v23.4s, v23.4s, v1.4s
+	WORD $0x4e20d6d6 // fadd v22.4s, v22.4s, v0.4s
+	WORD $0x54fffe41 // b.ne 0x9fbc <k_fit_affine+0x1f4>
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xb6f800cc // tbz x12, #0x3f, 0xa014 <k_fit_affine+0x24c>
+	WORD $0x140001b8 // b 0xa6e0 <k_fit_affine+0x918>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xb7f8368c // tbnz x12, #0x3f, 0xa6e0 <k_fit_affine+0x918>
+	WORD $0x2d498001 // ldp s1, s0, [x0, #0x4c]
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x4e040dd9 // dup v25.4s, w14
+	WORD $0x4e040dfa // dup v26.4s, w15
+	WORD $0x2d0107e0 // stp s0, s1, [sp, #0x8]
+	WORD $0x4eb21e40 // mov v0.16b, v18.16b
+	WORD $0x4eb31e61 // mov v1.16b, v19.16b
+	WORD $0x14000004 // b 0xa04c <k_fit_affine+0x284>
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x54003500 // b.eq 0xa6e8 <k_fit_affine+0x920>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x540006eb // b.lt 0xa12c <k_fit_affine+0x364>
+	WORD $0x9e2301bd // ucvtf s29, x13
+	WORD $0xbd400be4 // ldr s4, [sp, #0x8]
+	WORD $0x4ea1d63e // fsub v30.4s, v17.4s, v1.4s
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0803f0 // mov x16, x8
+	WORD $0xaa0903f1 // mov x17, x9
+	WORD $0x1e3d089d // fmul s29, s4, s29
+	WORD $0xbd400fe4 // ldr s4, [sp, #0xc]
+	WORD $0x1e3d289d // fadd s29, s4, s29
+	WORD $0x3dc007e4 // ldr q4, [sp, #0x10]
+	WORD $0x1e3d289d // fadd s29, s4, s29
+	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
+	WORD $0x6e3effab // fdiv v11.4s, v29.4s, v30.4s
+	WORD $0x4ea0d61e // fsub v30.4s, v16.4s, v0.4s
+	WORD $0x6e3effac // fdiv v12.4s, v29.4s, v30.4s
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xacc1360e // ldp q14, q13, [x16], #0x20
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x4ea1d5af // fsub v15.4s, v13.4s, v1.4s
+	WORD $0x4ea0d5c4 // fsub v4.4s, v14.4s, v0.4s
+	WORD $0x6e2fdd6f // fmul v15.4s, v11.4s, v15.4s
+	WORD $0x6e24dd84 // fmul v4.4s, v12.4s, v4.4s
+	WORD $0x4e38c5ef // fmaxnm v15.4s, v15.4s, v24.4s
+	WORD $0x4e38c484 // fmaxnm v4.4s, v4.4s, v24.4s
+	WORD $0x6ea7e5fb // fcmgt v27.4s, v15.4s, v7.4s
+	WORD $0x6ea7e49c // fcmgt v28.4s, v4.4s, v7.4s
+	WORD $0x6e6f1cfb // bsl v27.16b, v7.16b, v15.16b
+	WORD $0x6ebc1ce4 // bit v4.16b, v7.16b, v28.16b
+	WORD $0x4e39d77b // fadd v27.4s, v27.4s, v25.4s
+	WORD $0x4e39d484 // fadd v4.4s, v4.4s, v25.4s
+	WORD $0x4e3ad77b // fadd v27.4s, v27.4s, v26.4s
+	WORD $0x4e3ad484 // fadd v4.4s, v4.4s, v26.4s
+	WORD $0xac816dc4 // stp q4, q27, [x14], #0x20
+	WORD $0xacc1722f // ldp q15, q28, [x17], #0x20
+	WORD $0x6e3bdf9c // fmul v28.4s, v28.4s, v27.4s
+	WORD $0x6e24ddef // fmul v15.4s, v15.4s, v4.4s
+	WORD $0x6e3cdf7b // fmul v27.4s, v27.4s, v28.4s
+	WORD $0x6e2fdc84 // fmul v4.4s, v4.4s, v15.4s
+	WORD $0x6e2fddce // fmul v14.4s, v14.4s, v15.4s
+	WORD $0x6e3cddad // fmul v13.4s, v13.4s, v28.4s
+	WORD $0x4e3cd529 // fadd v9.4s, v9.4s, v28.4s
+	WORD $0x4e2fd54a // fadd v10.4s, v10.4s, v15.4s
+	WORD $0x4e3bd508 // fadd v8.4s, v8.4s, v27.4s
+	WORD $0x4e24d7de // fadd v30.4s, v30.4s, v4.4s
+	WORD $0x4e2ed7bd // fadd v29.4s, v29.4s, v14.4s
+	WORD $0x4e2dd7ff // fadd v31.4s, v31.4s, v13.4s
+	WORD $0x54fffc41 // b.ne 0xa0ac <k_fit_affine+0x2e4>
+	WORD $0x14000007 // b 0xa144 <k_fit_affine+0x37c>
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6e3edc4b // fmul v11.4s, v2.4s, v30.4s
+	WORD $0x6e28dc6c // fmul v12.4s, v3.4s, v8.4s
+	WORD $0x6e2add4d // fmul v13.4s, v10.4s, v10.4s
+	WORD $0x6e29dd2e // fmul v14.4s, v9.4s, v9.4s
+	WORD $0x4eadd56d // fsub v13.4s, v11.4s, v13.4s
+	WORD $0x4eaed58c // fsub v12.4s, v12.4s, v14.4s
+	WORD $0x4ea0c9ab // fcmgt v11.4s, v13.4s, #0.0
+	WORD $0x4ea0c98e // fcmgt v14.4s, v12.4s, #0.0
+	WORD $0x4e4e196b // uzp1 v11.8h, v11.8h, v14.8h
+	WORD $0x0e21296e // xtn v14.8b, v11.8h
+	WORD $0x2e30a9ce // umaxv b14, v14.8b
+	WORD $0x1e2601ce // fmov w14, s14
+	WORD $0x3607f66e // tbz w14, #0x0, 0xa040 <k_fit_affine+0x278>
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x6e29dcbb // fmul v27.4s, v5.4s, v9.4s
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x6e2adcdc // fmul v28.4s, v6.4s, v10.4s
+	WORD $0x6e3ddd4a // fmul v10.4s, v10.4s, v29.4s
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x6e3fdd29 // fmul v9.4s, v9.4s, v31.4s
+	WORD $0x6e28ffff // fdiv v31.4s, v31.4s, v8.4s
+	WORD $0x4ebbd484 // fsub v4.4s, v4.4s, v27.4s
+	WORD $0x6e3ddc5b // fmul v27.4s, v2.4s, v29.4s
+	WORD $0x4ebcd77b // fsub v27.4s, v27.4s, v28.4s
+	WORD $0x6e3edcdc // fmul v28.4s, v6.4s, v30.4s
+	WORD $0x4eaad79c // fsub v28.4s, v28.4s, v10.4s
+	WORD $0x6e28dcaa // fmul v10.4s, v5.4s, v8.4s
+	WORD $0x6e2cfc84 // fdiv v4.4s, v4.4s, v12.4s
+	WORD $0x4ea9d549 // fsub v9.4s, v10.4s, v9.4s
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6e2dff9c // fdiv v28.4s, v28.4s, v13.4s
+	WORD $0x6e2cfd29 // fdiv v9.4s, v9.4s, v12.4s
+	WORD $0x6e2dff7b // fdiv v27.4s, v27.4s, v13.4s
+	WORD $0x4ea0c928 // fcmgt v8.4s, v9.4s, #0.0
+	WORD $0x6ee81c9f // bif v31.16b, v4.16b, v8.16b
+	WORD $0x4e681d28 // bic v8.16b, v9.16b, v8.16b
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6e3effbd // fdiv v29.4s, v29.4s, v30.4s
+	WORD $0x4ea0cb9e // fcmgt v30.4s, v28.4s, #0.0
+	WORD $0x6efe1f7d // bif v29.16b, v27.16b, v30.16b
+	WORD $0x4e7e1f9e // bic v30.16b, v28.16b, v30.16b
+	WORD $0x5400028b // b.lt 0xa238 <k_fit_affine+0x470>
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0803f1 // mov x17, x8
+	WORD $0xaa0903e1 // mov x1, x9
+	WORD $0xacc16e04 // ldp q4, q27, [x16], #0x20
+	WORD $0xacc1323c // ldp q28, q12, [x17], #0x20
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x6e3bdffb // fmul v27.4s, v31.4s, v27.4s
+	WORD $0x6e24dfa4 // fmul v4.4s, v29.4s, v4.4s
+	WORD $0x4e3ed484 // fadd v4.4s, v4.4s, v30.4s
+	WORD $0x4e28d77b // fadd v27.4s, v27.4s, v8.4s
+	WORD $0x6eacd77b // fabd v27.4s, v27.4s, v12.4s
+	WORD $0x6ebcd484 // fabd v4.4s, v4.4s, v28.4s
+	WORD $0xacc1702c // ldp q12, q28, [x1], #0x20
+	WORD $0x6e24dd84 // fmul v4.4s, v12.4s, v4.4s
+	WORD $0x6e3bdf9b // fmul v27.4s, v28.4s, v27.4s
+	WORD $0x4e3bd54a // fadd v10.4s, v10.4s, v27.4s
+	WORD $0x4e24d529 // fadd v9.4s, v9.4s, v4.4s
+	WORD $0x54fffe41 // b.ne 0xa1fc <k_fit_affine+0x434>
+	WORD $0x6ea9e6c4 // fcmgt v4.4s, v22.4s, v9.4s
+	WORD $0x6eaae6fb // fcmgt v27.4s, v23.4s, v10.4s
+	WORD $0x4e5b1884 // uzp1 v4.8h, v4.8h, v27.8h
+	WORD $0x4e2b1c84 // and v4.16b, v4.16b, v11.16b
+	WORD $0x0e21288b // xtn v11.8b, v4.8h
+	WORD $0x2e30a964 // umaxv b4, v11.8b
+	WORD $0x1e26008f // fmov w15, s4
+	WORD $0x3607ef6f // tbz w15, #0x0, 0xa040 <k_fit_affine+0x278>
+	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
+	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x2f10a484 // ushll v4.4s, v4.4h, #0x0
+	WORD $0x2f10a77b // ushll v27.4s, v27.4h, #0x0
+	WORD $0x4f3f5484 // shl v4.4s, v4.4s, #0x1f
+	WORD $0x4f3f577b // shl v27.4s, v27.4s, #0x1f
+	WORD $0x4ea0a884 // cmlt v4.4s, v4.4s, #0
+	WORD $0x4ea0ab7b // cmlt v27.4s, v27.4s, #0
+	WORD $0x6ea41d57 // bit v23.16b, v10.16b, v4.16b
+	WORD $0x6ebb1d36 // bit v22.16b, v9.16b, v27.16b
+	WORD $0x6ea41ff4 // bit v20.16b, v31.16b, v4.16b
+	WORD $0x6ebb1fb5 // bit v21.16b, v29.16b, v27.16b
+	WORD $0x6ea41d01 // bit v1.16b, v8.16b, v4.16b
+	WORD $0x6ebb1fc0 // bit v0.16b, v30.16b, v27.16b
+	WORD $0x54ffed6b // b.lt 0xa040 <k_fit_affine+0x278>
+	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
+	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0x2f10a484 // ushll v4.4s, v4.4h, #0x0
+	WORD $0x2f10a77b // ushll v27.4s, v27.4h, #0x0
+	WORD $0x4f3f5484 // shl v4.4s, v4.4s, #0x1f
+	WORD $0x4f3f577b // shl v27.4s, v27.4s, #0x1f
+	WORD $0x4ea0a89d // cmlt v29.4s, v4.4s, #0
+	WORD $0x4ea0ab7e // cmlt v30.4s, v27.4s, #0
+	WORD $0xad407e04 // ldp q4, q31, [x16]
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xacc171db // ldp q27, q28, [x14], #0x20
+	WORD $0x6ebe1f64 // bit v4.16b, v27.16b, v30.16b
+	WORD $0x4ebd1fbb // mov v27.16b, v29.16b
+	WORD $0x6e7f1f9b // bsl v27.16b, v28.16b, v31.16b
+	WORD $0xac816e04 // stp q4, q27, [x16], #0x20
+	WORD $0x54ffff21 // b.ne 0xa2c0 <k_fit_affine+0x4f8>
+	WORD $0x17ffff58 // b 0xa040 <k_fit_affine+0x278>
+	WORD $0x4ea11c30 // mov v16.16b, v1.16b
+	WORD $0x4ea01c11 // mov v17.16b, v0.16b
+	WORD $0x4ea0c832 // fcmgt v18.4s, v1.4s, #0.0
+	WORD $0x4ea0c813 // fcmgt v19.4s, v0.4s, #0.0
+	WORD $0xf940080b // ldr x11, [x0, #0x10]
+	WORD $0x4f03f614 // fmov v20.4s, #1.00000000
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x4e721c32 // bic v18.16b, v1.16b, v18.16b
+	WORD $0x4e731c13 // bic v19.16b, v0.16b, v19.16b
+	WORD $0x4eb2d601 // fsub v1.4s, v16.4s, v18.4s
+	WORD $0x4eb3d620 // fsub v0.4s, v17.4s, v19.4s
+	WORD $0x6e21fce1 // fdiv v1.4s, v7.4s, v1.4s
+	WORD $0x6e20fce0 // fdiv v0.4s, v7.4s, v0.4s
+	WORD $0x6e21fe95 // fdiv v21.4s, v20.4s, v1.4s
+	WORD $0x6e20fe94 // fdiv v20.4s, v20.4s, v0.4s
+	WORD $0x54001d8b // b.lt 0xa6d0 <k_fit_affine+0x908>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x52a9680c // mov w12, #0x4b400000 // =1262485504
+	WORD $0x52b9680d // mov w13, #-0x34c00000 // =-884998144
+	WORD $0x4e040d97 // dup v23.4s, w12
+	WORD $0x4e040db8 // dup v24.4s, w13
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xacc165da // ldp q26, q25, [x14], #0x20
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x4eb3d739 // fsub v25.4s, v25.4s, v19.4s
+	WORD $0x4eb2d75a // fsub v26.4s, v26.4s, v18.4s
+	WORD $0x6e39dc19 // fmul v25.4s, v0.4s, v25.4s
+	WORD $0x6e3adc3a // fmul v26.4s, v1.4s, v26.4s
+	WORD $0x4e36c739 // fmaxnm v25.4s, v25.4s, v22.4s
+	WORD $0x4e36c75a // fmaxnm v26.4s, v26.4s, v22.4s
+	WORD $0x6ea7e73b // fcmgt v27.4s, v25.4s, v7.4s
+	WORD $0x6ea7e75c // fcmgt v28.4s, v26.4s, v7.4s
+	WORD $0x6ebb1cf9 // bit v25.16b, v7.16b, v27.16b
+	WORD $0x6ebc1cfa // bit v26.16b, v7.16b, v28.16b
+	WORD $0x4e37d739 // fadd v25.4s, v25.4s, v23.4s
+	WORD $0x4e37d75a // fadd v26.4s, v26.4s, v23.4s
+	WORD $0x4e38d739 // fadd v25.4s, v25.4s, v24.4s
+	WORD $0x4e38d75a // fadd v26.4s, v26.4s, v24.4s
+	WORD $0xac8165ba // stp q26, q25, [x13], #0x20
+	WORD $0x54fffde1 // b.ne 0xa344 <k_fit_affine+0x57c>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x54001a0b // b.lt 0xa6d0 <k_fit_affine+0x908>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0xaa0b03ed // mov x13, x11
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0903ef // mov x15, x9
+	WORD $0xacc101a1 // ldp q1, q0, [x13], #0x20
+	WORD $0xacc161d9 // ldp q25, q24, [x14], #0x20
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x6e21dea1 // fmul v1.4s, v21.4s, v1.4s
+	WORD $0x6e20de80 // fmul v0.4s, v20.4s, v0.4s
+	WORD $0x4e20d660 // fadd v0.4s, v19.4s, v0.4s
+	WORD $0x4e21d641 // fadd v1.4s, v18.4s, v1.4s
+	WORD $0x4eb9d421 // fsub v1.4s, v1.4s, v25.4s
+	WORD $0x4eb8d400 // fsub v0.4s, v0.4s, v24.4s
+	WORD $0xacc161f9 // ldp q25, q24, [x15], #0x20
+	WORD $0x6e20dc00 // fmul v0.4s, v0.4s, v0.4s
+	WORD $0x6e21dc21 // fmul v1.4s, v1.4s, v1.4s
+	WORD $0x6e21df21 // fmul v1.4s, v25.4s, v1.4s
+	WORD $0x6e20df00 // fmul v0.4s, v24.4s, v0.4s
+	WORD $0x4e20d6f7 // fadd v23.4s, v23.4s, v0.4s
+	WORD $0x4e21d6d6 // fadd v22.4s, v22.4s, v1.4s
+	WORD $0x54fffe01 // b.ne 0xa3ac <k_fit_affine+0x5e4>
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xb7f8176c // tbnz x12, #0x3f, 0xa6e0 <k_fit_affine+0x918>
+	WORD $0x2d498001 // ldp s1, s0, [x0, #0x4c]
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
+	WORD $0x52b9680f // mov w15, #-0x34c00000 // =-884998144
+	WORD $0xaa1f03ed // mov x13, xzr
+	WORD $0x4e040dd9 // dup v25.4s, w14
+	WORD $0x4e040dfa // dup v26.4s, w15
+	WORD $0x2d0107e0 // stp s0, s1, [sp, #0x8]
+	WORD $0x4eb21e40 // mov v0.16b, v18.16b
+	WORD $0x4eb31e61 // mov v1.16b, v19.16b
+	WORD $0x14000004 // b 0xa430 <k_fit_affine+0x668>
+	WORD $0xeb0c01bf // cmp x13, x12
+	WORD $0x910005ad // add x13, x13, #0x1
+	WORD $0x540015e0 // b.eq 0xa6e8 <k_fit_affine+0x920>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x540006eb // b.lt 0xa510 <k_fit_affine+0x748>
+	WORD $0x9e2301bd // ucvtf s29, x13
+	WORD $0xbd400be4 // ldr s4, [sp, #0x8]
+	WORD $0x4ea1d63e // fsub v30.4s, v17.4s, v1.4s
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0803f0 // mov x16, x8
+	WORD $0xaa0903f1 // mov x17, x9
+	WORD $0x1e3d089d // fmul s29, s4, s29
+	WORD $0xbd400fe4 // ldr s4, [sp, #0xc]
+	WORD $0x1e3d289d // fadd s29, s4, s29
+	WORD $0x3dc007e4 // ldr q4, [sp, #0x10]
+	WORD $0x1e3d289d // fadd s29, s4, s29
+	WORD $0x4e0407bd // dup v29.4s, v29.s[0]
+	WORD $0x6e3effab // fdiv v11.4s, v29.4s, v30.4s
+	WORD $0x4ea0d61e // fsub v30.4s, v16.4s, v0.4s
+	WORD $0x6e3effac // fdiv v12.4s, v29.4s, v30.4s
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xacc1360e // ldp q14, q13, [x16], #0x20
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x4ea1d5af // fsub v15.4s, v13.4s, v1.4s
+	WORD $0x4ea0d5c4 // fsub v4.4s, v14.4s, v0.4s
+	WORD $0x6e2fdd6f // fmul v15.4s, v11.4s, v15.4s
+	WORD $0x6e24dd84 // fmul v4.4s, v12.4s, v4.4s
+	WORD $0x4e38c5ef // fmaxnm v15.4s, v15.4s, v24.4s
+	WORD $0x4e38c484 // fmaxnm v4.4s, v4.4s, v24.4s
+	WORD $0x6ea7e5fb // fcmgt v27.4s, v15.4s, v7.4s
+	WORD $0x6ea7e49c // fcmgt v28.4s, v4.4s, v7.4s
+	WORD $0x6e6f1cfb // bsl v27.16b, v7.16b, v15.16b
+	WORD $0x6ebc1ce4 // bit v4.16b, v7.16b, v28.16b
+	WORD $0x4e39d77b // fadd v27.4s, v27.4s, v25.4s
+	WORD $0x4e39d484 // fadd v4.4s, v4.4s, v25.4s
+	WORD $0x4e3ad77b // fadd v27.4s, v27.4s, v26.4s
+	WORD $0x4e3ad484 // fadd v4.4s, v4.4s, v26.4s
+	WORD $0xac816dc4 // stp q4, q27, [x14], #0x20
+	WORD $0xacc1722f // ldp q15, q28, [x17], #0x20
+	WORD $0x6e3bdf9c // fmul v28.4s, v28.4s, v27.4s
+	WORD $0x6e24ddef // fmul v15.4s, v15.4s, v4.4s
+	WORD $0x6e3cdf7b // fmul v27.4s, v27.4s, v28.4s
+	WORD $0x6e2fdc84 // fmul v4.4s, v4.4s, v15.4s
+	WORD $0x6e2fddce // fmul v14.4s, v14.4s, v15.4s
+	WORD $0x6e3cddad // fmul v13.4s, v13.4s, v28.4s
+	WORD $0x4e3cd529 // fadd v9.4s, v9.4s, v28.4s
+	WORD $0x4e2fd54a // fadd v10.4s, v10.4s, v15.4s
+	WORD $0x4e3bd508 // fadd v8.4s, v8.4s, v27.4s
+	WORD $0x4e24d7de // fadd v30.4s, v30.4s, v4.4s
+	WORD $0x4e2ed7bd // fadd v29.4s, v29.4s, v14.4s
+	WORD $0x4e2dd7ff // fadd v31.4s, v31.4s, v13.4s
+	WORD $0x54fffc41 // b.ne 0xa490 <k_fit_affine+0x6c8>
+	WORD $0x14000007 // b 0xa528 <k_fit_affine+0x760>
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0x6f00e408 // movi v8.2d, #0000000000000000
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6e3edc4b // fmul v11.4s, v2.4s, v30.4s
+	WORD $0x6e28dc6c // fmul v12.4s, v3.4s, v8.4s
+	WORD $0x6e2add4d // fmul v13.4s, v10.4s, v10.4s
+	WORD $0x6e29dd2e // fmul v14.4s, v9.4s, v9.4s
+	WORD $0x4eadd56d // fsub v13.4s, v11.4s, v13.4s
+	WORD $0x4eaed58c // fsub v12.4s, v12.4s, v14.4s
+	WORD $0x4ea0c9ab // fcmgt v11.4s, v13.4s, #0.0
+	WORD $0x4ea0c98e // fcmgt v14.4s, v12.4s, #0.0
+	WORD $0x4e4e196b // uzp1 v11.8h, v11.8h, v14.8h
+	WORD $0x0e21296e // xtn v14.8b, v11.8h
+	WORD $0x2e30a9ce // umaxv b14, v14.8b
+	WORD $0x1e2601ce // fmov w14, s14
+	WORD $0x3607f66e // tbz w14, #0x0, 0xa424 <k_fit_affine+0x65c>
+	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
+	WORD $0x6e29dcbb // fmul v27.4s, v5.4s, v9.4s
+	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x6e2adcdc // fmul v28.4s, v6.4s, v10.4s
+	WORD $0x6e3ddd4a // fmul v10.4s, v10.4s, v29.4s
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x6e3fdd29 // fmul v9.4s, v9.4s, v31.4s
+	WORD $0x6e28ffff // fdiv v31.4s, v31.4s, v8.4s
+	WORD $0x4ebbd484 // fsub v4.4s, v4.4s, v27.4s
+	WORD $0x6e3ddc5b // fmul v27.4s, v2.4s, v29.4s
+	WORD $0x4ebcd77b // fsub v27.4s, v27.4s, v28.4s
+	WORD $0x6e3edcdc // fmul v28.4s, v6.4s, v30.4s
+	WORD $0x4eaad79c // fsub v28.4s, v28.4s, v10.4s
+	WORD $0x6e28dcaa // fmul v10.4s, v5.4s, v8.4s
+	WORD $0x6e2cfc84 // fdiv v4.4s, v4.4s, v12.4s
+	WORD $0x4ea9d549 // fsub v9.4s, v10.4s, v9.4s
+	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
+	WORD $0x6e2dff9c // fdiv v28.4s, v28.4s, v13.4s
+	WORD $0x6e2cfd29 // fdiv v9.4s, v9.4s, v12.4s
+	WORD $0x6e2dff7b // fdiv v27.4s, v27.4s, v13.4s
+	WORD $0x4ea0c928 // fcmgt v8.4s, v9.4s, #0.0
+	WORD $0x6ee81c9f // bif v31.16b, v4.16b, v8.16b
+	WORD $0x4e681d28 // bic v8.16b, v9.16b, v8.16b
+	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
+	WORD $0x6e3effbd // fdiv v29.4s, v29.4s, v30.4s
+	WORD $0x4ea0cb9e // fcmgt v30.4s, v28.4s, #0.0
+	WORD $0x6efe1f7d // bif v29.16b, v27.16b, v30.16b
+	WORD $0x4e7e1f9e // bic v30.16b, v28.16b, v30.16b
+	WORD $0x540002cb // b.lt 0xa624 <k_fit_affine+0x85c>
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0803f1 // mov x17, x8
+	WORD $0xaa0903e1 // mov x1, x9
+	WORD $0xacc1121b // ldp q27, q4, [x16], #0x20
+	WORD $0xacc1722c // ldp q12, q28, [x17], #0x20
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x6e3bdfbb // fmul v27.4s, v29.4s, v27.4s
+	WORD $0x6e24dfe4 // fmul v4.4s, v31.4s, v4.4s
+	WORD $0x4e28d484 // fadd v4.4s, v4.4s, v8.4s
+	WORD $0x4e3ed77b // fadd v27.4s, v27.4s, v30.4s
+	WORD $0x4eacd77b // fsub v27.4s, v27.4s, v12.4s
+	WORD $0x4ebcd484 // fsub v4.4s, v4.4s, v28.4s
+	WORD $0xacc1702c // ldp q12, q28, [x1], #0x20
+	WORD $0x6e24dc84 // fmul v4.4s, v4.4s, v4.4s
+	WORD $0x6e3bdf7b // fmul v27.4s, v27.4s, v27.4s
+	WORD $0x6e3bdd9b // fmul v27.4s, v12.4s, v27.4s
+	WORD $0x6e24df84 // fmul v4.4s, v28.4s, v4.4s
+	WORD $0x4e24d54a // fadd v10.4s, v10.4s, v4.4s
+	WORD $0x4e3bd529 // fadd v9.4s, v9.4s, v27.4s
+	WORD $0x54fffe01 // b.ne 0xa5e0 <k_fit_affine+0x818>
+	WORD $0x6ea9e6c4 // fcmgt v4.4s, v22.4s, v9.4s
+	WORD $0x6eaae6fb // fcmgt v27.4s, v23.4s, v10.4s
+	WORD $0x4e5b1884 // uzp1 v4.8h, v4.8h, v27.8h
+	WORD $0x4e2b1c84 // and v4.16b, v4.16b, v11.16b
+	WORD $0x0e21288b // xtn v11.8b, v4.8h
+	WORD $0x2e30a964 // umaxv b4, v11.8b
+	WORD $0x1e26008f // fmov w15, s4
+	WORD $0x3607ef2f // tbz w15, #0x0, 0xa424 <k_fit_affine+0x65c>
+	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
+	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x2f10a484 // ushll v4.4s, v4.4h, #0x0
+	WORD $0x2f10a77b // ushll v27.4s, v27.4h, #0x0
+	WORD $0x4f3f5484 // shl v4.4s, v4.4s, #0x1f
+	WORD $0x4f3f577b // shl v27.4s, v27.4s, #0x1f
+	WORD $0x4ea0a884 // cmlt v4.4s, v4.4s, #0
+	WORD $0x4ea0ab7b // cmlt v27.4s, v27.4s, #0
+	WORD $0x6ea41d57 // bit v23.16b, v10.16b, v4.16b
+	WORD $0x6ebb1d36 // bit v22.16b, v9.16b, v27.16b
+	WORD $0x6ea41ff4 // bit v20.16b, v31.16b, v4.16b
+	WORD $0x6ebb1fb5 // bit v21.16b, v29.16b, v27.16b
+	WORD $0x6ea41d01 // bit v1.16b, v8.16b, v4.16b
+	WORD $0x6ebb1fc0 // bit v0.16b, v30.16b, v27.16b
+	WORD $0x54ffed2b // b.lt 0xa424 <k_fit_affine+0x65c>
+	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
+	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0b03f0 // mov x16, x11
+	WORD $0x2f10a484 // ushll v4.4s, v4.4h, #0x0
+	WORD $0x2f10a77b // ushll v27.4s, v27.4h, #0x0
+	WORD $0x4f3f5484 // shl v4.4s, v4.4s, #0x1f
+	WORD $0x4f3f577b // shl v27.4s, v27.4s, #0x1f
+	WORD $0x4ea0a89d // cmlt v29.4s, v4.4s, #0
+	WORD $0x4ea0ab7e // cmlt v30.4s, v27.4s, #0
+	WORD $0xad407e04 // ldp q4, q31, [x16]
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0xacc171db // ldp q27, q28, [x14], #0x20
+	WORD $0x6ebe1f64 // bit v4.16b, v27.16b, v30.16b
+	WORD $0x4ebd1fbb // mov v27.16b, v29.16b
+	WORD $0x6e7f1f9b // bsl v27.16b, v28.16b, v31.16b
+	WORD $0xac816e04 // stp q4, q27, [x16], #0x20
+	WORD $0x54ffff21 // b.ne 0xa6ac <k_fit_affine+0x8e4>
+	WORD $0x17ffff56 // b 0xa424 <k_fit_affine+0x65c>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
+	WORD $0xb6ffe8ec // tbz x12, #0x3f, 0xa3f8 <k_fit_affine+0x630>
+	WORD $0x4eb21e40 // mov v0.16b, v18.16b
+	WORD $0x4eb31e61 // mov v1.16b, v19.16b
+	WORD $0x6e30e642 // fcmge v2.4s, v18.4s, v16.4s
+	WORD $0x6e31e663 // fcmge v3.4s, v19.4s, v17.4s
+	WORD $0x6ea0f800 // fneg v0.4s, v0.4s
+	WORD $0x6ea0f821 // fneg v1.4s, v1.4s
+	WORD $0xa9422009 // ldp x9, x8, [x0, #0x20]
+	WORD $0x6d4523e9 // ldp d9, d8, [sp, #0x50]
+	WORD $0x6d442beb // ldp d11, d10, [sp, #0x40]
+	WORD $0x4e621ea2 // bic v2.16b, v21.16b, v2.16b
+	WORD $0x4e631e83 // bic v3.16b, v20.16b, v3.16b
+	WORD $0x6d4333ed // ldp d13, d12, [sp, #0x30]
+	WORD $0x6d423bef // ldp d15, d14, [sp, #0x20]
+	WORD $0xad000d22 // stp q2, q3, [x9]
+	WORD $0xad000500 // stp q0, q1, [x8]
+	WORD $0x910183ff // add sp, sp, #0x60
+	WORD $0xd65f03c0 // ret
+
+	// fit_symmetric
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xf9401408 // ldr x8, [x0, #0x28]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540003ab // b.lt 0xa7a4 <k_fit_symmetric+0x80>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa0803ea // mov x10, x8
+	WORD $0xacc11125 // ldp q5, q4, [x9], #0x20
+	WORD $0xf100054a // subs x10, x10, #0x1
+	WORD $0x4ea41c87 // mov v7.16b, v4.16b
+	WORD $0x4ea51cb0 // mov v16.16b, v5.16b
+	WORD $0x6f047407 // bic v7.4s, #0x80, lsl #24
+	WORD $0x6f047410 // bic v16.4s, #0x80, lsl #24
+	WORD $0x6ea3e4f1 // fcmgt v17.4s, v7.4s, v3.4s
+	WORD $0x6ea2e612 // fcmgt v18.4s, v16.4s, v2.4s
+	WORD $0x6eb11ce3 // bit v3.16b, v7.16b, v17.16b
+	WORD $0x6eb21e02 // bit v2.16b, v16.16b, v18.16b
+	WORD $0x6eb11c81 // bit v1.16b, v4.16b, v17.16b
+	WORD $0x6eb21ca0 // bit v0.16b, v5.16b, v18.16b
+	WORD $0x54fffe81 // b.ne 0xa74c <k_fit_symmetric+0x28>
+	WORD $0x5283afa9 // mov w9, #0x1d7d // =7549
+	WORD $0x72a4d209 // movk w9, #0x2690, lsl #16
+	WORD $0x4e040d24 // dup v4.4s, w9
+	WORD $0x6ea3e483 // fcmgt v3.4s, v4.4s, v3.4s
+	WORD $0x6ea2e482 // fcmgt v2.4s, v4.4s, v2.4s
+	WORD $0x4e431842 // uzp1 v2.8h, v2.8h, v3.8h
+	WORD $0x6e205842 // mvn v2.16b, v2.16b
+	WORD $0x0e212842 // xtn v2.8b, v2.8h
+	WORD $0x14000004 // b 0xa7b0 <k_fit_symmetric+0x8c>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x1e3e1004 // fmov s4, #-1.00000000
+	WORD $0xbd403003 // ldr s3, [x0, #0x30]
+	WORD $0xf9400809 // ldr x9, [x0, #0x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x1e214065 // fneg s5, s3
+	WORD $0x1e242867 // fadd s7, s3, s4
+	WORD $0x4e0404a4 // dup v4.4s, v5.s[0]
+	WORD $0x4e0404e5 // dup v5.4s, v7.s[0]
+	WORD $0x540005cb // b.lt 0xa888 <k_fit_symmetric+0x164>
+	WORD $0x6e21fc87 // fdiv v7.4s, v4.4s, v1.4s
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680b // mov w11, #-0x34c00000 // =-884998144
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x4e040d54 // dup v20.4s, w10
+	WORD $0x4e040d75 // dup v21.4s, w11
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa0903ed // mov x13, x9
+	WORD $0x6e20fc91 // fdiv v17.4s, v4.4s, v0.4s
+	WORD $0xacc15957 // ldp q23, q22, [x10], #0x20
+	WORD $0xf100058c // subs x12, x12, #0x1
+	WORD $0x6e37de38 // fmul v24.4s, v17.4s, v23.4s
+	WORD $0x6e36dcf9 // fmul v25.4s, v7.4s, v22.4s
+	WORD $0x6ea4e73a // fcmgt v26.4s, v25.4s, v4.4s
+	WORD $0x6ea4e71b // fcmgt v27.4s, v24.4s, v4.4s
+	WORD $0x6efb1c98 // bif v24.16b, v4.16b, v27.16b
+	WORD $0x6efa1c99 // bif v25.16b, v4.16b, v26.16b
+	WORD $0x6ea5e73a // fcmgt v26.4s, v25.4s, v5.4s
+	WORD $0x6ea5e71b // fcmgt v27.4s, v24.4s, v5.4s
+	WORD $0x6ebb1cb8 // bit v24.16b, v5.16b, v27.16b
+	WORD $0x6eba1cb9 // bit v25.16b, v5.16b, v26.16b
+	WORD $0xacc1697b // ldp q27, q26, [x11], #0x20
+	WORD $0x4e34d739 // fadd v25.4s, v25.4s, v20.4s
+	WORD $0x4e34d718 // fadd v24.4s, v24.4s, v20.4s
+	WORD $0x6e3aded6 // fmul v22.4s, v22.4s, v26.4s
+	WORD $0x6e3bdef7 // fmul v23.4s, v23.4s, v27.4s
+	WORD $0x4e35d718 // fadd v24.4s, v24.4s, v21.4s
+	WORD $0x4e35d739 // fadd v25.4s, v25.4s, v21.4s
+	WORD $0x6e39df5a // fmul v26.4s, v26.4s, v25.4s
+	WORD $0x6e38df7b // fmul v27.4s, v27.4s, v24.4s
+	WORD $0x6e39ded6 // fmul v22.4s, v22.4s, v25.4s
+	WORD $0x6e38def7 // fmul v23.4s, v23.4s, v24.4s
+	WORD $0xac8165b8 // stp q24, q25, [x13], #0x20
+	WORD $0x6e3bdf1b // fmul v27.4s, v24.4s, v27.4s
+	WORD $0x6e3adf3a // fmul v26.4s, v25.4s, v26.4s
+	WORD $0x4e36d652 // fadd v18.4s, v18.4s, v22.4s
+	WORD $0x4e37d610 // fadd v16.4s, v16.4s, v23.4s
+	WORD $0x4e3ad673 // fadd v19.4s, v19.4s, v26.4s
+	WORD $0x4e3bd4c6 // fadd v6.4s, v6.4s, v27.4s
+	WORD $0x54fffc41 // b.ne 0xa808 <k_fit_symmetric+0xe4>
+	WORD $0x14000004 // b 0xa894 <k_fit_symmetric+0x170>
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6e26fe07 // fdiv v7.4s, v16.4s, v6.4s
+	WORD $0x4ea0d8c6 // fcmeq v6.4s, v6.4s, #0.0
+	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
+	WORD $0x52b9680b // mov w11, #-0x34c00000 // =-884998144
+	WORD $0x6e33fe51 // fdiv v17.4s, v18.4s, v19.4s
+	WORD $0x4ea0da73 // fcmeq v19.4s, v19.4s, #0.0
+	WORD $0x4e661ce6 // bic v6.16b, v7.16b, v6.16b
+	WORD $0x6e26de10 // fmul v16.4s, v16.4s, v6.4s
+	WORD $0x4e731e27 // bic v7.16b, v17.16b, v19.16b
+	WORD $0x4e040d73 // dup v19.4s, w11
+	WORD $0x529999ab // mov w11, #0xcccd // =52429
+	WORD $0x72a7b98b // movk w11, #0x3dcc, lsl #16
+	WORD $0x6e27de51 // fmul v17.4s, v18.4s, v7.4s
+	WORD $0x4e040d52 // dup v18.4s, w10
+	WORD $0x1280010a // mov w10, #-0x9 // =-9
+	WORD $0x14000004 // b 0xa8e0 <k_fit_symmetric+0x1bc>
+	WORD $0x1100054a // add w10, w10, #0x1
+	WORD $0x7100295f // cmp w10, #0xa
+	WORD $0x54000f80 // b.eq 0xaacc <k_fit_symmetric+0x3a8>
+	WORD $0x34ffffaa // cbz w10, 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400060b // b.lt 0xa9ac <k_fit_symmetric+0x288>
+	WORD $0x1e220154 // scvtf s20, w10
+	WORD $0x1e270175 // fmov s21, w11
+	WORD $0xaa0803ef // mov x15, x8
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xaa0c03f0 // mov x16, x12
+	WORD $0xa940380d // ldp x13, x14, [x0]
+	WORD $0x1e350a94 // fmul s20, s20, s21
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x1e342874 // fadd s20, s3, s20
+	WORD $0x1e214294 // fneg s20, s20
+	WORD $0x4e040694 // dup v20.4s, v20.s[0]
+	WORD $0x6e21fe98 // fdiv v24.4s, v20.4s, v1.4s
+	WORD $0x6e20fe99 // fdiv v25.4s, v20.4s, v0.4s
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0xacc169bb // ldp q27, q26, [x13], #0x20
+	WORD $0xf10005ef // subs x15, x15, #0x1
+	WORD $0x6e3bdf3c // fmul v28.4s, v25.4s, v27.4s
+	WORD $0x6e3adf1d // fmul v29.4s, v24.4s, v26.4s
+	WORD $0x6ea4e7be // fcmgt v30.4s, v29.4s, v4.4s
+	WORD $0x6ea4e79f // fcmgt v31.4s, v28.4s, v4.4s
+	WORD $0x6eff1c9c // bif v28.16b, v4.16b, v31.16b
+	WORD $0x6efe1c9d // bif v29.16b, v4.16b, v30.16b
+	WORD $0x6ea5e7be // fcmgt v30.4s, v29.4s, v5.4s
+	WORD $0x6ea5e79f // fcmgt v31.4s, v28.4s, v5.4s
+	WORD $0x6ebf1cbc // bit v28.16b, v5.16b, v31.16b
+	WORD $0x6ebe1cbd // bit v29.16b, v5.16b, v30.16b
+	WORD $0xacc179df // ldp q31, q30, [x14], #0x20
+	WORD $0x4e32d7bd // fadd v29.4s, v29.4s, v18.4s
+	WORD $0x4e32d79c // fadd v28.4s, v28.4s, v18.4s
+	WORD $0x6e3edf5a // fmul v26.4s, v26.4s, v30.4s
+	WORD $0x6e3fdf7b // fmul v27.4s, v27.4s, v31.4s
+	WORD $0x4e33d79c // fadd v28.4s, v28.4s, v19.4s
+	WORD $0x4e33d7bd // fadd v29.4s, v29.4s, v19.4s
+	WORD $0x6e3ddfde // fmul v30.4s, v30.4s, v29.4s
+	WORD $0x6e3cdfff // fmul v31.4s, v31.4s, v28.4s
+	WORD $0x6e3ddf5a // fmul v26.4s, v26.4s, v29.4s
+	WORD $0x6e3cdf7b // fmul v27.4s, v27.4s, v28.4s
+	WORD $0xac81761c // stp q28, q29, [x16], #0x20
+	WORD $0x6e3fdf9f // fmul v31.4s, v28.4s, v31.4s
+	WORD $0x6e3edfbe // fmul v30.4s, v29.4s, v30.4s
+	WORD $0x4e3ad6b5 // fadd v21.4s, v21.4s, v26.4s
+	WORD $0x4e3bd694 // fadd v20.4s, v20.4s, v27.4s
+	WORD $0x4e3ed6f7 // fadd v23.4s, v23.4s, v30.4s
+	WORD $0x4e3fd6d6 // fadd v22.4s, v22.4s, v31.4s
+	WORD $0x54fffc41 // b.ne 0xa92c <k_fit_symmetric+0x208>
+	WORD $0x14000005 // b 0xa9bc <k_fit_symmetric+0x298>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6e35deb8 // fmul v24.4s, v21.4s, v21.4s
+	WORD $0x6e34de99 // fmul v25.4s, v20.4s, v20.4s
+	WORD $0x6e37de3a // fmul v26.4s, v17.4s, v23.4s
+	WORD $0x6e36de1b // fmul v27.4s, v16.4s, v22.4s
+	WORD $0x4ea0cadc // fcmgt v28.4s, v22.4s, #0.0
+	WORD $0x4ea0cafd // fcmgt v29.4s, v23.4s, #0.0
+	WORD $0x6ebae718 // fcmgt v24.4s, v24.4s, v26.4s
+	WORD $0x6ebbe739 // fcmgt v25.4s, v25.4s, v27.4s
+	WORD $0x4e5d1b9a // uzp1 v26.8h, v28.8h, v29.8h
+	WORD $0x4e581b38 // uzp1 v24.8h, v25.8h, v24.8h
+	WORD $0x4e3a1f18 // and v24.16b, v24.16b, v26.16b
+	WORD $0x0e212b18 // xtn v24.8b, v24.8h
+	WORD $0x2e30ab19 // umaxv b25, v24.8b
+	WORD $0x1e26032d // fmov w13, s25
+	WORD $0x3607f70d // tbz w13, #0x0, 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0x6e36fe96 // fdiv v22.4s, v20.4s, v22.4s
+	WORD $0x0e007b19 // zip2 v25.8b, v24.8b, v0.8b
+	WORD $0x0e003b1a // zip1 v26.8b, v24.8b, v0.8b
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x2f10a739 // ushll v25.4s, v25.4h, #0x0
+	WORD $0x2f10a75a // ushll v26.4s, v26.4h, #0x0
+	WORD $0x4f3f5739 // shl v25.4s, v25.4s, #0x1f
+	WORD $0x4f3f575a // shl v26.4s, v26.4s, #0x1f
+	WORD $0x6e37feb7 // fdiv v23.4s, v21.4s, v23.4s
+	WORD $0x4ea0ab39 // cmlt v25.4s, v25.4s, #0
+	WORD $0x4ea0ab5a // cmlt v26.4s, v26.4s, #0
+	WORD $0x6e36de94 // fmul v20.4s, v20.4s, v22.4s
+	WORD $0x6eba1ec6 // bit v6.16b, v22.16b, v26.16b
+	WORD $0x6eba1e90 // bit v16.16b, v20.16b, v26.16b
+	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
+	WORD $0x6eb91ee7 // bit v7.16b, v23.16b, v25.16b
+	WORD $0x6eb91eb1 // bit v17.16b, v21.16b, v25.16b
+	WORD $0x5400028b // b.lt 0xaa8c <k_fit_symmetric+0x368>
+	WORD $0x0e007b14 // zip2 v20.8b, v24.8b, v0.8b
+	WORD $0x0e003b15 // zip1 v21.8b, v24.8b, v0.8b
+	WORD $0xaa0903ed // mov x13, x9
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x2f10a694 // ushll v20.4s, v20.4h, #0x0
+	WORD $0x2f10a6b5 // ushll v21.4s, v21.4h, #0x0
+	WORD $0x4f3f5694 // shl v20.4s, v20.4s, #0x1f
+	WORD $0x4f3f56b5 // shl v21.4s, v21.4s, #0x1f
+	WORD $0x4ea0aa94 // cmlt v20.4s, v20.4s, #0
+	WORD $0x4ea0aab5 // cmlt v21.4s, v21.4s, #0
+	WORD $0xad4065b6 // ldp q22, q25, [x13]
+	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0xacc16197 // ldp q23, q24, [x12], #0x20
+	WORD $0x6eb51ef6 // bit v22.16b, v23.16b, v21.16b
+	WORD $0x4eb41e97 // mov v23.16b, v20.16b
+	WORD $0x6e791f17 // bsl v23.16b, v24.16b, v25.16b
+	WORD $0xac815db6 // stp q22, q23, [x13], #0x20
+	WORD $0x54ffff21 // b.ne 0xaa68 <k_fit_symmetric+0x344>
+	WORD $0x17ffff93 // b 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0x1100054a // add w10, w10, #0x1
+	WORD $0x7100295f // cmp w10, #0xa
+	WORD $0x54fff261 // b.ne 0xa8e0 <k_fit_symmetric+0x1bc>
+	WORD $0x0e007840 // zip2 v0.8b, v2.8b, v0.8b
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0x0e003841 // zip1 v1.8b, v2.8b, v0.8b
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x4f3f5400 // shl v0.4s, v0.4s, #0x1f
+	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
+	WORD $0x4ea0a800 // cmlt v0.4s, v0.4s, #0
+	WORD $0x4f3f5421 // shl v1.4s, v1.4s, #0x1f
+	WORD $0x4e201ce0 // and v0.16b, v7.16b, v0.16b
+	WORD $0x4ea0a821 // cmlt v1.4s, v1.4s, #0
+	WORD $0x4e211cc1 // and v1.16b, v6.16b, v1.16b
+	WORD $0xad000101 // stp q1, q0, [x8]
+	WORD $0xd65f03c0 // ret
+	WORD $0x0e007840 // zip2 v0.8b, v2.8b, v0.8b
+	WORD $0xf940100a // ldr x10, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x0e003841 // zip1 v1.8b, v2.8b, v0.8b
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x4f3f5400 // shl v0.4s, v0.4s, #0x1f
+	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
+	WORD $0x4ea0a800 // cmlt v0.4s, v0.4s, #0
+	WORD $0x4f3f5421 // shl v1.4s, v1.4s, #0x1f
+	WORD $0x4e201ce0 // and v0.16b, v7.16b, v0.16b
+	WORD $0x4ea0a821 // cmlt v1.4s, v1.4s, #0
+	WORD $0x4e211cc1 // and v1.16b, v6.16b, v1.16b
+	WORD $0xad000141 // stp q1, q0, [x10]
+	WORD $0x5400024b // b.lt 0xab48 <k_fit_symmetric+0x424>
+	WORD $0x0e007840 // zip2 v0.8b, v2.8b, v0.8b
+	WORD $0x0e003841 // zip1 v1.8b, v2.8b, v0.8b
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x4f3f5402 // shl v2.4s, v0.4s, #0x1f
+	WORD $0x4e040460 // dup v0.4s, v3.s[0]
+	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
+	WORD $0x4f3f5424 // shl v4.4s, v1.4s, #0x1f
+	WORD $0x4ea0a841 // cmlt v1.4s, v2.4s, #0
+	WORD $0x4ea0a882 // cmlt v2.4s, v4.4s, #0
+	WORD $0xad401123 // ldp q3, q4, [x9]
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4e23d403 // fadd v3.4s, v0.4s, v3.4s
+	WORD $0x4e24d404 // fadd v4.4s, v0.4s, v4.4s
+	WORD $0x4e221c63 // and v3.16b, v3.16b, v2.16b
+	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
+	WORD $0xac811123 // stp q3, q4, [x9], #0x20
+	WORD $0x54ffff21 // b.ne 0xab28 <k_fit_symmetric+0x404>
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
@@ -10218,10 +11086,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
-	WORD $0x30303030 // adr x16, 0x6a425 <lanes+0x60545>
-	WORD $0x30303030 // adr x16, 0x6a429 <lanes+0x60549>
+	WORD $0x30303030 // adr x16, 0x6b1a5 <lanes+0x60545>
+	WORD $0x30303030 // adr x16, 0x6b1a9 <lanes+0x60549>
 	WORD $0x0f0f0f0f // <unknown>
-	WORD $0x30303030 // adr x16, 0x6a431 <lanes+0x60551>
+	WORD $0x30303030 // adr x16, 0x6b1b1 <lanes+0x60551>
 	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
 	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
 	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff

@@ -67,6 +67,8 @@ const (
 	fnDotQ4K
 	fnDotQ5K
 	fnDotQ6K
+	fnFitAffine
+	fnFitSymmetric
 	fnCount
 )
 

@@ -40,6 +40,8 @@ type codec struct {
 	// mean square of the whole row. A nil weighted means the type ignores importance.
 	plain    func(b []byte, x []float32)
 	weighted func(b []byte, x, qw []float32, sigma2 float32)
+	// eight is weighted for eight blocks of 32 at once, which is faster; nil when there is no gain.
+	eight func(b []byte, x, qw []float32, sigma2 float32)
 
 	// grid appends the scales (and minima) of a block; set writes its codes, counted from lo.
 	sub, lo, hi int
@@ -114,14 +116,19 @@ func (c *codec) encodeRow(dst []byte, src, importance []float32) error {
 	}
 	for i, o := 0, 0; i < len(src); i, o = i+n, o+size {
 		b := dst[o : o+size : o+size]
-		if weighted {
-			c.weighted(b, src[i:i+n:i+n], importance[i:i+n:i+n], sigma2)
-		} else {
+		if !weighted {
 			c.plain(b, src[i:i+n:i+n])
+		} else if c.eight != nil && len(src)-i >= super {
+			c.eight(dst[o:o+8*size], src[i:i+super:i+super], importance[i:i+super:i+super], sigma2)
+			i, o = i+7*n, o+7*size
+		} else {
+			c.weighted(b, src[i:i+n:i+n], importance[i:i+n:i+n], sigma2)
 		}
+	}
+	for o := 0; o < len(dst); o += size {
 		for _, h := range c.halves {
-			if binary.LittleEndian.Uint16(b[h:])&0x7c00 == 0x7c00 {
-				return fmt.Errorf("%s: block %d needs a scale beyond half precision: %w", c.info.Type, i/n, fault.ErrNotFinite)
+			if binary.LittleEndian.Uint16(dst[o+h:])&0x7c00 == 0x7c00 {
+				return fmt.Errorf("%s: block %d needs a scale beyond half precision: %w", c.info.Type, o/size, fault.ErrNotFinite)
 			}
 		}
 	}

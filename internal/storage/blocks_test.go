@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/kernels"
 )
 
 var blockTypes = []Type{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K, IQ4NL, IQ4XS, MXFP4}
@@ -33,26 +34,62 @@ func goldenFloats(t testing.TB, name string) []float32 {
 	return x
 }
 
-// The bytes of every encoder are those of the real ggml, with and without importance.
+// The bytes of every encoder are those of the real ggml, with and without importance, with every
+// set of kernels that runs here.
 func TestEncodeAsGGML(t *testing.T) {
 	const cols = 512
 	x, importance := goldenFloats(t, "input.f32"), goldenFloats(t, "importance.f32")
+	defer func(k *kernels.Set) { vectors = k }(vectors)
+	for _, vectors = range kernels.All() {
+		for _, typ := range blockTypes {
+			info := MustLookup(typ)
+			for kind, imp := range map[string][]float32{"plain": nil, "weighted": importance} {
+				want := golden(t, string(typ)+"."+kind)
+				size := cols / info.BlockElems * info.BlockBytes
+				if len(want) != len(x)/cols*size {
+					t.Fatalf("%s.%s has %d bytes", typ, kind, len(want))
+				}
+				got := make([]byte, size)
+				for r := range len(x) / cols {
+					if err := info.Encode(got, x[r*cols:(r+1)*cols], imp); err != nil {
+						t.Errorf("%s %s row %d: %v", typ, kind, r, err)
+						continue
+					}
+					if w := want[r*size : (r+1)*size]; !bytes.Equal(got, w) {
+						t.Errorf("%s: %s %s row %d: bytes differ from ggml's\n got %x\nwant %x", vectors.Level(), typ, kind, r, got, w)
+					}
+				}
+			}
+		}
+	}
+}
+
+// All sets of kernels give the same bytes, also for rows whose blocks do not come in eights.
+func TestEncodeSameOnEveryLevel(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	defer func(k *kernels.Set) { vectors = k }(vectors)
 	for _, typ := range blockTypes {
 		info := MustLookup(typ)
-		for kind, imp := range map[string][]float32{"plain": nil, "weighted": importance} {
-			want := golden(t, string(typ)+"."+kind)
-			size := cols / info.BlockElems * info.BlockBytes
-			if len(want) != len(x)/cols*size {
-				t.Fatalf("%s.%s has %d bytes", typ, kind, len(want))
-			}
-			got := make([]byte, size)
-			for r := range len(x) / cols {
-				if err := info.Encode(got, x[r*cols:(r+1)*cols], imp); err != nil {
-					t.Errorf("%s %s row %d: %v", typ, kind, r, err)
-					continue
+		for _, blocks := range []int{1, 7, 8, 9, 19} {
+			x, imp := make([]float32, blocks*info.BlockElems), make([]float32, blocks*info.BlockElems)
+			for i := range x {
+				x[i], imp[i] = float32(rng.NormFloat64())*float32(math.Exp(1.5*rng.NormFloat64())), rng.Float32()
+				if i/64%2 == 1 { // stretches of tiny values, down to subnormal ones
+					x[i] = float32(math.Ldexp(float64(x[i]), []int{-140, -126, -60, -40}[i/128%4]))
 				}
-				if w := want[r*size : (r+1)*size]; !bytes.Equal(got, w) {
-					t.Errorf("%s %s row %d: bytes differ from ggml's\n got %x\nwant %x", typ, kind, r, got, w)
+			}
+			var first [2][]byte
+			for _, vectors = range kernels.All() {
+				for k, v := range [][]float32{nil, imp} {
+					b := make([]byte, blocks*info.BlockBytes)
+					if err := info.Encode(b, x, v); err != nil {
+						t.Fatal(err)
+					}
+					if first[k] == nil {
+						first[k] = b
+					} else if !bytes.Equal(b, first[k]) {
+						t.Errorf("%s, %d blocks: bytes at level %s differ from portable", typ, blocks, vectors.Level())
+					}
 				}
 			}
 		}

@@ -42,16 +42,15 @@ func init() {
 func encodeQ2K(b []byte, x []float32) {
 	var (
 		l            codes256
-		w            [16]float32
+		w            [super]float32
 		scales, mins [16]float32
 		top, topMin  float32
 	)
-	for j := range 16 {
-		xs := x[16*j : 16*j+16]
-		for i, v := range xs {
-			w[i] = abs(v)
-		}
-		scales[j], mins[j] = fitAffine(xs, w[:], l[16*j:16*j+16], 3, gridQ2K)
+	for i, v := range x {
+		w[i] = abs(v)
+	}
+	fitAffineSubs(x, &w, &l, scales[:], mins[:], 3, gridQ2K)
+	for j := range scales {
 		top, topMin = maxf(top, scales[j]), maxf(topMin, mins[j])
 	}
 	var sc, mn [16]uint8
@@ -76,19 +75,13 @@ func encodeQ2K(b []byte, x []float32) {
 func encodeQ2KWeighted(b []byte, x, qw []float32, _ float32) {
 	var (
 		l                codes256
-		w                [16]float32
+		w                [super]float32
 		scales, mins, sw [16]float32
 		sc, mn           [16]uint8
 	)
-	sigma2 := sumSquares(x) / super
-	for j := range 16 {
-		xs := x[16*j : 16*j+16]
-		weigh(w[:], xs, qw[16*j:16*j+16], sigma2)
-		for _, v := range w {
-			sw[j] += v
-		}
-		scales[j], mins[j] = fitAffine(xs, w[:], l[16*j:16*j+16], 3, gridFine)
-	}
+	weigh(w[:], x, qw, sumSquares(x)/super)
+	sumSubs(sw[:], &w)
+	fitAffineSubs(x, &w, &l, scales[:], mins[:], 3, gridFine)
 	d := fitPositive(scales[:], sw[:], sc[:], 15)
 	dmin := fitPositive(mins[:], sw[:], mn[:], 15)
 	finishQ2K(b, x, &l, &sc, &mn, d, dmin)

@@ -45,19 +45,13 @@ func init() {
 		weighted: func(b []byte, x, qw []float32, _ float32) {
 			var (
 				l          codes256
-				w          [16]float32
+				w          [super]float32
 				scales, sw [16]float32
 				sc         [16]uint8
 			)
-			sigma2 := 2 * sumSquares(x) / super
-			for j := range scales {
-				xs := x[16*j : 16*j+16]
-				weigh(w[:], xs, qw[16*j:16*j+16], sigma2)
-				for _, v := range w {
-					sw[j] += v
-				}
-				scales[j] = fitSym(xs, w[:], l[16*j:16*j+16], 4)
-			}
+			weigh(w[:], x, qw, 2*sumSquares(x)/super)
+			sumSubs(sw[:], &w)
+			fitSymSubs(x, &w, &l, scales[:], 4)
 			d := fitSym(scales[:], sw[:], sc[:], 32)
 			finishQ3K(b, x, &l, &sc, d)
 		},

@@ -105,7 +105,7 @@ func gridSixes(g *Grid, b []byte) {
 // encodeSixes weighs an error on x with rms(sub-block) + |x|.
 func encodeSixes(b []byte, x []float32, l *codes256, n int, grid affineGrid) {
 	var (
-		w            [32]float32
+		w            [super]float32
 		scales, mins [8]float32
 		top, topMin  float32
 	)
@@ -113,9 +113,11 @@ func encodeSixes(b []byte, x []float32, l *codes256, n int, grid affineGrid) {
 		xs := x[32*j : 32*j+32]
 		rms := sqrt(sumSquares(xs) / 32)
 		for i, v := range xs {
-			w[i] = rms + abs(v)
+			w[32*j+i] = rms + abs(v)
 		}
-		scales[j], mins[j] = fitAffine(xs, w[:], l[32*j:32*j+32], n, grid)
+	}
+	fitAffineSubs(x, &w, l, scales[:], mins[:], n, grid)
+	for j := range scales {
 		top, topMin = maxf(top, scales[j]), maxf(topMin, mins[j])
 	}
 	var is, im float32
@@ -135,19 +137,13 @@ func encodeSixes(b []byte, x []float32, l *codes256, n int, grid affineGrid) {
 
 func encodeSixesWeighted(b []byte, x, qw []float32, l *codes256, n int) {
 	var (
-		w                [32]float32
+		w                [super]float32
 		scales, mins, sw [8]float32
 		sc, mn           [8]uint8
 	)
-	sigma2 := 2 * sumSquares(x) / super
-	for j := range scales {
-		xs := x[32*j : 32*j+32]
-		weigh(w[:], xs, qw[32*j:32*j+32], sigma2)
-		for _, v := range w {
-			sw[j] += v
-		}
-		scales[j], mins[j] = fitAffine(xs, w[:], l[32*j:32*j+32], n, gridFine)
-	}
+	weigh(w[:], x, qw, 2*sumSquares(x)/super)
+	sumSubs(sw[:], &w)
+	fitAffineSubs(x, &w, l, scales[:], mins[:], n, gridFine)
 	d := fitPositive(scales[:], sw[:], sc[:], 63)
 	dmin := fitPositive(mins[:], sw[:], mn[:], 63)
 	finishSixes(b, x, l, &sc, &mn, d, dmin, n)

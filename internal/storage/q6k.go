@@ -45,13 +45,15 @@ func init() {
 func encodeQ6K(b []byte, x, qw []float32) {
 	var l codes256
 	var scales [16]float32
-	for j := range scales {
-		var w []float32
-		if qw != nil {
-			w = qw[16*j : 16*j+16]
+	var w [super]float32
+	if qw != nil {
+		copy(w[:], qw)
+	} else {
+		for i, v := range x {
+			w[i] = v * v
 		}
-		scales[j] = fitSym(x[16*j:16*j+16], w, l[16*j:16*j+16], 32)
 	}
+	fitSymSubs(x, &w, &l, scales[:], 32)
 	v, amax := signedMax(scales[:])
 	if amax < tiny {
 		clear(b)

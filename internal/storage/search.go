@@ -12,20 +12,13 @@ const tiny = 1e-15
 
 // fitSym finds a scale for codes -n..n-1: x ~ scale*q. It tries 19 scales around the one that maps
 // the signed maximum to -n and keeps the first that maximises (sum w x q)^2 / (sum w q^2), the gain
-// in weighted squared error. q receives the codes plus n. A nil w means x^2.
+// in weighted squared error. q receives the codes plus n.
 func fitSym(x, w []float32, q []uint8, n int) float32 {
 	q = q[:len(x)]
 	v, amax := signedMax(x)
 	if amax < tiny {
 		clear(q)
 		return 0
-	}
-	var own [32]float32
-	if w == nil {
-		w = own[:len(x)]
-		for i, e := range x {
-			w[i] = e * e
-		}
 	}
 	w = w[:len(x)]
 	var wx [32]float32
@@ -170,10 +163,12 @@ func fitAffine(x, w []float32, q []uint8, n int, g affineGrid) (scale, minus flo
 	iscale := top / (hi - lo)
 	scale = 1 / iscale
 	var best float32
+	var lf [32]float32 // codes of the candidate
+	l := lf[:len(x)]
+	candidate(l, x, iscale, lo, top)
 	for i, e := range x {
-		c := clamp(nearest(float32(iscale*(e-lo))), 0, n)
-		q[i] = uint8(c)
-		diff := float32(scale*float32(c)) + lo - e
+		q[i] = uint8(l[i])
+		diff := float32(scale*l[i]) + lo - e
 		if g.mad {
 			diff = abs(diff)
 		} else {
@@ -182,14 +177,14 @@ func fitAffine(x, w []float32, q []uint8, n int, g affineGrid) (scale, minus flo
 		best += float32(w[i] * diff)
 	}
 
-	var lf [32]float32 // codes of the candidate
-	l := lf[:len(x)]
+	judged := false
 	for k := 0; k <= g.steps; k++ {
 		iscale = (g.from + float32(g.step*float32(k)) + top) / (hi - lo)
 		// Equal codes have the same least-squares solution, which was already judged.
-		if !candidate(l, x, iscale, lo, top) && k > 0 {
+		if !candidate(l, x, iscale, lo, top) && judged {
 			continue
 		}
+		judged = true
 		var sl, sl2, sxl float32
 		for i, e := range x {
 			c := l[i]

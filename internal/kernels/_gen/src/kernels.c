@@ -3,3 +3,4 @@
 #include "rows.c"
 #include "decode.c"
 #include "dotrow.c"
+#include "search.c"
