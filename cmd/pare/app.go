@@ -135,7 +135,8 @@ package is good enough. One binary, no Python, no network.`,
 		verbs []func() *cobra.Command
 	}{
 		{"main", []func() *cobra.Command{a.buildCmd, a.planCmd, a.initCmd, a.checkCmd, a.demoCmd}},
-		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd}},
+		{"step", []func() *cobra.Command{a.calibrateCmd}},
+		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd, a.benchCmd, a.peakCmd}},
 		{"rest", []func() *cobra.Command{a.targetsCmd, a.doctorCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {
 		for _, verb := range g.verbs {

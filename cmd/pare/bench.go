@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/runner/bench"
+)
+
+func (a *app) benchCmd() *cobra.Command {
+	var vs string
+	var limit time.Duration
+	o := bench.Options{}
+	c := &cobra.Command{
+		Use:   "bench MODEL",
+		Short: "Measure how fast a model runs here: load, prefill, generation, memory",
+		Long: `Measure how fast a model, in any format that pare reads, runs on this machine: loading, prefill,
+generation, time to the first token, the spread of single tokens, and peak memory. With --vs two
+models are measured in turns, so that a machine that slows down slows both, and ratios have bounds.`,
+		Example: `  pare bench books-q4_0.gguf --vs books-llama/model --prompt 128 --generate 32 --repeat 5`,
+		Args:    exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Runner = runner.Options{Threads: a.threads, ISA: a.level, Memory: int64(a.maxMemory), Work: a.work}
+			o.Limit, o.Progress = limit, a.progressSink()
+			subjects := []bench.Subject{a.subject(args[0], o)}
+			if vs != "" {
+				subjects = append(subjects, a.subject(vs, o))
+			}
+			r, err := bench.Run(cmd.Context(), o, subjects...)
+			if err != nil {
+				return err
+			}
+			a.stopProgress()
+			var lines []any
+			for i := range r.Models {
+				lines = append(lines, &r.Models[i])
+			}
+			t := benchTable(r)
+			return a.show(result{object: r, lines: lines, table: t, text: func(w io.Writer) { benchText(w, r, t) }})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&vs, "vs", "", "`MODEL` to compare with, measured in turns")
+	f.IntVar(&o.Prompt, "prompt", 512, "tokens of the prompt")
+	f.IntVar(&o.Generate, "generate", 64, "tokens generated after it")
+	f.IntVar(&o.Rounds, "repeat", 20, "rounds of prefill and generation")
+	f.DurationVar(&limit, "limit", 0, "stop after the round in which this `TIME` passes, such as 60s, but not before 5 rounds")
+	return c
+}
+
+// subject is a model to measure; its peak memory is that of a process of its own.
+func (a *app) subject(path string, o bench.Options) bench.Subject {
+	return bench.Subject{
+		Path: path,
+		Open: func(ctx context.Context) (*ir.Model, error) { return a.openModel(ctx, path) },
+		Peak: func(ctx context.Context) (int64, error) {
+			exe, err := os.Executable()
+			if err != nil {
+				return 0, err
+			}
+			cmd := exec.CommandContext(ctx, exe, "peak", path, "--prompt", strconv.Itoa(o.Prompt), "--generate", strconv.Itoa(o.Generate),
+				"-j", strconv.Itoa(a.threads), "--isa", string(a.level))
+			out, err := cmd.Output()
+			if err != nil {
+				return 0, &fault.Error{File: path, Op: "peak memory", Err: err}
+			}
+			var got peak
+			return got.Bytes, json.Unmarshal(out, &got)
+		},
+	}
+}
+
+// peak is what a process that only runs a model says when it is done.
+type peak struct {
+	Bytes int64 `json:"peak_rss_bytes"`
+}
+
+// peakCmd is the process that bench starts to measure the memory of one model.
+func (a *app) peakCmd() *cobra.Command {
+	var prompt, generate int
+	c := &cobra.Command{
+		Use:    "peak MODEL",
+		Short:  "Load a model, run it, and print the peak memory of the process",
+		Hidden: true,
+		Args:   exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := a.load(cmd.Context(), args[0], runner.Options{})
+			if err != nil {
+				return err
+			}
+			defer l.Close()
+			s := l.runner.NewSession()
+			defer s.Close()
+			tokens := make([]int32, prompt)
+			if _, err := s.Generate(cmd.Context(), tokens, runner.Generation{MaxTokens: generate}, func(int32) error { return nil }); err != nil {
+				return err
+			}
+			return json.NewEncoder(a.out).Encode(peak{proc.PeakMemory()})
+		},
+	}
+	c.Flags().IntVar(&prompt, "prompt", 512, "tokens of the prompt")
+	c.Flags().IntVar(&generate, "generate", 64, "tokens generated after it")
+	return c
+}
+
+func benchTable(r *bench.Result) *table {
+	t := &table{head: []string{"model", ">size", ">load", ">prefill tok/s", ">decode tok/s", ">first token", ">token p50", ">p90", ">p99", ">peak memory"}}
+	s := func(v float64) string { return human.Duration(time.Duration(v * 1e9)) }
+	for i := range r.Models {
+		m := &r.Models[i]
+		t.both([]string{
+			m.Path, human.Bytes(m.Bytes), s(m.LoadS), spread(m.PrefillTokS), spread(m.DecodeTokS), s(m.TTFTS),
+			s(m.TokenS.P50), s(m.TokenS.P90), s(m.TokenS.P99), human.Bytes(m.PeakRSSBytes),
+		}, []string{
+			m.Path, fmt.Sprint(m.Bytes), fmt.Sprint(m.LoadS), fmt.Sprint(m.PrefillTokS.Median), fmt.Sprint(m.DecodeTokS.Median), fmt.Sprint(m.TTFTS),
+			fmt.Sprint(m.TokenS.P50), fmt.Sprint(m.TokenS.P90), fmt.Sprint(m.TokenS.P99), fmt.Sprint(m.PeakRSSBytes),
+		})
+	}
+	return t
+}
+
+// spread is "412 (398 to 420)": median, tenth and ninetieth percentile.
+func spread(s bench.Spread) string {
+	return fmt.Sprintf("%s (%s to %s)", human.Count(int64(s.Median+.5)), human.Count(int64(s.P10+.5)), human.Count(int64(s.P90+.5)))
+}
+
+func benchText(w io.Writer, r *bench.Result, t *table) {
+	m := r.Machine
+	fmt.Fprintf(w, "%s, %s kernels, %s, reads %.1f GB/s; prompt of %d tokens, %d generated, %s\n", m.CPU, m.ISA, plural(m.Threads, "thread"), m.ReadGBps, r.Prompt, r.Generate, plural(r.Rounds, "round"))
+	_ = t.text(w) // a closed stdout is found by the next write
+	if q := r.Ratio; q != nil {
+		fmt.Fprintf(w, "first over second: prefill %s (95 %%: %.2f to %.2f)  decode %s (95 %%: %.2f to %.2f)  load %s  memory %s\n",
+			times(q.Prefill), q.PrefillLower95, q.PrefillUpper95, times(q.Decode), q.DecodeLower95, q.DecodeUpper95, times(q.Load), times(q.RSS))
+	}
+}
