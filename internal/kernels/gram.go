@@ -88,12 +88,18 @@ func (g *Gram) Sum(ctx context.Context, threads int) ([]float64, error) {
 	if err := g.flush(ctx, threads); err != nil {
 		return nil, err
 	}
-	for i := range g.k {
-		for j := range i {
-			g.sum[i*g.k+j] = g.sum[j*g.k+i]
+	// square by square, since a column of a large matrix lies a page apart from number to number
+	panels := (g.k + gramCols - 1) / gramCols
+	return g.sum, par.Range(ctx, threads, panels, 1, func(_, p, _ int) error {
+		for q := range p + 1 {
+			for i := p * gramCols; i < min(g.k, (p+1)*gramCols); i++ {
+				for j := q * gramCols; j < min(i, (q+1)*gramCols); j++ {
+					g.sum[i*g.k+j] = g.sum[j*g.k+i]
+				}
+			}
 		}
-	}
-	return g.sum, nil
+		return nil
+	})
 }
 
 type gramTileArgs struct {

@@ -55,6 +55,22 @@ func TestExp64(t *testing.T) {
 	}
 }
 
+func TestLog64(t *testing.T) {
+	for x := 1e-300; x < 1e300; x *= 1.0173 {
+		if got, want := log64(x), math.Log(x); math.Abs(got-want) > 5e-16*math.Abs(want) {
+			t.Fatalf("ln(%v) = %v, want %v", x, got, want)
+		}
+	}
+	for _, x := range []float64{1, 0, math.Inf(1), math.Nextafter(1, 0), math.Nextafter(1, 2), 3} {
+		if got, want := log64(x), math.Log(x); got != want && math.Abs(got-want) > 5e-16*math.Abs(want) {
+			t.Errorf("ln(%v) = %v, want %v", x, got, want)
+		}
+	}
+	if !math.IsNaN(log64(-1)) || !math.IsNaN(log64(math.NaN())) {
+		t.Error("ln of what has no logarithm is a number")
+	}
+}
+
 func TestElementwise(t *testing.T) {
 	levels(t, func(t *testing.T, s *Set) {
 		rng := newRand()

@@ -1,9 +1,6 @@
 package kernels
 
-import (
-	"math"
-	"unsafe"
-)
+import "unsafe"
 
 // RowStats describes one row of logits.
 type RowStats struct {
@@ -73,7 +70,7 @@ func (s *Set) LogitPair(p, q []float32) PairStats {
 	return st
 }
 
-func logOf(sum float64, top float32) float64 { return float64(top) + math.Log(sum) }
+func logOf(sum float64, top float32) float64 { return float64(top) + log64(sum) }
 
 // top finds the largest logit and where it first stands.
 func (s *Set) top(row []float32) RowStats {

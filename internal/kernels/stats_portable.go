@@ -33,6 +33,30 @@ func exp64(x float64) float64 {
 	return p * math.Float64frombits(uint64(int64(n)+1023)<<52)
 }
 
+// log64 is ln(x), within 2 units in the last place. It exists because math.Log is assembly on some
+// machines and fuses steps on others, and Portable promises the same bits on all.
+//
+// x = f 2^e with f in [sqrt(1/2), sqrt(2)); ln f = 2 atanh(s) with s = (f-1)/(f+1), |s| < 0.172, whose
+// series is cut where terms fall below 1e-17.
+func log64(x float64) float64 {
+	if !(x > 0) || math.IsInf(x, 1) {
+		return math.Log(x) // exact answers: -Inf, +Inf, NaN
+	}
+	f, e := math.Frexp(x)
+	if f < math.Sqrt2/2 {
+		f *= 2
+		e--
+	}
+	s := (f - 1) / (f + 1)
+	z := float64(s * s)
+	p := 1. / 23
+	for d := 21; d >= 3; d -= 2 {
+		p = float64(p*z) + 1/float64(d)
+	}
+	p = float64(float64(p*z)*s) + s
+	return (float64(2*p) + float64(float64(e)*ln2Lo64)) + float64(float64(e)*ln2Hi64)
+}
+
 func sumExpPortable(x []float32, top float32) float64 {
 	var s float64
 	for _, v := range x {
