@@ -70,9 +70,7 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 	if dst.Rows == 0 || dst.Cols == 0 {
 		return
 	}
-	sums := ntPool.Get().(*ntSums)
-	defer ntPool.Put(sums)
-	args := gemmNTArgs{sums: unsafe.Pointer(sums), ldd: dst.Stride, ldx: x.Stride, ldw: w.Stride, k: x.Cols}
+	args := gemmNTArgs{ldd: dst.Stride, ldx: x.Stride, ldw: w.Stride, k: x.Cols}
 	if add {
 		args.add = 1
 	}
@@ -82,6 +80,11 @@ func (c *code) gemmNT(dst, x, w Matrix, add bool) {
 		depth, step := max(x.Cols, 1), ntCols
 		if args.m > 8 && x.Cols > ntDepth+ntDepth/2 {
 			depth = ntDepth
+			if args.sums == nil {
+				sums := ntPool.Get().(*ntSums)
+				defer ntPool.Put(sums)
+				args.sums = unsafe.Pointer(sums)
+			}
 		} else {
 			step = max(1, ntWork/(args.m*depth*ntCols)) * ntCols
 		}
