@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,6 +159,32 @@ func (p *packed) join(m *ir.Model, handles []*ir.Tensor) ([]*ir.Tensor, error) {
 	return out, nil
 }
 
+// of lists the groups of the configuration that a module may belong to: the one that names it,
+// else those whose regular expression fits, else those that target its class, else all (other
+// tools write the names of fused modules).
+func (p *packed) of(module string) []packedGroup {
+	for _, fits := range []func(target string) bool{
+		func(target string) bool { return target == module },
+		func(target string) bool {
+			pattern, ok := strings.CutPrefix(target, "re:")
+			re, err := regexp.Compile("^(?:" + pattern + ")") // Python's re.match looks at the start only
+			return ok && err == nil && re.MatchString(module)
+		},
+		func(target string) bool { return target == "Linear" },
+	} {
+		var found []packedGroup
+		for _, g := range p.groups {
+			if slices.ContainsFunc(g.Targets, fits) {
+				found = append(found, g)
+			}
+		}
+		if found != nil {
+			return found
+		}
+	}
+	return p.groups
+}
+
 func (p *packed) one(base string, words *ir.Tensor, byName map[string]*ir.Tensor, loose bool) (*ir.Tensor, error) {
 	scale, shape := byName[base+".weight_scale"], byName[base+".weight_shape"]
 	if scale == nil {
@@ -166,7 +193,7 @@ func (p *packed) one(base string, words *ir.Tensor, byName map[string]*ir.Tensor
 	if byName[base+".weight_g_idx"] != nil {
 		return nil, fmt.Errorf("%w: columns in the order of %s.weight_g_idx are not read", errPacked, base)
 	}
-	k := packing{name: base + ".weight", words: words, scale: scale, zero: byName[base+".weight_zero_point"], loose: loose, groups: p.groups}
+	k := packing{name: base + ".weight", words: words, scale: scale, zero: byName[base+".weight_zero_point"], loose: loose, groups: p.of(base)}
 	if loose {
 		k.rows, k.cols = words.Rows(), words.Cols()
 		return k.handle()
@@ -248,6 +275,8 @@ func packedParts(m *ir.Model, t *ir.Tensor) ([]part, error) {
 		return refuse("only matrices called *.weight are packed, this is %v", t.Shape)
 	case s.Bits != 4 && s.Bits != 8:
 		return refuse("%d bits; 4 and 8 are packed", s.Bits)
+	case s.Group > 0 && t.Cols()%s.Group != 0:
+		return refuse("%d columns are not whole groups of %d", t.Cols(), s.Group)
 	case !float:
 		return refuse("scales stored as %s", s.Scale)
 	case !s.Symmetric && s.Group == storage.GroupTensor:

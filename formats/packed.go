@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
@@ -209,6 +210,9 @@ func (p packing) handle() (*ir.Tensor, error) {
 	s := storage.Scheme{Bits: p.bits(), Symmetric: p.zero == nil, Scale: p.scale.Type}
 	if s.Bits == 0 {
 		return bad("rows of %d words for %d columns: only 4 and 8 bits are read", p.words.Cols(), p.cols)
+	}
+	if p.zero == nil && !slices.ContainsFunc(p.groups, func(g packedGroup) bool { return g.Weights.Symmetric }) {
+		return bad("the configuration asks for zero points and there are none")
 	}
 	switch n := p.scale.Elems(); {
 	case n == 1 && (p.rows > 1 || p.strategy(s.Bits) == "tensor"):
