@@ -186,7 +186,6 @@ func TestBrokenPacked(t *testing.T) {
 	}{
 		"no scale":         {config, rename("int4_g32.weight_scale", "int4_g32.weight_scalx"), errPacked},
 		"no shape":         {config, rename("int4_g32.weight_shape", "int4_g32.weight_shapx"), errPacked},
-		"column order":     {config, rename("int4_g32_asym.weight_scale", "int4_g32.weight_g_idx_____"), nil},
 		"other bits":       {strings.ReplaceAll(config, `"num_bits": 4`, `"num_bits": 3`), tensors, errPacked},
 		"other group":      {strings.ReplaceAll(config, `"group_size": 32`, `"group_size": 31`), tensors, errPacked},
 		"negative group":   {strings.ReplaceAll(config, `"group_size": 32`, `"group_size": -1`), tensors, errPacked},
