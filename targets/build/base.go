@@ -7,6 +7,8 @@ import (
 	"sort"
 
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
@@ -19,13 +21,37 @@ import (
 
 // mergePass makes the pass that merges the adapters. Merged weights stay f32 until they are stored,
 // so that they are rounded once: by the target's quantization, or by the cast back to the type
-// that the source has. A dtype in the recipe rounds them in between.
+// that the source has. A dtype in the recipe rounds them in between; "keep" encodes them as the
+// source has them, where nothing follows that wants floats.
 func (e *engine) mergePass(dtype string) *lora.Merge {
-	typ := storage.F32
-	if dtype != "" && dtype != "keep" {
-		typ = storage.Type(dtype)
+	o := lora.Options{Type: storage.F32, AllowPartial: e.r.Source.AllowBaseMismatch}
+	switch {
+	case dtype == "keep" && e.keepsTypes:
+		o.Type, o.Requantize = "", requantize
+	case dtype != "keep" && dtype != "" && !e.single: // a single step casts the whole model at its end
+		o.Type = storage.Type(dtype)
 	}
-	return lora.New(e.adapters, lora.Options{Type: typ, AllowPartial: e.r.Source.AllowBaseMismatch})
+	return lora.New(e.adapters, o)
+}
+
+// requantize encodes a float tensor by the uniform scheme that another one has.
+func requantize(ctx context.Context, float, like *ir.Tensor) (*ir.Tensor, error) {
+	m := &ir.Model{}
+	t := *float
+	t.Role = ir.RoleMLPUp // a linear layer as far as the pass is concerned
+	if err := m.Add(&t); err != nil {
+		return nil, err
+	}
+	pass := &quantize.RTN{Request: quantize.Request{Scheme: like.Scheme, Clip: quantize.ClipSearch}}
+	p, err := pass.Plan(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := pass.Apply(ctx, m, p, ir.Env{Progress: progress.Discard}); err != nil {
+		return nil, err
+	}
+	q := m.Find(t.Name)
+	return float.With(q.Type, q.Scheme, q.Data), nil
 }
 
 // prepare makes ref and base from the source.
@@ -55,7 +81,7 @@ func (e *engine) merge(ctx context.Context) (reused bool, err error) {
 		return false, err
 	}
 	e.base = e.ref.Clone()
-	if d := e.r.Source.Dtype; d != "keep" && d != "f32" {
+	if d := e.r.Source.Dtype; d == "keep" && e.keepsTypes || d != "keep" && d != "f32" && !e.single {
 		e.base = e.src.Clone()
 		if res, plan, err = e.apply(ctx, e.mergePass(d), e.base, e.env(nil)); err != nil {
 			return false, err
@@ -69,7 +95,15 @@ func (e *engine) merge(ctx context.Context) (reused bool, err error) {
 	m := &report.Merge{}
 	if s.load(m) {
 		e.rep.Merge = m
-		return true, nil
+		if e.spillsReference() {
+			err = e.spill(ctx, e.ref, e.src, s, keptName)
+		}
+		return true, err
+	}
+	if e.spillsReference() {
+		if err := e.spill(ctx, e.ref, e.src, s, keptName); err != nil {
+			return false, err
+		}
 	}
 	if m, err = e.prove(ctx); err != nil {
 		return false, err
@@ -84,12 +118,14 @@ const proofTokens = 512
 
 // prove compares the merged model with base plus adapters, computed side by side without merging.
 func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
-	ids := e.calib
-	if ids == nil {
-		ids = e.check
-	}
+	ids := e.proof
 	if e.src.Decoder == nil || ids == nil {
 		return &report.Merge{Verdict: report.None, Notes: []string{"not proved: it takes a model that can be run and a text"}}, nil
+	}
+	if heap := mergedHeap(e); e.single && heap > e.heapFor() {
+		why := fmt.Sprintf("not proved: the merged weights would take %s of memory", human.Bytes(heap))
+		e.note("merge " + why)
+		return &report.Merge{Verdict: report.None, Notes: []string{why}}, nil
 	}
 	attached, err := e.mergePass("f32").Attached(ctx, e.src, e.env(nil))
 	if err != nil {

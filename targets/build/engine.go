@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/pare-dev/pare/formats"
@@ -43,6 +43,9 @@ type engine struct {
 	against        string // what ref is, in words
 	adapters       []lora.Weighted
 	calib, check   *tokens // nil when there are none
+	proof          *tokens // what a merge is proved on
+	single         bool    // one file is written, not packages
+	keepsTypes     bool    // merged weights take the types that the source has
 
 	key     string   // digest of everything that base depends on
 	refKey  string   // of everything that ref depends on
@@ -217,28 +220,46 @@ func (e *engine) timed(name, target string, fn func() (reused bool, err error)) 
 // meter passes progress on and counts it.
 type meter struct {
 	progress.Sink
-	n    atomic.Int64
-	unit atomic.Value // string
+	mu         sync.Mutex
+	now, most  int64 // of the present part, and of the longest before it
+	unit, what string
 }
 
-// Stage starts counting anew: what a report says of a stage is its last and longest part.
+// Stage begins a part of a stage.
 func (m *meter) Stage(name string, total int64, unit string) {
-	m.n.Store(0)
-	m.unit.Store(unit)
+	m.mu.Lock()
+	m.settle()
+	m.now, m.unit = 0, unit
+	m.mu.Unlock()
 	m.Sink.Stage(name, total, unit)
 }
 
 // Add counts.
 func (m *meter) Add(n int64) {
-	m.n.Add(n)
+	m.mu.Lock()
+	m.now += n
+	m.mu.Unlock()
 	m.Sink.Add(n)
 }
 
-func (m *meter) reset() { m.n.Store(0); m.unit.Store("") }
+func (m *meter) settle() {
+	if m.now > m.most {
+		m.most, m.what = m.now, m.unit
+	}
+}
 
+func (m *meter) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now, m.most, m.unit, m.what = 0, 0, "", ""
+}
+
+// sum is what the longest part since reset counted.
 func (m *meter) sum() (int64, string) {
-	u, _ := m.unit.Load().(string)
-	return m.n.Load(), u
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.settle()
+	return m.most, m.what
 }
 
 // Memory. Of --max-memory the process itself takes overhead: code, catalogue, the collector's slack.

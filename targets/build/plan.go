@@ -10,7 +10,6 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
-	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/targets/pack"
@@ -20,8 +19,9 @@ import (
 
 // Plan says what Run would do with the same arguments: the type of every tensor for every target,
 // sizes, peak memory, disk and time, and what each target refuses. It reads headers and texts, and
-// writes nothing. The report comes with an error when Run would refuse to start: fault.ErrMisuse,
-// fault.ErrRefused (a target cannot take the model) or fault.ErrBudget.
+// writes nothing. When a target cannot take the model, the report's verdict is Refused and the target
+// lists why; Run would not start then. Mistakes are errors of class fault.ErrMisuse, and a budget
+// that cannot be kept is fault.ErrBudget, beside the report.
 func Plan(ctx context.Context, in *recipe.Recipe, o Options) (*report.Report, error) {
 	if err := Check(in); err != nil {
 		return nil, err
@@ -63,9 +63,9 @@ func (e *engine) plan(ctx context.Context) ([]*job, error) {
 		}
 		jobs[i].describe(e)
 		errs = append(errs, e.planTarget(ctx, jobs[i], m))
+		e.rep.Verdict = report.Worst(e.rep.Verdict, jobs[i].rep.Verdict)
 	}
 	if err := errors.Join(errs...); err != nil {
-		e.rep.Verdict = report.Refused
 		return nil, err
 	}
 	return jobs, e.estimate(m, jobs)
@@ -168,43 +168,43 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 	r.Bytes = tensors
 	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))
-	var errs []error
 	for _, x := range j.box.Legal(m, p) {
 		r.Refusals = append(r.Refusals, report.Line{Tensor: x.Tensor, Reason: x.Reason, Hint: x.Hint})
 	}
-	if n := len(r.Refusals); n > 0 {
-		first := r.Refusals[0]
-		errs = append(errs, &fault.Error{
-			File: m.Path, Tensor: first.Tensor, Op: "target " + j.t.Name,
-			Err: fault.As(fault.ErrRefused, fmt.Errorf("%s%s", first.Reason, more(n-1))), Hint: first.Hint,
-		})
-	}
-	if len(errs) == 0 {
+	if len(r.Refusals) == 0 {
 		notes, err := formats.Plan(j.box.Format, imagine(m, p), formats.WriteOptions{Force: true})
-		if err != nil {
-			r.Refusals = append(r.Refusals, report.Line{Reason: err.Error()})
-			errs = append(errs, err)
+		if errors.Is(err, fault.ErrRefused) {
+			r.Refusals = append(r.Refusals, refusalLines(err)...)
+		} else if err != nil {
+			return err
 		}
 		if e.rep.Planned {
 			r.Notes = append(r.Notes, notes...)
 		}
 	}
-	if !e.rep.Planned {
-		if err := pack.Free(e.place(j, false), e.o.Force || e.ours(j)); err != nil {
-			errs = append(errs, err)
-		}
-	}
 	if len(r.Refusals) > 0 {
 		r.Verdict = report.Refused
 	}
-	return errors.Join(errs...)
+	if e.rep.Planned {
+		return nil
+	}
+	return pack.Free(e.place(j, false), e.o.Force || e.ours(j))
 }
 
-func more(n int) string {
-	if n == 0 {
-		return ""
+// refusalLines spreads joined errors over lines.
+func refusalLines(err error) []report.Line {
+	if many, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // a join, not what it joins
+		var out []report.Line
+		for _, one := range many.Unwrap() {
+			out = append(out, refusalLines(one)...)
+		}
+		return out
 	}
-	return fmt.Sprintf(" (and %d more tensors)", n)
+	var fe *fault.Error
+	if !errors.As(err, &fe) {
+		return []report.Line{{Reason: err.Error()}}
+	}
+	return []report.Line{{Tensor: fe.Tensor, Reason: fe.Err.Error(), Hint: fe.Hint}}
 }
 
 // placeholder stands for an importance matrix that is still to be measured: presets ask only
@@ -258,7 +258,7 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 		}
 	}
 	if e.spillsReference() {
-		rep.WorkBytes += heapOf(imagineReference(e.src, m))
+		rep.WorkBytes += mergedHeap(e)
 	}
 	rep.EstimateS = e.estimateTime(m, jobs)
 	var errs []error
@@ -360,7 +360,7 @@ func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
 	if runs || needsRun(e.r) {
 		act := e.activations()
 		if runs {
-			ref := heapOf(imagineReference(e.src, m))
+			ref := mergedHeap(e)
 			if e.spillsReference() {
 				ref = 0
 			}
@@ -392,44 +392,37 @@ func (e *engine) activations() int64 {
 	return buffers + cache + int64(min(16, batch))*int64(d.Vocab)*4 + 8<<20
 }
 
-// spillsReference says that the reference's merged weights are kept in a file, for they would take
-// too much of --max-memory.
-func (e *engine) spillsReference() bool {
-	if e.memory() == 0 || len(e.adapters) == 0 || e.check == nil {
-		return false
+// heapFor is the memory that merged weights may take: a quarter of --max-memory, or half of the
+// machine's memory when no limit was asked.
+func (e *engine) heapFor() int64 {
+	if m := e.memory(); m > 0 {
+		return m / 4
 	}
-	return mergedHeap(e) > e.memory()/4
+	if m := proc.TotalMemory(); m > 0 {
+		return m / 2
+	}
+	return 8 << 30
 }
 
-// mergedHeap is what the merged weights of the reference take in f32.
+// spillsReference says that the reference's merged weights are kept in a file, for they would take
+// too much memory.
+func (e *engine) spillsReference() bool {
+	return !e.single && len(e.adapters) > 0 && e.check != nil && mergedHeap(e) > e.heapFor()
+}
+
+// mergedHeap is what the merged weights of the reference take in f32, 0 without adapters.
 func mergedHeap(e *engine) (n int64) {
-	p, err := e.mergePass("f32").Plan(context.Background(), e.src)
-	if err != nil {
+	if len(e.adapters) == 0 {
 		return 0
 	}
+	p, err := e.mergePass("f32").Plan(context.Background(), e.src)
+	if err != nil {
+		return 0 // what is wrong is said where the merge is planned
+	}
 	for _, s := range p.Steps {
-		if s.Change {
-			n += s.Bytes
+		if t := e.src.Find(s.Tensor); s.Change && t != nil {
+			n += 4 * t.Elems()
 		}
-	}
-	return n
-}
-
-// imagineReference is the source as the runner would hold it: weights that differ from the
-// source's handles are on the heap.
-func imagineReference(src, m *ir.Model) []*ir.Tensor {
-	var derived []*ir.Tensor
-	for _, t := range m.Tensors() {
-		if src.Find(t.Name) != t {
-			derived = append(derived, t)
-		}
-	}
-	return derived
-}
-
-func heapOf(ts []*ir.Tensor) (n int64) {
-	for _, t := range ts {
-		n += t.Elems() * int64(storage.MustLookup(storage.F32).BlockBytes)
 	}
 	return n
 }

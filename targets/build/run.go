@@ -13,10 +13,10 @@ import (
 	"github.com/pare-dev/pare/targets/report"
 )
 
-// Run carries out a recipe: one verified package for every target in Options.Out, and a report. The
-// report is complete also when a gate said no; the error is then fault.ErrGate and the package lies
-// in <name>.rejected. Mistakes, refusals and budgets that cannot be kept are found before anything
-// is written (see Plan). A run that was interrupted leaves its finished stages in the work folder;
+// Run carries out a recipe: one verified package for every target in Options.Out, and a report whose
+// verdict is the worst of all targets. A package that fails a gate lies in <name>.rejected, which is
+// no error: the verdict says so. Mistakes, refusals and budgets that cannot be kept are found before
+// anything is written (see Plan). A run that was interrupted leaves its finished stages in the work folder;
 // the same call goes on from them and comes to the same bytes.
 func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report, err error) {
 	start := time.Now()
@@ -33,7 +33,7 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	defer e.close()
 	defer e.limitMemory()()
 	jobs, err := e.plan(ctx)
-	if err != nil {
+	if err != nil || e.rep.Verdict == report.Refused {
 		return e.rep, err
 	}
 	e.rep.Passes = nil // the plan's; what follows says what was done
@@ -68,7 +68,7 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	e.rep.Seconds = time.Since(start).Seconds()
 	e.rep.PeakMemoryBytes = proc.PeakMemory()
 	done = true
-	return e.rep, gateError(e.rep, e.r)
+	return e.rep, nil
 }
 
 // jobKey is the digest of everything that a target's package depends on.

@@ -156,9 +156,13 @@ func (e *engine) texts(ctx context.Context) error {
 			return &fault.Error{File: c.Text[0], Op: "calibration", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", e.calib.Tokens, c.Context)), Hint: "give a longer text"}
 		}
 		e.rep.Calibration = &e.calib.Text
+		e.proof = e.calib
 	}
 	if v.Off {
-		return nil
+		if e.proof == nil && len(e.adapters) > 0 && e.o.Sample != nil {
+			e.proof, err = encode(ctx, tok, nil, e.o.Sample, proofTokens)
+		}
+		return err
 	}
 	switch {
 	case len(v.Text) > 0:
@@ -178,6 +182,9 @@ func (e *engine) texts(ctx context.Context) error {
 		return &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one chunk takes %d", len(e.check.ids), v.Context)), Hint: "give a longer text"}
 	}
 	e.check.Tokens = len(e.check.ids)
+	if e.proof == nil {
+		e.proof = e.check
+	}
 	return nil
 }
 

@@ -1,0 +1,219 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/quantize"
+	"github.com/pare-dev/pare/targets"
+	"github.com/pare-dev/pare/targets/pack"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// Step is one piece of work from file to file: what the verbs quantize, prune, lora merge and
+// convert do. It goes through the same engine as a build, without target, package and comparison.
+type Step struct {
+	// Recipe gives source, adapters, dtype, calibration and passes; the rest of it is not used.
+	Recipe *recipe.Recipe
+	// Quantize gives type, method and overrides; nil quantizes nothing. Its target is not used.
+	Quantize *recipe.Target
+	Out      string // file or folder to write
+	To       string // format; empty: from the suffix of Out, a Hugging Face folder without one
+	Pre      string // GGUF tokenizer.ggml.pre, when the tokenizer does not say which it is
+}
+
+// anyTarget stands in for a target where a step has none.
+var anyTarget = &targets.Target{Name: "file", Calibrated: "gptq"}
+
+// Transform carries out a step and says what was done, in a report with one target that names the
+// file. The output appears when it is complete. Work that is expensive is kept beside the output
+// until it is done, so an interrupted step goes on where it was.
+func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err error) {
+	start := time.Now()
+	in := clone(s.Recipe)
+	in.Targets, in.Verify, in.Bench, in.Gate = nil, recipe.Verify{Off: true}, recipe.Bench{Off: true}, nil
+	if err := s.check(in, o); err != nil {
+		return nil, err
+	}
+	o.Out = filepath.Dir(filepath.Clean(s.Out))
+	if o.Work == "" {
+		o.Work = filepath.Clean(s.Out) + ".work"
+	}
+	e, err := newEngine(ctx, in, o)
+	if err != nil {
+		return nil, err
+	}
+	defer e.close()
+	defer e.limitMemory()()
+	e.single = true
+	j, err := e.stepJob(&s)
+	if err != nil {
+		return nil, err
+	}
+	m, err := e.planBase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if j.t.Quantize != "" {
+		if err := e.planStep(ctx, j, m); err != nil {
+			return nil, err
+		}
+	}
+	e.rep.Passes = nil
+	if err := e.estimate(m, []*job{j}); err != nil {
+		return nil, err
+	}
+	if e.w, err = openWork(e.workDir()); err != nil {
+		return nil, err
+	}
+	done := false
+	defer func() { err = errors.Join(err, e.w.close(done && e.w.made && !o.KeepWork)) }()
+	if err := e.step(ctx, &s, j); err != nil {
+		return e.rep, err
+	}
+	done = true
+	e.rep.Verdict, e.rep.Seconds, e.rep.PeakMemoryBytes = report.None, time.Since(start).Seconds(), proc.PeakMemory()
+	return e.rep, nil
+}
+
+// check finds what is wrong with a step before anything is opened, and fills in the format.
+func (s *Step) check(in *recipe.Recipe, o Options) error {
+	if s.Out == "" {
+		return misuse("step", "say where the result goes: -o PATH", "no output")
+	}
+	if s.To == "" {
+		s.To = "hf"
+		if f, ok := formats.ByPath(s.Out); ok {
+			s.To = f.Name
+		}
+	}
+	errs := checkPasses(in.Passes, len(in.Source.Adapters) > 0)
+	if in.Source.Model == "" {
+		errs = append(errs, misuse("step", "", "no model is named"))
+	}
+	if s.Quantize != nil {
+		_, err := request(s.Quantize, anyTarget)
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, pack.Free(s.Out, o.Force))...)
+}
+
+// stepJob is the step as the engine's job.
+func (e *engine) stepJob(s *Step) (*job, error) {
+	t := recipe.Target{Name: filepath.Base(filepath.Clean(s.Out)), Container: s.To}
+	if q := s.Quantize; q != nil {
+		t.Quantize, t.Method, t.Keep = q.Quantize, q.Method, q.Keep
+	}
+	e.rep.Targets = []report.Target{{Name: t.Name, Package: s.Out, Container: s.To, Type: t.Quantize, Verdict: report.None, Against: e.against}}
+	j := &job{t: &t, table: anyTarget, rep: &e.rep.Targets[0]}
+	if t.Quantize == "" {
+		j.rep.SameBytes = e.sameBytes(needsRun(e.r))
+		return j, nil
+	}
+	var err error
+	if j.req, err = request(&t, anyTarget); err != nil {
+		return nil, err
+	}
+	if t.Method == "" {
+		if t.Method, err = method(&t, anyTarget, e.r, e.src); err != nil {
+			return nil, err
+		}
+	}
+	e.r.Targets = []recipe.Target{t} // so that the report's recipe says what was done
+	if needsRun(e.r) && e.src.Decoder == nil {
+		return nil, e.noTexts("its architecture is not known")
+	}
+	j.isa = t.Method == "gptq" || usesImportance(&t, j.req, e.r) && e.r.Calibration.Imatrix == ""
+	j.rep.Method, j.rep.SameBytes = t.Method, e.sameBytes(j.isa || needsRun(e.r))
+	return j, nil
+}
+
+// planStep finds mistakes of the quantization before the work starts.
+func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) error {
+	if usesImportance(j.t, j.req, e.r) {
+		j.req.Importance = placeholder(m)
+	}
+	p, err := j.pass().Plan(ctx, m)
+	j.req.Importance = nil
+	if err != nil {
+		return err
+	}
+	for _, s := range p.Steps {
+		j.rep.Tensors = append(j.rep.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
+		j.rep.Bytes += s.Bytes
+	}
+	return nil
+}
+
+// step does the work.
+func (e *engine) step(ctx context.Context, s *Step, j *job) error {
+	if err := e.timed("digest", "", func() (bool, error) { return false, e.digests(ctx) }); err != nil {
+		return err
+	}
+	// when no quantization follows, weights are merged straight into the types that the source has
+	e.keepsTypes = j.t.Quantize == "" && (e.r.Source.Dtype == "" || e.r.Source.Dtype == "keep")
+	if err := e.prepare(ctx); err != nil {
+		return err
+	}
+	m := e.base
+	st, err := e.w.stage("step", key(e.key, *j.t, e.calibKey(), e.o.ISA))
+	if err != nil {
+		return err
+	}
+	if j.t.Quantize != "" {
+		err := e.timed("quantize", "", func() (bool, error) {
+			j.rep.Passes, err = e.quantize(ctx, j, m, st)
+			return false, err
+		})
+		if err != nil {
+			return err
+		}
+		for i := range j.rep.Passes {
+			e.merge1(j.rep, &j.rep.Passes[i])
+		}
+	} else if d := e.r.Source.Dtype; d != "" && d != "keep" {
+		if _, _, err := e.apply(ctx, &quantize.Cast{Type: storage.Type(d)}, m, e.env(st)); err != nil {
+			return err
+		}
+	}
+	err = e.timed("write", "", func() (bool, error) {
+		o := formats.WriteOptions{Threads: e.o.Threads, Memory: e.streamMemory(), Progress: e.meter, Force: e.o.Force, Pre: s.Pre}
+		if j.req.Preset != nil {
+			o.FileType = &j.req.Preset.FileType
+		}
+		if j.rep.Notes, err = formats.Plan(s.To, m, o); err != nil {
+			return false, err
+		}
+		e.meter.Stage("write", m.Bytes(), "bytes")
+		return false, formats.Write(ctx, s.To, m, s.Out, o)
+	})
+	if err != nil {
+		return err
+	}
+	return e.measureOutput(s.Out, j.rep)
+}
+
+// measureOutput fills in the size of what was written.
+func (e *engine) measureOutput(path string, r *report.Target) error {
+	st, err := os.Stat(path)
+	if err == nil && st.IsDir() {
+		r.Bytes, err = modelBytes(path)
+	} else if err == nil {
+		r.Bytes = st.Size()
+	}
+	if err != nil {
+		return &fault.Error{File: path, Op: "write", Err: err}
+	}
+	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
+	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))
+	return nil
+}
