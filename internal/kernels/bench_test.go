@@ -150,3 +150,13 @@ func fill(rng *rand.Rand, n int) []float32 {
 	}
 	return x
 }
+
+func BenchmarkMax(b *testing.B) {
+	each2(b, func(b *testing.B, s *Set) {
+		x := fill(newRand(), 1<<14)
+		b.SetBytes(4 << 14)
+		for b.Loop() {
+			s.Max(x)
+		}
+	})
+}

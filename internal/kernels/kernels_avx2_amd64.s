@@ -95,7 +95,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x75158d48; WORD $0x00a8; BYTE $0x00 // leaq 0xa875(%rip), %rdx # 0xa9f0 <lanes>
+	LONG $0xf5158d48; WORD $0x00a8; BYTE $0x00 // leaq 0xa8f5(%rip), %rdx # 0xaa70 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -361,7 +361,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x3d358d48; WORD $0x00a3; BYTE $0x00 // leaq 0xa33d(%rip), %rsi # 0xa9f0 <lanes>
+	LONG $0xbd358d48; WORD $0x00a3; BYTE $0x00 // leaq 0xa3bd(%rip), %rsi # 0xaa70 <lanes>
 	LONG $0x107ca1c4; WORD $0xa644; BYTE $0x20 // vmovups 0x20(%rsi,%r12,4), %ymm0
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
@@ -427,7 +427,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
 	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
 	LONG $0x00818c0f; WORD $0x0000 // jl 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x00009fc90528f8c5 // vmovaps 0x9fc9(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x0000a0490528f8c5 // vmovaps 0xa049(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
 	WORD $0x0474 // je 0x845 <k_gemm_nt+0x675>
@@ -447,7 +447,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	WORD $0x797e // jle 0x900 <k_gemm_nt+0x730>
-	QUAD $0x00009f710528f8c5 // vmovaps 0x9f71(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x00009ff10528f8c5 // vmovaps 0x9ff1(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x0674 // je 0x89f <k_gemm_nt+0x6cf>
@@ -518,7 +518,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
 	WORD $0x257e // jle 0xa10 <k_gemm_nt+0x840>
-	QUAD $0x00009e0d0528f8c5 // vmovaps 0x9e0d(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x00009e8d0528f8c5 // vmovaps 0x9e8d(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
 	WORD $0x0674 // je 0xa03 <k_gemm_nt+0x833>
@@ -641,7 +641,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	WORD $0x657d // jge 0xc79 <k_gemm_nt+0xaa9>
 	LONG $0x74af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r14
-	LONG $0xcf3d8d4c; WORD $0x009d; BYTE $0x00 // leaq 0x9dcf(%rip), %r15 # 0xa9f0 <lanes>
+	LONG $0x4f3d8d4c; WORD $0x009e; BYTE $0x00 // leaq 0x9e4f(%rip), %r15 # 0xaa70 <lanes>
 	LONG $0x107cc1c4; WORD $0xb744; BYTE $0x20 // vmovups 0x20(%r15,%rsi,4), %ymm0
 	LONG $0x2c7d22c4; WORD $0xa30c // vmaskmovps (%rbx,%r12,4), %ymm0, %ymm9
 	LONG $0xb2348d4b // leaq (%r10,%r14,4), %rsi
@@ -686,7 +686,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	LONG $0x02348c0f; WORD $0x0000 // jl 0xf2b <k_gemm_nt+0xd5b>
-	QUAD $0x00009b010528f8c5 // vmovaps 0x9b01(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x00009b810528f8c5 // vmovaps 0x9b81(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x0474 // je 0xd0d <k_gemm_nt+0xb3d>
@@ -706,7 +706,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
 	LONG $0x03fa8348 // cmpq $0x3, %rdx
 	LONG $0x02238e0f; WORD $0x0000 // jle 0xf75 <k_gemm_nt+0xda5>
-	QUAD $0x00009aa60528f8c5 // vmovaps 0x9aa6(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x00009b260528f8c5 // vmovaps 0x9b26(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
 	WORD $0x0574 // je 0xd69 <k_gemm_nt+0xb99>
@@ -758,7 +758,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	LONG $0xdfaf0f48 // imulq %rdi, %rbx
 	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	LONG $0xbf1d8d48; WORD $0x009b; BYTE $0x00 // leaq 0x9bbf(%rip), %rbx # 0xa9f0 <lanes>
+	LONG $0x3f1d8d48; WORD $0x009c; BYTE $0x00 // leaq 0x9c3f(%rip), %rbx # 0xaa70 <lanes>
 	LONG $0x4410fcc5; WORD $0x20b3 // vmovups 0x20(%rbx,%rsi,4), %ymm0
 	LONG $0x2c7d82c4; WORD $0xb42c // vmaskmovps (%r12,%r14,4), %ymm0, %ymm5
 	LONG $0x2c7d82c4; WORD $0xb334 // vmaskmovps (%r11,%r14,4), %ymm0, %ymm6
@@ -792,7 +792,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60498b48 // movq 0x60(%rcx), %rcx
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x00f18c0f; WORD $0x0000 // jl 0xfc4 <k_gemm_nt+0xdf4>
-	QUAD $0x000099250528f8c5 // vmovaps 0x9925(%rip), %xmm0 # 0xa800 <k_fit_symmetric+0x480>
+	QUAD $0x000099a50528f8c5 // vmovaps 0x99a5(%rip), %xmm0 # 0xa880 <k_fit_symmetric+0x460>
 	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
@@ -1544,7 +1544,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04e1c148 // shlq $0x4, %rcx
 	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x883d8d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d88(%rip), %r15 # 0xa9f0 <lanes>
+	LONG $0x083d8d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e08(%rip), %r15 # 0xaa70 <lanes>
 	WORD $0x20eb // jmp 0x1c8a <k_gemm_outer+0xbaa>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
@@ -1622,7 +1622,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa575 // jne 0x1d60 <k_gemm_outer+0xc80>
 	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x263d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c26(%rip), %r15 # 0xa9f0 <lanes>
+	LONG $0xa63d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8ca6(%rip), %r15 # 0xaa70 <lanes>
 	LONG $0x00b6840f; WORD $0x0000 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -1654,7 +1654,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0xb975 // jne 0x1e10 <k_gemm_outer+0xd30>
 	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x8d3d8d4c; WORD $0x008b; BYTE $0x00 // leaq 0x8b8d(%rip), %r15 # 0xa9f0 <lanes>
+	LONG $0x0d3d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c0d(%rip), %r15 # 0xaa70 <lanes>
 	WORD $0x03a8 // testb $0x3, %al
 	WORD $0x1f74 // je 0x1e86 <k_gemm_outer+0xda6>
 	WORD $0xff31 // xorl %edi, %edi
@@ -1720,7 +1720,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x7c3d8d48; WORD $0x008a; BYTE $0x00 // leaq 0x8a7c(%rip), %rdi # 0xa9f0 <lanes>
+	LONG $0xfc3d8d48; WORD $0x008a; BYTE $0x00 // leaq 0x8afc(%rip), %rdi # 0xaa70 <lanes>
 	WORD $0x5feb // jmp 0x1fd5 <k_gemm_outer+0xef5>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
@@ -1868,7 +1868,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x9f158d48; WORD $0x0087; BYTE $0x00 // leaq 0x879f(%rip), %rdx # 0xa9f0 <lanes>
+	LONG $0x1f158d48; WORD $0x0088; BYTE $0x00 // leaq 0x881f(%rip), %rdx # 0xaa70 <lanes>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0x30eb // jmp 0x2288 <k_gemm_outer+0x11a8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -3647,30 +3647,30 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00665005187de2c4; BYTE $0x00 // vbroadcastss 0x6650(%rip), %ymm0 # 0xa8c4 <k_fit_symmetric+0x544>
-	QUAD $0x0066570d187de2c4; BYTE $0x00 // vbroadcastss 0x6657(%rip), %ymm1 # 0xa8d4 <k_fit_symmetric+0x554>
-	QUAD $0x00667225187de2c4; BYTE $0x00 // vbroadcastss 0x6672(%rip), %ymm4 # 0xa8f8 <k_fit_symmetric+0x578>
-	QUAD $0x00663d3d187de2c4; BYTE $0x00 // vbroadcastss 0x663d(%rip), %ymm7 # 0xa8cc <k_fit_symmetric+0x54c>
-	QUAD $0x00665405187d62c4; BYTE $0x00 // vbroadcastss 0x6654(%rip), %ymm8 # 0xa8ec <k_fit_symmetric+0x56c>
-	QUAD $0x0066470d187d62c4; BYTE $0x00 // vbroadcastss 0x6647(%rip), %ymm9 # 0xa8e8 <k_fit_symmetric+0x568>
-	QUAD $0x00661215187d62c4; BYTE $0x00 // vbroadcastss 0x6612(%rip), %ymm10 # 0xa8bc <k_fit_symmetric+0x53c>
-	QUAD $0x0065f11d187d62c4; BYTE $0x00 // vbroadcastss 0x65f1(%rip), %ymm11 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x0065e825587d62c4; BYTE $0x00 // vpbroadcastd 0x65e8(%rip), %ymm12 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x00660b2d187d62c4; BYTE $0x00 // vbroadcastss 0x660b(%rip), %ymm13 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x0066d005187de2c4; BYTE $0x00 // vbroadcastss 0x66d0(%rip), %ymm0 # 0xa944 <k_fit_symmetric+0x524>
+	QUAD $0x0066d70d187de2c4; BYTE $0x00 // vbroadcastss 0x66d7(%rip), %ymm1 # 0xa954 <k_fit_symmetric+0x534>
+	QUAD $0x0066f225187de2c4; BYTE $0x00 // vbroadcastss 0x66f2(%rip), %ymm4 # 0xa978 <k_fit_symmetric+0x558>
+	QUAD $0x0066bd3d187de2c4; BYTE $0x00 // vbroadcastss 0x66bd(%rip), %ymm7 # 0xa94c <k_fit_symmetric+0x52c>
+	QUAD $0x0066d405187d62c4; BYTE $0x00 // vbroadcastss 0x66d4(%rip), %ymm8 # 0xa96c <k_fit_symmetric+0x54c>
+	QUAD $0x0066c70d187d62c4; BYTE $0x00 // vbroadcastss 0x66c7(%rip), %ymm9 # 0xa968 <k_fit_symmetric+0x548>
+	QUAD $0x00669215187d62c4; BYTE $0x00 // vbroadcastss 0x6692(%rip), %ymm10 # 0xa93c <k_fit_symmetric+0x51c>
+	QUAD $0x0066711d187d62c4; BYTE $0x00 // vbroadcastss 0x6671(%rip), %ymm11 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x00666825587d62c4; BYTE $0x00 // vpbroadcastd 0x6668(%rip), %ymm12 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x00668b2d187d62c4; BYTE $0x00 // vbroadcastss 0x668b(%rip), %ymm13 # 0xa950 <k_fit_symmetric+0x530>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0065f51d187de2c4; BYTE $0x00 // vbroadcastss 0x65f5(%rip), %ymm3 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x0066751d187de2c4; BYTE $0x00 // vbroadcastss 0x6675(%rip), %ymm3 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x0065d62d187de2c4; BYTE $0x00 // vbroadcastss 0x65d6(%rip), %ymm5 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x0066562d187de2c4; BYTE $0x00 // vbroadcastss 0x6656(%rip), %ymm5 # 0xa958 <k_fit_symmetric+0x538>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0065cc2d187de2c4; BYTE $0x00 // vbroadcastss 0x65cc(%rip), %ymm5 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x00664c2d187de2c4; BYTE $0x00 // vbroadcastss 0x664c(%rip), %ymm5 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x00658a2d187de2c4; BYTE $0x00 // vbroadcastss 0x658a(%rip), %ymm5 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x00660a2d187de2c4; BYTE $0x00 // vbroadcastss 0x660a(%rip), %ymm5 # 0xa92c <k_fit_symmetric+0x50c>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -3702,48 +3702,48 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x3c3d8d48; WORD $0x0066; BYTE $0x00 // leaq 0x663c(%rip), %rdi # 0xa9f0 <lanes>
+	LONG $0xbc3d8d48; WORD $0x0066; BYTE $0x00 // leaq 0x66bc(%rip), %rdi # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x0064f925187de2c4; BYTE $0x00 // vbroadcastss 0x64f9(%rip), %ymm4 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x00657925187de2c4; BYTE $0x00 // vbroadcastss 0x6579(%rip), %ymm4 # 0xa944 <k_fit_symmetric+0x524>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x0064fb2d187de2c4; BYTE $0x00 // vbroadcastss 0x64fb(%rip), %ymm5 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x00657b2d187de2c4; BYTE $0x00 // vbroadcastss 0x657b(%rip), %ymm5 # 0xa954 <k_fit_symmetric+0x534>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x0064f325187de2c4; BYTE $0x00 // vbroadcastss 0x64f3(%rip), %ymm4 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x00657325187de2c4; BYTE $0x00 // vbroadcastss 0x6573(%rip), %ymm4 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x0064d42d187de2c4; BYTE $0x00 // vbroadcastss 0x64d4(%rip), %ymm5 # 0xa8d8 <k_fit_symmetric+0x558>
-	QUAD $0x0064cf35187de2c4; BYTE $0x00 // vbroadcastss 0x64cf(%rip), %ymm6 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x0065542d187de2c4; BYTE $0x00 // vbroadcastss 0x6554(%rip), %ymm5 # 0xa958 <k_fit_symmetric+0x538>
+	QUAD $0x00654f35187de2c4; BYTE $0x00 // vbroadcastss 0x654f(%rip), %ymm6 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x00648c1d187de2c4; BYTE $0x00 // vbroadcastss 0x648c(%rip), %ymm3 # 0xa8ac <k_fit_symmetric+0x52c>
-	QUAD $0x0064cf2d187de2c4; BYTE $0x00 // vbroadcastss 0x64cf(%rip), %ymm5 # 0xa8f8 <k_fit_symmetric+0x578>
-	QUAD $0x00649a3d187de2c4; BYTE $0x00 // vbroadcastss 0x649a(%rip), %ymm7 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x00650c1d187de2c4; BYTE $0x00 // vbroadcastss 0x650c(%rip), %ymm3 # 0xa92c <k_fit_symmetric+0x50c>
+	QUAD $0x00654f2d187de2c4; BYTE $0x00 // vbroadcastss 0x654f(%rip), %ymm5 # 0xa978 <k_fit_symmetric+0x558>
+	QUAD $0x00651a3d187de2c4; BYTE $0x00 // vbroadcastss 0x651a(%rip), %ymm7 # 0xa94c <k_fit_symmetric+0x52c>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x0064a71d187de2c4; BYTE $0x00 // vbroadcastss 0x64a7(%rip), %ymm3 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x0065271d187de2c4; BYTE $0x00 // vbroadcastss 0x6527(%rip), %ymm3 # 0xa96c <k_fit_symmetric+0x54c>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0064952d187de2c4; BYTE $0x00 // vbroadcastss 0x6495(%rip), %ymm5 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x0065152d187de2c4; BYTE $0x00 // vbroadcastss 0x6515(%rip), %ymm5 # 0xa968 <k_fit_symmetric+0x548>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x00645b1d187de2c4; BYTE $0x00 // vbroadcastss 0x645b(%rip), %ymm3 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x0064db1d187de2c4; BYTE $0x00 // vbroadcastss 0x64db(%rip), %ymm3 # 0xa93c <k_fit_symmetric+0x51c>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x00642c1d187de2c4; BYTE $0x00 // vbroadcastss 0x642c(%rip), %ymm3 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x0064ac1d187de2c4; BYTE $0x00 // vbroadcastss 0x64ac(%rip), %ymm3 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x00641635587de2c4; BYTE $0x00 // vpbroadcastd 0x6416(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x00649635587de2c4; BYTE $0x00 // vpbroadcastd 0x6496(%rip), %ymm6 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x00641f2d187de2c4; BYTE $0x00 // vbroadcastss 0x641f(%rip), %ymm5 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x00649f2d187de2c4; BYTE $0x00 // vbroadcastss 0x649f(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x530>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -3753,67 +3753,97 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// max
-	LONG $0x20478b48 // movq 0x20(%rdi), %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x107d // jge 0x44ea <k_max+0x1a>
-	QUAD $0x0063cd05187de2c4; BYTE $0x00 // vbroadcastss 0x63cd(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x458c <k_max+0xbc>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x03e8c149 // shrq $0x3, %r8
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	WORD $0x1d7d // jge 0x44fa <k_max+0x2a>
+	QUAD $0x00644a0d187de2c4; BYTE $0x00 // vbroadcastss 0x644a(%rip), %ymm1 # 0xa930 <k_fit_symmetric+0x510>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
+	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
+	LONG $0xc128fcc5 // vmovaps %ymm1, %ymm0
+	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x45f1 <k_max+0x121>
+	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
+	LONG $0x20fe8348 // cmpq $0x20, %rsi
+	WORD $0x2c73 // jae 0x4530 <k_max+0x60>
+	QUAD $0x00642305187de2c4; BYTE $0x00 // vbroadcastss 0x6423(%rip), %ymm0 # 0xa930 <k_fit_symmetric+0x510>
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	LONG $0x20c6f640 // testb $0x20, %sil
+	LONG $0x0098840f; WORD $0x0000 // je 0x45c3 <k_max+0xf3>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x45f1 <k_max+0x121>
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
-	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
-	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1873 // jae 0x451f <k_max+0x4f>
-	QUAD $0x0063a005187de2c4; BYTE $0x00 // vbroadcastss 0x63a0(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
-	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5375 // jne 0x4570 <k_max+0xa0>
-	WORD $0x6deb // jmp 0x458c <k_max+0xbc>
-	LONG $0xfce08349 // andq $-0x4, %r8
-	QUAD $0x00638405187de2c4; BYTE $0x00 // vbroadcastss 0x6384(%rip), %ymm0 # 0xa8b0 <k_fit_symmetric+0x530>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x9066 // nop
-	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
-	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
-	LONG $0x4c10fcc5; WORD $0x2091 // vmovups 0x20(%rcx,%rdx,4), %ymm1
-	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
-	LONG $0x4c10fcc5; WORD $0x4091 // vmovups 0x40(%rcx,%rdx,4), %ymm1
-	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
-	LONG $0x4c10fcc5; WORD $0x6091 // vmovups 0x60(%rcx,%rdx,4), %ymm1
-	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xcf75 // jne 0x4530 <k_max+0x60>
-	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2274 // je 0x458c <k_max+0xbc>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x0c10fcc5; BYTE $0x91 // vmovups (%rcx,%rdx,4), %ymm1
-	LONG $0xc05ff4c5 // vmaxps %ymm0, %ymm1, %ymm0
+	LONG $0xfee08349 // andq $-0x2, %r8
+	QUAD $0x0063e905187de2c4; BYTE $0x00 // vbroadcastss 0x63e9(%rip), %ymm0 # 0xa930 <k_fit_symmetric+0x510>
+	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
+	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
+	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
+	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x6410fcc5; WORD $0x8090 // vmovups -0x80(%rax,%rdx,4), %ymm4
+	LONG $0xc95fdcc5 // vmaxps %ymm1, %ymm4, %ymm1
+	LONG $0x6410fcc5; WORD $0xa090 // vmovups -0x60(%rax,%rdx,4), %ymm4
+	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
+	LONG $0x6410fcc5; WORD $0xc090 // vmovups -0x40(%rax,%rdx,4), %ymm4
+	LONG $0xd25fdcc5 // vmaxps %ymm2, %ymm4, %ymm2
+	LONG $0x6410fcc5; WORD $0xe090 // vmovups -0x20(%rax,%rdx,4), %ymm4
+	LONG $0xc05fdcc5 // vmaxps %ymm0, %ymm4, %ymm0
+	LONG $0x2410fcc5; BYTE $0x90 // vmovups (%rax,%rdx,4), %ymm4
+	LONG $0xc95fdcc5 // vmaxps %ymm1, %ymm4, %ymm1
+	LONG $0x6410fcc5; WORD $0x2090 // vmovups 0x20(%rax,%rdx,4), %ymm4
+	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
+	LONG $0x6410fcc5; WORD $0x4090 // vmovups 0x40(%rax,%rdx,4), %ymm4
+	LONG $0xd25fdcc5 // vmaxps %ymm2, %ymm4, %ymm2
+	LONG $0x6410fcc5; WORD $0x6090 // vmovups 0x60(%rax,%rdx,4), %ymm4
+	LONG $0xc05fdcc5 // vmaxps %ymm0, %ymm4, %ymm0
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xa775 // jne 0x4560 <k_max+0x90>
+	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
+	LONG $0x20c6f640 // testb $0x20, %sil
+	WORD $0x2e75 // jne 0x45f1 <k_max+0x121>
+	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
+	LONG $0xc95fdcc5 // vmaxps %ymm1, %ymm4, %ymm1
+	LONG $0x107ca1c4; WORD $0x8064; BYTE $0x20 // vmovups 0x20(%rax,%r8,4), %ymm4
+	LONG $0xdb5fdcc5 // vmaxps %ymm3, %ymm4, %ymm3
+	LONG $0x107ca1c4; WORD $0x8064; BYTE $0x40 // vmovups 0x40(%rax,%r8,4), %ymm4
+	LONG $0xd25fdcc5 // vmaxps %ymm2, %ymm4, %ymm2
+	LONG $0x107ca1c4; WORD $0x8064; BYTE $0x60 // vmovups 0x60(%rax,%r8,4), %ymm4
+	LONG $0xc05fdcc5 // vmaxps %ymm0, %ymm4, %ymm0
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x08c08349 // addq $0x8, %r8
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xeb75 // jne 0x4570 <k_max+0xa0>
-	LONG $0xf8c08349 // addq $-0x8, %r8
+	LONG $0x08ca8348 // orq $0x8, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x137e // jle 0x4610 <k_max+0x140>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x45c2 <k_max+0xf2>
-	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x51358d48; WORD $0x0064; BYTE $0x00 // leaq 0x6451(%rip), %rsi # 0xa9f0 <lanes>
-	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
-	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
-	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
-	LONG $0xdac2fcc5; BYTE $0x01 // vcmpltps %ymm2, %ymm0, %ymm3
-	LONG $0xc954e4c5 // vandps %ymm1, %ymm3, %ymm1
-	LONG $0xd254f4c5 // vandps %ymm2, %ymm1, %ymm2
-	LONG $0xc055f4c5 // vandnps %ymm0, %ymm1, %ymm0
-	LONG $0xc056ecc5 // vorps %ymm0, %ymm2, %ymm0
+	WORD $0x28eb // jmp 0x462a <k_max+0x15a>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
+	LONG $0xc95fdcc5 // vmaxps %ymm1, %ymm4, %ymm1
+	LONG $0x08508d49 // leaq 0x8(%r8), %rdx
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0xe67e // jle 0x4610 <k_max+0x140>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
+	WORD $0x2a7d // jge 0x465c <k_max+0x18c>
+	LONG $0x370d8d48; WORD $0x0064; BYTE $0x00 // leaq 0x6437(%rip), %rcx # 0xaa70 <lanes>
+	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
+	LONG $0x2c5de2c4; WORD $0x902c // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm5
+	LONG $0xed54dcc5 // vandps %ymm5, %ymm4, %ymm5
+	LONG $0xe355dcc5 // vandnps %ymm3, %ymm4, %ymm4
+	LONG $0xe456d4c5 // vorps %ymm4, %ymm5, %ymm4
+	LONG $0xecc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm5
+	LONG $0x4a5de3c4; WORD $0x50db // vblendvps %ymm5, %ymm3, %ymm4, %ymm3
+	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
+	LONG $0xc25ffcc5 // vmaxps %ymm2, %ymm0, %ymm0
+	LONG $0xc15ffcc5 // vmaxps %ymm1, %ymm0, %ymm0
 	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
 	LONG $0xc85ff2c5 // vmaxss %xmm0, %xmm1, %xmm1
 	LONG $0xd0c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm2 # xmm2 = xmm0[1,0]
@@ -3831,7 +3861,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x2c // vmovss %xmm0, 0x2c(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	BYTE $0x90 // nop
 
 	// find
 	LONG $0x187de2c4; WORD $0x1047 // vbroadcastss 0x10(%rdi), %ymm0
@@ -3841,22 +3871,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x107f // jg 0x463c <k_find+0x2c>
+	WORD $0x107f // jg 0x46dc <k_find+0x2c>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x0cc2fcc5; WORD $0x0086 // vcmpeqps (%rsi,%rax,4), %ymm0, %ymm1
 	LONG $0x0e7de2c4; BYTE $0xc9 // vtestps %ymm1, %ymm1
-	WORD $0xe474 // je 0x4620 <k_find+0x10>
+	WORD $0xe474 // je 0x46c0 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x277d // jge 0x4668 <k_find+0x58>
+	WORD $0x277d // jge 0x4708 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x465d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x4668 <k_find+0x58>
+	WORD $0x0275 // jne 0x46fd <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x4708 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xeb7c // jl 0x4650 <k_find+0x40>
+	WORD $0xeb7c // jl 0x46f0 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -3866,38 +3896,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x284f // vbroadcastss 0x28(%rdi), %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x468b <k_softmax_exp+0x1b>
+	WORD $0x0b7d // jge 0x472b <k_softmax_exp+0x1b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000134e9; BYTE $0x00 // jmp 0x47bf <k_softmax_exp+0x14f>
+	LONG $0x000134e9; BYTE $0x00 // jmp 0x485f <k_softmax_exp+0x14f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00622715187de2c4; BYTE $0x00 // vbroadcastss 0x6227(%rip), %ymm2 # 0xa8c4 <k_fit_symmetric+0x544>
-	QUAD $0x00622e1d187de2c4; BYTE $0x00 // vbroadcastss 0x622e(%rip), %ymm3 # 0xa8d4 <k_fit_symmetric+0x554>
-	QUAD $0x00623d15187d62c4; BYTE $0x00 // vbroadcastss 0x623d(%rip), %ymm10 # 0xa8ec <k_fit_symmetric+0x56c>
-	QUAD $0x0062301d187d62c4; BYTE $0x00 // vbroadcastss 0x6230(%rip), %ymm11 # 0xa8e8 <k_fit_symmetric+0x568>
-	QUAD $0x0061fb25187d62c4; BYTE $0x00 // vbroadcastss 0x61fb(%rip), %ymm12 # 0xa8bc <k_fit_symmetric+0x53c>
-	QUAD $0x0061da2d187d62c4; BYTE $0x00 // vbroadcastss 0x61da(%rip), %ymm13 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x0061d135587d62c4; BYTE $0x00 // vpbroadcastd 0x61d1(%rip), %ymm14 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x0061f43d187d62c4; BYTE $0x00 // vbroadcastss 0x61f4(%rip), %ymm15 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x00620715187de2c4; BYTE $0x00 // vbroadcastss 0x6207(%rip), %ymm2 # 0xa944 <k_fit_symmetric+0x524>
+	QUAD $0x00620e1d187de2c4; BYTE $0x00 // vbroadcastss 0x620e(%rip), %ymm3 # 0xa954 <k_fit_symmetric+0x534>
+	QUAD $0x00621d15187d62c4; BYTE $0x00 // vbroadcastss 0x621d(%rip), %ymm10 # 0xa96c <k_fit_symmetric+0x54c>
+	QUAD $0x0062101d187d62c4; BYTE $0x00 // vbroadcastss 0x6210(%rip), %ymm11 # 0xa968 <k_fit_symmetric+0x548>
+	QUAD $0x0061db25187d62c4; BYTE $0x00 // vbroadcastss 0x61db(%rip), %ymm12 # 0xa93c <k_fit_symmetric+0x51c>
+	QUAD $0x0061ba2d187d62c4; BYTE $0x00 // vbroadcastss 0x61ba(%rip), %ymm13 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x0061b135587d62c4; BYTE $0x00 // vpbroadcastd 0x61b1(%rip), %ymm14 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x0061d43d187d62c4; BYTE $0x00 // vbroadcastss 0x61d4(%rip), %ymm15 # 0xa950 <k_fit_symmetric+0x530>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x0061e33d187de2c4; BYTE $0x00 // vbroadcastss 0x61e3(%rip), %ymm7 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x0061c33d187de2c4; BYTE $0x00 // vbroadcastss 0x61c3(%rip), %ymm7 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x0061c405187d62c4; BYTE $0x00 // vbroadcastss 0x61c4(%rip), %ymm8 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x0061a405187d62c4; BYTE $0x00 // vbroadcastss 0x61a4(%rip), %ymm8 # 0xa958 <k_fit_symmetric+0x538>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x0061ba05187d62c4; BYTE $0x00 // vbroadcastss 0x61ba(%rip), %ymm8 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x00619a05187d62c4; BYTE $0x00 // vbroadcastss 0x619a(%rip), %ymm8 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x0061c805187d62c4; BYTE $0x00 // vbroadcastss 0x61c8(%rip), %ymm8 # 0xa8f8 <k_fit_symmetric+0x578>
-	QUAD $0x0061730d187d62c4; BYTE $0x00 // vbroadcastss 0x6173(%rip), %ymm9 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x0061a805187d62c4; BYTE $0x00 // vbroadcastss 0x61a8(%rip), %ymm8 # 0xa978 <k_fit_symmetric+0x558>
+	QUAD $0x0061530d187d62c4; BYTE $0x00 // vbroadcastss 0x6153(%rip), %ymm9 # 0xa92c <k_fit_symmetric+0x50c>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x0061850d187d62c4; BYTE $0x00 // vbroadcastss 0x6185(%rip), %ymm9 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x0061650d187d62c4; BYTE $0x00 // vbroadcastss 0x6165(%rip), %ymm9 # 0xa94c <k_fit_symmetric+0x52c>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -3923,54 +3953,54 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xff218e0f; WORD $0xffff // jle 0x46e0 <k_softmax_exp+0x70>
+	LONG $0xff218e0f; WORD $0xffff // jle 0x4780 <k_softmax_exp+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x012b8e0f; WORD $0x0000 // jle 0x48f3 <k_softmax_exp+0x283>
+	LONG $0x012b8e0f; WORD $0x0000 // jle 0x4993 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x1a358d48; WORD $0x0062; BYTE $0x00 // leaq 0x621a(%rip), %rsi # 0xa9f0 <lanes>
+	LONG $0xfa358d48; WORD $0x0061; BYTE $0x00 // leaq 0x61fa(%rip), %rsi # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x0060d725187de2c4; BYTE $0x00 // vbroadcastss 0x60d7(%rip), %ymm4 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x0060b725187de2c4; BYTE $0x00 // vbroadcastss 0x60b7(%rip), %ymm4 # 0xa944 <k_fit_symmetric+0x524>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x0060d535187de2c4; BYTE $0x00 // vbroadcastss 0x60d5(%rip), %ymm6 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x0060b535187de2c4; BYTE $0x00 // vbroadcastss 0x60b5(%rip), %ymm6 # 0xa954 <k_fit_symmetric+0x534>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x0060cd2d187de2c4; BYTE $0x00 // vbroadcastss 0x60cd(%rip), %ymm5 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x0060ad2d187de2c4; BYTE $0x00 // vbroadcastss 0x60ad(%rip), %ymm5 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x0060ae35187de2c4; BYTE $0x00 // vbroadcastss 0x60ae(%rip), %ymm6 # 0xa8d8 <k_fit_symmetric+0x558>
-	QUAD $0x0060a93d187de2c4; BYTE $0x00 // vbroadcastss 0x60a9(%rip), %ymm7 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x00608e35187de2c4; BYTE $0x00 // vbroadcastss 0x608e(%rip), %ymm6 # 0xa958 <k_fit_symmetric+0x538>
+	QUAD $0x0060893d187de2c4; BYTE $0x00 // vbroadcastss 0x6089(%rip), %ymm7 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x00606625187de2c4; BYTE $0x00 // vbroadcastss 0x6066(%rip), %ymm4 # 0xa8ac <k_fit_symmetric+0x52c>
-	QUAD $0x0060a935187de2c4; BYTE $0x00 // vbroadcastss 0x60a9(%rip), %ymm6 # 0xa8f8 <k_fit_symmetric+0x578>
-	QUAD $0x00607405187d62c4; BYTE $0x00 // vbroadcastss 0x6074(%rip), %ymm8 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x00604625187de2c4; BYTE $0x00 // vbroadcastss 0x6046(%rip), %ymm4 # 0xa92c <k_fit_symmetric+0x50c>
+	QUAD $0x00608935187de2c4; BYTE $0x00 // vbroadcastss 0x6089(%rip), %ymm6 # 0xa978 <k_fit_symmetric+0x558>
+	QUAD $0x00605405187d62c4; BYTE $0x00 // vbroadcastss 0x6054(%rip), %ymm8 # 0xa94c <k_fit_symmetric+0x52c>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x00608125187de2c4; BYTE $0x00 // vbroadcastss 0x6081(%rip), %ymm4 # 0xa8ec <k_fit_symmetric+0x56c>
+	QUAD $0x00606125187de2c4; BYTE $0x00 // vbroadcastss 0x6061(%rip), %ymm4 # 0xa96c <k_fit_symmetric+0x54c>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x00606f35187de2c4; BYTE $0x00 // vbroadcastss 0x606f(%rip), %ymm6 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x00604f35187de2c4; BYTE $0x00 // vbroadcastss 0x604f(%rip), %ymm6 # 0xa968 <k_fit_symmetric+0x548>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x00603525187de2c4; BYTE $0x00 // vbroadcastss 0x6035(%rip), %ymm4 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x00601525187de2c4; BYTE $0x00 // vbroadcastss 0x6015(%rip), %ymm4 # 0xa93c <k_fit_symmetric+0x51c>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x00600625187de2c4; BYTE $0x00 // vbroadcastss 0x6006(%rip), %ymm4 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005fe625187de2c4; BYTE $0x00 // vbroadcastss 0x5fe6(%rip), %ymm4 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x005ff03d587de2c4; BYTE $0x00 // vpbroadcastd 0x5ff0(%rip), %ymm7 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005fd03d587de2c4; BYTE $0x00 // vpbroadcastd 0x5fd0(%rip), %ymm7 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x005ff935187de2c4; BYTE $0x00 // vbroadcastss 0x5ff9(%rip), %ymm6 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x005fd935187de2c4; BYTE $0x00 // vbroadcastss 0x5fd9(%rip), %ymm6 # 0xa950 <k_fit_symmetric+0x530>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -3992,16 +4022,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x187d // jge 0x4946 <k_sum_squares+0x26>
+	WORD $0x187d // jge 0x49e6 <k_sum_squares+0x26>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x4a3d <k_sum_squares+0x11d>
+	LONG $0x0000f7e9; BYTE $0x00 // jmp 0x4add <k_sum_squares+0x11d>
 	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
-	WORD $0x2773 // jae 0x4977 <k_sum_squares+0x57>
+	WORD $0x2773 // jae 0x4a17 <k_sum_squares+0x57>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
@@ -4009,8 +4039,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20c6f640 // testb $0x20, %sil
-	LONG $0x0099840f; WORD $0x0000 // je 0x4a0b <k_sum_squares+0xeb>
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x4a3d <k_sum_squares+0x11d>
+	LONG $0x0099840f; WORD $0x0000 // je 0x4aab <k_sum_squares+0xeb>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x4add <k_sum_squares+0x11d>
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -4039,10 +4069,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875e2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm1, %ymm1 # ymm1 = (ymm1 * ymm1) + ymm7
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0x9f75 // jne 0x49a0 <k_sum_squares+0x80>
+	WORD $0x9f75 // jne 0x4a40 <k_sum_squares+0x80>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20c6f640 // testb $0x20, %sil
-	WORD $0x3275 // jne 0x4a3d <k_sum_squares+0x11d>
+	WORD $0x3275 // jne 0x4add <k_sum_squares+0x11d>
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0x107ca1c4; WORD $0x806c; BYTE $0x20 // vmovups 0x20(%rax,%r8,4), %ymm5
 	LONG $0x107ca1c4; WORD $0x8074; BYTE $0x40 // vmovups 0x40(%rax,%r8,4), %ymm6
@@ -4055,9 +4085,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x077e // jle 0x4a50 <k_sum_squares+0x130>
+	WORD $0x077e // jle 0x4af0 <k_sum_squares+0x130>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x1deb // jmp 0x4a6b <k_sum_squares+0x14b>
+	WORD $0x1deb // jmp 0x4b0b <k_sum_squares+0x14b>
 	WORD $0x9066 // nop
 	LONG $0x107ca1c4; WORD $0x8024 // vmovups (%rax,%r8,4), %ymm4
 	LONG $0xb85de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm4) + ymm0
@@ -4065,11 +4095,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe57e // jle 0x4a50 <k_sum_squares+0x130>
+	WORD $0xe57e // jle 0x4af0 <k_sum_squares+0x130>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
-	WORD $0x187d // jge 0x4a8b <k_sum_squares+0x16b>
-	LONG $0x760d8d48; WORD $0x005f; BYTE $0x00 // leaq 0x5f76(%rip), %rcx # 0xa9f0 <lanes>
+	WORD $0x187d // jge 0x4b2b <k_sum_squares+0x16b>
+	LONG $0x560d8d48; WORD $0x005f; BYTE $0x00 // leaq 0x5f56(%rip), %rcx # 0xaa70 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -4091,20 +4121,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x087d // jge 0x4ad8 <k_rms_scale+0x18>
+	WORD $0x087d // jge 0x4b78 <k_rms_scale+0x18>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x4b70 <k_rms_scale+0xb0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x4c10 <k_rms_scale+0xb0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf8408d4c // leaq -0x8(%rax), %r8
 	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x1173 // jae 0x4afe <k_rms_scale+0x3e>
+	WORD $0x1173 // jae 0x4b9e <k_rms_scale+0x3e>
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x5f74 // je 0x4b5b <k_rms_scale+0x9b>
-	WORD $0x72eb // jmp 0x4b70 <k_rms_scale+0xb0>
+	WORD $0x5f74 // je 0x4bfb <k_rms_scale+0x9b>
+	WORD $0x72eb // jmp 0x4c10 <k_rms_scale+0xb0>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0x03e9c149 // shrq $0x3, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -4119,20 +4149,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ca1c4; WORD $0x910c // vmovups %ymm1, (%rcx,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xcf75 // jne 0x4b20 <k_rms_scale+0x60>
+	WORD $0xcf75 // jne 0x4bc0 <k_rms_scale+0x60>
 	LONG $0xf84a8d4d // leaq -0x8(%r10), %r9
 	LONG $0x08c0f641 // testb $0x8, %r8b
-	WORD $0x1575 // jne 0x4b70 <k_rms_scale+0xb0>
+	WORD $0x1575 // jne 0x4c10 <k_rms_scale+0xb0>
 	LONG $0x597ca1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm0, %ymm1
 	LONG $0x5974a1c4; WORD $0x8e0c // vmulps (%rsi,%r9,4), %ymm1, %ymm1
 	LONG $0x117ca1c4; WORD $0x890c // vmovups %ymm1, (%rcx,%r9,4)
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
-	WORD $0x387e // jle 0x4bad <k_rms_scale+0xed>
+	WORD $0x387e // jle 0x4c4d <k_rms_scale+0xed>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x69358d48; WORD $0x005e; BYTE $0x00 // leaq 0x5e69(%rip), %rsi # 0xa9f0 <lanes>
+	LONG $0x49358d48; WORD $0x005e; BYTE $0x00 // leaq 0x5e49(%rip), %rsi # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -4148,41 +4178,41 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4bd1 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x4c71 <k_silu_mul+0x11>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000164e9; BYTE $0x00 // jmp 0x4d35 <k_silu_mul+0x175>
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x4dd5 <k_silu_mul+0x175>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x005ce005187de2c4; BYTE $0x00 // vbroadcastss 0x5ce0(%rip), %ymm0 # 0xa8c8 <k_fit_symmetric+0x548>
-	QUAD $0x005d073d187de2c4; BYTE $0x00 // vbroadcastss 0x5d07(%rip), %ymm7 # 0xa8f8 <k_fit_symmetric+0x578>
-	QUAD $0x005cd215187d62c4; BYTE $0x00 // vbroadcastss 0x5cd2(%rip), %ymm10 # 0xa8cc <k_fit_symmetric+0x54c>
-	QUAD $0x005ce91d187d62c4; BYTE $0x00 // vbroadcastss 0x5ce9(%rip), %ymm11 # 0xa8ec <k_fit_symmetric+0x56c>
-	QUAD $0x005cdc25187d62c4; BYTE $0x00 // vbroadcastss 0x5cdc(%rip), %ymm12 # 0xa8e8 <k_fit_symmetric+0x568>
-	QUAD $0x005ca72d187d62c4; BYTE $0x00 // vbroadcastss 0x5ca7(%rip), %ymm13 # 0xa8bc <k_fit_symmetric+0x53c>
-	QUAD $0x005c8635187d62c4; BYTE $0x00 // vbroadcastss 0x5c86(%rip), %ymm14 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x005c7d3d587d62c4; BYTE $0x00 // vpbroadcastd 0x5c7d(%rip), %ymm15 # 0xa8a4 <k_fit_symmetric+0x524>
-	QUAD $0x005ca00d187de2c4; BYTE $0x00 // vbroadcastss 0x5ca0(%rip), %ymm1 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x005cc005187de2c4; BYTE $0x00 // vbroadcastss 0x5cc0(%rip), %ymm0 # 0xa948 <k_fit_symmetric+0x528>
+	QUAD $0x005ce73d187de2c4; BYTE $0x00 // vbroadcastss 0x5ce7(%rip), %ymm7 # 0xa978 <k_fit_symmetric+0x558>
+	QUAD $0x005cb215187d62c4; BYTE $0x00 // vbroadcastss 0x5cb2(%rip), %ymm10 # 0xa94c <k_fit_symmetric+0x52c>
+	QUAD $0x005cc91d187d62c4; BYTE $0x00 // vbroadcastss 0x5cc9(%rip), %ymm11 # 0xa96c <k_fit_symmetric+0x54c>
+	QUAD $0x005cbc25187d62c4; BYTE $0x00 // vbroadcastss 0x5cbc(%rip), %ymm12 # 0xa968 <k_fit_symmetric+0x548>
+	QUAD $0x005c872d187d62c4; BYTE $0x00 // vbroadcastss 0x5c87(%rip), %ymm13 # 0xa93c <k_fit_symmetric+0x51c>
+	QUAD $0x005c6635187d62c4; BYTE $0x00 // vbroadcastss 0x5c66(%rip), %ymm14 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x005c5d3d587d62c4; BYTE $0x00 // vpbroadcastd 0x5c5d(%rip), %ymm15 # 0xa924 <k_fit_symmetric+0x504>
+	QUAD $0x005c800d187de2c4; BYTE $0x00 // vbroadcastss 0x5c80(%rip), %ymm1 # 0xa950 <k_fit_symmetric+0x530>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x005c651d187de2c4; BYTE $0x00 // vbroadcastss 0x5c65(%rip), %ymm3 # 0xa8a8 <k_fit_symmetric+0x528>
+	QUAD $0x005c451d187de2c4; BYTE $0x00 // vbroadcastss 0x5c45(%rip), %ymm3 # 0xa928 <k_fit_symmetric+0x508>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x005c6f25187de2c4; BYTE $0x00 // vbroadcastss 0x5c6f(%rip), %ymm4 # 0xa8c0 <k_fit_symmetric+0x540>
+	QUAD $0x005c4f25187de2c4; BYTE $0x00 // vbroadcastss 0x5c4f(%rip), %ymm4 # 0xa940 <k_fit_symmetric+0x520>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x005c7535187de2c4; BYTE $0x00 // vbroadcastss 0x5c75(%rip), %ymm6 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x005c5535187de2c4; BYTE $0x00 // vbroadcastss 0x5c55(%rip), %ymm6 # 0xa954 <k_fit_symmetric+0x534>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x005c5635187de2c4; BYTE $0x00 // vbroadcastss 0x5c56(%rip), %ymm6 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x005c3635187de2c4; BYTE $0x00 // vbroadcastss 0x5c36(%rip), %ymm6 # 0xa944 <k_fit_symmetric+0x524>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x005c6735187de2c4; BYTE $0x00 // vbroadcastss 0x5c67(%rip), %ymm6 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x005c4735187de2c4; BYTE $0x00 // vbroadcastss 0x5c47(%rip), %ymm6 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x005c4805187d62c4; BYTE $0x00 // vbroadcastss 0x5c48(%rip), %ymm8 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x005c2805187d62c4; BYTE $0x00 // vbroadcastss 0x5c28(%rip), %ymm8 # 0xa958 <k_fit_symmetric+0x538>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x005c3e05187d62c4; BYTE $0x00 // vbroadcastss 0x5c3e(%rip), %ymm8 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x005c1e05187d62c4; BYTE $0x00 // vbroadcastss 0x5c1e(%rip), %ymm8 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x005bfc05187d62c4; BYTE $0x00 // vbroadcastss 0x5bfc(%rip), %ymm8 # 0xa8ac <k_fit_symmetric+0x52c>
+	QUAD $0x005bdc05187d62c4; BYTE $0x00 // vbroadcastss 0x5bdc(%rip), %ymm8 # 0xa92c <k_fit_symmetric+0x50c>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -4210,52 +4240,52 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0xfefb8e0f; WORD $0xffff // jle 0x4c30 <k_silu_mul+0x70>
+	LONG $0xfefb8e0f; WORD $0xffff // jle 0x4cd0 <k_silu_mul+0x70>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x015d8e0f; WORD $0x0000 // jle 0x4e9b <k_silu_mul+0x2db>
+	LONG $0x015d8e0f; WORD $0x0000 // jle 0x4f3b <k_silu_mul+0x2db>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xa0058d4c; WORD $0x005c; BYTE $0x00 // leaq 0x5ca0(%rip), %r8 # 0xa9f0 <lanes>
+	LONG $0x80058d4c; WORD $0x005c; BYTE $0x00 // leaq 0x5c80(%rip), %r8 # 0xaa70 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x005b6015187de2c4; BYTE $0x00 // vbroadcastss 0x5b60(%rip), %ymm2 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x005b4015187de2c4; BYTE $0x00 // vbroadcastss 0x5b40(%rip), %ymm2 # 0xa948 <k_fit_symmetric+0x528>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x005b3315187de2c4; BYTE $0x00 // vbroadcastss 0x5b33(%rip), %ymm2 # 0xa8a8 <k_fit_symmetric+0x528>
-	QUAD $0x005b421d187de2c4; BYTE $0x00 // vbroadcastss 0x5b42(%rip), %ymm3 # 0xa8c0 <k_fit_symmetric+0x540>
+	QUAD $0x005b1315187de2c4; BYTE $0x00 // vbroadcastss 0x5b13(%rip), %ymm2 # 0xa928 <k_fit_symmetric+0x508>
+	QUAD $0x005b221d187de2c4; BYTE $0x00 // vbroadcastss 0x5b22(%rip), %ymm3 # 0xa940 <k_fit_symmetric+0x520>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x005b432d187de2c4; BYTE $0x00 // vbroadcastss 0x5b43(%rip), %ymm5 # 0xa8d4 <k_fit_symmetric+0x554>
+	QUAD $0x005b232d187de2c4; BYTE $0x00 // vbroadcastss 0x5b23(%rip), %ymm5 # 0xa954 <k_fit_symmetric+0x534>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x005b242d187de2c4; BYTE $0x00 // vbroadcastss 0x5b24(%rip), %ymm5 # 0xa8c4 <k_fit_symmetric+0x544>
+	QUAD $0x005b042d187de2c4; BYTE $0x00 // vbroadcastss 0x5b04(%rip), %ymm5 # 0xa944 <k_fit_symmetric+0x524>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x005b352d187de2c4; BYTE $0x00 // vbroadcastss 0x5b35(%rip), %ymm5 # 0xa8e4 <k_fit_symmetric+0x564>
+	QUAD $0x005b152d187de2c4; BYTE $0x00 // vbroadcastss 0x5b15(%rip), %ymm5 # 0xa964 <k_fit_symmetric+0x544>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x005b1635187de2c4; BYTE $0x00 // vbroadcastss 0x5b16(%rip), %ymm6 # 0xa8d8 <k_fit_symmetric+0x558>
+	QUAD $0x005af635187de2c4; BYTE $0x00 // vbroadcastss 0x5af6(%rip), %ymm6 # 0xa958 <k_fit_symmetric+0x538>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x005b0c25187de2c4; BYTE $0x00 // vbroadcastss 0x5b0c(%rip), %ymm4 # 0xa8dc <k_fit_symmetric+0x55c>
+	QUAD $0x005aec25187de2c4; BYTE $0x00 // vbroadcastss 0x5aec(%rip), %ymm4 # 0xa95c <k_fit_symmetric+0x53c>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x005ace35187de2c4; BYTE $0x00 // vbroadcastss 0x5ace(%rip), %ymm6 # 0xa8ac <k_fit_symmetric+0x52c>
-	QUAD $0x005b113d187de2c4; BYTE $0x00 // vbroadcastss 0x5b11(%rip), %ymm7 # 0xa8f8 <k_fit_symmetric+0x578>
+	QUAD $0x005aae35187de2c4; BYTE $0x00 // vbroadcastss 0x5aae(%rip), %ymm6 # 0xa92c <k_fit_symmetric+0x50c>
+	QUAD $0x005af13d187de2c4; BYTE $0x00 // vbroadcastss 0x5af1(%rip), %ymm7 # 0xa978 <k_fit_symmetric+0x558>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x005ad735187de2c4; BYTE $0x00 // vbroadcastss 0x5ad7(%rip), %ymm6 # 0xa8cc <k_fit_symmetric+0x54c>
+	QUAD $0x005ab735187de2c4; BYTE $0x00 // vbroadcastss 0x5ab7(%rip), %ymm6 # 0xa94c <k_fit_symmetric+0x52c>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x005ae93d187de2c4; BYTE $0x00 // vbroadcastss 0x5ae9(%rip), %ymm7 # 0xa8ec <k_fit_symmetric+0x56c>
-	QUAD $0x005adc05187d62c4; BYTE $0x00 // vbroadcastss 0x5adc(%rip), %ymm8 # 0xa8e8 <k_fit_symmetric+0x568>
+	QUAD $0x005ac93d187de2c4; BYTE $0x00 // vbroadcastss 0x5ac9(%rip), %ymm7 # 0xa96c <k_fit_symmetric+0x54c>
+	QUAD $0x005abc05187d62c4; BYTE $0x00 // vbroadcastss 0x5abc(%rip), %ymm8 # 0xa968 <k_fit_symmetric+0x548>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x005a9d35187de2c4; BYTE $0x00 // vbroadcastss 0x5a9d(%rip), %ymm6 # 0xa8bc <k_fit_symmetric+0x53c>
+	QUAD $0x005a7d35187de2c4; BYTE $0x00 // vbroadcastss 0x5a7d(%rip), %ymm6 # 0xa93c <k_fit_symmetric+0x51c>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x005a7305187d62c4; BYTE $0x00 // vbroadcastss 0x5a73(%rip), %ymm8 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005a5305187d62c4; BYTE $0x00 // vbroadcastss 0x5a53(%rip), %ymm8 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x005a530d587d62c4; BYTE $0x00 // vpbroadcastd 0x5a53(%rip), %ymm9 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x005a330d587d62c4; BYTE $0x00 // vpbroadcastd 0x5a33(%rip), %ymm9 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -4263,7 +4293,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x005a592d187de2c4; BYTE $0x00 // vbroadcastss 0x5a59(%rip), %ymm5 # 0xa8d0 <k_fit_symmetric+0x550>
+	QUAD $0x005a392d187de2c4; BYTE $0x00 // vbroadcastss 0x5a39(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x530>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -4280,9 +4310,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	WORD $0x047d // jge 0x4eb5 <k_rope+0x15>
+	WORD $0x047d // jge 0x4f55 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x4f06 <k_rope+0x66>
+	WORD $0x51eb // jmp 0x4fa6 <k_rope+0x66>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -4300,11 +4330,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28349 // addq $0x10, %r10
 	WORD $0x3949; BYTE $0xd2 // cmpq %rdx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xba7e // jle 0x4ec0 <k_rope+0x20>
+	WORD $0xba7e // jle 0x4f60 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
-	WORD $0x527e // jle 0x4f5d <k_rope+0xbd>
+	WORD $0x527e // jle 0x4ffd <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xda058d4c; WORD $0x005a; BYTE $0x00 // leaq 0x5ada(%rip), %r8 # 0xa9f0 <lanes>
+	LONG $0xba058d4c; WORD $0x005a; BYTE $0x00 // leaq 0x5aba(%rip), %r8 # 0xaa70 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -4327,9 +4357,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x4f87 <k_axpy+0x17>
+	WORD $0x077d // jge 0x5027 <k_axpy+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x5053 <k_axpy+0xe3>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x50f3 <k_axpy+0xe3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
@@ -4339,12 +4369,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x1273 // jae 0x4fbb <k_axpy+0x4b>
+	WORD $0x1273 // jae 0x505b <k_axpy+0x4b>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7a75 // jne 0x5030 <k_axpy+0xc0>
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x5053 <k_axpy+0xe3>
+	WORD $0x7a75 // jne 0x50d0 <k_axpy+0xc0>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x50f3 <k_axpy+0xe3>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4362,10 +4392,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xad75 // jne 0x4fd0 <k_axpy+0x60>
+	WORD $0xad75 // jne 0x5070 <k_axpy+0x60>
 	LONG $0x084a8d4c // leaq 0x8(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2774 // je 0x5053 <k_axpy+0xe3>
+	WORD $0x2774 // je 0x50f3 <k_axpy+0xe3>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0c10fcc5; BYTE $0x96 // vmovups (%rsi,%rdx,4), %ymm1
 	LONG $0xa87de2c4; WORD $0x910c // vfmadd213ps (%rcx,%rdx,4), %ymm0, %ymm1 # ymm1 = (ymm0 * ymm1) + mem
@@ -4373,15 +4403,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe475 // jne 0x5030 <k_axpy+0xc0>
+	WORD $0xe475 // jne 0x50d0 <k_axpy+0xc0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x317e // jle 0x5089 <k_axpy+0x119>
+	WORD $0x317e // jle 0x5129 <k_axpy+0x119>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x863d8d48; WORD $0x0059; BYTE $0x00 // leaq 0x5986(%rip), %rdi # 0xa9f0 <lanes>
+	LONG $0x663d8d48; WORD $0x0059; BYTE $0x00 // leaq 0x5966(%rip), %rdi # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -4396,9 +4426,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; WORD $0x2847 // vbroadcastss 0x28(%rdi), %ymm0
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x50a7 <k_scale+0x17>
+	WORD $0x077d // jge 0x5147 <k_scale+0x17>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x514d <k_scale+0xbd>
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0x51ed <k_scale+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
@@ -4407,12 +4437,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x18fa8348 // cmpq $0x18, %rdx
-	WORD $0x0f73 // jae 0x50d3 <k_scale+0x43>
+	WORD $0x0f73 // jae 0x5173 <k_scale+0x43>
 	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5f75 // jne 0x5130 <k_scale+0xa0>
-	WORD $0x7aeb // jmp 0x514d <k_scale+0xbd>
+	WORD $0x5f75 // jne 0x51d0 <k_scale+0xa0>
+	WORD $0x7aeb // jmp 0x51ed <k_scale+0xbd>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -4426,24 +4456,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x6091 // vmovups %ymm1, 0x60(%rcx,%rdx,4)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xc875 // jne 0x50e0 <k_scale+0x50>
+	WORD $0xc875 // jne 0x5180 <k_scale+0x50>
 	LONG $0x08428d4c // leaq 0x8(%rdx), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x2c74 // je 0x514d <k_scale+0xbd>
+	WORD $0x2c74 // je 0x51ed <k_scale+0xbd>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c59fcc5; BYTE $0x91 // vmulps (%rcx,%rdx,4), %ymm0, %ymm1
 	LONG $0x0c11fcc5; BYTE $0x91 // vmovups %ymm1, (%rcx,%rdx,4)
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x08c08349 // addq $0x8, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xea75 // jne 0x5130 <k_scale+0xa0>
+	WORD $0xea75 // jne 0x51d0 <k_scale+0xa0>
 	LONG $0xf8c08349 // addq $-0x8, %r8
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	WORD $0x267e // jle 0x5178 <k_scale+0xe8>
+	WORD $0x267e // jle 0x5218 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x90358d48; WORD $0x0058; BYTE $0x00 // leaq 0x5890(%rip), %rsi # 0xa9f0 <lanes>
+	LONG $0x70358d48; WORD $0x0058; BYTE $0x00 // leaq 0x5870(%rip), %rsi # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -4456,9 +4486,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x5191 <k_add+0x11>
+	WORD $0x077d // jge 0x5231 <k_add+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5252 <k_add+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x52f2 <k_add+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -4468,12 +4498,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x51c5 <k_add+0x45>
+	WORD $0x1273 // jae 0x5265 <k_add+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x5230 <k_add+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x5252 <k_add+0xd2>
+	WORD $0x7075 // jne 0x52d0 <k_add+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x52f2 <k_add+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4491,10 +4521,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x51d0 <k_add+0x50>
+	WORD $0xb175 // jne 0x5270 <k_add+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x5252 <k_add+0xd2>
+	WORD $0x2a74 // je 0x52f2 <k_add+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0458fcc5; BYTE $0xb2 // vaddps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4502,13 +4532,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x5230 <k_add+0xb0>
+	WORD $0xe575 // jne 0x52d0 <k_add+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x5287 <k_add+0x107>
+	WORD $0x307e // jle 0x5327 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x8e0d8d48; WORD $0x0057; BYTE $0x00 // leaq 0x578e(%rip), %rcx # 0xa9f0 <lanes>
+	LONG $0x6e0d8d48; WORD $0x0057; BYTE $0x00 // leaq 0x576e(%rip), %rcx # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4524,9 +4554,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x077d // jge 0x52a1 <k_mul+0x11>
+	WORD $0x077d // jge 0x5341 <k_mul+0x11>
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5362 <k_mul+0xd2>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x5402 <k_mul+0xd2>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xf8708d48 // leaq -0x8(%rax), %rsi
@@ -4536,12 +4566,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
-	WORD $0x1273 // jae 0x52d5 <k_mul+0x45>
+	WORD $0x1273 // jae 0x5375 <k_mul+0x45>
 	LONG $0x0008b941; WORD $0x0000 // movl $0x8, %r9d
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x5340 <k_mul+0xb0>
-	LONG $0x00008de9; BYTE $0x00 // jmp 0x5362 <k_mul+0xd2>
+	WORD $0x7075 // jne 0x53e0 <k_mul+0xb0>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x5402 <k_mul+0xd2>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -4559,10 +4589,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fcc5; WORD $0x60b1 // vmovups %ymm0, 0x60(%rcx,%rsi,4)
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb175 // jne 0x52e0 <k_mul+0x50>
+	WORD $0xb175 // jne 0x5380 <k_mul+0x50>
 	LONG $0x084e8d4c // leaq 0x8(%rsi), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2a74 // je 0x5362 <k_mul+0xd2>
+	WORD $0x2a74 // je 0x5402 <k_mul+0xd2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm0
 	LONG $0x0459fcc5; BYTE $0xb2 // vmulps (%rdx,%rsi,4), %ymm0, %ymm0
@@ -4570,13 +4600,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x08c18349 // addq $0x8, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe575 // jne 0x5340 <k_mul+0xb0>
+	WORD $0xe575 // jne 0x53e0 <k_mul+0xb0>
 	LONG $0xf8c18349 // addq $-0x8, %r9
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	WORD $0x307e // jle 0x5397 <k_mul+0x107>
+	WORD $0x307e // jle 0x5437 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x7e0d8d48; WORD $0x0056; BYTE $0x00 // leaq 0x567e(%rip), %rcx # 0xa9f0 <lanes>
+	LONG $0x5e0d8d48; WORD $0x0056; BYTE $0x00 // leaq 0x565e(%rip), %rcx # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -4595,58 +4625,58 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x0b7d // jge 0x53c3 <k_sum_exp+0x23>
+	WORD $0x0b7d // jge 0x5463 <k_sum_exp+0x23>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000247e9; BYTE $0x00 // jmp 0x560a <k_sum_exp+0x26a>
+	LONG $0x000247e9; BYTE $0x00 // jmp 0x56aa <k_sum_exp+0x26a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x00558b25197de2c4; BYTE $0x00 // vbroadcastsd 0x558b(%rip), %ymm4 # 0xa960 <k_fit_symmetric+0x5e0>
-	QUAD $0x00552a35197d62c4; BYTE $0x00 // vbroadcastsd 0x552a(%rip), %ymm14 # 0xa908 <k_fit_symmetric+0x588>
-	QUAD $0x0055313d197d62c4; BYTE $0x00 // vbroadcastsd 0x5531(%rip), %ymm15 # 0xa918 <k_fit_symmetric+0x598>
-	QUAD $0x00559835197de2c4; BYTE $0x00 // vbroadcastsd 0x5598(%rip), %ymm6 # 0xa988 <k_fit_symmetric+0x608>
-	QUAD $0x00552705197d62c4; BYTE $0x00 // vbroadcastsd 0x5527(%rip), %ymm8 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x00556b25197de2c4; BYTE $0x00 // vbroadcastsd 0x556b(%rip), %ymm4 # 0xa9e0 <k_fit_symmetric+0x5c0>
+	QUAD $0x00550a35197d62c4; BYTE $0x00 // vbroadcastsd 0x550a(%rip), %ymm14 # 0xa988 <k_fit_symmetric+0x568>
+	QUAD $0x0055113d197d62c4; BYTE $0x00 // vbroadcastsd 0x5511(%rip), %ymm15 # 0xa998 <k_fit_symmetric+0x578>
+	QUAD $0x00557835197de2c4; BYTE $0x00 // vbroadcastsd 0x5578(%rip), %ymm6 # 0xaa08 <k_fit_symmetric+0x5e8>
+	QUAD $0x00550705197d62c4; BYTE $0x00 // vbroadcastsd 0x5507(%rip), %ymm8 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x00556225197d62c4; BYTE $0x00 // vbroadcastsd 0x5562(%rip), %ymm12 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x00554225197d62c4; BYTE $0x00 // vbroadcastsd 0x5542(%rip), %ymm12 # 0xa9f8 <k_fit_symmetric+0x5d8>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x0055432d197d62c4; BYTE $0x00 // vbroadcastsd 0x5543(%rip), %ymm13 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x0055232d197d62c4; BYTE $0x00 // vbroadcastsd 0x5523(%rip), %ymm13 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x0054e315197de2c4; BYTE $0x00 // vbroadcastsd 0x54e3(%rip), %ymm2 # 0xa928 <k_fit_symmetric+0x5a8>
+	QUAD $0x0054c315197de2c4; BYTE $0x00 // vbroadcastsd 0x54c3(%rip), %ymm2 # 0xa9a8 <k_fit_symmetric+0x588>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x0054f92d197de2c4; BYTE $0x00 // vbroadcastsd 0x54f9(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x0054d92d197de2c4; BYTE $0x00 // vbroadcastsd 0x54d9(%rip), %ymm5 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x0054d105197de2c4; BYTE $0x00 // vbroadcastsd 0x54d1(%rip), %ymm0 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0054b105197de2c4; BYTE $0x00 // vbroadcastsd 0x54b1(%rip), %ymm0 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x0054ff0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54ff(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0054df0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54df(%rip), %ymm1 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054710d197de2c4; BYTE $0x00 // vbroadcastsd 0x5471(%rip), %ymm1 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x0054510d197de2c4; BYTE $0x00 // vbroadcastsd 0x5451(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054730d197de2c4; BYTE $0x00 // vbroadcastsd 0x5473(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x0054530d197de2c4; BYTE $0x00 // vbroadcastsd 0x5453(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054e50d197de2c4; BYTE $0x00 // vbroadcastsd 0x54e5(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x0054c50d197de2c4; BYTE $0x00 // vbroadcastsd 0x54c5(%rip), %ymm1 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054df0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54df(%rip), %ymm1 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x0054bf0d197de2c4; BYTE $0x00 // vbroadcastsd 0x54bf(%rip), %ymm1 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054910d197de2c4; BYTE $0x00 // vbroadcastsd 0x5491(%rip), %ymm1 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x0054710d197de2c4; BYTE $0x00 // vbroadcastsd 0x5471(%rip), %ymm1 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x0054730d197de2c4; BYTE $0x00 // vbroadcastsd 0x5473(%rip), %ymm1 # 0xa948 <k_fit_symmetric+0x5c8>
+	QUAD $0x0054530d197de2c4; BYTE $0x00 // vbroadcastsd 0x5453(%rip), %ymm1 # 0xa9c8 <k_fit_symmetric+0x5a8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x00543d15197d62c4; BYTE $0x00 // vbroadcastsd 0x543d(%rip), %ymm10 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x00541d15197d62c4; BYTE $0x00 // vbroadcastsd 0x541d(%rip), %ymm10 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -4666,28 +4696,28 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x0053e915197de2c4; BYTE $0x00 // vbroadcastsd 0x53e9(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0053c915197de2c4; BYTE $0x00 // vbroadcastsd 0x53c9(%rip), %ymm2 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x00541715197de2c4; BYTE $0x00 // vbroadcastsd 0x5417(%rip), %ymm2 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0053f715197de2c4; BYTE $0x00 // vbroadcastsd 0x53f7(%rip), %ymm2 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00538915197de2c4; BYTE $0x00 // vbroadcastsd 0x5389(%rip), %ymm2 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x00536915197de2c4; BYTE $0x00 // vbroadcastsd 0x5369(%rip), %ymm2 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x00538b15197de2c4; BYTE $0x00 // vbroadcastsd 0x538b(%rip), %ymm2 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x00536b15197de2c4; BYTE $0x00 // vbroadcastsd 0x536b(%rip), %ymm2 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0053fd15197de2c4; BYTE $0x00 // vbroadcastsd 0x53fd(%rip), %ymm2 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x0053dd15197de2c4; BYTE $0x00 // vbroadcastsd 0x53dd(%rip), %ymm2 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0053f715197de2c4; BYTE $0x00 // vbroadcastsd 0x53f7(%rip), %ymm2 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x0053d715197de2c4; BYTE $0x00 // vbroadcastsd 0x53d7(%rip), %ymm2 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x0053a915197de2c4; BYTE $0x00 // vbroadcastsd 0x53a9(%rip), %ymm2 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x00538915197de2c4; BYTE $0x00 // vbroadcastsd 0x5389(%rip), %ymm2 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x00535e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x535e(%rip), %ymm1 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x00533e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x533e(%rip), %ymm1 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x000053c01dc245c5; BYTE $0x07 // vcmpordpd 0x53c0(%rip), %ymm7, %ymm11 # 0xa9a0 <k_fit_symmetric+0x620>
+	QUAD $0x000053a01dc245c5; BYTE $0x07 // vcmpordpd 0x53a0(%rip), %ymm7, %ymm11 # 0xaa20 <k_fit_symmetric+0x600>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -4697,84 +4727,84 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	LONG $0xfdf68e0f; WORD $0xffff // jle 0x5400 <k_sum_exp+0x60>
+	LONG $0xfdf68e0f; WORD $0xffff // jle 0x54a0 <k_sum_exp+0x60>
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x02248e0f; WORD $0x0000 // jle 0x5837 <k_sum_exp+0x497>
+	LONG $0x02248e0f; WORD $0x0000 // jle 0x58d7 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd20d8d48; WORD $0x0053; BYTE $0x00 // leaq 0x53d2(%rip), %rcx # 0xa9f0 <lanes>
+	LONG $0xb20d8d48; WORD $0x0053; BYTE $0x00 // leaq 0x53b2(%rip), %rcx # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x00527425187de2c4; BYTE $0x00 // vbroadcastss 0x5274(%rip), %ymm4 # 0xa8b0 <k_fit_symmetric+0x530>
+	QUAD $0x00525425187de2c4; BYTE $0x00 // vbroadcastss 0x5254(%rip), %ymm4 # 0xa930 <k_fit_symmetric+0x510>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x00531e05197d62c4; BYTE $0x00 // vbroadcastsd 0x531e(%rip), %ymm8 # 0xa978 <k_fit_symmetric+0x5f8>
-	QUAD $0x0052fd2d197d62c4; BYTE $0x00 // vbroadcastsd 0x52fd(%rip), %ymm13 # 0xa960 <k_fit_symmetric+0x5e0>
+	QUAD $0x0052fe05197d62c4; BYTE $0x00 // vbroadcastsd 0x52fe(%rip), %ymm8 # 0xa9f8 <k_fit_symmetric+0x5d8>
+	QUAD $0x0052dd2d197d62c4; BYTE $0x00 // vbroadcastsd 0x52dd(%rip), %ymm13 # 0xa9e0 <k_fit_symmetric+0x5c0>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x0052fb25197de2c4; BYTE $0x00 // vbroadcastsd 0x52fb(%rip), %ymm4 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x0052db25197de2c4; BYTE $0x00 // vbroadcastsd 0x52db(%rip), %ymm4 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x0052823d197d62c4; BYTE $0x00 // vbroadcastsd 0x5282(%rip), %ymm15 # 0xa908 <k_fit_symmetric+0x588>
+	QUAD $0x0052623d197d62c4; BYTE $0x00 // vbroadcastsd 0x5262(%rip), %ymm15 # 0xa988 <k_fit_symmetric+0x568>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x00527f15197de2c4; BYTE $0x00 // vbroadcastsd 0x527f(%rip), %ymm2 # 0xa918 <k_fit_symmetric+0x598>
-	QUAD $0x0052862d197de2c4; BYTE $0x00 // vbroadcastsd 0x5286(%rip), %ymm5 # 0xa928 <k_fit_symmetric+0x5a8>
+	QUAD $0x00525f15197de2c4; BYTE $0x00 // vbroadcastsd 0x525f(%rip), %ymm2 # 0xa998 <k_fit_symmetric+0x578>
+	QUAD $0x0052662d197de2c4; BYTE $0x00 // vbroadcastsd 0x5266(%rip), %ymm5 # 0xa9a8 <k_fit_symmetric+0x588>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x00529c15197de2c4; BYTE $0x00 // vbroadcastsd 0x529c(%rip), %ymm2 # 0xa950 <k_fit_symmetric+0x5d0>
-	QUAD $0x0052cb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x52cb(%rip), %ymm9 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x00527c15197de2c4; BYTE $0x00 // vbroadcastsd 0x527c(%rip), %ymm2 # 0xa9d0 <k_fit_symmetric+0x5b0>
+	QUAD $0x0052ab0d197d62c4; BYTE $0x00 // vbroadcastsd 0x52ab(%rip), %ymm9 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x00525015197de2c4; BYTE $0x00 // vbroadcastsd 0x5250(%rip), %ymm2 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x00523015197de2c4; BYTE $0x00 // vbroadcastsd 0x5230(%rip), %ymm2 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x00525315197de2c4; BYTE $0x00 // vbroadcastsd 0x5253(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x00523315197de2c4; BYTE $0x00 // vbroadcastsd 0x5233(%rip), %ymm2 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x0052712d197d62c4; BYTE $0x00 // vbroadcastsd 0x5271(%rip), %ymm13 # 0xa980 <k_fit_symmetric+0x600>
-	QUAD $0x0051e83d197d62c4; BYTE $0x00 // vbroadcastsd 0x51e8(%rip), %ymm15 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x0052512d197d62c4; BYTE $0x00 // vbroadcastsd 0x5251(%rip), %ymm13 # 0xaa00 <k_fit_symmetric+0x5e0>
+	QUAD $0x0051c83d197d62c4; BYTE $0x00 // vbroadcastsd 0x51c8(%rip), %ymm15 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x0051e525197d62c4; BYTE $0x00 // vbroadcastsd 0x51e5(%rip), %ymm12 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x0051c525197d62c4; BYTE $0x00 // vbroadcastsd 0x51c5(%rip), %ymm12 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x0052570d197d62c4; BYTE $0x00 // vbroadcastsd 0x5257(%rip), %ymm9 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x0052370d197d62c4; BYTE $0x00 // vbroadcastsd 0x5237(%rip), %ymm9 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x00525115197d62c4; BYTE $0x00 // vbroadcastsd 0x5251(%rip), %ymm10 # 0xa998 <k_fit_symmetric+0x618>
-	QUAD $0x00520835197d62c4; BYTE $0x00 // vbroadcastsd 0x5208(%rip), %ymm14 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x00523115197d62c4; BYTE $0x00 // vbroadcastsd 0x5231(%rip), %ymm10 # 0xaa18 <k_fit_symmetric+0x5f8>
+	QUAD $0x0051e835197d62c4; BYTE $0x00 // vbroadcastsd 0x51e8(%rip), %ymm14 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x0051e515197de2c4; BYTE $0x00 // vbroadcastsd 0x51e5(%rip), %ymm2 # 0xa948 <k_fit_symmetric+0x5c8>
+	QUAD $0x0051c515197de2c4; BYTE $0x00 // vbroadcastsd 0x51c5(%rip), %ymm2 # 0xa9c8 <k_fit_symmetric+0x5a8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x0051993d197de2c4; BYTE $0x00 // vbroadcastsd 0x5199(%rip), %ymm7 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x0051793d197de2c4; BYTE $0x00 // vbroadcastsd 0x5179(%rip), %ymm7 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0051c33d197de2c4; BYTE $0x00 // vbroadcastsd 0x51c3(%rip), %ymm7 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x0051a33d197de2c4; BYTE $0x00 // vbroadcastsd 0x51a3(%rip), %ymm7 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0051ed3d197de2c4; BYTE $0x00 // vbroadcastsd 0x51ed(%rip), %ymm7 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x0051cd3d197de2c4; BYTE $0x00 // vbroadcastsd 0x51cd(%rip), %ymm7 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0051773d197de2c4; BYTE $0x00 // vbroadcastsd 0x5177(%rip), %ymm7 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x0051573d197de2c4; BYTE $0x00 // vbroadcastsd 0x5157(%rip), %ymm7 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0051893d197de2c4; BYTE $0x00 // vbroadcastsd 0x5189(%rip), %ymm7 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0051693d197de2c4; BYTE $0x00 // vbroadcastsd 0x5169(%rip), %ymm7 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x0051523d197de2c4; BYTE $0x00 // vbroadcastsd 0x5152(%rip), %ymm7 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x0051323d197de2c4; BYTE $0x00 // vbroadcastsd 0x5132(%rip), %ymm7 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -4818,12 +4848,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197de2c4; BYTE $0xe8 // vbroadcastsd %xmm0, %ymm5
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x157d // jge 0x58b2 <k_sum_exp_pair+0x42>
+	WORD $0x157d // jge 0x5952 <k_sum_exp_pair+0x42>
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x0004bae9; BYTE $0x00 // jmp 0x5d6c <k_sum_exp_pair+0x4fc>
+	LONG $0x0004bae9; BYTE $0x00 // jmp 0x5e0c <k_sum_exp_pair+0x4fc>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
@@ -4838,46 +4868,46 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x0050753d197d62c4; BYTE $0x00 // vbroadcastsd 0x5075(%rip), %ymm15 # 0xa978 <k_fit_symmetric+0x5f8>
-	QUAD $0x00505415197de2c4; BYTE $0x00 // vbroadcastsd 0x5054(%rip), %ymm2 # 0xa960 <k_fit_symmetric+0x5e0>
+	QUAD $0x0050553d197d62c4; BYTE $0x00 // vbroadcastsd 0x5055(%rip), %ymm15 # 0xa9f8 <k_fit_symmetric+0x5d8>
+	QUAD $0x00503415197de2c4; BYTE $0x00 // vbroadcastsd 0x5034(%rip), %ymm2 # 0xa9e0 <k_fit_symmetric+0x5c0>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x00505225197de2c4; BYTE $0x00 // vbroadcastsd 0x5052(%rip), %ymm4 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x00503225197de2c4; BYTE $0x00 // vbroadcastsd 0x5032(%rip), %ymm4 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x004fd425197d62c4; BYTE $0x00 // vbroadcastsd 0x4fd4(%rip), %ymm12 # 0xa908 <k_fit_symmetric+0x588>
+	QUAD $0x004fb425197d62c4; BYTE $0x00 // vbroadcastsd 0x4fb4(%rip), %ymm12 # 0xa988 <k_fit_symmetric+0x568>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x004fe63d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fe6(%rip), %ymm7 # 0xa928 <k_fit_symmetric+0x5a8>
+	QUAD $0x004fc63d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fc6(%rip), %ymm7 # 0xa9a8 <k_fit_symmetric+0x588>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x004fc90d197d62c4; BYTE $0x00 // vbroadcastsd 0x4fc9(%rip), %ymm9 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x004fa90d197d62c4; BYTE $0x00 // vbroadcastsd 0x4fa9(%rip), %ymm9 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x004ff30d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ff3(%rip), %ymm1 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x004fd30d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fd3(%rip), %ymm1 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x00501d0d197d62c4; BYTE $0x00 // vbroadcastsd 0x501d(%rip), %ymm9 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x004ffd0d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ffd(%rip), %ymm9 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x004fa71d197d62c4; BYTE $0x00 // vbroadcastsd 0x4fa7(%rip), %ymm11 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x004f871d197d62c4; BYTE $0x00 // vbroadcastsd 0x4f87(%rip), %ymm11 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x004fb90d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fb9(%rip), %ymm1 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x004f990d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f99(%rip), %ymm1 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004feb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4feb(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x004fcb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fcb(%rip), %ymm1 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004f5d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5d(%rip), %ymm1 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x004f3d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f3d(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004f5f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5f(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x004f3f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f3f(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004fd10d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fd1(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x004fb10d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fb1(%rip), %ymm1 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004fcb0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fcb(%rip), %ymm1 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x004fab0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fab(%rip), %ymm1 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004f7d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f7d(%rip), %ymm1 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x004f5d0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5d(%rip), %ymm1 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x004f5f25197de2c4; BYTE $0x00 // vbroadcastsd 0x4f5f(%rip), %ymm4 # 0xa948 <k_fit_symmetric+0x5c8>
+	QUAD $0x004f3f25197de2c4; BYTE $0x00 // vbroadcastsd 0x4f3f(%rip), %ymm4 # 0xa9c8 <k_fit_symmetric+0x5a8>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x004f2a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f2a(%rip), %ymm1 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x004f0a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f0a(%rip), %ymm1 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -4888,7 +4918,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x004f3b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f3b(%rip), %ymm1 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x004f1b0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4f1b(%rip), %ymm1 # 0xa9f8 <k_fit_symmetric+0x5d8>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -4897,33 +4927,33 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x004eaf05197d62c4; BYTE $0x00 // vbroadcastsd 0x4eaf(%rip), %ymm8 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x004e8f05197d62c4; BYTE $0x00 // vbroadcastsd 0x4e8f(%rip), %ymm8 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x004ed91d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ed9(%rip), %ymm11 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x004eb91d197d62c4; BYTE $0x00 // vbroadcastsd 0x4eb9(%rip), %ymm11 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004e910d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e91(%rip), %ymm9 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x004e710d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e71(%rip), %ymm9 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004ea30d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ea3(%rip), %ymm9 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x004e830d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e83(%rip), %ymm9 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004ed50d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ed5(%rip), %ymm9 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x004eb50d197d62c4; BYTE $0x00 // vbroadcastsd 0x4eb5(%rip), %ymm9 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004e470d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e47(%rip), %ymm9 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x004e270d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e27(%rip), %ymm9 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004e490d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e49(%rip), %ymm9 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x004e290d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e29(%rip), %ymm9 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004ebb0d197d62c4; BYTE $0x00 // vbroadcastsd 0x4ebb(%rip), %ymm9 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x004e9b0d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e9b(%rip), %ymm9 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004eb50d197d62c4; BYTE $0x00 // vbroadcastsd 0x4eb5(%rip), %ymm9 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x004e950d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e95(%rip), %ymm9 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x004e670d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e67(%rip), %ymm9 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x004e470d197d62c4; BYTE $0x00 // vbroadcastsd 0x4e47(%rip), %ymm9 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x004e1e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4e1e(%rip), %ymm3 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x004dfe1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4dfe(%rip), %ymm3 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -4946,34 +4976,34 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x004de42d197de2c4; BYTE $0x00 // vbroadcastsd 0x4de4(%rip), %ymm5 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x004dc42d197de2c4; BYTE $0x00 // vbroadcastsd 0x4dc4(%rip), %ymm5 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x004d6e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d6e(%rip), %ymm1 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x004d4e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d4e(%rip), %ymm1 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x004d8025197d62c4; BYTE $0x00 // vbroadcastsd 0x4d80(%rip), %ymm12 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x004d6025197d62c4; BYTE $0x00 // vbroadcastsd 0x4d60(%rip), %ymm12 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x004db20d197de2c4; BYTE $0x00 // vbroadcastsd 0x4db2(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x004d920d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d92(%rip), %ymm1 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x004d243d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d24(%rip), %ymm7 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x004d043d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d04(%rip), %ymm7 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x004d260d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d26(%rip), %ymm1 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x004d060d197de2c4; BYTE $0x00 // vbroadcastsd 0x4d06(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x004d9835197de2c4; BYTE $0x00 // vbroadcastsd 0x4d98(%rip), %ymm6 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x004d7835197de2c4; BYTE $0x00 // vbroadcastsd 0x4d78(%rip), %ymm6 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x004d9205197d62c4; BYTE $0x00 // vbroadcastsd 0x4d92(%rip), %ymm8 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x004d7205197d62c4; BYTE $0x00 // vbroadcastsd 0x4d72(%rip), %ymm8 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x004d440d197d62c4; BYTE $0x00 // vbroadcastsd 0x4d44(%rip), %ymm9 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x004d240d197d62c4; BYTE $0x00 // vbroadcastsd 0x4d24(%rip), %ymm9 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x004cfb1d197d62c4; BYTE $0x00 // vbroadcastsd 0x4cfb(%rip), %ymm11 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x004cdb1d197d62c4; BYTE $0x00 // vbroadcastsd 0x4cdb(%rip), %ymm11 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -4981,24 +5011,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x004d1705197de2c4; BYTE $0x00 // vbroadcastsd 0x4d17(%rip), %ymm0 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x004cf705197de2c4; BYTE $0x00 // vbroadcastsd 0x4cf7(%rip), %ymm0 # 0xa9f8 <k_fit_symmetric+0x5d8>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x004cfd2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4cfd(%rip), %ymm5 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x004cdd2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4cdd(%rip), %ymm5 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x004c8715197de2c4; BYTE $0x00 // vbroadcastsd 0x4c87(%rip), %ymm2 # 0xa908 <k_fit_symmetric+0x588>
+	QUAD $0x004c6715197de2c4; BYTE $0x00 // vbroadcastsd 0x4c67(%rip), %ymm2 # 0xa988 <k_fit_symmetric+0x568>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x004c991d197de2c4; BYTE $0x00 // vbroadcastsd 0x4c99(%rip), %ymm3 # 0xa928 <k_fit_symmetric+0x5a8>
-	QUAD $0x004c8015197de2c4; BYTE $0x00 // vbroadcastsd 0x4c80(%rip), %ymm2 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x004c791d197de2c4; BYTE $0x00 // vbroadcastsd 0x4c79(%rip), %ymm3 # 0xa9a8 <k_fit_symmetric+0x588>
+	QUAD $0x004c6015197de2c4; BYTE $0x00 // vbroadcastsd 0x4c60(%rip), %ymm2 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x004caa15197de2c4; BYTE $0x00 // vbroadcastsd 0x4caa(%rip), %ymm2 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x004c8a15197de2c4; BYTE $0x00 // vbroadcastsd 0x4c8a(%rip), %ymm2 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x004cd415197de2c4; BYTE $0x00 // vbroadcastsd 0x4cd4(%rip), %ymm2 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x004cb415197de2c4; BYTE $0x00 // vbroadcastsd 0x4cb4(%rip), %ymm2 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x004c5e15197de2c4; BYTE $0x00 // vbroadcastsd 0x4c5e(%rip), %ymm2 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x004c3e15197de2c4; BYTE $0x00 // vbroadcastsd 0x4c3e(%rip), %ymm2 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x004cab15197de2c4; BYTE $0x00 // vbroadcastsd 0x4cab(%rip), %ymm2 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x004c8b15197de2c4; BYTE $0x00 // vbroadcastsd 0x4c8b(%rip), %ymm2 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -5029,11 +5059,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	LONG $0xfb748e0f; WORD $0xffff // jle 0x58e0 <k_sum_exp_pair+0x70>
+	LONG $0xfb748e0f; WORD $0xffff // jle 0x5980 <k_sum_exp_pair+0x70>
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x050c8e0f; WORD $0x0000 // jle 0x6281 <k_sum_exp_pair+0xa11>
+	LONG $0x050c8e0f; WORD $0x0000 // jle 0x6321 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x700d8d48; WORD $0x004c; BYTE $0x00 // leaq 0x4c70(%rip), %rcx # 0xa9f0 <lanes>
+	LONG $0x500d8d48; WORD $0x004c; BYTE $0x00 // leaq 0x4c50(%rip), %rcx # 0xaa70 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -5041,7 +5071,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x004b0a2d187de2c4; BYTE $0x00 // vbroadcastss 0x4b0a(%rip), %ymm5 # 0xa8b0 <k_fit_symmetric+0x530>
+	QUAD $0x004aea2d187de2c4; BYTE $0x00 // vbroadcastss 0x4aea(%rip), %ymm5 # 0xa930 <k_fit_symmetric+0x510>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -5051,23 +5081,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x004b9c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4b9c(%rip), %ymm3 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x004b7c1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4b7c(%rip), %ymm3 # 0xa9f8 <k_fit_symmetric+0x5d8>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x004b7135197d62c4; BYTE $0x00 // vbroadcastsd 0x4b71(%rip), %ymm14 # 0xa960 <k_fit_symmetric+0x5e0>
+	QUAD $0x004b5135197d62c4; BYTE $0x00 // vbroadcastsd 0x4b51(%rip), %ymm14 # 0xa9e0 <k_fit_symmetric+0x5c0>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x004b6215197d62c4; BYTE $0x00 // vbroadcastsd 0x4b62(%rip), %ymm10 # 0xa970 <k_fit_symmetric+0x5f0>
+	QUAD $0x004b4215197d62c4; BYTE $0x00 // vbroadcastsd 0x4b42(%rip), %ymm10 # 0xa9f0 <k_fit_symmetric+0x5d0>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x004ae71d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ae7(%rip), %ymm3 # 0xa908 <k_fit_symmetric+0x588>
+	QUAD $0x004ac71d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ac7(%rip), %ymm3 # 0xa988 <k_fit_symmetric+0x568>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x004b362d197d62c4; BYTE $0x00 // vbroadcastsd 0x4b36(%rip), %ymm13 # 0xa978 <k_fit_symmetric+0x5f8>
+	QUAD $0x004b162d197d62c4; BYTE $0x00 // vbroadcastsd 0x4b16(%rip), %ymm13 # 0xa9f8 <k_fit_symmetric+0x5d8>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -5097,38 +5127,38 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x004a321d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a32(%rip), %ymm3 # 0xa918 <k_fit_symmetric+0x598>
-	QUAD $0x004a3905197de2c4; BYTE $0x00 // vbroadcastsd 0x4a39(%rip), %ymm0 # 0xa928 <k_fit_symmetric+0x5a8>
+	QUAD $0x004a121d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a12(%rip), %ymm3 # 0xa998 <k_fit_symmetric+0x578>
+	QUAD $0x004a1905197de2c4; BYTE $0x00 // vbroadcastsd 0x4a19(%rip), %ymm0 # 0xa9a8 <k_fit_symmetric+0x588>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a4f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a4f(%rip), %ymm5 # 0xa950 <k_fit_symmetric+0x5d0>
-	QUAD $0x004a7e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a7e(%rip), %ymm3 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x004a2f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a2f(%rip), %ymm5 # 0xa9d0 <k_fit_symmetric+0x5b0>
+	QUAD $0x004a5e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a5e(%rip), %ymm3 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a031d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a03(%rip), %ymm3 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x0049e31d197de2c4; BYTE $0x00 // vbroadcastsd 0x49e3(%rip), %ymm3 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a151d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a15(%rip), %ymm3 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0049f51d197de2c4; BYTE $0x00 // vbroadcastsd 0x49f5(%rip), %ymm3 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a472d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a47(%rip), %ymm5 # 0xa980 <k_fit_symmetric+0x600>
-	QUAD $0x0049be1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49be(%rip), %ymm3 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x004a272d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a27(%rip), %ymm5 # 0xaa00 <k_fit_symmetric+0x5e0>
+	QUAD $0x00499e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x499e(%rip), %ymm3 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0049bb1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49bb(%rip), %ymm3 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x00499b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x499b(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a2d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a2d(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x004a0d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a0d(%rip), %ymm3 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x004a272d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a27(%rip), %ymm5 # 0xa998 <k_fit_symmetric+0x618>
-	QUAD $0x0049de1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49de(%rip), %ymm3 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x004a072d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a07(%rip), %ymm5 # 0xaa18 <k_fit_symmetric+0x5f8>
+	QUAD $0x0049be1d197de2c4; BYTE $0x00 // vbroadcastsd 0x49be(%rip), %ymm3 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0049b71d197d62c4; BYTE $0x00 // vbroadcastsd 0x49b7(%rip), %ymm11 # 0xa948 <k_fit_symmetric+0x5c8>
+	QUAD $0x0049971d197d62c4; BYTE $0x00 // vbroadcastsd 0x4997(%rip), %ymm11 # 0xa9c8 <k_fit_symmetric+0x5a8>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x0049792d197de2c4; BYTE $0x00 // vbroadcastsd 0x4979(%rip), %ymm5 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x0049592d197de2c4; BYTE $0x00 // vbroadcastsd 0x4959(%rip), %ymm5 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -5138,26 +5168,26 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0049301d197de2c4; BYTE $0x00 // vbroadcastsd 0x4930(%rip), %ymm3 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x0049101d197de2c4; BYTE $0x00 // vbroadcastsd 0x4910(%rip), %ymm3 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00495a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x495a(%rip), %ymm3 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x00493a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x493a(%rip), %ymm3 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0049841d197de2c4; BYTE $0x00 // vbroadcastsd 0x4984(%rip), %ymm3 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x0049641d197de2c4; BYTE $0x00 // vbroadcastsd 0x4964(%rip), %ymm3 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00490e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x490e(%rip), %ymm3 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x0048ee1d197de2c4; BYTE $0x00 // vbroadcastsd 0x48ee(%rip), %ymm3 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0049201d197de2c4; BYTE $0x00 // vbroadcastsd 0x4920(%rip), %ymm3 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0049001d197de2c4; BYTE $0x00 // vbroadcastsd 0x4900(%rip), %ymm3 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0049520d197d62c4; BYTE $0x00 // vbroadcastsd 0x4952(%rip), %ymm9 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0049320d197d62c4; BYTE $0x00 // vbroadcastsd 0x4932(%rip), %ymm9 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x0048c41d197de2c4; BYTE $0x00 // vbroadcastsd 0x48c4(%rip), %ymm3 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x0048a41d197de2c4; BYTE $0x00 // vbroadcastsd 0x48a4(%rip), %ymm3 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0048c61d197de2c4; BYTE $0x00 // vbroadcastsd 0x48c6(%rip), %ymm3 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x0048a61d197de2c4; BYTE $0x00 // vbroadcastsd 0x48a6(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0049381d197de2c4; BYTE $0x00 // vbroadcastsd 0x4938(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x0049181d197de2c4; BYTE $0x00 // vbroadcastsd 0x4918(%rip), %ymm3 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x0048ed2d197d62c4; BYTE $0x00 // vbroadcastsd 0x48ed(%rip), %ymm13 # 0xa958 <k_fit_symmetric+0x5d8>
+	QUAD $0x0048cd2d197d62c4; BYTE $0x00 // vbroadcastsd 0x48cd(%rip), %ymm13 # 0xa9d8 <k_fit_symmetric+0x5b8>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -5165,7 +5195,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x0048923d197de2c4; BYTE $0x00 // vbroadcastsd 0x4892(%rip), %ymm7 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x0048723d197de2c4; BYTE $0x00 // vbroadcastsd 0x4872(%rip), %ymm7 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -5184,24 +5214,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x00481735197de2c4; BYTE $0x00 // vbroadcastsd 0x4817(%rip), %ymm6 # 0xa918 <k_fit_symmetric+0x598>
+	QUAD $0x0047f735197de2c4; BYTE $0x00 // vbroadcastsd 0x47f7(%rip), %ymm6 # 0xa998 <k_fit_symmetric+0x578>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0048410d197de2c4; BYTE $0x00 // vbroadcastsd 0x4841(%rip), %ymm1 # 0xa950 <k_fit_symmetric+0x5d0>
+	QUAD $0x0048210d197de2c4; BYTE $0x00 // vbroadcastsd 0x4821(%rip), %ymm1 # 0xa9d0 <k_fit_symmetric+0x5b0>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00486b05197d62c4; BYTE $0x00 // vbroadcastsd 0x486b(%rip), %ymm8 # 0xa988 <k_fit_symmetric+0x608>
+	QUAD $0x00484b05197d62c4; BYTE $0x00 // vbroadcastsd 0x484b(%rip), %ymm8 # 0xaa08 <k_fit_symmetric+0x5e8>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x0047f53d197d62c4; BYTE $0x00 // vbroadcastsd 0x47f5(%rip), %ymm15 # 0xa920 <k_fit_symmetric+0x5a0>
+	QUAD $0x0047d53d197d62c4; BYTE $0x00 // vbroadcastsd 0x47d5(%rip), %ymm15 # 0xa9a0 <k_fit_symmetric+0x580>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x00480715197de2c4; BYTE $0x00 // vbroadcastsd 0x4807(%rip), %ymm2 # 0xa940 <k_fit_symmetric+0x5c0>
+	QUAD $0x0047e715197de2c4; BYTE $0x00 // vbroadcastsd 0x47e7(%rip), %ymm2 # 0xa9c0 <k_fit_symmetric+0x5a0>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x0047b435197d62c4; BYTE $0x00 // vbroadcastsd 0x47b4(%rip), %ymm14 # 0xa900 <k_fit_symmetric+0x580>
+	QUAD $0x00479435197d62c4; BYTE $0x00 // vbroadcastsd 0x4794(%rip), %ymm14 # 0xa980 <k_fit_symmetric+0x560>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x0047b63d197de2c4; BYTE $0x00 // vbroadcastsd 0x47b6(%rip), %ymm7 # 0xa910 <k_fit_symmetric+0x590>
+	QUAD $0x0047963d197de2c4; BYTE $0x00 // vbroadcastsd 0x4796(%rip), %ymm7 # 0xa990 <k_fit_symmetric+0x570>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0048281d197de2c4; BYTE $0x00 // vbroadcastsd 0x4828(%rip), %ymm3 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x0048081d197de2c4; BYTE $0x00 // vbroadcastsd 0x4808(%rip), %ymm3 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x0048220d197d62c4; BYTE $0x00 // vbroadcastsd 0x4822(%rip), %ymm9 # 0xa998 <k_fit_symmetric+0x618>
+	QUAD $0x0048020d197d62c4; BYTE $0x00 // vbroadcastsd 0x4802(%rip), %ymm9 # 0xaa18 <k_fit_symmetric+0x5f8>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -5214,18 +5244,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x0047c20d197de2c4; BYTE $0x00 // vbroadcastsd 0x47c2(%rip), %ymm1 # 0xa980 <k_fit_symmetric+0x600>
+	QUAD $0x0047a20d197de2c4; BYTE $0x00 // vbroadcastsd 0x47a2(%rip), %ymm1 # 0xaa00 <k_fit_symmetric+0x5e0>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0047ba0d197de2c4; BYTE $0x00 // vbroadcastsd 0x47ba(%rip), %ymm1 # 0xa990 <k_fit_symmetric+0x610>
+	QUAD $0x00479a0d197de2c4; BYTE $0x00 // vbroadcastsd 0x479a(%rip), %ymm1 # 0xaa10 <k_fit_symmetric+0x5f0>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x00472f05197d62c4; BYTE $0x00 // vbroadcastsd 0x472f(%rip), %ymm8 # 0xa930 <k_fit_symmetric+0x5b0>
+	QUAD $0x00470f05197d62c4; BYTE $0x00 // vbroadcastsd 0x470f(%rip), %ymm8 # 0xa9b0 <k_fit_symmetric+0x590>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -5281,9 +5311,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x6305 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x63a5 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x63fb <k_decode_f16+0x10b>
+	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x649b <k_decode_f16+0x10b>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -5292,12 +5322,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x6339 <k_decode_f16+0x49>
+	WORD $0x1673 // jae 0x63d9 <k_decode_f16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x009c850f; WORD $0x0000 // jne 0x63d0 <k_decode_f16+0xe0>
-	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x63fb <k_decode_f16+0x10b>
+	LONG $0x009c850f; WORD $0x0000 // jne 0x6470 <k_decode_f16+0xe0>
+	LONG $0x0000c2e9; BYTE $0x00 // jmp 0x649b <k_decode_f16+0x10b>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -5319,10 +5349,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0968411fcc5; BYTE $0x00 // vmovups %ymm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x8475 // jne 0x6340 <k_decode_f16+0x50>
+	WORD $0x8475 // jne 0x63e0 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3674 // je 0x63fb <k_decode_f16+0x10b>
+	WORD $0x3674 // je 0x649b <k_decode_f16+0x10b>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x137de2c4; WORD $0x5004 // vcvtph2ps (%rax,%rdx,2), %ymm0
 	LONG $0x137de2c4; WORD $0x504c; BYTE $0x10 // vcvtph2ps 0x10(%rax,%rdx,2), %ymm1
@@ -5331,17 +5361,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdc75 // jne 0x63d0 <k_decode_f16+0xe0>
+	WORD $0xdc75 // jne 0x6470 <k_decode_f16+0xe0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x00a08d0f; WORD $0x0000 // jge 0x64a7 <k_decode_f16+0x1b7>
+	LONG $0x00a08d0f; WORD $0x0000 // jge 0x6547 <k_decode_f16+0x1b7>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2974 // je 0x643c <k_decode_f16+0x14c>
+	WORD $0x2974 // je 0x64dc <k_decode_f16+0x14c>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -5349,9 +5379,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x6420 <k_decode_f16+0x130>
+	WORD $0xe475 // jne 0x64c0 <k_decode_f16+0x130>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x64a7 <k_decode_f16+0x1b7>
+	WORD $0x6577 // ja 0x6547 <k_decode_f16+0x1b7>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -5371,7 +5401,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x6450 <k_decode_f16+0x160>
+	WORD $0xa975 // jne 0x64f0 <k_decode_f16+0x160>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5380,18 +5410,18 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x64c5 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x6565 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6583 <k_decode_bf16+0xd3>
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6623 <k_decode_bf16+0xd3>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
 	LONG $0x10f88349 // cmpq $0x10, %r8
-	WORD $0x1773 // jae 0x64e9 <k_decode_bf16+0x39>
+	WORD $0x1773 // jae 0x6589 <k_decode_bf16+0x39>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	LONG $0x007a840f; WORD $0x0000 // je 0x655e <k_decode_bf16+0xae>
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0x6583 <k_decode_bf16+0xd3>
+	LONG $0x007a840f; WORD $0x0000 // je 0x65fe <k_decode_bf16+0xae>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x6623 <k_decode_bf16+0xd3>
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	LONG $0x04eac148 // shrq $0x4, %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
@@ -5412,10 +5442,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7f7ea1c4; WORD $0x8e0c // vmovdqu %ymm1, (%rsi,%r9,4)
 	LONG $0x20c18349 // addq $0x20, %r9
 	LONG $0xfec28348 // addq $-0x2, %rdx
-	WORD $0xac75 // jne 0x6500 <k_decode_bf16+0x50>
+	WORD $0xac75 // jne 0x65a0 <k_decode_bf16+0x50>
 	LONG $0xf0518d49 // leaq -0x10(%r9), %rdx
 	LONG $0x10c0f641 // testb $0x10, %r8b
-	WORD $0x2575 // jne 0x6583 <k_decode_bf16+0xd3>
+	WORD $0x2575 // jne 0x6623 <k_decode_bf16+0xd3>
 	LONG $0x337de2c4; WORD $0x5044; BYTE $0x10 // vpmovzxwd 0x10(%rax,%rdx,2), %ymm0
 	LONG $0x337de2c4; WORD $0x500c // vpmovzxwd (%rax,%rdx,2), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
@@ -5425,21 +5455,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x6c7d // jge 0x65f7 <k_decode_bf16+0x147>
+	WORD $0x6c7d // jge 0x6697 <k_decode_bf16+0x147>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1e74 // je 0x65b5 <k_decode_bf16+0x105>
+	WORD $0x1e74 // je 0x6655 <k_decode_bf16+0x105>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x65a0 <k_decode_bf16+0xf0>
+	WORD $0xeb75 // jne 0x6640 <k_decode_bf16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x65f7 <k_decode_bf16+0x147>
+	WORD $0x3c77 // ja 0x6697 <k_decode_bf16+0x147>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -5455,7 +5485,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x65c0 <k_decode_bf16+0x110>
+	WORD $0xc975 // jne 0x6660 <k_decode_bf16+0x110>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5463,7 +5493,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x707e // jle 0x6679 <k_decode_q8_0+0x79>
+	WORD $0x707e // jle 0x6719 <k_decode_q8_0+0x79>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
@@ -5489,7 +5519,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c28348 // addq $0x22, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9775 // jne 0x6610 <k_decode_q8_0+0x10>
+	WORD $0x9775 // jne 0x66b0 <k_decode_q8_0+0x10>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -5497,11 +5527,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x673d <k_decode_q4_0+0xbd>
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x67dd <k_decode_q4_0+0xbd>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004323057879e2c4; BYTE $0x00 // vpbroadcastb 0x4323(%rip), %xmm0 # 0xa9c0 <k_fit_symmetric+0x640>
-	QUAD $0x00431b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x431b(%rip), %xmm1 # 0xa9c1 <k_fit_symmetric+0x641>
+	QUAD $0x004303057879e2c4; BYTE $0x00 // vpbroadcastb 0x4303(%rip), %xmm0 # 0xaa40 <k_fit_symmetric+0x620>
+	QUAD $0x0042fb0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x42fb(%rip), %xmm1 # 0xaa41 <k_fit_symmetric+0x621>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -5534,7 +5564,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff73850f; WORD $0xffff // jne 0x66b0 <k_decode_q4_0+0x30>
+	LONG $0xff73850f; WORD $0xffff // jne 0x6750 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -5542,10 +5572,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x6817 <k_decode_q4_1+0xc7>
+	LONG $0x00ba8e0f; WORD $0x0000 // jle 0x68b7 <k_decode_q4_1+0xc7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004255057879e2c4; BYTE $0x00 // vpbroadcastb 0x4255(%rip), %xmm0 # 0xa9c2 <k_fit_symmetric+0x642>
+	QUAD $0x004235057879e2c4; BYTE $0x00 // vpbroadcastb 0x4235(%rip), %xmm0 # 0xaa42 <k_fit_symmetric+0x622>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -5584,7 +5614,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff59850f; WORD $0xffff // jne 0x6770 <k_decode_q4_1+0x20>
+	LONG $0xff59850f; WORD $0xffff // jne 0x6810 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -5592,14 +5622,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f78e0f; WORD $0x0000 // jle 0x6924 <k_decode_q5_0+0x104>
+	LONG $0x00f78e0f; WORD $0x0000 // jle 0x69c4 <k_decode_q5_0+0x104>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0040fb055979e2c4; BYTE $0x00 // vpbroadcastq 0x40fb(%rip), %xmm0 # 0xa938 <k_fit_symmetric+0x5b8>
-	QUAD $0x0000400b0d6ff9c5 // vmovdqa 0x400b(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
-	QUAD $0x004175157879e2c4; BYTE $0x00 // vpbroadcastb 0x4175(%rip), %xmm2 # 0xa9c3 <k_fit_symmetric+0x643>
-	QUAD $0x00416d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x416d(%rip), %xmm3 # 0xa9c4 <k_fit_symmetric+0x644>
-	QUAD $0x004165257879e2c4; BYTE $0x00 // vpbroadcastb 0x4165(%rip), %xmm4 # 0xa9c5 <k_fit_symmetric+0x645>
+	QUAD $0x0040db055979e2c4; BYTE $0x00 // vpbroadcastq 0x40db(%rip), %xmm0 # 0xa9b8 <k_fit_symmetric+0x598>
+	QUAD $0x00003feb0d6ff9c5 // vmovdqa 0x3feb(%rip), %xmm1 # 0xa8d0 <k_fit_symmetric+0x4b0>
+	QUAD $0x004155157879e2c4; BYTE $0x00 // vpbroadcastb 0x4155(%rip), %xmm2 # 0xaa43 <k_fit_symmetric+0x623>
+	QUAD $0x00414d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x414d(%rip), %xmm3 # 0xaa44 <k_fit_symmetric+0x624>
+	QUAD $0x004145257879e2c4; BYTE $0x00 // vpbroadcastb 0x4145(%rip), %xmm4 # 0xaa45 <k_fit_symmetric+0x625>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -5644,7 +5674,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x6860 <k_decode_q5_0+0x40>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x6900 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -5652,13 +5682,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x6a52 <k_decode_q5_1+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x6af2 <k_decode_q5_1+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x004079057879e2c4; BYTE $0x00 // vpbroadcastb 0x4079(%rip), %xmm0 # 0xa9c6 <k_fit_symmetric+0x646>
-	QUAD $0x00003efb0d6ff9c5 // vmovdqa 0x3efb(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
-	QUAD $0x003fda155979e2c4; BYTE $0x00 // vpbroadcastq 0x3fda(%rip), %xmm2 # 0xa938 <k_fit_symmetric+0x5b8>
-	QUAD $0x0040601d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4060(%rip), %xmm3 # 0xa9c7 <k_fit_symmetric+0x647>
+	QUAD $0x004059057879e2c4; BYTE $0x00 // vpbroadcastb 0x4059(%rip), %xmm0 # 0xaa46 <k_fit_symmetric+0x626>
+	QUAD $0x00003edb0d6ff9c5 // vmovdqa 0x3edb(%rip), %xmm1 # 0xa8d0 <k_fit_symmetric+0x4b0>
+	QUAD $0x003fba155979e2c4; BYTE $0x00 // vpbroadcastq 0x3fba(%rip), %xmm2 # 0xa9b8 <k_fit_symmetric+0x598>
+	QUAD $0x0040401d7879e2c4; BYTE $0x00 // vpbroadcastb 0x4040(%rip), %xmm3 # 0xaa47 <k_fit_symmetric+0x627>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -5711,7 +5741,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff1e850f; WORD $0xffff // jne 0x6970 <k_decode_q5_1+0x40>
+	LONG $0xff1e850f; WORD $0xffff // jne 0x6a10 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5719,7 +5749,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037a8e0f; WORD $0x0000 // jle 0x6de7 <k_decode_q2_k+0x387>
+	LONG $0x037a8e0f; WORD $0x0000 // jle 0x6e87 <k_decode_q2_k+0x387>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -5727,8 +5757,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003f3a057879e2c4; BYTE $0x00 // vpbroadcastb 0x3f3a(%rip), %xmm0 # 0xa9c8 <k_fit_symmetric+0x648>
-	QUAD $0x003f320d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3f32(%rip), %xmm1 # 0xa9c9 <k_fit_symmetric+0x649>
+	QUAD $0x003f1a057879e2c4; BYTE $0x00 // vpbroadcastb 0x3f1a(%rip), %xmm0 # 0xaa48 <k_fit_symmetric+0x628>
+	QUAD $0x003f120d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3f12(%rip), %xmm1 # 0xaa49 <k_fit_symmetric+0x629>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -5896,12 +5926,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd64850f; WORD $0xffff // jne 0x6b30 <k_decode_q2_k+0xd0>
+	LONG $0xfd64850f; WORD $0xffff // jne 0x6bd0 <k_decode_q2_k+0xd0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcbd850f; WORD $0xffff // jne 0x6aa0 <k_decode_q2_k+0x40>
+	LONG $0xfcbd850f; WORD $0xffff // jne 0x6b40 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -5911,7 +5941,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x041e8e0f; WORD $0x0000 // jle 0x721b <k_decode_q3_k+0x42b>
+	LONG $0x041e8e0f; WORD $0x0000 // jle 0x72bb <k_decode_q3_k+0x42b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -5919,14 +5949,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00003a16056ff9c5 // vmovdqa 0x3a16(%rip), %xmm0 # 0xa830 <k_fit_symmetric+0x4b0>
-	QUAD $0x003b450d5979e2c4; BYTE $0x00 // vpbroadcastq 0x3b45(%rip), %xmm1 # 0xa968 <k_fit_symmetric+0x5e8>
-	QUAD $0x000039b5156ff9c5 // vmovdqa 0x39b5(%rip), %xmm2 # 0xa7e0 <k_fit_symmetric+0x460>
-	QUAD $0x003b961d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b96(%rip), %xmm3 # 0xa9ca <k_fit_symmetric+0x64a>
-	QUAD $0x003b8e257879e2c4; BYTE $0x00 // vpbroadcastb 0x3b8e(%rip), %xmm4 # 0xa9cb <k_fit_symmetric+0x64b>
-	QUAD $0x003b862d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b86(%rip), %xmm5 # 0xa9cc <k_fit_symmetric+0x64c>
-	QUAD $0x003b7e357879e2c4; BYTE $0x00 // vpbroadcastb 0x3b7e(%rip), %xmm6 # 0xa9cd <k_fit_symmetric+0x64d>
-	QUAD $0x003b763d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b76(%rip), %xmm7 # 0xa9ce <k_fit_symmetric+0x64e>
+	QUAD $0x000039f6056ff9c5 // vmovdqa 0x39f6(%rip), %xmm0 # 0xa8b0 <k_fit_symmetric+0x490>
+	QUAD $0x003b250d5979e2c4; BYTE $0x00 // vpbroadcastq 0x3b25(%rip), %xmm1 # 0xa9e8 <k_fit_symmetric+0x5c8>
+	QUAD $0x00003995156ff9c5 // vmovdqa 0x3995(%rip), %xmm2 # 0xa860 <k_fit_symmetric+0x440>
+	QUAD $0x003b761d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b76(%rip), %xmm3 # 0xaa4a <k_fit_symmetric+0x62a>
+	QUAD $0x003b6e257879e2c4; BYTE $0x00 // vpbroadcastb 0x3b6e(%rip), %xmm4 # 0xaa4b <k_fit_symmetric+0x62b>
+	QUAD $0x003b662d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b66(%rip), %xmm5 # 0xaa4c <k_fit_symmetric+0x62c>
+	QUAD $0x003b5e357879e2c4; BYTE $0x00 // vpbroadcastb 0x3b5e(%rip), %xmm6 # 0xaa4d <k_fit_symmetric+0x62d>
+	QUAD $0x003b563d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3b56(%rip), %xmm7 # 0xaa4e <k_fit_symmetric+0x62e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -6108,12 +6138,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd10850f; WORD $0xffff // jne 0x6f10 <k_decode_q3_k+0x120>
+	LONG $0xfd10850f; WORD $0xffff // jne 0x6fb0 <k_decode_q3_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfc49850f; WORD $0xffff // jne 0x6e60 <k_decode_q3_k+0x70>
+	LONG $0xfc49850f; WORD $0xffff // jne 0x6f00 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6123,7 +6153,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x037e8e0f; WORD $0x0000 // jle 0x75ab <k_decode_q6_k+0x38b>
+	LONG $0x037e8e0f; WORD $0x0000 // jle 0x764b <k_decode_q6_k+0x38b>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6131,9 +6161,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x003784057879e2c4; BYTE $0x00 // vpbroadcastb 0x3784(%rip), %xmm0 # 0xa9cf <k_fit_symmetric+0x64f>
-	QUAD $0x00377c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x377c(%rip), %xmm1 # 0xa9d0 <k_fit_symmetric+0x650>
-	QUAD $0x003774157879e2c4; BYTE $0x00 // vpbroadcastb 0x3774(%rip), %xmm2 # 0xa9d1 <k_fit_symmetric+0x651>
+	QUAD $0x003764057879e2c4; BYTE $0x00 // vpbroadcastb 0x3764(%rip), %xmm0 # 0xaa4f <k_fit_symmetric+0x62f>
+	QUAD $0x00375c0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x375c(%rip), %xmm1 # 0xaa50 <k_fit_symmetric+0x630>
+	QUAD $0x003754157879e2c4; BYTE $0x00 // vpbroadcastb 0x3754(%rip), %xmm2 # 0xaa51 <k_fit_symmetric+0x631>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6294,12 +6324,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfd23850f; WORD $0xffff // jne 0x72b0 <k_decode_q6_k+0x90>
+	LONG $0xfd23850f; WORD $0xffff // jne 0x7350 <k_decode_q6_k+0x90>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfcb9850f; WORD $0xffff // jne 0x7260 <k_decode_q6_k+0x40>
+	LONG $0xfcb9850f; WORD $0xffff // jne 0x7300 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6309,7 +6339,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02278e0f; WORD $0x0000 // jle 0x77e4 <k_decode_q4_k+0x234>
+	LONG $0x02278e0f; WORD $0x0000 // jle 0x7884 <k_decode_q4_k+0x234>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6318,7 +6348,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0033f2057879e2c4; BYTE $0x00 // vpbroadcastb 0x33f2(%rip), %xmm0 # 0xa9d2 <k_fit_symmetric+0x652>
+	QUAD $0x0033d2057879e2c4; BYTE $0x00 // vpbroadcastb 0x33d2(%rip), %xmm0 # 0xaa52 <k_fit_symmetric+0x632>
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xcf6ef9c5 // vmovd %edi, %xmm1
 	LONG $0x1379e2c4; BYTE $0xc9 // vcvtph2ps %xmm1, %xmm1
@@ -6419,12 +6449,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xfeda850f; WORD $0xffff // jne 0x76a0 <k_decode_q4_k+0xf0>
+	LONG $0xfeda850f; WORD $0xffff // jne 0x7740 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c18148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe00850f; WORD $0xffff // jne 0x75e0 <k_decode_q4_k+0x30>
+	LONG $0xfe00850f; WORD $0xffff // jne 0x7680 <k_decode_q4_k+0x30>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6434,7 +6464,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x7aa7 <k_decode_q5_k+0x2b7>
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x7b47 <k_decode_q5_k+0x2b7>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -6443,9 +6473,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0031b3057879e2c4; BYTE $0x00 // vpbroadcastb 0x31b3(%rip), %xmm0 # 0xa9d3 <k_fit_symmetric+0x653>
-	QUAD $0x0031ab0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x31ab(%rip), %xmm1 # 0xa9d4 <k_fit_symmetric+0x654>
-	QUAD $0x0031a3157879e2c4; BYTE $0x00 // vpbroadcastb 0x31a3(%rip), %xmm2 # 0xa9d5 <k_fit_symmetric+0x655>
+	QUAD $0x003193057879e2c4; BYTE $0x00 // vpbroadcastb 0x3193(%rip), %xmm0 # 0xaa53 <k_fit_symmetric+0x633>
+	QUAD $0x00318b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x318b(%rip), %xmm1 # 0xaa54 <k_fit_symmetric+0x634>
+	QUAD $0x003183157879e2c4; BYTE $0x00 // vpbroadcastb 0x3183(%rip), %xmm2 # 0xaa55 <k_fit_symmetric+0x635>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
@@ -6565,12 +6595,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfe87850f; WORD $0xffff // jne 0x7910 <k_decode_q5_k+0x120>
+	LONG $0xfe87850f; WORD $0xffff // jne 0x79b0 <k_decode_q5_k+0x120>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd9d850f; WORD $0xffff // jne 0x7840 <k_decode_q5_k+0x50>
+	LONG $0xfd9d850f; WORD $0xffff // jne 0x78e0 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -6585,7 +6615,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x637c // jl 0x7b2e <k_dot_f16+0x7e>
+	WORD $0x637c // jl 0x7bce <k_dot_f16+0x7e>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6601,7 +6631,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xba7e // jle 0x7ae0 <k_dot_f16+0x30>
+	WORD $0xba7e // jle 0x7b80 <k_dot_f16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6613,10 +6643,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x7c03 <k_dot_f16+0x153>
+	LONG $0x00aa8d0f; WORD $0x0000 // jge 0x7ca3 <k_dot_f16+0x153>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2b74 // je 0x7b8d <k_dot_f16+0xdd>
+	WORD $0x2b74 // je 0x7c2d <k_dot_f16+0xdd>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -6624,9 +6654,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0x7b70 <k_dot_f16+0xc0>
+	WORD $0xe375 // jne 0x7c10 <k_dot_f16+0xc0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0x7c03 <k_dot_f16+0x153>
+	WORD $0x7077 // ja 0x7ca3 <k_dot_f16+0x153>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -6646,7 +6676,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0x7ba0 <k_dot_f16+0xf0>
+	WORD $0x9d75 // jne 0x7c40 <k_dot_f16+0xf0>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -6660,7 +6690,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x777c // jl 0x7ca2 <k_dot_bf16+0x92>
+	WORD $0x777c // jl 0x7d42 <k_dot_bf16+0x92>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -6680,7 +6710,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xa67e // jle 0x7c40 <k_dot_bf16+0x30>
+	WORD $0xa67e // jle 0x7ce0 <k_dot_bf16+0x30>
 	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6692,10 +6722,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0x7d6f <k_dot_bf16+0x15f>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0x7e0f <k_dot_bf16+0x15f>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2674 // je 0x7cfc <k_dot_bf16+0xec>
+	WORD $0x2674 // je 0x7d9c <k_dot_bf16+0xec>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -6703,9 +6733,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0x7ce0 <k_dot_bf16+0xd0>
+	WORD $0xe475 // jne 0x7d80 <k_dot_bf16+0xd0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0x7d6f <k_dot_bf16+0x15f>
+	WORD $0x6d77 // ja 0x7e0f <k_dot_bf16+0x15f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -6725,7 +6755,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0x7d10 <k_dot_bf16+0x100>
+	WORD $0xa175 // jne 0x7db0 <k_dot_bf16+0x100>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -6734,7 +6764,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00868e0f; WORD $0x0000 // jle 0x7e13 <k_dot_q8_0+0x93>
+	LONG $0x00868e0f; WORD $0x0000 // jle 0x7eb3 <k_dot_q8_0+0x93>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -6761,11 +6791,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x22c18348 // addq $0x22, %rcx
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9b75 // jne 0x7da0 <k_dot_q8_0+0x20>
+	WORD $0x9b75 // jne 0x7e40 <k_dot_q8_0+0x20>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc258fcc5 // vaddps %ymm2, %ymm0, %ymm0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
-	WORD $0x08eb // jmp 0x7e1b <k_dot_q8_0+0x9b>
+	WORD $0x08eb // jmp 0x7ebb <k_dot_q8_0+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6783,13 +6813,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x7f27 <k_dot_q4_0+0xd7>
+	LONG $0x00ca8e0f; WORD $0x0000 // jle 0x7fc7 <k_dot_q4_0+0xd7>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002b610d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b61(%rip), %xmm1 # 0xa9d6 <k_fit_symmetric+0x656>
-	QUAD $0x002b59157879e2c4; BYTE $0x00 // vpbroadcastb 0x2b59(%rip), %xmm2 # 0xa9d7 <k_fit_symmetric+0x657>
+	QUAD $0x002b410d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2b41(%rip), %xmm1 # 0xaa56 <k_fit_symmetric+0x636>
+	QUAD $0x002b39157879e2c4; BYTE $0x00 // vpbroadcastb 0x2b39(%rip), %xmm2 # 0xaa57 <k_fit_symmetric+0x637>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x216ffac5 // vmovdqu (%rcx), %xmm4
@@ -6821,11 +6851,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff77850f; WORD $0xffff // jne 0x7e90 <k_dot_q4_0+0x40>
+	LONG $0xff77850f; WORD $0xffff // jne 0x7f30 <k_dot_q4_0+0x40>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	WORD $0x08eb // jmp 0x7f2f <k_dot_q4_0+0xdf>
+	WORD $0x08eb // jmp 0x7fcf <k_dot_q4_0+0xdf>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6843,12 +6873,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8066 <k_dot_q4_1+0x106>
+	LONG $0x00f98e0f; WORD $0x0000 // jle 0x8106 <k_dot_q4_1+0x106>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x002a530d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2a53(%rip), %xmm1 # 0xa9d8 <k_fit_symmetric+0x658>
+	QUAD $0x002a330d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2a33(%rip), %xmm1 # 0xaa58 <k_fit_symmetric+0x638>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -6892,10 +6922,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff44850f; WORD $0xffff // jne 0x7fa0 <k_dot_q4_1+0x40>
+	LONG $0xff44850f; WORD $0xffff // jne 0x8040 <k_dot_q4_1+0x40>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
-	WORD $0x08eb // jmp 0x806e <k_dot_q4_1+0x10e>
+	WORD $0x08eb // jmp 0x810e <k_dot_q4_1+0x10e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6913,16 +6943,16 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01158e0f; WORD $0x0000 // jle 0x81c2 <k_dot_q5_0+0x122>
+	LONG $0x01158e0f; WORD $0x0000 // jle 0x8262 <k_dot_q5_0+0x122>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0000278c0d6ff9c5 // vmovdqa 0x278c(%rip), %xmm1 # 0xa850 <k_fit_symmetric+0x4d0>
-	QUAD $0x00286b155979e2c4; BYTE $0x00 // vpbroadcastq 0x286b(%rip), %xmm2 # 0xa938 <k_fit_symmetric+0x5b8>
-	QUAD $0x0029031d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2903(%rip), %xmm3 # 0xa9d9 <k_fit_symmetric+0x659>
-	QUAD $0x0028fb257879e2c4; BYTE $0x00 // vpbroadcastb 0x28fb(%rip), %xmm4 # 0xa9da <k_fit_symmetric+0x65a>
-	QUAD $0x0028f32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x28f3(%rip), %xmm5 # 0xa9db <k_fit_symmetric+0x65b>
+	QUAD $0x0000276c0d6ff9c5 // vmovdqa 0x276c(%rip), %xmm1 # 0xa8d0 <k_fit_symmetric+0x4b0>
+	QUAD $0x00284b155979e2c4; BYTE $0x00 // vpbroadcastq 0x284b(%rip), %xmm2 # 0xa9b8 <k_fit_symmetric+0x598>
+	QUAD $0x0028e31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x28e3(%rip), %xmm3 # 0xaa59 <k_fit_symmetric+0x639>
+	QUAD $0x0028db257879e2c4; BYTE $0x00 // vpbroadcastb 0x28db(%rip), %xmm4 # 0xaa5a <k_fit_symmetric+0x63a>
+	QUAD $0x0028d32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x28d3(%rip), %xmm5 # 0xaa5b <k_fit_symmetric+0x63b>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x396ffac5 // vmovdqu (%rcx), %xmm7
@@ -6967,11 +6997,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3c850f; WORD $0xffff // jne 0x80f0 <k_dot_q5_0+0x50>
+	LONG $0xff3c850f; WORD $0xffff // jne 0x8190 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
-	WORD $0x08eb // jmp 0x81ca <k_dot_q5_0+0x12a>
+	WORD $0x08eb // jmp 0x826a <k_dot_q5_0+0x12a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -6989,15 +7019,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01498e0f; WORD $0x0000 // jle 0x8356 <k_dot_q5_1+0x156>
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x83f6 <k_dot_q5_1+0x156>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0027b70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x27b7(%rip), %xmm1 # 0xa9dc <k_fit_symmetric+0x65c>
-	QUAD $0x00002623156ff9c5 // vmovdqa 0x2623(%rip), %xmm2 # 0xa850 <k_fit_symmetric+0x4d0>
-	QUAD $0x0027021d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2702(%rip), %xmm3 # 0xa938 <k_fit_symmetric+0x5b8>
-	QUAD $0x00279e257879e2c4; BYTE $0x00 // vpbroadcastb 0x279e(%rip), %xmm4 # 0xa9dd <k_fit_symmetric+0x65d>
+	QUAD $0x0027970d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2797(%rip), %xmm1 # 0xaa5c <k_fit_symmetric+0x63c>
+	QUAD $0x00002603156ff9c5 // vmovdqa 0x2603(%rip), %xmm2 # 0xa8d0 <k_fit_symmetric+0x4b0>
+	QUAD $0x0026e21d5979e2c4; BYTE $0x00 // vpbroadcastq 0x26e2(%rip), %xmm3 # 0xa9b8 <k_fit_symmetric+0x598>
+	QUAD $0x00277e257879e2c4; BYTE $0x00 // vpbroadcastb 0x277e(%rip), %xmm4 # 0xaa5d <k_fit_symmetric+0x63d>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -7055,10 +7085,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff04850f; WORD $0xffff // jne 0x8250 <k_dot_q5_1+0x50>
+	LONG $0xff04850f; WORD $0xffff // jne 0x82f0 <k_dot_q5_1+0x50>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
-	WORD $0x08eb // jmp 0x835e <k_dot_q5_1+0x15e>
+	WORD $0x08eb // jmp 0x83fe <k_dot_q5_1+0x15e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7076,7 +7106,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04c78e0f; WORD $0x0000 // jle 0x8864 <k_dot_q3_k+0x4d4>
+	LONG $0x04c78e0f; WORD $0x0000 // jle 0x8904 <k_dot_q3_k+0x4d4>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	BYTE $0x53 // pushq %rbx
@@ -7086,11 +7116,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000025a60d12fbc5 // vmovddup 0x25a6(%rip), %xmm1 # xmm1 = mem[0,0]
+	QUAD $0x000025860d12fbc5 // vmovddup 0x2586(%rip), %xmm1 # xmm1 = mem[0,0]
 	LONG $0x4c29f8c5; WORD $0x4024 // vmovaps %xmm1, 0x40(%rsp)
-	QUAD $0x00260d2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x260d(%rip), %xmm5 # 0xa9de <k_fit_symmetric+0x65e>
-	QUAD $0x00260505787962c4; BYTE $0x00 // vpbroadcastb 0x2605(%rip), %xmm8 # 0xa9df <k_fit_symmetric+0x65f>
-	QUAD $0x0025fd0d787962c4; BYTE $0x00 // vpbroadcastb 0x25fd(%rip), %xmm9 # 0xa9e0 <k_fit_symmetric+0x660>
+	QUAD $0x0025ed2d7879e2c4; BYTE $0x00 // vpbroadcastb 0x25ed(%rip), %xmm5 # 0xaa5e <k_fit_symmetric+0x63e>
+	QUAD $0x0025e505787962c4; BYTE $0x00 // vpbroadcastb 0x25e5(%rip), %xmm8 # 0xaa5f <k_fit_symmetric+0x63f>
+	QUAD $0x0025dd0d787962c4; BYTE $0x00 // vpbroadcastb 0x25dd(%rip), %xmm9 # 0xaa60 <k_fit_symmetric+0x640>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -7109,15 +7139,15 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2279c3c4; WORD $0x03c1 // vpinsrd $0x3, %r9d, %xmm0, %xmm0
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
 	LONG $0x2271c3c4; WORD $0x01c8 // vpinsrd $0x1, %r8d, %xmm1, %xmm1
-	QUAD $0x000023e505dbf9c5 // vpand 0x23e5(%rip), %xmm0, %xmm0 # 0xa830 <k_fit_symmetric+0x4b0>
+	QUAD $0x000023c505dbf9c5 // vpand 0x23c5(%rip), %xmm0, %xmm0 # 0xa8b0 <k_fit_symmetric+0x490>
 	LONG $0xc970f9c5; BYTE $0x10 // vpshufd $0x10, %xmm1, %xmm1 # xmm1 = xmm1[0,0,1,0]
 	LONG $0x5c6ff9c5; WORD $0x4024 // vmovdqa 0x40(%rsp), %xmm3
 	LONG $0x4771e2c4; BYTE $0xd3 // vpsllvd %xmm3, %xmm1, %xmm2
 	LONG $0x4571e2c4; BYTE $0xcb // vpsrlvd %xmm3, %xmm1, %xmm1
 	LONG $0x0269e3c4; WORD $0x0cc9 // vpblendd $0xc, %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0,1],xmm1[2,3]
-	QUAD $0x000023720ddbf1c5 // vpand 0x2372(%rip), %xmm1, %xmm1 # 0xa7e0 <k_fit_symmetric+0x460>
+	QUAD $0x000023520ddbf1c5 // vpand 0x2352(%rip), %xmm1, %xmm1 # 0xa860 <k_fit_symmetric+0x440>
 	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	QUAD $0x000023f605fcf9c5 // vpaddb 0x23f6(%rip), %xmm0, %xmm0 # 0xa870 <k_fit_symmetric+0x4f0>
+	QUAD $0x000023d605fcf9c5 // vpaddb 0x23d6(%rip), %xmm0, %xmm0 # 0xa8f0 <k_fit_symmetric+0x4d0>
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x217de2c4; BYTE $0xc9 // vpmovsxbd %xmm1, %ymm1
 	LONG $0xc95bfcc5 // vcvtdq2ps %ymm1, %ymm1
@@ -7267,7 +7297,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa875c2c4; BYTE $0xdc // vfmadd213ps %ymm12, %ymm1, %ymm3 # ymm3 = (ymm1 * ymm3) + ymm12
 	LONG $0xa875e2c4; BYTE $0xe2 // vfmadd213ps %ymm2, %ymm1, %ymm4 # ymm4 = (ymm1 * ymm4) + ymm2
 	LONG $0xd671f1c5; BYTE $0x06 // vpsrlw $0x6, %xmm6, %xmm1
-	QUAD $0x002268357879e2c4; BYTE $0x00 // vpbroadcastb 0x2268(%rip), %xmm6 # 0xa9e1 <k_fit_symmetric+0x661>
+	QUAD $0x002248357879e2c4; BYTE $0x00 // vpbroadcastb 0x2248(%rip), %xmm6 # 0xaa61 <k_fit_symmetric+0x641>
 	LONG $0xcddbf1c5 // vpand %xmm5, %xmm1, %xmm1
 	LONG $0x7169c1c4; WORD $0x01d5 // vpsrlw $0x1, %xmm13, %xmm2
 	LONG $0xd2dbb9c5 // vpand %xmm2, %xmm8, %xmm2
@@ -7289,7 +7319,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfcd8850f; WORD $0xffff // jne 0x84c0 <k_dot_q3_k+0x130>
+	LONG $0xfcd8850f; WORD $0xffff // jne 0x8560 <k_dot_q3_k+0x130>
 	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7309,13 +7339,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfb9c850f; WORD $0xffff // jne 0x83f0 <k_dot_q3_k+0x60>
+	LONG $0xfb9c850f; WORD $0xffff // jne 0x8490 <k_dot_q3_k+0x60>
 	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
 	LONG $0xca58dcc5 // vaddps %ymm2, %ymm4, %ymm1
 	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x886c <k_dot_q3_k+0x4dc>
+	WORD $0x08eb // jmp 0x890c <k_dot_q3_k+0x4dc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7333,7 +7363,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04ac8e0f; WORD $0x0000 // jle 0x8d59 <k_dot_q6_k+0x4b9>
+	LONG $0x04ac8e0f; WORD $0x0000 // jle 0x8df9 <k_dot_q6_k+0x4b9>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xe0e48348 // andq $-0x20, %rsp
@@ -7342,9 +7372,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0021103d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2110(%rip), %xmm7 # 0xa9e2 <k_fit_symmetric+0x662>
-	QUAD $0x0021081d787962c4; BYTE $0x00 // vpbroadcastb 0x2108(%rip), %xmm11 # 0xa9e3 <k_fit_symmetric+0x663>
-	QUAD $0x0021000d787962c4; BYTE $0x00 // vpbroadcastb 0x2100(%rip), %xmm9 # 0xa9e4 <k_fit_symmetric+0x664>
+	QUAD $0x0020f03d7879e2c4; BYTE $0x00 // vpbroadcastb 0x20f0(%rip), %xmm7 # 0xaa62 <k_fit_symmetric+0x642>
+	QUAD $0x0020e81d787962c4; BYTE $0x00 // vpbroadcastb 0x20e8(%rip), %xmm11 # 0xaa63 <k_fit_symmetric+0x643>
+	QUAD $0x0020e00d787962c4; BYTE $0x00 // vpbroadcastb 0x20e0(%rip), %xmm9 # 0xaa64 <k_fit_symmetric+0x644>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7531,7 +7561,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfc82850f; WORD $0xffff // jne 0x8960 <k_dot_q6_k+0xc0>
+	LONG $0xfc82850f; WORD $0xffff // jne 0x8a00 <k_dot_q6_k+0xc0>
 	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7549,12 +7579,12 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfba5850f; WORD $0xffff // jne 0x88f0 <k_dot_q6_k+0x50>
+	LONG $0xfba5850f; WORD $0xffff // jne 0x8990 <k_dot_q6_k+0x50>
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
 	LONG $0xcb58ccc5 // vaddps %ymm3, %ymm6, %ymm1
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x8d61 <k_dot_q6_k+0x4c1>
+	WORD $0x08eb // jmp 0x8e01 <k_dot_q6_k+0x4c1>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7572,7 +7602,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04198e0f; WORD $0x0000 // jle 0x91b6 <k_dot_q2_k+0x426>
+	LONG $0x04198e0f; WORD $0x0000 // jle 0x9256 <k_dot_q2_k+0x426>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	BYTE $0x53 // pushq %rbx
@@ -7582,9 +7612,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x001b05051879e2c4; BYTE $0x00 // vbroadcastss 0x1b05(%rip), %xmm0 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x001ae5051879e2c4; BYTE $0x00 // vbroadcastss 0x1ae5(%rip), %xmm0 # 0xa948 <k_fit_symmetric+0x528>
 	LONG $0x4429f8c5; WORD $0x5024 // vmovaps %xmm0, 0x50(%rsp)
-	QUAD $0x001c132d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c13(%rip), %xmm5 # 0xa9e5 <k_fit_symmetric+0x665>
+	QUAD $0x001bf32d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1bf3(%rip), %xmm5 # 0xaa65 <k_fit_symmetric+0x645>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -7593,7 +7623,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000c0249429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xc0(%rsp)
 	QUAD $0x0000e024b429fcc5; BYTE $0x00 // vmovaps %ymm6, 0xe0(%rsp)
 	QUAD $0x00010024a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x100(%rsp)
-	QUAD $0x001bd9157879e2c4; BYTE $0x00 // vpbroadcastb 0x1bd9(%rip), %xmm2 # 0xa9e6 <k_fit_symmetric+0x666>
+	QUAD $0x001bb9157879e2c4; BYTE $0x00 // vpbroadcastb 0x1bb9(%rip), %xmm2 # 0xaa66 <k_fit_symmetric+0x646>
 	LONG $0x01dbe9c5 // vpand (%rcx), %xmm2, %xmm0
 	LONG $0xc870f9c5; BYTE $0xee // vpshufd $0xee, %xmm0, %xmm1 # xmm1 = xmm0[2,3,2,3]
 	LONG $0x317de2c4; BYTE $0xc9 // vpmovzxbd %xmm1, %ymm1 # ymm1 = xmm1[0],zero,zero,zero,xmm1[1],zero,zero,zero,xmm1[2],zero,zero,zero,xmm1[3],zero,zero,zero,xmm1[4],zero,zero,zero,xmm1[5],zero,zero,zero,xmm1[6],zero,zero,zero,xmm1[7],zero,zero,zero
@@ -7734,7 +7764,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfd99850f; WORD $0xffff // jne 0x8e80 <k_dot_q2_k+0xf0>
+	LONG $0xfd99850f; WORD $0xffff // jne 0x8f20 <k_dot_q2_k+0xf0>
 	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc0 // vmovd %r8d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7754,7 +7784,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0xe175 // jne 0x9130 <k_dot_q2_k+0x3a0>
+	WORD $0xe175 // jne 0x91d0 <k_dot_q2_k+0x3a0>
 	QUAD $0x00c024bca86de2c4; WORD $0x0000 // vfmadd213ps 0xc0(%rsp), %ymm2, %ymm7 # ymm7 = (ymm2 * ymm7) + mem
 	QUAD $0x00a02484a86d62c4; WORD $0x0000 // vfmadd213ps 0xa0(%rsp), %ymm2, %ymm8 # ymm8 = (ymm2 * ymm8) + mem
 	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
@@ -7770,13 +7800,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
 	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfc3a850f; WORD $0xffff // jne 0x8de0 <k_dot_q2_k+0x50>
+	LONG $0xfc3a850f; WORD $0xffff // jne 0x8e80 <k_dot_q2_k+0x50>
 	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
 	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
 	LONG $0xf8658d48 // leaq -0x8(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x91be <k_dot_q2_k+0x42e>
+	WORD $0x08eb // jmp 0x925e <k_dot_q2_k+0x42e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7794,7 +7824,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02a68e0f; WORD $0x0000 // jle 0x94a3 <k_dot_q4_k+0x2b3>
+	LONG $0x02a68e0f; WORD $0x0000 // jle 0x9543 <k_dot_q4_k+0x2b3>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -7807,8 +7837,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00169a0d1879e2c4; BYTE $0x00 // vbroadcastss 0x169a(%rip), %xmm1 # 0xa8c8 <k_fit_symmetric+0x548>
-	QUAD $0x0017b0157879e2c4; BYTE $0x00 // vpbroadcastb 0x17b0(%rip), %xmm2 # 0xa9e7 <k_fit_symmetric+0x667>
+	QUAD $0x00167a0d1879e2c4; BYTE $0x00 // vbroadcastss 0x167a(%rip), %xmm1 # 0xa948 <k_fit_symmetric+0x528>
+	QUAD $0x001790157879e2c4; BYTE $0x00 // vpbroadcastb 0x1790(%rip), %xmm2 # 0xaa67 <k_fit_symmetric+0x647>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
@@ -7891,7 +7921,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x28f98349 // cmpq $0x28, %r9
-	LONG $0xff08850f; WORD $0xffff // jne 0x92f0 <k_dot_q4_k+0x100>
+	LONG $0xff08850f; WORD $0xffff // jne 0x9390 <k_dot_q4_k+0x100>
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -7906,7 +7936,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb82d42c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm10, %ymm8 # ymm8 = (ymm10 * ymm11) + ymm8
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xcf75 // jne 0x9400 <k_dot_q4_k+0x210>
+	WORD $0xcf75 // jne 0x94a0 <k_dot_q4_k+0x210>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e7941c4; BYTE $0xd1 // vmovd %r9d, %xmm10
 	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
@@ -7925,14 +7955,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfdbf850f; WORD $0xffff // jne 0x9250 <k_dot_q4_k+0x60>
+	LONG $0xfdbf850f; WORD $0xffff // jne 0x92f0 <k_dot_q4_k+0x60>
 	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
 	LONG $0xcb58d4c5 // vaddps %ymm3, %ymm5, %ymm1
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x94ab <k_dot_q4_k+0x2bb>
+	WORD $0x08eb // jmp 0x954b <k_dot_q4_k+0x2bb>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -7950,7 +7980,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x033b8e0f; WORD $0x0000 // jle 0x9828 <k_dot_q5_k+0x348>
+	LONG $0x033b8e0f; WORD $0x0000 // jle 0x98c8 <k_dot_q5_k+0x348>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -7963,11 +7993,11 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0014c70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14c7(%rip), %xmm1 # 0xa9e8 <k_fit_symmetric+0x668>
-	QUAD $0x0014bf157879e2c4; BYTE $0x00 // vpbroadcastb 0x14bf(%rip), %xmm2 # 0xa9e9 <k_fit_symmetric+0x669>
-	QUAD $0x0013951d1879e2c4; BYTE $0x00 // vbroadcastss 0x1395(%rip), %xmm3 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x0014a70d7879e2c4; BYTE $0x00 // vpbroadcastb 0x14a7(%rip), %xmm1 # 0xaa68 <k_fit_symmetric+0x648>
+	QUAD $0x00149f157879e2c4; BYTE $0x00 // vpbroadcastb 0x149f(%rip), %xmm2 # 0xaa69 <k_fit_symmetric+0x649>
+	QUAD $0x0013751d1879e2c4; BYTE $0x00 // vbroadcastss 0x1375(%rip), %xmm3 # 0xa948 <k_fit_symmetric+0x528>
 	LONG $0x5c29f8c5; WORD $0x1024 // vmovaps %xmm3, 0x10(%rsp)
-	QUAD $0x0014a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x14a8(%rip), %xmm4 # 0xa9ea <k_fit_symmetric+0x66a>
+	QUAD $0x001488257879e2c4; BYTE $0x00 // vpbroadcastb 0x1488(%rip), %xmm4 # 0xaa6a <k_fit_symmetric+0x64a>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -8070,7 +8100,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0xfeb9850f; WORD $0xffff // jne 0x9610 <k_dot_q5_k+0x130>
+	LONG $0xfeb9850f; WORD $0xffff // jne 0x96b0 <k_dot_q5_k+0x130>
 	LONG $0xef2941c4; BYTE $0xd2 // vpxor %xmm10, %xmm10, %xmm10
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -8085,7 +8115,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb87d62c4; BYTE $0xd3 // vfmadd231ps %ymm3, %ymm0, %ymm10 # ymm10 = (ymm0 * ymm3) + ymm10
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xcf75 // jne 0x9770 <k_dot_q5_k+0x290>
+	WORD $0xcf75 // jne 0x9810 <k_dot_q5_k+0x290>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -8107,14 +8137,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfd3a850f; WORD $0xffff // jne 0x9550 <k_dot_q5_k+0x70>
+	LONG $0xfd3a850f; WORD $0xffff // jne 0x95f0 <k_dot_q5_k+0x70>
 	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
 	LONG $0xcd58c4c5 // vaddps %ymm5, %ymm7, %ymm1
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x08eb // jmp 0x9830 <k_dot_q5_k+0x350>
+	WORD $0x08eb // jmp 0x98d0 <k_dot_q5_k+0x350>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8135,7 +8165,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x68ec8348 // subq $0x68, %rsp
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	WORD $0x3b74 // je 0x98ab <k_fit_affine+0x4b>
+	WORD $0x3b74 // je 0x994b <k_fit_affine+0x4b>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -8144,13 +8174,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x577c // jl 0x98ea <k_fit_affine+0x8a>
+	WORD $0x577c // jl 0x998a <k_fit_affine+0x8a>
 	LONG $0xff408d4c // leaq -0x1(%rax), %r8
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5f75 // jne 0x98fc <k_fit_affine+0x9c>
+	WORD $0x5f75 // jne 0x999c <k_fit_affine+0x9c>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x0000ade9; BYTE $0x00 // jmp 0x9958 <k_fit_affine+0xf8>
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x99f8 <k_fit_affine+0xf8>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -8159,17 +8189,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x257c // jl 0x98f3 <k_fit_affine+0x93>
+	WORD $0x257c // jl 0x9993 <k_fit_affine+0x93>
 	LONG $0xff408d4c // leaq -0x1(%rax), %r8
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x0535850f; WORD $0x0000 // jne 0x9e11 <k_fit_affine+0x5b1>
+	LONG $0x0535850f; WORD $0x0000 // jne 0x9eb1 <k_fit_affine+0x5b1>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x00058ee9; BYTE $0x00 // jmp 0x9e78 <k_fit_affine+0x618>
+	LONG $0x00058ee9; BYTE $0x00 // jmp 0x9f18 <k_fit_affine+0x618>
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x997c <k_fit_affine+0x11c>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x9a1c <k_fit_affine+0x11c>
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x0005a0e9; BYTE $0x00 // jmp 0x9e9c <k_fit_affine+0x63c>
+	LONG $0x0005a0e9; BYTE $0x00 // jmp 0x9f3c <k_fit_affine+0x63c>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
@@ -8191,9 +8221,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb875 // jne 0x9910 <k_fit_affine+0xb0>
+	WORD $0xb875 // jne 0x99b0 <k_fit_affine+0xb0>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x1e74 // je 0x997c <k_fit_affine+0x11c>
+	WORD $0x1e74 // je 0x9a1c <k_fit_affine+0x11c>
 	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
 	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
 	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
@@ -8205,21 +8235,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
 	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
 	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
-	QUAD $0x000f0f35187de2c4; BYTE $0x00 // vbroadcastss 0xf0f(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x000eef35187de2c4; BYTE $0x00 // vbroadcastss 0xeef(%rip), %ymm6 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xd95e4cc5 // vdivps %ymm1, %ymm6, %ymm11
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01648e0f; WORD $0x0000 // jle 0x9b14 <k_fit_affine+0x2b4>
+	LONG $0x01648e0f; WORD $0x0000 // jle 0x9bb4 <k_fit_affine+0x2b4>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	LONG $0x0445840f; WORD $0x0000 // je 0x9e01 <k_fit_affine+0x5a1>
+	LONG $0x0445840f; WORD $0x0000 // je 0x9ea1 <k_fit_affine+0x5a1>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x000f1d0d187d62c4; BYTE $0x00 // vbroadcastss 0xf1d(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
-	QUAD $0x000edc15187d62c4; BYTE $0x00 // vbroadcastss 0xedc(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x000efd0d187d62c4; BYTE $0x00 // vbroadcastss 0xefd(%rip), %ymm9 # 0xa970 <k_fit_symmetric+0x550>
+	QUAD $0x000ebc15187d62c4; BYTE $0x00 // vbroadcastss 0xebc(%rip), %ymm10 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107ca1c4; WORD $0x9134 // vmovups (%rcx,%r10,4), %ymm6
 	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
@@ -8239,29 +8269,29 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c81c4; WORD $0x9074; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xaa75 // jne 0x99e0 <k_fit_affine+0x180>
+	WORD $0xaa75 // jne 0x9a80 <k_fit_affine+0x180>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x3a74 // je 0x9a74 <k_fit_affine+0x214>
+	WORD $0x3a74 // je 0x9b14 <k_fit_affine+0x214>
 	LONG $0x107ca1c4; WORD $0x9134 // vmovups (%rcx,%r10,4), %ymm6
 	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
 	LONG $0xce59f4c5 // vmulps %ymm6, %ymm1, %ymm1
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xce5ff4c5 // vmaxps %ymm6, %ymm1, %ymm1
 	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
-	QUAD $0x000e9335187de2c4; BYTE $0x00 // vbroadcastss 0xe93(%rip), %ymm6 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x000e7335187de2c4; BYTE $0x00 // vbroadcastss 0xe73(%rip), %ymm6 # 0xa970 <k_fit_symmetric+0x550>
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
-	QUAD $0x000e4e35187de2c4; BYTE $0x00 // vbroadcastss 0xe4e(%rip), %ymm6 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x000e2e35187de2c4; BYTE $0x00 // vbroadcastss 0xe2e(%rip), %ymm6 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0xce58f4c5 // vaddps %ymm6, %ymm1, %ymm1
 	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00978e0f; WORD $0x0000 // jle 0x9b14 <k_fit_affine+0x2b4>
+	LONG $0x00978e0f; WORD $0x0000 // jle 0x9bb4 <k_fit_affine+0x2b4>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x08c0840f; WORD $0x0000 // je 0xa346 <k_fit_affine+0xae6>
+	LONG $0x08c0840f; WORD $0x0000 // je 0xa3e6 <k_fit_affine+0xae6>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x000e580d187de2c4; BYTE $0x00 // vbroadcastss 0xe58(%rip), %ymm1 # 0xa8f4 <k_fit_symmetric+0x574>
+	QUAD $0x000e380d187de2c4; BYTE $0x00 // vbroadcastss 0xe38(%rip), %ymm1 # 0xa974 <k_fit_symmetric+0x554>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x592481c4; WORD $0x8834 // vmulps (%r8,%r9,4), %ymm11, %ymm6
 	LONG $0xf658d4c5 // vaddps %ymm6, %ymm5, %ymm6
@@ -8277,13 +8307,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe58bcc5 // vaddps %ymm6, %ymm8, %ymm7
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xb775 // jne 0x9aa0 <k_fit_affine+0x240>
+	WORD $0xb775 // jne 0x9b40 <k_fit_affine+0x240>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2774 // je 0x9b14 <k_fit_affine+0x2b4>
+	WORD $0x2774 // je 0x9bb4 <k_fit_affine+0x2b4>
 	LONG $0x592481c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm11, %ymm1
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
-	QUAD $0x000dee35187de2c4; BYTE $0x00 // vbroadcastss 0xdee(%rip), %ymm6 # 0xa8f4 <k_fit_symmetric+0x574>
+	QUAD $0x000dce35187de2c4; BYTE $0x00 // vbroadcastss 0xdce(%rip), %ymm6 # 0xa974 <k_fit_symmetric+0x554>
 	LONG $0xce54f4c5 // vandps %ymm6, %ymm1, %ymm1
 	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
 	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
@@ -8292,7 +8322,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
 	LONG $0x6c11fcc5; WORD $0x4824 // vmovups %ymm5, 0x48(%rsp)
-	LONG $0x02b4880f; WORD $0x0000 // js 0x9de7 <k_fit_affine+0x587>
+	LONG $0x02b4880f; WORD $0x0000 // js 0x9e87 <k_fit_affine+0x587>
 	LONG $0x4f10fac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm1
 	LONG $0x4c11fac5; WORD $0x0424 // vmovss %xmm1, 0x4(%rsp)
 	LONG $0x4f10fac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm1
@@ -8300,22 +8330,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff508d4c // leaq -0x1(%rax), %r10
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000d9515187d62c4; BYTE $0x00 // vbroadcastss 0xd95(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
-	QUAD $0x000d541d187d62c4; BYTE $0x00 // vbroadcastss 0xd54(%rip), %ymm11 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x000d7515187d62c4; BYTE $0x00 // vbroadcastss 0xd75(%rip), %ymm10 # 0xa970 <k_fit_symmetric+0x550>
+	QUAD $0x000d341d187d62c4; BYTE $0x00 // vbroadcastss 0xd34(%rip), %ymm11 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	QUAD $0x000d822d187d62c4; BYTE $0x00 // vbroadcastss 0xd82(%rip), %ymm13 # 0xa8f4 <k_fit_symmetric+0x574>
+	QUAD $0x000d622d187d62c4; BYTE $0x00 // vbroadcastss 0xd62(%rip), %ymm13 # 0xa974 <k_fit_symmetric+0x554>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
-	WORD $0x18eb // jmp 0x9b90 <k_fit_affine+0x330>
+	WORD $0x18eb // jmp 0x9c30 <k_fit_affine+0x330>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0x025b840f; WORD $0x0000 // je 0x9deb <k_fit_affine+0x58b>
+	LONG $0x025b840f; WORD $0x0000 // je 0x9e8b <k_fit_affine+0x58b>
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00808e0f; WORD $0x0000 // jle 0x9c28 <k_fit_affine+0x3c8>
+	LONG $0x00808e0f; WORD $0x0000 // jle 0x9cc8 <k_fit_affine+0x3c8>
 	LONG $0x2afac1c4; BYTE $0xf3 // vcvtsi2ss %r11, %xmm0, %xmm6
 	LONG $0x3459cac5; BYTE $0x24 // vmulss (%rsp), %xmm6, %xmm6
 	LONG $0x7458cac5; WORD $0x0424 // vaddss 0x4(%rsp), %xmm6, %xmm6
@@ -8345,13 +8375,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0xb875 // jne 0x9be0 <k_fit_affine+0x380>
+	WORD $0xb875 // jne 0x9c80 <k_fit_affine+0x380>
 	LONG $0xf259b4c5 // vmulps %ymm2, %ymm9, %ymm6
 	LONG $0x590441c4; BYTE $0xf7 // vmulps %ymm15, %ymm15, %ymm14
 	LONG $0x5c4cc1c4; BYTE $0xf6 // vsubps %ymm14, %ymm6, %ymm6
 	LONG $0xf6c21cc5; BYTE $0x01 // vcmpltps %ymm6, %ymm12, %ymm14
 	LONG $0x0e7d42c4; BYTE $0xf6 // vtestps %ymm14, %ymm14
-	LONG $0xff3a840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0xff3a840f; WORD $0xffff // je 0x9c20 <k_fit_affine+0x320>
 	LONG $0xe259bcc5 // vmulps %ymm2, %ymm8, %ymm4
 	LONG $0xeb5984c5 // vmulps %ymm3, %ymm15, %ymm5
 	LONG $0xe55cdcc5 // vsubps %ymm5, %ymm4, %ymm4
@@ -8367,9 +8397,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc55d34c5 // vminps %ymm5, %ymm9, %ymm8
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00848e0f; WORD $0x0000 // jle 0x9d12 <k_fit_affine+0x4b2>
+	LONG $0x00848e0f; WORD $0x0000 // jle 0x9db2 <k_fit_affine+0x4b2>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0119840f; WORD $0x0000 // je 0x9db0 <k_fit_affine+0x550>
+	LONG $0x0119840f; WORD $0x0000 // je 0x9e50 <k_fit_affine+0x550>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0x5904a1c4; WORD $0x3b64; BYTE $0xe0 // vmulps -0x20(%rbx,%r15), %ymm15, %ymm4
@@ -8387,9 +8417,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xb475 // jne 0x9ca0 <k_fit_affine+0x440>
+	WORD $0xb475 // jne 0x9d40 <k_fit_affine+0x440>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2274 // je 0x9d12 <k_fit_affine+0x4b2>
+	WORD $0x2274 // je 0x9db2 <k_fit_affine+0x4b2>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x5904a1c4; WORD $0x3324 // vmulps (%rbx,%r14), %ymm15, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
@@ -8399,7 +8429,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcc5834c5 // vaddps %ymm4, %ymm9, %ymm9
 	LONG $0xf7c2b4c5; BYTE $0x01 // vcmpltps %ymm7, %ymm9, %ymm6
 	LONG $0x0e7dc2c4; BYTE $0xf6 // vtestps %ymm14, %ymm6
-	LONG $0xfe5e840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0xfe5e840f; WORD $0xffff // je 0x9c20 <k_fit_affine+0x320>
 	LONG $0xe6548cc5 // vandps %ymm6, %ymm14, %ymm4
 	LONG $0x197de3c4; WORD $0x01e5 // vextractf128 $0x1, %ymm4, %xmm5
 	LONG $0xe56bd9c5 // vpackssdw %xmm5, %xmm4, %xmm4
@@ -8410,9 +8440,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fcc5; WORD $0x0824 // vmovups %ymm4, 0x8(%rsp)
 	LONG $0x4a75c3c4; WORD $0xe0c8 // vblendvps %ymm14, %ymm8, %ymm1, %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfe248e0f; WORD $0xffff // jle 0x9b80 <k_fit_affine+0x320>
+	LONG $0xfe248e0f; WORD $0xffff // jle 0x9c20 <k_fit_affine+0x320>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x5f74 // je 0x9dc0 <k_fit_affine+0x560>
+	WORD $0x5f74 // je 0x9e60 <k_fit_affine+0x560>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -8425,31 +8455,31 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xca75 // jne 0x9d70 <k_fit_affine+0x510>
+	WORD $0xca75 // jne 0x9e10 <k_fit_affine+0x510>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfdd2840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
-	WORD $0x1beb // jmp 0x9dcb <k_fit_affine+0x56b>
+	LONG $0xfdd2840f; WORD $0xffff // je 0x9c20 <k_fit_affine+0x320>
+	WORD $0x1beb // jmp 0x9e6b <k_fit_affine+0x56b>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xff35850f; WORD $0xffff // jne 0x9cf0 <k_fit_affine+0x490>
-	LONG $0xffff52e9; BYTE $0xff // jmp 0x9d12 <k_fit_affine+0x4b2>
+	LONG $0xff35850f; WORD $0xffff // jne 0x9d90 <k_fit_affine+0x490>
+	LONG $0xffff52e9; BYTE $0xff // jmp 0x9db2 <k_fit_affine+0x4b2>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfdb5840f; WORD $0xffff // je 0x9b80 <k_fit_affine+0x320>
+	LONG $0xfdb5840f; WORD $0xffff // je 0x9c20 <k_fit_affine+0x320>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x107c81c4; WORD $0x3024 // vmovups (%r8,%r14), %ymm4
 	LONG $0x4a5da3c4; WORD $0x3324; BYTE $0xe0 // vblendvps %ymm14, (%rbx,%r14), %ymm4, %ymm4
 	LONG $0x117c81c4; WORD $0x3024 // vmovups %ymm4, (%r8,%r14)
-	LONG $0xfffd99e9; BYTE $0xff // jmp 0x9b80 <k_fit_affine+0x320>
+	LONG $0xfffd99e9; BYTE $0xff // jmp 0x9c20 <k_fit_affine+0x320>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x4410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm0
 	LONG $0x44c2fcc5; WORD $0x4824; BYTE $0x06 // vcmpnleps 0x48(%rsp), %ymm0, %ymm0
-	LONG $0x000519e9; BYTE $0x00 // jmp 0xa31a <k_fit_affine+0xaba>
+	LONG $0x000519e9; BYTE $0x00 // jmp 0xa3ba <k_fit_affine+0xaba>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfc2e850f; WORD $0xffff // jne 0x9a3a <k_fit_affine+0x1da>
-	LONG $0xfffc63e9; BYTE $0xff // jmp 0x9a74 <k_fit_affine+0x214>
+	LONG $0xfc2e850f; WORD $0xffff // jne 0x9ada <k_fit_affine+0x1da>
+	LONG $0xfffc63e9; BYTE $0xff // jmp 0x9b14 <k_fit_affine+0x214>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
@@ -8471,9 +8501,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb875 // jne 0x9e30 <k_fit_affine+0x5d0>
+	WORD $0xb875 // jne 0x9ed0 <k_fit_affine+0x5d0>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x1e74 // je 0x9e9c <k_fit_affine+0x63c>
+	WORD $0x1e74 // je 0x9f3c <k_fit_affine+0x63c>
 	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
 	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
 	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
@@ -8485,21 +8515,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
 	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
 	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
-	QUAD $0x0009ef35187de2c4; BYTE $0x00 // vbroadcastss 0x9ef(%rip), %ymm6 # 0xa8a4 <k_fit_symmetric+0x524>
+	QUAD $0x0009cf35187de2c4; BYTE $0x00 // vbroadcastss 0x9cf(%rip), %ymm6 # 0xa924 <k_fit_symmetric+0x504>
 	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x015c8e0f; WORD $0x0000 // jle 0xa02c <k_fit_affine+0x7cc>
+	LONG $0x015c8e0f; WORD $0x0000 // jle 0xa0cc <k_fit_affine+0x7cc>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	LONG $0x047e840f; WORD $0x0000 // je 0xa35a <k_fit_affine+0xafa>
+	LONG $0x047e840f; WORD $0x0000 // je 0xa3fa <k_fit_affine+0xafa>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x0009fd0d187d62c4; BYTE $0x00 // vbroadcastss 0x9fd(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
-	QUAD $0x0009bc15187d62c4; BYTE $0x00 // vbroadcastss 0x9bc(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x0009dd0d187d62c4; BYTE $0x00 // vbroadcastss 0x9dd(%rip), %ymm9 # 0xa970 <k_fit_symmetric+0x550>
+	QUAD $0x00099c15187d62c4; BYTE $0x00 // vbroadcastss 0x99c(%rip), %ymm10 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
 	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
@@ -8519,24 +8549,24 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xa475 // jne 0x9f00 <k_fit_affine+0x6a0>
+	WORD $0xa475 // jne 0x9fa0 <k_fit_affine+0x6a0>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x3c74 // je 0x9f9c <k_fit_affine+0x73c>
+	WORD $0x3c74 // je 0xa03c <k_fit_affine+0x73c>
 	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
 	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
 	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
 	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
-	QUAD $0x00096b05187d62c4; BYTE $0x00 // vbroadcastss 0x96b(%rip), %ymm8 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x00094b05187d62c4; BYTE $0x00 // vbroadcastss 0x94b(%rip), %ymm8 # 0xa970 <k_fit_symmetric+0x550>
 	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
-	QUAD $0x00092605187d62c4; BYTE $0x00 // vbroadcastss 0x926(%rip), %ymm8 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x00090605187d62c4; BYTE $0x00 // vbroadcastss 0x906(%rip), %ymm8 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
 	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00878e0f; WORD $0x0000 // jle 0xa02c <k_fit_affine+0x7cc>
+	LONG $0x00878e0f; WORD $0x0000 // jle 0xa0cc <k_fit_affine+0x7cc>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x03bc840f; WORD $0x0000 // je 0xa36a <k_fit_affine+0xb0a>
+	LONG $0x03bc840f; WORD $0x0000 // je 0xa40a <k_fit_affine+0xb0a>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -8556,9 +8586,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf958bcc5 // vaddps %ymm1, %ymm8, %ymm7
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xb675 // jne 0x9fc0 <k_fit_affine+0x760>
+	WORD $0xb675 // jne 0xa060 <k_fit_affine+0x760>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0xa02c <k_fit_affine+0x7cc>
+	WORD $0x1e74 // je 0xa0cc <k_fit_affine+0x7cc>
 	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
@@ -8569,7 +8599,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fcc5; WORD $0x2824 // vmovups %ymm4, 0x28(%rsp)
 	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x02c2880f; WORD $0x0000 // js 0xa307 <k_fit_affine+0xaa7>
+	LONG $0x02c2880f; WORD $0x0000 // js 0xa3a7 <k_fit_affine+0xaa7>
 	LONG $0x4f10fac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm1
 	LONG $0x4c11fac5; WORD $0x0424 // vmovss %xmm1, 0x4(%rsp)
 	LONG $0x4f10fac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm1
@@ -8577,21 +8607,21 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff508d4c // leaq -0x1(%rax), %r10
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00088315187d62c4; BYTE $0x00 // vbroadcastss 0x883(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
+	QUAD $0x00086315187d62c4; BYTE $0x00 // vbroadcastss 0x863(%rip), %ymm10 # 0xa970 <k_fit_symmetric+0x550>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x00083d25187d62c4; BYTE $0x00 // vbroadcastss 0x83d(%rip), %ymm12 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x00081d25187d62c4; BYTE $0x00 // vbroadcastss 0x81d(%rip), %ymm12 # 0xa938 <k_fit_symmetric+0x518>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
-	WORD $0x1feb // jmp 0xa0a0 <k_fit_affine+0x840>
+	WORD $0x1feb // jmp 0xa140 <k_fit_affine+0x840>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0x026b840f; WORD $0x0000 // je 0xa30b <k_fit_affine+0xaab>
+	LONG $0x026b840f; WORD $0x0000 // je 0xa3ab <k_fit_affine+0xaab>
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00808e0f; WORD $0x0000 // jle 0xa138 <k_fit_affine+0x8d8>
+	LONG $0x00808e0f; WORD $0x0000 // jle 0xa1d8 <k_fit_affine+0x8d8>
 	LONG $0x2afa41c4; BYTE $0xc3 // vcvtsi2ss %r11, %xmm0, %xmm8
 	LONG $0x04593ac5; BYTE $0x24 // vmulss (%rsp), %xmm8, %xmm8
 	LONG $0x44583ac5; WORD $0x0424 // vaddss 0x4(%rsp), %xmm8, %xmm8
@@ -8621,13 +8651,13 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0xb875 // jne 0xa0f0 <k_fit_affine+0x890>
+	WORD $0xb875 // jne 0xa190 <k_fit_affine+0x890>
 	LONG $0xca590cc5 // vmulps %ymm2, %ymm14, %ymm9
 	LONG $0x590441c4; BYTE $0xef // vmulps %ymm15, %ymm15, %ymm13
 	LONG $0x5c3441c4; BYTE $0xcd // vsubps %ymm13, %ymm9, %ymm9
 	LONG $0xc22441c4; WORD $0x01e9 // vcmpltps %ymm9, %ymm11, %ymm13
 	LONG $0x0e7d42c4; BYTE $0xed // vtestps %ymm13, %ymm13
-	LONG $0xff39840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0xff39840f; WORD $0xffff // je 0xa130 <k_fit_affine+0x830>
 	LONG $0xe259bcc5 // vmulps %ymm2, %ymm8, %ymm4
 	LONG $0xf35984c5 // vmulps %ymm3, %ymm15, %ymm6
 	LONG $0xe65cdcc5 // vsubps %ymm6, %ymm4, %ymm4
@@ -8643,9 +8673,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe5d3cc5 // vminps %ymm6, %ymm8, %ymm15
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00918e0f; WORD $0x0000 // jle 0xa232 <k_fit_affine+0x9d2>
+	LONG $0x00918e0f; WORD $0x0000 // jle 0xa2d2 <k_fit_affine+0x9d2>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0126840f; WORD $0x0000 // je 0xa2d0 <k_fit_affine+0xa70>
+	LONG $0x0126840f; WORD $0x0000 // je 0xa370 <k_fit_affine+0xa70>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -8664,9 +8694,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xb475 // jne 0xa1c0 <k_fit_affine+0x960>
+	WORD $0xb475 // jne 0xa260 <k_fit_affine+0x960>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2274 // je 0xa232 <k_fit_affine+0x9d2>
+	WORD $0x2274 // je 0xa2d2 <k_fit_affine+0x9d2>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x590ca1c4; WORD $0x3324 // vmulps (%rbx,%r14), %ymm14, %ymm4
 	LONG $0xe45884c5 // vaddps %ymm4, %ymm15, %ymm4
@@ -8676,7 +8706,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc4583cc5 // vaddps %ymm4, %ymm8, %ymm8
 	LONG $0xcfc23cc5; BYTE $0x01 // vcmpltps %ymm7, %ymm8, %ymm9
 	LONG $0x0e7d42c4; BYTE $0xcd // vtestps %ymm13, %ymm9
-	LONG $0xfe4e840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0xfe4e840f; WORD $0xffff // je 0xa130 <k_fit_affine+0x830>
 	LONG $0x5434c1c4; BYTE $0xe5 // vandps %ymm13, %ymm9, %ymm4
 	LONG $0x197de3c4; WORD $0x01e6 // vextractf128 $0x1, %ymm4, %xmm6
 	LONG $0xe66bd9c5 // vpackssdw %xmm6, %xmm4, %xmm4
@@ -8687,9 +8717,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fcc5; WORD $0x0824 // vmovups %ymm4, 0x8(%rsp)
 	LONG $0x4a75c3c4; WORD $0xd0cf // vblendvps %ymm13, %ymm15, %ymm1, %ymm1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfe138e0f; WORD $0xffff // jle 0xa090 <k_fit_affine+0x830>
+	LONG $0xfe138e0f; WORD $0xffff // jle 0xa130 <k_fit_affine+0x830>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x5e74 // je 0xa2e0 <k_fit_affine+0xa80>
+	WORD $0x5e74 // je 0xa380 <k_fit_affine+0xa80>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -8702,22 +8732,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xca75 // jne 0xa290 <k_fit_affine+0xa30>
+	WORD $0xca75 // jne 0xa330 <k_fit_affine+0xa30>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfdc2840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
-	WORD $0x1beb // jmp 0xa2eb <k_fit_affine+0xa8b>
+	LONG $0xfdc2840f; WORD $0xffff // je 0xa130 <k_fit_affine+0x830>
+	WORD $0x1beb // jmp 0xa38b <k_fit_affine+0xa8b>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xff35850f; WORD $0xffff // jne 0xa210 <k_fit_affine+0x9b0>
-	LONG $0xffff52e9; BYTE $0xff // jmp 0xa232 <k_fit_affine+0x9d2>
+	LONG $0xff35850f; WORD $0xffff // jne 0xa2b0 <k_fit_affine+0x9b0>
+	LONG $0xffff52e9; BYTE $0xff // jmp 0xa2d2 <k_fit_affine+0x9d2>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfda5840f; WORD $0xffff // je 0xa090 <k_fit_affine+0x830>
+	LONG $0xfda5840f; WORD $0xffff // je 0xa130 <k_fit_affine+0x830>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x107c81c4; WORD $0x3024 // vmovups (%r8,%r14), %ymm4
 	LONG $0x4a5da3c4; WORD $0x3324; BYTE $0xd0 // vblendvps %ymm13, (%rbx,%r14), %ymm4, %ymm4
 	LONG $0x117c81c4; WORD $0x3024 // vmovups %ymm4, (%r8,%r14)
-	LONG $0xfffd89e9; BYTE $0xff // jmp 0xa090 <k_fit_affine+0x830>
+	LONG $0xfffd89e9; BYTE $0xff // jmp 0xa130 <k_fit_affine+0x830>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x4410fcc5; WORD $0x2824 // vmovups 0x28(%rsp), %ymm0
@@ -8725,7 +8755,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4454fcc5; WORD $0x0824 // vandps 0x8(%rsp), %ymm0, %ymm0
 	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	QUAD $0x00059705187de2c4; BYTE $0x00 // vbroadcastss 0x597(%rip), %ymm0 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x00057705187de2c4; BYTE $0x00 // vbroadcastss 0x577(%rip), %ymm0 # 0xa948 <k_fit_symmetric+0x528>
 	LONG $0xc057f4c5 // vxorps %ymm0, %ymm1, %ymm0
 	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
 	LONG $0x68c48348 // addq $0x68, %rsp
@@ -8737,17 +8767,17 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xf798850f; WORD $0xffff // jne 0x9aed <k_fit_affine+0x28d>
-	LONG $0xfff7bae9; BYTE $0xff // jmp 0x9b14 <k_fit_affine+0x2b4>
+	LONG $0xf798850f; WORD $0xffff // jne 0x9b8d <k_fit_affine+0x28d>
+	LONG $0xfff7bae9; BYTE $0xff // jmp 0x9bb4 <k_fit_affine+0x2b4>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfbfb850f; WORD $0xffff // jne 0x9f60 <k_fit_affine+0x700>
-	LONG $0xfffc32e9; BYTE $0xff // jmp 0x9f9c <k_fit_affine+0x73c>
+	LONG $0xfbfb850f; WORD $0xffff // jne 0xa000 <k_fit_affine+0x700>
+	LONG $0xfffc32e9; BYTE $0xff // jmp 0xa03c <k_fit_affine+0x73c>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfc95850f; WORD $0xffff // jne 0xa00e <k_fit_affine+0x7ae>
-	LONG $0xfffcaee9; BYTE $0xff // jmp 0xa02c <k_fit_affine+0x7cc>
+	LONG $0xfc95850f; WORD $0xffff // jne 0xa0ae <k_fit_affine+0x7ae>
+	LONG $0xfffcaee9; BYTE $0xff // jmp 0xa0cc <k_fit_affine+0x7cc>
 	WORD $0x9066 // nop
 
 	// fit_symmetric
@@ -8758,23 +8788,23 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x157e // jle 0xa3b3 <k_fit_symmetric+0x33>
+	WORD $0x157e // jle 0xa453 <k_fit_symmetric+0x33>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0x1e75 // jne 0xa3c5 <k_fit_symmetric+0x45>
+	WORD $0x1e75 // jne 0xa465 <k_fit_symmetric+0x45>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x68eb // jmp 0xa41b <k_fit_symmetric+0x9b>
+	WORD $0x68eb // jmp 0xa4bb <k_fit_symmetric+0x9b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x0411f8c5; BYTE $0x24 // vmovups %xmm0, (%rsp)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000098e9; BYTE $0x00 // jmp 0xa45d <k_fit_symmetric+0xdd>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0xa4fd <k_fit_symmetric+0xdd>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00051a15187de2c4; BYTE $0x00 // vbroadcastss 0x51a(%rip), %ymm2 # 0xa8f4 <k_fit_symmetric+0x574>
+	QUAD $0x0004fa15187de2c4; BYTE $0x00 // vbroadcastss 0x4fa(%rip), %ymm2 # 0xa974 <k_fit_symmetric+0x554>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0x9066 // nop
 	LONG $0x1c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm3
@@ -8789,36 +8819,36 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4a5de3c4; WORD $0x50c0 // vblendvps %ymm5, %ymm0, %ymm4, %ymm0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc575 // jne 0xa3e0 <k_fit_symmetric+0x60>
+	WORD $0xc575 // jne 0xa480 <k_fit_symmetric+0x60>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2174 // je 0xa440 <k_fit_symmetric+0xc0>
+	WORD $0x2174 // je 0xa4e0 <k_fit_symmetric+0xc0>
 	LONG $0x1410fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm2
-	QUAD $0x0004c71d187de2c4; BYTE $0x00 // vbroadcastss 0x4c7(%rip), %ymm3 # 0xa8f4 <k_fit_symmetric+0x574>
+	QUAD $0x0004a71d187de2c4; BYTE $0x00 // vbroadcastss 0x4a7(%rip), %ymm3 # 0xa974 <k_fit_symmetric+0x554>
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
 	LONG $0xe3c2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm4
 	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
 	LONG $0x4a6de3c4; WORD $0x40c0 // vblendvps %ymm4, %ymm0, %ymm2, %ymm0
-	QUAD $0x00045715187de2c4; BYTE $0x00 // vbroadcastss 0x457(%rip), %ymm2 # 0xa8a0 <k_fit_symmetric+0x520>
+	QUAD $0x00043715187de2c4; BYTE $0x00 // vbroadcastss 0x437(%rip), %ymm2 # 0xa920 <k_fit_symmetric+0x500>
 	LONG $0xcac2f4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm1, %ymm1
 	LONG $0x197de3c4; WORD $0x01ca // vextractf128 $0x1, %ymm1, %xmm2
 	LONG $0xca6bf1c5 // vpackssdw %xmm2, %xmm1, %xmm1
 	LONG $0x0c7ffac5; BYTE $0x24 // vmovdqu %xmm1, (%rsp)
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	QUAD $0x00045e1d1879e2c4; BYTE $0x00 // vbroadcastss 0x45e(%rip), %xmm3 # 0xa8c8 <k_fit_symmetric+0x548>
+	QUAD $0x00043e1d1879e2c4; BYTE $0x00 // vbroadcastss 0x43e(%rip), %xmm3 # 0xa948 <k_fit_symmetric+0x528>
 	LONG $0x5710fac5; BYTE $0x30 // vmovss 0x30(%rdi), %xmm2
 	LONG $0xe357e8c5 // vxorps %xmm3, %xmm2, %xmm4
-	QUAD $0x000004392d58eac5 // vaddss 0x439(%rip), %xmm2, %xmm5 # 0xa8b4 <k_fit_symmetric+0x534>
+	QUAD $0x000004192d58eac5 // vaddss 0x419(%rip), %xmm2, %xmm5 # 0xa934 <k_fit_symmetric+0x514>
 	LONG $0x187de2c4; BYTE $0xe4 // vbroadcastss %xmm4, %ymm4
 	LONG $0x187de2c4; BYTE $0xed // vbroadcastss %xmm5, %ymm5
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x007c8e0f; WORD $0x0000 // jle 0xa50f <k_fit_symmetric+0x18f>
+	LONG $0x007c8e0f; WORD $0x0000 // jle 0xa5af <k_fit_symmetric+0x18f>
 	LONG $0xf85edcc5 // vdivps %ymm0, %ymm4, %ymm7
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0004460d187d62c4; BYTE $0x00 // vbroadcastss 0x446(%rip), %ymm9 # 0xa8f0 <k_fit_symmetric+0x570>
-	QUAD $0x00040515187d62c4; BYTE $0x00 // vbroadcastss 0x405(%rip), %ymm10 # 0xa8b8 <k_fit_symmetric+0x538>
+	QUAD $0x0004260d187d62c4; BYTE $0x00 // vbroadcastss 0x426(%rip), %ymm9 # 0xa970 <k_fit_symmetric+0x550>
+	QUAD $0x0003e515187d62c4; BYTE $0x00 // vbroadcastss 0x3e5(%rip), %ymm10 # 0xa938 <k_fit_symmetric+0x518>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -8838,7 +8868,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf658a4c5 // vaddps %ymm6, %ymm11, %ymm6
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xb175 // jne 0xa4c0 <k_fit_symmetric+0x140>
+	WORD $0xb175 // jne 0xa560 <k_fit_symmetric+0x140>
 	LONG $0xce5e3cc5 // vdivps %ymm6, %ymm8, %ymm9
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	LONG $0xf7c2ccc5; BYTE $0x04 // vcmpneqps %ymm7, %ymm6, %ymm6
@@ -8847,20 +8877,20 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff708d48 // leaq -0x1(%rax), %rsi
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0xfff7b841; WORD $0xffff // movl $0xfffffff7, %r8d # imm = 0xFFFFFFF7
-	QUAD $0x0003b615187d62c4; BYTE $0x00 // vbroadcastss 0x3b6(%rip), %ymm10 # 0xa8f0 <k_fit_symmetric+0x570>
-	QUAD $0x0003751d187d62c4; BYTE $0x00 // vbroadcastss 0x375(%rip), %ymm11 # 0xa8b8 <k_fit_symmetric+0x538>
-	WORD $0x18eb // jmp 0xa55d <k_fit_symmetric+0x1dd>
+	QUAD $0x00039615187d62c4; BYTE $0x00 // vbroadcastss 0x396(%rip), %ymm10 # 0xa970 <k_fit_symmetric+0x550>
+	QUAD $0x0003551d187d62c4; BYTE $0x00 // vbroadcastss 0x355(%rip), %ymm11 # 0xa938 <k_fit_symmetric+0x518>
+	WORD $0x18eb // jmp 0xa5fd <k_fit_symmetric+0x1dd>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff41; BYTE $0xc0 // incl %r8d
 	LONG $0x0af88341 // cmpl $0xa, %r8d
-	LONG $0x017c840f; WORD $0x0000 // je 0xa6d9 <k_fit_symmetric+0x359>
+	LONG $0x017c840f; WORD $0x0000 // je 0xa779 <k_fit_symmetric+0x359>
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	WORD $0xee74 // je 0xa550 <k_fit_symmetric+0x1d0>
+	WORD $0xee74 // je 0xa5f0 <k_fit_symmetric+0x1d0>
 	LONG $0x2a7a41c4; BYTE $0xe0 // vcvtsi2ss %r8d, %xmm0, %xmm12
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	QUAD $0x0000036d25591ac5 // vmulss 0x36d(%rip), %xmm12, %xmm12 # 0xa8e0 <k_fit_symmetric+0x560>
+	QUAD $0x0000034d25591ac5 // vmulss 0x34d(%rip), %xmm12, %xmm12 # 0xa960 <k_fit_symmetric+0x540>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x787e // jle 0xa5f0 <k_fit_symmetric+0x270>
+	WORD $0x787e // jle 0xa690 <k_fit_symmetric+0x270>
 	LONG $0xe2581ac5 // vaddss %xmm2, %xmm12, %xmm12
 	LONG $0xe35718c5 // vxorps %xmm3, %xmm12, %xmm12
 	LONG $0x187d42c4; BYTE $0xe4 // vbroadcastss %xmm12, %ymm12
@@ -8887,8 +8917,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95814c5 // vaddps %ymm1, %ymm13, %ymm13
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xb375 // jne 0xa5a0 <k_fit_symmetric+0x220>
-	WORD $0x0beb // jmp 0xa5fa <k_fit_symmetric+0x27a>
+	WORD $0xb375 // jne 0xa640 <k_fit_symmetric+0x220>
+	WORD $0x0beb // jmp 0xa69a <k_fit_symmetric+0x27a>
 	BYTE $0x90 // nop
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
@@ -8897,7 +8927,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf1c234c5; BYTE $0x01 // vcmpltps %ymm1, %ymm9, %ymm14
 	LONG $0xc24441c4; WORD $0x01fd // vcmpltps %ymm13, %ymm7, %ymm15
 	LONG $0x0e7d42c4; BYTE $0xf7 // vtestps %ymm15, %ymm14
-	LONG $0xff36840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0xff36840f; WORD $0xffff // je 0xa5f0 <k_fit_symmetric+0x1d0>
 	LONG $0x540cc1c4; BYTE $0xcf // vandps %ymm15, %ymm14, %ymm1
 	LONG $0x197dc3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm9
 	LONG $0x5e1c41c4; BYTE $0xf5 // vdivps %ymm13, %ymm12, %ymm14
@@ -8907,9 +8937,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x591cc1c4; BYTE $0xce // vmulps %ymm14, %ymm12, %ymm1
 	LONG $0x4a3d63c4; WORD $0xd0c1 // vblendvps %ymm13, %ymm1, %ymm8, %ymm8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x567e // jle 0xa6a0 <k_fit_symmetric+0x320>
+	WORD $0x567e // jle 0xa740 <k_fit_symmetric+0x320>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6374 // je 0xa6b2 <k_fit_symmetric+0x332>
+	WORD $0x6374 // je 0xa752 <k_fit_symmetric+0x332>
 	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -8922,22 +8952,22 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28349 // addq $0x2, %r10
 	LONG $0x40c38349 // addq $0x40, %r11
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0xca75 // jne 0xa660 <k_fit_symmetric+0x2e0>
+	WORD $0xca75 // jne 0xa700 <k_fit_symmetric+0x2e0>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfeb2840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
-	WORD $0x1deb // jmp 0xa6bd <k_fit_symmetric+0x33d>
+	LONG $0xfeb2840f; WORD $0xffff // je 0xa5f0 <k_fit_symmetric+0x1d0>
+	WORD $0x1deb // jmp 0xa75d <k_fit_symmetric+0x33d>
 	WORD $0xff41; BYTE $0xc0 // incl %r8d
 	LONG $0x0af88341 // cmpl $0xa, %r8d
-	LONG $0xfeb0850f; WORD $0xffff // jne 0xa55d <k_fit_symmetric+0x1dd>
-	LONG $0x0000b4e9; BYTE $0x00 // jmp 0xa766 <k_fit_symmetric+0x3e6>
+	LONG $0xfeb0850f; WORD $0xffff // jne 0xa5fd <k_fit_symmetric+0x1dd>
+	LONG $0x0000b4e9; BYTE $0x00 // jmp 0xa806 <k_fit_symmetric+0x3e6>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfe93840f; WORD $0xffff // je 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0xfe93840f; WORD $0xffff // je 0xa5f0 <k_fit_symmetric+0x1d0>
 	LONG $0x05e2c149 // shlq $0x5, %r10
 	LONG $0x107ca1c4; WORD $0x120c // vmovups (%rdx,%r10), %ymm1
 	LONG $0x4a7583c4; WORD $0x110c; BYTE $0xd0 // vblendvps %ymm13, (%r9,%r10), %ymm1, %ymm1
 	LONG $0x117ca1c4; WORD $0x120c // vmovups %ymm1, (%rdx,%r10)
-	LONG $0xfffe77e9; BYTE $0xff // jmp 0xa550 <k_fit_symmetric+0x1d0>
+	LONG $0xfffe77e9; BYTE $0xff // jmp 0xa5f0 <k_fit_symmetric+0x1d0>
 	LONG $0x207f8b48 // movq 0x20(%rdi), %rdi
 	LONG $0x337de2c4; WORD $0x2404 // vpmovzxwd (%rsp), %ymm0
 	LONG $0xf072fdc5; BYTE $0x1f // vpslld $0x1f, %ymm0, %ymm0
@@ -8945,10 +8975,10 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcedbfdc5 // vpand %ymm6, %ymm0, %ymm1
 	LONG $0x0f7ffec5 // vmovdqu %ymm1, (%rdi)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x427e // jle 0xa73c <k_fit_symmetric+0x3bc>
+	WORD $0x427e // jle 0xa7dc <k_fit_symmetric+0x3bc>
 	LONG $0x187de2c4; BYTE $0xca // vbroadcastss %xmm2, %ymm1
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4374 // je 0xa747 <k_fit_symmetric+0x3c7>
+	WORD $0x4374 // je 0xa7e7 <k_fit_symmetric+0x3c7>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x1458f4c5; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm1, %ymm2
@@ -8959,9 +8989,9 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x547ffec5; WORD $0x2032 // vmovdqu %ymm2, 0x20(%rdx,%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0xfec18348 // addq $-0x2, %rcx
-	WORD $0xd875 // jne 0xa710 <k_fit_symmetric+0x390>
+	WORD $0xd875 // jne 0xa7b0 <k_fit_symmetric+0x390>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1175 // jne 0xa74d <k_fit_symmetric+0x3cd>
+	WORD $0x1175 // jne 0xa7ed <k_fit_symmetric+0x3cd>
 	LONG $0x10c48348 // addq $0x10, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
@@ -8969,7 +8999,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0xef74 // je 0xa73c <k_fit_symmetric+0x3bc>
+	WORD $0xef74 // je 0xa7dc <k_fit_symmetric+0x3bc>
 	LONG $0x0c58f4c5; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm1, %ymm1
 	LONG $0xc1dbfdc5 // vpand %ymm1, %ymm0, %ymm0
 	LONG $0x047ffec5; BYTE $0x32 // vmovdqu %ymm0, (%rdx,%rsi)
@@ -8989,38 +9019,6 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -9132,14 +9130,14 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xa852 <k_fit_symmetric+0x4d2>
-	WORD $0xe0e0 // loopne 0xa854 <k_fit_symmetric+0x4d4>
-	WORD $0xe0e0 // loopne 0xa856 <k_fit_symmetric+0x4d6>
-	WORD $0xe0e0 // loopne 0xa858 <k_fit_symmetric+0x4d8>
-	WORD $0xe0e0 // loopne 0xa85a <k_fit_symmetric+0x4da>
-	WORD $0xe0e0 // loopne 0xa85c <k_fit_symmetric+0x4dc>
-	WORD $0xe0e0 // loopne 0xa85e <k_fit_symmetric+0x4de>
-	WORD $0xe0e0 // loopne 0xa860 <k_fit_symmetric+0x4e0>
+	WORD $0xe0e0 // loopne 0xa8d2 <k_fit_symmetric+0x4b2>
+	WORD $0xe0e0 // loopne 0xa8d4 <k_fit_symmetric+0x4b4>
+	WORD $0xe0e0 // loopne 0xa8d6 <k_fit_symmetric+0x4b6>
+	WORD $0xe0e0 // loopne 0xa8d8 <k_fit_symmetric+0x4b8>
+	WORD $0xe0e0 // loopne 0xa8da <k_fit_symmetric+0x4ba>
+	WORD $0xe0e0 // loopne 0xa8dc <k_fit_symmetric+0x4bc>
+	WORD $0xe0e0 // loopne 0xa8de <k_fit_symmetric+0x4be>
+	WORD $0xe0e0 // loopne 0xa8e0 <k_fit_symmetric+0x4c0>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -9172,7 +9170,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
-	WORD $0x1d7d // jge 0xa8bf <k_fit_symmetric+0x53f>
+	WORD $0x1d7d // jge 0xa93f <k_fit_symmetric+0x51f>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
@@ -9222,7 +9220,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xa943 <k_fit_symmetric+0x5c3>
+	WORD $0x1de3 // jrcxz 0xa9c3 <k_fit_symmetric+0x5a3>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -9245,7 +9243,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xa99f <k_fit_symmetric+0x61f>
+	WORD $0x3fe0 // loopne 0xaa1f <k_fit_symmetric+0x5ff>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -9255,7 +9253,7 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xa972 <k_fit_symmetric+0x5f2>
+	WORD $0xfee0 // loopne 0xa9f2 <k_fit_symmetric+0x5d2>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -9264,8 +9262,8 @@ TEXT ·blobAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xa943 <k_fit_symmetric+0x5c3>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xa921 <k_fit_symmetric+0x5a1>
+	WORD $0xb778 // js 0xa9c3 <k_fit_symmetric+0x5a3>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xa9a1 <k_fit_symmetric+0x581>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp

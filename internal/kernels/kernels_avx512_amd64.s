@@ -133,7 +133,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	QUAD $0x000000302444c748; BYTE $0x00 // movq $0x0, 0x30(%rsp)
-	QUAD $0xcc363528087c6162; WORD $0x0000 // vmovaps 0xcc36(%rip), %xmm30 # 0xce80 <k_fit_symmetric+0x440>
+	QUAD $0xccf63528087c6162; WORD $0x0000 // vmovaps 0xccf6(%rip), %xmm30 # 0xcf40 <k_fit_symmetric+0x430>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
 	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
@@ -473,7 +473,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
 	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
 	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0xc4a83528087c6162; WORD $0x0000 // vmovaps 0xc4a8(%rip), %xmm30 # 0xce80 <k_fit_symmetric+0x440>
+	QUAD $0xc5683528087c6162; WORD $0x0000 // vmovaps 0xc568(%rip), %xmm30 # 0xcf40 <k_fit_symmetric+0x430>
 	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
 	LONG $0xfb1d8c0f; WORD $0xffff // jl 0x500 <k_gemm_nt+0x300>
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
@@ -5706,20 +5706,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x5d2f0518487df262; WORD $0x0000 // vbroadcastss 0x5d2f(%rip), %zmm0 # 0xcf44 <k_fit_symmetric+0x504>
-	QUAD $0x5d350d18487df262; WORD $0x0000 // vbroadcastss 0x5d35(%rip), %zmm1 # 0xcf54 <k_fit_symmetric+0x514>
-	QUAD $0x5d3b1518487df262; WORD $0x0000 // vbroadcastss 0x5d3b(%rip), %zmm2 # 0xcf64 <k_fit_symmetric+0x524>
-	QUAD $0x5d251d18487df262; WORD $0x0000 // vbroadcastss 0x5d25(%rip), %zmm3 # 0xcf58 <k_fit_symmetric+0x518>
-	QUAD $0x5d1f2518487df262; WORD $0x0000 // vbroadcastss 0x5d1f(%rip), %zmm4 # 0xcf5c <k_fit_symmetric+0x51c>
-	QUAD $0x5d312d18487df262; WORD $0x0000 // vbroadcastss 0x5d31(%rip), %zmm5 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x5cdb3518487df262; WORD $0x0000 // vbroadcastss 0x5cdb(%rip), %zmm6 # 0xcf2c <k_fit_symmetric+0x4ec>
-	QUAD $0x5cf13d18487df262; WORD $0x0000 // vbroadcastss 0x5cf1(%rip), %zmm7 # 0xcf4c <k_fit_symmetric+0x50c>
-	QUAD $0x5d070518487d7262; WORD $0x0000 // vbroadcastss 0x5d07(%rip), %zmm8 # 0xcf6c <k_fit_symmetric+0x52c>
-	QUAD $0x5cf90d18487d7262; WORD $0x0000 // vbroadcastss 0x5cf9(%rip), %zmm9 # 0xcf68 <k_fit_symmetric+0x528>
-	QUAD $0x5cc31518487d7262; WORD $0x0000 // vbroadcastss 0x5cc3(%rip), %zmm10 # 0xcf3c <k_fit_symmetric+0x4fc>
-	QUAD $0x5ca11d18487d7262; WORD $0x0000 // vbroadcastss 0x5ca1(%rip), %zmm11 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x5c972558487d7262; WORD $0x0000 // vpbroadcastd 0x5c97(%rip), %zmm12 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x5cb92d18487d7262; WORD $0x0000 // vbroadcastss 0x5cb9(%rip), %zmm13 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x5def0518487df262; WORD $0x0000 // vbroadcastss 0x5def(%rip), %zmm0 # 0xd004 <k_fit_symmetric+0x4f4>
+	QUAD $0x5df50d18487df262; WORD $0x0000 // vbroadcastss 0x5df5(%rip), %zmm1 # 0xd014 <k_fit_symmetric+0x504>
+	QUAD $0x5dfb1518487df262; WORD $0x0000 // vbroadcastss 0x5dfb(%rip), %zmm2 # 0xd024 <k_fit_symmetric+0x514>
+	QUAD $0x5de51d18487df262; WORD $0x0000 // vbroadcastss 0x5de5(%rip), %zmm3 # 0xd018 <k_fit_symmetric+0x508>
+	QUAD $0x5ddf2518487df262; WORD $0x0000 // vbroadcastss 0x5ddf(%rip), %zmm4 # 0xd01c <k_fit_symmetric+0x50c>
+	QUAD $0x5df12d18487df262; WORD $0x0000 // vbroadcastss 0x5df1(%rip), %zmm5 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x5d9b3518487df262; WORD $0x0000 // vbroadcastss 0x5d9b(%rip), %zmm6 # 0xcfec <k_fit_symmetric+0x4dc>
+	QUAD $0x5db13d18487df262; WORD $0x0000 // vbroadcastss 0x5db1(%rip), %zmm7 # 0xd00c <k_fit_symmetric+0x4fc>
+	QUAD $0x5dc70518487d7262; WORD $0x0000 // vbroadcastss 0x5dc7(%rip), %zmm8 # 0xd02c <k_fit_symmetric+0x51c>
+	QUAD $0x5db90d18487d7262; WORD $0x0000 // vbroadcastss 0x5db9(%rip), %zmm9 # 0xd028 <k_fit_symmetric+0x518>
+	QUAD $0x5d831518487d7262; WORD $0x0000 // vbroadcastss 0x5d83(%rip), %zmm10 # 0xcffc <k_fit_symmetric+0x4ec>
+	QUAD $0x5d611d18487d7262; WORD $0x0000 // vbroadcastss 0x5d61(%rip), %zmm11 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x5d572558487d7262; WORD $0x0000 // vpbroadcastd 0x5d57(%rip), %zmm12 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x5d792d18487d7262; WORD $0x0000 // vbroadcastss 0x5d79(%rip), %zmm13 # 0xd010 <k_fit_symmetric+0x500>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -5764,34 +5764,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x5ba90d18487df262; WORD $0x0000 // vbroadcastss 0x5ba9(%rip), %zmm1 # 0xcf44 <k_fit_symmetric+0x504>
-	QUAD $0x5baf1518487df262; WORD $0x0000 // vbroadcastss 0x5baf(%rip), %zmm2 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x5c690d18487df262; WORD $0x0000 // vbroadcastss 0x5c69(%rip), %zmm1 # 0xd004 <k_fit_symmetric+0x4f4>
+	QUAD $0x5c6f1518487df262; WORD $0x0000 // vbroadcastss 0x5c6f(%rip), %zmm2 # 0xd014 <k_fit_symmetric+0x504>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x5ba81d595874f162; WORD $0x0000 // vmulps 0x5ba8(%rip){1to16}, %zmm1, %zmm3 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x5c681d595874f162; WORD $0x0000 // vmulps 0x5c68(%rip){1to16}, %zmm1, %zmm3 # 0xd024 <k_fit_symmetric+0x514>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x5b8b0db85865f262; WORD $0x0000 // vfmadd231ps 0x5b8b(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x5b850db85865f262; WORD $0x0000 // vfmadd231ps 0x5b85(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x5b972518487df262; WORD $0x0000 // vbroadcastss 0x5b97(%rip), %zmm4 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x5b4125a85875f262; WORD $0x0000 // vfmadd213ps 0x5b41(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x5b5725a85875f262; WORD $0x0000 // vfmadd213ps 0x5b57(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x5b6d25a85875f262; WORD $0x0000 // vfmadd213ps 0x5b6d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x5b5f25a85875f262; WORD $0x0000 // vfmadd213ps 0x5b5f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x5b2925a85875f262; WORD $0x0000 // vfmadd213ps 0x5b29(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5c4b0db85865f262; WORD $0x0000 // vfmadd231ps 0x5c4b(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x5c450db85865f262; WORD $0x0000 // vfmadd231ps 0x5c45(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x5c572518487df262; WORD $0x0000 // vbroadcastss 0x5c57(%rip), %zmm4 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x5c0125a85875f262; WORD $0x0000 // vfmadd213ps 0x5c01(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5c1725a85875f262; WORD $0x0000 // vfmadd213ps 0x5c17(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5c2d25a85875f262; WORD $0x0000 // vfmadd213ps 0x5c2d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5c1f25a85875f262; WORD $0x0000 // vfmadd213ps 0x5c1f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x5be925a85875f262; WORD $0x0000 // vfmadd213ps 0x5be9(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x5af80d585854f162; WORD $0x0000 // vaddps 0x5af8(%rip){1to16}, %zmm5, %zmm1 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x5bb80d585854f162; WORD $0x0000 // vaddps 0x5bb8(%rip){1to16}, %zmm5, %zmm1 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x5ad32558487df262; WORD $0x0000 // vpbroadcastd 0x5ad3(%rip), %zmm4 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x5b932558487df262; WORD $0x0000 // vpbroadcastd 0x5b93(%rip), %zmm4 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x5adc1518487df262; WORD $0x0000 // vbroadcastss 0x5adc(%rip), %zmm2 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x5b9c1518487df262; WORD $0x0000 // vbroadcastss 0x5b9c(%rip), %zmm2 # 0xd010 <k_fit_symmetric+0x500>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -5801,68 +5801,97 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// max
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x117d // jge 0x74bb <k_max+0x1b>
-	QUAD $0x5a7c0518487df262; WORD $0x0000 // vbroadcastss 0x5a7c(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x7579 <k_max+0xd9>
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
-	LONG $0xf0418d4c // leaq -0x10(%rcx), %r8
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e9c149 // shrq $0x4, %r9
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	WORD $0x237d // jge 0x74d0 <k_max+0x30>
+	QUAD $0x5b390d18487df262; WORD $0x0000 // vbroadcastss 0x5b39(%rip), %zmm1 # 0xcff0 <k_fit_symmetric+0x4e0>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	LONG $0x487cf162; WORD $0xc128 // vmovaps %zmm1, %zmm0
+	LONG $0x000129e9; BYTE $0x00 // jmp 0x75f9 <k_max+0x159>
+	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
+	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
+	LONG $0x40fe8348 // cmpq $0x40, %rsi
+	WORD $0x2473 // jae 0x7508 <k_max+0x68>
+	QUAD $0x5b020518487df262; WORD $0x0000 // vbroadcastss 0x5b02(%rip), %zmm0 # 0xcff0 <k_fit_symmetric+0x4e0>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
+	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
+	LONG $0x487cf162; WORD $0xc828 // vmovaps %zmm0, %zmm1
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0x75b9 <k_max+0x119>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x8944; BYTE $0xce // movl %r9d, %esi
-	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
-	LONG $0x30f88349 // cmpq $0x30, %r8
-	WORD $0x1d73 // jae 0x74ff <k_max+0x5f>
-	QUAD $0x5a440518487df262; WORD $0x0000 // vbroadcastss 0x5a44(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
-	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
+	LONG $0xfee18349 // andq $-0x2, %r9
+	QUAD $0x5ad00518487df262; WORD $0x0000 // vbroadcastss 0x5ad0(%rip), %zmm0 # 0xcff0 <k_fit_symmetric+0x4e0>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6375 // jne 0x7560 <k_max+0xc0>
-	WORD $0x7aeb // jmp 0x7579 <k_max+0xd9>
-	LONG $0xfce18349 // andq $-0x4, %r9
-	QUAD $0x5a230518487df262; WORD $0x0000 // vbroadcastss 0x5a23(%rip), %zmm0 # 0xcf30 <k_fit_symmetric+0x4f0>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
-	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	QUAD $0x01824c10487cb162 // vmovups 0x40(%rdx,%r8,4), %zmm1
-	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	QUAD $0x02824c10487cb162 // vmovups 0x80(%rdx,%r8,4), %zmm1
-	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	QUAD $0x03824c10487cb162 // vmovups 0xc0(%rdx,%r8,4), %zmm1
-	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	LONG $0x40c08349 // addq $0x40, %r8
-	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xbf75 // jne 0x7510 <k_max+0x70>
-	LONG $0x10488d4d // leaq 0x10(%r8), %r9
-	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1c74 // je 0x7579 <k_max+0xd9>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cb162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%r8,4), %zmm1
-	LONG $0x4874f162; WORD $0xc05f // vmaxps %zmm0, %zmm1, %zmm0
-	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	LONG $0x10c18349 // addq $0x10, %r9
-	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe775 // jne 0x7560 <k_max+0xc0>
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x3a7e // jle 0x75b8 <k_max+0x118>
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm1 {%k1} {z}
-	LONG $0x487cf162; WORD $0xc9c2; BYTE $0x01 // vcmpltps %zmm1, %zmm0, %k1
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xb9058d48; WORD $0x005b; BYTE $0x00 // leaq 0x5bb9(%rip), %rax # 0xd160 <lanes>
-	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0xc97ef162; WORD $0x506f; BYTE $0x01 // vmovdqu32 0x40(%rax), %zmm2 {%k1} {z}
-	LONG $0x4875f362; WORD $0xc225; BYTE $0xd8 // vpternlogd $0xd8, %zmm2, %zmm1, %zmm0
+	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
+	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
+	LONG $0x487cf162; WORD $0xc828 // vmovaps %zmm0, %zmm1
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	QUAD $0x01806410487cb162 // vmovups 0x40(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm4, %zmm3
+	QUAD $0x02806410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	QUAD $0x03806410487cb162 // vmovups 0xc0(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	QUAD $0x04806410487cb162 // vmovups 0x100(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	QUAD $0x05806410487cb162 // vmovups 0x140(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm4, %zmm3
+	QUAD $0x06806410487cb162 // vmovups 0x180(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	QUAD $0x07806410487cb162 // vmovups 0x1c0(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	LONG $0x80e88349 // subq $-0x80, %r8
+	LONG $0xfec18349 // addq $-0x2, %r9
+	WORD $0x8775 // jne 0x7540 <k_max+0xa0>
+	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
+	LONG $0x40c6f640 // testb $0x40, %sil
+	WORD $0x3775 // jne 0x75f9 <k_max+0x159>
+	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	QUAD $0x01806410487cb162 // vmovups 0x40(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xdb5f // vmaxps %zmm3, %zmm4, %zmm3
+	QUAD $0x02806410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xd25f // vmaxps %zmm2, %zmm4, %zmm2
+	QUAD $0x03806410487cb162 // vmovups 0xc0(%rax,%r8,4), %zmm4
+	LONG $0x485cf162; WORD $0xc05f // vmaxps %zmm0, %zmm4, %zmm0
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x10ce8348 // orq $0x10, %rsi
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	WORD $0x0b7e // jle 0x7610 <k_max+0x170>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x23eb // jmp 0x762d <k_max+0x18d>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
+	LONG $0x485cf162; WORD $0xc95f // vmaxps %zmm1, %zmm4, %zmm1
+	LONG $0x10728d48 // leaq 0x10(%rdx), %rsi
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0xe37e // jle 0x7610 <k_max+0x170>
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	WORD $0x417e // jle 0x7673 <k_max+0x1d3>
+	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
+	LONG $0xdf058d4c; WORD $0x005b; BYTE $0x00 // leaq 0x5bdf(%rip), %r8 # 0xd220 <lanes>
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0xc97cf162; WORD $0x2410; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm4 {%k1} {z}
+	QUAD $0xe40160254865d362 // vpternlogd $0xe4, 0x40(%r8), %zmm3, %zmm4
+	LONG $0x4864f162; WORD $0xccc2; BYTE $0x05 // vcmpnltps %zmm4, %zmm3, %k1
+	LONG $0x497df162; WORD $0xe36f // vmovdqa32 %zmm3, %zmm4 {%k1}
+	LONG $0x48fdf162; WORD $0xdc6f // vmovdqa64 %zmm4, %zmm3
+	LONG $0x4864f162; WORD $0xc95f // vmaxps %zmm1, %zmm3, %zmm1
+	LONG $0x487cf162; WORD $0xc25f // vmaxps %zmm2, %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0xc15f // vmaxps %zmm1, %zmm0, %zmm0
 	LONG $0xc816fac5 // vmovshdup %xmm0, %xmm1 # xmm1 = xmm0[1,1,3,3]
 	LONG $0xc85ff2c5 // vmaxss %xmm0, %xmm1, %xmm1
 	LONG $0xd0c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm2 # xmm2 = xmm0[1,0]
@@ -5896,7 +5925,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4711fac5; BYTE $0x2c // vmovss %xmm0, 0x2c(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// find
 	LONG $0x487df262; WORD $0x4718; BYTE $0x04 // vbroadcastss 0x10(%rdi), %zmm0
@@ -5906,22 +5935,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x117f // jg 0x767d <k_find+0x2d>
+	WORD $0x117f // jg 0x774d <k_find+0x2d>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	QUAD $0x008604c2487cf162 // vcmpeqps (%rsi,%rax,4), %zmm0, %k0
 	LONG $0xc098f8c5 // kortestw %k0, %k0
-	WORD $0xe374 // je 0x7660 <k_find+0x10>
+	WORD $0xe374 // je 0x7730 <k_find+0x10>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x267d // jge 0x76a8 <k_find+0x58>
+	WORD $0x267d // jge 0x7778 <k_find+0x58>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0c10fac5; BYTE $0x82 // vmovss (%rdx,%rax,4), %xmm1
 	LONG $0xc82ef8c5 // vucomiss %xmm0, %xmm1
-	WORD $0x0275 // jne 0x769d <k_find+0x4d>
-	WORD $0x0b7b // jnp 0x76a8 <k_find+0x58>
+	WORD $0x0275 // jne 0x776d <k_find+0x4d>
+	WORD $0x0b7b // jnp 0x7778 <k_find+0x58>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xeb75 // jne 0x7690 <k_find+0x40>
+	WORD $0xeb75 // jne 0x7760 <k_find+0x40>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x18478948 // movq %rax, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -5931,27 +5960,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4f18; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm1
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x76cc <k_softmax_exp+0x1c>
+	WORD $0x0b7d // jge 0x779c <k_softmax_exp+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000180e9; BYTE $0x00 // jmp 0x784c <k_softmax_exp+0x19c>
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x791c <k_softmax_exp+0x19c>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x58651518487df262; WORD $0x0000 // vbroadcastss 0x5865(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
-	QUAD $0x586b1d18487df262; WORD $0x0000 // vbroadcastss 0x586b(%rip), %zmm3 # 0xcf54 <k_fit_symmetric+0x514>
-	QUAD $0x58712518487df262; WORD $0x0000 // vbroadcastss 0x5871(%rip), %zmm4 # 0xcf64 <k_fit_symmetric+0x524>
-	QUAD $0x585b2d18487df262; WORD $0x0000 // vbroadcastss 0x585b(%rip), %zmm5 # 0xcf58 <k_fit_symmetric+0x518>
-	QUAD $0x58553518487df262; WORD $0x0000 // vbroadcastss 0x5855(%rip), %zmm6 # 0xcf5c <k_fit_symmetric+0x51c>
-	QUAD $0x58673d18487df262; WORD $0x0000 // vbroadcastss 0x5867(%rip), %zmm7 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x58110518487d7262; WORD $0x0000 // vbroadcastss 0x5811(%rip), %zmm8 # 0xcf2c <k_fit_symmetric+0x4ec>
-	QUAD $0x58270d18487d7262; WORD $0x0000 // vbroadcastss 0x5827(%rip), %zmm9 # 0xcf4c <k_fit_symmetric+0x50c>
-	QUAD $0x583d1518487d7262; WORD $0x0000 // vbroadcastss 0x583d(%rip), %zmm10 # 0xcf6c <k_fit_symmetric+0x52c>
-	QUAD $0x582f1d18487d7262; WORD $0x0000 // vbroadcastss 0x582f(%rip), %zmm11 # 0xcf68 <k_fit_symmetric+0x528>
-	QUAD $0x57f92518487d7262; WORD $0x0000 // vbroadcastss 0x57f9(%rip), %zmm12 # 0xcf3c <k_fit_symmetric+0x4fc>
-	QUAD $0x57d72d18487d7262; WORD $0x0000 // vbroadcastss 0x57d7(%rip), %zmm13 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x57cd3558487d7262; WORD $0x0000 // vpbroadcastd 0x57cd(%rip), %zmm14 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x57ef3d18487d7262; WORD $0x0000 // vbroadcastss 0x57ef(%rip), %zmm15 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x58551518487df262; WORD $0x0000 // vbroadcastss 0x5855(%rip), %zmm2 # 0xd004 <k_fit_symmetric+0x4f4>
+	QUAD $0x585b1d18487df262; WORD $0x0000 // vbroadcastss 0x585b(%rip), %zmm3 # 0xd014 <k_fit_symmetric+0x504>
+	QUAD $0x58612518487df262; WORD $0x0000 // vbroadcastss 0x5861(%rip), %zmm4 # 0xd024 <k_fit_symmetric+0x514>
+	QUAD $0x584b2d18487df262; WORD $0x0000 // vbroadcastss 0x584b(%rip), %zmm5 # 0xd018 <k_fit_symmetric+0x508>
+	QUAD $0x58453518487df262; WORD $0x0000 // vbroadcastss 0x5845(%rip), %zmm6 # 0xd01c <k_fit_symmetric+0x50c>
+	QUAD $0x58573d18487df262; WORD $0x0000 // vbroadcastss 0x5857(%rip), %zmm7 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x58010518487d7262; WORD $0x0000 // vbroadcastss 0x5801(%rip), %zmm8 # 0xcfec <k_fit_symmetric+0x4dc>
+	QUAD $0x58170d18487d7262; WORD $0x0000 // vbroadcastss 0x5817(%rip), %zmm9 # 0xd00c <k_fit_symmetric+0x4fc>
+	QUAD $0x582d1518487d7262; WORD $0x0000 // vbroadcastss 0x582d(%rip), %zmm10 # 0xd02c <k_fit_symmetric+0x51c>
+	QUAD $0x581f1d18487d7262; WORD $0x0000 // vbroadcastss 0x581f(%rip), %zmm11 # 0xd028 <k_fit_symmetric+0x518>
+	QUAD $0x57e92518487d7262; WORD $0x0000 // vbroadcastss 0x57e9(%rip), %zmm12 # 0xcffc <k_fit_symmetric+0x4ec>
+	QUAD $0x57c72d18487d7262; WORD $0x0000 // vbroadcastss 0x57c7(%rip), %zmm13 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x57bd3558487d7262; WORD $0x0000 // vpbroadcastd 0x57bd(%rip), %zmm14 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x57df3d18487d7262; WORD $0x0000 // vbroadcastss 0x57df(%rip), %zmm15 # 0xd010 <k_fit_symmetric+0x500>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -5989,9 +6018,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c68348 // addq $0x20, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0xff248e0f; WORD $0xffff // jle 0x7770 <k_softmax_exp+0xc0>
+	LONG $0xff248e0f; WORD $0xffff // jle 0x7840 <k_softmax_exp+0xc0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01378e0f; WORD $0x0000 // jle 0x798c <k_softmax_exp+0x2dc>
+	LONG $0x01378e0f; WORD $0x0000 // jle 0x7a5c <k_softmax_exp+0x2dc>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -5999,40 +6028,40 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x56c81518487df262; WORD $0x0000 // vbroadcastss 0x56c8(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
-	QUAD $0x56ce1d18487df262; WORD $0x0000 // vbroadcastss 0x56ce(%rip), %zmm3 # 0xcf54 <k_fit_symmetric+0x514>
+	QUAD $0x56b81518487df262; WORD $0x0000 // vbroadcastss 0x56b8(%rip), %zmm2 # 0xd004 <k_fit_symmetric+0x4f4>
+	QUAD $0x56be1d18487df262; WORD $0x0000 // vbroadcastss 0x56be(%rip), %zmm3 # 0xd014 <k_fit_symmetric+0x504>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x56c72559586cf162; WORD $0x0000 // vmulps 0x56c7(%rip){1to16}, %zmm2, %zmm4 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x56b72559586cf162; WORD $0x0000 // vmulps 0x56b7(%rip){1to16}, %zmm2, %zmm4 # 0xd024 <k_fit_symmetric+0x514>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x56a315b85875f262; WORD $0x0000 // vfmadd231ps 0x56a3(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x569d15b85875f262; WORD $0x0000 // vfmadd231ps 0x569d(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x56af1d18487df262; WORD $0x0000 // vbroadcastss 0x56af(%rip), %zmm3 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x56591da8586df262; WORD $0x0000 // vfmadd213ps 0x5659(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x566f1da8586df262; WORD $0x0000 // vfmadd213ps 0x566f(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x56851da8586df262; WORD $0x0000 // vfmadd213ps 0x5685(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x56771da8586df262; WORD $0x0000 // vfmadd213ps 0x5677(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x56411da8586df262; WORD $0x0000 // vfmadd213ps 0x5641(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x569315b85875f262; WORD $0x0000 // vfmadd231ps 0x5693(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x568d15b85875f262; WORD $0x0000 // vfmadd231ps 0x568d(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x569f1d18487df262; WORD $0x0000 // vbroadcastss 0x569f(%rip), %zmm3 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x56491da8586df262; WORD $0x0000 // vfmadd213ps 0x5649(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x565f1da8586df262; WORD $0x0000 // vfmadd213ps 0x565f(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56751da8586df262; WORD $0x0000 // vfmadd213ps 0x5675(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56671da8586df262; WORD $0x0000 // vfmadd213ps 0x5667(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x56311da8586df262; WORD $0x0000 // vfmadd213ps 0x5631(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x56131558585cf162; WORD $0x0000 // vaddps 0x5613(%rip){1to16}, %zmm4, %zmm2 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x56031558585cf162; WORD $0x0000 // vaddps 0x5603(%rip){1to16}, %zmm4, %zmm2 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x55f52d58487df262; WORD $0x0000 // vpbroadcastd 0x55f5(%rip), %zmm5 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x55e52d58487df262; WORD $0x0000 // vpbroadcastd 0x55e5(%rip), %zmm5 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x55f21558487df262; WORD $0x0000 // vpbroadcastd 0x55f2(%rip), %zmm2 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x55e21558487df262; WORD $0x0000 // vpbroadcastd 0x55e2(%rip), %zmm2 # 0xd010 <k_fit_symmetric+0x500>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0xe4058d48; WORD $0x0057; BYTE $0x00 // leaq 0x57e4(%rip), %rax # 0xd160 <lanes>
+	LONG $0xd4058d48; WORD $0x0057; BYTE $0x00 // leaq 0x57d4(%rip), %rax # 0xd220 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -6053,23 +6082,23 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x177d // jge 0x79e5 <k_sum_squares+0x25>
+	WORD $0x177d // jge 0x7ab5 <k_sum_squares+0x25>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000114e9; BYTE $0x00 // jmp 0x7af9 <k_sum_squares+0x139>
+	LONG $0x000114e9; BYTE $0x00 // jmp 0x7bc9 <k_sum_squares+0x139>
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
-	WORD $0x1873 // jae 0x7a11 <k_sum_squares+0x51>
+	WORD $0x1873 // jae 0x7ae1 <k_sum_squares+0x51>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7ab9 <k_sum_squares+0xf9>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x7b89 <k_sum_squares+0xf9>
 	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
@@ -6098,10 +6127,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4875f262; WORD $0xcfa8 // vfmadd213ps %zmm7, %zmm1, %zmm1 # zmm1 = (zmm1 * zmm1) + zmm7
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0x8775 // jne 0x7a40 <k_sum_squares+0x80>
+	WORD $0x8775 // jne 0x7b10 <k_sum_squares+0x80>
 	WORD $0x2148; BYTE $0xca // andq %rcx, %rdx
 	LONG $0x40c6f640 // testb $0x40, %sil
-	WORD $0x3775 // jne 0x7af9 <k_sum_squares+0x139>
+	WORD $0x3775 // jne 0x7bc9 <k_sum_squares+0x139>
 	LONG $0x487cb162; WORD $0x2410; BYTE $0x80 // vmovups (%rax,%r8,4), %zmm4
 	QUAD $0x01806c10487cb162 // vmovups 0x40(%rax,%r8,4), %zmm5
 	QUAD $0x02807410487cb162 // vmovups 0x80(%rax,%r8,4), %zmm6
@@ -6113,9 +6142,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0x10ce8348 // orq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0x0b7e // jle 0x7b10 <k_sum_squares+0x150>
+	WORD $0x0b7e // jle 0x7be0 <k_sum_squares+0x150>
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	WORD $0x23eb // jmp 0x7b2d <k_sum_squares+0x16d>
+	WORD $0x23eb // jmp 0x7bfd <k_sum_squares+0x16d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x2410; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm4
 	LONG $0x485df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm4, %zmm0 # zmm0 = (zmm4 * zmm4) + zmm0
@@ -6123,9 +6152,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
 	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0xe37e // jle 0x7b10 <k_sum_squares+0x150>
+	WORD $0xe37e // jle 0x7be0 <k_sum_squares+0x150>
 	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x1c7e // jle 0x7b4e <k_sum_squares+0x18e>
+	WORD $0x1c7e // jle 0x7c1e <k_sum_squares+0x18e>
 	WORD $0xf129 // subl %esi, %ecx
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -6153,20 +6182,20 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x087d // jge 0x7ba9 <k_rms_scale+0x19>
+	WORD $0x087d // jge 0x7c79 <k_rms_scale+0x19>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x7c49 <k_rms_scale+0xb9>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x7d19 <k_rms_scale+0xb9>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0xf0498d4c // leaq -0x10(%rcx), %r9
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x1173 // jae 0x7bcf <k_rms_scale+0x3f>
+	WORD $0x1173 // jae 0x7c9f <k_rms_scale+0x3f>
 	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x6474 // je 0x7c31 <k_rms_scale+0xa1>
-	WORD $0x7aeb // jmp 0x7c49 <k_rms_scale+0xb9>
+	WORD $0x6474 // je 0x7d01 <k_rms_scale+0xa1>
+	WORD $0x7aeb // jmp 0x7d19 <k_rms_scale+0xb9>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x04e8c149 // shrq $0x4, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -6181,16 +6210,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%r10,4)
 	LONG $0x20c28349 // addq $0x20, %r10
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xc975 // jne 0x7bf0 <k_rms_scale+0x60>
+	WORD $0xc975 // jne 0x7cc0 <k_rms_scale+0x60>
 	LONG $0xf0428d4d // leaq -0x10(%r10), %r8
 	LONG $0x10c1f641 // testb $0x10, %r9b
-	WORD $0x1875 // jne 0x7c49 <k_rms_scale+0xb9>
+	WORD $0x1875 // jne 0x7d19 <k_rms_scale+0xb9>
 	LONG $0x487cb162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%r8,4), %zmm0, %zmm1
 	LONG $0x4874b162; WORD $0x0c59; BYTE $0x86 // vmulps (%rsi,%r8,4), %zmm1, %zmm1
 	LONG $0x487cb162; WORD $0x0c11; BYTE $0x80 // vmovups %zmm1, (%rax,%r8,4)
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
 	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
-	WORD $0x397e // jle 0x7c87 <k_rms_scale+0xf7>
+	WORD $0x397e // jle 0x7d57 <k_rms_scale+0xf7>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
@@ -6210,30 +6239,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// silu_mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x7ca1 <k_silu_mul+0x11>
+	WORD $0x077d // jge 0x7d71 <k_silu_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x7e43 <k_silu_mul+0x1b3>
+	LONG $0x0001a2e9; BYTE $0x00 // jmp 0x7f13 <k_silu_mul+0x1b3>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x526f0518487df262; WORD $0x0000 // vbroadcastss 0x526f(%rip), %zmm0 # 0xcf28 <k_fit_symmetric+0x4e8>
-	QUAD $0x527d0d18487df262; WORD $0x0000 // vbroadcastss 0x527d(%rip), %zmm1 # 0xcf40 <k_fit_symmetric+0x500>
-	QUAD $0x52871518487df262; WORD $0x0000 // vbroadcastss 0x5287(%rip), %zmm2 # 0xcf54 <k_fit_symmetric+0x514>
-	QUAD $0x52711d18487df262; WORD $0x0000 // vbroadcastss 0x5271(%rip), %zmm3 # 0xcf48 <k_fit_symmetric+0x508>
-	QUAD $0x52632518487df262; WORD $0x0000 // vbroadcastss 0x5263(%rip), %zmm4 # 0xcf44 <k_fit_symmetric+0x504>
-	QUAD $0x52792d18487df262; WORD $0x0000 // vbroadcastss 0x5279(%rip), %zmm5 # 0xcf64 <k_fit_symmetric+0x524>
-	QUAD $0x52633518487df262; WORD $0x0000 // vbroadcastss 0x5263(%rip), %zmm6 # 0xcf58 <k_fit_symmetric+0x518>
-	QUAD $0x525d3d18487df262; WORD $0x0000 // vbroadcastss 0x525d(%rip), %zmm7 # 0xcf5c <k_fit_symmetric+0x51c>
-	QUAD $0x526f0518487d7262; WORD $0x0000 // vbroadcastss 0x526f(%rip), %zmm8 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x52190d18487d7262; WORD $0x0000 // vbroadcastss 0x5219(%rip), %zmm9 # 0xcf2c <k_fit_symmetric+0x4ec>
-	QUAD $0x522f1518487d7262; WORD $0x0000 // vbroadcastss 0x522f(%rip), %zmm10 # 0xcf4c <k_fit_symmetric+0x50c>
-	QUAD $0x52451d18487d7262; WORD $0x0000 // vbroadcastss 0x5245(%rip), %zmm11 # 0xcf6c <k_fit_symmetric+0x52c>
-	QUAD $0x52372518487d7262; WORD $0x0000 // vbroadcastss 0x5237(%rip), %zmm12 # 0xcf68 <k_fit_symmetric+0x528>
-	QUAD $0x52012d18487d7262; WORD $0x0000 // vbroadcastss 0x5201(%rip), %zmm13 # 0xcf3c <k_fit_symmetric+0x4fc>
-	QUAD $0x51df3518487d7262; WORD $0x0000 // vbroadcastss 0x51df(%rip), %zmm14 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x51d53d58487d7262; WORD $0x0000 // vpbroadcastd 0x51d5(%rip), %zmm15 # 0xcf24 <k_fit_symmetric+0x4e4>
-	QUAD $0x51f70518487de262; WORD $0x0000 // vbroadcastss 0x51f7(%rip), %zmm16 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x525f0518487df262; WORD $0x0000 // vbroadcastss 0x525f(%rip), %zmm0 # 0xcfe8 <k_fit_symmetric+0x4d8>
+	QUAD $0x526d0d18487df262; WORD $0x0000 // vbroadcastss 0x526d(%rip), %zmm1 # 0xd000 <k_fit_symmetric+0x4f0>
+	QUAD $0x52771518487df262; WORD $0x0000 // vbroadcastss 0x5277(%rip), %zmm2 # 0xd014 <k_fit_symmetric+0x504>
+	QUAD $0x52611d18487df262; WORD $0x0000 // vbroadcastss 0x5261(%rip), %zmm3 # 0xd008 <k_fit_symmetric+0x4f8>
+	QUAD $0x52532518487df262; WORD $0x0000 // vbroadcastss 0x5253(%rip), %zmm4 # 0xd004 <k_fit_symmetric+0x4f4>
+	QUAD $0x52692d18487df262; WORD $0x0000 // vbroadcastss 0x5269(%rip), %zmm5 # 0xd024 <k_fit_symmetric+0x514>
+	QUAD $0x52533518487df262; WORD $0x0000 // vbroadcastss 0x5253(%rip), %zmm6 # 0xd018 <k_fit_symmetric+0x508>
+	QUAD $0x524d3d18487df262; WORD $0x0000 // vbroadcastss 0x524d(%rip), %zmm7 # 0xd01c <k_fit_symmetric+0x50c>
+	QUAD $0x525f0518487d7262; WORD $0x0000 // vbroadcastss 0x525f(%rip), %zmm8 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x52090d18487d7262; WORD $0x0000 // vbroadcastss 0x5209(%rip), %zmm9 # 0xcfec <k_fit_symmetric+0x4dc>
+	QUAD $0x521f1518487d7262; WORD $0x0000 // vbroadcastss 0x521f(%rip), %zmm10 # 0xd00c <k_fit_symmetric+0x4fc>
+	QUAD $0x52351d18487d7262; WORD $0x0000 // vbroadcastss 0x5235(%rip), %zmm11 # 0xd02c <k_fit_symmetric+0x51c>
+	QUAD $0x52272518487d7262; WORD $0x0000 // vbroadcastss 0x5227(%rip), %zmm12 # 0xd028 <k_fit_symmetric+0x518>
+	QUAD $0x51f12d18487d7262; WORD $0x0000 // vbroadcastss 0x51f1(%rip), %zmm13 # 0xcffc <k_fit_symmetric+0x4ec>
+	QUAD $0x51cf3518487d7262; WORD $0x0000 // vbroadcastss 0x51cf(%rip), %zmm14 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x51c53d58487d7262; WORD $0x0000 // vpbroadcastd 0x51c5(%rip), %zmm15 # 0xcfe4 <k_fit_symmetric+0x4d4>
+	QUAD $0x51e70518487de262; WORD $0x0000 // vbroadcastss 0x51e7(%rip), %zmm16 # 0xd010 <k_fit_symmetric+0x500>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -6272,47 +6301,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0xff1d8e0f; WORD $0xffff // jle 0x7d60 <k_silu_mul+0xd0>
+	LONG $0xff1d8e0f; WORD $0xffff // jle 0x7e30 <k_silu_mul+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x01438e0f; WORD $0x0000 // jle 0x7f8f <k_silu_mul+0x2ff>
+	LONG $0x01438e0f; WORD $0x0000 // jle 0x805f <k_silu_mul+0x2ff>
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x50b915c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x50b9(%rip){1to16}, %zmm0, %k2 # 0xcf28 <k_fit_symmetric+0x4e8>
-	QUAD $0x50c61dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x50c6(%rip){1to16}, %zmm0, %k3 # 0xcf40 <k_fit_symmetric+0x500>
-	QUAD $0x50d00d18487df262; WORD $0x0000 // vbroadcastss 0x50d0(%rip), %zmm1 # 0xcf54 <k_fit_symmetric+0x514>
-	QUAD $0x50ba0d575b7cf162; WORD $0x0000 // vxorps 0x50ba(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xcf48 <k_fit_symmetric+0x508>
-	QUAD $0x50ac1518487df262; WORD $0x0000 // vbroadcastss 0x50ac(%rip), %zmm2 # 0xcf44 <k_fit_symmetric+0x504>
+	QUAD $0x50a915c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x50a9(%rip){1to16}, %zmm0, %k2 # 0xcfe8 <k_fit_symmetric+0x4d8>
+	QUAD $0x50b61dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x50b6(%rip){1to16}, %zmm0, %k3 # 0xd000 <k_fit_symmetric+0x4f0>
+	QUAD $0x50c00d18487df262; WORD $0x0000 // vbroadcastss 0x50c0(%rip), %zmm1 # 0xd014 <k_fit_symmetric+0x504>
+	QUAD $0x50aa0d575b7cf162; WORD $0x0000 // vxorps 0x50aa(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0xd008 <k_fit_symmetric+0x4f8>
+	QUAD $0x509c1518487df262; WORD $0x0000 // vbroadcastss 0x509c(%rip), %zmm2 # 0xd004 <k_fit_symmetric+0x4f4>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x50bc0d59586cf162; WORD $0x0000 // vmulps 0x50bc(%rip){1to16}, %zmm2, %zmm1 # 0xcf64 <k_fit_symmetric+0x524>
+	QUAD $0x50ac0d59586cf162; WORD $0x0000 // vmulps 0x50ac(%rip){1to16}, %zmm2, %zmm1 # 0xd024 <k_fit_symmetric+0x514>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x509c15b85875f262; WORD $0x0000 // vfmadd231ps 0x509c(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x509615b85875f262; WORD $0x0000 // vfmadd231ps 0x5096(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x50a81d18487df262; WORD $0x0000 // vbroadcastss 0x50a8(%rip), %zmm3 # 0xcf78 <k_fit_symmetric+0x538>
-	QUAD $0x50521da8586df262; WORD $0x0000 // vfmadd213ps 0x5052(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x50681da8586df262; WORD $0x0000 // vfmadd213ps 0x5068(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x507e1da8586df262; WORD $0x0000 // vfmadd213ps 0x507e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x50701da8586df262; WORD $0x0000 // vfmadd213ps 0x5070(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x503a1da8586df262; WORD $0x0000 // vfmadd213ps 0x503a(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x508c15b85875f262; WORD $0x0000 // vfmadd231ps 0x508c(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x508615b85875f262; WORD $0x0000 // vfmadd231ps 0x5086(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x50981d18487df262; WORD $0x0000 // vbroadcastss 0x5098(%rip), %zmm3 # 0xd038 <k_fit_symmetric+0x528>
+	QUAD $0x50421da8586df262; WORD $0x0000 // vfmadd213ps 0x5042(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x50581da8586df262; WORD $0x0000 // vfmadd213ps 0x5058(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x506e1da8586df262; WORD $0x0000 // vfmadd213ps 0x506e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x50601da8586df262; WORD $0x0000 // vfmadd213ps 0x5060(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x502a1da8586df262; WORD $0x0000 // vfmadd213ps 0x502a(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x500c1518487df262; WORD $0x0000 // vbroadcastss 0x500c(%rip), %zmm2 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x4ffc1518487df262; WORD $0x0000 // vbroadcastss 0x4ffc(%rip), %zmm2 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x4fe83558487df262; WORD $0x0000 // vpbroadcastd 0x4fe8(%rip), %zmm6 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x4fd83558487df262; WORD $0x0000 // vpbroadcastd 0x4fd8(%rip), %zmm6 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x4fe51d18487df262; WORD $0x0000 // vbroadcastss 0x4fe5(%rip), %zmm3 # 0xcf50 <k_fit_symmetric+0x510>
+	QUAD $0x4fd51d18487df262; WORD $0x0000 // vbroadcastss 0x4fd5(%rip), %zmm3 # 0xd010 <k_fit_symmetric+0x500>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -6328,9 +6357,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x7fb5 <k_rope+0x15>
+	WORD $0x047d // jge 0x8085 <k_rope+0x15>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x5deb // jmp 0x8012 <k_rope+0x72>
+	WORD $0x5deb // jmp 0x80e2 <k_rope+0x72>
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
@@ -6348,9 +6377,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28349 // addq $0x20, %r10
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	WORD $0xae7e // jle 0x7fc0 <k_rope+0x20>
+	WORD $0xae7e // jle 0x8090 <k_rope+0x20>
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
-	WORD $0x5b7e // jle 0x8072 <k_rope+0xd2>
+	WORD $0x5b7e // jle 0x8142 <k_rope+0xd2>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0xf741; BYTE $0xd0 // notl %r8d
@@ -6375,9 +6404,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x8098 <k_axpy+0x18>
+	WORD $0x077d // jge 0x8168 <k_axpy+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x8178 <k_axpy+0xf8>
+	LONG $0x0000e0e9; BYTE $0x00 // jmp 0x8248 <k_axpy+0xf8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6387,12 +6416,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x80d0 <k_axpy+0x50>
+	WORD $0x1673 // jae 0x81a0 <k_axpy+0x50>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0085850f; WORD $0x0000 // jne 0x8150 <k_axpy+0xd0>
-	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x8178 <k_axpy+0xf8>
+	LONG $0x0085850f; WORD $0x0000 // jne 0x8220 <k_axpy+0xd0>
+	LONG $0x0000a8e9; BYTE $0x00 // jmp 0x8248 <k_axpy+0xf8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -6410,21 +6439,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x80e0 <k_axpy+0x60>
+	WORD $0x9975 // jne 0x81b0 <k_axpy+0x60>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x8178 <k_axpy+0xf8>
+	WORD $0x2874 // je 0x8248 <k_axpy+0xf8>
 	LONG $0x487cf162; WORD $0x0c10; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm1
 	LONG $0x487df262; WORD $0x0ca8; BYTE $0x82 // vfmadd213ps (%rdx,%rax,4), %zmm0, %zmm1 # zmm1 = (zmm0 * zmm1) + mem
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8150 <k_axpy+0xd0>
+	WORD $0xdf75 // jne 0x8220 <k_axpy+0xd0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x81ac <k_axpy+0x12c>
+	WORD $0x2f7e // jle 0x827c <k_axpy+0x12c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -6442,9 +6471,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487df262; WORD $0x4718; BYTE $0x0a // vbroadcastss 0x28(%rdi), %zmm0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x81c8 <k_scale+0x18>
+	WORD $0x077d // jge 0x8298 <k_scale+0x18>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x8281 <k_scale+0xd1>
+	LONG $0x0000b9e9; BYTE $0x00 // jmp 0x8351 <k_scale+0xd1>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
@@ -6453,12 +6482,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8944; BYTE $0xc6 // movl %r8d, %esi
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1273 // jae 0x81f7 <k_scale+0x47>
+	WORD $0x1273 // jae 0x82c7 <k_scale+0x47>
 	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x6e75 // jne 0x8260 <k_scale+0xb0>
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x8281 <k_scale+0xd1>
+	WORD $0x6e75 // jne 0x8330 <k_scale+0xb0>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x8351 <k_scale+0xd1>
 	LONG $0xfce08349 // andq $-0x4, %r8
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -6472,21 +6501,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824c11487cf162 // vmovups %zmm1, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc08349 // addq $-0x4, %r8
-	WORD $0xb875 // jne 0x8200 <k_scale+0x50>
+	WORD $0xb875 // jne 0x82d0 <k_scale+0x50>
 	LONG $0x10408d4c // leaq 0x10(%rax), %r8
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3074 // je 0x8281 <k_scale+0xd1>
+	WORD $0x3074 // je 0x8351 <k_scale+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0x0c59; BYTE $0x82 // vmulps (%rdx,%rax,4), %zmm0, %zmm1
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0xff48; BYTE $0xce // decq %rsi
-	WORD $0xe675 // jne 0x8260 <k_scale+0xb0>
+	WORD $0xe675 // jne 0x8330 <k_scale+0xb0>
 	LONG $0xf0c08349 // addq $-0x10, %r8
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x247e // jle 0x82aa <k_scale+0xfa>
+	WORD $0x247e // jle 0x837a <k_scale+0xfa>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
@@ -6502,9 +6531,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x82c1 <k_add+0x11>
+	WORD $0x077d // jge 0x8391 <k_add+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8398 <k_add+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8468 <k_add+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6514,12 +6543,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x82f9 <k_add+0x49>
+	WORD $0x1673 // jae 0x83c9 <k_add+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x8370 <k_add+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8398 <k_add+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8440 <k_add+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8468 <k_add+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -6537,21 +6566,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x8300 <k_add+0x50>
+	WORD $0x9975 // jne 0x83d0 <k_add+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x8398 <k_add+0xe8>
+	WORD $0x2874 // je 0x8468 <k_add+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8370 <k_add+0xc0>
+	WORD $0xdf75 // jne 0x8440 <k_add+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x83cc <k_add+0x11c>
+	WORD $0x2f7e // jle 0x849c <k_add+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -6568,9 +6597,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x83e1 <k_mul+0x11>
+	WORD $0x077d // jge 0x84b1 <k_mul+0x11>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x84b8 <k_mul+0xe8>
+	LONG $0x0000d7e9; BYTE $0x00 // jmp 0x8588 <k_mul+0xe8>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0xf0418d48 // leaq -0x10(%rcx), %rax
@@ -6580,12 +6609,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30f88348 // cmpq $0x30, %rax
-	WORD $0x1673 // jae 0x8419 <k_mul+0x49>
+	WORD $0x1673 // jae 0x84e9 <k_mul+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x8490 <k_mul+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x84b8 <k_mul+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x8560 <k_mul+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x8588 <k_mul+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xc031 // xorl %eax, %eax
 	BYTE $0x90 // nop
@@ -6603,21 +6632,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03824411487cf162 // vmovups %zmm0, 0xc0(%rdx,%rax,4)
 	LONG $0x40c08348 // addq $0x40, %rax
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9975 // jne 0x8420 <k_mul+0x50>
+	WORD $0x9975 // jne 0x84f0 <k_mul+0x50>
 	LONG $0x10488d4c // leaq 0x10(%rax), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2874 // je 0x84b8 <k_mul+0xe8>
+	WORD $0x2874 // je 0x8588 <k_mul+0xe8>
 	LONG $0x487cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0
 	LONG $0x487cf162; WORD $0x0459; BYTE $0x86 // vmulps (%rsi,%rax,4), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x82 // vmovups %zmm0, (%rdx,%rax,4)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x8490 <k_mul+0xc0>
+	WORD $0xdf75 // jne 0x8560 <k_mul+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	WORD $0x2f7e // jle 0x84ec <k_mul+0x11c>
+	WORD $0x2f7e // jle 0x85bc <k_mul+0x11c>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0xd2f7 // notl %edx
@@ -6637,33 +6666,33 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf262; WORD $0xc019 // vbroadcastsd %xmm0, %zmm0
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x0b7d // jge 0x8514 <k_sum_exp+0x24>
+	WORD $0x0b7d // jge 0x85e4 <k_sum_exp+0x24>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x00024fe9; BYTE $0x00 // jmp 0x8763 <k_sum_exp+0x273>
+	LONG $0x00024fe9; BYTE $0x00 // jmp 0x8833 <k_sum_exp+0x273>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x4ac61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4ac6(%rip), %zmm3 # 0xcff8 <k_fit_symmetric+0x5b8>
-	QUAD $0x4aa4251948fdf262; WORD $0x0000 // vbroadcastsd 0x4aa4(%rip), %zmm4 # 0xcfe0 <k_fit_symmetric+0x5a0>
-	QUAD $0x4aaa2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4aaa(%rip), %zmm5 # 0xcff0 <k_fit_symmetric+0x5b0>
-	QUAD $0x4a38351948fdf262; WORD $0x0000 // vbroadcastsd 0x4a38(%rip), %zmm6 # 0xcf88 <k_fit_symmetric+0x548>
-	QUAD $0x4a3e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4a3e(%rip), %zmm7 # 0xcf98 <k_fit_symmetric+0x558>
-	QUAD $0x4a44051948fd7262; WORD $0x0000 // vbroadcastsd 0x4a44(%rip), %zmm8 # 0xcfa8 <k_fit_symmetric+0x568>
-	QUAD $0x4a620d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a62(%rip), %zmm9 # 0xcfd0 <k_fit_symmetric+0x590>
-	QUAD $0x4a90151948fd7262; WORD $0x0000 // vbroadcastsd 0x4a90(%rip), %zmm10 # 0xd008 <k_fit_symmetric+0x5c8>
-	QUAD $0x4a1e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a1e(%rip), %zmm11 # 0xcfa0 <k_fit_symmetric+0x560>
-	QUAD $0x4a34251948fd7262; WORD $0x0000 // vbroadcastsd 0x4a34(%rip), %zmm12 # 0xcfc0 <k_fit_symmetric+0x580>
-	QUAD $0x4a6a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a6a(%rip), %zmm13 # 0xd000 <k_fit_symmetric+0x5c0>
-	QUAD $0x49e0351948fd7262; WORD $0x0000 // vbroadcastsd 0x49e0(%rip), %zmm14 # 0xcf80 <k_fit_symmetric+0x540>
-	QUAD $0x49e63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x49e6(%rip), %zmm15 # 0xcf90 <k_fit_symmetric+0x550>
-	QUAD $0x4a5c051948fde262; WORD $0x0000 // vbroadcastsd 0x4a5c(%rip), %zmm16 # 0xd010 <k_fit_symmetric+0x5d0>
-	QUAD $0x4a5a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x4a5a(%rip), %zmm17 # 0xd018 <k_fit_symmetric+0x5d8>
-	QUAD $0x4a10151948fde262; WORD $0x0000 // vbroadcastsd 0x4a10(%rip), %zmm18 # 0xcfd8 <k_fit_symmetric+0x598>
-	QUAD $0x49f61d1948fde262; WORD $0x0000 // vbroadcastsd 0x49f6(%rip), %zmm19 # 0xcfc8 <k_fit_symmetric+0x588>
+	QUAD $0x4ab61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4ab6(%rip), %zmm3 # 0xd0b8 <k_fit_symmetric+0x5a8>
+	QUAD $0x4a94251948fdf262; WORD $0x0000 // vbroadcastsd 0x4a94(%rip), %zmm4 # 0xd0a0 <k_fit_symmetric+0x590>
+	QUAD $0x4a9a2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4a9a(%rip), %zmm5 # 0xd0b0 <k_fit_symmetric+0x5a0>
+	QUAD $0x4a28351948fdf262; WORD $0x0000 // vbroadcastsd 0x4a28(%rip), %zmm6 # 0xd048 <k_fit_symmetric+0x538>
+	QUAD $0x4a2e3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4a2e(%rip), %zmm7 # 0xd058 <k_fit_symmetric+0x548>
+	QUAD $0x4a34051948fd7262; WORD $0x0000 // vbroadcastsd 0x4a34(%rip), %zmm8 # 0xd068 <k_fit_symmetric+0x558>
+	QUAD $0x4a520d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a52(%rip), %zmm9 # 0xd090 <k_fit_symmetric+0x580>
+	QUAD $0x4a80151948fd7262; WORD $0x0000 // vbroadcastsd 0x4a80(%rip), %zmm10 # 0xd0c8 <k_fit_symmetric+0x5b8>
+	QUAD $0x4a0e1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a0e(%rip), %zmm11 # 0xd060 <k_fit_symmetric+0x550>
+	QUAD $0x4a24251948fd7262; WORD $0x0000 // vbroadcastsd 0x4a24(%rip), %zmm12 # 0xd080 <k_fit_symmetric+0x570>
+	QUAD $0x4a5a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4a5a(%rip), %zmm13 # 0xd0c0 <k_fit_symmetric+0x5b0>
+	QUAD $0x49d0351948fd7262; WORD $0x0000 // vbroadcastsd 0x49d0(%rip), %zmm14 # 0xd040 <k_fit_symmetric+0x530>
+	QUAD $0x49d63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x49d6(%rip), %zmm15 # 0xd050 <k_fit_symmetric+0x540>
+	QUAD $0x4a4c051948fde262; WORD $0x0000 // vbroadcastsd 0x4a4c(%rip), %zmm16 # 0xd0d0 <k_fit_symmetric+0x5c0>
+	QUAD $0x4a4a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x4a4a(%rip), %zmm17 # 0xd0d8 <k_fit_symmetric+0x5c8>
+	QUAD $0x4a00151948fde262; WORD $0x0000 // vbroadcastsd 0x4a00(%rip), %zmm18 # 0xd098 <k_fit_symmetric+0x588>
+	QUAD $0x49e61d1948fde262; WORD $0x0000 // vbroadcastsd 0x49e6(%rip), %zmm19 # 0xd088 <k_fit_symmetric+0x578>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x49cf251948fde262; WORD $0x0000 // vbroadcastsd 0x49cf(%rip), %zmm20 # 0xcfb0 <k_fit_symmetric+0x570>
+	QUAD $0x49bf251948fde262; WORD $0x0000 // vbroadcastsd 0x49bf(%rip), %zmm20 # 0xd070 <k_fit_symmetric+0x560>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -6726,11 +6755,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48f5b162; WORD $0xce58 // vaddpd %zmm22, %zmm1, %zmm1
 	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x85f0 <k_sum_exp+0x100>
+	LONG $0xfe8d8e0f; WORD $0xffff // jle 0x86c0 <k_sum_exp+0x100>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x024c8e0f; WORD $0x0000 // jle 0x89b8 <k_sum_exp+0x4c8>
+	LONG $0x024c8e0f; WORD $0x0000 // jle 0x8a88 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xe5358d48; WORD $0x0049; BYTE $0x00 // leaq 0x49e5(%rip), %rsi # 0xd160 <lanes>
+	LONG $0xd5358d48; WORD $0x0049; BYTE $0x00 // leaq 0x49d5(%rip), %rsi # 0xd220 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -6739,47 +6768,47 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x47892d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x4789(%rip){1to16}, %zmm2, %zmm5 # 0xcf30 <k_fit_symmetric+0x4f0>
+	QUAD $0x47792d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0x4779(%rip){1to16}, %zmm2, %zmm5 # 0xcff0 <k_fit_symmetric+0x4e0>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x483b151948fdf262; WORD $0x0000 // vbroadcastsd 0x483b(%rip), %zmm2 # 0xcff8 <k_fit_symmetric+0x5b8>
-	QUAD $0x4819351948fdf262; WORD $0x0000 // vbroadcastsd 0x4819(%rip), %zmm6 # 0xcfe0 <k_fit_symmetric+0x5a0>
+	QUAD $0x482b151948fdf262; WORD $0x0000 // vbroadcastsd 0x482b(%rip), %zmm2 # 0xd0b8 <k_fit_symmetric+0x5a8>
+	QUAD $0x4809351948fdf262; WORD $0x0000 // vbroadcastsd 0x4809(%rip), %zmm6 # 0xd0a0 <k_fit_symmetric+0x590>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x48131d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4813(%rip), %zmm3 # 0xcff0 <k_fit_symmetric+0x5b0>
+	QUAD $0x48031d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4803(%rip), %zmm3 # 0xd0b0 <k_fit_symmetric+0x5a0>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x47953d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4795(%rip), %zmm7 # 0xcf88 <k_fit_symmetric+0x548>
+	QUAD $0x47853d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4785(%rip), %zmm7 # 0xd048 <k_fit_symmetric+0x538>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x478f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x478f(%rip), %zmm11 # 0xcf98 <k_fit_symmetric+0x558>
-	QUAD $0x4795251948fdf262; WORD $0x0000 // vbroadcastsd 0x4795(%rip), %zmm4 # 0xcfa8 <k_fit_symmetric+0x568>
+	QUAD $0x477f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x477f(%rip), %zmm11 # 0xd058 <k_fit_symmetric+0x548>
+	QUAD $0x4785251948fdf262; WORD $0x0000 // vbroadcastsd 0x4785(%rip), %zmm4 # 0xd068 <k_fit_symmetric+0x558>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x47a72d1948fd7262; WORD $0x0000 // vbroadcastsd 0x47a7(%rip), %zmm13 # 0xcfd0 <k_fit_symmetric+0x590>
-	QUAD $0x47d5351948fd7262; WORD $0x0000 // vbroadcastsd 0x47d5(%rip), %zmm14 # 0xd008 <k_fit_symmetric+0x5c8>
+	QUAD $0x47972d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4797(%rip), %zmm13 # 0xd090 <k_fit_symmetric+0x580>
+	QUAD $0x47c5351948fd7262; WORD $0x0000 // vbroadcastsd 0x47c5(%rip), %zmm14 # 0xd0c8 <k_fit_symmetric+0x5b8>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x47573d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4757(%rip), %zmm15 # 0xcfa0 <k_fit_symmetric+0x560>
+	QUAD $0x47473d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4747(%rip), %zmm15 # 0xd060 <k_fit_symmetric+0x550>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x4767051948fde262; WORD $0x0000 // vbroadcastsd 0x4767(%rip), %zmm16 # 0xcfc0 <k_fit_symmetric+0x580>
+	QUAD $0x4757051948fde262; WORD $0x0000 // vbroadcastsd 0x4757(%rip), %zmm16 # 0xd080 <k_fit_symmetric+0x570>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x47970d1948fde262; WORD $0x0000 // vbroadcastsd 0x4797(%rip), %zmm17 # 0xd000 <k_fit_symmetric+0x5c0>
-	QUAD $0x470d151948fde262; WORD $0x0000 // vbroadcastsd 0x470d(%rip), %zmm18 # 0xcf80 <k_fit_symmetric+0x540>
+	QUAD $0x47870d1948fde262; WORD $0x0000 // vbroadcastsd 0x4787(%rip), %zmm17 # 0xd0c0 <k_fit_symmetric+0x5b0>
+	QUAD $0x46fd151948fde262; WORD $0x0000 // vbroadcastsd 0x46fd(%rip), %zmm18 # 0xd040 <k_fit_symmetric+0x530>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x47071d1948fde262; WORD $0x0000 // vbroadcastsd 0x4707(%rip), %zmm19 # 0xcf90 <k_fit_symmetric+0x550>
+	QUAD $0x46f71d1948fde262; WORD $0x0000 // vbroadcastsd 0x46f7(%rip), %zmm19 # 0xd050 <k_fit_symmetric+0x540>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x4777251948fde262; WORD $0x0000 // vbroadcastsd 0x4777(%rip), %zmm20 # 0xd010 <k_fit_symmetric+0x5d0>
+	QUAD $0x4767251948fde262; WORD $0x0000 // vbroadcastsd 0x4767(%rip), %zmm20 # 0xd0d0 <k_fit_symmetric+0x5c0>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x476f2d1948fde262; WORD $0x0000 // vbroadcastsd 0x476f(%rip), %zmm21 # 0xd018 <k_fit_symmetric+0x5d8>
-	QUAD $0x4725351948fde262; WORD $0x0000 // vbroadcastsd 0x4725(%rip), %zmm22 # 0xcfd8 <k_fit_symmetric+0x598>
+	QUAD $0x475f2d1948fde262; WORD $0x0000 // vbroadcastsd 0x475f(%rip), %zmm21 # 0xd0d8 <k_fit_symmetric+0x5c8>
+	QUAD $0x4715351948fde262; WORD $0x0000 // vbroadcastsd 0x4715(%rip), %zmm22 # 0xd098 <k_fit_symmetric+0x588>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x46ff3d1948fde262; WORD $0x0000 // vbroadcastsd 0x46ff(%rip), %zmm23 # 0xcfc8 <k_fit_symmetric+0x588>
+	QUAD $0x46ef3d1948fde262; WORD $0x0000 // vbroadcastsd 0x46ef(%rip), %zmm23 # 0xd088 <k_fit_symmetric+0x578>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x46d1151948fd7262; WORD $0x0000 // vbroadcastsd 0x46d1(%rip), %zmm10 # 0xcfb0 <k_fit_symmetric+0x570>
+	QUAD $0x46c1151948fd7262; WORD $0x0000 // vbroadcastsd 0x46c1(%rip), %zmm10 # 0xd070 <k_fit_symmetric+0x560>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -6846,12 +6875,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0xf819 // vbroadcastsd %xmm0, %zmm31
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x137d // jge 0x8a52 <k_sum_exp_pair+0x42>
+	WORD $0x137d // jge 0x8b22 <k_sum_exp_pair+0x42>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0x000451e9; BYTE $0x00 // jmp 0x8ea3 <k_sum_exp_pair+0x493>
+	LONG $0x000451e9; BYTE $0x00 // jmp 0x8f73 <k_sum_exp_pair+0x493>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
@@ -6860,39 +6889,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x455e351948fde262; WORD $0x0000 // vbroadcastsd 0x455e(%rip), %zmm22 # 0xcfe0 <k_fit_symmetric+0x5a0>
-	QUAD $0x44fc3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44fc(%rip), %zmm15 # 0xcf88 <k_fit_symmetric+0x548>
-	QUAD $0x450a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x450a(%rip), %zmm7 # 0xcfa0 <k_fit_symmetric+0x560>
-	QUAD $0x45102d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4510(%rip), %zmm13 # 0xcfb0 <k_fit_symmetric+0x570>
-	QUAD $0x4516251948fd7262; WORD $0x0000 // vbroadcastsd 0x4516(%rip), %zmm12 # 0xcfc0 <k_fit_symmetric+0x580>
-	QUAD $0x454c3d1948fde262; WORD $0x0000 // vbroadcastsd 0x454c(%rip), %zmm23 # 0xd000 <k_fit_symmetric+0x5c0>
-	QUAD $0x44c2251948fde262; WORD $0x0000 // vbroadcastsd 0x44c2(%rip), %zmm20 # 0xcf80 <k_fit_symmetric+0x540>
-	QUAD $0x4548051948fde262; WORD $0x0000 // vbroadcastsd 0x4548(%rip), %zmm16 # 0xd010 <k_fit_symmetric+0x5d0>
-	QUAD $0x4546151948fd7262; WORD $0x0000 // vbroadcastsd 0x4546(%rip), %zmm10 # 0xd018 <k_fit_symmetric+0x5d8>
-	QUAD $0x44fc2d1948fde262; WORD $0x0000 // vbroadcastsd 0x44fc(%rip), %zmm21 # 0xcfd8 <k_fit_symmetric+0x598>
+	QUAD $0x454e351948fde262; WORD $0x0000 // vbroadcastsd 0x454e(%rip), %zmm22 # 0xd0a0 <k_fit_symmetric+0x590>
+	QUAD $0x44ec3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44ec(%rip), %zmm15 # 0xd048 <k_fit_symmetric+0x538>
+	QUAD $0x44fa3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x44fa(%rip), %zmm7 # 0xd060 <k_fit_symmetric+0x550>
+	QUAD $0x45002d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4500(%rip), %zmm13 # 0xd070 <k_fit_symmetric+0x560>
+	QUAD $0x4506251948fd7262; WORD $0x0000 // vbroadcastsd 0x4506(%rip), %zmm12 # 0xd080 <k_fit_symmetric+0x570>
+	QUAD $0x453c3d1948fde262; WORD $0x0000 // vbroadcastsd 0x453c(%rip), %zmm23 # 0xd0c0 <k_fit_symmetric+0x5b0>
+	QUAD $0x44b2251948fde262; WORD $0x0000 // vbroadcastsd 0x44b2(%rip), %zmm20 # 0xd040 <k_fit_symmetric+0x530>
+	QUAD $0x4538051948fde262; WORD $0x0000 // vbroadcastsd 0x4538(%rip), %zmm16 # 0xd0d0 <k_fit_symmetric+0x5c0>
+	QUAD $0x4536151948fd7262; WORD $0x0000 // vbroadcastsd 0x4536(%rip), %zmm10 # 0xd0d8 <k_fit_symmetric+0x5c8>
+	QUAD $0x44ec2d1948fde262; WORD $0x0000 // vbroadcastsd 0x44ec(%rip), %zmm21 # 0xd098 <k_fit_symmetric+0x588>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x44e71d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44e7(%rip), %zmm11 # 0xcff8 <k_fit_symmetric+0x5b8>
+	QUAD $0x44d71d1948fd7262; WORD $0x0000 // vbroadcastsd 0x44d7(%rip), %zmm11 # 0xd0b8 <k_fit_symmetric+0x5a8>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x44bd351948fd7262; WORD $0x0000 // vbroadcastsd 0x44bd(%rip), %zmm14 # 0xcff0 <k_fit_symmetric+0x5b0>
+	QUAD $0x44ad351948fd7262; WORD $0x0000 // vbroadcastsd 0x44ad(%rip), %zmm14 # 0xd0b0 <k_fit_symmetric+0x5a0>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x44590d1948fde262; WORD $0x0000 // vbroadcastsd 0x4459(%rip), %zmm17 # 0xcfa8 <k_fit_symmetric+0x568>
+	QUAD $0x44490d1948fde262; WORD $0x0000 // vbroadcastsd 0x4449(%rip), %zmm17 # 0xd068 <k_fit_symmetric+0x558>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x44330d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4433(%rip), %zmm1 # 0xcf98 <k_fit_symmetric+0x558>
+	QUAD $0x44230d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4423(%rip), %zmm1 # 0xd058 <k_fit_symmetric+0x548>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x445b151948fde262; WORD $0x0000 // vbroadcastsd 0x445b(%rip), %zmm18 # 0xcfd0 <k_fit_symmetric+0x590>
+	QUAD $0x444b151948fde262; WORD $0x0000 // vbroadcastsd 0x444b(%rip), %zmm18 # 0xd090 <k_fit_symmetric+0x580>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x44831d1948fde262; WORD $0x0000 // vbroadcastsd 0x4483(%rip), %zmm19 # 0xd008 <k_fit_symmetric+0x5c8>
+	QUAD $0x44731d1948fde262; WORD $0x0000 // vbroadcastsd 0x4473(%rip), %zmm19 # 0xd0c8 <k_fit_symmetric+0x5b8>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -6919,7 +6948,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x4360151948fde262; WORD $0x0000 // vbroadcastsd 0x4360(%rip), %zmm18 # 0xcf90 <k_fit_symmetric+0x550>
+	QUAD $0x4350151948fde262; WORD $0x0000 // vbroadcastsd 0x4350(%rip), %zmm18 # 0xd050 <k_fit_symmetric+0x540>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -6944,13 +6973,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x42f90d1948fdf262; WORD $0x0000 // vbroadcastsd 0x42f9(%rip), %zmm1 # 0xcfc8 <k_fit_symmetric+0x588>
+	QUAD $0x42e90d1948fdf262; WORD $0x0000 // vbroadcastsd 0x42e9(%rip), %zmm1 # 0xd088 <k_fit_symmetric+0x578>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x42d9151948fdf262; WORD $0x0000 // vbroadcastsd 0x42d9(%rip), %zmm2 # 0xcfd0 <k_fit_symmetric+0x590>
+	QUAD $0x42c9151948fdf262; WORD $0x0000 // vbroadcastsd 0x42c9(%rip), %zmm2 # 0xd090 <k_fit_symmetric+0x580>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -6975,14 +7004,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x42600d1948fd6262; WORD $0x0000 // vbroadcastsd 0x4260(%rip), %zmm25 # 0xcff8 <k_fit_symmetric+0x5b8>
+	QUAD $0x42500d1948fd6262; WORD $0x0000 // vbroadcastsd 0x4250(%rip), %zmm25 # 0xd0b8 <k_fit_symmetric+0x5a8>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x41d21da8588d7262; WORD $0x0000 // vfmadd213pd 0x41d2(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x41c21da8588d7262; WORD $0x0000 // vfmadd213pd 0x41c2(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -7018,11 +7047,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cb162; WORD $0xe328 // vmovaps %zmm19, %zmm4
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8ae0 <k_sum_exp_pair+0xd0>
+	LONG $0xfc3d8e0f; WORD $0xffff // jle 0x8bb0 <k_sum_exp_pair+0xd0>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x041f8e0f; WORD $0x0000 // jle 0x92cb <k_sum_exp_pair+0x8bb>
+	LONG $0x041f8e0f; WORD $0x0000 // jle 0x939b <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xa5358d48; WORD $0x0042; BYTE $0x00 // leaq 0x42a5(%rip), %rsi # 0xd160 <lanes>
+	LONG $0x95358d48; WORD $0x0042; BYTE $0x00 // leaq 0x4295(%rip), %rsi # 0xd220 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -7031,7 +7060,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x40491ddf587df162; WORD $0x0000 // vpandnd 0x4049(%rip){1to16}, %zmm0, %zmm3 # 0xcf30 <k_fit_symmetric+0x4f0>
+	QUAD $0x40391ddf587df162; WORD $0x0000 // vpandnd 0x4039(%rip){1to16}, %zmm0, %zmm3 # 0xcff0 <k_fit_symmetric+0x4e0>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -7039,34 +7068,34 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x40d81d1948fd7262; WORD $0x0000 // vbroadcastsd 0x40d8(%rip), %zmm11 # 0xcff8 <k_fit_symmetric+0x5b8>
-	QUAD $0x40b6051948fd6262; WORD $0x0000 // vbroadcastsd 0x40b6(%rip), %zmm24 # 0xcfe0 <k_fit_symmetric+0x5a0>
+	QUAD $0x40c81d1948fd7262; WORD $0x0000 // vbroadcastsd 0x40c8(%rip), %zmm11 # 0xd0b8 <k_fit_symmetric+0x5a8>
+	QUAD $0x40a6051948fd6262; WORD $0x0000 // vbroadcastsd 0x40a6(%rip), %zmm24 # 0xd0a0 <k_fit_symmetric+0x590>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x409c2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x409c(%rip), %zmm5 # 0xcff0 <k_fit_symmetric+0x5b0>
+	QUAD $0x408c2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x408c(%rip), %zmm5 # 0xd0b0 <k_fit_symmetric+0x5a0>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x401e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x401e(%rip), %zmm25 # 0xcf88 <k_fit_symmetric+0x548>
-	QUAD $0x40242d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4024(%rip), %zmm13 # 0xcf98 <k_fit_symmetric+0x558>
+	QUAD $0x400e0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x400e(%rip), %zmm25 # 0xd048 <k_fit_symmetric+0x538>
+	QUAD $0x40142d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4014(%rip), %zmm13 # 0xd058 <k_fit_symmetric+0x548>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x4024051948fd7262; WORD $0x0000 // vbroadcastsd 0x4024(%rip), %zmm8 # 0xcfa8 <k_fit_symmetric+0x568>
+	QUAD $0x4014051948fd7262; WORD $0x0000 // vbroadcastsd 0x4014(%rip), %zmm8 # 0xd068 <k_fit_symmetric+0x558>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x4036351948fd7262; WORD $0x0000 // vbroadcastsd 0x4036(%rip), %zmm14 # 0xcfd0 <k_fit_symmetric+0x590>
+	QUAD $0x4026351948fd7262; WORD $0x0000 // vbroadcastsd 0x4026(%rip), %zmm14 # 0xd090 <k_fit_symmetric+0x580>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x405e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x405e(%rip), %zmm15 # 0xd008 <k_fit_symmetric+0x5c8>
-	QUAD $0x3fec051948fde262; WORD $0x0000 // vbroadcastsd 0x3fec(%rip), %zmm16 # 0xcfa0 <k_fit_symmetric+0x560>
+	QUAD $0x404e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x404e(%rip), %zmm15 # 0xd0c8 <k_fit_symmetric+0x5b8>
+	QUAD $0x3fdc051948fde262; WORD $0x0000 // vbroadcastsd 0x3fdc(%rip), %zmm16 # 0xd060 <k_fit_symmetric+0x550>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x3ff60d1948fde262; WORD $0x0000 // vbroadcastsd 0x3ff6(%rip), %zmm17 # 0xcfc0 <k_fit_symmetric+0x580>
+	QUAD $0x3fe60d1948fde262; WORD $0x0000 // vbroadcastsd 0x3fe6(%rip), %zmm17 # 0xd080 <k_fit_symmetric+0x570>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x4026151948fde262; WORD $0x0000 // vbroadcastsd 0x4026(%rip), %zmm18 # 0xd000 <k_fit_symmetric+0x5c0>
+	QUAD $0x4016151948fde262; WORD $0x0000 // vbroadcastsd 0x4016(%rip), %zmm18 # 0xd0c0 <k_fit_symmetric+0x5b0>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x3f961d1948fde262; WORD $0x0000 // vbroadcastsd 0x3f96(%rip), %zmm19 # 0xcf80 <k_fit_symmetric+0x540>
-	QUAD $0x3f9c251948fde262; WORD $0x0000 // vbroadcastsd 0x3f9c(%rip), %zmm20 # 0xcf90 <k_fit_symmetric+0x550>
+	QUAD $0x3f861d1948fde262; WORD $0x0000 // vbroadcastsd 0x3f86(%rip), %zmm19 # 0xd040 <k_fit_symmetric+0x530>
+	QUAD $0x3f8c251948fde262; WORD $0x0000 // vbroadcastsd 0x3f8c(%rip), %zmm20 # 0xd050 <k_fit_symmetric+0x540>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -7085,7 +7114,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x3fa53d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3fa5(%rip), %zmm31 # 0xd010 <k_fit_symmetric+0x5d0>
+	QUAD $0x3f953d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3f95(%rip), %zmm31 # 0xd0d0 <k_fit_symmetric+0x5c0>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -7095,11 +7124,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x3f6c051948fdf262; WORD $0x0000 // vbroadcastsd 0x3f6c(%rip), %zmm0 # 0xd018 <k_fit_symmetric+0x5d8>
+	QUAD $0x3f5c051948fdf262; WORD $0x0000 // vbroadcastsd 0x3f5c(%rip), %zmm0 # 0xd0d8 <k_fit_symmetric+0x5c8>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x3f1c051948fd6262; WORD $0x0000 // vbroadcastsd 0x3f1c(%rip), %zmm24 # 0xcfd8 <k_fit_symmetric+0x598>
+	QUAD $0x3f0c051948fd6262; WORD $0x0000 // vbroadcastsd 0x3f0c(%rip), %zmm24 # 0xd098 <k_fit_symmetric+0x588>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x3efc0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3efc(%rip), %zmm25 # 0xcfc8 <k_fit_symmetric+0x588>
+	QUAD $0x3eec0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3eec(%rip), %zmm25 # 0xd088 <k_fit_symmetric+0x578>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -7144,7 +7173,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x3dd12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3dd1(%rip), %zmm5 # 0xcfb0 <k_fit_symmetric+0x570>
+	QUAD $0x3dc12d1948fdf262; WORD $0x0000 // vbroadcastsd 0x3dc1(%rip), %zmm5 # 0xd070 <k_fit_symmetric+0x560>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -7232,9 +7261,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x93b5 <k_decode_f16+0x15>
+	WORD $0x077d // jge 0x9485 <k_decode_f16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x9471 <k_decode_f16+0xd1>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x9541 <k_decode_f16+0xd1>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -7243,12 +7272,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1273 // jae 0x93e5 <k_decode_f16+0x45>
+	WORD $0x1273 // jae 0x94b5 <k_decode_f16+0x45>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x7075 // jne 0x9450 <k_decode_f16+0xb0>
-	LONG $0x00008ce9; BYTE $0x00 // jmp 0x9471 <k_decode_f16+0xd1>
+	WORD $0x7075 // jne 0x9520 <k_decode_f16+0xb0>
+	LONG $0x00008ce9; BYTE $0x00 // jmp 0x9541 <k_decode_f16+0xd1>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7262,27 +7291,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03964411487cf162 // vmovups %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0xb875 // jne 0x93f0 <k_decode_f16+0x50>
+	WORD $0xb875 // jne 0x94c0 <k_decode_f16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x3074 // je 0x9471 <k_decode_f16+0xd1>
+	WORD $0x3074 // je 0x9541 <k_decode_f16+0xd1>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487df262; WORD $0x0413; BYTE $0x50 // vcvtph2ps (%rax,%rdx,2), %zmm0
 	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xe675 // jne 0x9450 <k_decode_f16+0xb0>
+	WORD $0xe675 // jne 0x9520 <k_decode_f16+0xb0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	LONG $0x009a8d0f; WORD $0x0000 // jge 0x9517 <k_decode_f16+0x177>
+	LONG $0x009a8d0f; WORD $0x0000 // jge 0x95e7 <k_decode_f16+0x177>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x2374 // je 0x94ac <k_decode_f16+0x10c>
+	WORD $0x2374 // je 0x957c <k_decode_f16+0x10c>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x6e79c1c4; BYTE $0xc1 // vmovd %r9d, %xmm0
@@ -7290,9 +7319,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0411fac5; BYTE $0x96 // vmovss %xmm0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xe475 // jne 0x9490 <k_decode_f16+0xf0>
+	WORD $0xe475 // jne 0x9560 <k_decode_f16+0xf0>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6577 // ja 0x9517 <k_decode_f16+0x177>
+	WORD $0x6577 // ja 0x95e7 <k_decode_f16+0x177>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	LONG $0xc76ef9c5 // vmovd %edi, %xmm0
@@ -7312,7 +7341,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4411fac5; WORD $0x0c96 // vmovss %xmm0, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xa975 // jne 0x94c0 <k_decode_f16+0x120>
+	WORD $0xa975 // jne 0x9590 <k_decode_f16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7321,9 +7350,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x077d // jge 0x9535 <k_decode_bf16+0x15>
+	WORD $0x077d // jge 0x9605 <k_decode_bf16+0x15>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x9608 <k_decode_bf16+0xe8>
+	LONG $0x0000d3e9; BYTE $0x00 // jmp 0x96d8 <k_decode_bf16+0xe8>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0xf0518d48 // leaq -0x10(%rcx), %rdx
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
@@ -7332,12 +7361,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8945; BYTE $0xc8 // movl %r9d, %r8d
 	LONG $0x03e08341 // andl $0x3, %r8d
 	LONG $0x30fa8348 // cmpq $0x30, %rdx
-	WORD $0x1673 // jae 0x9569 <k_decode_bf16+0x49>
+	WORD $0x1673 // jae 0x9639 <k_decode_bf16+0x49>
 	LONG $0x0010b941; WORD $0x0000 // movl $0x10, %r9d
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x007c850f; WORD $0x0000 // jne 0x95e0 <k_decode_bf16+0xc0>
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x9608 <k_decode_bf16+0xe8>
+	LONG $0x007c850f; WORD $0x0000 // jne 0x96b0 <k_decode_bf16+0xc0>
+	LONG $0x00009fe9; BYTE $0x00 // jmp 0x96d8 <k_decode_bf16+0xe8>
 	LONG $0xfce18349 // andq $-0x4, %r9
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
@@ -7355,10 +7384,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0396447f48fef162 // vmovdqu64 %zmm0, 0xc0(%rsi,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xfcc18349 // addq $-0x4, %r9
-	WORD $0x9c75 // jne 0x9570 <k_decode_bf16+0x50>
+	WORD $0x9c75 // jne 0x9640 <k_decode_bf16+0x50>
 	LONG $0x104a8d4c // leaq 0x10(%rdx), %r9
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x2b74 // je 0x9608 <k_decode_bf16+0xe8>
+	WORD $0x2b74 // je 0x96d8 <k_decode_bf16+0xe8>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487df262; WORD $0x0433; BYTE $0x50 // vpmovzxwd (%rax,%rdx,2), %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
@@ -7366,26 +7395,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10c18349 // addq $0x10, %r9
 	WORD $0xff49; BYTE $0xc8 // decq %r8
-	WORD $0xdf75 // jne 0x95e0 <k_decode_bf16+0xc0>
+	WORD $0xdf75 // jne 0x96b0 <k_decode_bf16+0xc0>
 	LONG $0xf0c18349 // addq $-0x10, %r9
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
-	WORD $0x677d // jge 0x9677 <k_decode_bf16+0x157>
+	WORD $0x677d // jge 0x9747 <k_decode_bf16+0x157>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0xcf89 // movl %ecx, %edi
 	WORD $0xd729 // subl %edx, %edi
 	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
-	WORD $0x1974 // je 0x9635 <k_decode_bf16+0x115>
+	WORD $0x1974 // je 0x9705 <k_decode_bf16+0x115>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x0cb70f44; BYTE $0x50 // movzwl (%rax,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x960c8944 // movl %r9d, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xeb75 // jne 0x9620 <k_decode_bf16+0x100>
+	WORD $0xeb75 // jne 0x96f0 <k_decode_bf16+0x100>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x3c77 // ja 0x9677 <k_decode_bf16+0x157>
+	WORD $0x3c77 // ja 0x9747 <k_decode_bf16+0x157>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x503cb70f // movzwl (%rax,%rdx,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
@@ -7401,7 +7430,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c967c89 // movl %edi, 0xc(%rsi,%rdx,4)
 	LONG $0x04c28348 // addq $0x4, %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xc975 // jne 0x9640 <k_decode_bf16+0x120>
+	WORD $0xc975 // jne 0x9710 <k_decode_bf16+0x120>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7409,11 +7438,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x97ac <k_decode_q8_0+0x12c>
+	LONG $0x011f8e0f; WORD $0x0000 // jle 0x987c <k_decode_q8_0+0x12c>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x00be840f; WORD $0x0000 // je 0x975c <k_decode_q8_0+0xdc>
+	LONG $0x00be840f; WORD $0x0000 // je 0x982c <k_decode_q8_0+0xdc>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -7444,9 +7473,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c18348 // addq $0x44, %rcx
 	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff54850f; WORD $0xffff // jne 0x96b0 <k_decode_q8_0+0x30>
+	LONG $0xff54850f; WORD $0xffff // jne 0x9780 <k_decode_q8_0+0x30>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4b74 // je 0x97ac <k_decode_q8_0+0x12c>
+	WORD $0x4b74 // je 0x987c <k_decode_q8_0+0x12c>
 	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
 	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
@@ -7465,11 +7494,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0x984a <k_decode_q4_0+0x9a>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0x991a <k_decode_q4_0+0x9a>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003873057879e2c4; BYTE $0x00 // vpbroadcastb 0x3873(%rip), %xmm0 # 0xd040 <k_fit_symmetric+0x600>
-	QUAD $0x00386b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x386b(%rip), %xmm1 # 0xd041 <k_fit_symmetric+0x601>
+	QUAD $0x003863057879e2c4; BYTE $0x00 // vpbroadcastb 0x3863(%rip), %xmm0 # 0xd100 <k_fit_symmetric+0x5f0>
+	QUAD $0x00385b0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x385b(%rip), %xmm1 # 0xd101 <k_fit_symmetric+0x5f1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xd66ef9c5 // vmovd %esi, %xmm2
@@ -7492,7 +7521,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12c28348 // addq $0x12, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9675 // jne 0x97e0 <k_decode_q4_0+0x30>
+	WORD $0x9675 // jne 0x98b0 <k_decode_q4_0+0x30>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
@@ -7500,10 +7529,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00988e0f; WORD $0x0000 // jle 0x98f5 <k_decode_q4_1+0xa5>
+	LONG $0x00988e0f; WORD $0x0000 // jle 0x99c5 <k_decode_q4_1+0xa5>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0037d5057879e2c4; BYTE $0x00 // vpbroadcastb 0x37d5(%rip), %xmm0 # 0xd042 <k_fit_symmetric+0x602>
+	QUAD $0x0037c5057879e2c4; BYTE $0x00 // vpbroadcastb 0x37c5(%rip), %xmm0 # 0xd102 <k_fit_symmetric+0x5f2>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xce6ef9c5 // vmovd %esi, %xmm1
@@ -7530,7 +7559,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14c28348 // addq $0x14, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff7b850f; WORD $0xffff // jne 0x9870 <k_decode_q4_1+0x20>
+	LONG $0xff7b850f; WORD $0xffff // jne 0x9940 <k_decode_q4_1+0x20>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -7538,14 +7567,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00d38e0f; WORD $0x0000 // jle 0x99e0 <k_decode_q5_0+0xe0>
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x9ab0 <k_decode_q5_0+0xe0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00369b055979e2c4; BYTE $0x00 // vpbroadcastq 0x369b(%rip), %xmm0 # 0xcfb8 <k_fit_symmetric+0x578>
-	QUAD $0x000035ab0d6ff9c5 // vmovdqa 0x35ab(%rip), %xmm1 # 0xced0 <k_fit_symmetric+0x490>
-	QUAD $0x003715157879e2c4; BYTE $0x00 // vpbroadcastb 0x3715(%rip), %xmm2 # 0xd043 <k_fit_symmetric+0x603>
-	QUAD $0x00370d1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x370d(%rip), %xmm3 # 0xd044 <k_fit_symmetric+0x604>
-	QUAD $0x003705257879e2c4; BYTE $0x00 // vpbroadcastb 0x3705(%rip), %xmm4 # 0xd045 <k_fit_symmetric+0x605>
+	QUAD $0x00368b055979e2c4; BYTE $0x00 // vpbroadcastq 0x368b(%rip), %xmm0 # 0xd078 <k_fit_symmetric+0x568>
+	QUAD $0x0000359b0d6ff9c5 // vmovdqa 0x359b(%rip), %xmm1 # 0xcf90 <k_fit_symmetric+0x480>
+	QUAD $0x003705157879e2c4; BYTE $0x00 // vpbroadcastb 0x3705(%rip), %xmm2 # 0xd103 <k_fit_symmetric+0x5f3>
+	QUAD $0x0036fd1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x36fd(%rip), %xmm3 # 0xd104 <k_fit_symmetric+0x5f4>
+	QUAD $0x0036f5257879e2c4; BYTE $0x00 // vpbroadcastb 0x36f5(%rip), %xmm4 # 0xd105 <k_fit_symmetric+0x5f5>
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xee6ef9c5 // vmovd %esi, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -7577,7 +7606,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x16c28348 // addq $0x16, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff60850f; WORD $0xffff // jne 0x9940 <k_decode_q5_0+0x40>
+	LONG $0xff60850f; WORD $0xffff // jne 0x9a10 <k_decode_q5_0+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
@@ -7585,13 +7614,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9aef <k_decode_q5_1+0xff>
+	LONG $0x00f28e0f; WORD $0x0000 // jle 0x9bbf <k_decode_q5_1+0xff>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x003639057879e2c4; BYTE $0x00 // vpbroadcastb 0x3639(%rip), %xmm0 # 0xd046 <k_fit_symmetric+0x606>
-	QUAD $0x000034bb0d6ff9c5 // vmovdqa 0x34bb(%rip), %xmm1 # 0xced0 <k_fit_symmetric+0x490>
-	QUAD $0x00359a155979e2c4; BYTE $0x00 // vpbroadcastq 0x359a(%rip), %xmm2 # 0xcfb8 <k_fit_symmetric+0x578>
-	QUAD $0x0036201d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3620(%rip), %xmm3 # 0xd047 <k_fit_symmetric+0x607>
+	QUAD $0x003629057879e2c4; BYTE $0x00 // vpbroadcastb 0x3629(%rip), %xmm0 # 0xd106 <k_fit_symmetric+0x5f6>
+	QUAD $0x000034ab0d6ff9c5 // vmovdqa 0x34ab(%rip), %xmm1 # 0xcf90 <k_fit_symmetric+0x480>
+	QUAD $0x00358a155979e2c4; BYTE $0x00 // vpbroadcastq 0x358a(%rip), %xmm2 # 0xd078 <k_fit_symmetric+0x568>
+	QUAD $0x0036101d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3610(%rip), %xmm3 # 0xd107 <k_fit_symmetric+0x5f7>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xb70f; BYTE $0x32 // movzwl (%rdx), %esi
 	LONG $0xe66ef9c5 // vmovd %esi, %xmm4
@@ -7630,7 +7659,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18c28348 // addq $0x18, %rdx
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff41850f; WORD $0xffff // jne 0x9a30 <k_decode_q5_1+0x40>
+	LONG $0xff41850f; WORD $0xffff // jne 0x9b00 <k_decode_q5_1+0x40>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7638,7 +7667,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02628e0f; WORD $0x0000 // jle 0x9d6f <k_decode_q2_k+0x26f>
+	LONG $0x02628e0f; WORD $0x0000 // jle 0x9e3f <k_decode_q2_k+0x26f>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -7646,8 +7675,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x00351a057879e2c4; BYTE $0x00 // vpbroadcastb 0x351a(%rip), %xmm0 # 0xd048 <k_fit_symmetric+0x608>
-	QUAD $0x0035120d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3512(%rip), %xmm1 # 0xd049 <k_fit_symmetric+0x609>
+	QUAD $0x00350a057879e2c4; BYTE $0x00 // vpbroadcastb 0x350a(%rip), %xmm0 # 0xd108 <k_fit_symmetric+0x5f8>
+	QUAD $0x0035020d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3502(%rip), %xmm1 # 0xd109 <k_fit_symmetric+0x5f9>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x507ab70f // movzwl 0x50(%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -7741,12 +7770,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe5c850f; WORD $0xffff // jne 0x9bb0 <k_decode_q2_k+0xb0>
+	LONG $0xfe5c850f; WORD $0xffff // jne 0x9c80 <k_decode_q2_k+0xb0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x54c28348 // addq $0x54, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdd5850f; WORD $0xffff // jne 0x9b40 <k_decode_q2_k+0x40>
+	LONG $0xfdd5850f; WORD $0xffff // jne 0x9c10 <k_decode_q2_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -7756,22 +7785,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x03168e0f; WORD $0x0000 // jle 0xa0a3 <k_decode_q3_k+0x323>
+	LONG $0x03168e0f; WORD $0x0000 // jle 0xa173 <k_decode_q3_k+0x323>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
 	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x00323c055979e2c4; BYTE $0x00 // vpbroadcastq 0x323c(%rip), %xmm0 # 0xcfe8 <k_fit_symmetric+0x5a8>
+	QUAD $0x00322c055979e2c4; BYTE $0x00 // vpbroadcastq 0x322c(%rip), %xmm0 # 0xd0a8 <k_fit_symmetric+0x598>
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x000030aa0d6ff9c5 // vmovdqa 0x30aa(%rip), %xmm1 # 0xce60 <k_fit_symmetric+0x420>
-	QUAD $0x000030f2156ff9c5 // vmovdqa 0x30f2(%rip), %xmm2 # 0xceb0 <k_fit_symmetric+0x470>
-	QUAD $0x0032831d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3283(%rip), %xmm3 # 0xd04a <k_fit_symmetric+0x60a>
-	QUAD $0x00327b257879e2c4; BYTE $0x00 // vpbroadcastb 0x327b(%rip), %xmm4 # 0xd04b <k_fit_symmetric+0x60b>
-	QUAD $0x0032732d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3273(%rip), %xmm5 # 0xd04c <k_fit_symmetric+0x60c>
-	QUAD $0x00326b357879e2c4; BYTE $0x00 // vpbroadcastb 0x326b(%rip), %xmm6 # 0xd04d <k_fit_symmetric+0x60d>
-	QUAD $0x0032633d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3263(%rip), %xmm7 # 0xd04e <k_fit_symmetric+0x60e>
+	QUAD $0x0000309a0d6ff9c5 // vmovdqa 0x309a(%rip), %xmm1 # 0xcf20 <k_fit_symmetric+0x410>
+	QUAD $0x000030e2156ff9c5 // vmovdqa 0x30e2(%rip), %xmm2 # 0xcf70 <k_fit_symmetric+0x460>
+	QUAD $0x0032731d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3273(%rip), %xmm3 # 0xd10a <k_fit_symmetric+0x5fa>
+	QUAD $0x00326b257879e2c4; BYTE $0x00 // vpbroadcastb 0x326b(%rip), %xmm4 # 0xd10b <k_fit_symmetric+0x5fb>
+	QUAD $0x0032632d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3263(%rip), %xmm5 # 0xd10c <k_fit_symmetric+0x5fc>
+	QUAD $0x00325b357879e2c4; BYTE $0x00 // vpbroadcastb 0x325b(%rip), %xmm6 # 0xd10d <k_fit_symmetric+0x5fd>
+	QUAD $0x0032533d7879e2c4; BYTE $0x00 // vpbroadcastb 0x3253(%rip), %xmm7 # 0xd10e <k_fit_symmetric+0x5fe>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x6c7ab70f // movzwl 0x6c(%rdx), %edi
 	LONG $0xc76e79c5 // vmovd %edi, %xmm8
@@ -7891,12 +7920,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe08850f; WORD $0xffff // jne 0x9e90 <k_decode_q3_k+0x110>
+	LONG $0xfe08850f; WORD $0xffff // jne 0x9f60 <k_decode_q3_k+0x110>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x6ec28348 // addq $0x6e, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd51850f; WORD $0xffff // jne 0x9df0 <k_decode_q3_k+0x70>
+	LONG $0xfd51850f; WORD $0xffff // jne 0x9ec0 <k_decode_q3_k+0x70>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -7906,7 +7935,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x028a8e0f; WORD $0x0000 // jle 0xa347 <k_decode_q6_k+0x297>
+	LONG $0x028a8e0f; WORD $0x0000 // jle 0xa417 <k_decode_q6_k+0x297>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -7914,9 +7943,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x002f71057879e2c4; BYTE $0x00 // vpbroadcastb 0x2f71(%rip), %xmm0 # 0xd04f <k_fit_symmetric+0x60f>
-	QUAD $0x002f690d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f69(%rip), %xmm1 # 0xd050 <k_fit_symmetric+0x610>
-	QUAD $0x002f61157879e2c4; BYTE $0x00 // vpbroadcastb 0x2f61(%rip), %xmm2 # 0xd051 <k_fit_symmetric+0x611>
+	QUAD $0x002f61057879e2c4; BYTE $0x00 // vpbroadcastb 0x2f61(%rip), %xmm0 # 0xd10f <k_fit_symmetric+0x5ff>
+	QUAD $0x002f590d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2f59(%rip), %xmm1 # 0xd110 <k_fit_symmetric+0x600>
+	QUAD $0x002f51157879e2c4; BYTE $0x00 // vpbroadcastb 0x2f51(%rip), %xmm2 # 0xd111 <k_fit_symmetric+0x601>
 	LONG $0xd0bab70f; WORD $0x0000; BYTE $0x00 // movzwl 0xd0(%rdx), %edi
 	LONG $0xdf6ef9c5 // vmovd %edi, %xmm3
 	LONG $0x1379e2c4; BYTE $0xdb // vcvtph2ps %xmm3, %xmm3
@@ -8016,12 +8045,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b841; WORD $0x0000 // movl $0x4, %r8d
 	LONG $0x01c7f640 // testb $0x1, %dil
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
-	LONG $0xfe07850f; WORD $0xffff // jne 0xa130 <k_decode_q6_k+0x80>
+	LONG $0xfe07850f; WORD $0xffff // jne 0xa200 <k_decode_q6_k+0x80>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xd2c28148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdad850f; WORD $0xffff // jne 0xa0f0 <k_decode_q6_k+0x40>
+	LONG $0xfdad850f; WORD $0xffff // jne 0xa1c0 <k_decode_q6_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8031,7 +8060,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa532 <k_decode_q4_k+0x1e2>
+	LONG $0x01d58e0f; WORD $0x0000 // jle 0xa602 <k_decode_q4_k+0x1e2>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8040,8 +8069,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x2cfc0528487cf162; WORD $0x0000 // vmovaps 0x2cfc(%rip), %zmm0 # 0xd080 <k_fit_symmetric+0x640>
-	QUAD $0x002d330d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2d33(%rip), %xmm1 # 0xd0c0 <k_fit_symmetric+0x680>
+	QUAD $0x2cec0528487cf162; WORD $0x0000 // vmovaps 0x2cec(%rip), %zmm0 # 0xd140 <k_fit_symmetric+0x630>
+	QUAD $0x002d230d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2d23(%rip), %xmm1 # 0xd180 <k_fit_symmetric+0x670>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0xb70f; BYTE $0x3a // movzwl (%rdx), %edi
 	LONG $0xd76ef9c5 // vmovd %edi, %xmm2
@@ -8113,12 +8142,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x24ff8348 // cmpq $0x24, %rdi
-	LONG $0xff2c850f; WORD $0xffff // jne 0xa440 <k_decode_q4_k+0xf0>
+	LONG $0xff2c850f; WORD $0xffff // jne 0xa510 <k_decode_q4_k+0xf0>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x90c28148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rdx
 	LONG $0x00c18148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rcx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe62850f; WORD $0xffff // jne 0xa390 <k_decode_q4_k+0x40>
+	LONG $0xfe62850f; WORD $0xffff // jne 0xa460 <k_decode_q4_k+0x40>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8128,7 +8157,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02288e0f; WORD $0x0000 // jle 0xa775 <k_decode_q5_k+0x235>
+	LONG $0x02288e0f; WORD $0x0000 // jle 0xa845 <k_decode_q5_k+0x235>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8137,10 +8166,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0ba; BYTE $0x00 // movl $0xc0, %edx
 	WORD $0x0348; BYTE $0x17 // addq (%rdi), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x2b8c0528487cf162; WORD $0x0000 // vmovaps 0x2b8c(%rip), %zmm0 # 0xd100 <k_fit_symmetric+0x6c0>
-	QUAD $0x002bc30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2bc3(%rip), %xmm1 # 0xd140 <k_fit_symmetric+0x700>
-	QUAD $0x002bbb157879e2c4; BYTE $0x00 // vpbroadcastb 0x2bbb(%rip), %xmm2 # 0xd141 <k_fit_symmetric+0x701>
-	QUAD $0x002bb31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2bb3(%rip), %xmm3 # 0xd142 <k_fit_symmetric+0x702>
+	QUAD $0x2b7c0528487cf162; WORD $0x0000 // vmovaps 0x2b7c(%rip), %zmm0 # 0xd1c0 <k_fit_symmetric+0x6b0>
+	QUAD $0x002bb30d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2bb3(%rip), %xmm1 # 0xd200 <k_fit_symmetric+0x6f0>
+	QUAD $0x002bab157879e2c4; BYTE $0x00 // vpbroadcastb 0x2bab(%rip), %xmm2 # 0xd201 <k_fit_symmetric+0x6f1>
+	QUAD $0x002ba31d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2ba3(%rip), %xmm3 # 0xd202 <k_fit_symmetric+0x6f2>
 	BYTE $0x90 // nop
 	WORD $0xb70f; BYTE $0x39 // movzwl (%rcx), %edi
 	LONG $0xe76ef9c5 // vmovd %edi, %xmm4
@@ -8226,12 +8255,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c08149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r8 # imm = 0x100
 	LONG $0x08c78348 // addq $0x8, %rdi
 	LONG $0x2cff8348 // cmpq $0x2c, %rdi
-	LONG $0xfee9850f; WORD $0xffff // jne 0xa640 <k_decode_q5_k+0x100>
+	LONG $0xfee9850f; WORD $0xffff // jne 0xa710 <k_decode_q5_k+0x100>
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0xb0c18148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfe1f850f; WORD $0xffff // jne 0xa590 <k_decode_q5_k+0x50>
+	LONG $0xfe1f850f; WORD $0xffff // jne 0xa660 <k_decode_q5_k+0x50>
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
@@ -8243,17 +8272,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa79c <k_dot_f16+0x1c>
+	WORD $0x0b7d // jge 0xa86c <k_dot_f16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa84f <k_dot_f16+0xcf>
+	LONG $0x0000b3e9; BYTE $0x00 // jmp 0xa91f <k_dot_f16+0xcf>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x0d73 // jae 0xa7b3 <k_dot_f16+0x33>
+	WORD $0x0d73 // jae 0xa883 <k_dot_f16+0x33>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x65eb // jmp 0xa818 <k_dot_f16+0x98>
+	WORD $0x65eb // jmp 0xa8e8 <k_dot_f16+0x98>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8272,10 +8301,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038944984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm0 # zmm0 = (zmm0 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0xb875 // jne 0xa7d0 <k_dot_f16+0x50>
+	WORD $0xb875 // jne 0xa8a0 <k_dot_f16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x1e75 // jne 0xa846 <k_dot_f16+0xc6>
+	WORD $0x1e75 // jne 0xa916 <k_dot_f16+0xc6>
 	LONG $0x487db262; WORD $0x1413; BYTE $0x48 // vcvtph2ps (%rax,%r9,2), %zmm2
 	LONG $0x486db262; WORD $0x0cb8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	QUAD $0x01485413487db262 // vcvtph2ps 0x20(%rax,%r9,2), %zmm2
@@ -8292,10 +8321,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa923 <k_dot_f16+0x1a3>
+	LONG $0x00a28d0f; WORD $0x0000 // jge 0xa9f3 <k_dot_f16+0x1a3>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2374 // je 0xa8ad <k_dot_f16+0x12d>
+	WORD $0x2374 // je 0xa97d <k_dot_f16+0x12d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x6e79c1c4; BYTE $0xca // vmovd %r10d, %xmm1
@@ -8303,9 +8332,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe375 // jne 0xa890 <k_dot_f16+0x110>
+	WORD $0xe375 // jne 0xa960 <k_dot_f16+0x110>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x7077 // ja 0xa923 <k_dot_f16+0x1a3>
+	WORD $0x7077 // ja 0xa9f3 <k_dot_f16+0x1a3>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x6e79c1c4; BYTE $0xc8 // vmovd %r8d, %xmm1
@@ -8325,7 +8354,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x9d75 // jne 0xa8c0 <k_dot_f16+0x140>
+	WORD $0x9d75 // jne 0xa990 <k_dot_f16+0x140>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8336,17 +8365,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x20fa8348 // cmpq $0x20, %rdx
-	WORD $0x0b7d // jge 0xa94c <k_dot_bf16+0x1c>
+	WORD $0x0b7d // jge 0xaa1c <k_dot_bf16+0x1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0xaa29 <k_dot_bf16+0xf9>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0xaaf9 <k_dot_bf16+0xf9>
 	LONG $0xe0428d4c // leaq -0x20(%rdx), %r8
 	LONG $0x20f88349 // cmpq $0x20, %r8
-	WORD $0x1073 // jae 0xa966 <k_dot_bf16+0x36>
+	WORD $0x1073 // jae 0xaa36 <k_dot_bf16+0x36>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0xa9e4 <k_dot_bf16+0xb4>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xaab4 <k_dot_bf16+0xb4>
 	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
 	LONG $0x05eec148 // shrq $0x5, %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
@@ -8369,10 +8398,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03894c984865b262 // vfmadd132ps 0xc0(%rcx,%r9,4), %zmm3, %zmm1 # zmm1 = (zmm1 * mem) + zmm3
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	WORD $0x9c75 // jne 0xa980 <k_dot_bf16+0x50>
+	WORD $0x9c75 // jne 0xaa50 <k_dot_bf16+0x50>
 	QUAD $0xffffffffffe0be48; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %rsi # imm = 0x7FFFFFFFFFFFFFE0
 	LONG $0x20c0f641 // testb $0x20, %r8b
-	WORD $0x2c75 // jne 0xaa20 <k_dot_bf16+0xf0>
+	WORD $0x2c75 // jne 0xaaf0 <k_dot_bf16+0xf0>
 	LONG $0x487db262; WORD $0x1433; BYTE $0x48 // vpmovzxwd (%rax,%r9,2), %zmm2
 	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
 	LONG $0x486db262; WORD $0x04b8; BYTE $0x89 // vfmadd231ps (%rcx,%r9,4), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
@@ -8391,10 +8420,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc158fac5 // vaddss %xmm1, %xmm0, %xmm0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
-	LONG $0x00a48d0f; WORD $0x0000 // jge 0xaaff <k_dot_bf16+0x1cf>
+	LONG $0x00a48d0f; WORD $0x0000 // jge 0xabcf <k_dot_bf16+0x1cf>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	LONG $0x03e18349 // andq $0x3, %r9
-	WORD $0x2874 // je 0xaa8c <k_dot_bf16+0x15c>
+	WORD $0x2874 // je 0xab5c <k_dot_bf16+0x15c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x14b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
@@ -8402,9 +8431,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb971e2c4; WORD $0xb104 // vfmadd231ss (%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	WORD $0xe475 // jne 0xaa70 <k_dot_bf16+0x140>
+	WORD $0xe475 // jne 0xab40 <k_dot_bf16+0x140>
 	LONG $0xfcf88349 // cmpq $-0x4, %r8
-	WORD $0x6d77 // ja 0xaaff <k_dot_bf16+0x1cf>
+	WORD $0x6d77 // ja 0xabcf <k_dot_bf16+0x1cf>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04b70f44; BYTE $0x70 // movzwl (%rax,%rsi,2), %r8d
 	LONG $0x10e0c141 // shll $0x10, %r8d
@@ -8424,7 +8453,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x9971e2c4; WORD $0xb144; BYTE $0x0c // vfmadd132ss 0xc(%rcx,%rsi,4), %xmm1, %xmm0 # xmm0 = (xmm0 * mem) + xmm1
 	LONG $0x04c68348 // addq $0x4, %rsi
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0xa175 // jne 0xaaa0 <k_dot_bf16+0x170>
+	WORD $0xa175 // jne 0xab70 <k_dot_bf16+0x170>
 	LONG $0x4711fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdi)
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
@@ -8433,15 +8462,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q8_0
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x167e // jle 0xab2f <k_dot_q8_0+0x1f>
+	WORD $0x167e // jle 0xabff <k_dot_q8_0+0x1f>
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x1275 // jne 0xab38 <k_dot_q8_0+0x28>
+	WORD $0x1275 // jne 0xac08 <k_dot_q8_0+0x28>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xabf5 <k_dot_q8_0+0xe5>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0xacc5 <k_dot_q8_0+0xe5>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x000111e9; BYTE $0x00 // jmp 0xac49 <k_dot_q8_0+0x139>
+	LONG $0x000111e9; BYTE $0x00 // jmp 0xad19 <k_dot_q8_0+0x139>
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xd6 // andq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -8471,9 +8500,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x44c08348 // addq $0x44, %rax
 	LONG $0x00c18148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rcx # imm = 0x100
 	LONG $0xfec68348 // addq $-0x2, %rsi
-	LONG $0xff5b850f; WORD $0xffff // jne 0xab50 <k_dot_q8_0+0x40>
+	LONG $0xff5b850f; WORD $0xffff // jne 0xac20 <k_dot_q8_0+0x40>
 	WORD $0xc2f6; BYTE $0x01 // testb $0x1, %dl
-	WORD $0x4574 // je 0xac3f <k_dot_q8_0+0x12f>
+	WORD $0x4574 // je 0xad0f <k_dot_q8_0+0x12f>
 	QUAD $0x00028821487df262; WORD $0x0000 // vpmovsxbd 0x2(%rax), %zmm1
 	LONG $0x487cf162; WORD $0xc95b // vcvtdq2ps %zmm1, %zmm1
 	LONG $0x4874f162; WORD $0x0959 // vmulps (%rcx), %zmm1, %zmm1
@@ -8503,13 +8532,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00938e0f; WORD $0x0000 // jle 0xad20 <k_dot_q4_0+0xa0>
+	LONG $0x00938e0f; WORD $0x0000 // jle 0xadf0 <k_dot_q4_0+0xa0>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02c18348 // addq $0x2, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x00249e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x249e(%rip), %xmm1 # 0xd143 <k_fit_symmetric+0x703>
-	QUAD $0x002496157879e2c4; BYTE $0x00 // vpbroadcastb 0x2496(%rip), %xmm2 # 0xd144 <k_fit_symmetric+0x704>
+	QUAD $0x00248e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x248e(%rip), %xmm1 # 0xd203 <k_fit_symmetric+0x6f3>
+	QUAD $0x002486157879e2c4; BYTE $0x00 // vpbroadcastb 0x2486(%rip), %xmm2 # 0xd204 <k_fit_symmetric+0x6f4>
 	WORD $0x9066 // nop
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
 	LONG $0xe1dbe1c5 // vpand %xmm1, %xmm3, %xmm4
@@ -8531,10 +8560,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x12c18348 // addq $0x12, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	WORD $0x9c75 // jne 0xacb0 <k_dot_q4_0+0x30>
+	WORD $0x9c75 // jne 0xad80 <k_dot_q4_0+0x30>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xad24 <k_dot_q4_0+0xa4>
+	WORD $0x04eb // jmp 0xadf4 <k_dot_q4_0+0xa4>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8552,12 +8581,12 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00b68e0f; WORD $0x0000 // jle 0xae23 <k_dot_q4_1+0xc3>
+	LONG $0x00b68e0f; WORD $0x0000 // jle 0xaef3 <k_dot_q4_1+0xc3>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0023c00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x23c0(%rip), %xmm1 # 0xd145 <k_fit_symmetric+0x705>
+	QUAD $0x0023b00d7879e2c4; BYTE $0x00 // vpbroadcastb 0x23b0(%rip), %xmm1 # 0xd205 <k_fit_symmetric+0x6f5>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x196ffac5 // vmovdqu (%rcx), %xmm3
@@ -8586,9 +8615,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x14c18348 // addq $0x14, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff75850f; WORD $0xffff // jne 0xad90 <k_dot_q4_1+0x30>
+	LONG $0xff75850f; WORD $0xffff // jne 0xae60 <k_dot_q4_1+0x30>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	WORD $0x04eb // jmp 0xae27 <k_dot_q4_1+0xc7>
+	WORD $0x04eb // jmp 0xaef7 <k_dot_q4_1+0xc7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8606,16 +8635,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0xaf56 <k_dot_q5_0+0xf6>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0xb026 <k_dot_q5_0+0xf6>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x06c18348 // addq $0x6, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021330d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2133(%rip), %xmm1 # 0xcfb8 <k_fit_symmetric+0x578>
-	QUAD $0x00002043156ff9c5 // vmovdqa 0x2043(%rip), %xmm2 # 0xced0 <k_fit_symmetric+0x490>
-	QUAD $0x0022b01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x22b0(%rip), %xmm3 # 0xd146 <k_fit_symmetric+0x706>
-	QUAD $0x0022a8257879e2c4; BYTE $0x00 // vpbroadcastb 0x22a8(%rip), %xmm4 # 0xd147 <k_fit_symmetric+0x707>
-	QUAD $0x0022a02d7879e2c4; BYTE $0x00 // vpbroadcastb 0x22a0(%rip), %xmm5 # 0xd148 <k_fit_symmetric+0x708>
+	QUAD $0x0021230d5979e2c4; BYTE $0x00 // vpbroadcastq 0x2123(%rip), %xmm1 # 0xd078 <k_fit_symmetric+0x568>
+	QUAD $0x00002033156ff9c5 // vmovdqa 0x2033(%rip), %xmm2 # 0xcf90 <k_fit_symmetric+0x480>
+	QUAD $0x0022a01d7879e2c4; BYTE $0x00 // vpbroadcastb 0x22a0(%rip), %xmm3 # 0xd206 <k_fit_symmetric+0x6f6>
+	QUAD $0x002298257879e2c4; BYTE $0x00 // vpbroadcastb 0x2298(%rip), %xmm4 # 0xd207 <k_fit_symmetric+0x6f7>
+	QUAD $0x0022902d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2290(%rip), %xmm5 # 0xd208 <k_fit_symmetric+0x6f8>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
 	LONG $0xfc71b70f // movzwl -0x4(%rcx), %esi
@@ -8647,10 +8676,10 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x16c18348 // addq $0x16, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff66850f; WORD $0xffff // jne 0xaeb0 <k_dot_q5_0+0x50>
+	LONG $0xff66850f; WORD $0xffff // jne 0xaf80 <k_dot_q5_0+0x50>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	WORD $0x04eb // jmp 0xaf5a <k_dot_q5_0+0xfa>
+	WORD $0x04eb // jmp 0xb02a <k_dot_q5_0+0xfa>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8668,15 +8697,15 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xb0ad <k_dot_q5_1+0x11d>
+	LONG $0x01108e0f; WORD $0x0000 // jle 0xb17d <k_dot_q5_1+0x11d>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x08c18348 // addq $0x8, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	QUAD $0x0021940d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2194(%rip), %xmm1 # 0xd149 <k_fit_symmetric+0x709>
-	QUAD $0x00001f13156ff9c5 // vmovdqa 0x1f13(%rip), %xmm2 # 0xced0 <k_fit_symmetric+0x490>
-	QUAD $0x001ff21d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ff2(%rip), %xmm3 # 0xcfb8 <k_fit_symmetric+0x578>
-	QUAD $0x00217b257879e2c4; BYTE $0x00 // vpbroadcastb 0x217b(%rip), %xmm4 # 0xd14a <k_fit_symmetric+0x70a>
+	QUAD $0x0021840d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2184(%rip), %xmm1 # 0xd209 <k_fit_symmetric+0x6f9>
+	QUAD $0x00001f03156ff9c5 // vmovdqa 0x1f03(%rip), %xmm2 # 0xcf90 <k_fit_symmetric+0x480>
+	QUAD $0x001fe21d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1fe2(%rip), %xmm3 # 0xd078 <k_fit_symmetric+0x568>
+	QUAD $0x00216b257879e2c4; BYTE $0x00 // vpbroadcastb 0x216b(%rip), %xmm4 # 0xd20a <k_fit_symmetric+0x6fa>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x316ffac5 // vmovdqu (%rcx), %xmm6
@@ -8717,9 +8746,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x18c18348 // addq $0x18, %rcx
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xff3b850f; WORD $0xffff // jne 0xafe0 <k_dot_q5_1+0x50>
+	LONG $0xff3b850f; WORD $0xffff // jne 0xb0b0 <k_dot_q5_1+0x50>
 	LONG $0x4854f162; WORD $0xc058 // vaddps %zmm0, %zmm5, %zmm0
-	WORD $0x04eb // jmp 0xb0b1 <k_dot_q5_1+0x121>
+	WORD $0x04eb // jmp 0xb181 <k_dot_q5_1+0x121>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8736,7 +8765,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x03568e0f; WORD $0x0000 // jle 0xb443 <k_dot_q3_k+0x363>
+	LONG $0x03568e0f; WORD $0x0000 // jle 0xb513 <k_dot_q3_k+0x363>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8745,14 +8774,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x001ed60d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ed6(%rip), %xmm1 # 0xcfe8 <k_fit_symmetric+0x5a8>
-	QUAD $0x00001d46156ff9c5 // vmovdqa 0x1d46(%rip), %xmm2 # 0xce60 <k_fit_symmetric+0x420>
-	QUAD $0x00001d8e1d6ff9c5 // vmovdqa 0x1d8e(%rip), %xmm3 # 0xceb0 <k_fit_symmetric+0x470>
-	QUAD $0x002020257879e2c4; BYTE $0x00 // vpbroadcastb 0x2020(%rip), %xmm4 # 0xd14b <k_fit_symmetric+0x70b>
-	QUAD $0x0020182d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2018(%rip), %xmm5 # 0xd14c <k_fit_symmetric+0x70c>
-	QUAD $0x002010357879e2c4; BYTE $0x00 // vpbroadcastb 0x2010(%rip), %xmm6 # 0xd14d <k_fit_symmetric+0x70d>
-	QUAD $0x0020083d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2008(%rip), %xmm7 # 0xd14e <k_fit_symmetric+0x70e>
-	QUAD $0x00200005787962c4; BYTE $0x00 // vpbroadcastb 0x2000(%rip), %xmm8 # 0xd14f <k_fit_symmetric+0x70f>
+	QUAD $0x001ec60d5979e2c4; BYTE $0x00 // vpbroadcastq 0x1ec6(%rip), %xmm1 # 0xd0a8 <k_fit_symmetric+0x598>
+	QUAD $0x00001d36156ff9c5 // vmovdqa 0x1d36(%rip), %xmm2 # 0xcf20 <k_fit_symmetric+0x410>
+	QUAD $0x00001d7e1d6ff9c5 // vmovdqa 0x1d7e(%rip), %xmm3 # 0xcf70 <k_fit_symmetric+0x460>
+	QUAD $0x002010257879e2c4; BYTE $0x00 // vpbroadcastb 0x2010(%rip), %xmm4 # 0xd20b <k_fit_symmetric+0x6fb>
+	QUAD $0x0020082d7879e2c4; BYTE $0x00 // vpbroadcastb 0x2008(%rip), %xmm5 # 0xd20c <k_fit_symmetric+0x6fc>
+	QUAD $0x002000357879e2c4; BYTE $0x00 // vpbroadcastb 0x2000(%rip), %xmm6 # 0xd20d <k_fit_symmetric+0x6fd>
+	QUAD $0x001ff83d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1ff8(%rip), %xmm7 # 0xd20e <k_fit_symmetric+0x6fe>
+	QUAD $0x001ff005787962c4; BYTE $0x00 // vpbroadcastb 0x1ff0(%rip), %xmm8 # 0xd20f <k_fit_symmetric+0x6ff>
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x60418b44 // movl 0x60(%rcx), %r8d
@@ -8870,7 +8899,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfdf1850f; WORD $0xffff // jne 0xb1f0 <k_dot_q3_k+0x110>
+	LONG $0xfdf1850f; WORD $0xffff // jne 0xb2c0 <k_dot_q3_k+0x110>
 	LONG $0x41b70f44; BYTE $0x6c // movzwl 0x6c(%rcx), %r8d
 	LONG $0x6e7941c4; BYTE $0xd0 // vmovd %r8d, %xmm10
 	LONG $0x137942c4; BYTE $0xd2 // vcvtph2ps %xmm10, %xmm10
@@ -8881,11 +8910,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ec18348 // addq $0x6e, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd29850f; WORD $0xffff // jne 0xb160 <k_dot_q3_k+0x80>
+	LONG $0xfd29850f; WORD $0xffff // jne 0xb230 <k_dot_q3_k+0x80>
 	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xb447 <k_dot_q3_k+0x367>
+	WORD $0x04eb // jmp 0xb517 <k_dot_q3_k+0x367>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -8903,7 +8932,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02b98e0f; WORD $0x0000 // jle 0xb746 <k_dot_q6_k+0x2c6>
+	LONG $0x02b98e0f; WORD $0x0000 // jle 0xb816 <k_dot_q6_k+0x2c6>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -8912,9 +8941,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x001c9e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c9e(%rip), %xmm1 # 0xd150 <k_fit_symmetric+0x710>
-	QUAD $0x001c96157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c96(%rip), %xmm2 # 0xd151 <k_fit_symmetric+0x711>
-	QUAD $0x001c8e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c8e(%rip), %xmm3 # 0xd152 <k_fit_symmetric+0x712>
+	QUAD $0x001c8e0d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c8e(%rip), %xmm1 # 0xd210 <k_fit_symmetric+0x700>
+	QUAD $0x001c86157879e2c4; BYTE $0x00 // vpbroadcastb 0x1c86(%rip), %xmm2 # 0xd211 <k_fit_symmetric+0x701>
+	QUAD $0x001c7e1d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1c7e(%rip), %xmm3 # 0xd212 <k_fit_symmetric+0x702>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487df262; WORD $0x6921; BYTE $0x0c // vpmovsxbd 0xc0(%rcx), %zmm5
@@ -9013,7 +9042,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfe04850f; WORD $0xffff // jne 0xb500 <k_dot_q6_k+0x80>
+	LONG $0xfe04850f; WORD $0xffff // jne 0xb5d0 <k_dot_q6_k+0x80>
 	QUAD $0x000000d081b70f44 // movzwl 0xd0(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xe8 // vmovd %r8d, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -9024,11 +9053,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd2c18148; WORD $0x0000; BYTE $0x00 // addq $0xd2, %rcx
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfd96850f; WORD $0xffff // jne 0xb4d0 <k_dot_q6_k+0x50>
+	LONG $0xfd96850f; WORD $0xffff // jne 0xb5a0 <k_dot_q6_k+0x50>
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xb74a <k_dot_q6_k+0x2ca>
+	WORD $0x04eb // jmp 0xb81a <k_dot_q6_k+0x2ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9046,7 +9075,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02788e0f; WORD $0x0000 // jle 0xba05 <k_dot_q2_k+0x285>
+	LONG $0x02788e0f; WORD $0x0000 // jle 0xbad5 <k_dot_q2_k+0x285>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	LONG $0xc0e48348 // andq $-0x40, %rsp
@@ -9055,8 +9084,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0019a1057879e2c4; BYTE $0x00 // vpbroadcastb 0x19a1(%rip), %xmm0 # 0xd153 <k_fit_symmetric+0x713>
-	QUAD $0x0019990d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1999(%rip), %xmm1 # 0xd154 <k_fit_symmetric+0x714>
+	QUAD $0x001991057879e2c4; BYTE $0x00 // vpbroadcastb 0x1991(%rip), %xmm0 # 0xd213 <k_fit_symmetric+0x703>
+	QUAD $0x0019890d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1989(%rip), %xmm1 # 0xd214 <k_fit_symmetric+0x704>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	BYTE $0x90 // nop
 	LONG $0x21dbf9c5 // vpand (%rcx), %xmm0, %xmm4
@@ -9135,7 +9164,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0004b941; WORD $0x0000 // movl $0x4, %r9d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfe98850f; WORD $0xffff // jne 0xb810 <k_dot_q2_k+0x90>
+	LONG $0xfe98850f; WORD $0xffff // jne 0xb8e0 <k_dot_q2_k+0x90>
 	LONG $0x41b70f44; BYTE $0x50 // movzwl 0x50(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xf0 // vmovd %r8d, %xmm6
 	LONG $0x1379e2c4; BYTE $0xf6 // vcvtph2ps %xmm6, %xmm6
@@ -9150,7 +9179,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0xe575 // jne 0xb9a0 <k_dot_q2_k+0x220>
+	WORD $0xe575 // jne 0xba70 <k_dot_q2_k+0x220>
 	LONG $0x484df262; WORD $0xe3a8 // vfmadd213ps %zmm3, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm4) + zmm3
 	LONG $0x41b70f44; BYTE $0x52 // movzwl 0x52(%rcx), %r8d
 	LONG $0x6e79c1c4; BYTE $0xd8 // vmovd %r8d, %xmm3
@@ -9162,11 +9191,11 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	LONG $0x487cf162; WORD $0xdd28 // vmovaps %zmm5, %zmm3
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	LONG $0xfdc7850f; WORD $0xffff // jne 0xb7c0 <k_dot_q2_k+0x40>
+	LONG $0xfdc7850f; WORD $0xffff // jne 0xb890 <k_dot_q2_k+0x40>
 	LONG $0x486cf162; WORD $0xc558 // vaddps %zmm5, %zmm2, %zmm0
 	WORD $0x8948; BYTE $0xec // movq %rbp, %rsp
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xba09 <k_dot_q2_k+0x289>
+	WORD $0x04eb // jmp 0xbad9 <k_dot_q2_k+0x289>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9184,7 +9213,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02078e0f; WORD $0x0000 // jle 0xbc54 <k_dot_q4_k+0x214>
+	LONG $0x02078e0f; WORD $0x0000 // jle 0xbd24 <k_dot_q4_k+0x214>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -9197,7 +9226,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0016d40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16d4(%rip), %xmm1 # 0xd155 <k_fit_symmetric+0x715>
+	QUAD $0x0016c40d7879e2c4; BYTE $0x00 // vpbroadcastb 0x16c4(%rip), %xmm1 # 0xd215 <k_fit_symmetric+0x705>
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9253,7 +9282,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x28f98349 // cmpq $0x28, %r9
-	LONG $0xff69850f; WORD $0xffff // jne 0xbb20 <k_dot_q4_k+0xe0>
+	LONG $0xff69850f; WORD $0xffff // jne 0xbbf0 <k_dot_q4_k+0xe0>
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -9263,7 +9292,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x108c64b85855b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xe275 // jne 0xbbd0 <k_dot_q4_k+0x190>
+	WORD $0xe275 // jne 0xbca0 <k_dot_q4_k+0x190>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xe9 // vmovd %r9d, %xmm5
 	LONG $0x1379e2c4; BYTE $0xed // vcvtph2ps %xmm5, %xmm5
@@ -9279,13 +9308,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfe4c850f; WORD $0xffff // jne 0xba90 <k_dot_q4_k+0x50>
+	LONG $0xfe4c850f; WORD $0xffff // jne 0xbb60 <k_dot_q4_k+0x50>
 	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xbc58 <k_dot_q4_k+0x218>
+	WORD $0x04eb // jmp 0xbd28 <k_dot_q4_k+0x218>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9303,7 +9332,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x02578e0f; WORD $0x0000 // jle 0xbef4 <k_dot_q5_k+0x264>
+	LONG $0x02578e0f; WORD $0x0000 // jle 0xbfc4 <k_dot_q5_k+0x264>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5641 // pushq %r14
@@ -9316,9 +9345,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0014850d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1485(%rip), %xmm1 # 0xd156 <k_fit_symmetric+0x716>
-	QUAD $0x00147d157879e2c4; BYTE $0x00 // vpbroadcastb 0x147d(%rip), %xmm2 # 0xd157 <k_fit_symmetric+0x717>
-	QUAD $0x0014751d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1475(%rip), %xmm3 # 0xd158 <k_fit_symmetric+0x718>
+	QUAD $0x0014750d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1475(%rip), %xmm1 # 0xd216 <k_fit_symmetric+0x706>
+	QUAD $0x00146d157879e2c4; BYTE $0x00 // vpbroadcastb 0x146d(%rip), %xmm2 # 0xd217 <k_fit_symmetric+0x707>
+	QUAD $0x0014651d7879e2c4; BYTE $0x00 // vpbroadcastb 0x1465(%rip), %xmm3 # 0xd218 <k_fit_symmetric+0x708>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x04498b44 // movl 0x4(%rcx), %r9d
@@ -9387,7 +9416,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
 	LONG $0x08c18349 // addq $0x8, %r9
 	LONG $0x30f98349 // cmpq $0x30, %r9
-	LONG $0xff25850f; WORD $0xffff // jne 0xbd80 <k_dot_q5_k+0xf0>
+	LONG $0xff25850f; WORD $0xffff // jne 0xbe50 <k_dot_q5_k+0xf0>
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xf8c1c749; WORD $0xffff; BYTE $0xff // movq $-0x8, %r9
 	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
@@ -9397,7 +9426,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x108c74b85845b262 // vfmadd231ps 0x40(%rsp,%r9,4){1to16}, %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0xe275 // jne 0xbe70 <k_dot_q5_k+0x1e0>
+	WORD $0xe275 // jne 0xbf40 <k_dot_q5_k+0x1e0>
 	LONG $0x09b70f44 // movzwl (%rcx), %r9d
 	LONG $0x6e79c1c4; BYTE $0xf9 // vmovd %r9d, %xmm7
 	LONG $0x1379e2c4; BYTE $0xff // vcvtph2ps %xmm7, %xmm7
@@ -9413,13 +9442,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c68148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rsi # imm = 0x400
 	LONG $0x00c28148; WORD $0x0004; BYTE $0x00 // addq $0x400, %rdx # imm = 0x400
 	WORD $0x3949; BYTE $0xc0 // cmpq %rax, %r8
-	LONG $0xfe0c850f; WORD $0xffff // jne 0xbcf0 <k_dot_q5_k+0x60>
+	LONG $0xfe0c850f; WORD $0xffff // jne 0xbdc0 <k_dot_q5_k+0x60>
 	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
 	LONG $0xf0658d48 // leaq -0x10(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	BYTE $0x5d // popq %rbp
-	WORD $0x04eb // jmp 0xbef8 <k_dot_q5_k+0x268>
+	WORD $0x04eb // jmp 0xbfc8 <k_dot_q5_k+0x268>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x48fdf362; WORD $0xc11b; BYTE $0x01 // vextractf64x4 $0x1, %zmm0, %ymm1
 	LONG $0xc158fcc5 // vaddps %ymm1, %ymm0, %ymm0
@@ -9439,7 +9468,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5641 // pushq %r14
 	BYTE $0x53 // pushq %rbx
 	LONG $0x407f8348; BYTE $0x00 // cmpq $0x0, 0x40(%rdi)
-	WORD $0x3b74 // je 0xbf77 <k_fit_affine+0x47>
+	WORD $0x3b74 // je 0xc047 <k_fit_affine+0x47>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -9448,13 +9477,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x577c // jl 0xbfb6 <k_fit_affine+0x86>
+	WORD $0x577c // jl 0xc086 <k_fit_affine+0x86>
 	LONG $0xff408d4c // leaq -0x1(%rax), %r8
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5f75 // jne 0xbfc8 <k_fit_affine+0x98>
+	WORD $0x5f75 // jne 0xc098 <k_fit_affine+0x98>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x0000b1e9; BYTE $0x00 // jmp 0xc028 <k_fit_affine+0xf8>
+	LONG $0x0000b1e9; BYTE $0x00 // jmp 0xc0f8 <k_fit_affine+0xf8>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x187de2c4; WORD $0x4847 // vbroadcastss 0x48(%rdi), %ymm0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
@@ -9463,17 +9492,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
 	LONG $0xda59f4c5 // vmulps %ymm2, %ymm1, %ymm3
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x257c // jl 0xbfbf <k_fit_affine+0x8f>
+	WORD $0x257c // jl 0xc08f <k_fit_affine+0x8f>
 	LONG $0xff408d4c // leaq -0x1(%rax), %r8
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x052f850f; WORD $0x0000 // jne 0xc4d7 <k_fit_affine+0x5a7>
+	LONG $0x052f850f; WORD $0x0000 // jne 0xc5a7 <k_fit_affine+0x5a7>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x000582e9; BYTE $0x00 // jmp 0xc538 <k_fit_affine+0x608>
+	LONG $0x000582e9; BYTE $0x00 // jmp 0xc608 <k_fit_affine+0x608>
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x00008de9; BYTE $0x00 // jmp 0xc04c <k_fit_affine+0x11c>
+	LONG $0x00008de9; BYTE $0x00 // jmp 0xc11c <k_fit_affine+0x11c>
 	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0x000594e9; BYTE $0x00 // jmp 0xc55c <k_fit_affine+0x62c>
+	LONG $0x000594e9; BYTE $0x00 // jmp 0xc62c <k_fit_affine+0x62c>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
@@ -9495,9 +9524,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb875 // jne 0xbfe0 <k_fit_affine+0xb0>
+	WORD $0xb875 // jne 0xc0b0 <k_fit_affine+0xb0>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x1e74 // je 0xc04c <k_fit_affine+0x11c>
+	WORD $0x1e74 // je 0xc11c <k_fit_affine+0x11c>
 	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
 	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
 	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
@@ -9509,21 +9538,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
 	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
 	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
-	QUAD $0x000ebf35187de2c4; BYTE $0x00 // vbroadcastss 0xebf(%rip), %ymm6 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x000eaf35187de2c4; BYTE $0x00 // vbroadcastss 0xeaf(%rip), %ymm6 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01618e0f; WORD $0x0000 // jle 0xc1e1 <k_fit_affine+0x2b1>
+	LONG $0x01618e0f; WORD $0x0000 // jle 0xc2b1 <k_fit_affine+0x2b1>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	LONG $0x043b840f; WORD $0x0000 // je 0xc4c7 <k_fit_affine+0x597>
+	LONG $0x043b840f; WORD $0x0000 // je 0xc597 <k_fit_affine+0x597>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x000ecd0d187d62c4; BYTE $0x00 // vbroadcastss 0xecd(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x000e8c15187d62c4; BYTE $0x00 // vbroadcastss 0xe8c(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x000ebd0d187d62c4; BYTE $0x00 // vbroadcastss 0xebd(%rip), %ymm9 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x000e7c15187d62c4; BYTE $0x00 // vbroadcastss 0xe7c(%rip), %ymm10 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
 	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
@@ -9543,27 +9572,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xa475 // jne 0xc0b0 <k_fit_affine+0x180>
+	WORD $0xa475 // jne 0xc180 <k_fit_affine+0x180>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x3674 // je 0xc146 <k_fit_affine+0x216>
+	WORD $0x3674 // je 0xc216 <k_fit_affine+0x216>
 	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
 	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
 	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
 	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
-	QUAD $0x0e3a0d583874f162; WORD $0x0000 // vaddps 0xe3a(%rip){1to8}, %ymm1, %ymm1 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x0df80d583874f162; WORD $0x0000 // vaddps 0xdf8(%rip){1to8}, %ymm1, %ymm1 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x0e2a0d583874f162; WORD $0x0000 // vaddps 0xe2a(%rip){1to8}, %ymm1, %ymm1 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x0de80d583874f162; WORD $0x0000 // vaddps 0xde8(%rip){1to8}, %ymm1, %ymm1 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00928e0f; WORD $0x0000 // jle 0xc1e1 <k_fit_affine+0x2b1>
+	LONG $0x00928e0f; WORD $0x0000 // jle 0xc2b1 <k_fit_affine+0x2b1>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x08a3840f; WORD $0x0000 // je 0xc9fb <k_fit_affine+0xacb>
+	LONG $0x08a3840f; WORD $0x0000 // je 0xcacb <k_fit_affine+0xacb>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x000e060d187de2c4; BYTE $0x00 // vbroadcastss 0xe06(%rip), %ymm1 # 0xcf74 <k_fit_symmetric+0x534>
+	QUAD $0x000df60d187de2c4; BYTE $0x00 // vbroadcastss 0xdf6(%rip), %ymm1 # 0xd034 <k_fit_symmetric+0x524>
 	WORD $0x9066 // nop
 	LONG $0x594c01c4; WORD $0x8804 // vmulps (%r8,%r9,4), %ymm6, %ymm8
 	LONG $0xc5583cc5 // vaddps %ymm5, %ymm8, %ymm8
@@ -9579,39 +9608,39 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff58b4c5 // vaddps %ymm7, %ymm9, %ymm7
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xb775 // jne 0xc170 <k_fit_affine+0x240>
+	WORD $0xb775 // jne 0xc240 <k_fit_affine+0x240>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2474 // je 0xc1e1 <k_fit_affine+0x2b1>
+	WORD $0x2474 // je 0xc2b1 <k_fit_affine+0x2b1>
 	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
-	QUAD $0x0d9d0d543874f162; WORD $0x0000 // vandps 0xd9d(%rip){1to8}, %ymm1, %ymm1 # 0xcf74 <k_fit_symmetric+0x534>
+	QUAD $0x0d8d0d543874f162; WORD $0x0000 // vandps 0xd8d(%rip){1to8}, %ymm1, %ymm1 # 0xd034 <k_fit_symmetric+0x524>
 	LONG $0x5974a1c4; WORD $0x8a0c // vmulps (%rdx,%r9,4), %ymm1, %ymm1
 	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
 	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x07d9880f; WORD $0x0000 // js 0xc9c7 <k_fit_affine+0xa97>
+	LONG $0x07d9880f; WORD $0x0000 // js 0xca97 <k_fit_affine+0xa97>
 	LONG $0x47107ac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm8
 	LONG $0x4f107ac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm9
 	LONG $0xff508d4c // leaq -0x1(%rax), %r10
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x000d6515187d62c4; BYTE $0x00 // vbroadcastss 0xd65(%rip), %ymm10 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x000d241d187d62c4; BYTE $0x00 // vbroadcastss 0xd24(%rip), %ymm11 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x000d5515187d62c4; BYTE $0x00 // vbroadcastss 0xd55(%rip), %ymm10 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x000d141d187d62c4; BYTE $0x00 // vbroadcastss 0xd14(%rip), %ymm11 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	QUAD $0x000d522d187d62c4; BYTE $0x00 // vbroadcastss 0xd52(%rip), %ymm13 # 0xcf74 <k_fit_symmetric+0x534>
+	QUAD $0x000d422d187d62c4; BYTE $0x00 // vbroadcastss 0xd42(%rip), %ymm13 # 0xd034 <k_fit_symmetric+0x524>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
-	WORD $0x18eb // jmp 0xc240 <k_fit_affine+0x310>
+	WORD $0x18eb // jmp 0xc310 <k_fit_affine+0x310>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0x078b840f; WORD $0x0000 // je 0xc9cb <k_fit_affine+0xa9b>
+	LONG $0x078b840f; WORD $0x0000 // je 0xca9b <k_fit_affine+0xa9b>
 	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
 	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00968e0f; WORD $0x0000 // jle 0xc2f0 <k_fit_affine+0x3c0>
+	LONG $0x00968e0f; WORD $0x0000 // jle 0xc3c0 <k_fit_affine+0x3c0>
 	LONG $0x00d65162; WORD $0xf32a // vcvtsi2ss %r11, %xmm21, %xmm14
 	LONG $0x593241c4; BYTE $0xf6 // vmulss %xmm14, %xmm9, %xmm14
 	LONG $0x583a41c4; BYTE $0xf6 // vaddss %xmm14, %xmm8, %xmm14
@@ -9640,13 +9669,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28043162; WORD $0xfa58 // vaddps %ymm18, %ymm15, %ymm15
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0xa075 // jne 0xc290 <k_fit_affine+0x360>
+	WORD $0xa075 // jne 0xc360 <k_fit_affine+0x360>
 	LONG $0x286c3162; WORD $0xf059 // vmulps %ymm16, %ymm2, %ymm14
 	LONG $0x2074a162; WORD $0xd159 // vmulps %ymm17, %ymm17, %ymm18
 	LONG $0x280c3162; WORD $0xf25c // vsubps %ymm18, %ymm14, %ymm14
 	LONG $0x281cd162; WORD $0xc6c2; BYTE $0x01 // vcmpltps %ymm14, %ymm12, %k0
 	LONG $0xc098f9c5 // kortestb %k0, %k0
-	LONG $0xff1d840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0xff1d840f; WORD $0xffff // je 0xc300 <k_fit_affine+0x300>
 	LONG $0x286cc162; WORD $0xd759 // vmulps %ymm15, %ymm2, %ymm18
 	LONG $0x2864a162; WORD $0xd959 // vmulps %ymm17, %ymm3, %ymm19
 	LONG $0x206ca162; WORD $0xd35c // vsubps %ymm19, %ymm18, %ymm18
@@ -9661,9 +9690,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2074a162; WORD $0xc35d // vminps %ymm19, %ymm17, %ymm16
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a48e0f; WORD $0x0000 // jle 0xc40d <k_fit_affine+0x4dd>
+	LONG $0x00a48e0f; WORD $0x0000 // jle 0xc4dd <k_fit_affine+0x4dd>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x011e840f; WORD $0x0000 // je 0xc490 <k_fit_affine+0x560>
+	LONG $0x011e840f; WORD $0x0000 // je 0xc560 <k_fit_affine+0x560>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -9682,9 +9711,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xa275 // jne 0xc380 <k_fit_affine+0x450>
+	WORD $0xa275 // jne 0xc450 <k_fit_affine+0x450>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2b74 // je 0xc40d <k_fit_affine+0x4dd>
+	WORD $0x2b74 // je 0xc4dd <k_fit_affine+0x4dd>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x2804a162; WORD $0x1459; BYTE $0x33 // vmulps (%rbx,%r14), %ymm15, %ymm18
 	LONG $0x206ca162; WORD $0xd058 // vaddps %ymm16, %ymm18, %ymm18
@@ -9695,14 +9724,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2074f162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %ymm7, %ymm17, %k1
 	LONG $0x291cd162; WORD $0xcec2; BYTE $0x01 // vcmpltps %ymm14, %ymm12, %k1 {%k1}
 	LONG $0xc998f9c5 // kortestb %k1, %k1
-	LONG $0xfe0b840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0xfe0b840f; WORD $0xffff // je 0xc300 <k_fit_affine+0x300>
 	LONG $0x297cb162; WORD $0xf928 // vmovaps %ymm17, %ymm7 {%k1}
 	LONG $0x297cd162; WORD $0xf728 // vmovaps %ymm15, %ymm6 {%k1}
 	LONG $0x297cb162; WORD $0xc828 // vmovaps %ymm16, %ymm1 {%k1}
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc230 <k_fit_affine+0x300>
+	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc300 <k_fit_affine+0x300>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x5b74 // je 0xc4a0 <k_fit_affine+0x570>
+	WORD $0x5b74 // je 0xc570 <k_fit_affine+0x570>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x9066 // nop
@@ -9715,26 +9744,26 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xca75 // jne 0xc450 <k_fit_affine+0x520>
+	WORD $0xca75 // jne 0xc520 <k_fit_affine+0x520>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfda2840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
-	WORD $0x1beb // jmp 0xc4ab <k_fit_affine+0x57b>
+	LONG $0xfda2840f; WORD $0xffff // je 0xc300 <k_fit_affine+0x300>
+	WORD $0x1beb // jmp 0xc57b <k_fit_affine+0x57b>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xff47850f; WORD $0xffff // jne 0xc3e2 <k_fit_affine+0x4b2>
-	LONG $0xffff6de9; BYTE $0xff // jmp 0xc40d <k_fit_affine+0x4dd>
+	LONG $0xff47850f; WORD $0xffff // jne 0xc4b2 <k_fit_affine+0x4b2>
+	LONG $0xffff6de9; BYTE $0xff // jmp 0xc4dd <k_fit_affine+0x4dd>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfd85840f; WORD $0xffff // je 0xc230 <k_fit_affine+0x300>
+	LONG $0xfd85840f; WORD $0xffff // je 0xc300 <k_fit_affine+0x300>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x6f7e01c4; WORD $0x3034 // vmovdqu (%r8,%r14), %ymm14
 	LONG $0x297e3162; WORD $0x346f; BYTE $0x33 // vmovdqu32 (%rbx,%r14), %ymm14 {%k1}
 	LONG $0x7f7e01c4; WORD $0x3034 // vmovdqu %ymm14, (%r8,%r14)
-	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc230 <k_fit_affine+0x300>
+	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc300 <k_fit_affine+0x300>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfc3e850f; WORD $0xffff // jne 0xc110 <k_fit_affine+0x1e0>
-	LONG $0xfffc6fe9; BYTE $0xff // jmp 0xc146 <k_fit_affine+0x216>
+	LONG $0xfc3e850f; WORD $0xffff // jne 0xc1e0 <k_fit_affine+0x1e0>
+	LONG $0xfffc6fe9; BYTE $0xff // jmp 0xc216 <k_fit_affine+0x216>
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
@@ -9756,9 +9785,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0x10c68348 // addq $0x10, %rsi
 	LONG $0xfec18349 // addq $-0x2, %r9
-	WORD $0xb875 // jne 0xc4f0 <k_fit_affine+0x5c0>
+	WORD $0xb875 // jne 0xc5c0 <k_fit_affine+0x5c0>
 	LONG $0x01c0f641 // testb $0x1, %r8b
-	WORD $0x1e74 // je 0xc55c <k_fit_affine+0x62c>
+	WORD $0x1e74 // je 0xc62c <k_fit_affine+0x62c>
 	LONG $0x2c10fcc5; BYTE $0xb1 // vmovups (%rcx,%rsi,4), %ymm5
 	LONG $0x3410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm6
 	LONG $0xc95dd4c5 // vminps %ymm1, %ymm5, %ymm1
@@ -9770,21 +9799,21 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe95dc4c5 // vminps %ymm1, %ymm7, %ymm5
 	LONG $0xcd5cdcc5 // vsubps %ymm5, %ymm4, %ymm1
 	LONG $0xc95efcc5 // vdivps %ymm1, %ymm0, %ymm1
-	QUAD $0x0009af35187de2c4; BYTE $0x00 // vbroadcastss 0x9af(%rip), %ymm6 # 0xcf24 <k_fit_symmetric+0x4e4>
+	QUAD $0x00099f35187de2c4; BYTE $0x00 // vbroadcastss 0x99f(%rip), %ymm6 # 0xcfe4 <k_fit_symmetric+0x4d4>
 	LONG $0xf15eccc5 // vdivps %ymm1, %ymm6, %ymm6
 	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x015c8e0f; WORD $0x0000 // jle 0xc6ec <k_fit_affine+0x7bc>
+	LONG $0x015c8e0f; WORD $0x0000 // jle 0xc7bc <k_fit_affine+0x7bc>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0xff49; BYTE $0xc9 // decq %r9
-	LONG $0x0473840f; WORD $0x0000 // je 0xca0f <k_fit_affine+0xadf>
+	LONG $0x0473840f; WORD $0x0000 // je 0xcadf <k_fit_affine+0xadf>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	WORD $0x2149; BYTE $0xf3 // andq %rsi, %r11
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	QUAD $0x0009bd0d187d62c4; BYTE $0x00 // vbroadcastss 0x9bd(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x00097c15187d62c4; BYTE $0x00 // vbroadcastss 0x97c(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x0009ad0d187d62c4; BYTE $0x00 // vbroadcastss 0x9ad(%rip), %ymm9 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x00096c15187d62c4; BYTE $0x00 // vbroadcastss 0x96c(%rip), %ymm10 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x107c21c4; WORD $0x911c // vmovups (%rcx,%r10,4), %ymm11
 	LONG $0xdd5c24c5 // vsubps %ymm5, %ymm11, %ymm11
@@ -9804,22 +9833,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117c01c4; WORD $0x905c; BYTE $0x20 // vmovups %ymm11, 0x20(%r8,%r10,4)
 	LONG $0x10c28349 // addq $0x10, %r10
 	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xa475 // jne 0xc5c0 <k_fit_affine+0x690>
+	WORD $0xa475 // jne 0xc690 <k_fit_affine+0x690>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x3674 // je 0xc656 <k_fit_affine+0x726>
+	WORD $0x3674 // je 0xc726 <k_fit_affine+0x726>
 	LONG $0x107c21c4; WORD $0x9104 // vmovups (%rcx,%r10,4), %ymm8
 	LONG $0xc55c3cc5 // vsubps %ymm5, %ymm8, %ymm8
 	LONG $0xc959bcc5 // vmulps %ymm1, %ymm8, %ymm1
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x5f74c1c4; BYTE $0xc8 // vmaxps %ymm8, %ymm1, %ymm1
 	LONG $0xc95dfcc5 // vminps %ymm1, %ymm0, %ymm1
-	QUAD $0x092a0d583874f162; WORD $0x0000 // vaddps 0x92a(%rip){1to8}, %ymm1, %ymm1 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x08e80d583874f162; WORD $0x0000 // vaddps 0x8e8(%rip){1to8}, %ymm1, %ymm1 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x091a0d583874f162; WORD $0x0000 // vaddps 0x91a(%rip){1to8}, %ymm1, %ymm1 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x08d80d583874f162; WORD $0x0000 // vaddps 0x8d8(%rip){1to8}, %ymm1, %ymm1 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0x117c81c4; WORD $0x900c // vmovups %ymm1, (%r8,%r10,4)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x008d8e0f; WORD $0x0000 // jle 0xc6ec <k_fit_affine+0x7bc>
+	LONG $0x008d8e0f; WORD $0x0000 // jle 0xc7bc <k_fit_affine+0x7bc>
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x03b7840f; WORD $0x0000 // je 0xca1f <k_fit_affine+0xaef>
+	LONG $0x03b7840f; WORD $0x0000 // je 0xcaef <k_fit_affine+0xaef>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2149; BYTE $0xf2 // andq %rsi, %r10
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
@@ -9839,9 +9868,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf958bcc5 // vaddps %ymm1, %ymm8, %ymm7
 	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xb675 // jne 0xc680 <k_fit_affine+0x750>
+	WORD $0xb675 // jne 0xc750 <k_fit_affine+0x750>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0xc6ec <k_fit_affine+0x7bc>
+	WORD $0x1e74 // je 0xc7bc <k_fit_affine+0x7bc>
 	LONG $0x594c81c4; WORD $0x880c // vmulps (%r8,%r9,4), %ymm6, %ymm1
 	LONG $0xc958d4c5 // vaddps %ymm1, %ymm5, %ymm1
 	LONG $0x5c74a1c4; WORD $0x890c // vsubps (%rcx,%r9,4), %ymm1, %ymm1
@@ -9850,27 +9879,27 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf958c4c5 // vaddps %ymm1, %ymm7, %ymm7
 	LONG $0x384f8b4c // movq 0x38(%rdi), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0x02ce880f; WORD $0x0000 // js 0xc9c7 <k_fit_affine+0xa97>
+	LONG $0x02ce880f; WORD $0x0000 // js 0xca97 <k_fit_affine+0xa97>
 	LONG $0x47107ac5; BYTE $0x4c // vmovss 0x4c(%rdi), %xmm8
 	LONG $0x4f107ac5; BYTE $0x50 // vmovss 0x50(%rdi), %xmm9
 	LONG $0xff508d4c // leaq -0x1(%rax), %r10
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	QUAD $0x00085a15187d62c4; BYTE $0x00 // vbroadcastss 0x85a(%rip), %ymm10 # 0xcf70 <k_fit_symmetric+0x530>
+	QUAD $0x00084a15187d62c4; BYTE $0x00 // vbroadcastss 0x84a(%rip), %ymm10 # 0xd030 <k_fit_symmetric+0x520>
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	QUAD $0x00081425187d62c4; BYTE $0x00 // vbroadcastss 0x814(%rip), %ymm12 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x00080425187d62c4; BYTE $0x00 // vbroadcastss 0x804(%rip), %ymm12 # 0xcff8 <k_fit_symmetric+0x4e8>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
-	WORD $0x16eb // jmp 0xc740 <k_fit_affine+0x810>
+	WORD $0x16eb // jmp 0xc810 <k_fit_affine+0x810>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x015b8d49 // leaq 0x1(%r11), %rbx
 	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
 	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
-	LONG $0x028b840f; WORD $0x0000 // je 0xc9cb <k_fit_affine+0xa9b>
+	LONG $0x028b840f; WORD $0x0000 // je 0xca9b <k_fit_affine+0xa9b>
 	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00978e0f; WORD $0x0000 // jle 0xc7f0 <k_fit_affine+0x8c0>
+	LONG $0x00978e0f; WORD $0x0000 // jle 0xc8c0 <k_fit_affine+0x8c0>
 	LONG $0x00de5162; WORD $0xeb2a // vcvtsi2ss %r11, %xmm20, %xmm13
 	LONG $0x593241c4; BYTE $0xed // vmulss %xmm13, %xmm9, %xmm13
 	LONG $0x583a41c4; BYTE $0xed // vaddss %xmm13, %xmm8, %xmm13
@@ -9899,13 +9928,13 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x280c3162; WORD $0xf158 // vaddps %ymm17, %ymm14, %ymm14
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0xff49; BYTE $0xce // decq %r14
-	WORD $0xa075 // jne 0xc790 <k_fit_affine+0x860>
+	WORD $0xa075 // jne 0xc860 <k_fit_affine+0x860>
 	LONG $0xea5904c5 // vmulps %ymm2, %ymm15, %ymm13
 	LONG $0x207ca162; WORD $0xc859 // vmulps %ymm16, %ymm16, %ymm17
 	LONG $0x28143162; WORD $0xe95c // vsubps %ymm17, %ymm13, %ymm13
 	LONG $0x2824d162; WORD $0xc5c2; BYTE $0x01 // vcmpltps %ymm13, %ymm11, %k0
 	LONG $0xc098f9c5 // kortestb %k0, %k0
-	LONG $0xff1f840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0xff1f840f; WORD $0xffff // je 0xc800 <k_fit_affine+0x800>
 	LONG $0x286cc162; WORD $0xce59 // vmulps %ymm14, %ymm2, %ymm17
 	LONG $0x2864a162; WORD $0xd059 // vmulps %ymm16, %ymm3, %ymm18
 	LONG $0x2074a162; WORD $0xca5c // vsubps %ymm18, %ymm17, %ymm17
@@ -9920,9 +9949,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x207c3162; WORD $0xfa5d // vminps %ymm18, %ymm16, %ymm15
 	LONG $0x185f8b48 // movq 0x18(%rdi), %rbx
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00a78e0f; WORD $0x0000 // jle 0xc90d <k_fit_affine+0x9dd>
+	LONG $0x00a78e0f; WORD $0x0000 // jle 0xc9dd <k_fit_affine+0x9dd>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x0121840f; WORD $0x0000 // je 0xc990 <k_fit_affine+0xa60>
+	LONG $0x0121840f; WORD $0x0000 // je 0xca60 <k_fit_affine+0xa60>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -9941,9 +9970,9 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xa275 // jne 0xc880 <k_fit_affine+0x950>
+	WORD $0xa275 // jne 0xc950 <k_fit_affine+0x950>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2b74 // je 0xc90d <k_fit_affine+0x9dd>
+	WORD $0x2b74 // je 0xc9dd <k_fit_affine+0x9dd>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x280ca162; WORD $0x0c59; BYTE $0x33 // vmulps (%rbx,%r14), %ymm14, %ymm17
 	LONG $0x2074c162; WORD $0xcf58 // vaddps %ymm15, %ymm17, %ymm17
@@ -9954,14 +9983,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x207cf162; WORD $0xcfc2; BYTE $0x01 // vcmpltps %ymm7, %ymm16, %k1
 	LONG $0x2924d162; WORD $0xcdc2; BYTE $0x01 // vcmpltps %ymm13, %ymm11, %k1 {%k1}
 	LONG $0xc998f9c5 // kortestb %k1, %k1
-	LONG $0xfe0b840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0xfe0b840f; WORD $0xffff // je 0xc800 <k_fit_affine+0x800>
 	LONG $0x297cb162; WORD $0xf828 // vmovaps %ymm16, %ymm7 {%k1}
 	LONG $0x297cd162; WORD $0xf628 // vmovaps %ymm14, %ymm6 {%k1}
 	LONG $0x297cd162; WORD $0xcf28 // vmovaps %ymm15, %ymm1 {%k1}
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc730 <k_fit_affine+0x800>
+	LONG $0xfdf08e0f; WORD $0xffff // jle 0xc800 <k_fit_affine+0x800>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x5b74 // je 0xc9a0 <k_fit_affine+0xa70>
+	WORD $0x5b74 // je 0xca70 <k_fit_affine+0xa70>
 	LONG $0x0020bf41; WORD $0x0000 // movl $0x20, %r15d
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x9066 // nop
@@ -9974,29 +10003,29 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0xca75 // jne 0xc950 <k_fit_affine+0xa20>
+	WORD $0xca75 // jne 0xca20 <k_fit_affine+0xa20>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfda2840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
-	WORD $0x1beb // jmp 0xc9ab <k_fit_affine+0xa7b>
+	LONG $0xfda2840f; WORD $0xffff // je 0xc800 <k_fit_affine+0x800>
+	WORD $0x1beb // jmp 0xca7b <k_fit_affine+0xa7b>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xff47850f; WORD $0xffff // jne 0xc8e2 <k_fit_affine+0x9b2>
-	LONG $0xffff6de9; BYTE $0xff // jmp 0xc90d <k_fit_affine+0x9dd>
+	LONG $0xff47850f; WORD $0xffff // jne 0xc9b2 <k_fit_affine+0x9b2>
+	LONG $0xffff6de9; BYTE $0xff // jmp 0xc9dd <k_fit_affine+0x9dd>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfd85840f; WORD $0xffff // je 0xc730 <k_fit_affine+0x800>
+	LONG $0xfd85840f; WORD $0xffff // je 0xc800 <k_fit_affine+0x800>
 	LONG $0x05e6c149 // shlq $0x5, %r14
 	LONG $0x6f7e01c4; WORD $0x302c // vmovdqu (%r8,%r14), %ymm13
 	LONG $0x297e3162; WORD $0x2c6f; BYTE $0x33 // vmovdqu32 (%rbx,%r14), %ymm13 {%k1}
 	LONG $0x7f7e01c4; WORD $0x302c // vmovdqu %ymm13, (%r8,%r14)
-	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc730 <k_fit_affine+0x800>
+	LONG $0xfffd69e9; BYTE $0xff // jmp 0xc800 <k_fit_affine+0x800>
 	LONG $0xcd28fcc5 // vmovaps %ymm5, %ymm1
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	LONG $0x285cf162; WORD $0xcdc2; BYTE $0x06 // vcmpnleps %ymm5, %ymm4, %k1
 	LONG $0xa97cf162; WORD $0xc628 // vmovaps %ymm6, %ymm0 {%k1} {z}
 	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	QUAD $0x055a05573874f162; WORD $0x0000 // vxorps 0x55a(%rip){1to8}, %ymm1, %ymm0 # 0xcf48 <k_fit_symmetric+0x508>
+	QUAD $0x054a05573874f162; WORD $0x0000 // vxorps 0x54a(%rip){1to8}, %ymm1, %ymm0 # 0xd008 <k_fit_symmetric+0x4f8>
 	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
@@ -10006,17 +10035,17 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xf7b3850f; WORD $0xffff // jne 0xc1bd <k_fit_affine+0x28d>
-	LONG $0xfff7d2e9; BYTE $0xff // jmp 0xc1e1 <k_fit_affine+0x2b1>
+	LONG $0xf7b3850f; WORD $0xffff // jne 0xc28d <k_fit_affine+0x28d>
+	LONG $0xfff7d2e9; BYTE $0xff // jmp 0xc2b1 <k_fit_affine+0x2b1>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfc06850f; WORD $0xffff // jne 0xc620 <k_fit_affine+0x6f0>
-	LONG $0xfffc37e9; BYTE $0xff // jmp 0xc656 <k_fit_affine+0x726>
+	LONG $0xfc06850f; WORD $0xffff // jne 0xc6f0 <k_fit_affine+0x6f0>
+	LONG $0xfffc37e9; BYTE $0xff // jmp 0xc726 <k_fit_affine+0x726>
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfca0850f; WORD $0xffff // jne 0xc6ce <k_fit_affine+0x79e>
-	LONG $0xfffcb9e9; BYTE $0xff // jmp 0xc6ec <k_fit_affine+0x7bc>
+	LONG $0xfca0850f; WORD $0xffff // jne 0xc79e <k_fit_affine+0x79e>
+	LONG $0xfffcb9e9; BYTE $0xff // jmp 0xc7bc <k_fit_affine+0x7bc>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// fit_symmetric
@@ -10026,22 +10055,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28478b48 // movq 0x28(%rdi), %rax
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x157e // jle 0xca6f <k_fit_symmetric+0x2f>
+	WORD $0x157e // jle 0xcb3f <k_fit_symmetric+0x2f>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0x1975 // jne 0xca7c <k_fit_symmetric+0x3c>
+	WORD $0x1975 // jne 0xcb4c <k_fit_symmetric+0x3c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x74eb // jmp 0xcae3 <k_fit_symmetric+0xa3>
+	WORD $0x74eb // jmp 0xcbb3 <k_fit_symmetric+0xa3>
 	LONG $0xc847fcc5 // kxorw %k0, %k0, %k1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x00009ae9; BYTE $0x00 // jmp 0xcb16 <k_fit_symmetric+0xd6>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0xcbe6 <k_fit_symmetric+0xd6>
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0x2149; BYTE $0xc8 // andq %rcx, %r8
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x0004e315187de2c4; BYTE $0x00 // vbroadcastss 0x4e3(%rip), %ymm2 # 0xcf74 <k_fit_symmetric+0x534>
+	QUAD $0x0004d315187de2c4; BYTE $0x00 // vbroadcastss 0x4d3(%rip), %ymm2 # 0xd034 <k_fit_symmetric+0x524>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x2c10fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm5
@@ -10057,31 +10086,31 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
 	LONG $0xfec08349 // addq $-0x2, %r8
-	WORD $0xbd75 // jne 0xcaa0 <k_fit_symmetric+0x60>
+	WORD $0xbd75 // jne 0xcb70 <k_fit_symmetric+0x60>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x2474 // je 0xcb0b <k_fit_symmetric+0xcb>
+	WORD $0x2474 // je 0xcbdb <k_fit_symmetric+0xcb>
 	LONG $0x1410fcc5; BYTE $0x32 // vmovups (%rdx,%rsi), %ymm2
-	QUAD $0x047e1d54386cf162; WORD $0x0000 // vandps 0x47e(%rip){1to8}, %ymm2, %ymm3 # 0xcf74 <k_fit_symmetric+0x534>
+	QUAD $0x046e1d54386cf162; WORD $0x0000 // vandps 0x46e(%rip){1to8}, %ymm2, %ymm3 # 0xd034 <k_fit_symmetric+0x524>
 	LONG $0x2874f162; WORD $0xcbc2; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %k1
 	LONG $0xc95fe4c5 // vmaxps %ymm1, %ymm3, %ymm1
 	LONG $0x297cf162; WORD $0xd028 // vmovaps %ymm0, %ymm2 {%k1}
 	LONG $0xc228fcc5 // vmovaps %ymm2, %ymm0
-	QUAD $0x040a0dc23874f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x40a(%rip){1to8}, %ymm1, %k1 # 0xcf20 <k_fit_symmetric+0x4e0>
+	QUAD $0x03fa0dc23874f162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x3fa(%rip){1to8}, %ymm1, %k1 # 0xcfe0 <k_fit_symmetric+0x4d0>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	LONG $0x4f10fac5; BYTE $0x30 // vmovss 0x30(%rdi), %xmm1
-	QUAD $0x041f15571874f162; WORD $0x0000 // vxorps 0x41f(%rip){1to4}, %xmm1, %xmm2 # 0xcf48 <k_fit_symmetric+0x508>
-	QUAD $0x000004031d58f2c5 // vaddss 0x403(%rip), %xmm1, %xmm3 # 0xcf34 <k_fit_symmetric+0x4f4>
+	QUAD $0x040f15571874f162; WORD $0x0000 // vxorps 0x40f(%rip){1to4}, %xmm1, %xmm2 # 0xd008 <k_fit_symmetric+0x4f8>
+	QUAD $0x000003f31d58f2c5 // vaddss 0x3f3(%rip), %xmm1, %xmm3 # 0xcff4 <k_fit_symmetric+0x4e4>
 	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
 	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x797e // jle 0xcbbd <k_fit_symmetric+0x17d>
+	WORD $0x797e // jle 0xcc8d <k_fit_symmetric+0x17d>
 	LONG $0xe85eecc5 // vdivps %ymm0, %ymm2, %ymm5
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x0004153d187de2c4; BYTE $0x00 // vbroadcastss 0x415(%rip), %ymm7 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x0003d405187d62c4; BYTE $0x00 // vbroadcastss 0x3d4(%rip), %ymm8 # 0xcf38 <k_fit_symmetric+0x4f8>
+	QUAD $0x0004053d187de2c4; BYTE $0x00 // vbroadcastss 0x405(%rip), %ymm7 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x0003c405187d62c4; BYTE $0x00 // vbroadcastss 0x3c4(%rip), %ymm8 # 0xcff8 <k_fit_symmetric+0x4e8>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -10101,7 +10130,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
 	LONG $0x20c18349 // addq $0x20, %r9
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xb375 // jne 0xcb70 <k_fit_symmetric+0x130>
+	WORD $0xb375 // jne 0xcc40 <k_fit_symmetric+0x130>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0x285cf162; WORD $0xd5c2; BYTE $0x04 // vcmpneqps %ymm5, %ymm4, %k2
 	LONG $0xaa4cf162; WORD $0xe45e // vdivps %ymm4, %ymm6, %ymm4 {%k2} {z}
@@ -10109,22 +10138,22 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff708d48 // leaq -0x1(%rax), %rsi
 	WORD $0x2148; BYTE $0xc1 // andq %rax, %rcx
 	LONG $0xfff7b841; WORD $0xffff // movl $0xfffffff7, %r8d # imm = 0xFFFFFFF7
-	QUAD $0x000003793d10fac5 // vmovss 0x379(%rip), %xmm7 # 0xcf60 <k_fit_symmetric+0x520>
-	QUAD $0x00035805187962c4; BYTE $0x00 // vbroadcastss 0x358(%rip), %xmm8 # 0xcf48 <k_fit_symmetric+0x508>
-	QUAD $0x0003770d187d62c4; BYTE $0x00 // vbroadcastss 0x377(%rip), %ymm9 # 0xcf70 <k_fit_symmetric+0x530>
-	QUAD $0x00033615187d62c4; BYTE $0x00 // vbroadcastss 0x336(%rip), %ymm10 # 0xcf38 <k_fit_symmetric+0x4f8>
-	WORD $0x19eb // jmp 0xcc1d <k_fit_symmetric+0x1dd>
+	QUAD $0x000003693d10fac5 // vmovss 0x369(%rip), %xmm7 # 0xd020 <k_fit_symmetric+0x510>
+	QUAD $0x00034805187962c4; BYTE $0x00 // vbroadcastss 0x348(%rip), %xmm8 # 0xd008 <k_fit_symmetric+0x4f8>
+	QUAD $0x0003670d187d62c4; BYTE $0x00 // vbroadcastss 0x367(%rip), %ymm9 # 0xd030 <k_fit_symmetric+0x520>
+	QUAD $0x00032615187d62c4; BYTE $0x00 // vbroadcastss 0x326(%rip), %ymm10 # 0xcff8 <k_fit_symmetric+0x4e8>
+	WORD $0x19eb // jmp 0xcced <k_fit_symmetric+0x1dd>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0xff41; BYTE $0xc0 // incl %r8d
 	LONG $0x0af88341 // cmpl $0xa, %r8d
-	LONG $0x017c840f; WORD $0x0000 // je 0xcd99 <k_fit_symmetric+0x359>
+	LONG $0x017c840f; WORD $0x0000 // je 0xce69 <k_fit_symmetric+0x359>
 	WORD $0x8545; BYTE $0xc0 // testl %r8d, %r8d
-	WORD $0xee74 // je 0xcc10 <k_fit_symmetric+0x1d0>
+	WORD $0xee74 // je 0xcce0 <k_fit_symmetric+0x1d0>
 	LONG $0x00765162; WORD $0xd82a // vcvtsi2ss %r8d, %xmm17, %xmm11
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	LONG $0xdf5922c5 // vmulss %xmm7, %xmm11, %xmm11
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x00978e0f; WORD $0x0000 // jle 0xccd0 <k_fit_symmetric+0x290>
+	LONG $0x00978e0f; WORD $0x0000 // jle 0xcda0 <k_fit_symmetric+0x290>
 	LONG $0xd95822c5 // vaddss %xmm1, %xmm11, %xmm11
 	LONG $0x572041c4; BYTE $0xd8 // vxorps %xmm8, %xmm11, %xmm11
 	LONG $0x187d42c4; BYTE $0xdb // vbroadcastss %xmm11, %ymm11
@@ -10152,8 +10181,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x581c41c4; BYTE $0xe6 // vaddps %ymm14, %ymm12, %ymm12
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xa575 // jne 0xcc70 <k_fit_symmetric+0x230>
-	WORD $0x0deb // jmp 0xccda <k_fit_symmetric+0x29a>
+	WORD $0xa575 // jne 0xcd40 <k_fit_symmetric+0x230>
+	WORD $0x0deb // jmp 0xcdaa <k_fit_symmetric+0x29a>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
@@ -10162,14 +10191,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x280cd162; WORD $0xd5c2; BYTE $0x01 // vcmpltps %ymm13, %ymm14, %k2
 	LONG $0x2a54d162; WORD $0xd4c2; BYTE $0x01 // vcmpltps %ymm12, %ymm5, %k2 {%k2}
 	LONG $0xd298f9c5 // kortestb %k2, %k2
-	LONG $0xff15840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0xff15840f; WORD $0xffff // je 0xcce0 <k_fit_symmetric+0x1d0>
 	LONG $0x5e2441c4; BYTE $0xe4 // vdivps %ymm12, %ymm11, %ymm12
 	LONG $0x2a7cd162; WORD $0xe428 // vmovaps %ymm12, %ymm4 {%k2}
 	LONG $0x2a24d162; WORD $0xf459 // vmulps %ymm12, %ymm11, %ymm6 {%k2}
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x4f7e // jle 0xcd60 <k_fit_symmetric+0x320>
+	WORD $0x4f7e // jle 0xce30 <k_fit_symmetric+0x320>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x5c74 // je 0xcd72 <k_fit_symmetric+0x332>
+	WORD $0x5c74 // je 0xce42 <k_fit_symmetric+0x332>
 	LONG $0x0020bb41; WORD $0x0000 // movl $0x20, %r11d
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	BYTE $0x90 // nop
@@ -10182,30 +10211,30 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c28349 // addq $0x2, %r10
 	LONG $0x40c38349 // addq $0x40, %r11
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	WORD $0xca75 // jne 0xcd20 <k_fit_symmetric+0x2e0>
+	WORD $0xca75 // jne 0xcdf0 <k_fit_symmetric+0x2e0>
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfeb2840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
-	WORD $0x1deb // jmp 0xcd7d <k_fit_symmetric+0x33d>
+	LONG $0xfeb2840f; WORD $0xffff // je 0xcce0 <k_fit_symmetric+0x1d0>
+	WORD $0x1deb // jmp 0xce4d <k_fit_symmetric+0x33d>
 	WORD $0xff41; BYTE $0xc0 // incl %r8d
 	LONG $0x0af88341 // cmpl $0xa, %r8d
-	LONG $0xfeb0850f; WORD $0xffff // jne 0xcc1d <k_fit_symmetric+0x1dd>
-	LONG $0x000096e9; BYTE $0x00 // jmp 0xce08 <k_fit_symmetric+0x3c8>
+	LONG $0xfeb0850f; WORD $0xffff // jne 0xcced <k_fit_symmetric+0x1dd>
+	LONG $0x000096e9; BYTE $0x00 // jmp 0xced8 <k_fit_symmetric+0x3c8>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x01a8 // testb $0x1, %al
-	LONG $0xfe93840f; WORD $0xffff // je 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0xfe93840f; WORD $0xffff // je 0xcce0 <k_fit_symmetric+0x1d0>
 	LONG $0x05e2c149 // shlq $0x5, %r10
 	LONG $0x6f7e21c4; WORD $0x121c // vmovdqu (%rdx,%r10), %ymm11
 	LONG $0x2a7e1162; WORD $0x1c6f; BYTE $0x11 // vmovdqu32 (%r9,%r10), %ymm11 {%k2}
 	LONG $0x7f7e21c4; WORD $0x121c // vmovdqu %ymm11, (%rdx,%r10)
-	LONG $0xfffe77e9; BYTE $0xff // jmp 0xcc10 <k_fit_symmetric+0x1d0>
+	LONG $0xfffe77e9; BYTE $0xff // jmp 0xcce0 <k_fit_symmetric+0x1d0>
 	LONG $0x207f8b48 // movq 0x20(%rdi), %rdi
 	LONG $0xa97cf162; WORD $0xc428 // vmovaps %ymm4, %ymm0 {%k1} {z}
 	LONG $0x0711fcc5 // vmovups %ymm0, (%rdi)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x3c7e // jle 0xcde8 <k_fit_symmetric+0x3a8>
+	WORD $0x3c7e // jle 0xceb8 <k_fit_symmetric+0x3a8>
 	LONG $0x187de2c4; BYTE $0xc1 // vbroadcastss %xmm1, %ymm0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x3974 // je 0xcdef <k_fit_symmetric+0x3af>
+	WORD $0x3974 // je 0xcebf <k_fit_symmetric+0x3af>
 	WORD $0xf631 // xorl %esi, %esi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xa97cf162; WORD $0x0c58; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm0, %ymm1 {%k1} {z}
@@ -10214,16 +10243,16 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c11fcc5; WORD $0x2032 // vmovups %ymm1, 0x20(%rdx,%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0xfec18348 // addq $-0x2, %rcx
-	WORD $0xdc75 // jne 0xcdc0 <k_fit_symmetric+0x380>
+	WORD $0xdc75 // jne 0xce90 <k_fit_symmetric+0x380>
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x0d75 // jne 0xcdf5 <k_fit_symmetric+0x3b5>
+	WORD $0x0d75 // jne 0xcec5 <k_fit_symmetric+0x3b5>
 	BYTE $0x5b // popq %rbx
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0xf374 // je 0xcde8 <k_fit_symmetric+0x3a8>
+	WORD $0xf374 // je 0xceb8 <k_fit_symmetric+0x3a8>
 	LONG $0xa97cf162; WORD $0x0458; BYTE $0x32 // vaddps (%rdx,%rsi), %ymm0, %ymm0 {%k1} {z}
 	LONG $0x0411fcc5; BYTE $0x32 // vmovups %ymm0, (%rdx,%rsi)
 	BYTE $0x5b // popq %rbx
@@ -10237,22 +10266,6 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x5e41 // popq %r14
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -10364,14 +10377,14 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
 	WORD $0x1010 // adcb %dl, (%rax)
-	WORD $0xe0e0 // loopne 0xced2 <k_fit_symmetric+0x492>
-	WORD $0xe0e0 // loopne 0xced4 <k_fit_symmetric+0x494>
-	WORD $0xe0e0 // loopne 0xced6 <k_fit_symmetric+0x496>
-	WORD $0xe0e0 // loopne 0xced8 <k_fit_symmetric+0x498>
-	WORD $0xe0e0 // loopne 0xceda <k_fit_symmetric+0x49a>
-	WORD $0xe0e0 // loopne 0xcedc <k_fit_symmetric+0x49c>
-	WORD $0xe0e0 // loopne 0xcede <k_fit_symmetric+0x49e>
-	WORD $0xe0e0 // loopne 0xcee0 <k_fit_symmetric+0x4a0>
+	WORD $0xe0e0 // loopne 0xcf92 <k_fit_symmetric+0x482>
+	WORD $0xe0e0 // loopne 0xcf94 <k_fit_symmetric+0x484>
+	WORD $0xe0e0 // loopne 0xcf96 <k_fit_symmetric+0x486>
+	WORD $0xe0e0 // loopne 0xcf98 <k_fit_symmetric+0x488>
+	WORD $0xe0e0 // loopne 0xcf9a <k_fit_symmetric+0x48a>
+	WORD $0xe0e0 // loopne 0xcf9c <k_fit_symmetric+0x48c>
+	WORD $0xe0e0 // loopne 0xcf9e <k_fit_symmetric+0x48e>
+	WORD $0xe0e0 // loopne 0xcfa0 <k_fit_symmetric+0x490>
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
 	BYTE $0xf8 // clc
@@ -10404,7 +10417,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
 	BYTE $0x3f // <unknown>
-	WORD $0x1d7d // jge 0xcf3f <k_fit_symmetric+0x4ff>
+	WORD $0x1d7d // jge 0xcfff <k_fit_symmetric+0x4ef>
 	BYTE $0x90 // nop
 	WORD $0x0026; BYTE $0x00 // addb %al, %es:(%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
@@ -10454,7 +10467,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0xcfc3 <k_fit_symmetric+0x583>
+	WORD $0x1de3 // jrcxz 0xd083 <k_fit_symmetric+0x573>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -10477,7 +10490,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0xd01f <k_fit_symmetric+0x5df>
+	WORD $0x3fe0 // loopne 0xd0df <k_fit_symmetric+0x5cf>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -10487,7 +10500,7 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0002 // addb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0xcff2 <k_fit_symmetric+0x5b2>
+	WORD $0xfee0 // loopne 0xd0b2 <k_fit_symmetric+0x5a2>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -10496,8 +10509,8 @@ TEXT ·blobAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0xcfc3 <k_fit_symmetric+0x583>
-	WORD $0x7e4f; BYTE $0x92 // jle 0xcfa1 <k_fit_symmetric+0x561>
+	WORD $0xb778 // js 0xd083 <k_fit_symmetric+0x573>
+	WORD $0x7e4f; BYTE $0x92 // jle 0xd061 <k_fit_symmetric+0x551>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp

@@ -4912,41 +4912,73 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// max
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf9401009 // ldr x9, [x0, #0x20]
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf100413f // cmp x9, #0x10
+	WORD $0x540000ea // b.ge 0x4c80 <k_max+0x28>
+	WORD $0x6f03d7e1 // mvni v1.4s, #0x7f, msl #16
+	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
+	WORD $0xaa1f03ea // mov x10, xzr
+	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
 	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4c70 <k_max+0x18>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x1400000a // b 0x4c94 <k_max+0x3c>
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0x927ef109 // and x9, x8, #0x7ffffffffffffffc
-	WORD $0x5280008b // mov w11, #0x4 // =4
-	WORD $0x3cc10541 // ldr q1, [x10], #0x10
-	WORD $0x9100116b // add x11, x11, #0x4
-	WORD $0xeb08017f // cmp x11, x8
-	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
-	WORD $0x6ea21c20 // bit v0.16b, v1.16b, v2.16b
-	WORD $0x54ffff6d // b.le 0x4c7c <k_max+0x24>
-	WORD $0xcb090108 // sub x8, x8, x9
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400024b // b.lt 0x4ce4 <k_max+0x8c>
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000e0 // b.eq 0x4ccc <k_max+0x74>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x54000063 // b.lo 0x4ccc <k_max+0x74>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
-	WORD $0x1002fca9 // adr x9, 0xac60 <lanes>
-	WORD $0x6ea0e422 // fcmgt v2.4s, v1.4s, v0.4s
-	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
-	WORD $0x3dc00503 // ldr q3, [x8, #0x10]
-	WORD $0x4e221c62 // and v2.16b, v3.16b, v2.16b
-	WORD $0x6ea21c20 // bit v0.16b, v1.16b, v2.16b
+	WORD $0x14000015 // b 0x4cd0 <k_max+0x78>
+	WORD $0x6f03d7e0 // mvni v0.4s, #0x7f, msl #16
+	WORD $0x6f03d7e3 // mvni v3.4s, #0x7f, msl #16
+	WORD $0x927ce92a // and x10, x9, #0x7ffffffffffffff0
+	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
+	WORD $0x6f03d7e1 // mvni v1.4s, #0x7f, msl #16
+	WORD $0x9100810b // add x11, x8, #0x20
+	WORD $0x5280020c // mov w12, #0x10 // =16
+	WORD $0xad7f1564 // ldp q4, q5, [x11, #-0x20]
+	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0xacc21d66 // ldp q6, q7, [x11], #0x40
+	WORD $0xeb09019f // cmp x12, x9
+	WORD $0x6ea1e490 // fcmgt v16.4s, v4.4s, v1.4s
+	WORD $0x6ea2e4b1 // fcmgt v17.4s, v5.4s, v2.4s
+	WORD $0x6ea3e4d2 // fcmgt v18.4s, v6.4s, v3.4s
+	WORD $0x6ea0e4f3 // fcmgt v19.4s, v7.4s, v0.4s
+	WORD $0x6eb01c81 // bit v1.16b, v4.16b, v16.16b
+	WORD $0x6eb11ca2 // bit v2.16b, v5.16b, v17.16b
+	WORD $0x6eb21cc3 // bit v3.16b, v6.16b, v18.16b
+	WORD $0x6eb31ce0 // bit v0.16b, v7.16b, v19.16b
+	WORD $0x54fffe8d // b.le 0x4c9c <k_max+0x44>
+	WORD $0xb27e014b // orr x11, x10, #0x4
+	WORD $0xeb09017f // cmp x11, x9
+	WORD $0x5400006d // b.le 0x4ce4 <k_max+0x8c>
+	WORD $0xaa0a03ec // mov x12, x10
+	WORD $0x1400000a // b 0x4d08 <k_max+0xb0>
+	WORD $0x8b0a090b // add x11, x8, x10, lsl #2
+	WORD $0x3cc10564 // ldr q4, [x11], #0x10
+	WORD $0x9100214d // add x13, x10, #0x8
+	WORD $0x9100114c // add x12, x10, #0x4
+	WORD $0xeb0901bf // cmp x13, x9
+	WORD $0x6ea1e485 // fcmgt v5.4s, v4.4s, v1.4s
+	WORD $0xaa0c03ea // mov x10, x12
+	WORD $0x6ea51c81 // bit v1.16b, v4.16b, v5.16b
+	WORD $0x54ffff2d // b.le 0x4ce8 <k_max+0x90>
+	WORD $0xeb0c0129 // subs x9, x9, x12
+	WORD $0x5400020d // b.le 0x4d4c <k_max+0xf4>
+	WORD $0x1002fe8a // adr x10, 0xace0 <lanes>
+	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xcb09094a // sub x10, x10, x9, lsl #2
+	WORD $0xbd400105 // ldr s5, [x8]
+	WORD $0x3dc00544 // ldr q4, [x10, #0x10]
+	WORD $0x540000cb // b.lt 0x4d40 <k_max+0xe8>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d409125 // ld1 { v5.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x4d40 <k_max+0xe8>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408105 // ld1 { v5.s }[2], [x8]
+	WORD $0x6e621ca4 // bsl v4.16b, v5.16b, v2.16b
+	WORD $0x6ea2e485 // fcmgt v5.4s, v4.4s, v2.4s
+	WORD $0x6ea51c82 // bit v2.16b, v4.16b, v5.16b
+	WORD $0x6ea3e404 // fcmgt v4.4s, v0.4s, v3.4s
+	WORD $0x6ea1e445 // fcmgt v5.4s, v2.4s, v1.4s
+	WORD $0x6ee41c60 // bif v0.16b, v3.16b, v4.16b
+	WORD $0x6ea51c41 // bit v1.16b, v2.16b, v5.16b
+	WORD $0x6ea1e402 // fcmgt v2.4s, v0.4s, v1.4s
+	WORD $0x6ee21c20 // bif v0.16b, v1.16b, v2.16b
 	WORD $0x5e0c0401 // mov s1, v0.s[1]
 	WORD $0x5e140402 // mov s2, v0.s[2]
 	WORD $0x1e202020 // fcmp s1, s0
@@ -4968,23 +5000,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0b03e8 // mov x8, x11
 	WORD $0x9100116b // add x11, x11, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400010c // b.gt 0x4d50 <k_find+0x40>
+	WORD $0x5400010c // b.gt 0x4dd0 <k_find+0x40>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x3cea6982 // ldr q2, [x12, x10]
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x4e21e442 // fcmeq v2.4s, v2.4s, v1.4s
 	WORD $0x6eb0a842 // umaxv s2, v2.4s
 	WORD $0x1e26004c // fmov w12, s2
-	WORD $0x34fffecc // cbz w12, 0x4d24 <k_find+0x14>
+	WORD $0x34fffecc // cbz w12, 0x4da4 <k_find+0x14>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x5400012a // b.ge 0x4d78 <k_find+0x68>
+	WORD $0x5400012a // b.ge 0x4df8 <k_find+0x68>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
 	WORD $0x1e202020 // fcmp s1, s0
-	WORD $0x540000a0 // b.eq 0x4d78 <k_find+0x68>
+	WORD $0x540000a0 // b.eq 0x4df8 <k_find+0x68>
 	WORD $0x91000508 // add x8, x8, #0x1
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffff61 // b.ne 0x4d5c <k_find+0x4c>
+	WORD $0x54ffff61 // b.ne 0x4ddc <k_find+0x4c>
 	WORD $0xaa0903e8 // mov x8, x9
 	WORD $0xf9000c08 // str x8, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
@@ -4996,9 +5028,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x4da4 <k_softmax_exp+0x24>
+	WORD $0x5400006a // b.ge 0x4e24 <k_softmax_exp+0x24>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400004c // b 0x4ed0 <k_softmax_exp+0x150>
+	WORD $0x1400004c // b 0x4f50 <k_softmax_exp+0x150>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x5295476b // mov w11, #0xaa3b // =43579
@@ -5073,23 +5105,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e781ed6 // bic v22.16b, v22.16b, v24.16b
 	WORD $0x4e36d400 // fadd v0.4s, v0.4s, v22.4s
 	WORD $0x3c810536 // str q22, [x9], #0x10
-	WORD $0x54fffb0d // b.le 0x4e2c <k_softmax_exp+0xac>
+	WORD $0x54fffb0d // b.le 0x4eac <k_softmax_exp+0xac>
 	WORD $0xcb0b0108 // sub x8, x8, x11
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000b2b // b.lt 0x503c <k_softmax_exp+0x2bc>
+	WORD $0x54000b2b // b.lt 0x50bc <k_softmax_exp+0x2bc>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0xbd400123 // ldr s3, [x9]
-	WORD $0x54000120 // b.eq 0x4f10 <k_softmax_exp+0x190>
+	WORD $0x54000120 // b.eq 0x4f90 <k_softmax_exp+0x190>
 	WORD $0x9100112a // add x10, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409143 // ld1 { v3.s }[1], [x10]
-	WORD $0x540000a3 // b.lo 0x4f10 <k_softmax_exp+0x190>
+	WORD $0x540000a3 // b.lo 0x4f90 <k_softmax_exp+0x190>
 	WORD $0x9100212a // add x10, x9, #0x8
 	WORD $0x4d408143 // ld1 { v3.s }[2], [x10]
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x14000002 // b 0x4f14 <k_softmax_exp+0x194>
+	WORD $0x14000002 // b 0x4f94 <k_softmax_exp+0x194>
 	WORD $0x2a1f03ea // mov w10, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x4ea2d462 // fsub v2.4s, v3.4s, v2.4s
@@ -5154,13 +5186,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ea41c41 // bit v1.16b, v2.16b, v4.16b
 	WORD $0x4e661c21 // bic v1.16b, v1.16b, v6.16b
 	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54000060 // b.eq 0x501c <k_softmax_exp+0x29c>
+	WORD $0x54000060 // b.eq 0x509c <k_softmax_exp+0x29c>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x3400006a // cbz w10, 0x5028 <k_softmax_exp+0x2a8>
+	WORD $0x3400006a // cbz w10, 0x50a8 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x1002e1c9 // adr x9, 0xac60 <lanes>
+	WORD $0x1002e1c9 // adr x9, 0xace0 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -5175,13 +5207,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x540000ea // b.ge 0x5078 <k_sum_squares+0x28>
+	WORD $0x540000ea // b.ge 0x50f8 <k_sum_squares+0x28>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03ea // mov x10, xzr
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x14000011 // b 0x50b8 <k_sum_squares+0x68>
+	WORD $0x14000011 // b 0x5138 <k_sum_squares+0x68>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x927ce92a // and x10, x9, #0x7ffffffffffffff0
@@ -5197,12 +5229,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25cca3 // fmla v3.4s, v5.4s, v5.4s
 	WORD $0x4e26ccc2 // fmla v2.4s, v6.4s, v6.4s
 	WORD $0x4e27cce1 // fmla v1.4s, v7.4s, v7.4s
-	WORD $0x54ffff0d // b.le 0x5094 <k_sum_squares+0x44>
+	WORD $0x54ffff0d // b.le 0x5114 <k_sum_squares+0x44>
 	WORD $0xb27e014b // orr x11, x10, #0x4
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x5400006d // b.le 0x50cc <k_sum_squares+0x7c>
+	WORD $0x5400006d // b.le 0x514c <k_sum_squares+0x7c>
 	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0x14000009 // b 0x50ec <k_sum_squares+0x9c>
+	WORD $0x14000009 // b 0x516c <k_sum_squares+0x9c>
 	WORD $0x8b0a090b // add x11, x8, x10, lsl #2
 	WORD $0x3cc10564 // ldr q4, [x11], #0x10
 	WORD $0x9100214d // add x13, x10, #0x8
@@ -5210,16 +5242,16 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0x4e24cc80 // fmla v0.4s, v4.4s, v4.4s
 	WORD $0xaa0c03ea // mov x10, x12
-	WORD $0x54ffff4d // b.le 0x50d0 <k_sum_squares+0x80>
+	WORD $0x54ffff4d // b.le 0x5150 <k_sum_squares+0x80>
 	WORD $0xeb0c0129 // subs x9, x9, x12
-	WORD $0x5400016d // b.le 0x511c <k_sum_squares+0xcc>
+	WORD $0x5400016d // b.le 0x519c <k_sum_squares+0xcc>
 	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0x540000cb // b.lt 0x5118 <k_sum_squares+0xc8>
+	WORD $0x540000cb // b.lt 0x5198 <k_sum_squares+0xc8>
 	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x5118 <k_sum_squares+0xc8>
+	WORD $0x54000060 // b.eq 0x5198 <k_sum_squares+0xc8>
 	WORD $0x91002108 // add x8, x8, #0x8
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e24cc83 // fmla v3.4s, v4.4s, v4.4s
@@ -5236,9 +5268,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x5154 <k_rms_scale+0x18>
+	WORD $0x5400006a // b.ge 0x51d4 <k_rms_scale+0x18>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000e // b 0x5188 <k_rms_scale+0x4c>
+	WORD $0x1400000e // b 0x5208 <k_rms_scale+0x4c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf940080c // ldr x12, [x0, #0x10]
@@ -5251,17 +5283,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0x6e22dc21 // fmul v1.4s, v1.4s, v2.4s
 	WORD $0x3c810541 // str q1, [x10], #0x10
-	WORD $0x54fffeed // b.le 0x5160 <k_rms_scale+0x24>
+	WORD $0x54fffeed // b.le 0x51e0 <k_rms_scale+0x24>
 	WORD $0xcb08012b // sub x11, x9, x8
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540003eb // b.lt 0x520c <k_rms_scale+0xd0>
+	WORD $0x540003eb // b.lt 0x528c <k_rms_scale+0xd0>
 	WORD $0xa940240d // ldp x13, x9, [x0]
 	WORD $0xd37ef50a // lsl x10, x8, #2
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0x8b0a012c // add x12, x9, x10
 	WORD $0x8b0a01a9 // add x9, x13, x10
 	WORD $0xbd400182 // ldr s2, [x12]
-	WORD $0x540000e1 // b.ne 0x51c8 <k_rms_scale+0x8c>
+	WORD $0x540000e1 // b.ne 0x5248 <k_rms_scale+0x8c>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbc687941 // ldr s1, [x10, x8, lsl #2]
@@ -5273,7 +5305,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x540001a9 // b.ls 0x5210 <k_rms_scale+0xd4>
+	WORD $0x540001a9 // b.ls 0x5290 <k_rms_scale+0xd4>
 	WORD $0xf940080a // ldr x10, [x0, #0x10]
 	WORD $0x9100218b // add x11, x12, #0x8
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
@@ -5298,9 +5330,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f03f600 // fmov v0.4s, #1.00000000
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x5244 <k_silu_mul+0x18>
+	WORD $0x5400006a // b.ge 0x52c4 <k_silu_mul+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000056 // b 0x5398 <k_silu_mul+0x16c>
+	WORD $0x14000056 // b 0x5418 <k_silu_mul+0x16c>
 	WORD $0x529589e9 // mov w9, #0xac4f // =44111
 	WORD $0x528e430a // mov w10, #0x7218 // =29208
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
@@ -5385,23 +5417,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3cc10597 // ldr q23, [x12], #0x10
 	WORD $0x6e36def6 // fmul v22.4s, v23.4s, v22.4s
 	WORD $0x3c810576 // str q22, [x11], #0x10
-	WORD $0x54fffaad // b.le 0x52e8 <k_silu_mul+0xbc>
+	WORD $0x54fffaad // b.le 0x5368 <k_silu_mul+0xbc>
 	WORD $0xcb0a0108 // sub x8, x8, x10
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000e4b // b.lt 0x5568 <k_silu_mul+0x33c>
+	WORD $0x54000e4b // b.lt 0x55e8 <k_silu_mul+0x33c>
 	WORD $0xf9400409 // ldr x9, [x0, #0x8]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x54000120 // b.eq 0x53d8 <k_silu_mul+0x1ac>
+	WORD $0x54000120 // b.eq 0x5458 <k_silu_mul+0x1ac>
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf1000d1f // cmp x8, #0x3
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540000a3 // b.lo 0x53d8 <k_silu_mul+0x1ac>
+	WORD $0x540000a3 // b.lo 0x5458 <k_silu_mul+0x1ac>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x14000002 // b 0x53dc <k_silu_mul+0x1b0>
+	WORD $0x14000002 // b 0x545c <k_silu_mul+0x1b0>
 	WORD $0x2a1f03e9 // mov w9, wzr
 	WORD $0x528e430b // mov w11, #0x7218 // =29208
 	WORD $0x528e430c // mov w12, #0x7218 // =29208
@@ -5478,28 +5510,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e641ca3 // bsl v3.16b, v5.16b, v4.16b
 	WORD $0x6e631c02 // bsl v2.16b, v0.16b, v3.16b
 	WORD $0xbd400160 // ldr s0, [x11]
-	WORD $0x540001a1 // b.ne 0x553c <k_silu_mul+0x310>
+	WORD $0x540001a1 // b.ne 0x55bc <k_silu_mul+0x310>
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x340001e9 // cbz w9, 0x554c <k_silu_mul+0x320>
+	WORD $0x340001e9 // cbz w9, 0x55cc <k_silu_mul+0x320>
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0x4d408160 // ld1 { v0.s }[2], [x11]
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x540001a0 // b.eq 0x555c <k_silu_mul+0x330>
+	WORD $0x540001a0 // b.eq 0x55dc <k_silu_mul+0x330>
 	WORD $0x91001148 // add x8, x10, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x35000169 // cbnz w9, 0x5560 <k_silu_mul+0x334>
-	WORD $0x1400000c // b 0x5568 <k_silu_mul+0x33c>
+	WORD $0x35000169 // cbnz w9, 0x55e0 <k_silu_mul+0x334>
+	WORD $0x1400000c // b 0x55e8 <k_silu_mul+0x33c>
 	WORD $0x9100116c // add x12, x11, #0x4
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
 	WORD $0x6e22fc21 // fdiv v1.4s, v1.4s, v2.4s
-	WORD $0x35fffe69 // cbnz w9, 0x5514 <k_silu_mul+0x2e8>
+	WORD $0x35fffe69 // cbnz w9, 0x5594 <k_silu_mul+0x2e8>
 	WORD $0x6e20dc20 // fmul v0.4s, v1.4s, v0.4s
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbd000140 // str s0, [x10]
-	WORD $0x54fffea1 // b.ne 0x552c <k_silu_mul+0x300>
-	WORD $0x34000069 // cbz w9, 0x5568 <k_silu_mul+0x33c>
+	WORD $0x54fffea1 // b.ne 0x55ac <k_silu_mul+0x300>
+	WORD $0x34000069 // cbz w9, 0x55e8 <k_silu_mul+0x33c>
 	WORD $0x91002148 // add x8, x10, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0xd65f03c0 // ret
@@ -5508,9 +5540,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940100b // ldr x11, [x0, #0x20]
 	WORD $0xa9402009 // ldp x9, x8, [x0]
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x5400006a // b.ge 0x5584 <k_rope+0x18>
+	WORD $0x5400006a // b.ge 0x5604 <k_rope+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x14000015 // b 0x55d4 <k_rope+0x68>
+	WORD $0x14000015 // b 0x5654 <k_rope+0x68>
 	WORD $0xa941340c // ldp x12, x13, [x0, #0x10]
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0xaa0803ee // mov x14, x8
@@ -5530,17 +5562,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e20cc82 // fmla v2.4s, v4.4s, v0.4s
 	WORD $0x3c8105e1 // str q1, [x15], #0x10
 	WORD $0x3c8105c2 // str q2, [x14], #0x10
-	WORD $0x54fffe2d // b.le 0x5594 <k_rope+0x28>
+	WORD $0x54fffe2d // b.le 0x5614 <k_rope+0x28>
 	WORD $0xcb0a016b // sub x11, x11, x10
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400070b // b.lt 0x56bc <k_rope+0x150>
+	WORD $0x5400070b // b.lt 0x573c <k_rope+0x150>
 	WORD $0x8b0a0929 // add x9, x9, x10, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0xbd400122 // ldr s2, [x9]
 	WORD $0x6e040440 // mov v0.s[0], v2.s[0]
-	WORD $0x54000261 // b.ne 0x5644 <k_rope+0xd8>
+	WORD $0x54000261 // b.ne 0x56c4 <k_rope+0xd8>
 	WORD $0xd37ef54b // lsl x11, x10, #2
 	WORD $0xa941380c // ldp x12, x14, [x0, #0x10]
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
@@ -5563,7 +5595,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d409180 // ld1 { v0.s }[1], [x12]
-	WORD $0x54000369 // b.ls 0x56c0 <k_rope+0x154>
+	WORD $0x54000369 // b.ls 0x5740 <k_rope+0x154>
 	WORD $0x8b0a0108 // add x8, x8, x10
 	WORD $0xa9412c0d // ldp x13, x11, [x0, #0x10]
 	WORD $0xfd400101 // ldr d1, [x8]
@@ -5608,9 +5640,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x570c <k_axpy+0x18>
+	WORD $0x5400006a // b.ge 0x578c <k_axpy+0x18>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x1400000c // b 0x5738 <k_axpy+0x44>
+	WORD $0x1400000c // b 0x57b8 <k_axpy+0x44>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3cc10541 // ldr q1, [x10], #0x10
@@ -5621,17 +5653,17 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0xaa0b03ec // mov x12, x11
 	WORD $0x3c810522 // str q2, [x9], #0x10
-	WORD $0x54ffff0d // b.le 0x5714 <k_axpy+0x20>
+	WORD $0x54ffff0d // b.le 0x5794 <k_axpy+0x20>
 	WORD $0xcb0b010a // sub x10, x8, x11
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0x57a4 <k_axpy+0xb0>
+	WORD $0x5400032b // b.lt 0x5824 <k_axpy+0xb0>
 	WORD $0xd37ef568 // lsl x8, x11, #2
 	WORD $0xa940240b // ldp x11, x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0x8b080168 // add x8, x11, x8
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000a1 // b.ne 0x5770 <k_axpy+0x7c>
+	WORD $0x540000a1 // b.ne 0x57f0 <k_axpy+0x7c>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0x4f801022 // fmla v2.4s, v1.4s, v0.s[0]
 	WORD $0xbd000102 // str s2, [x8]
@@ -5639,7 +5671,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100112b // add x11, x9, #0x4
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x57a8 <k_axpy+0xb4>
+	WORD $0x54000169 // b.ls 0x5828 <k_axpy+0xb4>
 	WORD $0xfd400102 // ldr d2, [x8]
 	WORD $0x9100210a // add x10, x8, #0x8
 	WORD $0x91002129 // add x9, x9, #0x8
@@ -5659,9 +5691,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xbd402800 // ldr s0, [x0, #0x28]
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x5400006a // b.ge 0x57d0 <k_scale+0x18>
+	WORD $0x5400006a // b.ge 0x5850 <k_scale+0x18>
 	WORD $0xaa1f03ea // mov x10, xzr
-	WORD $0x1400000b // b 0x57f8 <k_scale+0x40>
+	WORD $0x1400000b // b 0x5878 <k_scale+0x40>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x3dc00121 // ldr q1, [x9]
@@ -5671,15 +5703,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0x4f809021 // fmul v1.4s, v1.4s, v0.s[0]
 	WORD $0x3c810521 // str q1, [x9], #0x10
-	WORD $0x54ffff2d // b.le 0x57d8 <k_scale+0x20>
+	WORD $0x54ffff2d // b.le 0x5858 <k_scale+0x20>
 	WORD $0xcb0a0109 // sub x9, x8, x10
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5400028b // b.lt 0x5850 <k_scale+0x98>
+	WORD $0x5400028b // b.lt 0x58d0 <k_scale+0x98>
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
 	WORD $0xbd400102 // ldr s2, [x8]
-	WORD $0x54000081 // b.ne 0x5824 <k_scale+0x6c>
+	WORD $0x54000081 // b.ne 0x58a4 <k_scale+0x6c>
 	WORD $0x1e220800 // fmul s0, s0, s2
 	WORD $0xbd000100 // str s0, [x8]
 	WORD $0xd65f03c0 // ret
@@ -5688,7 +5720,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d409141 // ld1 { v1.s }[1], [x10]
-	WORD $0x540000e9 // b.ls 0x5854 <k_scale+0x9c>
+	WORD $0x540000e9 // b.ls 0x58d4 <k_scale+0x9c>
 	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
 	WORD $0x4f809020 // fmul v0.4s, v1.4s, v0.s[0]
@@ -5703,9 +5735,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// add
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x5878 <k_add+0x14>
+	WORD $0x5400006a // b.ge 0x58f8 <k_add+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x58a4 <k_add+0x40>
+	WORD $0x1400000c // b 0x5924 <k_add+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5716,15 +5748,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x5880 <k_add+0x1c>
+	WORD $0x54ffff0d // b.le 0x5900 <k_add+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x5914 <k_add+0xb0>
+	WORD $0x5400034b // b.lt 0x5994 <k_add+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x58d8 <k_add+0x74>
+	WORD $0x540000c1 // b.ne 0x5958 <k_add+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e202820 // fadd s0, s1, s0
@@ -5735,7 +5767,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x5918 <k_add+0xb4>
+	WORD $0x54000169 // b.ls 0x5998 <k_add+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5756,9 +5788,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x5400006a // b.ge 0x5944 <k_mul+0x14>
+	WORD $0x5400006a // b.ge 0x59c4 <k_mul+0x14>
 	WORD $0xaa1f03e8 // mov x8, xzr
-	WORD $0x1400000c // b 0x5970 <k_mul+0x40>
+	WORD $0x1400000c // b 0x59f0 <k_mul+0x40>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x3dc00140 // ldr q0, [x10]
@@ -5769,15 +5801,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0901bf // cmp x13, x9
 	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x3c810540 // str q0, [x10], #0x10
-	WORD $0x54ffff0d // b.le 0x594c <k_mul+0x1c>
+	WORD $0x54ffff0d // b.le 0x59cc <k_mul+0x1c>
 	WORD $0xcb08012a // sub x10, x9, x8
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400034b // b.lt 0x59e0 <k_mul+0xb0>
+	WORD $0x5400034b // b.lt 0x5a60 <k_mul+0xb0>
 	WORD $0xf9400009 // ldr x9, [x0]
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x8b080929 // add x9, x9, x8, lsl #2
 	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0x540000c1 // b.ne 0x59a4 <k_mul+0x74>
+	WORD $0x540000c1 // b.ne 0x5a24 <k_mul+0x74>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xbc687940 // ldr s0, [x10, x8, lsl #2]
 	WORD $0x1e200820 // fmul s0, s1, s0
@@ -5788,7 +5820,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100095f // cmp x10, #0x2
 	WORD $0x6e040420 // mov v0.s[0], v1.s[0]
 	WORD $0x0d409160 // ld1 { v0.s }[1], [x11]
-	WORD $0x54000169 // b.ls 0x59e4 <k_mul+0xb4>
+	WORD $0x54000169 // b.ls 0x5a64 <k_mul+0xb4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b080948 // add x8, x10, x8, lsl #2
 	WORD $0x9100212a // add x10, x9, #0x8
@@ -5863,12 +5895,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
 	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
-	WORD $0x540000ca // b.ge 0x5af4 <k_sum_exp+0xf8>
+	WORD $0x540000ca // b.ge 0x5b74 <k_sum_exp+0xf8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540010ca // b.ge 0x5d04 <k_sum_exp+0x308>
-	WORD $0x140000fa // b 0x5ed8 <k_sum_exp+0x4dc>
+	WORD $0x540010ca // b.ge 0x5d84 <k_sum_exp+0x308>
+	WORD $0x140000fa // b 0x5f58 <k_sum_exp+0x4dc>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
 	WORD $0xb200f3e5 // mov x5, #0x5555555555555555 // =6148914691236517205
@@ -5996,23 +6028,23 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d401 // fadd v1.2d, v0.2d, v2.2d
 	WORD $0x4ebd1fc2 // orr v2.16b, v30.16b, v29.16b
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
-	WORD $0x54fff42d // b.le 0x5b74 <k_sum_exp+0x178>
+	WORD $0x54fff42d // b.le 0x5bf4 <k_sum_exp+0x178>
 	WORD $0x4ea41c80 // mov v0.16b, v4.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54000ecb // b.lt 0x5ed8 <k_sum_exp+0x4dc>
+	WORD $0x54000ecb // b.lt 0x5f58 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10027ac5 // adr x5, 0xac60 <lanes>
+	WORD $0x10027ac5 // adr x5, 0xace0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
 	WORD $0x3dc004a4 // ldr q4, [x5, #0x10]
 	WORD $0xbd400065 // ldr s5, [x3]
-	WORD $0x540000e0 // b.eq 0x5d3c <k_sum_exp+0x340>
+	WORD $0x540000e0 // b.eq 0x5dbc <k_sum_exp+0x340>
 	WORD $0x91001064 // add x4, x3, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d409085 // ld1 { v5.s }[1], [x4]
-	WORD $0x54000063 // b.lo 0x5d3c <k_sum_exp+0x340>
+	WORD $0x54000063 // b.lo 0x5dbc <k_sum_exp+0x340>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408045 // ld1 { v5.s }[2], [x2]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -6189,15 +6221,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d113bef // stp d15, d14, [sp, #0x110]
 	WORD $0x6d1423e9 // stp d9, d8, [sp, #0x140]
 	WORD $0xf900abfd // str x29, [sp, #0x150]
-	WORD $0x5400012a // b.ge 0x6010 <k_sum_exp_pair+0x10c>
+	WORD $0x5400012a // b.ge 0x6090 <k_sum_exp_pair+0x10c>
 	WORD $0x6f00e40d // movi v13.2d, #0000000000000000
 	WORD $0x6f00e40e // movi v14.2d, #0000000000000000
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0xcb1f0042 // sub x2, x2, xzr
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001f4a // b.ge 0x63f0 <k_sum_exp_pair+0x4ec>
-	WORD $0x140001de // b 0x6784 <k_sum_exp_pair+0x880>
+	WORD $0x54001f4a // b.ge 0x6470 <k_sum_exp_pair+0x4ec>
+	WORD $0x140001de // b 0x6804 <k_sum_exp_pair+0x880>
 	WORD $0xd2e86703 // mov x3, #0x4338000000000000 // =4843621399236968448
 	WORD $0x4e080c21 // dup v1.2d, x1
 	WORD $0xd2f86704 // mov x4, #-0x3cc8000000000000 // =-4379750637617807360
@@ -6440,31 +6472,31 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4ae // fadd v14.2d, v5.2d, v2.2d
 	WORD $0x4e66d48a // fadd v10.2d, v4.2d, v6.2d
 	WORD $0x3dc033e4 // ldr q4, [sp, #0xc0]
-	WORD $0x54ffe70d // b.le 0x60b8 <k_sum_exp_pair+0x1b4>
+	WORD $0x54ffe70d // b.le 0x6138 <k_sum_exp_pair+0x1b4>
 	WORD $0x4eb21e4b // mov v11.16b, v18.16b
 	WORD $0x4eb31e6c // mov v12.16b, v19.16b
 	WORD $0xcb030042 // sub x2, x2, x3
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001ccb // b.lt 0x6784 <k_sum_exp_pair+0x880>
+	WORD $0x54001ccb // b.lt 0x6804 <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10024365 // adr x5, 0xac60 <lanes>
+	WORD $0x10024365 // adr x5, 0xace0 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
 	WORD $0x3dc004a1 // ldr q1, [x5, #0x10]
 	WORD $0xbd400080 // ldr s0, [x4]
-	WORD $0x54000101 // b.ne 0x642c <k_sum_exp_pair+0x528>
+	WORD $0x54000101 // b.ne 0x64ac <k_sum_exp_pair+0x528>
 	WORD $0xf9400402 // ldr x2, [x0, #0x8]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
 	WORD $0x8b030842 // add x2, x2, x3, lsl #2
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xbd400043 // ldr s3, [x2]
-	WORD $0x14000011 // b 0x646c <k_sum_exp_pair+0x568>
+	WORD $0x14000011 // b 0x64ec <k_sum_exp_pair+0x568>
 	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x0d4090a0 // ld1 { v0.s }[1], [x5]
-	WORD $0x54000063 // b.lo 0x6444 <k_sum_exp_pair+0x540>
+	WORD $0x54000063 // b.lo 0x64c4 <k_sum_exp_pair+0x540>
 	WORD $0x91002084 // add x4, x4, #0x8
 	WORD $0x4d408080 // ld1 { v0.s }[2], [x4]
 	WORD $0x6f03d7e2 // mvni v2.4s, #0x7f, msl #16
@@ -6474,7 +6506,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x4e611c42 // bic v2.16b, v2.16b, v1.16b
 	WORD $0xfd400063 // ldr d3, [x3]
-	WORD $0x54000063 // b.lo 0x646c <k_sum_exp_pair+0x568>
+	WORD $0x54000063 // b.lo 0x64ec <k_sum_exp_pair+0x568>
 	WORD $0x91002062 // add x2, x3, #0x8
 	WORD $0x4d408043 // ld1 { v3.s }[2], [x2]
 	WORD $0x4e231c21 // and v1.16b, v1.16b, v3.16b
@@ -6697,9 +6729,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_f16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x67e0 <k_decode_f16+0x14>
+	WORD $0x5400006a // b.ge 0x6860 <k_decode_f16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x681c <k_decode_f16+0x50>
+	WORD $0x14000010 // b 0x689c <k_decode_f16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6714,9 +6746,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x67ec <k_decode_f16+0x20>
+	WORD $0x54fffead // b.le 0x686c <k_decode_f16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x6844 <k_decode_f16+0x78>
+	WORD $0x5400012d // b.le 0x68c4 <k_decode_f16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6724,15 +6756,15 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc004540 // str s0, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x6830 <k_decode_f16+0x64>
+	WORD $0x54ffff81 // b.ne 0x68b0 <k_decode_f16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_bf16
 	WORD $0xa940a408 // ldp x8, x9, [x0, #0x8]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0x685c <k_decode_bf16+0x14>
+	WORD $0x5400006a // b.ge 0x68dc <k_decode_bf16+0x14>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0x6898 <k_decode_bf16+0x50>
+	WORD $0x14000010 // b 0x6918 <k_decode_bf16+0x50>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -6747,9 +6779,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0xad010940 // stp q0, q2, [x10, #0x20]
 	WORD $0xac820d41 // stp q1, q3, [x10], #0x40
-	WORD $0x54fffead // b.le 0x6868 <k_decode_bf16+0x20>
+	WORD $0x54fffead // b.le 0x68e8 <k_decode_bf16+0x20>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0x68c0 <k_decode_bf16+0x78>
+	WORD $0x5400012d // b.le 0x6940 <k_decode_bf16+0x78>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -6757,19 +6789,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0xb800454b // str w11, [x10], #0x4
-	WORD $0x54ffff81 // b.ne 0x68ac <k_decode_bf16+0x64>
+	WORD $0x54ffff81 // b.ne 0x692c <k_decode_bf16+0x64>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540005cb // b.lt 0x6984 <k_decode_q8_0+0xc0>
-	WORD $0x1002170b // adr x11, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x540005cb // b.lt 0x6a04 <k_decode_q8_0+0xc0>
+	WORD $0x1002170b // adr x11, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
-	WORD $0x100217cc // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x100215ad // adr x13, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x100217cc // adr x12, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x100215ad // adr x13, 0xac10 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00160 // ldr q0, [x11]
-	WORD $0x10021b6b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x10021b6b // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00181 // ldr q1, [x12]
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x3dc00163 // ldr q3, [x11]
@@ -6808,21 +6840,21 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad031526 // stp q6, q5, [x9, #0x60]
 	WORD $0xad024124 // stp q4, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffba1 // b.ne 0x68f4 <k_decode_q8_0+0x30>
+	WORD $0x54fffba1 // b.ne 0x6974 <k_decode_q8_0+0x30>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400066b // b.lt 0x6a5c <k_decode_q4_0+0xd4>
-	WORD $0x100210eb // adr x11, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x5400066b // b.lt 0x6adc <k_decode_q4_0+0xd4>
+	WORD $0x100210eb // adr x11, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x4f07e701 // movi v1.16b, #0xf8
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1002114b // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x10020f2c // adr x12, 0xab90 <k_fit_symmetric+0x46c>
-	WORD $0x1002150d // adr x13, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1002114b // adr x11, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x10020f2c // adr x12, 0xac10 <k_fit_symmetric+0x46c>
+	WORD $0x1002150d // adr x13, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x3dc00184 // ldr q4, [x12]
 	WORD $0x3dc001a5 // ldr q5, [x13]
@@ -6864,20 +6896,20 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad005527 // stp q7, q21, [x9]
 	WORD $0xad024126 // stp q6, q16, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffb41 // b.ne 0x69c0 <k_decode_q4_0+0x38>
+	WORD $0x54fffb41 // b.ne 0x6a40 <k_decode_q4_0+0x38>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400076b // b.lt 0x6b54 <k_decode_q4_1+0xf4>
-	WORD $0x100208ab // adr x11, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x5400076b // b.lt 0x6bd4 <k_decode_q4_1+0xf4>
+	WORD $0x100208ab // adr x11, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x10020dec // adr x12, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x10020dec // adr x12, 0xacb0 <k_fit_symmetric+0x50c>
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10020b0b // adr x11, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x100209ed // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x10020b0b // adr x11, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x100209ed // adr x13, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x3dc00183 // ldr q3, [x12]
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x3dc001a4 // ldr q4, [x13]
@@ -6928,25 +6960,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad024125 // stp q5, q16, [x9, #0x40]
 	WORD $0xad034527 // stp q7, q17, [x9, #0x60]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa21 // b.ne 0x6a94 <k_decode_q4_1+0x34>
+	WORD $0x54fffa21 // b.ne 0x6b14 <k_decode_q4_1+0x34>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400082b // b.lt 0x6c64 <k_decode_q5_0+0x10c>
-	WORD $0x100205e9 // adr x9, 0xac20 <k_fit_symmetric+0x4fc>
-	WORD $0x100206ca // adr x10, 0xac40 <k_fit_symmetric+0x51c>
+	WORD $0x5400082b // b.lt 0x6ce4 <k_decode_q5_0+0x10c>
+	WORD $0x100205e9 // adr x9, 0xaca0 <k_fit_symmetric+0x4fc>
+	WORD $0x100206ca // adr x10, 0xacc0 <k_fit_symmetric+0x51c>
 	WORD $0x4f00e600 // movi v0.16b, #0x10
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x100201e9 // adr x9, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x100201e9 // adr x9, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x4f07e601 // movi v1.16b, #0xf0
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x10020269 // adr x9, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x1002004a // adr x10, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x10020269 // adr x9, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x1002004a // adr x10, 0xac10 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1002060b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1002060b // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -6998,25 +7030,25 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fffa01 // b.ne 0x6ba0 <k_decode_q5_0+0x48>
+	WORD $0x54fffa01 // b.ne 0x6c20 <k_decode_q5_0+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400096b // b.lt 0x6d9c <k_decode_q5_1+0x134>
-	WORD $0x1001fd69 // adr x9, 0xac20 <k_fit_symmetric+0x4fc>
-	WORD $0x1001fe4a // adr x10, 0xac40 <k_fit_symmetric+0x51c>
+	WORD $0x5400096b // b.lt 0x6e1c <k_decode_q5_1+0x134>
+	WORD $0x1001fd69 // adr x9, 0xaca0 <k_fit_symmetric+0x4fc>
+	WORD $0x1001fe4a // adr x10, 0xacc0 <k_fit_symmetric+0x51c>
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
 	WORD $0x3dc00122 // ldr q2, [x9]
-	WORD $0x1001f7e9 // adr x9, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x1001f7e9 // adr x9, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x4f00e601 // movi v1.16b, #0x10
 	WORD $0x3dc00143 // ldr q3, [x10]
 	WORD $0x3dc00124 // ldr q4, [x9]
-	WORD $0x1001fa69 // adr x9, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x1001fcca // adr x10, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1001fa69 // adr x9, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x1001fcca // adr x10, 0xacb0 <k_fit_symmetric+0x50c>
 	WORD $0x3dc00125 // ldr q5, [x9]
-	WORD $0x1001f90b // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x1001f90b // adr x11, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x3dc00146 // ldr q6, [x10]
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00167 // ldr q7, [x11]
@@ -7078,22 +7110,22 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034532 // stp q18, q17, [x9, #0x60]
 	WORD $0xad024d30 // stp q16, q19, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
-	WORD $0x54fff8c1 // b.ne 0x6cb0 <k_decode_q5_1+0x48>
+	WORD $0x54fff8c1 // b.ne 0x6d30 <k_decode_q5_1+0x48>
 	WORD $0xd65f03c0 // ret
 
 	// decode_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400214b // b.lt 0x71d0 <k_decode_q2_k+0x430>
+	WORD $0x5400214b // b.lt 0x7250 <k_decode_q2_k+0x430>
 	WORD $0xd10203ff // sub sp, sp, #0x80
 	WORD $0x4f00e5e0 // movi v0.16b, #0xf
-	WORD $0x1001f06a // adr x10, 0xabc0 <k_fit_symmetric+0x49c>
-	WORD $0x1001f3cb // adr x11, 0xac30 <k_fit_symmetric+0x50c>
+	WORD $0x1001f06a // adr x10, 0xac40 <k_fit_symmetric+0x49c>
+	WORD $0x1001f3cb // adr x11, 0xacb0 <k_fit_symmetric+0x50c>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x3dc00141 // ldr q1, [x10]
 	WORD $0x3dc00162 // ldr q2, [x11]
-	WORD $0x1001f0cc // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x1001edad // adr x13, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x1001f0cc // adr x12, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x1001edad // adr x13, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00184 // ldr q4, [x12]
@@ -7343,39 +7375,39 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb3d4c6 // fsub v6.4s, v6.4s, v19.4s
 	WORD $0xad034231 // stp q17, q16, [x17, #0x60]
 	WORD $0xad021e26 // stp q6, q7, [x17, #0x40]
-	WORD $0x3707e680 // tbnz w0, #0x0, 0x6e84 <k_decode_q2_k+0xe4>
+	WORD $0x3707e680 // tbnz w0, #0x0, 0x6f04 <k_decode_q2_k+0xe4>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101516b // add x11, x11, #0x54
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe101 // b.ne 0x6de8 <k_decode_q2_k+0x48>
+	WORD $0x54ffe101 // b.ne 0x6e68 <k_decode_q2_k+0x48>
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
 
 	// decode_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001f4b // b.lt 0x75c4 <k_decode_q3_k+0x3f0>
+	WORD $0x54001f4b // b.lt 0x7644 <k_decode_q3_k+0x3f0>
 	WORD $0xd10143ff // sub sp, sp, #0x50
-	WORD $0x1001d0ea // adr x10, 0xac00 <k_fit_symmetric+0x4dc>
-	WORD $0x1001d04b // adr x11, 0xabf0 <k_fit_symmetric+0x4cc>
+	WORD $0x1001d0ea // adr x10, 0xac80 <k_fit_symmetric+0x4dc>
+	WORD $0x1001d04b // adr x11, 0xac70 <k_fit_symmetric+0x4cc>
 	WORD $0x4f07e404 // movi v4.16b, #0xe0
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x1001d0ea // adr x10, 0xac10 <k_fit_symmetric+0x4ec>
+	WORD $0x1001d0ea // adr x10, 0xac90 <k_fit_symmetric+0x4ec>
 	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0x3dc00142 // ldr q2, [x10]
-	WORD $0x1001cd0a // adr x10, 0xaba0 <k_fit_symmetric+0x47c>
-	WORD $0x1001cc6b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x1001cd0a // adr x10, 0xac20 <k_fit_symmetric+0x47c>
+	WORD $0x1001cc6b // adr x11, 0xac10 <k_fit_symmetric+0x46c>
 	WORD $0x3dc00143 // ldr q3, [x10]
-	WORD $0x1001cd2a // adr x10, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1001cd2a // adr x10, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x4f00e466 // movi v6.16b, #0x3
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1001cdca // adr x10, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x1001cdca // adr x10, 0xac50 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e487 // movi v7.16b, #0x4
 	WORD $0x4f07e790 // movi v16.16b, #0xfc
 	WORD $0x3dc00151 // ldr q17, [x10]
 	WORD $0x3dc00172 // ldr q18, [x11]
-	WORD $0x1001d12c // adr x12, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1001d12c // adr x12, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7597,12 +7629,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0361b9 // stp q25, q24, [x13, #0x60]
 	WORD $0xad025db6 // stp q22, q23, [x13, #0x40]
 	WORD $0x5280008d // mov w13, #0x4 // =4
-	WORD $0x3707e9b0 // tbnz w16, #0x0, 0x72d8 <k_decode_q3_k+0x104>
+	WORD $0x3707e9b0 // tbnz w16, #0x0, 0x7358 <k_decode_q3_k+0x104>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9101b96b // add x11, x11, #0x6e
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe461 // b.ne 0x7244 <k_decode_q3_k+0x70>
+	WORD $0x54ffe461 // b.ne 0x72c4 <k_decode_q3_k+0x70>
 	WORD $0x6d4423e9 // ldp d9, d8, [sp, #0x40]
 	WORD $0x910143ff // add sp, sp, #0x50
 	WORD $0xd65f03c0 // ret
@@ -7610,18 +7642,18 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// decode_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001b2b // b.lt 0x7934 <k_decode_q6_k+0x36c>
+	WORD $0x54001b2b // b.lt 0x79b4 <k_decode_q6_k+0x36c>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x1001aeca // adr x10, 0xabb0 <k_fit_symmetric+0x48c>
-	WORD $0x1001afab // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x1001aeca // adr x10, 0xac30 <k_fit_symmetric+0x48c>
+	WORD $0x1001afab // adr x11, 0xac50 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc00140 // ldr q0, [x10]
-	WORD $0x1001ad4a // adr x10, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x1001ad4a // adr x10, 0xac10 <k_fit_symmetric+0x46c>
 	WORD $0x4f01e602 // movi v2.16b, #0x30
 	WORD $0x4f07e403 // movi v3.16b, #0xe0
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x1001b2ac // adr x12, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1001b2ac // adr x12, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0xa9402c0a // ldp x10, x11, [x0]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -7820,27 +7852,27 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad0345f2 // stp q18, q17, [x15, #0x60]
 	WORD $0xad0241e7 // stp q7, q16, [x15, #0x40]
 	WORD $0x5280008f // mov w15, #0x4 // =4
-	WORD $0x3707ea50 // tbnz w16, #0x0, 0x7660 <k_decode_q6_k+0x98>
+	WORD $0x3707ea50 // tbnz w16, #0x0, 0x76e0 <k_decode_q6_k+0x98>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9103496b // add x11, x11, #0xd2
 	WORD $0x9110014a // add x10, x10, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffe721 // b.ne 0x7610 <k_decode_q6_k+0x48>
+	WORD $0x54ffe721 // b.ne 0x7690 <k_decode_q6_k+0x48>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400128b // b.lt 0x7b90 <k_decode_q4_k+0x258>
+	WORD $0x5400128b // b.lt 0x7c10 <k_decode_q4_k+0x258>
 	WORD $0xd10103ff // sub sp, sp, #0x40
 	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0x100193ad // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x100193ad // adr x13, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x100196cd // adr x13, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x1001942e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x10019110 // adr x16, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x100196cd // adr x13, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x1001942e // adr x14, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x10019110 // adr x16, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c3 // ldr q3, [x14]
@@ -7973,28 +8005,28 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034012 // stp q18, q16, [x0, #0x60]
 	WORD $0xad024405 // stp q5, q17, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff521 // b.ne 0x7a18 <k_decode_q4_k+0xe0>
+	WORD $0x54fff521 // b.ne 0x7a98 <k_decode_q4_k+0xe0>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102418c // add x12, x12, #0x90
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff021 // b.ne 0x798c <k_decode_q4_k+0x54>
+	WORD $0x54fff021 // b.ne 0x7a0c <k_decode_q4_k+0x54>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
 	// decode_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400144b // b.lt 0x7e24 <k_decode_q5_k+0x290>
+	WORD $0x5400144b // b.lt 0x7ea4 <k_decode_q5_k+0x290>
 	WORD $0xd10103ff // sub sp, sp, #0x40
-	WORD $0x100180ed // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x100180ed // adr x13, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0xa940300f // ldp x15, x12, [x0]
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f00e602 // movi v2.16b, #0x10
 	WORD $0x3dc001a0 // ldr q0, [x13]
-	WORD $0x100183cd // adr x13, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x1001812e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x10017e10 // adr x16, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x100183cd // adr x13, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x1001812e // adr x14, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x10017e10 // adr x16, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x910003ed // mov x13, sp
 	WORD $0x3dc001c4 // ldr q4, [x14]
@@ -8140,12 +8172,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad034011 // stp q17, q16, [x0, #0x60]
 	WORD $0xad024813 // stp q19, q18, [x0, #0x40]
 	WORD $0x91040000 // add x0, x0, #0x100
-	WORD $0x54fff3a1 // b.ne 0x7c7c <k_decode_q5_k+0xe8>
+	WORD $0x54fff3a1 // b.ne 0x7cfc <k_decode_q5_k+0xe8>
 	WORD $0x91000529 // add x9, x9, #0x1
 	WORD $0x9102c18c // add x12, x12, #0xb0
 	WORD $0x911001ef // add x15, x15, #0x400
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54ffee81 // b.ne 0x7bec <k_decode_q5_k+0x58>
+	WORD $0x54ffee81 // b.ne 0x7c6c <k_decode_q5_k+0x58>
 	WORD $0x910103ff // add sp, sp, #0x40
 	WORD $0xd65f03c0 // ret
 
@@ -8157,9 +8189,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x7e50 <k_dot_f16+0x28>
+	WORD $0x5400006a // b.ge 0x7ed0 <k_dot_f16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000027 // b 0x7ee8 <k_dot_f16+0xc0>
+	WORD $0x14000027 // b 0x7f68 <k_dot_f16+0xc0>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8193,7 +8225,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e34cec0 // fmla v0.4s, v22.4s, v20.4s
 	WORD $0x4e3ace43 // fmla v3.4s, v18.4s, v26.4s
 	WORD $0x4e35cf22 // fmla v2.4s, v25.4s, v21.4s
-	WORD $0x54fffced // b.le 0x7e70 <k_dot_f16+0x48>
+	WORD $0x54fffced // b.le 0x7ef0 <k_dot_f16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8205,7 +8237,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400012d // b.le 0x7f28 <k_dot_f16+0x100>
+	WORD $0x5400012d // b.le 0x7fa8 <k_dot_f16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7c402501 // ldr h1, [x8], #0x2
@@ -8213,7 +8245,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbc404522 // ldr s2, [x9], #0x4
 	WORD $0x1ee24021 // fcvt s1, h1
 	WORD $0x1f020020 // fmadd s0, s1, s2, s0
-	WORD $0x54ffff61 // b.ne 0x7f10 <k_dot_f16+0xe8>
+	WORD $0x54ffff61 // b.ne 0x7f90 <k_dot_f16+0xe8>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
@@ -8225,9 +8257,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100815f // cmp x10, #0x20
-	WORD $0x5400006a // b.ge 0x7f58 <k_dot_bf16+0x28>
+	WORD $0x5400006a // b.ge 0x7fd8 <k_dot_bf16+0x28>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x14000026 // b 0x7fec <k_dot_bf16+0xbc>
+	WORD $0x14000026 // b 0x806c <k_dot_bf16+0xbc>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x927be54b // and x11, x10, #0x7fffffffffffffe0
@@ -8260,7 +8292,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bcf26 // fmla v6.4s, v25.4s, v27.4s
 	WORD $0x4e34cee5 // fmla v5.4s, v23.4s, v20.4s
 	WORD $0x4e3acec4 // fmla v4.4s, v22.4s, v26.4s
-	WORD $0x54fffd0d // b.le 0x7f78 <k_dot_bf16+0x48>
+	WORD $0x54fffd0d // b.le 0x7ff8 <k_dot_bf16+0x48>
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
 	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
 	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
@@ -8272,7 +8304,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e180401 // dup v1.2d, v0.d[1]
 	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
 	WORD $0x7e30d800 // faddp s0, v0.2s
-	WORD $0x5400014d // b.le 0x8030 <k_dot_bf16+0x100>
+	WORD $0x5400014d // b.le 0x80b0 <k_dot_bf16+0x100>
 	WORD $0x8b0b0929 // add x9, x9, x11, lsl #2
 	WORD $0x8b0b0508 // add x8, x8, x11, lsl #1
 	WORD $0x7840250b // ldrh w11, [x8], #0x2
@@ -8281,24 +8313,24 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x53103d6b // lsl w11, w11, #16
 	WORD $0x1e270162 // fmov s2, w11
 	WORD $0x1f010040 // fmadd s0, s2, s1, s0
-	WORD $0x54ffff41 // b.ne 0x8014 <k_dot_bf16+0xe4>
+	WORD $0x54ffff41 // b.ne 0x8094 <k_dot_bf16+0xe4>
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
 	// dot_q8_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400078b // b.lt 0x8130 <k_dot_q8_0+0xf8>
+	WORD $0x5400078b // b.lt 0x81b0 <k_dot_q8_0+0xf8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001604b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1001604b // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x3dc00164 // ldr q4, [x11]
 	WORD $0xa940240a // ldp x10, x9, [x0]
-	WORD $0x1001598b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
-	WORD $0x10015b6c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x10015a4d // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1001598b // adr x11, 0xac10 <k_fit_symmetric+0x46c>
+	WORD $0x10015b6c // adr x12, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x10015a4d // adr x13, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00165 // ldr q5, [x11]
 	WORD $0x3dc00186 // ldr q6, [x12]
 	WORD $0x3dc001a7 // ldr q7, [x13]
@@ -8341,13 +8373,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f951242 // fmla v2.4s, v18.4s, v21.s[0]
 	WORD $0x4f951281 // fmla v1.4s, v20.4s, v21.s[0]
 	WORD $0x4f951200 // fmla v0.4s, v16.4s, v21.s[0]
-	WORD $0x54fffb21 // b.ne 0x8078 <k_dot_q8_0+0x40>
+	WORD $0x54fffb21 // b.ne 0x80f8 <k_dot_q8_0+0x40>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x4e24d400 // fadd v0.4s, v0.4s, v4.4s
 	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
 	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
 	WORD $0x4e24d463 // fadd v3.4s, v3.4s, v4.4s
-	WORD $0x14000005 // b 0x8140 <k_dot_q8_0+0x108>
+	WORD $0x14000005 // b 0x81c0 <k_dot_q8_0+0x108>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8364,19 +8396,19 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400084b // b.lt 0x8270 <k_dot_q4_0+0x110>
+	WORD $0x5400084b // b.lt 0x82f0 <k_dot_q4_0+0x110>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100156eb // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x100156eb // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x4f07e702 // movi v2.16b, #0xf8
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
-	WORD $0x1001500b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
-	WORD $0x100151ec // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x100150cd // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1001500b // adr x11, 0xac10 <k_fit_symmetric+0x46c>
+	WORD $0x100151ec // adr x12, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x100150cd // adr x13, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00167 // ldr q7, [x11]
 	WORD $0x3dc00190 // ldr q16, [x12]
 	WORD $0x3dc001b1 // ldr q17, [x13]
@@ -8423,13 +8455,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9712a5 // fmla v5.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c4 // fmla v4.4s, v22.4s, v23.s[0]
 	WORD $0x4f971260 // fmla v0.4s, v19.4s, v23.s[0]
-	WORD $0x54fffac1 // b.ne 0x81ac <k_dot_q4_0+0x4c>
+	WORD $0x54fffac1 // b.ne 0x822c <k_dot_q4_0+0x4c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d481 // fadd v1.4s, v4.4s, v3.4s
 	WORD $0x4e23d4a2 // fadd v2.4s, v5.4s, v3.4s
 	WORD $0x4e23d4c3 // fadd v3.4s, v6.4s, v3.4s
-	WORD $0x14000005 // b 0x8280 <k_dot_q4_0+0x120>
+	WORD $0x14000005 // b 0x8300 <k_dot_q4_0+0x120>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8446,11 +8478,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a8b // b.lt 0x83f8 <k_dot_q4_1+0x158>
+	WORD $0x54000a8b // b.lt 0x8478 <k_dot_q4_1+0x158>
 	WORD $0xfc1c0fee // str d14, [sp, #-0x40]!
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1001484b // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x1001484b // adr x11, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x4f00e5e1 // movi v1.16b, #0xf
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
@@ -8460,9 +8492,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x10014a8b // adr x11, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x100147ec // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x100144cd // adr x13, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x10014a8b // adr x11, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x100147ec // adr x12, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x100144cd // adr x13, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x3dc00193 // ldr q19, [x12]
 	WORD $0x3dc001b4 // ldr q20, [x13]
@@ -8520,7 +8552,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d12c0 // fmla v0.4s, v22.4s, v29.s[0]
 	WORD $0x4f8b1347 // fmla v7.4s, v26.4s, v11.s[0]
 	WORD $0x4f8b12a6 // fmla v6.4s, v21.4s, v11.s[0]
-	WORD $0x54fff9c1 // b.ne 0x8308 <k_dot_q4_1+0x68>
+	WORD $0x54fff9c1 // b.ne 0x8388 <k_dot_q4_1+0x68>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0x4e24d602 // fadd v2.4s, v16.4s, v4.4s
@@ -8529,7 +8561,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0xfc4407ee // ldr d14, [sp], #0x40
-	WORD $0x14000005 // b 0x8408 <k_dot_q4_1+0x168>
+	WORD $0x14000005 // b 0x8488 <k_dot_q4_1+0x168>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8546,14 +8578,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_0
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000a4b // b.lt 0x8578 <k_dot_q5_0+0x150>
+	WORD $0x54000a4b // b.lt 0x85f8 <k_dot_q5_0+0x150>
 	WORD $0xfc1f0fe8 // str d8, [sp, #-0x10]!
-	WORD $0x10013f4b // adr x11, 0xac20 <k_fit_symmetric+0x4fc>
+	WORD $0x10013f4b // adr x11, 0xaca0 <k_fit_symmetric+0x4fc>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x10013fec // adr x12, 0xac40 <k_fit_symmetric+0x51c>
+	WORD $0x10013fec // adr x12, 0xacc0 <k_fit_symmetric+0x51c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1001402b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1001402b // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x4f00e603 // movi v3.16b, #0x10
 	WORD $0x4f07e604 // movi v4.16b, #0xf0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -8561,9 +8593,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1001392b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
-	WORD $0x10013b0c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
-	WORD $0x100139ed // adr x13, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1001392b // adr x11, 0xac10 <k_fit_symmetric+0x46c>
+	WORD $0x10013b0c // adr x12, 0xac50 <k_fit_symmetric+0x4ac>
+	WORD $0x100139ed // adr x13, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x3dc00171 // ldr q17, [x11]
 	WORD $0x3dc00192 // ldr q18, [x12]
 	WORD $0x3dc001b3 // ldr q19, [x13]
@@ -8620,14 +8652,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9912e7 // fmla v7.4s, v23.4s, v25.s[0]
 	WORD $0x4f991306 // fmla v6.4s, v24.4s, v25.s[0]
 	WORD $0x4f991280 // fmla v0.4s, v20.4s, v25.s[0]
-	WORD $0x54fff981 // b.ne 0x8488 <k_dot_q5_0+0x60>
+	WORD $0x54fff981 // b.ne 0x8508 <k_dot_q5_0+0x60>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x4e23d400 // fadd v0.4s, v0.4s, v3.4s
 	WORD $0x4e23d4c1 // fadd v1.4s, v6.4s, v3.4s
 	WORD $0x4e23d4e2 // fadd v2.4s, v7.4s, v3.4s
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
 	WORD $0xfc4107e8 // ldr d8, [sp], #0x10
-	WORD $0x14000005 // b 0x8588 <k_dot_q5_0+0x160>
+	WORD $0x14000005 // b 0x8608 <k_dot_q5_0+0x160>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8644,14 +8676,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_1
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000c8b // b.lt 0x8740 <k_dot_q5_1+0x198>
+	WORD $0x54000c8b // b.lt 0x87c0 <k_dot_q5_1+0x198>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x1001334b // adr x11, 0xac20 <k_fit_symmetric+0x4fc>
+	WORD $0x1001334b // adr x11, 0xaca0 <k_fit_symmetric+0x4fc>
 	WORD $0xa940240a // ldp x10, x9, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x100133ec // adr x12, 0xac40 <k_fit_symmetric+0x51c>
+	WORD $0x100133ec // adr x12, 0xacc0 <k_fit_symmetric+0x51c>
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x10012fab // adr x11, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x10012fab // adr x11, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -8661,9 +8693,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x3dc00182 // ldr q2, [x12]
 	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x100131eb // adr x11, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x10012f4c // adr x12, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x10012c2d // adr x13, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x100131eb // adr x11, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x10012f4c // adr x12, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x10012c2d // adr x13, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x3dc00175 // ldr q21, [x11]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3dc001b7 // ldr q23, [x13]
@@ -8734,7 +8766,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f831300 // fmla v0.4s, v24.4s, v3.s[0]
 	WORD $0x4f8e1332 // fmla v18.4s, v25.4s, v14.s[0]
 	WORD $0x4f8e10b1 // fmla v17.4s, v5.4s, v14.s[0]
-	WORD $0x54fff821 // b.ne 0x861c <k_dot_q5_1+0x74>
+	WORD $0x54fff821 // b.ne 0x869c <k_dot_q5_1+0x74>
 	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
 	WORD $0x4e26d641 // fadd v1.4s, v18.4s, v6.4s
 	WORD $0x4e27d662 // fadd v2.4s, v19.4s, v7.4s
@@ -8743,7 +8775,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d422beb // ldp d11, d10, [sp, #0x20]
 	WORD $0x6d4133ed // ldp d13, d12, [sp, #0x10]
 	WORD $0x6cc43bef // ldp d15, d14, [sp], #0x40
-	WORD $0x14000005 // b 0x8750 <k_dot_q5_1+0x1a8>
+	WORD $0x14000005 // b 0x87d0 <k_dot_q5_1+0x1a8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -8760,37 +8792,37 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q3_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002c4b // b.lt 0x8d00 <k_dot_q3_k+0x590>
+	WORD $0x54002c4b // b.lt 0x8d80 <k_dot_q3_k+0x590>
 	WORD $0xd105c3ff // sub sp, sp, #0x170
-	WORD $0x1001240a // adr x10, 0xac00 <k_fit_symmetric+0x4dc>
-	WORD $0x1001236b // adr x11, 0xabf0 <k_fit_symmetric+0x4cc>
+	WORD $0x1001240a // adr x10, 0xac80 <k_fit_symmetric+0x4dc>
+	WORD $0x1001236b // adr x11, 0xac70 <k_fit_symmetric+0x4cc>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1001240a // adr x10, 0xac10 <k_fit_symmetric+0x4ec>
+	WORD $0x1001240a // adr x10, 0xac90 <k_fit_symmetric+0x4ec>
 	WORD $0x4f00e463 // movi v3.16b, #0x3
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x4f07e797 // movi v23.16b, #0xfc
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00161 // ldr q1, [x11]
-	WORD $0x1001252b // adr x11, 0xac50 <k_fit_symmetric+0x52c>
+	WORD $0x1001252b // adr x11, 0xacd0 <k_fit_symmetric+0x52c>
 	WORD $0x3dc00166 // ldr q6, [x11]
-	WORD $0x100120eb // adr x11, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x100120eb // adr x11, 0xac50 <k_fit_symmetric+0x4ac>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10011eea // adr x10, 0xaba0 <k_fit_symmetric+0x47c>
+	WORD $0x10011eea // adr x10, 0xac20 <k_fit_symmetric+0x47c>
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3d8007e1 // str q1, [sp, #0x10]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10011daa // adr x10, 0xab90 <k_fit_symmetric+0x46c>
+	WORD $0x10011daa // adr x10, 0xac10 <k_fit_symmetric+0x46c>
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc0015a // ldr q26, [x10]
-	WORD $0x10011e0c // adr x12, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x10011e0c // adr x12, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0x3d8033f4 // str q20, [sp, #0xc0]
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc0019b // ldr q27, [x12]
@@ -9082,7 +9114,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f85109d // fmla v29.4s, v4.4s, v5.s[0]
 	WORD $0x4f00e484 // movi v4.16b, #0x4
 	WORD $0x4f85105c // fmla v28.4s, v2.4s, v5.s[0]
-	WORD $0x3707e310 // tbnz w16, #0x0, 0x88e0 <k_dot_q3_k+0x170>
+	WORD $0x3707e310 // tbnz w16, #0x0, 0x8960 <k_dot_q3_k+0x170>
 	WORD $0x7d40d961 // ldr h1, [x11, #0x6c]
 	WORD $0xad424bf3 // ldp q19, q18, [sp, #0x40]
 	WORD $0xad4343f1 // ldp q17, q16, [sp, #0x60]
@@ -9102,7 +9134,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8113c5 // fmla v5.4s, v30.4s, v1.s[0]
 	WORD $0x4f8113a2 // fmla v2.4s, v29.4s, v1.s[0]
 	WORD $0x4f811380 // fmla v0.4s, v28.4s, v1.s[0]
-	WORD $0x54ffdaa1 // b.ne 0x8824 <k_dot_q3_k+0xb4>
+	WORD $0x54ffdaa1 // b.ne 0x88a4 <k_dot_q3_k+0xb4>
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
 	WORD $0x4e22d621 // fadd v1.4s, v17.4s, v2.4s
 	WORD $0xf940b3fd // ldr x29, [sp, #0x160]
@@ -9113,7 +9145,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5333ed // ldp d13, d12, [sp, #0x130]
 	WORD $0x6d523bef // ldp d15, d14, [sp, #0x120]
 	WORD $0x9105c3ff // add sp, sp, #0x170
-	WORD $0x14000005 // b 0x8d10 <k_dot_q3_k+0x5a0>
+	WORD $0x14000005 // b 0x8d90 <k_dot_q3_k+0x5a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9130,13 +9162,13 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q6_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400250b // b.lt 0x91d8 <k_dot_q6_k+0x4a8>
+	WORD $0x5400250b // b.lt 0x9258 <k_dot_q6_k+0x4a8>
 	WORD $0xd104c3ff // sub sp, sp, #0x130
 	WORD $0x6d0e3bef // stp d15, d14, [sp, #0xe0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1000f84a // adr x10, 0xac50 <k_fit_symmetric+0x52c>
-	WORD $0x1000f22b // adr x11, 0xab90 <k_fit_symmetric+0x46c>
-	WORD $0x1000f40c // adr x12, 0xabd0 <k_fit_symmetric+0x4ac>
+	WORD $0x1000f84a // adr x10, 0xacd0 <k_fit_symmetric+0x52c>
+	WORD $0x1000f22b // adr x11, 0xac10 <k_fit_symmetric+0x46c>
+	WORD $0x1000f40c // adr x12, 0xac50 <k_fit_symmetric+0x4ac>
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f01e60e // movi v14.16b, #0x30
 	WORD $0x4f07e40f // movi v15.16b, #0xe0
@@ -9150,7 +9182,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x3dc00174 // ldr q20, [x11]
 	WORD $0x3dc00195 // ldr q21, [x12]
-	WORD $0x1000f14c // adr x12, 0xabb0 <k_fit_symmetric+0x48c>
+	WORD $0x1000f14c // adr x12, 0xac30 <k_fit_symmetric+0x48c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9395,7 +9427,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9110f9 // fmla v25.4s, v7.4s, v17.s[0]
 	WORD $0x4f9110b8 // fmla v24.4s, v5.4s, v17.s[0]
 	WORD $0x4f911077 // fmla v23.4s, v3.4s, v17.s[0]
-	WORD $0x3707e5d0 // tbnz w16, #0x0, 0x8e14 <k_dot_q6_k+0xe4>
+	WORD $0x3707e5d0 // tbnz w16, #0x0, 0x8e94 <k_dot_q6_k+0xe4>
 	WORD $0x7d41a17f // ldr h31, [x11, #0xd0]
 	WORD $0xad4213e5 // ldp q5, q4, [sp, #0x40]
 	WORD $0xad4303e3 // ldp q3, q0, [sp, #0x60]
@@ -9414,7 +9446,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9f1330 // fmla v16.4s, v25.4s, v31.s[0]
 	WORD $0x4f9f1307 // fmla v7.4s, v24.4s, v31.s[0]
 	WORD $0x4f9f12e6 // fmla v6.4s, v23.4s, v31.s[0]
-	WORD $0x54ffe021 // b.ne 0x8dac <k_dot_q6_k+0x7c>
+	WORD $0x54ffe021 // b.ne 0x8e2c <k_dot_q6_k+0x7c>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e23d4e1 // fadd v1.4s, v7.4s, v3.4s
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
@@ -9425,7 +9457,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4f33ed // ldp d13, d12, [sp, #0xf0]
 	WORD $0x6d4e3bef // ldp d15, d14, [sp, #0xe0]
 	WORD $0x9104c3ff // add sp, sp, #0x130
-	WORD $0x14000005 // b 0x91e8 <k_dot_q6_k+0x4b8>
+	WORD $0x14000005 // b 0x9268 <k_dot_q6_k+0x4b8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9442,11 +9474,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q2_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400256b // b.lt 0x96bc <k_dot_q2_k+0x4b4>
+	WORD $0x5400256b // b.lt 0x973c <k_dot_q2_k+0x4b4>
 	WORD $0xd10503ff // sub sp, sp, #0x140
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x1000cb2a // adr x10, 0xab80 <k_fit_symmetric+0x45c>
-	WORD $0x1000ce0b // adr x11, 0xabe0 <k_fit_symmetric+0x4bc>
+	WORD $0x1000cb2a // adr x10, 0xac00 <k_fit_symmetric+0x45c>
+	WORD $0x1000ce0b // adr x11, 0xac60 <k_fit_symmetric+0x4bc>
 	WORD $0x4f00e464 // movi v4.16b, #0x3
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
@@ -9457,8 +9489,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x1000cf2c // adr x12, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x1000cb8d // adr x13, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x1000cf2c // adr x12, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x1000cb8d // adr x13, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0x3dc00194 // ldr q20, [x12]
 	WORD $0x3dc001b5 // ldr q21, [x13]
@@ -9687,7 +9719,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9e1238 // fmla v24.4s, v17.4s, v30.s[0]
 	WORD $0x4f9e10d7 // fmla v23.4s, v6.4s, v30.s[0]
 	WORD $0x4f9e1276 // fmla v22.4s, v19.4s, v30.s[0]
-	WORD $0x3707e9f1 // tbnz w17, #0x0, 0x9320 <k_dot_q2_k+0x118>
+	WORD $0x3707e9f1 // tbnz w17, #0x0, 0x93a0 <k_dot_q2_k+0x118>
 	WORD $0x7d40a17e // ldr h30, [x11, #0x50]
 	WORD $0xad404fff // ldp q31, q19, [sp]
 	WORD $0xad4147f2 // ldp q18, q17, [sp, #0x20]
@@ -9712,7 +9744,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8010bd // fmla v29.4s, v5.4s, v0.s[0]
 	WORD $0x4f80103b // fmla v27.4s, v1.4s, v0.s[0]
 	WORD $0x4f80121c // fmla v28.4s, v16.4s, v0.s[0]
-	WORD $0x54fffea1 // b.ne 0x961c <k_dot_q2_k+0x414>
+	WORD $0x54fffea1 // b.ne 0x969c <k_dot_q2_k+0x414>
 	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
 	WORD $0x4f9e1327 // fmla v7.4s, v25.4s, v30.s[0]
 	WORD $0x7d40a560 // ldr h0, [x11, #0x52]
@@ -9729,7 +9761,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f805365 // fmls v5.4s, v27.4s, v0.s[0]
 	WORD $0x4f805381 // fmls v1.4s, v28.4s, v0.s[0]
 	WORD $0x4f805347 // fmls v7.4s, v26.4s, v0.s[0]
-	WORD $0x54ffdfa1 // b.ne 0x9280 <k_dot_q2_k+0x78>
+	WORD $0x54ffdfa1 // b.ne 0x9300 <k_dot_q2_k+0x78>
 	WORD $0x4e21d620 // fadd v0.4s, v17.4s, v1.4s
 	WORD $0x4e25d641 // fadd v1.4s, v18.4s, v5.4s
 	WORD $0xf9409bfd // ldr x29, [sp, #0x130]
@@ -9740,7 +9772,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d5033ed // ldp d13, d12, [sp, #0x100]
 	WORD $0x6d4f3bef // ldp d15, d14, [sp, #0xf0]
 	WORD $0x910503ff // add sp, sp, #0x140
-	WORD $0x14000005 // b 0x96cc <k_dot_q2_k+0x4c4>
+	WORD $0x14000005 // b 0x974c <k_dot_q2_k+0x4c4>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9757,9 +9789,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q4_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400188b // b.lt 0x9a04 <k_dot_q4_k+0x318>
+	WORD $0x5400188b // b.lt 0x9a84 <k_dot_q4_k+0x318>
 	WORD $0xd10303ff // sub sp, sp, #0xc0
-	WORD $0x1000a42e // adr x14, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x1000a42e // adr x14, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0xa940400d // ldp x13, x16, [x0]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
@@ -9771,9 +9803,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x1000a5ae // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x1000a80f // adr x15, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x1000a471 // adr x17, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x1000a5ae // adr x14, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x1000a80f // adr x15, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x1000a471 // adr x17, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x3dc001d2 // ldr q18, [x14]
 	WORD $0x3dc001f3 // ldr q19, [x15]
 	WORD $0x3dc00234 // ldr q20, [x17]
@@ -9897,7 +9929,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8d1337 // fmla v23.4s, v25.4s, v13.s[0]
 	WORD $0x4f8d10b6 // fmla v22.4s, v5.4s, v13.s[0]
 	WORD $0x4f8d1015 // fmla v21.4s, v0.4s, v13.s[0]
-	WORD $0x54fff6a1 // b.ne 0x97f8 <k_dot_q4_k+0x10c>
+	WORD $0x54fff6a1 // b.ne 0x9878 <k_dot_q4_k+0x10c>
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x52800101 // mov w1, #0x8 // =8
@@ -9921,7 +9953,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9d101a // fmla v26.4s, v0.4s, v29.s[0]
 	WORD $0x4f9d109b // fmla v27.4s, v4.4s, v29.s[0]
 	WORD $0x4f9d10bc // fmla v28.4s, v5.4s, v29.s[0]
-	WORD $0x54fffde1 // b.ne 0x9940 <k_dot_q4_k+0x254>
+	WORD $0x54fffde1 // b.ne 0x99c0 <k_dot_q4_k+0x254>
 	WORD $0x7d4001a0 // ldr h0, [x13]
 	WORD $0x7d4005a3 // ldr h3, [x13, #0x2]
 	WORD $0x91000529 // add x9, x9, #0x1
@@ -9942,7 +9974,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f835365 // fmls v5.4s, v27.4s, v3.s[0]
 	WORD $0x4f835344 // fmls v4.4s, v26.4s, v3.s[0]
 	WORD $0x4f835320 // fmls v0.4s, v25.4s, v3.s[0]
-	WORD $0x54ffece1 // b.ne 0x9774 <k_dot_q4_k+0x88>
+	WORD $0x54ffece1 // b.ne 0x97f4 <k_dot_q4_k+0x88>
 	WORD $0x4e20d4c0 // fadd v0.4s, v6.4s, v0.4s
 	WORD $0x4e24d4e1 // fadd v1.4s, v7.4s, v4.4s
 	WORD $0x4e25d602 // fadd v2.4s, v16.4s, v5.4s
@@ -9952,7 +9984,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4933ed // ldp d13, d12, [sp, #0x90]
 	WORD $0x6d483bef // ldp d15, d14, [sp, #0x80]
 	WORD $0x910303ff // add sp, sp, #0xc0
-	WORD $0x14000005 // b 0x9a14 <k_dot_q4_k+0x328>
+	WORD $0x14000005 // b 0x9a94 <k_dot_q4_k+0x328>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -9969,10 +10001,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// dot_q5_k
 	WORD $0xf9400808 // ldr x8, [x0, #0x10]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001aeb // b.lt 0x9d98 <k_dot_q5_k+0x364>
+	WORD $0x54001aeb // b.lt 0x9e18 <k_dot_q5_k+0x364>
 	WORD $0xd103c3ff // sub sp, sp, #0xf0
 	WORD $0xa940400d // ldp x13, x16, [x0]
-	WORD $0x100089ce // adr x14, 0xab80 <k_fit_symmetric+0x45c>
+	WORD $0x100089ce // adr x14, 0xac00 <k_fit_symmetric+0x45c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x4f00e5e2 // movi v2.16b, #0xf
 	WORD $0x4f00e603 // movi v3.16b, #0x10
@@ -9984,9 +10016,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x10008b4e // adr x14, 0xabe0 <k_fit_symmetric+0x4bc>
-	WORD $0x10008daf // adr x15, 0xac30 <k_fit_symmetric+0x50c>
-	WORD $0x10008a11 // adr x17, 0xabc0 <k_fit_symmetric+0x49c>
+	WORD $0x10008b4e // adr x14, 0xac60 <k_fit_symmetric+0x4bc>
+	WORD $0x10008daf // adr x15, 0xacb0 <k_fit_symmetric+0x50c>
+	WORD $0x10008a11 // adr x17, 0xac40 <k_fit_symmetric+0x49c>
 	WORD $0x3dc001d3 // ldr q19, [x14]
 	WORD $0x3dc001f4 // ldr q20, [x15]
 	WORD $0x3dc00235 // ldr q21, [x17]
@@ -10125,7 +10157,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8910d8 // fmla v24.4s, v6.4s, v9.s[0]
 	WORD $0x4f8910b7 // fmla v23.4s, v5.4s, v9.s[0]
 	WORD $0x4f8910f6 // fmla v22.4s, v7.4s, v9.s[0]
-	WORD $0x54fff521 // b.ne 0x9b50 <k_dot_q5_k+0x11c>
+	WORD $0x54fff521 // b.ne 0x9bd0 <k_dot_q5_k+0x11c>
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x52800101 // mov w1, #0x8 // =8
@@ -10149,7 +10181,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f87101b // fmla v27.4s, v0.4s, v7.s[0]
 	WORD $0x4f8710bc // fmla v28.4s, v5.4s, v7.s[0]
 	WORD $0x4f8710dd // fmla v29.4s, v6.4s, v7.s[0]
-	WORD $0x54fffde1 // b.ne 0x9cc8 <k_dot_q5_k+0x294>
+	WORD $0x54fffde1 // b.ne 0x9d48 <k_dot_q5_k+0x294>
 	WORD $0x7d4001a0 // ldr h0, [x13]
 	WORD $0xad4047e5 // ldp q5, q17, [sp]
 	WORD $0x7d4005a4 // ldr h4, [x13, #0x2]
@@ -10173,7 +10205,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4217e6 // ldp q6, q5, [sp, #0x40]
 	WORD $0x4f845386 // fmls v6.4s, v28.4s, v4.s[0]
 	WORD $0x4f845365 // fmls v5.4s, v27.4s, v4.s[0]
-	WORD $0x54ffeaa1 // b.ne 0x9ac0 <k_dot_q5_k+0x8c>
+	WORD $0x54ffeaa1 // b.ne 0x9b40 <k_dot_q5_k+0x8c>
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
 	WORD $0x4e25d621 // fadd v1.4s, v17.4s, v5.4s
 	WORD $0x4e26d702 // fadd v2.4s, v24.4s, v6.4s
@@ -10183,7 +10215,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
 	WORD $0x6d4b3bef // ldp d15, d14, [sp, #0xb0]
 	WORD $0x9103c3ff // add sp, sp, #0xf0
-	WORD $0x14000005 // b 0x9da8 <k_dot_q5_k+0x374>
+	WORD $0x14000005 // b 0x9e28 <k_dot_q5_k+0x374>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -10204,7 +10236,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6d0333ed // stp d13, d12, [sp, #0x30]
 	WORD $0x6d042beb // stp d11, d10, [sp, #0x40]
 	WORD $0x6d0523e9 // stp d9, d8, [sp, #0x50]
-	WORD $0xb4000468 // cbz x8, 0x9e6c <k_fit_affine+0xa4>
+	WORD $0xb4000468 // cbz x8, 0x9eec <k_fit_affine+0xa4>
 	WORD $0xa9402408 // ldp x8, x9, [x0]
 	WORD $0xbd404804 // ldr s4, [x0, #0x48]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
@@ -10215,7 +10247,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400d22 // ldp q2, q3, [x9]
 	WORD $0x6e23dc05 // fmul v5.4s, v0.4s, v3.4s
 	WORD $0x6e22dc26 // fmul v6.4s, v1.4s, v2.4s
-	WORD $0x5400074d // b.le 0x9ef4 <k_fit_affine+0x12c>
+	WORD $0x5400074d // b.le 0x9f74 <k_fit_affine+0x12c>
 	WORD $0x4ea11c30 // mov v16.16b, v1.16b
 	WORD $0x4ea01c11 // mov v17.16b, v0.16b
 	WORD $0x9100812c // add x12, x9, #0x20
@@ -10237,8 +10269,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91e70 // bit v16.16b, v19.16b, v25.16b
 	WORD $0x4e3bd4a5 // fadd v5.4s, v5.4s, v27.4s
 	WORD $0x4e3ad4c6 // fadd v6.4s, v6.4s, v26.4s
-	WORD $0x54fffde1 // b.ne 0x9e20 <k_fit_affine+0x58>
-	WORD $0x14000025 // b 0x9efc <k_fit_affine+0x134>
+	WORD $0x54fffde1 // b.ne 0x9ea0 <k_fit_affine+0x58>
+	WORD $0x14000025 // b 0x9f7c <k_fit_affine+0x134>
 	WORD $0xa9402408 // ldp x8, x9, [x0]
 	WORD $0xbd404804 // ldr s4, [x0, #0x48]
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
@@ -10249,7 +10281,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400d22 // ldp q2, q3, [x9]
 	WORD $0x6e23dc05 // fmul v5.4s, v0.4s, v3.4s
 	WORD $0x6e22dc26 // fmul v6.4s, v1.4s, v2.4s
-	WORD $0x5400228d // b.le 0xa2e4 <k_fit_affine+0x51c>
+	WORD $0x5400228d // b.le 0xa364 <k_fit_affine+0x51c>
 	WORD $0x4ea11c30 // mov v16.16b, v1.16b
 	WORD $0x4ea01c11 // mov v17.16b, v0.16b
 	WORD $0x9100812c // add x12, x9, #0x20
@@ -10271,8 +10303,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb91e70 // bit v16.16b, v19.16b, v25.16b
 	WORD $0x4e3bd4a5 // fadd v5.4s, v5.4s, v27.4s
 	WORD $0x4e3ad4c6 // fadd v6.4s, v6.4s, v26.4s
-	WORD $0x54fffde1 // b.ne 0x9ea8 <k_fit_affine+0xe0>
-	WORD $0x140000ff // b 0xa2ec <k_fit_affine+0x524>
+	WORD $0x54fffde1 // b.ne 0x9f28 <k_fit_affine+0xe0>
+	WORD $0x140000ff // b 0xa36c <k_fit_affine+0x524>
 	WORD $0x4ea11c30 // mov v16.16b, v1.16b
 	WORD $0x4ea01c11 // mov v17.16b, v0.16b
 	WORD $0x4ea0c832 // fcmgt v18.4s, v1.4s, #0.0
@@ -10288,7 +10320,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e20fce0 // fdiv v0.4s, v7.4s, v0.4s
 	WORD $0x6e21fe95 // fdiv v21.4s, v20.4s, v1.4s
 	WORD $0x6e20fe94 // fdiv v20.4s, v20.4s, v0.4s
-	WORD $0x540006ab // b.lt 0xa004 <k_fit_affine+0x23c>
+	WORD $0x540006ab // b.lt 0xa084 <k_fit_affine+0x23c>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x52a9680c // mov w12, #0x4b400000 // =1262485504
 	WORD $0x52b9680d // mov w13, #-0x34c00000 // =-884998144
@@ -10314,9 +10346,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38d739 // fadd v25.4s, v25.4s, v24.4s
 	WORD $0x4e38d75a // fadd v26.4s, v26.4s, v24.4s
 	WORD $0xac8165ba // stp q26, q25, [x13], #0x20
-	WORD $0x54fffde1 // b.ne 0x9f54 <k_fit_affine+0x18c>
+	WORD $0x54fffde1 // b.ne 0x9fd4 <k_fit_affine+0x18c>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400032b // b.lt 0xa004 <k_fit_affine+0x23c>
+	WORD $0x5400032b // b.lt 0xa084 <k_fit_affine+0x23c>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xaa0a03ec // mov x12, x10
@@ -10337,14 +10369,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e21df01 // fmul v1.4s, v24.4s, v1.4s
 	WORD $0x4e21d6f7 // fadd v23.4s, v23.4s, v1.4s
 	WORD $0x4e20d6d6 // fadd v22.4s, v22.4s, v0.4s
-	WORD $0x54fffe41 // b.ne 0x9fbc <k_fit_affine+0x1f4>
+	WORD $0x54fffe41 // b.ne 0xa03c <k_fit_affine+0x1f4>
 	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0xb6f800cc // tbz x12, #0x3f, 0xa014 <k_fit_affine+0x24c>
-	WORD $0x140001b8 // b 0xa6e0 <k_fit_affine+0x918>
+	WORD $0xb6f800cc // tbz x12, #0x3f, 0xa094 <k_fit_affine+0x24c>
+	WORD $0x140001b8 // b 0xa760 <k_fit_affine+0x918>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0xb7f8368c // tbnz x12, #0x3f, 0xa6e0 <k_fit_affine+0x918>
+	WORD $0xb7f8368c // tbnz x12, #0x3f, 0xa760 <k_fit_affine+0x918>
 	WORD $0x2d498001 // ldp s1, s0, [x0, #0x4c]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
@@ -10355,12 +10387,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2d0107e0 // stp s0, s1, [sp, #0x8]
 	WORD $0x4eb21e40 // mov v0.16b, v18.16b
 	WORD $0x4eb31e61 // mov v1.16b, v19.16b
-	WORD $0x14000004 // b 0xa04c <k_fit_affine+0x284>
+	WORD $0x14000004 // b 0xa0cc <k_fit_affine+0x284>
 	WORD $0xeb0c01bf // cmp x13, x12
 	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x54003500 // b.eq 0xa6e8 <k_fit_affine+0x920>
+	WORD $0x54003500 // b.eq 0xa768 <k_fit_affine+0x920>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540006eb // b.lt 0xa12c <k_fit_affine+0x364>
+	WORD $0x540006eb // b.lt 0xa1ac <k_fit_affine+0x364>
 	WORD $0x9e2301bd // ucvtf s29, x13
 	WORD $0xbd400be4 // ldr s4, [sp, #0x8]
 	WORD $0x4ea1d63e // fsub v30.4s, v17.4s, v1.4s
@@ -10413,8 +10445,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d7de // fadd v30.4s, v30.4s, v4.4s
 	WORD $0x4e2ed7bd // fadd v29.4s, v29.4s, v14.4s
 	WORD $0x4e2dd7ff // fadd v31.4s, v31.4s, v13.4s
-	WORD $0x54fffc41 // b.ne 0xa0ac <k_fit_affine+0x2e4>
-	WORD $0x14000007 // b 0xa144 <k_fit_affine+0x37c>
+	WORD $0x54fffc41 // b.ne 0xa12c <k_fit_affine+0x2e4>
+	WORD $0x14000007 // b 0xa1c4 <k_fit_affine+0x37c>
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
@@ -10433,7 +10465,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21296e // xtn v14.8b, v11.8h
 	WORD $0x2e30a9ce // umaxv b14, v14.8b
 	WORD $0x1e2601ce // fmov w14, s14
-	WORD $0x3607f66e // tbz w14, #0x0, 0xa040 <k_fit_affine+0x278>
+	WORD $0x3607f66e // tbz w14, #0x0, 0xa0c0 <k_fit_affine+0x278>
 	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
 	WORD $0x6e29dcbb // fmul v27.4s, v5.4s, v9.4s
 	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
@@ -10462,7 +10494,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea0cb9e // fcmgt v30.4s, v28.4s, #0.0
 	WORD $0x6efe1f7d // bif v29.16b, v27.16b, v30.16b
 	WORD $0x4e7e1f9e // bic v30.16b, v28.16b, v30.16b
-	WORD $0x5400028b // b.lt 0xa238 <k_fit_affine+0x470>
+	WORD $0x5400028b // b.lt 0xa2b8 <k_fit_affine+0x470>
 	WORD $0xaa0a03ef // mov x15, x10
 	WORD $0xaa0e03f0 // mov x16, x14
 	WORD $0xaa0803f1 // mov x17, x8
@@ -10481,7 +10513,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e3bdf9b // fmul v27.4s, v28.4s, v27.4s
 	WORD $0x4e3bd54a // fadd v10.4s, v10.4s, v27.4s
 	WORD $0x4e24d529 // fadd v9.4s, v9.4s, v4.4s
-	WORD $0x54fffe41 // b.ne 0xa1fc <k_fit_affine+0x434>
+	WORD $0x54fffe41 // b.ne 0xa27c <k_fit_affine+0x434>
 	WORD $0x6ea9e6c4 // fcmgt v4.4s, v22.4s, v9.4s
 	WORD $0x6eaae6fb // fcmgt v27.4s, v23.4s, v10.4s
 	WORD $0x4e5b1884 // uzp1 v4.8h, v4.8h, v27.8h
@@ -10489,7 +10521,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21288b // xtn v11.8b, v4.8h
 	WORD $0x2e30a964 // umaxv b4, v11.8b
 	WORD $0x1e26008f // fmov w15, s4
-	WORD $0x3607ef6f // tbz w15, #0x0, 0xa040 <k_fit_affine+0x278>
+	WORD $0x3607ef6f // tbz w15, #0x0, 0xa0c0 <k_fit_affine+0x278>
 	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
 	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
 	WORD $0xf100055f // cmp x10, #0x1
@@ -10505,7 +10537,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ebb1fb5 // bit v21.16b, v29.16b, v27.16b
 	WORD $0x6ea41d01 // bit v1.16b, v8.16b, v4.16b
 	WORD $0x6ebb1fc0 // bit v0.16b, v30.16b, v27.16b
-	WORD $0x54ffed6b // b.lt 0xa040 <k_fit_affine+0x278>
+	WORD $0x54ffed6b // b.lt 0xa0c0 <k_fit_affine+0x278>
 	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
 	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
 	WORD $0xaa0a03ef // mov x15, x10
@@ -10523,8 +10555,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebd1fbb // mov v27.16b, v29.16b
 	WORD $0x6e7f1f9b // bsl v27.16b, v28.16b, v31.16b
 	WORD $0xac816e04 // stp q4, q27, [x16], #0x20
-	WORD $0x54ffff21 // b.ne 0xa2c0 <k_fit_affine+0x4f8>
-	WORD $0x17ffff58 // b 0xa040 <k_fit_affine+0x278>
+	WORD $0x54ffff21 // b.ne 0xa340 <k_fit_affine+0x4f8>
+	WORD $0x17ffff58 // b 0xa0c0 <k_fit_affine+0x278>
 	WORD $0x4ea11c30 // mov v16.16b, v1.16b
 	WORD $0x4ea01c11 // mov v17.16b, v0.16b
 	WORD $0x4ea0c832 // fcmgt v18.4s, v1.4s, #0.0
@@ -10540,7 +10572,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e20fce0 // fdiv v0.4s, v7.4s, v0.4s
 	WORD $0x6e21fe95 // fdiv v21.4s, v20.4s, v1.4s
 	WORD $0x6e20fe94 // fdiv v20.4s, v20.4s, v0.4s
-	WORD $0x54001d8b // b.lt 0xa6d0 <k_fit_affine+0x908>
+	WORD $0x54001d8b // b.lt 0xa750 <k_fit_affine+0x908>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x52a9680c // mov w12, #0x4b400000 // =1262485504
 	WORD $0x52b9680d // mov w13, #-0x34c00000 // =-884998144
@@ -10566,9 +10598,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e38d739 // fadd v25.4s, v25.4s, v24.4s
 	WORD $0x4e38d75a // fadd v26.4s, v26.4s, v24.4s
 	WORD $0xac8165ba // stp q26, q25, [x13], #0x20
-	WORD $0x54fffde1 // b.ne 0xa344 <k_fit_affine+0x57c>
+	WORD $0x54fffde1 // b.ne 0xa3c4 <k_fit_affine+0x57c>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x54001a0b // b.lt 0xa6d0 <k_fit_affine+0x908>
+	WORD $0x54001a0b // b.lt 0xa750 <k_fit_affine+0x908>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xaa0a03ec // mov x12, x10
@@ -10591,9 +10623,9 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e20df00 // fmul v0.4s, v24.4s, v0.4s
 	WORD $0x4e20d6f7 // fadd v23.4s, v23.4s, v0.4s
 	WORD $0x4e21d6d6 // fadd v22.4s, v22.4s, v1.4s
-	WORD $0x54fffe01 // b.ne 0xa3ac <k_fit_affine+0x5e4>
+	WORD $0x54fffe01 // b.ne 0xa42c <k_fit_affine+0x5e4>
 	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0xb7f8176c // tbnz x12, #0x3f, 0xa6e0 <k_fit_affine+0x918>
+	WORD $0xb7f8176c // tbnz x12, #0x3f, 0xa760 <k_fit_affine+0x918>
 	WORD $0x2d498001 // ldp s1, s0, [x0, #0x4c]
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x52a9680e // mov w14, #0x4b400000 // =1262485504
@@ -10604,12 +10636,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2d0107e0 // stp s0, s1, [sp, #0x8]
 	WORD $0x4eb21e40 // mov v0.16b, v18.16b
 	WORD $0x4eb31e61 // mov v1.16b, v19.16b
-	WORD $0x14000004 // b 0xa430 <k_fit_affine+0x668>
+	WORD $0x14000004 // b 0xa4b0 <k_fit_affine+0x668>
 	WORD $0xeb0c01bf // cmp x13, x12
 	WORD $0x910005ad // add x13, x13, #0x1
-	WORD $0x540015e0 // b.eq 0xa6e8 <k_fit_affine+0x920>
+	WORD $0x540015e0 // b.eq 0xa768 <k_fit_affine+0x920>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x540006eb // b.lt 0xa510 <k_fit_affine+0x748>
+	WORD $0x540006eb // b.lt 0xa590 <k_fit_affine+0x748>
 	WORD $0x9e2301bd // ucvtf s29, x13
 	WORD $0xbd400be4 // ldr s4, [sp, #0x8]
 	WORD $0x4ea1d63e // fsub v30.4s, v17.4s, v1.4s
@@ -10662,8 +10694,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e24d7de // fadd v30.4s, v30.4s, v4.4s
 	WORD $0x4e2ed7bd // fadd v29.4s, v29.4s, v14.4s
 	WORD $0x4e2dd7ff // fadd v31.4s, v31.4s, v13.4s
-	WORD $0x54fffc41 // b.ne 0xa490 <k_fit_affine+0x6c8>
-	WORD $0x14000007 // b 0xa528 <k_fit_affine+0x760>
+	WORD $0x54fffc41 // b.ne 0xa510 <k_fit_affine+0x6c8>
+	WORD $0x14000007 // b 0xa5a8 <k_fit_affine+0x760>
 	WORD $0x6f00e40a // movi v10.2d, #0000000000000000
 	WORD $0x6f00e409 // movi v9.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
@@ -10682,7 +10714,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21296e // xtn v14.8b, v11.8h
 	WORD $0x2e30a9ce // umaxv b14, v14.8b
 	WORD $0x1e2601ce // fmov w14, s14
-	WORD $0x3607f66e // tbz w14, #0x0, 0xa424 <k_fit_affine+0x65c>
+	WORD $0x3607f66e // tbz w14, #0x0, 0xa4a4 <k_fit_affine+0x65c>
 	WORD $0x6e3fdc64 // fmul v4.4s, v3.4s, v31.4s
 	WORD $0x6e29dcbb // fmul v27.4s, v5.4s, v9.4s
 	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
@@ -10711,7 +10743,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea0cb9e // fcmgt v30.4s, v28.4s, #0.0
 	WORD $0x6efe1f7d // bif v29.16b, v27.16b, v30.16b
 	WORD $0x4e7e1f9e // bic v30.16b, v28.16b, v30.16b
-	WORD $0x540002cb // b.lt 0xa624 <k_fit_affine+0x85c>
+	WORD $0x540002cb // b.lt 0xa6a4 <k_fit_affine+0x85c>
 	WORD $0xaa0a03ef // mov x15, x10
 	WORD $0xaa0e03f0 // mov x16, x14
 	WORD $0xaa0803f1 // mov x17, x8
@@ -10732,7 +10764,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e24df84 // fmul v4.4s, v28.4s, v4.4s
 	WORD $0x4e24d54a // fadd v10.4s, v10.4s, v4.4s
 	WORD $0x4e3bd529 // fadd v9.4s, v9.4s, v27.4s
-	WORD $0x54fffe01 // b.ne 0xa5e0 <k_fit_affine+0x818>
+	WORD $0x54fffe01 // b.ne 0xa660 <k_fit_affine+0x818>
 	WORD $0x6ea9e6c4 // fcmgt v4.4s, v22.4s, v9.4s
 	WORD $0x6eaae6fb // fcmgt v27.4s, v23.4s, v10.4s
 	WORD $0x4e5b1884 // uzp1 v4.8h, v4.8h, v27.8h
@@ -10740,7 +10772,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e21288b // xtn v11.8b, v4.8h
 	WORD $0x2e30a964 // umaxv b4, v11.8b
 	WORD $0x1e26008f // fmov w15, s4
-	WORD $0x3607ef2f // tbz w15, #0x0, 0xa424 <k_fit_affine+0x65c>
+	WORD $0x3607ef2f // tbz w15, #0x0, 0xa4a4 <k_fit_affine+0x65c>
 	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
 	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
 	WORD $0xf100055f // cmp x10, #0x1
@@ -10756,7 +10788,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6ebb1fb5 // bit v21.16b, v29.16b, v27.16b
 	WORD $0x6ea41d01 // bit v1.16b, v8.16b, v4.16b
 	WORD $0x6ebb1fc0 // bit v0.16b, v30.16b, v27.16b
-	WORD $0x54ffed2b // b.lt 0xa424 <k_fit_affine+0x65c>
+	WORD $0x54ffed2b // b.lt 0xa4a4 <k_fit_affine+0x65c>
 	WORD $0x0e007964 // zip2 v4.8b, v11.8b, v0.8b
 	WORD $0x0e00397b // zip1 v27.8b, v11.8b, v0.8b
 	WORD $0xaa0a03ef // mov x15, x10
@@ -10774,12 +10806,12 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ebd1fbb // mov v27.16b, v29.16b
 	WORD $0x6e7f1f9b // bsl v27.16b, v28.16b, v31.16b
 	WORD $0xac816e04 // stp q4, q27, [x16], #0x20
-	WORD $0x54ffff21 // b.ne 0xa6ac <k_fit_affine+0x8e4>
-	WORD $0x17ffff56 // b 0xa424 <k_fit_affine+0x65c>
+	WORD $0x54ffff21 // b.ne 0xa72c <k_fit_affine+0x8e4>
+	WORD $0x17ffff56 // b 0xa4a4 <k_fit_affine+0x65c>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0xf9401c0c // ldr x12, [x0, #0x38]
-	WORD $0xb6ffe8ec // tbz x12, #0x3f, 0xa3f8 <k_fit_affine+0x630>
+	WORD $0xb6ffe8ec // tbz x12, #0x3f, 0xa478 <k_fit_affine+0x630>
 	WORD $0x4eb21e40 // mov v0.16b, v18.16b
 	WORD $0x4eb31e61 // mov v1.16b, v19.16b
 	WORD $0x6e30e642 // fcmge v2.4s, v18.4s, v16.4s
@@ -10802,7 +10834,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540003ab // b.lt 0xa7a4 <k_fit_symmetric+0x80>
+	WORD $0x540003ab // b.lt 0xa824 <k_fit_symmetric+0x80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf9400009 // ldr x9, [x0]
@@ -10821,7 +10853,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6eb21e02 // bit v2.16b, v16.16b, v18.16b
 	WORD $0x6eb11c81 // bit v1.16b, v4.16b, v17.16b
 	WORD $0x6eb21ca0 // bit v0.16b, v5.16b, v18.16b
-	WORD $0x54fffe81 // b.ne 0xa74c <k_fit_symmetric+0x28>
+	WORD $0x54fffe81 // b.ne 0xa7cc <k_fit_symmetric+0x28>
 	WORD $0x5283afa9 // mov w9, #0x1d7d // =7549
 	WORD $0x72a4d209 // movk w9, #0x2690, lsl #16
 	WORD $0x4e040d24 // dup v4.4s, w9
@@ -10830,7 +10862,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e431842 // uzp1 v2.8h, v2.8h, v3.8h
 	WORD $0x6e205842 // mvn v2.16b, v2.16b
 	WORD $0x0e212842 // xtn v2.8b, v2.8h
-	WORD $0x14000004 // b 0xa7b0 <k_fit_symmetric+0x8c>
+	WORD $0x14000004 // b 0xa830 <k_fit_symmetric+0x8c>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
@@ -10842,7 +10874,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e242867 // fadd s7, s3, s4
 	WORD $0x4e0404a4 // dup v4.4s, v5.s[0]
 	WORD $0x4e0404e5 // dup v5.4s, v7.s[0]
-	WORD $0x540005cb // b.lt 0xa888 <k_fit_symmetric+0x164>
+	WORD $0x540005cb // b.lt 0xa908 <k_fit_symmetric+0x164>
 	WORD $0x6e21fc87 // fdiv v7.4s, v4.4s, v1.4s
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x52a9680a // mov w10, #0x4b400000 // =1262485504
@@ -10886,8 +10918,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e37d610 // fadd v16.4s, v16.4s, v23.4s
 	WORD $0x4e3ad673 // fadd v19.4s, v19.4s, v26.4s
 	WORD $0x4e3bd4c6 // fadd v6.4s, v6.4s, v27.4s
-	WORD $0x54fffc41 // b.ne 0xa808 <k_fit_symmetric+0xe4>
-	WORD $0x14000004 // b 0xa894 <k_fit_symmetric+0x170>
+	WORD $0x54fffc41 // b.ne 0xa888 <k_fit_symmetric+0xe4>
+	WORD $0x14000004 // b 0xa914 <k_fit_symmetric+0x170>
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
@@ -10906,14 +10938,14 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e27de51 // fmul v17.4s, v18.4s, v7.4s
 	WORD $0x4e040d52 // dup v18.4s, w10
 	WORD $0x1280010a // mov w10, #-0x9 // =-9
-	WORD $0x14000004 // b 0xa8e0 <k_fit_symmetric+0x1bc>
+	WORD $0x14000004 // b 0xa960 <k_fit_symmetric+0x1bc>
 	WORD $0x1100054a // add w10, w10, #0x1
 	WORD $0x7100295f // cmp w10, #0xa
-	WORD $0x54000f80 // b.eq 0xaacc <k_fit_symmetric+0x3a8>
-	WORD $0x34ffffaa // cbz w10, 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0x54000f80 // b.eq 0xab4c <k_fit_symmetric+0x3a8>
+	WORD $0x34ffffaa // cbz w10, 0xa954 <k_fit_symmetric+0x1b0>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400060b // b.lt 0xa9ac <k_fit_symmetric+0x288>
+	WORD $0x5400060b // b.lt 0xaa2c <k_fit_symmetric+0x288>
 	WORD $0x1e220154 // scvtf s20, w10
 	WORD $0x1e270175 // fmov s21, w11
 	WORD $0xaa0803ef // mov x15, x8
@@ -10959,8 +10991,8 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e3bd694 // fadd v20.4s, v20.4s, v27.4s
 	WORD $0x4e3ed6f7 // fadd v23.4s, v23.4s, v30.4s
 	WORD $0x4e3fd6d6 // fadd v22.4s, v22.4s, v31.4s
-	WORD $0x54fffc41 // b.ne 0xa92c <k_fit_symmetric+0x208>
-	WORD $0x14000005 // b 0xa9bc <k_fit_symmetric+0x298>
+	WORD $0x54fffc41 // b.ne 0xa9ac <k_fit_symmetric+0x208>
+	WORD $0x14000005 // b 0xaa3c <k_fit_symmetric+0x298>
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
@@ -10979,7 +11011,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e212b18 // xtn v24.8b, v24.8h
 	WORD $0x2e30ab19 // umaxv b25, v24.8b
 	WORD $0x1e26032d // fmov w13, s25
-	WORD $0x3607f70d // tbz w13, #0x0, 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0x3607f70d // tbz w13, #0x0, 0xa954 <k_fit_symmetric+0x1b0>
 	WORD $0x6e36fe96 // fdiv v22.4s, v20.4s, v22.4s
 	WORD $0x0e007b19 // zip2 v25.8b, v24.8b, v0.8b
 	WORD $0x0e003b1a // zip1 v26.8b, v24.8b, v0.8b
@@ -10997,7 +11029,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e37deb5 // fmul v21.4s, v21.4s, v23.4s
 	WORD $0x6eb91ee7 // bit v7.16b, v23.16b, v25.16b
 	WORD $0x6eb91eb1 // bit v17.16b, v21.16b, v25.16b
-	WORD $0x5400028b // b.lt 0xaa8c <k_fit_symmetric+0x368>
+	WORD $0x5400028b // b.lt 0xab0c <k_fit_symmetric+0x368>
 	WORD $0x0e007b14 // zip2 v20.8b, v24.8b, v0.8b
 	WORD $0x0e003b15 // zip1 v21.8b, v24.8b, v0.8b
 	WORD $0xaa0903ed // mov x13, x9
@@ -11015,11 +11047,11 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eb41e97 // mov v23.16b, v20.16b
 	WORD $0x6e791f17 // bsl v23.16b, v24.16b, v25.16b
 	WORD $0xac815db6 // stp q22, q23, [x13], #0x20
-	WORD $0x54ffff21 // b.ne 0xaa68 <k_fit_symmetric+0x344>
-	WORD $0x17ffff93 // b 0xa8d4 <k_fit_symmetric+0x1b0>
+	WORD $0x54ffff21 // b.ne 0xaae8 <k_fit_symmetric+0x344>
+	WORD $0x17ffff93 // b 0xa954 <k_fit_symmetric+0x1b0>
 	WORD $0x1100054a // add w10, w10, #0x1
 	WORD $0x7100295f // cmp w10, #0xa
-	WORD $0x54fff261 // b.ne 0xa8e0 <k_fit_symmetric+0x1bc>
+	WORD $0x54fff261 // b.ne 0xa960 <k_fit_symmetric+0x1bc>
 	WORD $0x0e007840 // zip2 v0.8b, v2.8b, v0.8b
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0x0e003841 // zip1 v1.8b, v2.8b, v0.8b
@@ -11046,7 +11078,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ea0a821 // cmlt v1.4s, v1.4s, #0
 	WORD $0x4e211cc1 // and v1.16b, v6.16b, v1.16b
 	WORD $0xad000141 // stp q1, q0, [x10]
-	WORD $0x5400024b // b.lt 0xab48 <k_fit_symmetric+0x424>
+	WORD $0x5400024b // b.lt 0xabc8 <k_fit_symmetric+0x424>
 	WORD $0x0e007840 // zip2 v0.8b, v2.8b, v0.8b
 	WORD $0x0e003841 // zip1 v1.8b, v2.8b, v0.8b
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
@@ -11063,7 +11095,7 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e221c63 // and v3.16b, v3.16b, v2.16b
 	WORD $0x4e211c84 // and v4.16b, v4.16b, v1.16b
 	WORD $0xac811123 // stp q3, q4, [x9], #0x20
-	WORD $0x54ffff21 // b.ne 0xab28 <k_fit_symmetric+0x404>
+	WORD $0x54ffff21 // b.ne 0xaba8 <k_fit_symmetric+0x404>
 	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
@@ -11086,10 +11118,10 @@ TEXT ·blobNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x09ffffff // <unknown>
 	WORD $0x0affffff // <unknown>
 	WORD $0x0bffffff // <unknown>
-	WORD $0x30303030 // adr x16, 0x6b1a5 <lanes+0x60545>
-	WORD $0x30303030 // adr x16, 0x6b1a9 <lanes+0x60549>
+	WORD $0x30303030 // adr x16, 0x6b225 <lanes+0x60545>
+	WORD $0x30303030 // adr x16, 0x6b229 <lanes+0x60549>
 	WORD $0x0f0f0f0f // <unknown>
-	WORD $0x30303030 // adr x16, 0x6b1b1 <lanes+0x60551>
+	WORD $0x30303030 // adr x16, 0x6b231 <lanes+0x60551>
 	WORD $0x00ffffff // ff ff ff 00 .word 0x00ffffff
 	WORD $0x01ffffff // ff ff ff 01 .word 0x01ffffff
 	WORD $0x02ffffff // ff ff ff 02 .word 0x02ffffff

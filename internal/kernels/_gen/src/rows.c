@@ -40,14 +40,24 @@ KERNEL(exp, row)
 #undef BODY
 }
 
+INLINE vf larger(vf v, vf m) { return sel(v > m, v, m); }
+
 KERNEL(max, row)
 {
-  vf m = all(-__builtin_inff());
-#define BODY(LD, ST, ON) vf v = LD(p->a + i); m = sel((v > m) & (ON), v, m);
-  EACH(p->n, BODY)
-#undef BODY
-  float best = m[0];
-  for (int l = 1; l < VL; l++) best = m[l] > best ? m[l] : best;
+  const float* x = p->a;
+  long n = p->n, i = 0;
+  vf m0 = all(-__builtin_inff()), m1 = m0, m2 = m0, m3 = m0;
+  for (; i + 4 * VL <= n; i += 4 * VL) {
+    m0 = larger(load(x + i), m0);
+    m1 = larger(load(x + i + VL), m1);
+    m2 = larger(load(x + i + 2 * VL), m2);
+    m3 = larger(load(x + i + 3 * VL), m3);
+  }
+  for (; i + VL <= n; i += VL) m0 = larger(load(x + i), m0);
+  if (i < n) m1 = larger(sel(first(n - i), load_part(x + i, n - i), m1), m1);
+  m0 = larger(larger(m3, m2), larger(m1, m0));
+  float best = m0[0];
+  for (int l = 1; l < VL; l++) best = m0[l] > best ? m0[l] : best;
   p->out = best;
 }
 
