@@ -45,6 +45,11 @@ func FromGGUF(get func(key string) (any, bool)) (*Spec, error) {
 	}
 	s.Tokens = g.texts(prefixGGUF + "tokens")
 	n := len(s.Tokens)
+	for i, tok := range s.Tokens {
+		if tok == "" { // llama.cpp's name for it
+			s.Tokens[i] = fmt.Sprintf("[EMPTY_%d]", i)
+		}
+	}
 	if s.Model == SPM {
 		if s.Scores = g.floats(prefixGGUF + "scores"); s.Scores == nil && n > 0 {
 			return nil, fmt.Errorf("%w: there are no %sscores", ErrMalformed, prefixGGUF)

@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/bits"
@@ -201,19 +202,28 @@ func pairsOfMerges(merges [][2]string, ids map[string]int32) (*pairTable, error)
 	return t, nil
 }
 
-// maxPiece bounds the work of finding all splits of a SentencePiece token; real ones stay below 100 bytes.
-const maxPiece = 512
+// Real SentencePiece tokens stay below 100 bytes, and a vocabulary of 256,000 has 1.3 million ways
+// to split one. The limits keep a hostile file from costing more than its size suggests.
+const maxPiece, maxSplits = 512, 1 << 23
 
 // pairsOfScores builds the table of SentencePiece: any two symbols merge when together they spell
 // a token, the best score first. A character that is no token itself can still be half of one; it
 // gets a symbol above the token ids, and chars lists those.
 func (s *Spec) pairsOfScores(ids map[string]int32) (t *pairTable, chars map[rune]int32, err error) {
-	type split struct {
-		left, right string
-		id          int
-	}
-	var splits []split
+	next := int32(len(s.Tokens)) // #nosec G115 -- Check bounds the vocabulary
 	chars = make(map[rune]int32)
+	symbol := func(p string) int32 {
+		if id, ok := ids[p]; ok && s.mergeable(int(id)) {
+			return id
+		}
+		r, _ := utf8.DecodeRuneInString(p)
+		if _, ok := chars[r]; !ok {
+			chars[r] = next
+			next++
+		}
+		return chars[r]
+	}
+	var splits [][3]int32 // left, right, whole
 	var scores []float32
 	for id, tok := range s.Tokens {
 		if !s.mergeable(id) || utf8.RuneCountInString(tok) < 2 {
@@ -228,39 +238,22 @@ func (s *Spec) pairsOfScores(ids map[string]int32) (t *pairTable, chars map[rune
 		scores = append(scores, s.Scores[id])
 		for i := range tok {
 			if i > 0 && s.symbol(tok[:i], ids) && s.symbol(tok[i:], ids) {
-				splits = append(splits, split{tok[:i], tok[i:], id})
+				splits = append(splits, [3]int32{symbol(tok[:i]), symbol(tok[i:]), int32(id)}) // #nosec G115
 			}
 		}
-	}
-	slices.SortFunc(scores, func(a, b float32) int {
-		switch {
-		case a > b:
-			return -1
-		case a < b:
-			return 1
+		if len(splits) > maxSplits {
+			return nil, nil, fmt.Errorf("%w: more than %d ways to merge tokens", ErrUnsupported, maxSplits)
 		}
-		return 0
-	})
+	}
+	slices.SortFunc(scores, func(a, b float32) int { return cmp.Compare(b, a) })
 	scores = slices.Compact(scores)
 	priority := make(map[float32]uint32, len(scores))
 	for i, x := range scores {
 		priority[x] = uint32(i) // #nosec G115
 	}
-	next := int32(len(s.Tokens)) // #nosec G115 -- Check bounds the vocabulary
-	of := func(p string) int32 {
-		if id, ok := ids[p]; ok && s.mergeable(int(id)) {
-			return id
-		}
-		r, _ := utf8.DecodeRuneInString(p)
-		if _, ok := chars[r]; !ok {
-			chars[r] = next
-			next++
-		}
-		return chars[r]
-	}
 	t = newPairTable(len(splits))
 	for _, sp := range splits {
-		t.add(of(sp.left), of(sp.right), priority[s.Scores[sp.id]], int32(sp.id)) // #nosec G115
+		t.add(sp[0], sp[1], priority[s.Scores[sp[2]]], sp[2])
 	}
 	return t, chars, nil
 }

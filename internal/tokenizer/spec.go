@@ -126,6 +126,9 @@ const unusedScore = -1000
 
 func padName(id int) string { return "[PAD" + strconv.Itoa(id) + "]" }
 
+// maxTokens keeps ids, and symbols above them, within 32 bits.
+const maxTokens = 1 << 28
+
 // Check reports the first thing that is wrong with s: lists of different lengths, duplicate
 // tokens, ids outside the vocabulary.
 func (s *Spec) Check() error {
@@ -133,8 +136,8 @@ func (s *Spec) Check() error {
 	switch {
 	case s.Model != BPE && s.Model != SPM:
 		return fmt.Errorf("%w: model %q", ErrUnsupported, s.Model)
-	case n == 0:
-		return fmt.Errorf("%w: no tokens", ErrMalformed)
+	case n == 0 || n > maxTokens:
+		return fmt.Errorf("%w: %d tokens", ErrMalformed, n)
 	case len(s.Types) != n:
 		return fmt.Errorf("%w: %d tokens but %d types", ErrMalformed, n, len(s.Types))
 	case s.Scores != nil && len(s.Scores) != n:

@@ -1,0 +1,235 @@
+package tokenizer
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestRefusals: broken files, and files that ask for what would be done wrong.
+func TestRefusals(t *testing.T) {
+	const head, vocab = `{"pre_tokenizer":{"type":"ByteLevel","add_prefix_space":false},`, `"vocab":{"a":0,"b":1,"ab":2}`
+	model := func(s string) string { return head + `"model":{"type":"BPE",` + s + `}}` }
+	pre := func(s string) string {
+		return `{"pre_tokenizer":` + s + `,"model":{"type":"BPE",` + vocab + `,"merges":[]}}`
+	}
+	for name, tc := range map[string]struct {
+		file string
+		want error
+	}{
+		"fine":                    {model(vocab + `,"merges":["a b"]`), nil},
+		"empty":                   {``, ErrMalformed},
+		"no model":                {`{}`, ErrMalformed},
+		"unigram":                 {`{"model":{"type":"Unigram","vocab":[]}}`, ErrMalformed},
+		"word piece":              {`{"model":{"type":"WordPiece","vocab":{}}}`, ErrUnsupported},
+		"dropout":                 {model(vocab + `,"merges":[],"dropout":0.1`), ErrUnsupported},
+		"subword prefix":          {model(vocab + `,"merges":[],"continuing_subword_prefix":"##"`), ErrUnsupported},
+		"no tokens":               {model(`"vocab":{},"merges":[]`), ErrMalformed},
+		"negative id":             {model(`"vocab":{"a":-1},"merges":[]`), ErrMalformed},
+		"huge id":                 {model(`"vocab":{"a":2000000000},"merges":[]`), ErrMalformed},
+		"two tokens on one id":    {model(`"vocab":{"a":0,"b":0},"merges":[]`), ErrMalformed},
+		"merge without token":     {model(vocab + `,"merges":["b a"]`), ErrMalformed},
+		"merge of one":            {model(vocab + `,"merges":["ab"]`), ErrMalformed},
+		"merge of three":          {model(vocab + `,"merges":[["a","b","c"]]`), ErrMalformed},
+		"unknown token missing":   {model(vocab + `,"merges":[],"unk_token":"?"`), ErrMalformed},
+		"added twice":             {`{"added_tokens":[{"id":1,"content":"a"}],` + model(vocab + `,"merges":[]`)[1:], ErrMalformed},
+		"added on another's id":   {`{"added_tokens":[{"id":1,"content":"x"}],` + model(vocab + `,"merges":[]`)[1:], ErrMalformed},
+		"added with huge id":      {`{"added_tokens":[{"id":99999999,"content":"x"}],` + model(vocab + `,"merges":[]`)[1:], ErrMalformed},
+		"added with negative id":  {`{"added_tokens":[{"id":-5,"content":"x"}],` + model(vocab + `,"merges":[]`)[1:], ErrMalformed},
+		"no pre-tokenizer":        {pre(`null`), ErrUnsupported},
+		"white space only":        {pre(`{"type":"Whitespace"}`), ErrUnsupported},
+		"bad pattern":             {pre(`{"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"}`), ErrUnsupported},
+		"no pattern":              {pre(`{"type":"Split","behavior":"Isolated"}`), ErrMalformed},
+		"merged with previous":    {pre(`{"type":"Split","pattern":{"Regex":"x"},"behavior":"MergedWithPrevious"}`), ErrUnsupported},
+		"steps after bytes":       {pre(`{"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":false},{"type":"Digits"}]}`), ErrUnsupported},
+		"metaspace splits":        {pre(`{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true}`), ErrUnsupported},
+		"lower-casing":            {`{"normalizer":{"type":"Lowercase"},` + model(vocab + `,"merges":[]`)[1:], ErrUnsupported},
+		"unknown post-processor":  {`{"post_processor":{"type":"Other"},` + model(vocab + `,"merges":[]`)[1:], ErrUnsupported},
+		"template of two starts":  {`{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a"}},{"SpecialToken":{"id":"b"}},{"Sequence":{"id":"A"}}],"special_tokens":{"a":{"ids":[0]},"b":{"ids":[1]}}},` + model(vocab + `,"merges":[]`)[1:], ErrUnsupported},
+		"template id outside":     {`{"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a"}},{"Sequence":{"id":"A"}}],"special_tokens":{"a":{"ids":[7]}}},` + model(vocab + `,"merges":[]`)[1:], ErrMalformed},
+		"vocabulary is a number":  {model(`"vocab":7,"merges":[]`), ErrMalformed},
+		"endless nested sequence": {pre(strings.Repeat(`{"type":"Sequence","pretokenizers":[`, 20000)), ErrMalformed},
+	} {
+		s, err := FromTokenizerJSON([]byte(tc.file), nil, nil, nil)
+		if err == nil {
+			_, err = New(s)
+		}
+		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
+			t.Errorf("%s: got %v, want %v", name, err, tc.want)
+		}
+	}
+}
+
+// TestGGUFReadRefusals: metadata of the wrong type or length.
+func TestGGUFReadRefusals(t *testing.T) {
+	with := func(change map[string]any) map[string]any {
+		kvs := map[string]any{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+			"tokenizer.ggml.tokens": []string{"a", "b", "ab"}, "tokenizer.ggml.merges": []string{"a b"}}
+		for k, v := range change {
+			if kvs["tokenizer.ggml."+k] = v; v == nil {
+				delete(kvs, "tokenizer.ggml."+k)
+			}
+		}
+		return kvs
+	}
+	for name, tc := range map[string]struct {
+		change map[string]any
+		want   error
+	}{
+		"fine":               {nil, nil},
+		"no model":           {map[string]any{"model": nil}, ErrMalformed},
+		"other model":        {map[string]any{"model": "t5"}, ErrUnsupported},
+		"model is a number":  {map[string]any{"model": uint32(1)}, ErrMalformed},
+		"unknown pre":        {map[string]any{"pre": "nobody-knows"}, ErrUnsupported},
+		"no tokens":          {map[string]any{"tokens": nil}, ErrMalformed},
+		"tokens of numbers":  {map[string]any{"tokens": []int32{1}}, ErrMalformed},
+		"duplicate tokens":   {map[string]any{"tokens": []string{"a", "a", "ab"}}, ErrMalformed},
+		"short types":        {map[string]any{"token_type": []int32{1}}, ErrMalformed},
+		"merge of one":       {map[string]any{"merges": []string{"ab"}}, ErrMalformed},
+		"merge from nowhere": {map[string]any{"merges": []string{"b a"}}, ErrMalformed},
+		"flag is text":       {map[string]any{"add_bos_token": "yes"}, ErrMalformed},
+		"id is text":         {map[string]any{"bos_token_id": "1"}, ErrMalformed},
+		"no scores":          {map[string]any{"model": "llama"}, ErrMalformed},
+		"short scores":       {map[string]any{"model": "llama", "scores": []float32{1}}, ErrMalformed},
+	} {
+		s, err := FromGGUF(getter(with(tc.change)))
+		if err == nil {
+			_, err = New(s)
+		}
+		if !errors.Is(err, tc.want) || (err == nil) != (tc.want == nil) {
+			t.Errorf("%s: got %v, want %v", name, err, tc.want)
+		}
+	}
+	// As llama.cpp: an id outside the vocabulary does not count, a missing name is "default".
+	s, err := FromGGUF(getter(with(map[string]any{"bos_token_id": uint32(9), "eos_token_id": uint64(2), "pre": nil, "add_bos_token": true})))
+	if err != nil || s.BOS != -1 || s.EOS != 2 || s.AddBOS || s.Pre != "default" {
+		t.Errorf("%v, %+v", err, s)
+	}
+}
+
+// TestTruncated cuts the binary formats at every byte.
+func TestTruncated(t *testing.T) {
+	l2c, err := os.ReadFile("testdata/llama2c/tok512.bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range l2c {
+		if _, err := FromLlama2C(l2c[:n], 512); !errors.Is(err, ErrMalformed) {
+			t.Fatalf("llama2.c file of %d bytes: %v", n, err)
+		}
+	}
+	for _, vocab := range []int{-1, 0, 258, 511, 513, 1 << 40} {
+		if _, err := FromLlama2C(l2c, vocab); !errors.Is(err, ErrMalformed) {
+			t.Errorf("llama2.c file for %d tokens: %v", vocab, err)
+		}
+	}
+	long := bytes.Clone(l2c)
+	binary.LittleEndian.PutUint32(long[8:], 1<<31)
+	if _, err := FromLlama2C(long, 512); !errors.Is(err, ErrMalformed) {
+		t.Errorf("a token of 2 GiB: %v", err)
+	}
+	sp, err := os.ReadFile(sentencePieceFile("plain"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := 0 // the model type comes after the pieces, so no shorter file is a BPE model but at a field's end
+	for n := range sp {
+		if _, err := FromSentencePiece(sp[:n]); err == nil {
+			whole++
+		} else if !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrUnsupported) {
+			t.Fatalf("SentencePiece file of %d bytes: %v", n, err)
+		}
+	}
+	if whole > 3 {
+		t.Errorf("%d truncated SentencePiece files are taken", whole)
+	}
+}
+
+func FuzzTokenizerJSON(f *testing.F) {
+	for _, name := range []string{"llama3-template", "llama2", "metaspace-first", "digits"} {
+		b, err := os.ReadFile("testdata/hf/" + name + "/tokenizer.json")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b, []byte(`{"bos_token":"<s>","eos_token":{"content":"</s>"}}`))
+	}
+	f.Fuzz(func(t *testing.T, file, config []byte) {
+		if s, err := FromTokenizerJSON(file, config, config, nil); err == nil {
+			exercise(t, s)
+		}
+	})
+}
+
+func FuzzSentencePiece(f *testing.F) {
+	for _, name := range []string{"plain", "trim", "gemma2"} {
+		b, err := os.ReadFile(sentencePieceFile(name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := FromSentencePiece(b); err == nil {
+			exercise(t, s)
+		}
+	})
+}
+
+func FuzzLlama2C(f *testing.F) {
+	b, err := os.ReadFile("testdata/llama2c/tok512.bin")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b, 512)
+	f.Fuzz(func(t *testing.T, b []byte, vocab int) {
+		if s, err := FromLlama2C(b, vocab); err == nil {
+			exercise(t, s)
+		}
+	})
+}
+
+// exercise uses a tokenizer from a strange file: nothing may crash, and ids stay in the vocabulary.
+func exercise(t *testing.T, s *Spec) {
+	tok, err := New(s)
+	if err != nil {
+		return
+	}
+	_, _ = s.GGUF()
+	_, _, _ = s.TokenizerJSON()
+	if s.Model == BPE && tok.split.scan == nil {
+		return // a pattern may take exponential time; that it does is its author's doing
+	}
+	for _, opt := range []EncodeOptions{{}, {AddSpecial: true, ParseSpecial: true}} {
+		ids := tok.Encode("Hello <s> wörld\n\n  12 ▁x\xff"+s.Tokens[len(s.Tokens)-1], opt)
+		for _, id := range ids {
+			if id < 0 || int(id) >= tok.VocabSize() {
+				t.Fatalf("id %d of %d", id, tok.VocabSize())
+			}
+		}
+		tok.Decode(ids, DecodeOptions{SkipSpecial: true})
+	}
+}
+
+// FuzzEncode: what a tokenizer with all bytes encodes comes back.
+func FuzzEncode(f *testing.F) {
+	var texts []string
+	readJSON(f, "testdata/hf/texts.json", &texts)
+	for _, text := range texts {
+		f.Add(text)
+	}
+	_, bpe := loadHF(f, folderOf("books-llama"))
+	_, spm := loadGGUF(f, "testdata/gguf/llama-spm.gguf.gz")
+	f.Fuzz(func(t *testing.T, text string) {
+		text = strings.ToValidUTF8(text, "?")
+		if got := bpe.Decode(bpe.Encode(text, EncodeOptions{ParseSpecial: true}), DecodeOptions{}); got != text {
+			t.Errorf("BPE: %q comes back as %q", text, got)
+		}
+		text = strings.ReplaceAll(text, underscore, "_") // to SPM it is a space
+		if got := spm.Decode(spm.Encode(text, EncodeOptions{}), DecodeOptions{}); got != text {
+			t.Errorf("SPM: %q comes back as %q", text, got)
+		}
+	})
+}
