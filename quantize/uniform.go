@@ -173,20 +173,38 @@ func (u *Uniform) loss(w, importance []float32, scale float32, zero int, limit f
 	inv := 1 / scale
 	lo, hi := float32(u.lo-zero), float32(u.hi-zero)
 	var sum float64
-	for i, v := range w {
-		t := float32(v * inv)
-		q := min(max(roundFloat(t), lo), hi)
-		e := u.power.of(math.Abs(float64(t - q)))
+	for i := 0; i < len(w); i += lossChunk {
+		part := w[i:min(i+lossChunk, len(w))]
+		var weights []float32
 		if importance != nil {
-			e = float64(e * float64(importance[i]))
+			weights = importance[i:]
 		}
-		sum += e
-		if i&7 == 7 && sum >= limit {
+		for j, v := range part {
+			t := float32(v * inv)
+			r := t
+			if r < lo {
+				r = lo
+			} else if r > hi {
+				r = hi
+			}
+			// clamped first: the bounds are integers
+			e := u.power.of(math.Float32frombits(math.Float32bits(t-((r+magic)-magic)) &^ (1 << 31)))
+			if weights != nil {
+				e = float64(e * float64(weights[j]))
+			}
+			sum += e
+		}
+		if sum >= limit {
 			break
 		}
 	}
 	return float64(sum * unit)
 }
+
+const (
+	lossChunk = 16      // elements between looks at the limit
+	magic     = 3 << 22 // added and taken away it rounds |v| < 2^22 to an integer, ties to even
+)
 
 // Codes writes the codes of one group: q = clamp(round(w/scale) + zero), as signed bytes for
 // symmetric schemes and unsigned ones otherwise.
@@ -272,7 +290,6 @@ func (u *Uniform) groups(cols int, fn func(g, lo, hi int) error) error {
 // roundFloat rounds |v| < 2^22 to an integer, ties to even; larger values are integers to within
 // what clamping needs.
 func roundFloat(v float32) float32 {
-	const magic = 3 << 22
 	if v > 1<<22 || v < -(1<<22) {
 		return v
 	}
