@@ -3,6 +3,7 @@ package tokenizer
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -66,11 +67,9 @@ func (s *Spec) readConfigs(tokenizerConfig, generationConfig, specialTokensMap [
 			continue
 		}
 		for _, c := range []hfConfig{config, names} {
-			if text := c.token(sp.config); text != "" && (*sp.at < 0 || sp.at == &s.UNK && s.Model == BPE) {
-				if id, ok := index[text]; ok {
-					*sp.at = id
-					break
-				}
+			if id, ok := index[c.token(sp.config)]; ok && !(sp.at == &s.UNK && *sp.at >= 0 && s.Model == SPM) {
+				*sp.at = id // the unknown token of SPM is the model's own, used while encoding
+				break
 			}
 		}
 		ids := generation.ids(sp.config + "_id")
@@ -87,6 +86,64 @@ func (s *Spec) readConfigs(tokenizerConfig, generationConfig, specialTokensMap [
 		s.MaxLength = int(length) // larger values are transformers' way to say "unknown"
 	}
 	return s.readTemplates(config["chat_template"])
+}
+
+// ApplyConfigs adds to a Spec from FromSentencePiece what the other files of its folder say: the
+// tokens of added_tokens_decoder, the special tokens and whether they are added, the chat template.
+// Any file may be nil.
+func (s *Spec) ApplyConfigs(tokenizerConfig, generationConfig, specialTokensMap []byte) error {
+	config, err := readConfig("tokenizer_config.json", tokenizerConfig)
+	if err != nil {
+		return err
+	}
+	if err := s.readAddedDecoder(config["added_tokens_decoder"]); err != nil {
+		return err
+	}
+	if err := s.readConfigs(tokenizerConfig, generationConfig, specialTokensMap); err != nil {
+		return err
+	}
+	if err := s.readAddFlags(tokenizerConfig); err != nil {
+		return err
+	}
+	return s.Check()
+}
+
+// readAddedDecoder reads added tokens by id. Those that the vocabulary has keep their place; new
+// ones follow it without a gap, as transformers numbers them.
+func (s *Spec) readAddedDecoder(raw json.RawMessage) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	var byID map[int]hfAdded
+	if err := json.Unmarshal(raw, &byID); err != nil {
+		return fmt.Errorf("%w: added_tokens_decoder: %w", ErrMalformed, err)
+	}
+	for _, id := range slices.Sorted(maps.Keys(byID)) {
+		a := byID[id]
+		a.ID = id
+		typ := UserDefined
+		if a.Special {
+			typ = Control
+		}
+		switch {
+		case id < 0 || id > len(s.Tokens) || a.Content == "":
+			return fmt.Errorf("%w: added token %q has id %d after %d tokens", ErrMalformed, a.Content, id, len(s.Tokens))
+		case id == len(s.Tokens):
+			s.Tokens = append(s.Tokens, a.Content)
+			s.Types = append(s.Types, typ)
+			if s.Scores != nil {
+				s.Scores = append(s.Scores, unusedScore)
+			}
+		case s.Tokens[id] != a.Content:
+			return fmt.Errorf("%w: added token %q has the id of %q", ErrMalformed, a.Content, s.Tokens[id])
+		case s.Types[id] == Normal:
+			s.Types[id] = typ
+		}
+		s.Added = slices.DeleteFunc(s.Added, func(b Added) bool { return b.ID == id })
+		s.Added = append(s.Added, Added(a))
+	}
+	slices.SortFunc(s.Added, func(a, b Added) int { return a.ID - b.ID })
+	return nil
 }
 
 // ids reads a number or a list of numbers.

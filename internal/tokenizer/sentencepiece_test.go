@@ -1,8 +1,10 @@
 package tokenizer
 
 import (
+	"errors"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 )
 
@@ -42,6 +44,40 @@ func TestSentencePiece(t *testing.T) {
 			if got := tok.Encode(text, EncodeOptions{}); !slices.Equal(got, want[i]) {
 				t.Errorf("%s: %q:\n got %v\nwant %v", name, text, pieces(tok, got), pieces(tok, want[i]))
 			}
+		}
+	}
+}
+
+// TestApplyConfigs: a folder with tokenizer.model and tokenizer_config.json, such as phi-3's.
+func TestApplyConfigs(t *testing.T) {
+	b, err := os.ReadFile(sentencePieceFile("mistral"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := FromSentencePiece(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := len(s.Tokens)
+	err = s.ApplyConfigs([]byte(`{"add_bos_token":false,"bos_token":"<s>","eos_token":"<|endoftext|>","added_tokens_decoder":{
+		"2":{"content":"</s>","special":true},"`+strconv.Itoa(n)+`":{"content":"<|endoftext|>","special":true},
+		"`+strconv.Itoa(n+1)+`":{"content":"[X]","rstrip":true}}}`), []byte(`{"eos_token_id":[2]}`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := New(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := tok.Encode("[X] \n a<|endoftext|>", EncodeOptions{AddSpecial: true, ParseSpecial: true})
+	want := append([]int32{int32(n + 1)}, tok.Encode("a", EncodeOptions{})...)
+	if want = append(want, int32(n)); !slices.Equal(got, want) || s.EOS != n || s.AddBOS || !tok.IsEOG(2) {
+		t.Errorf("got %v, want %v; end %d", got, want, s.EOS)
+	}
+	for _, bad := range []string{`[]`, `{"added_tokens_decoder":7}`, `{"added_tokens_decoder":{"9999":{"content":"x"}}}`,
+		`{"added_tokens_decoder":{"5":{"content":"x"}}}`, `{"added_tokens_decoder":{"-1":{"content":"x"}}}`} {
+		if err := s.ApplyConfigs([]byte(bad), nil, nil); !errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }
