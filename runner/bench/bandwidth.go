@@ -10,8 +10,12 @@ import (
 )
 
 // bandwidthBytes is how much memory the measurement of bandwidth reads: far more than the caches of
-// common processors.
-const bandwidthBytes = 256 << 20
+// common processors. Where the memory budget gives less than bandwidthLeast, it is not measured: the
+// caches would answer.
+const (
+	bandwidthBytes = 256 << 20
+	bandwidthLeast = 64 << 20
+)
 
 // reader measures how fast threads together read memory. Token generation cannot be faster than the
 // weights divided by this figure, and it drifts by tens of per cent on shared machines, so it is
@@ -21,11 +25,20 @@ type reader struct {
 	part [][]float32 // one a thread
 }
 
-func newReader(level cpu.Level, threads int) *reader {
+// newReader takes at most half of memory, a budget in bytes (0: no limit), and is nil when that is
+// too little.
+func newReader(level cpu.Level, threads int, memory int64) *reader {
+	size := int64(bandwidthBytes)
+	if memory > 0 {
+		size = min(size, memory/2)
+	}
+	if size < bandwidthLeast {
+		return nil
+	}
 	threads = par.Threads(threads)
 	r := &reader{k: kernels.For(level), part: make([][]float32, threads)}
 	for i := range r.part {
-		p := make([]float32, bandwidthBytes/4/threads)
+		p := make([]float32, int(size/4)/threads)
 		for j := range p { // pages that were never written are all one page of zeros
 			p[j] = float32(j & 1023)
 		}

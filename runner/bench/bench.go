@@ -64,7 +64,7 @@ type Machine struct {
 	Arch     string  `json:"arch"`
 	ISA      string  `json:"isa"`
 	Threads  int     `json:"threads"`
-	ReadGBps float64 `json:"read_gb_s"` // memory read bandwidth of these threads, median of the rounds
+	ReadGBps float64 `json:"read_gb_s"` // memory read bandwidth of these threads, median of the rounds; 0: not measured
 }
 
 // Model is what one model reached.
@@ -291,13 +291,15 @@ func inTurns(ctx context.Context, subjects []Subject, opt Options, res *Result) 
 			}
 		}
 	}
-	memory := newReader(opt.Runner.ISA, opt.Runner.Threads)
+	memory := newReader(opt.Runner.ISA, opt.Runner.Threads, opt.Runner.Memory)
 	all = make([]samples, len(runs))
 	for start := time.Now(); res.Rounds < opt.Rounds; res.Rounds++ {
 		if opt.Limit > 0 && res.Rounds >= leastRounds && time.Since(start) > opt.Limit {
 			break
 		}
-		read = append(read, memory.read())
+		if memory != nil {
+			read = append(read, memory.read())
+		}
 		for i, r := range runs {
 			if err := r.round(ctx, &all[i]); err != nil {
 				return nil, nil, wrap(subjects[i], err)
