@@ -10,7 +10,7 @@ import (
 	"gonum.org/v1/gonum/blas/gonum"
 )
 
-func each2(b *testing.B, fn func(b *testing.B, s *Set)) {
+func eachLevel(b *testing.B, fn func(b *testing.B, s *Set)) {
 	for _, s := range All() {
 		b.Run(string(s.Level()), func(b *testing.B) { fn(b, s) })
 	}
@@ -22,7 +22,7 @@ func gflops(b *testing.B, ops float64) {
 }
 
 func BenchmarkGemmNT(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		for _, c := range [][3]int{{1, 4096, 4096}, {4, 1024, 4096}, {8, 1024, 4096}, {512, 256, 256}, {512, 512, 1024}, {512, 512, 4096}, {512, 64, 11008}} {
 			m, n, k := c[0], c[1], c[2]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
@@ -48,7 +48,7 @@ func BenchmarkGemmNT(b *testing.B) {
 }
 
 func BenchmarkGemmNN(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		for _, c := range [][3]int{{512, 4096, 16}, {512, 2048, 128}, {8, 128, 2048}, {512, 512, 512}} {
 			m, n, k := c[0], c[1], c[2]
 			b.Run(fmt.Sprintf("%dx%dx%d", m, n, k), func(b *testing.B) {
@@ -64,7 +64,7 @@ func BenchmarkGemmNN(b *testing.B) {
 }
 
 func BenchmarkGram(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		const rows, k = 512, 1024
 		x := fill(newRand(), rows*k)
 		g := s.NewGram(k)
@@ -78,7 +78,7 @@ func BenchmarkGram(b *testing.B) {
 }
 
 func BenchmarkDot(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		x, y := fill(newRand(), 4096), fill(newRand(), 4096)
 		for b.Loop() {
 			s.Dot(x, y)
@@ -88,7 +88,7 @@ func BenchmarkDot(b *testing.B) {
 }
 
 func BenchmarkDecodeRow(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
 			b.Run(name, func(b *testing.B) {
 				const n = 1 << 14
@@ -103,7 +103,7 @@ func BenchmarkDecodeRow(b *testing.B) {
 }
 
 func BenchmarkDotRow(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		for _, name := range []string{"f16", "bf16", "q8_0", "q4_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"} {
 			b.Run(name, func(b *testing.B) {
 				const n = 4096
@@ -119,7 +119,7 @@ func BenchmarkDotRow(b *testing.B) {
 }
 
 func BenchmarkRows(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		const n = 4096
 		rng := newRand()
 		x, y, z := fill(rng, n), fill(rng, n), make([]float32, n)
@@ -152,7 +152,7 @@ func fill(rng *rand.Rand, n int) []float32 {
 }
 
 func BenchmarkMax(b *testing.B) {
-	each2(b, func(b *testing.B, s *Set) {
+	eachLevel(b, func(b *testing.B, s *Set) {
 		x := fill(newRand(), 1<<14)
 		b.SetBytes(4 << 14)
 		for b.Loop() {

@@ -119,6 +119,34 @@ func TestElementwise(t *testing.T) {
 	})
 }
 
+// Max passes over NaN wherever it stands, and finds the largest wherever that stands.
+func TestMax(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	levels(t, func(t *testing.T, s *Set) {
+		for _, n := range sizes() {
+			x, _ := guarded(n)
+			for at := range n {
+				for i := range x {
+					x[i] = -5
+					if (i+at)%3 == 0 {
+						x[i] = nan
+					}
+				}
+				x[at] = -4
+				if got := s.Max(x); got != -4 {
+					t.Fatalf("n=%d, largest at %d: got %v, want -4", n, at, got)
+				}
+			}
+			for i := range x {
+				x[i] = nan
+			}
+			if got := s.Max(x); got != -inf {
+				t.Fatalf("n=%d, nothing but NaN: got %v, want -Inf", n, got)
+			}
+		}
+	})
+}
+
 // Extreme rows of attention scores: one place masked in, all masked, very large scores, NaN.
 func TestSoftmaxExtremes(t *testing.T) {
 	inf, nan := float32(math.Inf(1)), float32(math.NaN())

@@ -25,6 +25,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 const (
@@ -75,19 +76,28 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: _gen OUTPUT-FOLDER")
 		os.Exit(2)
 	}
-	version, err := exec.Command(clang, "--version").Output()
-	if err == nil {
-		for _, l := range levels {
-			if err = l.generate(os.Args[1], clangVersion(version)); err != nil {
-				err = fmt.Errorf("%s: %w", l.name, err)
-				break
-			}
-		}
-	}
-	if err != nil {
+	if err := generate(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "_gen:", err)
 		os.Exit(1)
 	}
+}
+
+func generate(dir string) error {
+	version, err := run(clang, "--version")
+	if err != nil {
+		return err
+	}
+	failed := make([]error, len(levels))
+	var wg sync.WaitGroup
+	for i, l := range levels {
+		wg.Go(func() {
+			if err := l.generate(dir, clangVersion(version)); err != nil {
+				failed[i] = fmt.Errorf("%s: %w", l.name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(failed...)
 }
 
 // clangVersion is the number alone: what distributions add to it does not change the code.
