@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -68,8 +70,17 @@ func (a *app) terminals() {
 }
 
 // run executes one command line and returns its exit code.
-func (a *app) run(ctx context.Context, args []string) int {
+func (a *app) run(ctx context.Context, args []string) (code int) {
 	a.args = args
+	defer func() {
+		if bug := recover(); bug != nil {
+			fmt.Fprintf(a.err, "pare: this is a bug in pare: %v\n  Please report it with the line that was typed: pare %s\n", bug, shellLine(args))
+			if a.verbose {
+				fmt.Fprintf(a.err, "%s", debug.Stack())
+			}
+			code = exitFailed
+		}
+	}()
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.in)
@@ -135,7 +146,7 @@ package is good enough. One binary, no Python, no network.`,
 		verbs []func() *cobra.Command
 	}{
 		{"main", []func() *cobra.Command{a.buildCmd, a.planCmd, a.initCmd, a.checkCmd, a.demoCmd}},
-		{"step", []func() *cobra.Command{a.calibrateCmd}},
+		{"step", []func() *cobra.Command{a.quantizeCmd, a.pruneCmd, a.loraCmd, a.convertCmd, a.calibrateCmd}},
 		{"judge", []func() *cobra.Command{a.inspectCmd, a.runCmd, a.verifyCmd, a.explainCmd, a.benchCmd, a.peakCmd}},
 		{"rest", []func() *cobra.Command{a.targetsCmd, a.doctorCmd, a.completionCmd, a.versionCmd, a.docsCmd}},
 	} {

@@ -53,31 +53,45 @@ func (silent) stop()                       {}
 // mostNotes is how many decisions of one stage are shown without -v; the report has all of them.
 const mostNotes = 6
 
-// notes prints the decisions of a stage below its line.
+// notes prints the decisions of a stage below its line, each text once.
 type notes struct {
-	w     io.Writer
-	all   bool
-	held  []string
-	count int
+	w    io.Writer
+	all  bool
+	held []note
+}
+
+// note is a decision and the tensors it is about.
+type note struct {
+	text, first string
+	n           int
 }
 
 func (n *notes) add(tensor, text string) {
-	if tensor != "" {
-		text = tensor + "  " + text
+	for i := range n.held {
+		if n.held[i].text == text && !n.all {
+			n.held[i].n++
+			return
+		}
 	}
-	if n.count++; n.all || n.count <= mostNotes {
-		n.held = append(n.held, text)
-	}
+	n.held = append(n.held, note{text, tensor, 1})
 }
 
 func (n *notes) flush() {
-	for _, t := range n.held {
-		fmt.Fprintf(n.w, "    note  %s\n", t)
+	for i, x := range n.held {
+		if i == mostNotes && !n.all {
+			fmt.Fprintf(n.w, "    note  and %d more like these (-v shows all)\n", len(n.held)-mostNotes)
+			break
+		}
+		line := x.text
+		if x.first != "" {
+			if x.n > 1 {
+				x.first += fmt.Sprintf(" and %d more", x.n-1)
+			}
+			line = x.first + "  " + line
+		}
+		fmt.Fprintf(n.w, "    note  %s\n", line)
 	}
-	if more := n.count - len(n.held); more > 0 {
-		fmt.Fprintf(n.w, "    note  and %d more like these (-v shows all)\n", more)
-	}
-	n.held, n.count = nil, 0
+	n.held = nil
 }
 
 // stage is what the current stage has done.

@@ -215,7 +215,11 @@ func packages(n int) string {
 // Title names the source in one line: "books-llama · llama · 6.82 M parameters · bf16 · 13.0 MiB".
 func (r *Report) Title() string {
 	s := r.Source
-	parts := []string{filepath.Base(filepath.Clean(s.Path))}
+	name := filepath.Clean(s.Path)
+	if len(name) > 40 {
+		name = filepath.Base(name)
+	}
+	parts := []string{filepath.ToSlash(name)}
 	if s.Architecture != "" {
 		parts = append(parts, s.Architecture)
 	}

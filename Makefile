@@ -1,0 +1,82 @@
+# make          builds ./bin/pare
+# make test     every test, without network (modules aside)
+# make check    what a change must pass before it is pushed
+# make demo     the whole tour on the built-in model, into ./dist/demo
+
+GO       ?= go
+OUT      ?= dist/demo
+CACHE    ?= .cache
+FUZZTIME ?= 30s
+export CGO_ENABLED = 0
+
+# Tools are pinned and built by the go command, which caches them.
+GOFUMPT     = $(GO) run mvdan.cc/gofumpt@v0.12.0
+STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+.PHONY: all build install test race check fmt vet lint cross docs words demo bench interop fuzz large clean
+
+all: build
+
+build:
+	$(GO) build -trimpath -o bin/pare ./cmd/pare
+
+install:
+	$(GO) install -trimpath ./cmd/pare
+
+test:
+	$(GO) test -timeout 20m ./...
+
+race:
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./internal/... ./runner/... ./ir/...
+
+check: fmt vet lint cross words
+	$(GO) test -count=1 ./internal/floors
+	$(GO) test -count=1 -run 'TestDocs' ./cmd/pare
+	$(GO) test -short -tags noasm ./internal/cpu ./internal/kernels ./internal/storage
+
+fmt:
+	@out=$$($(GOFUMPT) -l .); if [ -n "$$out" ]; then echo "gofumpt -w these files:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./... ./testdata/books-llama
+	$(GO) vet -tags noasm ./...
+
+lint:
+	$(STATICCHECK) ./... ./testdata/books-llama
+
+cross:
+	@for p in $(PLATFORMS); do echo "build $$p"; GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/pare || exit 1; done
+	GOOS=linux GOARCH=arm64 $(GO) vet ./...
+	GOOS=windows GOARCH=amd64 $(GO) vet ./cmd/... ./formats/... ./internal/... ./targets/...
+
+docs:
+	$(GO) generate ./cmd/pare
+
+# Words that do not belong into the tree: machine paths, and marks of unfinished work.
+words:
+	@! git grep -nIE '/(work|root)/|/home/[a-z]+/|\bTODO\b|\bFIXME\b|\bXXX\b' -- ':!Makefile' ':!*/testdata/*' ':!testdata' ':!go.sum' || { echo "the lines above do not belong here"; exit 1; }
+
+demo: build
+	./bin/pare demo -o $(OUT) --force
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/kernels ./internal/storage ./internal/tokenizer ./runner ./quantize
+
+# The real runtimes (llama.cpp, also emulated arm64; gguf; transformers), fetched by their ordinary
+# package managers into $(CACHE)/interop.
+interop: build
+	python3 internal/interop/interop.py gguf $(CACHE)/interop ./bin/pare
+
+interop-torch: build
+	python3 internal/interop/interop.py torch $(CACHE)/interop ./bin/pare
+
+fuzz:
+	@for pkg in $$(git grep -l 'func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho 'func Fuzz[A-Za-z0-9]*' $$pkg/*_test.go | cut -c6-); do \
+			echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$pkg || exit 1; \
+		done; done
+
+clean:
+	rm -rf bin dist $(CACHE) coverage.out

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/targets/build"
+	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
+)
+
+// stepFlags are the choices that quantize, prune, lora merge and convert share.
+type stepFlags struct {
+	out, to, pre string
+	force        bool
+}
+
+func (fl *stepFlags) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVarP(&fl.out, "out", "o", "", "`PATH` to write; the suffix names the format, a path without one is a Hugging Face folder")
+	f.StringVar(&fl.to, "to", "", "`FORMAT` to write, when the suffix does not say it")
+	f.StringVar(&fl.pre, "pre", "", "`NAME` of the pre-tokenizer for GGUF, when the model's is not a known one")
+	f.BoolVar(&fl.force, "force", false, "replace what lies there")
+	var names []string
+	for _, x := range formats.All() {
+		if x.Write != nil {
+			names = append(names, x.Name)
+		}
+	}
+	complete(c, "to", names...)
+}
+
+// step runs one piece of work from file to file and shows what was done.
+func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
+	if err := needOut(fl.out); err != nil {
+		return err
+	}
+	s.Out, s.To, s.Pre = fl.out, fl.to, fl.pre
+	if a.seedIsSet {
+		s.Recipe.Calibration.Seed = a.seed
+	}
+	o := a.options()
+	o.Force, o.Sample = fl.force, nil
+	rep, err := build.Transform(ctx, s, o)
+	if err != nil {
+		return err
+	}
+	a.stopProgress()
+	rep.Reproduce = "pare " + shellLine(a.args)
+	t := &rep.Targets[0]
+	return a.show(result{object: rep, lines: tensorLines(t), table: planTable(rep), text: func(w io.Writer) {
+		sourceText(w, rep)
+		for _, p := range t.Passes {
+			for _, n := range p.Notes {
+				fmt.Fprintf(w, "note      %s\n", n)
+			}
+		}
+		reasonsText(w, t, a.verbose)
+		fmt.Fprintf(w, "%s  %s  %s · %s · peak memory %s\n", t.Package, human.Bytes(t.Bytes), times(t.Ratio),
+			human.Duration(time.Duration(rep.Seconds*float64(time.Second))), human.Bytes(rep.PeakMemoryBytes))
+	}})
+}
+
+func tensorLines(t *report.Target) []any {
+	lines := []any{}
+	for i := range t.Tensors {
+		lines = append(lines, &t.Tensors[i])
+	}
+	return lines
+}
+
+func (a *app) quantizeCmd() *cobra.Command {
+	var fl stepFlags
+	var typ, method, imatrix string
+	var keep, calibration []string
+	var tokens int
+	c := &cobra.Command{
+		Use:   "quantize MODEL",
+		Short: "Store the weights of a model in fewer bits",
+		Long: `Store the weights of a model in fewer bits: a GGUF type (q8_0, q4_0, ...), a preset mix of them
+(q4_k_m, ...), or a uniform scheme (int8, int4g128). With calibration text 4-bit types are rounded by
+GPTQ, which halves their loss at the same size.`,
+		Example: `  pare quantize books-llama/model --type q4_0 -o books-q4_0.gguf
+  pare quantize books-llama/model --type q4_k_m --calibration books-llama/text/calibration.txt --keep "*.attn_v.*=q8_0" -o books-q4_k_m.gguf`,
+		Args: exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if typ == "" {
+				return misuse("add --type q4_k_m", "nothing says which type to store the weights in")
+			}
+			r := &recipe.Recipe{Source: recipe.Source{Model: args[0]}}
+			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
+			return a.step(cmd.Context(), build.Step{Recipe: r, Quantize: &recipe.Target{Quantize: typ, Method: method, Keep: keep}}, &fl)
+		},
+	}
+	fl.register(c)
+	f := c.Flags()
+	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16")
+	f.StringVar(&method, "method", "", "how codes are chosen: rtn or gptq; default gptq for 4-bit types when there is calibration text")
+	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
+	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
+	f.IntVar(&tokens, "tokens", 0, "tokens of it to use; default 65536")
+	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
+	completeTypes(c, "type")
+	complete(c, "method", "rtn", "gptq")
+	completePatterns(c, "keep", true)
+	return c
+}
+
+func (a *app) pruneCmd() *cobra.Command {
+	var fl stepFlags
+	var method, pattern, scope, imatrix string
+	var share ratio
+	var only, skip, calibration []string
+	c := &cobra.Command{
+		Use:   "prune MODEL",
+		Short: "Set the least important weights of a model to zero",
+		Long: `Set the least important weights of a model to zero: the smallest (magnitude), or those that matter
+least for the inputs that a text gives (wanda). Zeros save neither bytes nor time in dense formats;
+the report says what the chosen format makes of them.`,
+		Example: `  pare prune books-llama/model --method magnitude --sparsity 30% -o books-pruned
+  pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4`,
+		Args: exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, err := prunePass(method, share, pattern, only)
+			if err != nil {
+				return err
+			}
+			p.Skip, p.Scope = skip, scope
+			r := &recipe.Recipe{Source: recipe.Source{Model: args[0], Dtype: "keep"}, Passes: []recipe.Pass{p}}
+			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix}
+			return a.step(cmd.Context(), build.Step{Recipe: r}, &fl)
+		},
+	}
+	fl.register(c)
+	f := c.Flags()
+	f.StringVar(&method, "method", "magnitude", "magnitude or wanda")
+	f.Var(&share, "sparsity", "share of weights to prune, 0.5 or 50%")
+	f.StringVar(&pattern, "pattern", "", "`N:M`: at most N of M neighbours stay, such as 2:4")
+	f.StringVar(&scope, "scope", "", "what competes: row, layer or global; default layer")
+	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`; default all matrices of blocks; repeat it for several")
+	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda learns from; repeat it for several")
+	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
+	complete(c, "method", "magnitude", "wanda")
+	complete(c, "pattern", "2:4", "4:8")
+	complete(c, "scope", "row", "layer", "global")
+	completePatterns(c, "only", false)
+	completePatterns(c, "skip", false)
+	return c
+}
+
+func (a *app) loraCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "lora",
+		Short: "Work with LoRA adapters: merge them into a model",
+		Long:  "Work with LoRA adapters.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return misuse("pare lora merge BASE --adapter DIR -o OUT", "lora needs a verb: merge")
+			}
+			return unknown(cmd, args[0])
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	c.AddCommand(a.loraMergeCmd())
+	return c
+}
+
+func (a *app) loraMergeCmd() *cobra.Command {
+	var fl stepFlags
+	var adapters []string
+	dtype := choice{value: "keep", of: []string{"keep", "f32", "f16", "bf16"}}
+	var allow bool
+	c := &cobra.Command{
+		Use:   "merge BASE",
+		Short: "Merge LoRA adapters into a model, and prove that the result computes the same",
+		Long: `Merge LoRA adapters into a model, in order, each with its weight. The merge proves itself: the
+merged model is run beside base plus adapter, and the largest difference is in the report.`,
+		Example: `  pare lora merge books-llama/model --adapter books-llama/adapter-shakespeare -o merged
+  pare lora merge books-llama/model --adapter books-llama/adapter-shakespeare:0.5 --dtype f32 -o merged-half.gguf`,
+		Args: exactly("a BASE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(adapters) == 0 {
+				return misuse("add --adapter DIR", "there is no adapter to merge")
+			}
+			rf := recipeFlags{adapters: adapters, dtype: dtype.value, allowBase: allow}
+			r := &recipe.Recipe{Source: recipe.Source{Model: args[0]}}
+			if err := rf.source(r); err != nil {
+				return err
+			}
+			return a.step(cmd.Context(), build.Step{Recipe: r}, &fl)
+		},
+	}
+	fl.register(c)
+	f := c.Flags()
+	f.StringArrayVar(&adapters, "adapter", nil, "adapter `DIR` or DIR:WEIGHT; repeat it for several")
+	f.Var(&dtype, "dtype", "type of the merged weights: keep, f32, f16 or bf16")
+	f.BoolVar(&allow, "allow-base-mismatch", false, "merge an adapter that names another base model")
+	complete(c, "dtype", dtype.of...)
+	return c
+}
+
+func (a *app) convertCmd() *cobra.Command {
+	var fl stepFlags
+	var dtype string
+	c := &cobra.Command{
+		Use:   "convert MODEL",
+		Short: "Write a model in another format, weights unchanged",
+		Long: `Write a model in another format. The suffix of -o names it (.gguf, .safetensors); a path without
+one is a Hugging Face folder. Weights keep their type unless --dtype asks for another.`,
+		Example: `  pare convert books-llama/model -o books.gguf
+  pare convert books.gguf -o books-hf`,
+		Args: exactly("a MODEL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s := build.Step{Recipe: &recipe.Recipe{Source: recipe.Source{Model: args[0]}}}
+			if dtype != "" && dtype != "keep" {
+				s.Quantize = &recipe.Target{Quantize: dtype}
+			}
+			return a.step(cmd.Context(), s, &fl)
+		},
+	}
+	fl.register(c)
+	c.Flags().StringVar(&dtype, "dtype", "keep", "`TYPE` of weights: keep, f32, f16 or bf16")
+	complete(c, "dtype", "keep", "f32", "f16", "bf16")
+	return c
+}
