@@ -68,7 +68,7 @@ const (
 
 var errNotImatrix = errors.New("not an importance matrix")
 
-// ReadStatistics reads an importance matrix in GGUF form.
+// ReadStatistics reads an importance matrix in GGUF form, or in the older form of llama.cpp.
 func ReadStatistics(path string) (*Statistics, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -79,7 +79,12 @@ func ReadStatistics(path string) (*Statistics, error) {
 	if err != nil {
 		return nil, &fault.Error{File: path, Op: "imatrix", Err: err}
 	}
-	s, err := parseStatistics(f, info.Size())
+	parse := parseStatistics
+	head := make([]byte, 4)
+	if _, err := f.ReadAt(head, 0); err != nil || string(head) != "GGUF" {
+		parse = parseLegacy
+	}
+	s, err := parse(f, info.Size())
 	if err != nil {
 		return nil, &fault.Error{File: path, Op: "imatrix", Err: err, Hint: "pare calibrate MODEL --text FILE -o imatrix.gguf makes one"}
 	}

@@ -3,9 +3,11 @@ package quantize
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"math"
 	"os"
+	"slices"
 	"testing"
 
 	"github.com/pare-dev/pare/formats/gguf"
@@ -75,6 +77,73 @@ func TestStatisticsRefuses(t *testing.T) {
 			t.Errorf("%s was accepted", name)
 		}
 	}
+}
+
+// legacyFile writes the older form as llama.cpp's save_imatrix did.
+func legacyFile(chunks bool) []byte {
+	var b []byte
+	le := binary.LittleEndian
+	str := func(s string) { b = append(le.AppendUint32(b, uint32(len(s))), s...) }
+	b = le.AppendUint32(b, 2)
+	for _, name := range []string{"blk.0.attn_q.weight", "output.weight"} {
+		str(name)
+		b = le.AppendUint32(b, 4) // calls
+		b = le.AppendUint32(b, 3)
+		for _, v := range []float32{4, 8, 2} {
+			b = le.AppendUint32(b, math.Float32bits(v))
+		}
+	}
+	if chunks {
+		b = le.AppendUint32(b, 7)
+		str("text.txt")
+	}
+	return b
+}
+
+func TestLegacyStatistics(t *testing.T) {
+	for _, chunks := range []bool{false, true} {
+		b := legacyFile(chunks)
+		path := t.TempDir() + "/imatrix.dat"
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := ReadStatistics(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Importance()["output.weight"]; len(s.Layers) != 2 || !slices.Equal(got, []float32{1, 2, 0.5}) {
+			t.Errorf("%d layers, means %v", len(s.Layers), got)
+		}
+		if chunks && (s.Chunks != 7 || s.Datasets[0] != "text.txt") {
+			t.Errorf("%d chunks of %v", s.Chunks, s.Datasets)
+		}
+		for n := range b {
+			if chunks && n == len(legacyFile(false)) {
+				continue // that is a whole file of the oldest kind
+			}
+			if _, err := parseLegacy(bytes.NewReader(b[:n]), int64(n)); err == nil {
+				t.Errorf("the first %d of %d bytes were accepted", n, len(b))
+			}
+		}
+	}
+}
+
+func FuzzLegacyStatistics(f *testing.F) {
+	f.Add(legacyFile(false))
+	f.Add(legacyFile(true))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := parseLegacy(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			return
+		}
+		var n int
+		for _, l := range s.Layers {
+			n += 4 * len(l.Sums)
+		}
+		if n > len(b) {
+			t.Fatalf("%d bytes of values out of %d", n, len(b))
+		}
+	})
 }
 
 func TestMeans(t *testing.T) {

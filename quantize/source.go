@@ -15,12 +15,14 @@ import (
 // chunkBytes bounds the real values that one worker holds while it encodes.
 const chunkBytes = 1 << 20
 
-// grain is the number of rows a worker takes at a time: as many as fit in chunkBytes (and in its
-// share of memory, when that is limited), one at least.
+// grain is the number of rows a worker takes at a time: as many as fit in chunkBytes, one at least.
+// Where memory is limited all workers together take an eighth of it; writers read on every core at
+// once, and each read spreads over the cores again.
 func grain(cols, threads int, memory int64) int {
 	most := int64(chunkBytes)
 	if memory > 0 {
-		most = min(most, memory/int64(8*par.Threads(threads)))
+		n := int64(par.Threads(threads))
+		most = min(most, memory/(8*n*n))
 	}
 	return int(max(1, most/int64(4*max(cols, 1))))
 }

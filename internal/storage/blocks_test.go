@@ -180,6 +180,26 @@ func TestErrorOfNormalData(t *testing.T) {
 	}
 }
 
+// The table of floors picks the nearest value, the upper one in the middle.
+func TestNearestNonlinear(t *testing.T) {
+	for v := float32(-200); v < 200; v += 1.0 / 32 {
+		want := 0
+		for c, n := range nonlinear {
+			if abs(v-float32(n)) <= abs(v-float32(nonlinear[want])) {
+				want = c
+			}
+		}
+		if got := nearestNonlinear(v); got != want {
+			t.Fatalf("%v: code %d, want %d", v, got, want)
+		}
+	}
+	for v, want := range map[float64]int{math.Inf(1): 15, math.Inf(-1): 0, 1e30: 15, -1e30: 0} {
+		if got := nearestNonlinear(float32(v)); got != want {
+			t.Errorf("%v: code %d, want %d", v, got, want)
+		}
+	}
+}
+
 func TestEncodeRefuses(t *testing.T) {
 	for _, typ := range blockTypes {
 		info := MustLookup(typ)

@@ -15,15 +15,11 @@ const (
 // nonlinear are the values of IQ4 codes (ggml-common.h, kvalues_iq4nl), denser around zero.
 var nonlinear = [16]int8{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}
 
-// betweens[i] is the sum of values i and i+1: 2x reaches it where code i+1 becomes the nearest.
-var nonlinearF, betweens = func() (v, b [16]float32) {
+var nonlinearF = func() (v [16]float32) {
 	for i, n := range nonlinear {
 		v[i] = float32(n)
-		if i < 15 {
-			b[i] = float32(int(n) + int(nonlinear[i+1]))
-		}
 	}
-	return v, b
+	return v
 }()
 
 // tinyFloats are twice the E2M1 values, so that they are integers; the scale is halved in exchange.
@@ -73,17 +69,34 @@ func decodeTable(dst []float32, d float32, qs []byte, table *[16]float32) {
 	}
 }
 
-// nearestNonlinear is the code whose value is nearest to v, the upper one in the middle.
+// nearestNonlinear is the code whose value is nearest to v, the upper one in the middle. The sums of
+// neighbouring values are integers, so 2v reaches the same of them as its floor.
 func nearestNonlinear(v float32) int {
 	v += v
-	i := 0
-	for step := 8; step > 0; step >>= 1 {
-		if v >= betweens[i+step-1] {
-			i += step
+	if !(v > -256) {
+		return 0
+	}
+	if v > 255 {
+		return 15
+	}
+	i := int(v)
+	if float32(i) > v {
+		i--
+	}
+	return int(codeOfFloor[(i+256)&511])
+}
+
+// codeOfFloor is the code for floor(2v) = i-256.
+var codeOfFloor = func() (t [512]uint8) {
+	for i := range t {
+		for c := range 15 {
+			if i-256 >= int(nonlinear[c])+int(nonlinear[c+1]) {
+				t[i] = uint8(c + 1)
+			}
 		}
 	}
-	return i
-}
+	return t
+}()
 
 // fitNonlinear finds the scale of one sub-block: the best of 15 that map the signed maximum near the
 // ends of the table, by the gain of fitSym.
