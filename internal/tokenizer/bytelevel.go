@@ -1,7 +1,5 @@
 package tokenizer
 
-import "unicode/utf8"
-
 // The byte-level alphabet of GPT-2: the 188 printable bytes of Latin-1 stand for themselves and
 // the other 68, in order, for U+0100 onwards, so that no symbol is a space or a control character.
 var (
@@ -20,15 +18,6 @@ func init() {
 		byteToRune[b] = r
 		runeToByte[r] = byte(b) // #nosec G115 -- b < 256
 	}
-}
-
-// toByteLevel spells the bytes of s in the byte-level alphabet.
-func toByteLevel(s string) string {
-	out := make([]byte, 0, len(s)+len(s)/2)
-	for i := range len(s) {
-		out = utf8.AppendRune(out, byteToRune[s[i]])
-	}
-	return string(out)
 }
 
 // fromByteLevel gives the bytes that s spells; false when a character is not in the alphabet.

@@ -148,9 +148,11 @@ func (t *Tokenizer) ID(s string) (int, bool) {
 
 // endNames are tokens that end a turn or a message in published models, whatever the metadata
 // says; llama.cpp knows them by their text too, and takes them for control tokens.
-var endNames = []string{"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+var endNames = []string{
+	"<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
 	"<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
-	"<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"}
+	"<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
+}
 
 // endTokens collects what ends generation: the named ids and the tokens known by their text.
 func (s *Spec) endTokens() []int {

@@ -28,7 +28,9 @@ func (s *Spec) TokenizerJSON() (tokenizerJSON, tokenizerConfig []byte, err error
 		}
 	}
 	file := object{
-		{"version", "1.0"}, {"truncation", nil}, {"padding", nil},
+		{"version", "1.0"},
+		{"truncation", nil},
+		{"padding", nil},
 		{"added_tokens", s.addedJSON()},
 		{"normalizer", sequence("normalizers", s.normalizerJSON())},
 		{"pre_tokenizer", sequence("pretokenizers", s.preJSON())},
@@ -117,8 +119,15 @@ func sequence(list string, steps []object) any {
 func (s *Spec) addedJSON() []object {
 	out := []object{}
 	for _, a := range s.Added {
-		out = append(out, object{{"id", a.ID}, {"content", a.Content}, {"single_word", a.SingleWord}, {"lstrip", a.LStrip},
-			{"rstrip", a.RStrip}, {"normalized", a.Normalized}, {"special", a.Special}})
+		out = append(out, object{
+			{"id", a.ID},
+			{"content", a.Content},
+			{"single_word", a.SingleWord},
+			{"lstrip", a.LStrip},
+			{"rstrip", a.RStrip},
+			{"normalized", a.Normalized},
+			{"special", a.Special},
+		})
 	}
 	return out
 }

@@ -16,22 +16,32 @@ type preRow struct {
 // (llama.cpp, src/llama-vocab.cpp, read at commit 00ad355e). The first row with equal patterns
 // names a tokenizer whose name is not known.
 var preRows = []preRow{
-	{names: []string{"gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
-		"mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4"}, splits: isolated(patternGPT2)},
-	{names: []string{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
-		splits: isolated(patternLlama3), ignoreMerges: true, addBOS: true},
+	{names: []string{
+		"gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
+		"mpt", "olmo", "jais", "trillion", "granite-docling", "exaone4",
+	}, splits: isolated(patternGPT2)},
+	{
+		names:  []string{"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"},
+		splits: isolated(patternLlama3), ignoreMerges: true, addBOS: true,
+	},
 	{names: []string{"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"}, splits: isolated(patternLlama3)},
-	{names: []string{"qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2", "kormo", "f2llmv2"},
-		splits: isolated(patternQwen2)},
-	{names: []string{"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"},
-		splits: isolated(`\p{N}`, patternGPT2)},
+	{
+		names:  []string{"qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2", "kormo", "f2llmv2"},
+		splits: isolated(patternQwen2),
+	},
+	{
+		names:  []string{"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"},
+		splits: isolated(`\p{N}`, patternGPT2),
+	},
 	{names: []string{"qwen35"}, splits: isolated(`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}` +
 		`| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`)},
 	{names: []string{"tekken"}, splits: isolated(patternUpper + patternLower + `+|` + patternUpper1 + patternLower +
 		`*|\p{N}` + patternRest), ignoreMerges: true, addBOS: true, note: noteMarks},
-	{names: []string{"gpt-4o", "llama4", "kanana2", "minimax-m2"}, splits: isolated(patternUpper + patternLower +
-		`+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` + patternUpper1 + patternLower + `*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}` + patternRest),
-		note: noteMarks},
+	{
+		names: []string{"gpt-4o", "llama4", "kanana2", "minimax-m2"}, splits: isolated(patternUpper + patternLower +
+			`+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|` + patternUpper1 + patternLower + `*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}` + patternRest),
+		note: noteMarks,
+	},
 	{names: []string{"deepseek-v3", "hunyuan-dense", "joyai-llm"}, splits: isolated(`\p{N}{1,3}`, `[一-龥぀-ゟ゠-ヿ]+`,
 		"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"+
 			`| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`)},

@@ -66,8 +66,10 @@ func TestRefusals(t *testing.T) {
 // TestGGUFReadRefusals: metadata of the wrong type or length.
 func TestGGUFReadRefusals(t *testing.T) {
 	with := func(change map[string]any) map[string]any {
-		kvs := map[string]any{"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
-			"tokenizer.ggml.tokens": []string{"a", "b", "ab"}, "tokenizer.ggml.merges": []string{"a b"}}
+		kvs := map[string]any{
+			"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+			"tokenizer.ggml.tokens": []string{"a", "b", "ab"}, "tokenizer.ggml.merges": []string{"a b"},
+		}
 		for k, v := range change {
 			if kvs["tokenizer.ggml."+k] = v; v == nil {
 				delete(kvs, "tokenizer.ggml."+k)

@@ -74,8 +74,10 @@ func TestApplyConfigs(t *testing.T) {
 	if want = append(want, int32(n)); !slices.Equal(got, want) || s.EOS != n || s.AddBOS || !tok.IsEOG(2) {
 		t.Errorf("got %v, want %v; end %d", got, want, s.EOS)
 	}
-	for _, bad := range []string{`[]`, `{"added_tokens_decoder":7}`, `{"added_tokens_decoder":{"9999":{"content":"x"}}}`,
-		`{"added_tokens_decoder":{"5":{"content":"x"}}}`, `{"added_tokens_decoder":{"-1":{"content":"x"}}}`} {
+	for _, bad := range []string{
+		`[]`, `{"added_tokens_decoder":7}`, `{"added_tokens_decoder":{"9999":{"content":"x"}}}`,
+		`{"added_tokens_decoder":{"5":{"content":"x"}}}`, `{"added_tokens_decoder":{"-1":{"content":"x"}}}`,
+	} {
 		if err := s.ApplyConfigs([]byte(bad), nil, nil); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", bad, err)
 		}

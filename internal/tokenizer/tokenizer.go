@@ -342,11 +342,11 @@ func (t *Tokenizer) symbolsBPE(sym []int32, w string) []int32 {
 
 func (t *Tokenizer) symbolsSPM(sym []int32, w string) []int32 {
 	for i := 0; i < len(w); {
-		r, n := rune(w[i]), 1
-		id := int32(-1)
+		id, n := int32(-1), 1
 		if w[i] < utf8.RuneSelf {
 			id = t.ascii[w[i]]
-		} else if r, n = utf8.DecodeRuneInString(w[i:]); n > 1 {
+		} else if r, size := utf8.DecodeRuneInString(w[i:]); size > 1 {
+			n = size
 			if known, ok := t.chars[r]; ok {
 				id = known
 			}
