@@ -247,7 +247,8 @@ func TestMergeStreams(t *testing.T) {
 	m := &ir.Model{Path: "wide"}
 	const rows, cols = 48 << 10, 64 << 10
 	dir := t.TempDir()
-	writeAdapter(t, dir, 4, cols, rows)
+	const module = "base_model.model.model.layers.0.self_attn.q_proj."
+	writeAdapter(t, dir, `{"peft_type":"LORA","r":4,"lora_alpha":8}`, shape{module + "lora_A.weight", []int{4, cols}}, shape{module + "lora_B.weight", []int{rows, 4}})
 	at := &ir.Tensor{Name: "model.layers.0.self_attn.q_proj.weight", Shape: []int{rows, cols}, Type: storage.F32, Data: wide{cols, &peak}}
 	if err := m.Add(at); err != nil {
 		t.Fatal(err)

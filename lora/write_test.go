@@ -3,7 +3,6 @@ package lora_test
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -12,17 +11,25 @@ import (
 	"github.com/pare-dev/pare/formats/safetensors"
 )
 
-// writeAdapter writes a LoRA adapter of q_proj of layer 0 for a weight [out,in].
-func writeAdapter(t *testing.T, dir string, r, in, out int) {
+// shape is a tensor of an adapter that a test makes up.
+type shape struct {
+	name string
+	dims []int
+}
+
+// writeAdapter writes an adapter folder with small made-up values.
+func writeAdapter(t testing.TB, dir, config string, tensors ...shape) {
 	t.Helper()
-	config := fmt.Sprintf(`{"peft_type":"LORA","r":%d,"lora_alpha":8,"target_modules":["q_proj"]}`, r)
 	if err := os.WriteFile(filepath.Join(dir, "adapter_config.json"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	const module = "base_model.model.model.layers.0.self_attn.q_proj."
-	list := []safetensors.Tensor{
-		{Name: module + "lora_A.weight", DType: "F32", Shape: []int{r, in}, Size: int64(r * in * 4)},
-		{Name: module + "lora_B.weight", DType: "F32", Shape: []int{out, r}, Size: int64(out * r * 4)},
+	var list []safetensors.Tensor
+	for _, s := range tensors {
+		n := 4
+		for _, d := range s.dims {
+			n *= d
+		}
+		list = append(list, safetensors.Tensor{Name: s.name, DType: "F32", Shape: s.dims, Size: int64(n)})
 	}
 	var buf bytes.Buffer
 	w, err := safetensors.NewWriter(&buf, list, nil)
