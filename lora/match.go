@@ -128,7 +128,11 @@ func (r *resolver) add(w Weighted) {
 	for _, s := range a.saved {
 		if t := find(s.name, s.t.name); t != nil {
 			if err := sameShape(s.t, t); err != nil {
-				r.fail(a, s.t.name, err, r.baseHint(a))
+				hint := r.baseHint(a)
+				if len(t.Shape) == 2 && len(s.t.shape) == 2 && s.t.shape[1] == t.Shape[1] && (t.Role == ir.RoleEmbedding || t.Role == ir.RoleHead || isLeaf(s.name, embeddings) || isLeaf(s.name, heads)) {
+					hint = fmt.Sprintf("the adapter resized the vocabulary: resize the base to %d rows first, with the adapter's tokenizer", s.t.shape[0])
+				}
+				r.fail(a, s.t.name, err, hint)
 				continue
 			}
 			module, _, _ := strings.Cut(s.name, ".weight")
