@@ -92,10 +92,26 @@ func (e *engine) limits(j *job) (l verify.Limits, byDefault bool) {
 	if len(e.r.Gate) > 0 || e.check == nil || e.r.Verify.Off || prunes(e.r) {
 		return e.r.Gate.Limits(), false
 	}
-	if kl := usualKL(j.rep.BitsPerWeight, e.rep.Source.Parameters); kl > 0 {
+	if kl := usualKL(e.quantizedBits(j.rep), e.rep.Source.Parameters); kl > 0 {
 		return verify.Limits{"kl_mean": kl}, true
 	}
 	return nil, false
+}
+
+// quantizedBits is the mean number of bits of the weights in transformer blocks, those that
+// quantization is about; 16 when there are none.
+func (e *engine) quantizedBits(r *report.Target) float64 {
+	var bits, elems float64
+	for i := range r.Tensors {
+		if t := e.base.Find(r.Tensors[i].Name); t != nil && t.Role.Linear() {
+			bits += 8 * float64(r.Tensors[i].Bytes)
+			elems += float64(t.Elems())
+		}
+	}
+	if elems == 0 {
+		return 16
+	}
+	return bits / elems
 }
 
 // usualKL is the mean KL divergence, in nats per token, that packages of a size are usually held to:

@@ -49,6 +49,9 @@ func withTarget(in *recipe.Recipe) *recipe.Recipe {
 // plan fills the report with everything that can be known before the work, and finds every reason
 // not to start.
 func (e *engine) plan(ctx context.Context) ([]*job, error) {
+	if err := e.checkNeeds(); err != nil {
+		return nil, err
+	}
 	m, err := e.planBase(ctx)
 	if err != nil {
 		return nil, err

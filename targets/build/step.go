@@ -117,7 +117,7 @@ func (e *engine) stepJob(s *Step) (*job, error) {
 	j := &job{t: &t, table: anyTarget, rep: &e.rep.Targets[0]}
 	if t.Quantize == "" {
 		j.rep.SameBytes = e.sameBytes(needsRun(e.r))
-		return j, nil
+		return j, e.checkNeeds()
 	}
 	var err error
 	if j.req, err = request(&t, anyTarget); err != nil {
@@ -129,8 +129,8 @@ func (e *engine) stepJob(s *Step) (*job, error) {
 		}
 	}
 	e.r.Targets = []recipe.Target{t} // so that the report's recipe says what was done
-	if needsRun(e.r) && e.src.Decoder == nil {
-		return nil, e.noTexts("its architecture is not known")
+	if err := e.checkNeeds(); err != nil {
+		return nil, err
 	}
 	j.isa = t.Method == "gptq" || usesImportance(&t, j.req, e.r) && e.r.Calibration.Imatrix == ""
 	j.rep.Method, j.rep.SameBytes = t.Method, e.sameBytes(j.isa || needsRun(e.r))

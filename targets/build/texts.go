@@ -199,3 +199,23 @@ func (e *engine) noTexts(why string) error {
 	e.note("the model was not run, for " + why + ": packages are compared weight by weight only")
 	return nil
 }
+
+// checkNeeds finds passes that need calibration text when there is none.
+func (e *engine) checkNeeds() error {
+	if !needsRun(e.r) {
+		return nil
+	}
+	if e.src.Decoder == nil {
+		return e.noTexts(fmt.Sprintf("the architecture %q is not known", e.src.Arch))
+	}
+	if e.calib != nil {
+		return nil
+	}
+	what := "prune.wanda"
+	for i := range e.r.Targets {
+		if e.r.Targets[i].Method == "gptq" {
+			what = "gptq"
+		}
+	}
+	return misuse(what, "give a text with --calibration FILE, or use methods that look at weights only: rtn, prune.magnitude", "it learns from calibration text, and none is named")
+}
