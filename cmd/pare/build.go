@@ -152,11 +152,21 @@ func sourceText(w io.Writer, rep *report.Report) {
 		fmt.Fprintf(w, "adapter   %s\n", strings.Join(parts, " · "))
 	}
 	if m := rep.Merge; m != nil {
-		fmt.Fprintf(w, "merge     differs from base+adapter by at most %s in the logits (spread %s)   %s\n", human.Float(m.MaxAbsDiff), human.Float(m.Spread), m.Verdict)
+		if m.Verdict == report.None {
+			for _, n := range m.Notes {
+				fmt.Fprintf(w, "merge     %s\n", n)
+			}
+		} else {
+			fmt.Fprintf(w, "merge     differs from base+adapter by at most %s in the logits (spread %s)   %s\n", human.Float(m.MaxAbsDiff), human.Float(m.Spread), m.Verdict)
+		}
 	}
-	for _, p := range rep.Passes {
+	for i := range rep.Passes {
+		p := &rep.Passes[i]
+		if name, ok := strings.CutPrefix(p.Name, "prune."); ok {
+			fmt.Fprintf(w, "prune     %s: %d matrices, %s of their weights are zero\n", name, p.Changed, human.Percent(p.Sparsity(), 1))
+		}
 		for _, n := range p.Notes {
-			fmt.Fprintf(w, "%-9s %s\n", strings.TrimPrefix(p.Name, "prune."), n)
+			fmt.Fprintf(w, "note      %s\n", n)
 		}
 	}
 }

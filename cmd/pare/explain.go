@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/verify"
@@ -50,8 +51,13 @@ func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags
 		return err
 	}
 	defer made.Close()
-	opt.Chunks = fl.chunks
-	load := func(m *ir.Model) (*runner.Runner, error) { return a.execute(ctx, m, runner.Options{}) }
+	opt.Chunks, opt.Progress = fl.chunks, progress.Discard // one stage for all, not one for each trial
+	sink := a.progressSink()
+	sink.Stage("try", 0, "models")
+	load := func(m *ir.Model) (*runner.Runner, error) {
+		sink.Add(1)
+		return a.execute(ctx, m, runner.Options{})
+	}
 	e, err := verify.Explain(ctx, orig.model, made, load, tokens, opt)
 	if err != nil {
 		return err
@@ -74,7 +80,7 @@ func explainTable(e *verify.Explanation, top int) *table {
 		}
 		keep, price := "", ""
 		if l.Keep != "" {
-			keep, price = l.Keep, "+"+human.Bytes(l.Price)
+			keep, price = `--keep "`+l.Keep+`"`, "+"+human.Bytes(l.Price)
 		}
 		t.both([]string{l.Tensor, string(l.Type), human.Float(l.KL), human.Percent(l.Share, 0), keep, price},
 			[]string{l.Tensor, string(l.Type), fmt.Sprint(l.KL), fmt.Sprint(l.Share), l.Keep, fmt.Sprint(l.Price)})

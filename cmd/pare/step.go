@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -42,11 +45,17 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 		return err
 	}
 	s.Out, s.To, s.Pre = fl.out, fl.to, fl.pre
+	if s.To == "" && filepath.Ext(s.Out) == "" {
+		s.To = "hf"
+		if s.Quantize != nil && strings.HasPrefix(s.Quantize.Quantize, "int") {
+			s.To = "compressed-tensors" // a Hugging Face folder too, with packed weights
+		}
+	}
 	if a.seedIsSet {
 		s.Recipe.Calibration.Seed = a.seed
 	}
 	o := a.options()
-	o.Force, o.Sample = fl.force, nil
+	o.Force = fl.force
 	rep, err := build.Transform(ctx, s, o)
 	if err != nil {
 		return err
@@ -54,6 +63,9 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 	a.stopProgress()
 	rep.Reproduce = "pare " + shellLine(a.args)
 	t := &rep.Targets[0]
+	if t.Gate.Checks == nil {
+		t.Gate = verify.Evaluate(nil, nil, nil) // a step has no gate: say none, not nothing
+	}
 	return a.show(result{object: rep, lines: tensorLines(t), table: planTable(rep), text: func(w io.Writer) {
 		sourceText(w, rep)
 		for _, p := range t.Passes {
@@ -61,7 +73,9 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 				fmt.Fprintf(w, "note      %s\n", n)
 			}
 		}
-		reasonsText(w, t, a.verbose)
+		if a.quiet {
+			reasonsText(w, t, false) // otherwise they were seen while it ran
+		}
 		fmt.Fprintf(w, "%s  %s  %s · %s · peak memory %s\n", t.Package, human.Bytes(t.Bytes), times(t.Ratio),
 			human.Duration(time.Duration(rep.Seconds*float64(time.Second))), human.Bytes(rep.PeakMemoryBytes))
 	}})

@@ -162,7 +162,11 @@ func sameBytes(where string) string {
 // has a reason.
 func (t *Target) remarks() []Line {
 	lines := slices.Clone(t.Skipped)
-	for _, p := range t.Passes {
+	for i := range t.Passes {
+		p := &t.Passes[i]
+		if strings.HasPrefix(p.Name, "prune.") {
+			lines = append(lines, Line{Reason: fmt.Sprintf("%s: %d matrices, %s of their weights are zero", p.Name, p.Changed, human.Percent(p.Sparsity(), 1))})
+		}
 		lines = append(lines, p.Skipped...)
 		for _, n := range p.Notes {
 			lines = append(lines, Line{Reason: n})

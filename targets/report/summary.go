@@ -244,3 +244,18 @@ func (r *Report) Only(name string) *Report {
 	}
 	return &one
 }
+
+// Sparsity is the share of zeros in all tensors that a pruning pass changed.
+func (p *PassResult) Sparsity() float64 {
+	var zeros, all float64
+	for _, t := range p.Tensors {
+		n := 1.0
+		for _, d := range t.Shape {
+			n *= float64(d)
+		}
+		if s, ok := t.Figures["sparsity"]; ok {
+			zeros, all = zeros+s*n, all+n
+		}
+	}
+	return zeros / max(all, 1)
+}
