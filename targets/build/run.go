@@ -42,7 +42,7 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	}
 	done := false
 	defer func() {
-		remove := done && e.w.made && !e.o.KeepWork
+		remove := done && !e.o.KeepWork
 		err = errors.Join(err, e.w.close(remove))
 	}()
 	if err := e.timed("digest", "", func() (bool, error) { return false, e.digests(ctx) }); err != nil {

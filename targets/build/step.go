@@ -76,7 +76,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 		return nil, err
 	}
 	done := false
-	defer func() { err = errors.Join(err, e.w.close(done && e.w.made && !o.KeepWork)) }()
+	defer func() { err = errors.Join(err, e.w.close(done && !o.KeepWork)) }()
 	if err := e.step(ctx, &s, j); err != nil {
 		return e.rep, err
 	}

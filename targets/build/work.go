@@ -19,16 +19,12 @@ import (
 // what fits is found again, by this run or the next.
 type work struct {
 	dir  string
-	made bool // this run made the folder, so it may remove it
 	lock *os.File
 }
 
 // openWork makes the folder and locks it against a second run.
 func openWork(dir string) (*work, error) {
 	w := &work{dir: dir}
-	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		w.made = true
-	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, &fault.Error{File: dir, Op: "work folder", Err: err}
 	}

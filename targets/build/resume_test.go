@@ -1,0 +1,160 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/pare-dev/pare/targets/pack"
+	"github.com/pare-dev/pare/targets/recipe"
+)
+
+// longRecipe goes through every kind of stage: pruning with activations, GPTQ, an importance matrix,
+// plain rounding, an archive.
+func longRecipe() *recipe.Recipe {
+	r := tinyRecipe()
+	r.Calibration.Tokens = 8192
+	r.Passes = []recipe.Pass{{Use: "prune.wanda", Pattern: "2:4", Only: []string{"*.mlp.*"}}}
+	r.Targets = []recipe.Target{
+		{Use: "arm64"}, {Use: "x86-64-v3", Method: "rtn"}, {Use: "gpu-vllm"}, {Use: "x86-64-v4", Quantize: "q8_0", Archive: true},
+	}
+	return r
+}
+
+// A run that is killed again and again, wherever that happens to be, comes to the same bytes as one
+// that was left alone, and does not begin anew each time.
+func TestKilledRunsGoOn(t *testing.T) {
+	whole := childJob{Recipe: longRecipe(), Out: filepath.Join(t.TempDir(), "whole"), Threads: 2}
+	start := time.Now()
+	res, err := child(t, whole, 0)
+	took := time.Since(start)
+	if err != nil || res.Err != "" {
+		t.Fatal(err, res.Err)
+	}
+	want := digests(t, res.Report)
+
+	broken := childJob{Recipe: longRecipe(), Out: filepath.Join(t.TempDir(), "broken"), Threads: 2}
+	rng := rand.New(rand.NewPCG(3, 14)) //nolint:gosec // reproducible points to kill at
+	kills := 0
+	for {
+		limit := time.Duration(0)
+		if kills < 12 { // short lives first, so that early stages are hit too
+			limit = 20*time.Millisecond + time.Duration(rng.Float64()*float64(took)*float64(kills+1)/12)
+		}
+		res, err = child(t, broken, limit)
+		if !errors.Is(err, errKilled) {
+			break
+		}
+		kills++
+		if left, _ := filepath.Glob(filepath.Join(broken.Out, "*", "*.partial")); left != nil {
+			t.Errorf("half-written in a published place: %v", left)
+		}
+	}
+	if err != nil || res.Err != "" {
+		t.Fatal(err, res.Err)
+	}
+	if kills == 0 {
+		t.Error("no run was killed: the test shows nothing")
+	}
+	if got := digests(t, res.Report); !maps.Equal(got, want) {
+		t.Errorf("after %d kills %v, want %v", kills, got, want)
+	}
+	reused := 0
+	for _, s := range res.Report.Stages {
+		if s.Reused {
+			reused++
+		}
+	}
+	if reused == 0 {
+		t.Errorf("nothing was taken over from %d killed runs: %+v", kills, res.Report.Stages)
+	}
+	if entries, _ := os.ReadDir(broken.Out); len(entries) != 4 {
+		t.Errorf("left behind: %v", entries)
+	}
+}
+
+// The moments around publishing: the record is written, the package not yet in its place; and the
+// package is in its place, the run not yet at its end.
+func TestPublishingGoesOn(t *testing.T) {
+	ctx := context.Background()
+	out := filepath.Join(t.TempDir(), "out")
+	r := tinyRecipe()
+	r.Calibration = recipe.Calibration{}
+	r.Targets = []recipe.Target{{Use: "arm64", Quantize: "q8_0"}}
+	o := Options{Out: out, KeepWork: true}
+	rep, err := Run(ctx, r, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := digests(t, rep)
+	again := func(what string) {
+		t.Helper()
+		rep, err := Run(ctx, r, o)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if got := digests(t, rep); !maps.Equal(got, want) || rep.Targets[0].KL == nil {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	again("package in its place")
+	stages, _ := filepath.Glob(filepath.Join(out, ".work", "stage-package-*"))
+	if len(stages) != 1 {
+		t.Fatal(stages)
+	}
+	if err := os.Rename(filepath.Join(out, "arm64"), filepath.Join(stages[0], "package")); err != nil {
+		t.Fatal(err)
+	}
+	again("package not yet in its place")
+	// a package that somebody else put there is not ours to replace
+	if err := os.WriteFile(filepath.Join(out, "arm64", pack.ManifestName), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(ctx, r, o); !errors.Is(err, pack.ErrExists) {
+		t.Errorf("a foreign package was replaced: %v", err)
+	}
+}
+
+// Two runs cannot share a work folder at one time.
+func TestWorkFolderIsLocked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "work")
+	w, err := openWork(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openWork(dir); err == nil {
+		t.Error("opened twice")
+	}
+	if err := w.close(true); err != nil {
+		t.Error(err)
+	}
+	if exists(dir) {
+		t.Error("the folder was left behind")
+	}
+}
+
+// Cancelling stops soon and leaves nothing in the places of packages.
+func TestCancel(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	out := filepath.Join(t.TempDir(), "out")
+	time.AfterFunc(300*time.Millisecond, cancel)
+	start := time.Now()
+	_, err := Run(ctx, longRecipe(), Options{Out: out})
+	if err == nil {
+		t.Skip("the whole job took less than 300 ms")
+	}
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("stopped after %v", d)
+	}
+	if _, err := Run(context.Background(), longRecipe(), Options{Out: out}); err != nil {
+		t.Errorf("going on: %v", err)
+	}
+}
