@@ -2,11 +2,13 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html/template"
 	"image/color"
 	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -88,6 +90,7 @@ func inline(p *plot.Plot, label string) template.HTML {
 func (r *Report) scatterChart() template.HTML {
 	p := newPlot("Size against divergence: down and left is better", "package, MiB", "mean KL divergence, nats per token")
 	var top, right float64
+	var spots []spot
 	n := 0
 	for i := range r.Targets {
 		t := &r.Targets[i]
@@ -113,22 +116,47 @@ func (r *Report) scatterChart() template.HTML {
 			}
 		}
 		p.Add(dot)
-		if names, err := plotter.NewLabels(plotter.XYLabels{XYs: xy, Labels: []string{t.Name + " " + TypeName(t)}}); err == nil {
-			names.TextStyle[0] = p.Legend.TextStyle
-			names.TextStyle[0].YAlign = draw.YBottom
-			names.TextStyle[0].XAlign = draw.XCenter
-			names.Offset = vg.Point{Y: 10}
-			p.Add(names)
-		}
+		spots = append(spots, spot{x, y, t.Name + " " + TypeName(t)})
 	}
 	if n == 0 {
 		return ""
 	}
 	p.X.Min, p.Y.Min = 0, 0
-	p.X.Max, p.Y.Max = right*1.35, top*1.3
+	p.X.Max, p.Y.Max = right*1.2, top*1.3
+	p.Add(nameSpots(spots, p)...)
 	p.X.Tick.Marker, p.Y.Tick.Marker = ticks{}, ticks{}
 	p.Add(grid())
 	return inline(p, "scatter chart of package size against KL divergence")
+}
+
+// spot is a point of the scatter chart with its name.
+type spot struct {
+	x, y float64
+	name string
+}
+
+// nameSpots puts each name beside its point, on the side with more room, and moves names apart that
+// would lie on each other.
+func nameSpots(spots []spot, p *plot.Plot) (names []plot.Plotter) {
+	slices.SortFunc(spots, func(a, b spot) int { return cmp.Compare(a.y, b.y) })
+	apart := (p.Y.Max - p.Y.Min) / 12 // a line of text
+	last := map[bool]float64{false: math.Inf(-1), true: math.Inf(-1)}
+	for _, s := range spots {
+		left := s.x > (p.X.Min+p.X.Max)/2
+		y := max(s.y, last[left]+apart)
+		last[left] = y
+		l, err := plotter.NewLabels(plotter.XYLabels{XYs: plotter.XYs{{X: s.x, Y: y}}, Labels: []string{s.name}})
+		if err != nil {
+			continue // not finite: the table says so
+		}
+		l.TextStyle[0] = p.Legend.TextStyle
+		l.TextStyle[0].YAlign, l.TextStyle[0].XAlign, l.Offset = draw.YCenter, draw.XLeft, vg.Point{X: 9}
+		if left {
+			l.TextStyle[0].XAlign, l.Offset = draw.XRight, vg.Point{X: -11}
+		}
+		names = append(names, l)
+	}
+	return names
 }
 
 // grid draws horizontal lines only: values are read off the y axis.
