@@ -206,7 +206,7 @@ func (r *reader) rope(d *ir.Decoder) {
 		v, ok := r.number(p, key)
 		if !ok {
 			r.fail("%w: %q of %s", ErrMissing, key, where)
-		} else if !(v > 0) {
+		} else if !(v > 0 && v <= maxCount) {
 			r.fail("%w: %q of %s is %v", ErrBadValue, key, where, v)
 		}
 		return v
