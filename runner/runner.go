@@ -144,7 +144,7 @@ func (r *Runner) activationBytes(t int) int64 {
 func (r *Runner) workBytes(t int) int64 {
 	d := r.d
 	widest := max(d.Hidden, d.QDim(), d.FFN)
-	each := max(bandNumbers, 16*widest) + min(scoreNumbers, t*d.Heads/d.KVHeads*max(r.opt.Context, t)) + pageLen*d.HeadDim
+	each := max(bandNumbers, 16*widest) + min(scoreNumbers, min(queryTile, t)*d.Heads/d.KVHeads*max(r.opt.Context, t)) + pageLen*d.HeadDim
 	return 4 * int64(each) * int64(r.e.pool.threads)
 }
 
