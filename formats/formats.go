@@ -107,9 +107,13 @@ func Lookup(name string) (Format, bool) {
 	return f, ok
 }
 
-// ByPath suggests the format for a new file or folder from its suffix: what `-o` means without --to.
+// ByPath suggests the format for a new file or folder from its suffix: what `-o` means without
+// --to. A path without one is a Hugging Face folder.
 func ByPath(path string) (Format, bool) {
 	ext := strings.ToLower(filepath.Ext(path))
+	if ext == "" {
+		return Lookup("hf")
+	}
 	for _, f := range All() {
 		if f.Write != nil && f.Ext == ext {
 			return f, true
