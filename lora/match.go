@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -47,7 +48,7 @@ func resolve(m *ir.Model, adapters []Weighted, partial bool) (*resolver, error) 
 	r.findTie()
 	for _, w := range adapters {
 		r.add(w)
-		if base := w.Adapter.Config.Base; base != "" && filepath.Base(base) != filepath.Base(m.Path) {
+		if base := w.Adapter.Config.Base; base != "" && !slices.Contains(strings.Split(filepath.ToSlash(m.Path), "/"), filepath.Base(base)) {
 			r.notes = append(r.notes, fmt.Sprintf("the adapter %s was trained on base model %q; names and shapes fit %s", w.Adapter.Name(), base, filepath.Base(m.Path)))
 		}
 	}
@@ -61,8 +62,18 @@ func resolve(m *ir.Model, adapters []Weighted, partial bool) (*resolver, error) 
 }
 
 // join keeps a long list of mistakes readable: the wrong base makes one for every layer.
+// A hint that several share is given once.
 func join(errs []error) error {
 	const show = 6
+	said := map[string]bool{}
+	for _, err := range errs {
+		if fe := (*fault.Error)(nil); errors.As(err, &fe) {
+			if said[fe.Hint] {
+				fe.Hint = ""
+			}
+			said[fe.Hint] = true
+		}
+	}
 	if len(errs) > show {
 		errs = append(errs[:show:show], fmt.Errorf("and %d more of this adapter", len(errs)-show))
 	}
