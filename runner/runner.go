@@ -181,10 +181,12 @@ func (r *Runner) checkBudget(m *ir.Model) error {
 	first := int64(r.d.Layers) * c.pageBytes()
 	total := owned + r.activationBytes(r.batch) + r.workBytes(r.batch) + first
 	if total > r.opt.Memory {
-		return &fault.Error{File: m.Path, Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf(
-			"needs %s (weights %s, activations of %d tokens and workers %s, cache %s a page of %d tokens), the budget is %s",
-			human.Bytes(total), human.Bytes(owned), r.batch, human.Bytes(total-owned-first), human.Bytes(first), pageLen, human.Bytes(r.opt.Memory))),
-			Hint: "raise --max-memory or use fewer threads"}
+		return &fault.Error{
+			File: m.Path, Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf(
+				"needs %s (weights %s, activations of %d tokens and workers %s, cache %s a page of %d tokens), the budget is %s",
+				human.Bytes(total), human.Bytes(owned), r.batch, human.Bytes(total-owned-first), human.Bytes(first), pageLen, human.Bytes(r.opt.Memory))),
+			Hint: "raise --max-memory or use fewer threads",
+		}
 	}
 	return nil
 }

@@ -28,14 +28,26 @@ func TestSamplingFilters(t *testing.T) {
 		text []int32
 		want map[int32]float64 // token -> probability
 	}{
-		{"temperature 1 draws the distribution", Sampling{Temperature: 1}, nil,
-			map[int32]float64{0: 0.06, 1: 0.4, 2: 0.2, 3: 0.04, 4: 0.3}},
+		{
+			"temperature 1 draws the distribution",
+			Sampling{Temperature: 1},
+			nil,
+			map[int32]float64{0: 0.06, 1: 0.4, 2: 0.2, 3: 0.04, 4: 0.3},
+		},
 		// squares of the probabilities: .0036 .16 .04 .0016 .09, sum .2952
-		{"temperature 1/2 squares it", Sampling{Temperature: 0.5}, nil,
-			map[int32]float64{0: 0.012195, 1: 0.542005, 2: 0.135501, 3: 0.00542, 4: 0.304878}},
+		{
+			"temperature 1/2 squares it",
+			Sampling{Temperature: 0.5},
+			nil,
+			map[int32]float64{0: 0.012195, 1: 0.542005, 2: 0.135501, 3: 0.00542, 4: 0.304878},
+		},
 		{"top-k 2", Sampling{Temperature: 1, TopK: 2}, nil, map[int32]float64{1: 4. / 7, 4: 3. / 7}},
-		{"top-k beyond the vocabulary", Sampling{Temperature: 1, TopK: 99}, nil,
-			map[int32]float64{0: 0.06, 1: 0.4, 2: 0.2, 3: 0.04, 4: 0.3}},
+		{
+			"top-k beyond the vocabulary",
+			Sampling{Temperature: 1, TopK: 99},
+			nil,
+			map[int32]float64{0: 0.06, 1: 0.4, 2: 0.2, 3: 0.04, 4: 0.3},
+		},
 		{"top-p 0.65: two reach 0.7", Sampling{Temperature: 1, TopP: 0.65}, nil, map[int32]float64{1: 4. / 7, 4: 3. / 7}},
 		{"top-p 0.75 needs a third", Sampling{Temperature: 1, TopP: 0.75}, nil, map[int32]float64{1: 4. / 9, 2: 2. / 9, 4: 3. / 9}},
 		{"top-p below the first keeps one", Sampling{Temperature: 1, TopP: 0.1}, nil, map[int32]float64{1: 1}},
@@ -44,8 +56,12 @@ func TestSamplingFilters(t *testing.T) {
 		{"top-p counts what top-k left", Sampling{Temperature: 1, TopK: 3, TopP: 0.44}, nil, map[int32]float64{1: 1}},
 		{"top-p after top-k", Sampling{Temperature: 1, TopK: 3, TopP: 0.75}, nil, map[int32]float64{1: 4. / 7, 4: 3. / 7}},
 		// logit of token 1 is 3+ln 0.4 = 2.08371; halved it is 1.04185: weight e^(1.04185-3) = .14110
-		{"penalty 2 on token 1", Sampling{Temperature: 1, RepetitionPenalty: 2}, []int32{1, 1},
-			map[int32]float64{0: 0.06 / 0.7411, 1: 0.1411 / 0.7411, 2: 0.2 / 0.7411, 3: 0.04 / 0.7411, 4: 0.3 / 0.7411}},
+		{
+			"penalty 2 on token 1",
+			Sampling{Temperature: 1, RepetitionPenalty: 2},
+			[]int32{1, 1},
+			map[int32]float64{0: 0.06 / 0.7411, 1: 0.1411 / 0.7411, 2: 0.2 / 0.7411, 3: 0.04 / 0.7411, 4: 0.3 / 0.7411},
+		},
 		{"a window that ends after it", Sampling{Temperature: 1, TopK: 1, RepetitionPenalty: 2, PenaltyWindow: 1}, []int32{1, 0}, map[int32]float64{1: 1}},
 	} {
 		const draws = 40000

@@ -56,8 +56,10 @@ func (s *Session) Truncate(n int) { s.pos = max(0, min(n, s.pos)) }
 func (s *Session) Append(ctx context.Context, tokens []int32, want Want, fn func(pos int, logits []float32) error) error {
 	r := s.r
 	if limit := r.opt.Context; limit > 0 && len(tokens) > limit-s.pos {
-		return &fault.Error{Op: "run", Err: fmt.Errorf("%w: %d tokens after %d, the context holds %d", ErrContext, len(tokens), s.pos, limit),
-			Hint: "shorten the text or raise the context"}
+		return &fault.Error{
+			Op: "run", Err: fmt.Errorf("%w: %d tokens after %d, the context holds %d", ErrContext, len(tokens), s.pos, limit),
+			Hint: "shorten the text or raise the context",
+		}
 	}
 	for i, id := range tokens {
 		if id < 0 || int(id) >= r.d.Vocab {
