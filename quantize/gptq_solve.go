@@ -133,7 +133,7 @@ func (p *gptqProblem) batch(dst []byte, w []float32, n int, info *storage.Info, 
 	for b := 0; b < cols; b += gptqBlock {
 		e := min(b+gptqBlock, cols)
 		for r := range n {
-			l := p.roundBlock(perm[r*cols:][:cols], errs[r*gptqBlock:][:e-b], codes[r*cols:][:cols], &grids[r], b, e)
+			l := p.roundBlock(perm[r*cols:][:cols], w[r*cols:][:cols], errs[r*gptqBlock:][:e-b], codes[r*cols:][:cols], &grids[r], b, e)
 			if r == 0 {
 				loss += l
 			}
@@ -150,11 +150,18 @@ func (p *gptqProblem) batch(dst []byte, w []float32, n int, info *storage.Info, 
 }
 
 // roundBlock rounds the columns at steps [b,e) of one row, repairing the later ones of the block
-// as it goes, and leaves the negated scaled errors for those behind.
-func (p *gptqProblem) roundBlock(w, negErr []float32, codes []int8, g *rowGrid, b, e int) (loss float64) {
+// as it goes, and leaves the negated scaled errors for those behind. A weight that was zero before
+// the repairs (original is the row as it came) stays zero where the grid has a zero: it was pruned,
+// and repairs would fill the mask again.
+func (p *gptqProblem) roundBlock(w, original, negErr []float32, codes []int8, g *rowGrid, b, e int) (loss float64) {
 	for i := b; i < e; i++ {
 		c := p.perm[i]
 		q, v := g.nearest(c, w[i])
+		if original[c] == 0 {
+			if q0, v0 := g.nearest(c, 0); v0 == 0 {
+				q, v = q0, v0
+			}
+		}
 		codes[c] = q
 		u := p.upper.Row(i)
 		d := (w[i] - v) / u[i]

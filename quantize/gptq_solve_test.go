@@ -197,3 +197,46 @@ func TestGPTQRaisesDamping(t *testing.T) {
 		t.Error("NaN moments accepted")
 	}
 }
+
+// What was pruned stays pruned: zeros come out as zeros in every type that can hold one, and the
+// weights that stay take up the error of rounding them.
+func TestGPTQKeepsZeros(t *testing.T) {
+	const cols, rows = 256, 3
+	rng := rand.New(rand.NewPCG(4, 4))
+	h, _ := moments(rng, 400, cols)
+	w := make([]float32, rows*cols)
+	for i := range w {
+		if i%2 == 1 {
+			w[i] = float32(rng.NormFloat64())
+		}
+	}
+	for _, typ := range []storage.Type{"q8_0", "q4_0", "q5_0", "q3_k", "q6_k"} {
+		info := storage.MustLookup(typ)
+		rowBytes, err := typ.RowBytes(cols)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := newGPTQ(context.Background(), append([]float64(nil), h...), cols, 0.01, 1, kernels.For("portable"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		dst := make([]byte, rows*int(rowBytes))
+		if _, _, err := p.solve(context.Background(), dst, append([]float32(nil), w...), rows, info, nil, 1); err != nil {
+			t.Fatal(err)
+		}
+		back := make([]float32, rows*cols)
+		info.Decode(back, dst)
+		kept := 0
+		for i, v := range back {
+			if w[i] == 0 && v != 0 {
+				t.Fatalf("%s: pruned weight %d came back as %v", typ, i, v)
+			}
+			if v != 0 {
+				kept++
+			}
+		}
+		if kept < rows*cols/3 {
+			t.Errorf("%s: only %d weights left", typ, kept)
+		}
+	}
+}
