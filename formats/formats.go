@@ -226,7 +226,11 @@ func Write(ctx context.Context, name string, m *ir.Model, path string, o WriteOp
 	if err != nil {
 		return err
 	}
-	if _, err := os.Lstat(path); err == nil && !o.Force {
+	st, err := os.Lstat(path)
+	if err == nil && st.IsDir() && f.Ext != "" {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, fmt.Errorf("%w: it is a folder", ErrExists)), Hint: f.Name + " is a file: name one inside"}
+	}
+	if err == nil && !o.Force {
 		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, ErrExists), Hint: "pass --force to replace it"}
 	}
 	notes, err := f.Plan(m, o)

@@ -99,8 +99,8 @@ func layGGUF(m *ir.Model, o WriteOptions) (*ggufFile, error) {
 			f.handles[i] = t
 		}
 		info := storage.MustLookup(t.Type)
-		if info.GGML < 0 {
-			errs = append(errs, &fault.Error{File: m.Path, Tensor: t.Name, Op: "gguf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: GGUF has no type for %s", ErrInexact, t.Type)), Hint: "convert it to bf16 or f16, or choose a GGUF type"})
+		if info.GGML < 0 || m.Decoder != nil && (t.Type == storage.F64 || !info.Float && info.BlockElems == 1) {
+			errs = append(errs, &fault.Error{File: m.Path, Tensor: t.Name, Op: "gguf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: llama.cpp computes with no %s", ErrInexact, t.Type)), Hint: "convert it to bf16 or f16, or choose a GGUF type"})
 			continue
 		}
 		f.infos = append(f.infos, gguf.Tensor{Name: t.Name, Type: uint32(info.GGML), Shape: t.Shape}) //nolint:gosec // not negative

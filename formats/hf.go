@@ -230,13 +230,13 @@ func readShards(ctx context.Context, m *ir.Model, dir string) ([]*ir.Tensor, err
 
 // shardNames lists the files to read, and where the index says each tensor lies (nil without one).
 func shardNames(dir string) (files []string, where map[string]string, err error) {
+	if _, err := os.Stat(filepath.Join(dir, oneName)); err == nil { // first, as in transformers
+		return []string{oneName}, nil, nil
+	}
 	path := filepath.Join(dir, indexName)
 	b, err := readSmall(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Join(dir, oneName)); err == nil {
-			return []string{oneName}, nil, nil
-		}
 		entries, err := os.ReadDir(dir)
 		for _, e := range entries {
 			if strings.HasSuffix(e.Name(), ".safetensors") {

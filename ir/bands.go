@@ -13,7 +13,7 @@ type Band struct{ Lo, Hi int }
 // Bands splits rows into ranges whose rows take at most budget bytes at rowBytes each; every range
 // but the last starts at a multiple of the same count, so the split depends on nothing else.
 func Bands(rows int, rowBytes, budget int64) []Band {
-	step := 1
+	step := rows // empty rows take nothing
 	if rowBytes > 0 {
 		step = int(max(1, min(int64(rows), budget/rowBytes)))
 	}

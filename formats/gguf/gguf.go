@@ -115,6 +115,10 @@ func TypeName(id uint32) string {
 	return "type " + strconv.FormatUint(uint64(id), 10)
 }
 
+// maxEmpty bounds the other dimensions of a tensor without elements: nothing in the file backs them,
+// and code that works row by row would trust them.
+const maxEmpty = 1 << 20
+
 // size is the number of bytes of a tensor, checked against overflow.
 func size(id uint32, shape []int) (int64, error) {
 	t, ok := types[id]
@@ -136,6 +140,9 @@ func size(id uint32, shape []int) (int64, error) {
 		n = lo
 	}
 	if zero {
+		if n > maxEmpty {
+			return 0, fmt.Errorf("%w: %v has no elements, but a huge dimension", ErrShape, shape)
+		}
 		return 0, nil
 	}
 	row := 1

@@ -223,16 +223,17 @@ func TestWriterRefusals(t *testing.T) {
 		t    []Tensor
 		want error
 	}{
-		"long name":     {nil, []Tensor{{Name: strings.Repeat("n", 64)}}, ErrName},
-		"no name":       {nil, []Tensor{{Name: ""}}, ErrName},
-		"duplicate":     {nil, []Tensor{{Name: "a"}, {Name: "a"}}, ErrDuplicate},
-		"five dims":     {nil, []Tensor{{Name: "a", Shape: []int{1, 1, 1, 1, 1}}}, ErrShape},
-		"broken blocks": {nil, []Tensor{{Name: "a", Type: 12, Shape: []int{255}}}, ErrShape},
-		"type":          {nil, []Tensor{{Name: "a", Type: 99}}, ErrType},
-		"same key":      {[]KV{{"a", true}, {"a", true}}, nil, ErrDuplicate},
-		"Go type":       {[]KV{{"a", 1}}, nil, ErrValue},
-		"mixed array":   {[]KV{{"a", []any{"x"}}}, nil, ErrValue},
-		"alignment":     {[]KV{{"general.alignment", uint32(5)}}, nil, ErrAlignment},
+		"long name":      {nil, []Tensor{{Name: strings.Repeat("n", 64)}}, ErrName},
+		"no name":        {nil, []Tensor{{Name: ""}}, ErrName},
+		"duplicate":      {nil, []Tensor{{Name: "a"}, {Name: "a"}}, ErrDuplicate},
+		"five dims":      {nil, []Tensor{{Name: "a", Shape: []int{1, 1, 1, 1, 1}}}, ErrShape},
+		"huge and empty": {nil, []Tensor{{Name: "a", Type: 0, Shape: []int{1 << 21, 0}}}, ErrShape},
+		"broken blocks":  {nil, []Tensor{{Name: "a", Type: 12, Shape: []int{255}}}, ErrShape},
+		"type":           {nil, []Tensor{{Name: "a", Type: 99}}, ErrType},
+		"same key":       {[]KV{{"a", true}, {"a", true}}, nil, ErrDuplicate},
+		"Go type":        {[]KV{{"a", 1}}, nil, ErrValue},
+		"mixed array":    {[]KV{{"a", []any{"x"}}}, nil, ErrValue},
+		"alignment":      {[]KV{{"general.alignment", uint32(5)}}, nil, ErrAlignment},
 	} {
 		if _, err := Head(tc.kv, tc.t); !errors.Is(err, tc.want) {
 			t.Errorf("%s: %v, want %v", name, err, tc.want)

@@ -81,6 +81,10 @@ func DType(t storage.Type) (string, bool) {
 	return "", false
 }
 
+// maxEmpty bounds the other dimensions of a tensor without elements: nothing in the file backs them,
+// and code that works row by row would trust them.
+const maxEmpty = 1 << 20
+
 // Size is the number of bytes that a shape takes, or an error when it does not fit or is not whole.
 func Size(dtype string, shape []int) (int64, error) {
 	d, ok := dtypes[dtype]
@@ -104,6 +108,9 @@ func Size(dtype string, shape []int) (int64, error) {
 		n = lo
 	}
 	if zero {
+		if n/uint64(d.bits) > maxEmpty {
+			return 0, fmt.Errorf("%w %v: no elements, but a huge dimension", ErrShape, shape)
+		}
 		return 0, nil
 	}
 	if n%8 != 0 {

@@ -96,6 +96,7 @@ func TestHeaders(t *testing.T) {
 		{`{"z":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"e":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}`, 4, nil},
 		{`{"z":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"e":{"dtype":"F32","shape":[0],"data_offsets":[4,4]}}`, 4, nil},
 		{`{"s":{"dtype":"F32","shape":[0,4611686018427387904,4611686018427387904],"data_offsets":[0,0]}}`, 0, ErrShape},
+		{`{"s":{"dtype":"F32","shape":[1048577,0],"data_offsets":[0,0]}}`, 0, ErrShape},
 		{`{"s":{"dtype":"F4","shape":[3],"data_offsets":[0,2]}}`, 2, ErrShape},
 		{`{"s":{"dtype":"F4","shape":[4],"data_offsets":[0,2]}}`, 2, nil},
 		{`{"s":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"x":1}}`, 4, ErrHeader},
