@@ -82,7 +82,7 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 		}
 	}()
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(append([]string{}, args...)) // never nil: that would mean the process's own
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)

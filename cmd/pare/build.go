@@ -68,6 +68,7 @@ func (a *app) build(ctx context.Context, r *recipe.Recipe, o build.Options) (*re
 		return nil, err
 	}
 	a.stopProgress()
+	noGates(rep)
 	rep.Reproduce = "pare " + shellLine(a.args)
 	if err := os.MkdirAll(o.Out, 0o755); err != nil {
 		return nil, err

@@ -10,9 +10,9 @@ func (a *app) completionCmd() *cobra.Command {
 		Use:   "completion SHELL",
 		Short: "Print a completion script for bash, zsh, fish or powershell",
 		Long: `Print a completion script for a shell. It completes verbs, flags, targets, types, methods and the
-tensor names of the model on the line.`,
-		Example: `  pare completion bash > /etc/bash_completion.d/pare
-  pare completion zsh > "${fpath[1]}/_pare"`,
+tensor names of the model on the line. The script goes where your shell looks for such scripts:
+/etc/bash_completion.d, a folder of zsh's fpath, ~/.config/fish/completions.`,
+		Example: `  pare completion bash > pare.bash`,
 		Args:      exactly("a shell: bash, zsh, fish or powershell"),
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -13,6 +13,7 @@ import (
 func (a *app) demoCmd() *cobra.Command {
 	var out string
 	var force, sampleOnly bool
+	var tokens, chunks int
 	c := &cobra.Command{
 		Use:   "demo",
 		Short: "The whole tour on a built-in model, about a minute",
@@ -34,45 +35,47 @@ of every --help work on them.`,
 				}
 				return nil
 			}
-			return a.demo(cmd.Context(), out, force)
+			return a.demo(cmd.Context(), out, force, tokens, chunks)
 		},
 	}
 	f := c.Flags()
 	f.StringVarP(&out, "out", "o", "pare-demo", "`FOLDER` to write to")
 	f.BoolVar(&force, "force", false, "replace what an earlier demo wrote")
+	f.IntVar(&tokens, "tokens", 32768, "tokens of calibration text to use")
+	f.IntVar(&chunks, "chunks", 12, "chunks of 512 tokens to compare")
 	f.BoolVar(&sampleOnly, "sample-only", false, "write only the model, the adapter and the texts")
 	return c
 }
 
 // The demo's recipe. The dense packages are made for three targets; the pruned ones show what
 // zeros cost, and that dense runtimes gain nothing from them.
-func demoRecipe(dir string, targets []recipe.Target, passes ...recipe.Pass) *recipe.Recipe {
+func demoRecipe(dir string, tokens, chunks int, targets []recipe.Target, passes ...recipe.Pass) *recipe.Recipe {
 	sample := filepath.Join(dir, "books-llama")
 	return &recipe.Recipe{
 		Source: recipe.Source{
 			Model:    filepath.Join(sample, "model"),
 			Adapters: []recipe.Adapter{{Path: filepath.Join(sample, "adapter-shakespeare"), Weight: 1}},
 		},
-		Calibration: recipe.Calibration{Text: []string{filepath.Join(sample, "text", "calibration.txt")}, Tokens: 32768, Seed: 7},
+		Calibration: recipe.Calibration{Text: []string{filepath.Join(sample, "text", "calibration.txt")}, Tokens: tokens, Seed: 7},
 		Passes:      passes,
 		Targets:     targets,
-		Verify:      recipe.Verify{Text: []string{filepath.Join(sample, "text", "test.txt")}, Chunks: 12, MaxChunks: 24},
+		Verify:      recipe.Verify{Text: []string{filepath.Join(sample, "text", "test.txt")}, Chunks: chunks, MaxChunks: 2 * chunks},
 		Bench:       recipe.Bench{Prompt: 128, Generate: 32, Repeat: 3},
 		Gate:        recipe.Gate{"kl_mean": 0.05, "top1": 0.85},
 	}
 }
 
-func (a *app) demo(ctx context.Context, dir string, force bool) error {
+func (a *app) demo(ctx context.Context, dir string, force bool, tokens, chunks int) error {
 	if err := writeSample(filepath.Join(dir, "books-llama"), force); err != nil {
 		return err
 	}
-	dense := demoRecipe(dir, []recipe.Target{
+	dense := demoRecipe(dir, tokens, chunks, []recipe.Target{
 		{Use: "arm64", Quantize: "q4_0"},
 		{Use: "x86-64-v3", Quantize: "q8_0"},
 		{Use: "x86-64-v4", Quantize: "q4_k_m"},
 	})
 	share := recipe.Ratio(0.3)
-	pruned := demoRecipe(dir, []recipe.Target{{Use: "x86-64-v3", Name: "x86-64-v3-pruned", Quantize: "q8_0"}},
+	pruned := demoRecipe(dir, tokens, chunks, []recipe.Target{{Use: "x86-64-v3", Name: "x86-64-v3-pruned", Quantize: "q8_0"}},
 		recipe.Pass{Use: "prune.wanda", Sparsity: &share})
 	pruned.Bench.Off = true // dense kernels take as long for zeros as for other numbers
 

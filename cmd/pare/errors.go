@@ -72,6 +72,11 @@ func misuse(hint, format string, args ...any) error {
 
 // flagFault says which flag an error is about.
 func flagFault(flag string, err error) error {
+	if fe, ok := err.(*fault.Error); ok && fe.Op == flag { //nolint:errorlint // said once is enough
+		inner := *fe
+		inner.Op = ""
+		err = &inner
+	}
 	return &fault.Error{File: "--" + flag, Err: fault.As(fault.ErrMisuse, err)}
 }
 

@@ -35,6 +35,7 @@ disk, an estimate of the time, and what each target does not take. Nothing is wr
 				return err
 			}
 			a.stopProgress()
+			noGates(rep)
 			var lines []any
 			for i := range rep.Targets {
 				lines = append(lines, &rep.Targets[i])

@@ -30,6 +30,7 @@ type recipeFlags struct {
 	pattern     string
 	only        []string
 	calibration []string
+	tokens      int
 	imatrix     string
 	text        []string
 	chunks      int
@@ -54,6 +55,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")
 	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
+	f.IntVar(&fl.tokens, "tokens", 0, "tokens of the calibration text to use; default 65536")
 	f.StringVar(&fl.imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	f.StringArrayVar(&fl.text, "text", nil, "text `FILE` to compare on, which calibration does not see; default a part it left over, or a built-in sample")
 	f.IntVar(&fl.chunks, "chunks", 0, "chunks of 512 tokens to compare at first; default 16")
@@ -91,6 +93,9 @@ func (fl *recipeFlags) recipe(a *app, args []string) (*recipe.Recipe, error) {
 	}
 	if len(fl.calibration) > 0 {
 		r.Calibration.Text = fl.calibration
+	}
+	if fl.tokens > 0 {
+		r.Calibration.Tokens = fl.tokens
 	}
 	if fl.imatrix != "" {
 		r.Calibration.Imatrix = fl.imatrix

@@ -63,9 +63,7 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 	a.stopProgress()
 	rep.Reproduce = "pare " + shellLine(a.args)
 	t := &rep.Targets[0]
-	if t.Gate.Checks == nil {
-		t.Gate = verify.Evaluate(nil, nil, nil) // a step has no gate: say none, not nothing
-	}
+	noGates(rep)
 	return a.show(result{object: rep, lines: tensorLines(t), table: planTable(rep), text: func(w io.Writer) {
 		sourceText(w, rep)
 		for _, p := range t.Passes {
@@ -79,6 +77,15 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 		fmt.Fprintf(w, "%s  %s  %s · %s · peak memory %s\n", t.Package, human.Bytes(t.Bytes), times(t.Ratio),
 			human.Duration(time.Duration(rep.Seconds*float64(time.Second))), human.Bytes(rep.PeakMemoryBytes))
 	}})
+}
+
+// noGates says "none" of targets that nothing was asked of.
+func noGates(rep *report.Report) {
+	for i := range rep.Targets {
+		if g := &rep.Targets[i].Gate; g.Checks == nil {
+			*g = verify.Evaluate(nil, nil, nil)
+		}
+	}
 }
 
 func tensorLines(t *report.Target) []any {
