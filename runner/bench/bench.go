@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"time"
@@ -22,9 +24,9 @@ import (
 
 // Subject is a model to measure.
 type Subject struct {
-	Path string // as the user typed it, for the result
-	// Open reads the catalogue. It is called twice, since loading is measured on its own; the
-	// models it gives are closed.
+	Path string // as the user typed it; its files are dropped from the page cache for ColdLoadS
+	// Open reads the catalogue. It is called several times, since loading is measured on its own;
+	// the models it gives are closed.
 	Open func(ctx context.Context) (*ir.Model, error)
 	// Peak, when set, measures the peak memory of a process that does nothing but load the model
 	// and run it; the cleanest way, which needs a program to start. nil: measured in this process,
@@ -71,11 +73,13 @@ type Machine struct {
 type Model struct {
 	Path  string `json:"path"`
 	Bytes int64  `json:"bytes"` // of all weights
-	// LoadS is the time to open the model, prepare it and run one token, which touches every weight.
-	// The files are in the page cache: FirstLoadS is the same at the first time in this process,
-	// when they may come from disk.
+	// LoadS is the time to open the model, prepare it and run one token, which touches every weight,
+	// with the files in the page cache. ColdLoadS is the same after the files were dropped from the
+	// page cache, absent where they cannot be; FirstLoadS is the first time in this process, with the
+	// page cache as it was found.
 	LoadS       float64 `json:"load_s"`
 	FirstLoadS  float64 `json:"first_load_s"`
+	ColdLoadS   float64 `json:"cold_load_s,omitempty"`
 	PrefillTokS Spread  `json:"prefill_tok_s"`
 	DecodeTokS  Spread  `json:"decode_tok_s"`
 	// TTFTS is the median time to the first token: prefill of the prompt and the choice of a token.
@@ -187,7 +191,10 @@ func alone(ctx context.Context, s Subject, opt Options) (Model, error) {
 	if !own {
 		m.PeakRSSFrom = "run"
 	}
-	for i := range 2 {
+	for i := range 3 {
+		if i == 2 && !evict(filesOf(s.Path)) {
+			break
+		}
 		start := time.Now()
 		model, r, err := open(ctx, s, opt)
 		if err != nil {
@@ -197,14 +204,18 @@ func alone(ctx context.Context, s Subject, opt Options) (Model, error) {
 		tokens := prompt(opt, r.Vocab())
 		err = session.Append(ctx, tokens[:1], runner.WantLast, nil)
 		seconds := time.Since(start).Seconds()
-		if i == 0 {
-			m.FirstLoadS = seconds
+		switch i {
+		case 0:
+			m.FirstLoadS, m.Bytes = seconds, model.Bytes()
 			if err == nil { // the most memory is in use in prefill
 				err = session.Append(ctx, tokens[1:], runner.WantLast, nil)
 			}
 			m.PeakRSSBytes = peak()
+		case 1:
+			m.LoadS = seconds
+		case 2:
+			m.ColdLoadS = seconds
 		}
-		m.LoadS, m.Bytes = seconds, model.Bytes()
 		r.Close()
 		if err = errors.Join(err, model.Close()); err != nil {
 			return m, wrap(s, err)
@@ -218,6 +229,24 @@ func alone(ctx context.Context, s Subject, opt Options) (Model, error) {
 		m.PeakRSSBytes, m.PeakRSSFrom = n, "child"
 	}
 	return m, nil
+}
+
+// filesOf lists the files of a model: the path itself, or what lies in the folder; nothing when the
+// path is only a name.
+func filesOf(path string) (files []string) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		if st, err := os.Stat(path); err == nil && st.Mode().IsRegular() {
+			return []string{path}
+		}
+		return nil
+	}
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			files = append(files, filepath.Join(path, e.Name()))
+		}
+	}
+	return files
 }
 
 func open(ctx context.Context, s Subject, opt Options) (*ir.Model, *runner.Runner, error) {
