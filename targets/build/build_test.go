@@ -73,6 +73,11 @@ func TestBooks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if st, err := os.Stat(x.Package); err == nil && st.IsDir() {
+			if own, err := report.Read(filepath.Join(x.Package, "report.json")); err != nil || len(own.Targets) != 1 || own.Verdict != x.Verdict {
+				t.Errorf("%s: the report in the package: %v", x.Name, err)
+			}
+		}
 		if man.Recipe.Source.Model != rep.Source.Digest || !strings.HasPrefix(rep.Source.Digest, "sha256:") || m.Decoder == nil {
 			t.Errorf("%s: source %s", x.Name, man.Recipe.Source.Model)
 		}
@@ -228,11 +233,12 @@ func TestMistakes(t *testing.T) {
 			r.Source.Adapters = []recipe.Adapter{{Path: "a", Weight: 1}}
 			r.Passes = []recipe.Pass{{Use: "prune.magnitude", Pattern: "2:4"}, {Use: "lora.merge"}}
 		}, `lora.merge comes after prune.magnitude: an adapter was trained on the whole weights`},
-		"merge of nothing": {func(r *recipe.Recipe) { r.Passes = []recipe.Pass{{Use: "lora.merge"}} }, `there is no adapter to merge`},
-		"pattern":          {func(r *recipe.Recipe) { r.Passes = []recipe.Pass{{Use: "prune.wanda", Only: []string{"["}}} }, `pattern [`},
-		"gate":             {func(r *recipe.Recipe) { r.Gate = recipe.Gate{"kl": 1} }, `no gate is called "kl"`},
-		"no model":         {func(r *recipe.Recipe) { r.Source.Model = "" }, `no model is named`},
-		"no such model":    {func(r *recipe.Recipe) { r.Source.Model = "nowhere" }, `nowhere: no such file or directory`},
+		"merge of nothing":       {func(r *recipe.Recipe) { r.Passes = []recipe.Pass{{Use: "lora.merge"}} }, `there is no adapter to merge`},
+		"pattern":                {func(r *recipe.Recipe) { r.Passes = []recipe.Pass{{Use: "prune.wanda", Only: []string{"["}}} }, `pattern [`},
+		"gate":                   {func(r *recipe.Recipe) { r.Gate = recipe.Gate{"kl": 1} }, `no gate is called "kl"`},
+		"gate without measuring": {func(r *recipe.Recipe) { r.Gate = recipe.Gate{"decode_speedup": 1.5} }, `gate decode_speedup: latency is not measured`},
+		"no model":               {func(r *recipe.Recipe) { r.Source.Model = "" }, `no model is named`},
+		"no such model":          {func(r *recipe.Recipe) { r.Source.Model = "nowhere" }, `nowhere: no such file or directory`},
 		"override": {func(r *recipe.Recipe) { r.Targets[0].Keep = []string{"*.v_prj.*=q6_k"} },
 			`pattern "*.v_prj.*" matches no tensor`},
 		"no text":     {func(r *recipe.Recipe) { r.Calibration, r.Verify.Text = recipe.Calibration{}, nil }, `there is no text to compare the models on`},

@@ -68,6 +68,15 @@ func Check(r *recipe.Recipe) error {
 	if err := verify.CheckLimits(r.Gate.Limits()); err != nil {
 		errs = append(errs, err)
 	}
+	for _, name := range sortedKeys(r.Gate) {
+		switch speed := strings.HasSuffix(name, "_speedup"); {
+		case name == "size_ratio":
+		case speed && r.Bench.Off:
+			bad("gate "+name, "leave out [bench] off = true", "latency is not measured")
+		case !speed && r.Verify.Off:
+			bad("gate "+name, "leave out [verify] off = true", "accuracy is not measured")
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,18 +109,27 @@ func child(t *testing.T, j childJob, kill time.Duration) (childResult, error) {
 	return res, nil
 }
 
-// digests are the package digests of a report by target name, and the digests of the files where
-// they were put.
+// digests are the package digests of a report by target name, beside those of what lies in the
+// packages' places. Folders are compared with their manifests first.
 func digests(t *testing.T, rep *report.Report) map[string]string {
 	t.Helper()
+	ctx := context.Background()
 	out := map[string]string{}
 	for i := range rep.Targets {
 		r := &rep.Targets[i]
-		d, err := pack.SourceDigest(context.Background(), r.Package, nil)
+		m, man, err := pack.Open(ctx, r.Package, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		out[r.Name] = fmt.Sprint(r.Digest, " ", d)
+		m.Close()
+		print, err := fingerprint(ctx, r.Package)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, _ := man.Digest(); d != r.Digest {
+			t.Errorf("%s: the report says %s, the package %s", r.Name, r.Digest, d)
+		}
+		out[r.Name] = r.Digest + " " + print
 	}
 	return out
 }

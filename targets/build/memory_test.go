@@ -143,11 +143,11 @@ func TestMaxMemory(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("peak memory of a child is read from /proc")
 	}
-	size, limit := int64(1536<<20), int64(112<<20)
+	size, limit := int64(600<<20), int64(72<<20)
 	if os.Getenv(largeEnv) != "" {
 		size, limit = 12<<30, 512<<20
 	} else if testing.Short() {
-		t.Skip("writes some gigabytes")
+		t.Skip("writes a few gigabytes")
 	}
 	dir := t.TempDir()
 	model, adapter := filepath.Join(dir, "model"), filepath.Join(dir, "adapter")

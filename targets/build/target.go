@@ -13,6 +13,7 @@ import (
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/quantize"
@@ -366,6 +367,9 @@ func (e *engine) publish(ctx context.Context, j *job, s *stage, record func(plac
 	to := e.place(j, rejected)
 	j.rep.Package = to
 	from := s.path("package")
+	if err := e.ownReport(j, from); err != nil {
+		return err
+	}
 	if j.t.Archive && !rejected {
 		from = s.path(j.t.Name + pack.Ext)
 		if err := pack.Archive(ctx, s.path("package"), from, nil); err != nil {
@@ -381,6 +385,29 @@ func (e *engine) publish(ctx context.Context, j *job, s *stage, record func(plac
 		return err
 	}
 	return pack.Publish(ctx, from, to, force)
+}
+
+// ownReport puts the report of this one target into its package, beside what the manifest lists.
+func (e *engine) ownReport(j *job, dir string) error {
+	own := *e.rep
+	own.Targets, own.Verdict, own.PeakMemoryBytes = []report.Target{*j.rep}, j.rep.Verdict, proc.PeakMemory()
+	own.Stages = nil
+	for _, s := range e.rep.Stages {
+		if s.Target == "" || s.Target == j.t.Name {
+			own.Stages = append(own.Stages, s)
+			own.Seconds += s.Seconds
+		}
+	}
+	files, err := own.Files()
+	if err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(files) {
+		if err := pack.WriteFile(filepath.Join(dir, name), files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // passes says whether a verdict lets a package be published.
