@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pare-dev/pare/formats/gguf"
@@ -101,7 +102,7 @@ func TestPartialReads(t *testing.T) {
 var ownKeys = []string{
 	"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_space_prefix",
 	"qwen2.attention.key_length", "qwen2.attention.value_length", "qwen2.vocab_size", "qwen2.rope.dimension_count",
-	"qwen3.vocab_size", "qwen3.rope.dimension_count", "llama.attention.sliding_window",
+	"qwen3.vocab_size", "qwen3.rope.dimension_count",
 }
 
 // TestWriteGGUF: a file made from a folder has the tensors of llama.cpp's converter in its order,
@@ -120,6 +121,10 @@ func TestWriteGGUF(t *testing.T) {
 		if err := Write(context.Background(), "gguf", m, path, o); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
+		}
+		notes, err := Plan("gguf", m, o)
+		if told := strings.Contains(strings.Join(notes, " "), "sliding window"); err != nil || told != (name == "mistral") {
+			t.Errorf("%s: notes %v, %v", name, notes, err)
 		}
 		compareGGUF(t, name, path, filepath.Join(architectures, name, file))
 		if left, _ := filepath.Glob(filepath.Dir(path) + "/*"); len(left) != 1 {

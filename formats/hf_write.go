@@ -159,7 +159,10 @@ func layHF(m *ir.Model, _ WriteOptions) (*folder, error) {
 
 // handles lists the tensors under their Hugging Face names.
 func (f *folder) handles(m *ir.Model) ([]*ir.Tensor, error) {
-	a := hfArch(m)
+	a := arch.ByName(m.Arch)
+	if m.Decoder == nil {
+		a = nil // roles are those of the source, and so are the names
+	}
 	if a == nil && m.Format == "gguf" {
 		return nil, &fault.Error{File: m.Path, Op: "hf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: the Hugging Face names of %q are not known", ErrInexact, m.Arch)), Hint: "write GGUF or safetensors instead"}
 	}
@@ -184,16 +187,6 @@ func (f *folder) handles(m *ir.Model) ([]*ir.Tensor, error) {
 	return list, nil
 }
 
-// hfArch is the architecture that the folder will name. A GGUF file of architecture llama with a
-// sliding window is a mistral.
-func hfArch(m *ir.Model) *arch.Arch {
-	a := arch.ByName(m.Arch)
-	if a == nil || m.Decoder == nil {
-		return nil
-	}
-	return a.ForHF(m.Decoder)
-}
-
 // sideFiles fills the assets: those of the source where there are any, else generated ones.
 // quantization is the value for quantization_config, nil for none.
 func (f *folder) sideFiles(m *ir.Model, handles []*ir.Tensor, quantization any) error {
@@ -215,8 +208,7 @@ func (f *folder) sideFiles(m *ir.Model, handles []*ir.Tensor, quantization any) 
 		}
 		f.assets["config.json"] = updated
 	case m.Decoder != nil:
-		a := hfArch(m)
-		made, notes, err := a.Config(m.Decoder, extraConfig(m, dtype, quantization))
+		made, notes, err := arch.ByName(m.Arch).Config(m.Decoder, extraConfig(m, dtype, quantization))
 		if err != nil {
 			return refuse(err)
 		}

@@ -194,6 +194,11 @@ func TestFromGGUF(t *testing.T) {
 	if err != nil || a.Name != "llama" || !reflect.DeepEqual(*d, w) {
 		t.Errorf("%+v, %v; want %+v", d, err, w)
 	}
+	windowed := base()
+	windowed["llama.attention.sliding_window"] = uint32(12)
+	if _, d, notes, err := FromGGUF(windowed); err != nil || d.Window != 0 || len(notes) != 1 {
+		t.Errorf("a window that llama.cpp ignores: %+v, %v, %v", d, notes, err)
+	}
 	lists := base()
 	lists["llama.attention.head_count"] = []uint32{4, 4}
 	if _, d, _, err := FromGGUF(lists); err != nil || d.Heads != 4 {

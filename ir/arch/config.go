@@ -11,20 +11,6 @@ import (
 	"github.com/pare-dev/pare/ir"
 )
 
-// ForHF is the architecture under which a Hugging Face folder must name the decoder: the one
-// given, or a sibling of the same GGUF name that has what this one cannot say.
-func (a *Arch) ForHF(d *ir.Decoder) *Arch {
-	if d.Window == 0 || a.HF.Window != "none" {
-		return a
-	}
-	for _, other := range load() {
-		if other.GGUF.Arch == a.GGUF.Arch && other.HF.Window != "none" {
-			return other
-		}
-	}
-	return a
-}
-
 // Config makes a config.json for a decoder that did not come from one. It is written with the keys
 // of transformers 4, which version 5 reads too. extra keys are added as they are.
 func (a *Arch) Config(d *ir.Decoder, extra map[string]any) (config []byte, notes []string, err error) {

@@ -3,7 +3,6 @@ package arch
 import (
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/ir"
@@ -30,13 +29,14 @@ func FromGGUF(src Source) (a *Arch, d *ir.Decoder, notes []string, err error) {
 	if len(r.errs) > 0 {
 		return a, nil, nil, fmt.Errorf("GGUF metadata: %w", r.errs[0])
 	}
-	return a, d, nil, nil
+	return a, d, r.notes, nil
 }
 
 type ggufReader struct {
-	src  Source
-	a    *Arch
-	errs []error
+	src   Source
+	a     *Arch
+	notes []string
+	errs  []error
 }
 
 func (r *ggufReader) fail(format string, args ...any) {
@@ -150,10 +150,7 @@ func (r *ggufReader) decoder() *ir.Decoder {
 	}
 	r.rope(d)
 	if w, ok := r.number("attention.sliding_window"); ok && w > 0 {
-		if w > maxCount || w != math.Trunc(w) {
-			r.fail("%w: attention.sliding_window is %v", ErrBadValue, w)
-		}
-		d.Window = int(w)
+		r.notes = append(r.notes, fmt.Sprintf("the file states a sliding window of %v tokens, which llama.cpp does not apply to architecture %s: nor does pare", w, r.a.GGUF.Arch))
 	}
 	if n, ok := r.number("expert_count"); ok && n > 0 {
 		r.fail("%w: %v experts", ErrUnsupported, n)
@@ -227,12 +224,10 @@ func (a *Arch) GGUFKeys(d *ir.Decoder) (kv []KV, notes []string, err error) {
 	field("head_dim", d.HeadDim)
 	add("attention.value_length", uint32(d.HeadDim)) //nolint:gosec // at most maxCount
 	if d.Window > 0 {
-		if d.WindowLayers != nil && slices.Contains(d.WindowLayers, false) {
-			notes = append(notes, "GGUF cannot say which layers have the sliding window of this model: llama.cpp lets every layer see the whole context")
-		} else {
-			add("attention.sliding_window", uint32(d.Window)) //nolint:gosec // at most maxCount
-			notes = append(notes, fmt.Sprintf("llama.cpp ignores the sliding window of %d tokens for architecture %s: its output differs from the source once a text is longer", d.Window, a.GGUF.Arch))
-		}
+		// Measured with v0.5.0: the key attention.sliding_window changes nothing for these
+		// architectures. It is left out, so that the file says what its runtime computes and a
+		// comparison with the source shows the loss.
+		notes = append(notes, fmt.Sprintf("llama.cpp has no sliding window for architecture %s: the file computes as without the source's window of %d tokens, and differs once a text is longer", a.GGUF.Arch, d.Window))
 	}
 	add("vocab_size", uint32(d.Vocab))             //nolint:gosec // at most maxCount
 	add("rope.dimension_count", uint32(d.HeadDim)) //nolint:gosec // at most maxCount

@@ -38,7 +38,8 @@ func FromHF(config []byte) (a *Arch, d *ir.Decoder, notes []string, err error) {
 		}
 		return nil, nil, nil, fmt.Errorf("%w: %q; known are %s", ErrUnknown, name, strings.Join(Names(), ", "))
 	}
-	if len(classes) > 0 && !slices.Contains(classes, a.HF.Class) {
+	isClass := func(c string) bool { return strings.EqualFold(c, a.HF.Class) } // early Llama folders say LLaMAForCausalLM
+	if len(classes) > 0 && !slices.ContainsFunc(classes, isClass) {
 		return a, nil, nil, fmt.Errorf("%w: class %s (a %s as %s is)", ErrUnsupported, strings.Join(classes, ", "), modelType, a.HF.Class)
 	}
 	r := &reader{a: a, c: c, used: map[string]bool{}}
