@@ -73,7 +73,7 @@ func onlyCopy(ops []op) bool { return len(ops) == 1 && ops[0].saved != nil && op
 
 // handle makes the handle of a changed tensor.
 func (p *Merge) handle(ctx context.Context, c *chain) (*ir.Tensor, error) {
-	float := c.t.With(storage.F32, nil, real{c})
+	float := c.t.With(storage.F32, nil, floats{c})
 	switch typ := p.outType(c.t); typ {
 	case storage.F32:
 		return float, nil
@@ -181,7 +181,7 @@ func (c *chain) attach(ctx context.Context) (*ir.Tensor, error) {
 	if keep > 0 {
 		before := *c
 		before.steps = c.steps[:keep]
-		h.Type, h.Scheme, h.Data = storage.F32, nil, real{&before}
+		h.Type, h.Scheme, h.Data = storage.F32, nil, floats{&before}
 	}
 	for _, s := range c.steps[keep:] {
 		l, err := s.factors(ctx)

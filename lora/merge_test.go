@@ -241,3 +241,24 @@ func TestWeightedSum(t *testing.T) {
 	apply(t, m, load(t, filepath.Join(adapters, "lora-qv:0.7"), filepath.Join(adapters, "lora-qv-other:-0.4")), lora.Options{})
 	compare(t, m, base, tensors(t, filepath.Join(adapters, "combine-cat", "expected.safetensors")))
 }
+
+// Adding an adapter and taking it away again gives the base back, to the rounding of one addition.
+func TestMergeAndSubtract(t *testing.T) {
+	path := filepath.Join(adapters, "base-llama")
+	for _, name := range []string{"lora-qv", "rslora-all", "lora-patterns"} {
+		m, base := open(t, path), open(t, path)
+		dir := filepath.Join(adapters, name)
+		apply(t, m, load(t, dir, dir+":-1"), lora.Options{})
+		once := open(t, path)
+		apply(t, once, load(t, dir), lora.Options{})
+		for n := range tensors(t, filepath.Join(dir, "expected.safetensors")) {
+			got, want, sum := values(t, m, n), values(t, base, n), values(t, once, n)
+			for i := range got {
+				ulp := math.Nextafter32(max(sum[i], -sum[i]), math.MaxFloat32) - max(sum[i], -sum[i])
+				if d := got[i] - want[i]; d > ulp || -d > ulp {
+					t.Fatalf("%s %s element %d: %v came back as %v", name, n, i, want[i], got[i])
+				}
+			}
+		}
+	}
+}

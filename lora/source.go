@@ -85,11 +85,11 @@ func (c *chain) each(ctx context.Context, fn func(from int64, x []float32) error
 	return nil
 }
 
-// real is the chain as a tensor of float32 values.
-type real struct{ *chain }
+// floats is the chain as a tensor of float32 values.
+type floats struct{ *chain }
 
 // ReadRows implements ir.Source.
-func (r real) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
+func (r floats) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
 	if err := ir.CheckRange(r.t.Rows(), lo, hi); err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (r real) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
 }
 
 // ReadRaw implements ir.Source.
-func (r real) ReadRaw(ctx context.Context, _ ir.Part, dst []byte, lo, hi int) error {
+func (r floats) ReadRaw(ctx context.Context, _ ir.Part, dst []byte, lo, hi int) error {
 	return encodeRows(ctx, r.chain, storage.MustLookup(storage.F32), nil, dst, nil, lo, hi)
 }
 

@@ -129,7 +129,8 @@ func TestByHand(t *testing.T) {
 		pass       ir.Pass
 	}{
 		{
-			"wanda", 1, 4, []float32{1, -2, 3, -4},
+			"wanda", 1, 4,
+			[]float32{1, -2, 3, -4},
 			[]float32{1, 0, 3, 0},
 			&prune.Wanda{Options: prune.Options{Sparsity: 0.5}, Importance: map[string][]float32{"layers.0.w.weight": {16, 1, 4, 0.25}}},
 		},
@@ -232,7 +233,7 @@ func TestBytesStay(t *testing.T) {
 		if after.Type != storage.BF16 {
 			t.Fatal(after.Type)
 		}
-		real := read(t, m, before.Name)
+		now := read(t, m, before.Name)
 		old := before.Data.(*memory).b
 		for lo := range rows {
 			for hi := lo + 1; hi <= rows; hi++ {
@@ -243,8 +244,8 @@ func TestBytesStay(t *testing.T) {
 				for i := range (hi - lo) * cols {
 					at := lo*cols + i
 					got, was := b[2*i:2*i+2], old[2*at:2*at+2]
-					if real[at] == 0 && (got[0] != 0 || got[1] != 0) || real[at] != 0 && !bytes.Equal(got, was) {
-						t.Fatalf("%+v: element %d: bytes %x, before %x, value %v", o, at, got, was, real[at])
+					if now[at] == 0 && (got[0] != 0 || got[1] != 0) || now[at] != 0 && !bytes.Equal(got, was) {
+						t.Fatalf("%+v: element %d: bytes %x, before %x, value %v", o, at, got, was, now[at])
 					}
 				}
 			}
