@@ -12,7 +12,7 @@ func (a *app) completionCmd() *cobra.Command {
 		Long: `Print a completion script for a shell. It completes verbs, flags, targets, types, methods and the
 tensor names of the model on the line. The script goes where your shell looks for such scripts:
 /etc/bash_completion.d, a folder of zsh's fpath, ~/.config/fish/completions.`,
-		Example: `  pare completion bash > pare.bash`,
+		Example:   `  pare completion bash > pare.bash`,
 		Args:      exactly("a shell: bash, zsh, fish or powershell"),
 		ValidArgs: shells,
 		RunE: func(cmd *cobra.Command, args []string) error {
