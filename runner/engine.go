@@ -136,14 +136,14 @@ func (e *engine) multiply(worker int, x kernels.Matrix, products []product, inpu
 
 // times is dst = x w[lo:hi]^T, or dst += that.
 func (e *engine) times(ws *workspace, dst, x kernels.Matrix, w *linear, lo, hi int, add bool) {
-	if x.Rows == 1 && w.dot != nil {
-		in, out := x.Row(0), dst.Row(0)
-		for i := lo; i < hi; i++ {
-			y := w.dot(w.row(i), in)
-			if add {
-				y += out[i-lo]
-			}
-			out[i-lo] = y
+	if x.Rows == 1 && w.dots != nil {
+		in, out, y := x.Row(0), dst.Row(0), dst.Row(0)
+		if add {
+			y = need(&ws.band, hi-lo)
+		}
+		w.dots(y, w.raw[lo*w.rowBytes:hi*w.rowBytes], in)
+		if add {
+			e.k.Add(out, y)
 		}
 		return
 	}

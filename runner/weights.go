@@ -19,8 +19,8 @@ type linear struct {
 	floats     []float32 // set when the bytes are usable as they are; the rest is nil then
 	raw        []byte
 	rowBytes   int
-	decode     func(dst []float32, row int) // one row
-	dot        func(row []byte, x []float32) float32
+	decode     func(dst []float32, row int)                  // one row
+	dots       func(dst []float32, rows []byte, x []float32) // products of adjacent rows with one input
 	bias       []float32
 	side       *ir.LowRank
 	owned      int64 // bytes of heap behind it
@@ -139,7 +139,7 @@ func (l *linear) loadData(ctx context.Context, k *kernels.Set, t *ir.Tensor) err
 		decode = info.Decode
 	}
 	l.decode = func(dst []float32, row int) { decode(dst, l.row(row)) }
-	l.dot = k.DotRow(string(t.Type))
+	l.dots = k.DotRows(string(t.Type))
 	return nil
 }
 
