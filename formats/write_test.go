@@ -122,8 +122,12 @@ func writeTensors(t *testing.T, path string, kv []gguf.KV, tensors []gguf.Tensor
 func TestUnknownGGUF(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "in.gguf")
 	kv := []gguf.KV{
-		{Key: "general.architecture", Value: "frobnicate"}, {Key: "general.name", Value: "x"}, {Key: "general.file_type", Value: uint32(1)},
-		{Key: "frobnicate.weird", Value: []any{[]int32{1}, []int32{2, 3}}}, {Key: "tokenizer.ggml.model", Value: "t5"}, {Key: "general.alignment", Value: uint32(64)},
+		{Key: "general.architecture", Value: "frobnicate"},
+		{Key: "general.name", Value: "x"},
+		{Key: "general.file_type", Value: uint32(1)},
+		{Key: "frobnicate.weird", Value: []any{[]int32{1}, []int32{2, 3}}},
+		{Key: "tokenizer.ggml.model", Value: "t5"},
+		{Key: "general.alignment", Value: uint32(64)},
 	}
 	writeTensors(t, path, kv, []gguf.Tensor{{Name: "b.weight", Shape: []int{2, 3, 4, 5}}, {Name: "a", Shape: []int{7}}})
 	m := open(t, path)

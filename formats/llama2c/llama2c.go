@@ -104,8 +104,15 @@ func (h Header) kinds() []struct {
 	}
 	return []k{
 		{Embedding, false, h.Vocab, h.Dim},
-		{AttnNorm, true, 0, h.Dim}, {WQ, true, h.Dim, h.Dim}, {WK, true, kv, h.Dim}, {WV, true, kv, h.Dim}, {WO, true, h.Dim, h.Dim},
-		{FFNNorm, true, 0, h.Dim}, {W1, true, h.Hidden, h.Dim}, {W2, true, h.Dim, h.Hidden}, {W3, true, h.Hidden, h.Dim},
+		{AttnNorm, true, 0, h.Dim},
+		{WQ, true, h.Dim, h.Dim},
+		{WK, true, kv, h.Dim},
+		{WV, true, kv, h.Dim},
+		{WO, true, h.Dim, h.Dim},
+		{FFNNorm, true, 0, h.Dim},
+		{W1, true, h.Hidden, h.Dim},
+		{W2, true, h.Dim, h.Hidden},
+		{W3, true, h.Hidden, h.Dim},
 		{Norm, false, 0, h.Dim},
 	}
 }
