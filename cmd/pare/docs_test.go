@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+var top = filepath.Join(home, "..", "..")
+
+// docs are the files whose command lines are run, in this order, in one folder with the sample.
+// docs/cli.md comes first: it makes files that other pages use.
+func docs(t *testing.T) []string {
+	t.Helper()
+	more, err := filepath.Glob(filepath.Join(top, "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := []string{filepath.Join(top, "docs", "cli.md"), filepath.Join(top, "README.md"), filepath.Join(top, "CONTRIBUTING.md")}
+	for _, f := range more {
+		if !slices.Contains(files, f) {
+			files = append(files, f)
+		}
+	}
+	return files
+}
+
+// command finds a line that a reader is told to type; "# exit code 3" at its end is checked.
+var command = regexp.MustCompile(`^\s*(?:\$ |- run: |- )?pare ([^|]*)$`)
+
+// words splits a command line as a shell does, quotes included, and takes "> file" off.
+func words(line string) (args []string, to string) {
+	line, _, _ = strings.Cut(line, " #")
+	for _, m := range regexp.MustCompile(`"([^"]*)"|'([^']*)'|(\S+)`).FindAllStringSubmatch(line, -1) {
+		args = append(args, m[1]+m[2]+m[3])
+	}
+	if i := slices.Index(args, ">"); i >= 0 {
+		args, to = args[:i], args[i+1]
+	}
+	return args, to
+}
+
+// Every pare command in the documents works as it stands there. The environment makes each do
+// less: a reader who types them waits longer and gets better numbers.
+func TestDocsCommands(t *testing.T) {
+	if testing.Short() {
+		t.Skip("runs every command of the documents")
+	}
+	dir := sample(t)
+	t.Chdir(dir)
+	env := map[string]string{"PARE_TOKENS": "1024", "PARE_CHUNKS": "1", "PARE_WRITE": "16", "PARE_REPEAT": "2", "PARE_NO_BENCH": "true"}
+	seen := map[string]bool{}
+	ran := 0
+	for _, file := range docs(t) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fenced := false
+		text := strings.ReplaceAll(string(b), "\\\n", " ")
+		for n, line := range strings.Split(text, "\n") {
+			if strings.HasPrefix(strings.TrimSpace(line), "```") {
+				fenced = !fenced
+				continue
+			}
+			if !fenced && !strings.HasPrefix(line, "    $ ") {
+				continue
+			}
+			m := command.FindStringSubmatch(line)
+			if m == nil || seen[m[1]] {
+				continue
+			}
+			seen[m[1]] = true
+			args, to := words(m[1])
+			if len(args) == 0 {
+				continue
+			}
+			want := 0
+			if _, code, ok := strings.Cut(m[1], "# exit code "); ok {
+				if want, err = strconv.Atoi(strings.TrimSpace(code)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// the demo has no bench to turn off, and its recipe is its own
+			vars := env
+			d := pareEnv(t, dir, vars, args...)
+			if d.code != want {
+				t.Errorf("%s:%d: pare %s: exit code %d, want %d\n%s", filepath.Base(file), n+1, m[1], d.code, want, d.err)
+			}
+			if to != "" {
+				if err := os.WriteFile(to, []byte(d.out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ran++
+		}
+	}
+	if ran < 30 {
+		t.Errorf("only %d commands were found", ran)
+	}
+}
+
+// docs/cli.md is what the command tree says.
+func TestDocsAreCurrent(t *testing.T) {
+	var b bytes.Buffer
+	a := newApp(nil, &b, &b, os.Getenv)
+	writeDocs(&b, a.root())
+	file := filepath.Join(top, "docs", "cli.md")
+	if *update {
+		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, b.Bytes()) {
+		t.Errorf("docs/cli.md is not current (%v); make docs", err)
+	}
+}
+
+// Links between documents, and to files of the repository, lead somewhere.
+func TestDocsLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(#[^)]*)?\)`)
+	adrs, _ := filepath.Glob(filepath.Join(top, "docs", "adr", "*.md"))
+	for _, file := range append(docs(t), append(adrs, filepath.Join(top, "SECURITY.md"))...) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(b), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), filepath.FromSlash(m[1]))); err != nil {
+				t.Errorf("%s: %s leads nowhere", filepath.Base(file), m[1])
+			}
+		}
+	}
+}
+
+// Every make target that a document names exists.
+func TestDocsMakeTargets(t *testing.T) {
+	mk, err := os.ReadFile(filepath.Join(top, "Makefile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range docs(t) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?:`|\\$ |\\s{4})make ([a-z-]+)").FindAllStringSubmatch(string(b), -1) {
+			if !bytes.Contains(mk, []byte("\n"+m[1]+":")) {
+				t.Errorf("%s: there is no make %s", filepath.Base(file), m[1])
+			}
+		}
+	}
+}
+
+// docs/recipe.md names every key of a recipe.
+func TestDocsRecipeKeys(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(top, "docs", "recipe.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := readFile(t, schemaFile("recipe"))
+	for _, m := range regexp.MustCompile(`(?m)^\s+"([a-z_0-9]+)": \{$`).FindAllStringSubmatch(schema, -1) {
+		if key := m[1]; key != "properties" && key != "items" && !bytes.Contains(b, []byte("`"+key+"`")) {
+			t.Errorf("docs/recipe.md does not name %s", key)
+		}
+	}
+}
