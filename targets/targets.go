@@ -289,8 +289,10 @@ func (c *Container) shared(m *ir.Model, steps map[string]*ir.Step) (out []Refusa
 				case first == nil:
 					first = t
 				case kind(t) != kind(first):
-					out = append(out, Refusal{Tensor: t.Name, Reason: fmt.Sprintf("the runtime fuses it with %q, so both need one scheme: %s here, %s there", first.Name, kind(t), kind(first)),
-						Hint: "use one pattern for both"})
+					out = append(out, Refusal{
+						Tensor: t.Name, Reason: fmt.Sprintf("the runtime fuses it with %q, so both need one scheme: %s here, %s there", first.Name, kind(t), kind(first)),
+						Hint: "use one pattern for both",
+					})
 				}
 			}
 		}

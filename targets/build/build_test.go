@@ -239,12 +239,16 @@ func TestMistakes(t *testing.T) {
 		"gate without measuring": {func(r *recipe.Recipe) { r.Gate = recipe.Gate{"decode_speedup": 1.5} }, `gate decode_speedup: latency is not measured`},
 		"no model":               {func(r *recipe.Recipe) { r.Source.Model = "" }, `no model is named`},
 		"no such model":          {func(r *recipe.Recipe) { r.Source.Model = "nowhere" }, `nowhere: no such file or directory`},
-		"override": {func(r *recipe.Recipe) { r.Targets[0].Keep = []string{"*.v_prj.*=q6_k"} },
-			`pattern "*.v_prj.*" matches no tensor`},
+		"override": {
+			func(r *recipe.Recipe) { r.Targets[0].Keep = []string{"*.v_prj.*=q6_k"} },
+			`pattern "*.v_prj.*" matches no tensor`,
+		},
 		"no text":     {func(r *recipe.Recipe) { r.Calibration, r.Verify.Text = recipe.Calibration{}, nil }, `there is no text to compare the models on`},
 		"text absent": {func(r *recipe.Recipe) { r.Verify.Text = []string{"nowhere.txt"} }, `nowhere.txt: text: `},
-		"gptq without text": {func(r *recipe.Recipe) { r.Calibration, r.Targets[0].Method = recipe.Calibration{}, "gptq" },
-			`gptq`},
+		"gptq without text": {
+			func(r *recipe.Recipe) { r.Calibration, r.Targets[0].Method = recipe.Calibration{}, "gptq" },
+			`gptq`,
+		},
 	} {
 		r := tinyRecipe()
 		r.Targets = []recipe.Target{{Use: "arm64"}}

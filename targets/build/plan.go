@@ -266,16 +266,20 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	rep.EstimateS = e.estimateTime(m, jobs)
 	var errs []error
 	if most := e.o.MaxMemory; most > 0 && least > most {
-		errs = append(errs, &fault.Error{Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("the work takes at least %s of memory, --max-memory is %s", human.Bytes(least), human.Bytes(most))),
-			Hint: "raise --max-memory, use fewer threads, or leave out what runs the model ([verify] off = true)"})
+		errs = append(errs, &fault.Error{
+			Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("the work takes at least %s of memory, --max-memory is %s", human.Bytes(least), human.Bytes(most))),
+			Hint: "raise --max-memory, use fewer threads, or leave out what runs the model ([verify] off = true)",
+		})
 	}
 	need, limit := rep.DiskBytes+rep.WorkBytes, e.o.MaxDisk
 	if limit == 0 {
 		limit = proc.FreeDisk(existing(e.workDir()))
 	}
 	if limit > 0 && need > limit {
-		errs = append(errs, &fault.Error{File: e.o.Out, Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("packages and work folder take %s of disk, %s are free", human.Bytes(need), human.Bytes(limit))),
-			Hint: "free some, or choose another -o or --work"})
+		errs = append(errs, &fault.Error{
+			File: e.o.Out, Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("packages and work folder take %s of disk, %s are free", human.Bytes(need), human.Bytes(limit))),
+			Hint: "free some, or choose another -o or --work",
+		})
 	}
 	return errors.Join(errs...)
 }
