@@ -7,8 +7,6 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
-
-	"github.com/pare-dev/pare/internal/human"
 )
 
 // result is what a verb hands to stdout, in every form that --output can ask for.
@@ -166,5 +164,3 @@ func share(f float64, width int) string {
 
 // times spells a ratio of sizes or speeds: "0.31x".
 func times(f float64) string { return fmt.Sprintf("%.2fx", f) }
-
-func bytesOf(n int64) string { return human.Bytes(n) }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -75,6 +74,3 @@ func shellLine(args []string) string {
 	}
 	return strings.Join(words, " ")
 }
-
-// interrupted reports whether an error only says that the run was stopped.
-func interrupted(err error) bool { return errors.Is(err, context.Canceled) }

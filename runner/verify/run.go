@@ -30,14 +30,13 @@ func slice(vocab int) int { return min(max(16, 4<<20/vocab), 128) }
 // Comparison scores chunks of one text by two models. More chunks can be added to it when a gate
 // cannot tell yet.
 type Comparison struct {
-	opt       Options
-	a, b      *runner.Runner
-	k         *kernels.Set
-	chunks    []chunk
-	kl        []float32 // one per scored token
-	layers    []layerSum
-	positions int64
-	seconds   float64
+	opt     Options
+	a, b    *runner.Runner
+	k       *kernels.Set
+	chunks  []chunk
+	kl      []float32 // one per scored token
+	layers  []layerSum
+	seconds float64
 }
 
 // layerSum accumulates the error of the residual stream after one block.
