@@ -14,14 +14,14 @@ import (
 var top = filepath.Join(home, "..", "..")
 
 // docs are the files whose command lines are run, in this order, in one folder with the sample.
-// docs/cli.md comes first: it makes files that other pages use.
+// docs/cli.md comes first, docs/recipe.md before docs/ci.md: they make files that others use.
 func docs(t *testing.T) []string {
 	t.Helper()
 	more, err := filepath.Glob(filepath.Join(top, "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := []string{filepath.Join(top, "docs", "cli.md"), filepath.Join(top, "README.md"), filepath.Join(top, "CONTRIBUTING.md")}
+	files := []string{filepath.Join(top, "docs", "cli.md"), filepath.Join(top, "README.md"), filepath.Join(top, "CONTRIBUTING.md"), filepath.Join(top, "docs", "recipe.md")}
 	for _, f := range more {
 		if !slices.Contains(files, f) {
 			files = append(files, f)
@@ -86,9 +86,7 @@ func TestDocsCommands(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// the demo has no bench to turn off, and its recipe is its own
-			vars := env
-			d := pareEnv(t, dir, vars, args...)
+			d := pareEnv(t, dir, env, args...)
 			if d.code != want {
 				t.Errorf("%s:%d: pare %s: exit code %d, want %d\n%s", filepath.Base(file), n+1, m[1], d.code, want, d.err)
 			}

@@ -119,8 +119,8 @@ func (a *app) checkCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check RECIPE",
 		Short: "Check a recipe and print it with every default spelled out",
-		Example: `  pare init books-llama/model -o recipe.toml
-  pare check recipe.toml`,
+		Example: `  pare init books-llama/model -o books.toml
+  pare check books.toml`,
 		Args: atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if schema {

@@ -88,6 +88,9 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 	f.BoolVar(&fl.special, "special", false, "read control tokens in the text, such as <|im_end|>, as tokens")
 	f.BoolVar(&fl.force, "force", false, "replace the file of --logits")
 	complete(c, "kv", fl.kv.of...)
+	for _, input := range []string{"prompt", "tokens", "encode", "decode", "logits"} {
+		f.Lookup(input).Annotations = map[string][]string{noEnv: {"input"}}
+	}
 	return c
 }
 

@@ -78,7 +78,7 @@ func (r *ratio) Set(v string) error {
 func (a *app) environment(cmd *cobra.Command) error {
 	var err error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || err != nil || f.Name == "help" {
+		if f.Changed || err != nil || f.Name == "help" || f.Annotations[noEnv] != nil {
 			return
 		}
 		name := envName(f.Name)
@@ -92,6 +92,10 @@ func (a *app) environment(cmd *cobra.Command) error {
 	})
 	return err
 }
+
+// noEnv marks flags that are the work itself, not a way to do it: no environment variable stands in
+// for them.
+const noEnv = "pare-no-env"
 
 // envName is the environment variable of a flag: max-memory is PARE_MAX_MEMORY.
 func envName(flag string) string {
