@@ -340,12 +340,13 @@ func (e *engine) gptqFlops(m *ir.Model) (f float64) {
 	return f + 2*2*n*float64(m.Parameters())
 }
 
-// estimateMemory is the expected peak, and the least that the work can be done in.
+// estimateMemory is the expected peak, and the least that the work can be done in. Without a limit
+// the collector lets about half as much garbage again pile up; with one it collects earlier, and
+// buffers shrink to fit.
 func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
 	threads := int64(e.o.Threads)
-	var row, block int64 // widest row in f32, largest block in f32
+	var row, block, widest int64 // bytes of the widest row and the largest block in f32; columns of the widest layer
 	blocks := map[int]int64{}
-	var widest int64
 	for _, t := range m.Tensors() {
 		row = max(row, int64(t.Cols())*4)
 		if t.Block >= 0 {
@@ -360,33 +361,56 @@ func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
 	if stream == 0 {
 		stream = ir.DefaultStreamMemory
 	}
-	writing := stream + 4*threads*row
 	least = overhead + 4*threads*row
-	peak = overhead + min(writing, 2*e.rep.Source.Bytes+writing/8)
-	runs := e.check != nil && !e.r.Verify.Off
-	if runs || needsRun(e.r) {
+	heap := min(stream, e.rep.Source.Bytes) + 4*threads*row
+	if e.check != nil && e.src.Decoder != nil {
 		act := e.activations()
-		if runs {
-			ref := mergedHeap(e)
-			if e.spillsReference() {
-				ref = 0
-			}
-			peak = max(peak, overhead+2*act+ref)
-			least = max(least, overhead+2*act)
+		least = max(least, overhead+2*act)
+		ref := mergedHeap(e)
+		if e.spillsReference() {
+			ref = 0
 		}
-		if needsRun(e.r) {
-			states := int64(0)
-			if e.calib != nil {
-				states = int64(e.calib.Tokens) * int64(e.src.Decoder.Hidden+e.src.Decoder.FFN) * 4
-			}
-			if mem := e.passMemory(); mem > 0 {
-				states = min(states, mem/2) // the rest is spilled
-			}
-			peak = max(peak, overhead+act+block+20*widest*widest+states)
-			least = max(least, overhead+act+block)
+		heap = max(heap, 2*act+ref)
+	}
+	if e.src.Decoder != nil && (needsRun(e.r) || measures(e.r, jobs)) {
+		act := e.activations()
+		least = max(least, overhead+act+block)
+		heap = max(heap, act+block+20*widest*widest+e.states())
+	}
+	if e.src.Decoder != nil && !e.r.Bench.Off {
+		heap = max(heap, e.activations()+benchMemory)
+	}
+	if most := e.o.MaxMemory; most > 0 {
+		return max(least, min(overhead+heap, most)), least
+	}
+	return overhead + heap*3/2, least
+}
+
+// benchMemory is what the measurement of memory bandwidth reads, where there is no limit.
+const benchMemory = 256 << 20
+
+// states is the hidden states of the calibration tokens that a walk keeps: the residual stream before
+// and within a block, and the inputs of its second and fourth stage.
+func (e *engine) states() int64 {
+	if e.calib == nil {
+		return 0
+	}
+	d := e.src.Decoder
+	n := int64(e.calib.Tokens) * int64(2*d.Hidden+d.QDim()+d.FFN) * 4
+	if mem := e.passMemory(); mem > 0 {
+		n = min(n, mem/2) // the rest is spilled
+	}
+	return n
+}
+
+// measures says that a target has its importance matrix measured.
+func measures(r *recipe.Recipe, jobs []*job) bool {
+	for _, j := range jobs {
+		if r.Calibration.Imatrix == "" && usesImportance(j.t, j.req, r) {
+			return true
 		}
 	}
-	return peak, least
+	return false
 }
 
 // activations is what one runner takes beside its weights, about: buffers of the smallest batch it
