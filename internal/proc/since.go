@@ -16,7 +16,8 @@ var peaks struct {
 func PeakMemory() int64 {
 	peaks.Lock()
 	defer peaks.Unlock()
-	return max(peaks.past, peakMemory())
+	peaks.past = max(peaks.past, peakMemory()) // the system's count is inexact: it may read a little lower later
+	return peaks.past
 }
 
 // PeakSince sets the system's high-water mark of resident memory back to what is resident now, and
