@@ -83,7 +83,10 @@ func (s *Session) GenerateText(ctx context.Context, prompt string, g Generation,
 	if err != nil {
 		return "", err
 	}
-	ids := tok.Encode(prompt, tokenizer.EncodeOptions{AddSpecial: s.pos == 0, ParseSpecial: true})
+	ids, err := tok.Encode(prompt, tokenizer.EncodeOptions{AddSpecial: s.pos == 0, ParseSpecial: true})
+	if err != nil {
+		return "", err
+	}
 	if !g.IgnoreEOS {
 		for _, id := range tok.EOG() {
 			g.StopTokens = append(slices.Clone(g.StopTokens), int32(id))

@@ -85,7 +85,10 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 	if err != nil {
 		return nil, err
 	}
-	ids := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	ids, err := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	if err != nil {
+		return nil, inFile(path, err)
+	}
 	if most > 0 {
 		ids = ids[:min(most, len(ids))]
 	}

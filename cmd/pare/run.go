@@ -117,7 +117,9 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 			}
 			text = string(b)
 		}
-		prompt = tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special})
+		if prompt, err = tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special}); err != nil {
+			return inFile(path, err)
+		}
 		if len(prompt) == 0 {
 			return misuse("give a text with --prompt", "the prompt is empty and the model has no token that starts a text")
 		}
@@ -245,7 +247,10 @@ func (a *app) runEncode(ctx context.Context, path string, fl *runFlags) error {
 	if err != nil {
 		return err
 	}
-	ids := tok.Encode(fl.encode, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special})
+	ids, err := tok.Encode(fl.encode, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special})
+	if err != nil {
+		return inFile(path, err)
+	}
 	t := &table{head: []string{">token", "text"}}
 	var lines []any
 	for _, id := range ids {

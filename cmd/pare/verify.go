@@ -130,7 +130,10 @@ func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32,
 	if err != nil {
 		return nil, opt, err
 	}
-	tokens := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	tokens, err := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	if err != nil {
+		return nil, opt, inFile(path, err)
+	}
 	if len(tokens) < fl.context {
 		return nil, opt, &fault.Error{File: textName(fl.text), Err: misusef("%d tokens do not fill one chunk of %d", len(tokens), fl.context), Hint: "give a longer text or a smaller --context"}
 	}

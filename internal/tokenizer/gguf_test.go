@@ -118,7 +118,7 @@ func TestLlamaCppCases(t *testing.T) {
 			t.Fatalf("%s: %d texts, %d results", name, len(texts), len(wants))
 		}
 		for i, text := range texts {
-			ids := tok.Encode(text, EncodeOptions{})
+			ids := encode(t, tok, text, EncodeOptions{})
 			if got := strings.Trim(fmt.Sprint(ids), "[]"); got != strings.TrimSpace(wants[i]) {
 				t.Errorf("%s: %q: got %s, want %s", name, text, got, wants[i])
 			}

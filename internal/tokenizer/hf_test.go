@@ -81,12 +81,12 @@ func TestHuggingFace(t *testing.T) {
 func checkGolden(t *testing.T, tok *Tokenizer, texts []string, want golden) {
 	t.Helper()
 	for i, text := range texts {
-		got := tok.Encode(text, EncodeOptions{ParseSpecial: true})
+		got := encode(t, tok, text, EncodeOptions{ParseSpecial: true})
 		if !slices.Equal(got, want.Plain[i]) {
 			t.Errorf("%q:\n got %v\nwant %v", text, pieces(tok, got), pieces(tok, want.Plain[i]))
 		}
 		if i < len(want.Special) {
-			got := tok.Encode(text, EncodeOptions{ParseSpecial: true, AddSpecial: true})
+			got := encode(t, tok, text, EncodeOptions{ParseSpecial: true, AddSpecial: true})
 			if !slices.Equal(got, want.Special[i]) {
 				t.Errorf("%q with special tokens: got %v, want %v", text, got, want.Special[i])
 			}

@@ -77,7 +77,7 @@ func TestLlamaCpp(t *testing.T) {
 					continue // see noteMarks; TestHuggingFace holds these to the published pattern
 				}
 				check := func(what string, opt EncodeOptions, want []int32) {
-					if got := tok.Encode(text, opt); !slices.Equal(got, want) {
+					if got := encode(t, tok, text, opt); !slices.Equal(got, want) {
 						t.Errorf("%s %q:\n got %v\nwant %v", what, text, pieces(tok, got), pieces(tok, want))
 					}
 				}

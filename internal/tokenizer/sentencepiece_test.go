@@ -41,7 +41,7 @@ func TestSentencePiece(t *testing.T) {
 			if want[i] == nil {
 				continue
 			}
-			if got := tok.Encode(text, EncodeOptions{}); !slices.Equal(got, want[i]) {
+			if got := encode(t, tok, text, EncodeOptions{}); !slices.Equal(got, want[i]) {
 				t.Errorf("%s: %q:\n got %v\nwant %v", name, text, pieces(tok, got), pieces(tok, want[i]))
 			}
 		}
@@ -69,8 +69,8 @@ func TestApplyConfigs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := tok.Encode("[X] \n a<|endoftext|>", EncodeOptions{AddSpecial: true, ParseSpecial: true})
-	want := append([]int32{int32(n + 1)}, tok.Encode("a", EncodeOptions{})...)
+	got := encode(t, tok, "[X] \n a<|endoftext|>", EncodeOptions{AddSpecial: true, ParseSpecial: true})
+	want := append([]int32{int32(n + 1)}, encode(t, tok, "a", EncodeOptions{})...)
 	if want = append(want, int32(n)); !slices.Equal(got, want) || s.EOS != n || s.AddBOS || !tok.IsEOG(2) {
 		t.Errorf("got %v, want %v; end %d", got, want, s.EOS)
 	}

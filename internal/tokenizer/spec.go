@@ -13,6 +13,8 @@ var (
 	// ErrInexact: the container asked for cannot express this tokenizer, so that what reads the
 	// file would give other ids.
 	ErrInexact = errors.New("tokenizer cannot be written exactly")
+	// ErrTooSlow: a pattern of the file takes more time than splitting text into words ever does.
+	ErrTooSlow = errors.New("splitting text into words takes too long")
 )
 
 // Model is the family of a tokenizer.

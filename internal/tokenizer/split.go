@@ -4,9 +4,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/dlclark/regexp2"
+
+	"github.com/pare-dev/pare/internal/fault"
+)
+
+// A pattern comes from a file that nobody vouches for, and the engine that runs it backtracks: a few
+// characters such as "(a+)+$" can take longer than anyone waits. Published patterns take about a
+// microsecond per byte, so these bounds stop only what would not have ended well.
+const (
+	maxPattern   = 1 << 13         // bytes of a pattern, which also bounds how deep its groups nest
+	matchTime    = 2 * time.Second // one match
+	splitTime    = 5 * time.Second // all matches in a text, and on top of that
+	splitPerByte = 20 * time.Microsecond
 )
 
 // splitter cuts text into words by a chain of patterns: each cuts the words of the one before.
@@ -41,28 +54,32 @@ func newSplitter(splits []Split) (*splitter, error) {
 }
 
 // words returns the words of s in order. Without patterns, all of s is one word.
-func (sp *splitter) words(s string) []string {
+func (sp *splitter) words(s string) ([]string, error) {
 	in := []string{s}
+	deadline := time.Now().Add(splitTime + time.Duration(len(s))*splitPerByte)
 	for _, st := range sp.stages {
 		out := make([]string, 0, len(in)+len(s)/4)
 		for _, w := range in {
-			out = st.cut(out, w)
+			var err error
+			if out, err = st.cut(out, w, deadline); err != nil {
+				return nil, err
+			}
 		}
 		in = out
 	}
-	return in
+	return in, nil
 }
 
-func (st stage) cut(out []string, s string) []string {
+func (st stage) cut(out []string, s string, deadline time.Time) ([]string, error) {
 	if st.scan != nil {
 		for i := 0; i < len(s); {
 			j := st.scan(s, i)
 			out = append(out, s[i:j])
 			i = j
 		}
-		return out
+		return out, nil
 	}
-	// Matches are counted in runes; pos follows in bytes. A match fails only on a timeout, and none is set.
+	// Matches are counted in runes; pos follows in bytes.
 	pos, runes := 0, 0
 	advance := func(to int) int {
 		for ; runes < to; runes++ {
@@ -71,8 +88,11 @@ func (st stage) cut(out []string, s string) []string {
 		}
 		return pos
 	}
-	m, _ := st.re.FindStringMatch(s)
-	for ; m != nil; m, _ = st.re.FindNextMatch(m) {
+	m, err := st.re.FindStringMatch(s)
+	for ; m != nil && err == nil; m, err = st.re.FindNextMatch(m) {
+		if time.Now().After(deadline) {
+			return nil, st.tooSlow(s[pos:])
+		}
 		before := pos
 		lo := advance(m.Index)
 		hi := advance(m.Index + m.Length)
@@ -83,18 +103,37 @@ func (st stage) cut(out []string, s string) []string {
 			out = append(out, s[lo:hi])
 		}
 	}
+	if err != nil { // only a timeout makes a match fail
+		return nil, st.tooSlow(s[pos:])
+	}
 	if pos < len(s) && !st.removed {
 		out = append(out, s[pos:])
 	}
-	return out
+	return out, nil
+}
+
+// tooSlow says which pattern does not come to an end, and on what.
+func (st stage) tooSlow(s string) error {
+	const shown = 40
+	if len(s) > shown {
+		s = strings.ToValidUTF8(s[:shown], "") + "…"
+	}
+	return &fault.Error{
+		Op: "tokenizer", Err: fmt.Errorf("%w: pattern %q at %q", ErrTooSlow, st.re.String(), s),
+		Hint: "the pattern that splits words tries too many ways to match: correct it in tokenizer.json (pre_tokenizer)",
+	}
 }
 
 // compile prepares a pattern in the syntax of tokenizer.json for regexp2.
 func compile(pattern string) (*regexp2.Regexp, error) {
+	if len(pattern) > maxPattern {
+		return nil, fmt.Errorf("%w: a pattern of %d bytes", ErrUnsupported, len(pattern))
+	}
 	re, err := regexp2.Compile(fromOniguruma(pattern), regexp2.None)
 	if err != nil {
 		return nil, fmt.Errorf("%w: pattern %q: %w", ErrUnsupported, pattern, err)
 	}
+	re.MatchTimeout = matchTime
 	return re, nil
 }
 

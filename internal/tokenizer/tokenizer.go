@@ -182,8 +182,9 @@ type EncodeOptions struct {
 }
 
 // Encode returns the ids of text. Bytes that are not UTF-8 become U+FFFD each for BPE, as in
-// llama.cpp, and byte tokens for SPM.
-func (t *Tokenizer) Encode(text string, opt EncodeOptions) []int32 {
+// llama.cpp, and byte tokens for SPM. The only error is ErrTooSlow, of a tokenizer whose file brings
+// a pattern of its own for words.
+func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	s := t.spec
 	ids := make([]int32, 0, len(text)/3+2)
 	if opt.AddSpecial && s.AddBOS {
@@ -201,6 +202,12 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) []int32 {
 	}
 	st := t.pool.Get().(*state)
 	st.out = ids
+	var err error
+	plain := func(text string, at int) {
+		if err == nil {
+			err = t.plain(text, at, st)
+		}
+	}
 	token := func(id int) { st.out = append(st.out, int32(id)) } // #nosec G115
 	raw.split(text, func(text string, at int) {
 		normalized.split(t.normalize(text), func(text string, inner int) {
@@ -209,18 +216,21 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) []int32 {
 				if cut == 0 {
 					cut = maxText
 				}
-				t.plain(text[:cut], at+inner, st)
+				plain(text[:cut], at+inner)
 				text, inner = text[cut:], inner+cut
 			}
-			t.plain(text, at+inner, st)
+			plain(text, at+inner)
 		}, token)
 	}, token)
 	ids, st.out = st.out, nil
 	t.pool.Put(st)
+	if err != nil {
+		return nil, err
+	}
 	if opt.AddSpecial && s.AddEOS {
 		ids = append(ids, int32(s.EOS)) // #nosec G115
 	}
-	return ids
+	return ids, nil
 }
 
 // normalize is what happens to text before normalized tokens are looked for in it.
@@ -238,7 +248,7 @@ func (t *Tokenizer) normalize(text string) string {
 }
 
 // plain encodes text that holds no added tokens; at is its position, for PrefixFirst.
-func (t *Tokenizer) plain(text string, at int, st *state) {
+func (t *Tokenizer) plain(text string, at int, st *state) error {
 	mark := blank
 	if t.spec.Model == SPM {
 		mark = underscore
@@ -256,10 +266,15 @@ func (t *Tokenizer) plain(text string, at int, st *state) {
 			i = j
 		}
 	default:
-		for _, w := range t.split.words(text) {
+		words, err := t.split.words(text)
+		if err != nil {
+			return err
+		}
+		for _, w := range words {
 			t.word(w, st)
 		}
 	}
+	return nil
 }
 
 // plainSPM cuts text before every run of ▁ when no merge can cross that place.

@@ -81,11 +81,11 @@ func TestWritten(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, text := range texts {
-				if got := tok.Encode(text, EncodeOptions{ParseSpecial: true}); !slices.Equal(got, want.Plain[i]) {
+				if got := encode(t, tok, text, EncodeOptions{ParseSpecial: true}); !slices.Equal(got, want.Plain[i]) {
 					t.Errorf("%s: %q:\n got %v\nwant %v", name, text, pieces(tok, got), pieces(tok, want.Plain[i]))
 				}
 				if i < len(want.Special) {
-					if got := tok.Encode(text, EncodeOptions{ParseSpecial: true, AddSpecial: true}); !slices.Equal(got, want.Special[i]) {
+					if got := encode(t, tok, text, EncodeOptions{ParseSpecial: true, AddSpecial: true}); !slices.Equal(got, want.Special[i]) {
 						t.Errorf("%s: %q with special tokens: got %v, want %v", name, text, got, want.Special[i])
 					}
 				}

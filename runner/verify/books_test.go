@@ -41,7 +41,11 @@ func openBooks(t *testing.T) (*ir.Model, []int32) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m, tok.Encode(string(read("text/test.txt")), tokenizer.EncodeOptions{})
+	ids, err := tok.Encode(string(read("text/test.txt")), tokenizer.EncodeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, ids
 }
 
 func load(t *testing.T, m *ir.Model) *runner.Runner {

@@ -28,7 +28,7 @@ type tokens struct {
 
 // encode reads texts and turns them into tokens, without the start token: whoever cuts them into
 // sequences puts it in front. limit is the most tokens wanted, 0 for all.
-func encode(ctx context.Context, t *tokenizer.Tokenizer, files []string, given *Text, limit int) (*tokens, error) {
+func (e *engine) encode(ctx context.Context, files []string, given *Text, limit int) (*tokens, error) {
 	var parts []string
 	var names []string
 	if given != nil {
@@ -53,7 +53,11 @@ func encode(ctx context.Context, t *tokenizer.Tokenizer, files []string, given *
 		if limit > 0 && limit < len(text)/perToken {
 			end = boundary(text, min(len(text), cut+max((limit-len(out.ids))*perToken, 1<<16)))
 		}
-		out.ids = append(out.ids, t.Encode(text[cut:end], tokenizer.EncodeOptions{})...)
+		ids, err := e.tok.Encode(text[cut:end], tokenizer.EncodeOptions{})
+		if err != nil {
+			return nil, &fault.Error{File: e.src.Path, Err: err}
+		}
+		out.ids = append(out.ids, ids...)
 		cut = end
 		if limit > 0 && len(out.ids) >= limit {
 			out.ids = out.ids[:limit]
@@ -136,7 +140,7 @@ func (e *engine) texts(ctx context.Context) error {
 	need := v.MaxChunks * v.Context
 	var spare *tokens
 	if len(c.Text) > 0 {
-		all, err := encode(ctx, tok, c.Text, nil, c.Tokens+need)
+		all, err := e.encode(ctx, c.Text, nil, c.Tokens+need)
 		if err != nil {
 			return err
 		}
@@ -160,17 +164,17 @@ func (e *engine) texts(ctx context.Context) error {
 	}
 	if v.Off {
 		if e.proof == nil && len(e.adapters) > 0 && e.o.Sample != nil {
-			e.proof, err = encode(ctx, tok, nil, e.o.Sample, proofTokens)
+			e.proof, err = e.encode(ctx, nil, e.o.Sample, proofTokens)
 		}
 		return err
 	}
 	switch {
 	case len(v.Text) > 0:
-		e.check, err = encode(ctx, tok, v.Text, nil, need)
+		e.check, err = e.encode(ctx, v.Text, nil, need)
 	case spare != nil && len(spare.ids) >= v.Chunks*v.Context, spare != nil && e.o.Sample == nil:
 		e.check = spare
 	case e.o.Sample != nil:
-		e.check, err = encode(ctx, tok, nil, e.o.Sample, need)
+		e.check, err = e.encode(ctx, nil, e.o.Sample, need)
 		e.note("no text to verify on was named: the comparison reads the " + e.o.Sample.Name)
 	default:
 		return &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, errors.New("there is no text to compare the models on")), Hint: `name one: [verify] text = "FILE"`}
