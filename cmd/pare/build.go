@@ -120,6 +120,9 @@ func (a *app) buildText(w io.Writer, rep *report.Report, s report.Summary, t *ta
 		fmt.Fprintf(w, "%s %s\n", superscript(i+1), f)
 	}
 	for i := range rep.Targets {
+		zerosText(w, &rep.Targets[i])
+	}
+	for i := range rep.Targets {
 		refusalText(w, &rep.Targets[i])
 	}
 	fmt.Fprintln(w)
@@ -168,6 +171,16 @@ func sourceText(w io.Writer, rep *report.Report) {
 		}
 		for _, n := range p.Notes {
 			fmt.Fprintf(w, "note      %s\n", n)
+		}
+	}
+}
+
+// zerosText says what became of pruned weights in the file.
+func zerosText(w io.Writer, t *report.Target) {
+	if z := t.Zeros; z != nil {
+		fmt.Fprintf(w, "zeros     %s: %s\n", t.Name, z.Text())
+		for _, g := range z.Gain {
+			fmt.Fprintf(w, "          %s\n", g)
 		}
 	}
 }

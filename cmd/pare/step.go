@@ -71,6 +71,7 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 				fmt.Fprintf(w, "note      %s\n", n)
 			}
 		}
+		zerosText(w, t)
 		if a.quiet {
 			reasonsText(w, t, false) // otherwise they were seen while it ran
 		}

@@ -18,7 +18,7 @@ import (
 type compared struct {
 	Result  *verify.Result
 	Tensors map[string]map[string]float64
-	Notes   []string
+	Zeros   *report.Zeros
 }
 
 // compare measures the package that was written, m, against the reference, and judges it.
@@ -42,6 +42,9 @@ func (e *engine) compare(ctx context.Context, j *job, m *ir.Model, digest string
 		if rec.Tensors, err = e.weights(ctx, m); err != nil {
 			return false, err
 		}
+		if rec.Zeros, err = e.zeros(ctx, m); err != nil {
+			return false, err
+		}
 		if e.check != nil && !v.Off {
 			if rec.Result, err = e.measure(ctx, m, j, limits); err != nil {
 				return false, err
@@ -53,6 +56,7 @@ func (e *engine) compare(ctx context.Context, j *job, m *ir.Model, digest string
 		return err
 	}
 	r := j.rep
+	r.Zeros = rec.Zeros
 	for i := range r.Tensors {
 		for k, x := range rec.Tensors[r.Tensors[i].Name] {
 			if r.Tensors[i].Figures == nil {

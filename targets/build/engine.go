@@ -22,6 +22,7 @@ import (
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/lora"
+	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -42,10 +43,11 @@ type engine struct {
 	src, ref, base *ir.Model
 	against        string // what ref is, in words
 	adapters       []lora.Weighted
-	calib, check   *tokens // nil when there are none
-	proof          *tokens // what a merge is proved on
-	single         bool    // one file is written, not packages
-	keepsTypes     bool    // merged weights take the types that the source has
+	calib, check   *tokens             // nil when there are none
+	proof          *tokens             // what a merge is proved on
+	promised       []prune.Expectation // what pruning promised of base
+	single         bool                // one file is written, not packages
+	keepsTypes     bool                // merged weights take the types that the source has
 
 	key     string   // digest of everything that base depends on
 	refKey  string   // of everything that ref depends on

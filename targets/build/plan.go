@@ -168,6 +168,7 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 		r.Tensors = append(r.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
 		tensors += s.Bytes
 	}
+	r.Notes = append(r.Notes, e.lostZeros(p)...)
 	r.Bytes = tensors
 	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))

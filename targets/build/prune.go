@@ -39,6 +39,9 @@ func (e *engine) prune(ctx context.Context, i int) (reused bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if err := e.promise(pass); err != nil {
+		return false, err
+	}
 	runs := pass.Needs() == ir.NeedActivations
 	parts := []any{e.key, e.r.Passes[i], e.origins.Imatrix}
 	if runs {

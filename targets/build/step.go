@@ -199,7 +199,17 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 	if err != nil {
 		return err
 	}
-	return e.measureOutput(s.Out, j.rep)
+	if err := e.measureOutput(s.Out, j.rep); err != nil || len(e.promised) == 0 {
+		return err
+	}
+	return e.timed("verify", "", func() (_ bool, err error) {
+		written, err := formats.Open(ctx, s.Out)
+		if err != nil {
+			return false, err
+		}
+		defer func() { err = errors.Join(err, written.Close()) }()
+		return false, e.holdZeros(ctx, written, j)
+	})
 }
 
 // measureOutput fills in the size of what was written.

@@ -162,6 +162,13 @@ func sameBytes(where string) string {
 // has a reason.
 func (t *Target) remarks() []Line {
 	lines := slices.Clone(t.Skipped)
+	if z := t.Zeros; z != nil {
+		lines = append(lines, Line{Reason: "zeros: " + z.Text()})
+		lines = append(lines, z.Broken...)
+		for _, g := range z.Gain {
+			lines = append(lines, Line{Reason: g})
+		}
+	}
 	for i := range t.Passes {
 		p := &t.Passes[i]
 		if strings.HasPrefix(p.Name, "prune.") {

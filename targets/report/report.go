@@ -7,8 +7,10 @@
 package report
 
 import (
+	"fmt"
 	"slices"
 
+	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/runner/bench"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -132,6 +134,26 @@ type PassResult struct {
 	Tensors []Tensor `json:"tensors,omitempty"`
 }
 
+// Zeros is what the file holds of the weights that were pruned, counted after it was written.
+type Zeros struct {
+	Matrices int   `json:"matrices"` // that were pruned
+	Zeros    int64 `json:"zeros"`    // weights of them that decode to exactly 0
+	Elements int64 `json:"elements"`
+	// Broken are the matrices that no longer show the pattern or the share that was asked for.
+	Broken []Line `json:"broken,omitempty"`
+	// Gain says, for each type the matrices are stored in, what the zeros bring.
+	Gain []string `json:"gain,omitempty"`
+}
+
+// Text says it in a line.
+func (z *Zeros) Text() string {
+	held := "as pruned"
+	if n := len(z.Broken); n > 0 {
+		held = fmt.Sprintf("%d of them not as pruned (%s: %s)", n, z.Broken[0].Tensor, z.Broken[0].Reason)
+	}
+	return fmt.Sprintf("%d matrices hold %s zeros, %s", z.Matrices, human.Percent(float64(z.Zeros)/float64(max(z.Elements, 1)), 1), held)
+}
+
 // Stage is one step of the work, with what it cost here.
 type Stage struct {
 	Name    string  `json:"name"`             // "merge", "prune", "calibrate", "quantize", "write", "verify", "bench"
@@ -176,6 +198,7 @@ type Target struct {
 	Refusals []Line       `json:"refusals,omitempty"`
 	Skipped  []Line       `json:"skipped,omitempty"`
 	Passes   []PassResult `json:"passes,omitempty"` // quantize; figures are in Tensors
+	Zeros    *Zeros       `json:"zeros,omitempty"`  // when weights were pruned
 	Notes    []string     `json:"notes,omitempty"`
 	// NotExecuted says what of this target's promise was not run here: "no GPU in this machine: ...".
 	NotExecuted []string `json:"not_executed,omitempty"`
