@@ -261,11 +261,10 @@ func shardNames(dir string) (files []string, where map[string]string, err error)
 		if file != filepath.Base(file) || strings.ContainsAny(file, `/\:`) || !filepath.IsLocal(file) || !strings.HasSuffix(file, ".safetensors") {
 			return nil, nil, &fault.Error{File: path, Tensor: tensor, Err: fmt.Errorf("%w: %q", ErrShardName, file)}
 		}
-		if !slices.Contains(files, file) {
-			files = append(files, file)
-		}
+		files = append(files, file)
 	}
 	sort.Strings(files)
+	files = slices.Compact(files)
 	for _, file := range files {
 		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
 			return nil, nil, &fault.Error{File: filepath.Join(dir, file), Err: unpath(err), Hint: "the index names this file: copy the folder again"}

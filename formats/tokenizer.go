@@ -18,7 +18,12 @@ func readTokenizer(m *ir.Model) {
 	case m.Assets["tokenizer.json"] != nil:
 		s, err = tokenizer.FromTokenizerJSON(m.Assets["tokenizer.json"], m.Assets["tokenizer_config.json"], generation, m.Assets["special_tokens_map.json"])
 	case m.Assets["tokenizer.model"] != nil:
-		s, err = tokenizer.FromSentencePiece(m.Assets["tokenizer.model"])
+		if s, err = tokenizer.FromSentencePiece(m.Assets["tokenizer.model"]); err == nil {
+			err = s.ApplyConfigs(tokenizer.Configs{
+				Tokenizer: m.Assets["tokenizer_config.json"], Generation: generation,
+				Special: m.Assets["special_tokens_map.json"], Added: m.Assets["added_tokens.json"],
+			})
+		}
 	default:
 		return
 	}

@@ -26,11 +26,18 @@ var ErrNotFile = errors.New("not a regular file")
 
 // Open opens a regular file for reading.
 func Open(path string) (*File, error) {
+	st, err := os.Stat(path)
+	if err == nil && !st.Mode().IsRegular() {
+		err = ErrNotFile // opening a pipe would wait for somebody to write into it
+	}
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
+	st, err = f.Stat() // the file that was opened, which may be another one
 	if err == nil && !st.Mode().IsRegular() {
 		err = ErrNotFile
 	}

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 func TestFile(t *testing.T) {
@@ -46,6 +48,28 @@ func TestFile(t *testing.T) {
 func TestOpenRefusesFolder(t *testing.T) {
 	if _, err := Open(t.TempDir()); !errors.Is(err, ErrNotFile) {
 		t.Errorf("folder: %v, want ErrNotFile", err)
+	}
+}
+
+// A folder of a model may hold a pipe in place of its weights: nobody writes into it, so whoever
+// opens it waits for ever.
+func TestOpenRefusesPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := exec.Command("mkfifo", path).Run(); err != nil {
+		t.Skipf("no pipes in folders here: %v", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := Open(path)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, ErrNotFile) {
+			t.Errorf("pipe: %v, want ErrNotFile", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("opening a pipe waits for somebody to write")
 	}
 }
 

@@ -34,6 +34,19 @@ func (c hfConfig) token(key string) string {
 	return ""
 }
 
+// tokens gives a list of special tokens.
+func (c hfConfig) tokens(key string) []string {
+	var raw []json.RawMessage
+	if json.Unmarshal(c[key], &raw) != nil {
+		return nil
+	}
+	out := make([]string, len(raw))
+	for i := range raw {
+		out[i] = hfConfig{key: raw[i]}.token(key)
+	}
+	return out
+}
+
 // flag gives a boolean, and whether it is there.
 func (c hfConfig) flag(key string) (value, ok bool) {
 	var b *bool
@@ -88,24 +101,69 @@ func (s *Spec) readConfigs(tokenizerConfig, generationConfig, specialTokensMap [
 	return s.readTemplates(config["chat_template"])
 }
 
-// ApplyConfigs adds to a Spec from FromSentencePiece what the other files of its folder say: the
-// tokens of added_tokens_decoder, the special tokens and whether they are added, the chat template.
-// Any file may be nil.
-func (s *Spec) ApplyConfigs(tokenizerConfig, generationConfig, specialTokensMap []byte) error {
-	config, err := readConfig("tokenizer_config.json", tokenizerConfig)
+// Configs are the files that lie beside a tokenizer.model and say what it does not. Any may be nil.
+type Configs struct {
+	Tokenizer  []byte // tokenizer_config.json
+	Generation []byte // generation_config.json, or config.json
+	Special    []byte // special_tokens_map.json
+	Added      []byte // added_tokens.json, which older folders have in place of added_tokens_decoder
+}
+
+// ApplyConfigs adds to a Spec from FromSentencePiece what the other files of its folder say: added
+// tokens, the special tokens and whether they are put around a text, the chat template.
+func (s *Spec) ApplyConfigs(c Configs) error {
+	config, err := readConfig("tokenizer_config.json", c.Tokenizer)
 	if err != nil {
 		return err
 	}
 	if err := s.readAddedDecoder(config["added_tokens_decoder"]); err != nil {
 		return err
 	}
-	if err := s.readConfigs(tokenizerConfig, generationConfig, specialTokensMap); err != nil {
+	if len(config["added_tokens_decoder"]) == 0 {
+		if err := s.readAddedTokens(c.Added, config, c.Special); err != nil {
+			return err
+		}
+	}
+	if err := s.readConfigs(c.Tokenizer, c.Generation, c.Special); err != nil {
 		return err
 	}
-	if err := s.readAddFlags(tokenizerConfig); err != nil {
+	if err := s.readAddFlags(c.Tokenizer); err != nil {
 		return err
 	}
 	return s.Check()
+}
+
+// readAddedTokens reads added_tokens.json, ids by text. Which of them are special is for the other
+// files to say.
+func (s *Spec) readAddedTokens(b []byte, config hfConfig, specialTokensMap []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	var ids map[string]int
+	if err := json.Unmarshal(b, &ids); err != nil {
+		return fmt.Errorf("%w: added_tokens.json: %w", ErrMalformed, err)
+	}
+	names, err := readConfig("special_tokens_map.json", specialTokensMap)
+	if err != nil {
+		return err
+	}
+	special := map[string]bool{}
+	for _, sp := range s.specials() {
+		special[config.token(sp.config)], special[names.token(sp.config)] = true, true
+	}
+	for _, c := range []hfConfig{config, names} {
+		for _, text := range c.tokens("additional_special_tokens") {
+			special[text] = true
+		}
+	}
+	byID := make(map[int]hfAdded, len(ids))
+	for text, id := range ids {
+		if _, dup := byID[id]; dup {
+			return fmt.Errorf("%w: added_tokens.json has two tokens with id %d", ErrMalformed, id)
+		}
+		byID[id] = hfAdded{Content: text, Special: special[text], Normalized: !special[text]}
+	}
+	return s.addByID(byID)
 }
 
 // readAddedDecoder reads added tokens by id. Those that the vocabulary has keep their place; new
@@ -118,6 +176,10 @@ func (s *Spec) readAddedDecoder(raw json.RawMessage) error {
 	if err := json.Unmarshal(raw, &byID); err != nil {
 		return fmt.Errorf("%w: added_tokens_decoder: %w", ErrMalformed, err)
 	}
+	return s.addByID(byID)
+}
+
+func (s *Spec) addByID(byID map[int]hfAdded) error {
 	for _, id := range slices.Sorted(maps.Keys(byID)) {
 		a := byID[id]
 		a.ID = id

@@ -59,9 +59,9 @@ func TestApplyConfigs(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := len(s.Tokens)
-	err = s.ApplyConfigs([]byte(`{"add_bos_token":false,"bos_token":"<s>","eos_token":"<|endoftext|>","added_tokens_decoder":{
+	err = s.ApplyConfigs(Configs{Tokenizer: []byte(`{"add_bos_token":false,"bos_token":"<s>","eos_token":"<|endoftext|>","added_tokens_decoder":{
 		"2":{"content":"</s>","special":true},"`+strconv.Itoa(n)+`":{"content":"<|endoftext|>","special":true},
-		"`+strconv.Itoa(n+1)+`":{"content":"[X]","rstrip":true}}}`), []byte(`{"eos_token_id":[2]}`), nil)
+		"`+strconv.Itoa(n+1)+`":{"content":"[X]","rstrip":true}}}`), Generation: []byte(`{"eos_token_id":[2]}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,8 +78,13 @@ func TestApplyConfigs(t *testing.T) {
 		`[]`, `{"added_tokens_decoder":7}`, `{"added_tokens_decoder":{"9999":{"content":"x"}}}`,
 		`{"added_tokens_decoder":{"5":{"content":"x"}}}`, `{"added_tokens_decoder":{"-1":{"content":"x"}}}`,
 	} {
-		if err := s.ApplyConfigs([]byte(bad), nil, nil); !errors.Is(err, ErrMalformed) {
+		if err := s.ApplyConfigs(Configs{Tokenizer: []byte(bad)}); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", bad, err)
+		}
+	}
+	for _, bad := range []string{`[]`, `{"x":9999}`, `{"x":5}`, `{"x":-1}`, `{"":` + strconv.Itoa(len(s.Tokens)) + `}`, `{"x":1,"y":1}`} {
+		if err := s.ApplyConfigs(Configs{Added: []byte(bad)}); !errors.Is(err, ErrMalformed) {
+			t.Errorf("added_tokens.json %s: %v", bad, err)
 		}
 	}
 }
