@@ -58,7 +58,7 @@ func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags
 		sink.Add(1)
 		return a.execute(ctx, m, runner.Options{})
 	}
-	e, err := verify.Explain(ctx, orig.model, made, load, tokens, opt)
+	e, err := verify.Explain(ctx, orig.model, made, load, tokens, verify.ExplainOptions{Options: opt})
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package verify_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -100,12 +101,11 @@ func TestAgainstTransformers(t *testing.T) {
 	}
 }
 
-// A model with one layer stored in two bits loses most there, and explain finds it.
-func TestExplainFindsThePlantedLoss(t *testing.T) {
-	m, tokens := openBooks(t)
+// plant stores some tensors of a model in other types.
+func plant(t *testing.T, m *ir.Model, types map[string]storage.Type) *ir.Model {
+	t.Helper()
 	q := m.Clone()
-	plant := map[string]storage.Type{"model.layers.3.mlp.down_proj.weight": storage.Q2K, "model.layers.1.self_attn.q_proj.weight": storage.Q8_0, "model.layers.5.mlp.up_proj.weight": storage.Q4K}
-	for name, typ := range plant {
+	for name, typ := range types {
 		src := q.Find(name)
 		enc, err := encodeWhole(src, typ)
 		if err != nil {
@@ -115,19 +115,117 @@ func TestExplainFindsThePlantedLoss(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	e, err := verify.Explain(context.Background(), m, q, func(m *ir.Model) (*runner.Runner, error) {
+	return q
+}
+
+const worst = "model.layers.3.mlp.down_proj.weight"
+
+// A model with one layer stored in two bits loses most there, and explain finds it.
+func TestExplainFindsThePlantedLoss(t *testing.T) {
+	m, tokens := openBooks(t)
+	types := map[string]storage.Type{worst: storage.Q2K, "model.layers.1.self_attn.q_proj.weight": storage.Q8_0, "model.layers.5.mlp.up_proj.weight": storage.Q4K}
+	q := plant(t, m, types)
+	load := func(m *ir.Model) (*runner.Runner, error) {
 		return runner.Load(context.Background(), m, runner.Options{})
-	}, tokens, verify.Options{Chunks: 1, BOS: -1, Context: 256})
+	}
+	opt := verify.ExplainOptions{Options: verify.Options{Chunks: 1, BOS: -1, Context: 256}}
+	e, err := verify.Explain(context.Background(), m, q, load, tokens, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Losses) != len(plant) || e.Losses[0].Tensor != "model.layers.3.mlp.down_proj.weight" {
-		t.Fatalf("ranking %+v", e.Losses)
+	if len(e.Losses) != len(types) || e.Losses[0].Tensor != worst || e.Grouped || e.Untried != 0 {
+		t.Fatalf("ranking %+v", e)
 	}
 	first := e.Losses[0]
 	if first.Share < 0.6 || first.Keep != "model.layers.3.mlp.down_proj=q3_k" || first.Price != 256*3*(110-84) {
 		t.Errorf("worst layer: %+v", first)
 	}
+	if _, err := verify.Explain(context.Background(), m, m, load, tokens, opt); !errors.Is(err, verify.ErrSame) {
+		t.Errorf("a model and itself: %v", err)
+	}
+	opt.Limit = 1 // a nanosecond: over once the package as it is was run
+	if e, err = verify.Explain(context.Background(), m, q, load, tokens, opt); err != nil || len(e.Losses) != 0 || e.Untried != len(types) || e.KL <= 0 {
+		t.Errorf("without time: %+v, %v", e, err)
+	}
+}
+
+// With room for a few models only, blocks are ranked first, and the planted loss is still found.
+func TestExplainWithinABound(t *testing.T) {
+	m, tokens := openBooks(t)
+	types := map[string]storage.Type{}
+	for _, x := range m.Tensors() {
+		if x.Role.Linear() {
+			types[x.Name] = storage.Q8_0
+		}
+	}
+	types[worst] = storage.Q2K
+	q := plant(t, m, types)
+	for _, c := range []struct{ trials, single int }{
+		{11, 5}, // 6 blocks of 7 matrices, then the five largest of the worst block
+		{6, 1},  // 3 pairs of blocks, the two of the worst pair, then the largest matrix of the worse block
+	} {
+		loads := 0
+		e, err := verify.Explain(context.Background(), m, q, func(m *ir.Model) (*runner.Runner, error) {
+			loads++
+			return runner.Load(context.Background(), m, runner.Options{})
+		}, tokens, verify.ExplainOptions{Options: verify.Options{Chunks: 1, BOS: -1, Context: 64}, Trials: c.trials})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if loads > c.trials+2 { // and both models as they are
+			t.Errorf("%d models were run, %d are allowed", loads-2, c.trials)
+		}
+		if !e.Grouped || e.Untried != len(types)-c.single {
+			t.Errorf("%d trials: grouped %v, %d of %d untried", c.trials, e.Grouped, e.Untried, len(types))
+		}
+		for _, l := range e.Losses {
+			if l.Type == "" {
+				continue
+			}
+			if l.Tensor != worst {
+				t.Errorf("%d trials: the worst tensor is %+v", c.trials, l)
+			}
+			break
+		}
+	}
+}
+
+// What was pruned differs in its values, not in its type.
+func TestExplainSeesPrunedTensors(t *testing.T) {
+	m, tokens := openBooks(t)
+	q := m.Clone()
+	src := q.Find(worst)
+	if err := q.Replace(src.With(src.Type, nil, halved{src.Data})); err != nil {
+		t.Fatal(err)
+	}
+	e, err := verify.Explain(context.Background(), m, q, func(m *ir.Model) (*runner.Runner, error) {
+		return runner.Load(context.Background(), m, runner.Options{})
+	}, tokens, verify.ExplainOptions{Options: verify.Options{Chunks: 1, BOS: -1, Context: 64}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Losses) != 1 || e.Losses[0].Tensor != worst || math.Abs(e.Losses[0].Share-1) > 1e-6 || e.Losses[0].Keep != "" {
+		t.Errorf("%+v", e.Losses)
+	}
+}
+
+// halved is a Source with every second column zero.
+type halved struct{ ir.Source }
+
+func (s halved) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
+	err := s.Source.ReadRows(ctx, dst, lo, hi)
+	for i := 1; i < len(dst); i += 2 {
+		dst[i] = 0
+	}
+	return err
+}
+
+func (s halved) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi int) error {
+	err := s.Source.ReadRaw(ctx, part, dst, lo, hi)
+	for i := 2; i < len(dst); i += 4 { // bf16
+		dst[i], dst[i+1] = 0, 0
+	}
+	return err
 }
 
 // memory is a Source over encoded rows.

@@ -2,10 +2,12 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/storage"
@@ -15,8 +17,8 @@ import (
 
 // Loss is what one tensor, or all tensors of a block, cost the package.
 type Loss struct {
-	Tensor string       `json:"tensor"` // name in the package, or "block 3" for a whole block
-	Type   storage.Type `json:"type"`   // stored type in the package; empty for a block
+	Tensor string       `json:"tensor"` // name in the package, or "block 3", "blocks 4 to 7" for a group
+	Type   storage.Type `json:"type"`   // stored type in the package; empty for a group
 	Bytes  int64        `json:"bytes"`
 	KL     float64      `json:"kl"`             // nats per token that return when only this is restored
 	Share  float64      `json:"share"`          // of the package's KL; shares need not add up to 1
@@ -32,19 +34,35 @@ type Explanation struct {
 	Protocol Protocol `json:"protocol"`
 	KL       float64  `json:"kl"` // of the package as it is, on the same tokens
 	Losses   []Loss   `json:"losses"`
-	// Grouped says that blocks were ranked first and only the tensors of the worst were tried.
+	// Grouped says that groups of blocks were ranked first and only tensors of the worst were tried.
 	Grouped bool `json:"grouped"`
+	// Untried is the number of changed tensors that were not put back one by one: those of better
+	// groups, and those that the bounds left no room for.
+	Untried int `json:"untried"`
 }
 
-// maxTrials is the number of single tensors that are tried one by one; larger models are ranked by
-// block first.
-const maxTrials = 64
+// ExplainOptions say how much an explanation may cost.
+type ExplainOptions struct {
+	Options // of the comparison; Chunks 0 means 2, where verify takes all: a few are enough to rank
+	// Trials is the most models that are run, each with something put back; 0 means 64. A model with
+	// more changed tensors is ranked by block first, then by the tensors of the worst blocks.
+	Trials int
+	// Limit is the time after which no further model is tried; what was tried by then is the answer,
+	// which depends on the speed of the machine. 0 means none.
+	Limit time.Duration
+}
 
 // Explain measures which tensors of pkg lost accuracy: each is put back to the original's values
-// alone, and the drop of the KL divergence is its loss. load makes a runner of a model; tokens and
-// opt are those of a comparison, where a few chunks are enough to rank.
-func Explain(ctx context.Context, original, pkg *ir.Model, load func(*ir.Model) (*runner.Runner, error), tokens []int32, opt Options) (*Explanation, error) {
-	pairs, err := changed(original, pkg)
+// alone, and the drop of the KL divergence is its loss. load makes a runner of a model. It fails
+// with ErrSame when no tensor of pkg differs from the original's.
+func Explain(ctx context.Context, original, pkg *ir.Model, load func(*ir.Model) (*runner.Runner, error), tokens []int32, opt ExplainOptions) (*Explanation, error) {
+	if opt.Chunks <= 0 {
+		opt.Chunks = 2
+	}
+	if opt.Trials <= 0 {
+		opt.Trials = 64
+	}
+	pairs, err := changed(ctx, original, pkg)
 	if err != nil {
 		return nil, err
 	}
@@ -53,36 +71,34 @@ func Explain(ctx context.Context, original, pkg *ir.Model, load func(*ir.Model) 
 		return nil, err
 	}
 	defer base.Close()
-	e := &explainer{ctx: ctx, base: base, pkg: pkg, load: load, tokens: tokens, opt: opt}
+	e := &explainer{ctx: ctx, base: base, pkg: pkg, load: load, tokens: tokens, opt: opt.Options, left: opt.Trials}
+	if opt.Limit > 0 {
+		e.until = time.Now().Add(opt.Limit)
+	}
 	whole, err := e.kl(nil)
 	if err != nil {
 		return nil, err
 	}
-	out := &Explanation{Schema: 1, Protocol: whole.Protocol, KL: whole.KL.Mean}
-	if len(pairs) > maxTrials {
-		out.Grouped = true
-		if pairs, err = e.worstBlocks(pairs, whole.KL.Mean, out); err != nil {
-			return nil, err
-		}
+	e.whole = whole.KL.Mean
+	e.out = &Explanation{Schema: 1, Protocol: whole.Protocol, KL: e.whole}
+	tried, err := e.search(pairs)
+	if err != nil {
+		return nil, err
 	}
-	for _, p := range pairs {
-		l, err := e.loss(p.pkg.Name, []restored{p}, whole.KL.Mean)
-		if err != nil {
-			return nil, err
-		}
-		l.Type = p.pkg.Type
-		l.Keep, l.Price = better(p.pkg)
-		out.Losses = append(out.Losses, l)
-	}
-	sort.SliceStable(out.Losses, func(a, b int) bool { return out.Losses[a].KL > out.Losses[b].KL })
-	return out, nil
+	e.out.Untried = len(pairs) - tried
+	sort.SliceStable(e.out.Losses, func(a, b int) bool { return e.out.Losses[a].KL > e.out.Losses[b].KL })
+	return e.out, nil
 }
 
 // restored is a tensor of the package beside the one it was made from.
 type restored struct{ pkg, original *ir.Tensor }
 
-// changed pairs the tensors whose stored type differs, by role and block, or by name.
-func changed(original, pkg *ir.Model) ([]restored, error) {
+// ErrSame is the reason when a package holds the same weights as its original.
+var ErrSame = errors.New("every tensor has the original's values")
+
+// changed pairs the tensors that may have lost something, by role and block, or by name: those in
+// another type, and those of the same type whose values differ, as pruned ones do.
+func changed(ctx context.Context, original, pkg *ir.Model) ([]restored, error) {
 	var pairs []restored
 	for _, t := range pkg.Tensors() {
 		var o *ir.Tensor
@@ -92,18 +108,47 @@ func changed(original, pkg *ir.Model) ([]restored, error) {
 		if o == nil {
 			o = original.Find(t.Name)
 		}
-		if o == nil || o.Type == t.Type && t.Scheme == nil || !slices.Equal(o.Shape, t.Shape) {
+		if o == nil || !slices.Equal(o.Shape, t.Shape) {
 			continue
 		}
-		if from, ok := storage.Lookup(t.Type); ok && from.Float && from.Bits() >= bits(o) {
-			continue // a wider float type loses nothing
+		info, ok := storage.Lookup(t.Type)
+		if lossless := o.Type == t.Type && t.Scheme == nil || ok && info.Float && info.Bits() >= bits(o); lossless {
+			if same, err := equal(ctx, o, t); err != nil {
+				return nil, err
+			} else if same {
+				continue
+			}
 		}
 		pairs = append(pairs, restored{t, o})
 	}
 	if len(pairs) == 0 {
-		return nil, &fault.Error{File: pkg.Path, Op: "explain", Err: fmt.Errorf("no tensor is stored in a smaller type than in %s", original.Path)}
+		return nil, &fault.Error{File: pkg.Path, Op: "explain", Err: fmt.Errorf("%w, %s", ErrSame, original.Path)}
 	}
 	return pairs, nil
+}
+
+// equalBand bounds the real values of a tensor that are held to compare it, in bytes.
+const equalBand = 4 << 20
+
+var errDiffers = errors.New("differs")
+
+// equal compares the values of two tensors of one shape, up to the first difference.
+func equal(ctx context.Context, a, b *ir.Tensor) (bool, error) {
+	var y []float32
+	err := ir.EachBand(ctx, a, equalBand, func(band ir.Band, x []float32) error {
+		y = slices.Grow(y[:0], len(x))[:len(x)]
+		if err := b.Data.ReadRows(ctx, y, band.Lo, band.Hi); err != nil {
+			return ir.Wrap(b, "explain", err)
+		}
+		if !slices.Equal(x, y) {
+			return errDiffers
+		}
+		return nil
+	})
+	if errors.Is(err, errDiffers) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // bits is what an element of a tensor takes on average.
@@ -113,84 +158,6 @@ func bits(t *ir.Tensor) float64 {
 		return 32
 	}
 	return 8 * float64(n) / float64(max(1, t.Elems()))
-}
-
-type explainer struct {
-	ctx    context.Context
-	base   *runner.Runner
-	pkg    *ir.Model
-	load   func(*ir.Model) (*runner.Runner, error)
-	tokens []int32
-	opt    Options
-}
-
-// kl compares the package, with some tensors put back, with the original.
-func (e *explainer) kl(back []restored) (*Result, error) {
-	m := e.pkg.Clone()
-	for _, p := range back {
-		if err := m.Replace(p.pkg.With(p.original.Type, p.original.Scheme, p.original.Data)); err != nil {
-			return nil, err
-		}
-	}
-	r, err := e.load(m)
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	return Run(e.ctx, e.base, r, e.tokens, e.opt)
-}
-
-func (e *explainer) loss(name string, back []restored, whole float64) (Loss, error) {
-	r, err := e.kl(back)
-	if err != nil {
-		return Loss{}, err
-	}
-	l := Loss{Tensor: name, KL: whole - r.KL.Mean}
-	for _, p := range back {
-		n, err := p.pkg.Bytes()
-		if err != nil {
-			return Loss{}, err
-		}
-		l.Bytes += n
-	}
-	if whole > 0 {
-		l.Share = l.KL / whole
-	}
-	return l, nil
-}
-
-// worstBlocks ranks whole blocks and returns the pairs of those that fit in maxTrials.
-func (e *explainer) worstBlocks(pairs []restored, whole float64, out *Explanation) ([]restored, error) {
-	byBlock := map[int][]restored{}
-	var blocks []int
-	for _, p := range pairs {
-		if byBlock[p.pkg.Block] == nil {
-			blocks = append(blocks, p.pkg.Block)
-		}
-		byBlock[p.pkg.Block] = append(byBlock[p.pkg.Block], p)
-	}
-	loss := map[int]float64{}
-	for _, b := range blocks {
-		name := fmt.Sprintf("block %d", b)
-		if b < 0 {
-			name = "outside the blocks"
-		}
-		l, err := e.loss(name, byBlock[b], whole)
-		if err != nil {
-			return nil, err
-		}
-		loss[b] = l.KL
-		out.Losses = append(out.Losses, l)
-	}
-	sort.SliceStable(blocks, func(i, j int) bool { return loss[blocks[i]] > loss[blocks[j]] })
-	var worst []restored
-	for _, b := range blocks {
-		if len(worst)+len(byBlock[b]) > maxTrials/2 {
-			break
-		}
-		worst = append(worst, byBlock[b]...)
-	}
-	return worst, nil
 }
 
 // ladder orders the types that store more bits each; a row that does not divide into blocks of one
