@@ -26,6 +26,10 @@ type Model struct {
 	// Problems found while reading that do not stop the work; shown by inspect and in reports.
 	Problems []Problem
 
+	// FileBytes is the size of the open files that hold the weights, headers included: what the model
+	// takes on disk, side files aside. 0 for a model that was not read from files.
+	FileBytes int64
+
 	tensors []*Tensor
 	byName  map[string]int // names and aliases -> index
 	closers []io.Closer
@@ -111,8 +115,13 @@ func (m *Model) Clone() *Model {
 	return &c
 }
 
-// Owns makes Close close c.
-func (m *Model) Owns(c io.Closer) { m.closers = append(m.closers, c) }
+// Owns makes Close close c. A file with weights, one that has a Size, counts into FileBytes.
+func (m *Model) Owns(c io.Closer) {
+	m.closers = append(m.closers, c)
+	if f, ok := c.(interface{ Size() int64 }); ok {
+		m.FileBytes += f.Size()
+	}
+}
 
 // Close releases the files behind the model's sources.
 func (m *Model) Close() error {

@@ -156,7 +156,7 @@ func compareUntilSure(ctx context.Context, cmp *verify.Comparison, tokens []int3
 		if err != nil {
 			return nil, err
 		}
-		r.Bytes = verify.Bytes{Original: orig.model.Bytes(), Package: made.model.Bytes()}
+		r.Bytes = verify.Bytes{Original: orig.model.FileBytes, Package: made.model.FileBytes}
 		r.Gate = verify.Evaluate(r, limits, nil)
 		left := min(most, cmp.Available(tokens)) - cmp.Scored()
 		if r.Gate.Verdict != verify.Inconclusive || left <= 0 {

@@ -206,7 +206,7 @@ func alone(ctx context.Context, s Subject, opt Options) (Model, error) {
 		seconds := time.Since(start).Seconds()
 		switch i {
 		case 0:
-			m.FirstLoadS, m.Bytes = seconds, model.Bytes()
+			m.FirstLoadS, m.Bytes = seconds, model.FileBytes
 			if err == nil { // the most memory is in use in prefill
 				err = session.Append(ctx, tokens[1:], runner.WantLast, nil)
 			}

@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -83,6 +84,9 @@ func (e *engine) compare(ctx context.Context, j *job, m *ir.Model, digest string
 	if r.Verdict == verify.Inconclusive && v.Undecided == "pass" {
 		r.Verdict = report.Pass
 		r.Notes = append(r.Notes, "a gate stayed inconclusive; the recipe lets that pass")
+	}
+	if p := r.Perplexity; p != nil && p.Original > float64(e.src.Decoder.Vocab) {
+		r.Notes = append(r.Notes, fmt.Sprintf("the original itself does worse than guessing on this text (perplexity %s, %d tokens in the vocabulary): the comparison says little about other texts", human.Float(p.Original), e.src.Decoder.Vocab))
 	}
 	if byDefault {
 		r.Notes = append(r.Notes, fmt.Sprintf("no gate was named: the usual limit for %s was used", j.t.Quantize))

@@ -51,7 +51,6 @@ type engine struct {
 
 	key     string   // digest of everything that base depends on
 	refKey  string   // of everything that ref depends on
-	isaBase bool     // activations entered base
 	origins origins  // digests of the inputs
 	meter   *meter   // progress, counted
 	closers []func() // in reverse order
@@ -119,7 +118,7 @@ func (e *engine) describe() {
 	m, rep := e.src, e.rep
 	rep.Recipe = e.r
 	rep.Source = report.Source{
-		Path: m.Path, Format: m.Format, Architecture: m.Arch, Parameters: m.Parameters(), Bytes: m.Bytes(),
+		Path: m.Path, Format: m.Format, Architecture: m.Arch, Parameters: m.Parameters(), Bytes: m.FileBytes,
 		Type: mainType(m), Tensors: len(m.Tensors()),
 	}
 	for i, a := range e.adapters {

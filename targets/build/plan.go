@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/targets/pack"
@@ -163,12 +166,22 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 	}
 	e.castBack(p, m)
 	r := j.rep
+	if _, plain := j.plain(); !plain && !slices.ContainsFunc(p.Steps, func(s ir.Step) bool { return s.Change && quantizes(s) }) {
+		if j.asIs = has(m, j.req); j.asIs {
+			r.Notes = append(r.Notes, "the weights are "+j.t.Quantize+" already: they are stored as they are")
+		} else {
+			r.Refusals = append(r.Refusals, nothingFits(m, p, j.t.Quantize)...)
+		}
+	}
 	var tensors int64
 	for _, s := range p.Steps {
 		r.Tensors = append(r.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
 		tensors += s.Bytes
 	}
 	r.Notes = append(r.Notes, e.lostZeros(p)...)
+	if text := shortfall(m, p, j.req); text != "" && len(r.Refusals) == 0 {
+		r.Caveats = append(r.Caveats, text)
+	}
 	r.Bytes = tensors
 	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))
@@ -193,6 +206,86 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 		return nil
 	}
 	return pack.Free(e.place(j, false), e.o.Force || e.ours(j))
+}
+
+// quantizes says that a step makes a weight smaller than floats are.
+func quantizes(s ir.Step) bool {
+	info, ok := storage.Lookup(s.To)
+	return s.Scheme != nil || ok && !info.Float
+}
+
+// has reports whether a model holds weights of the requested type already.
+func has(m *ir.Model, req quantize.Request) bool {
+	return slices.ContainsFunc(m.Tensors(), func(t *ir.Tensor) bool {
+		if req.Scheme != nil {
+			return t.Scheme != nil && *t.Scheme == *req.Scheme
+		}
+		return t.Type == req.Preset.Base
+	})
+}
+
+func plural(n int, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
+}
+
+// shortfall says it when most weights of blocks cannot have the requested type and get a larger one,
+// which the type's name hides: rows of 64 are no q2_k. It is empty when the mean size is about what
+// the type promises; preset mixes, which give some tensors more bits on purpose, stay below the limit.
+func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
+	promised := 0.0
+	if req.Scheme != nil {
+		promised = float64(req.Scheme.Bits)
+	} else {
+		promised = storage.MustLookup(req.Preset.Base).Bits()
+	}
+	var bits, elems float64
+	count := map[string]int{}
+	matrices := 0
+	for _, s := range p.Steps {
+		t := m.Find(s.Tensor)
+		if t == nil || !t.Role.Linear() && (t.Role != ir.RoleUnknown || t.Rows() == 1) {
+			continue
+		}
+		matrices++
+		bits, elems = bits+8*float64(s.Bytes), elems+float64(t.Elems())
+		if s.Reason != "" {
+			count[string(s.To)+", "+strings.TrimPrefix(s.Reason, "kept: ")]++
+		}
+	}
+	const most = 1.35 // the ratio of q2_k's mix is 1.2
+	if elems == 0 || bits/elems <= most*promised {
+		return ""
+	}
+	text := fmt.Sprintf("%.1f bits per weight, where the type's name promises %.1f", bits/elems, promised)
+	if reasons := sortedKeys(count); len(reasons) > 0 {
+		why := slices.MaxFunc(reasons, func(a, b string) int { return count[a] - count[b] })
+		text += fmt.Sprintf(": %d of %d matrices are %s", count[why], matrices, why)
+	}
+	return text
+}
+
+// nothingFits is the refusal of a type that no weight of the model can have, with the reasons that
+// the plan gives, the most frequent first.
+func nothingFits(m *ir.Model, p *ir.Plan, typ string) []report.Line {
+	count := map[string]int{}
+	for _, s := range p.Steps {
+		if t := m.Find(s.Tensor); t != nil && s.Reason != "" && (t.Role.Linear() || t.Role == ir.RoleUnknown && t.Rows() > 1) {
+			count[strings.TrimPrefix(s.Reason, "kept: ")]++
+		}
+	}
+	reasons := sortedKeys(count)
+	slices.SortStableFunc(reasons, func(a, b string) int { return count[b] - count[a] })
+	if len(reasons) == 0 {
+		return []report.Line{{Reason: fmt.Sprintf("the model has no weights that %s could store", typ)}}
+	}
+	lines := make([]report.Line, len(reasons))
+	for i, why := range reasons {
+		lines[i].Reason = fmt.Sprintf("%s fits no weight: %s (%s)", typ, why, plural(count[why], "matrix", "matrices"))
+	}
+	return lines[:min(len(lines), 3)]
 }
 
 // refusalLines spreads joined errors over lines.
@@ -251,9 +344,13 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	if rep.Planned {
 		rep.PeakMemoryBytes = memory
 	}
+	var assets int64 // travel beside the weights, and the tokenizer once more in a GGUF
+	for _, b := range m.Assets {
+		assets += 2 * int64(len(b))
+	}
 	for _, j := range jobs {
 		n := j.rep.Bytes
-		rep.DiskBytes += n
+		rep.DiskBytes += n + assets
 		if j.t.Method == "gptq" {
 			rep.WorkBytes += n // spilled codes, beside the package that copies them
 		}

@@ -46,7 +46,6 @@ func (e *engine) prune(ctx context.Context, i int) (reused bool, err error) {
 	parts := []any{e.key, e.r.Passes[i], e.origins.Imatrix}
 	if runs {
 		parts = append(parts, e.calibKey(), e.o.ISA)
-		e.isaBase = true
 	}
 	e.key = key(parts...)
 	s, err := e.w.stage("prune", e.key)

@@ -134,10 +134,8 @@ func usesImportance(t *recipe.Target, req quantize.Request, r *recipe.Recipe) bo
 
 // needsRun says that making the packages, not only checking them, takes a run of the model.
 func needsRun(r *recipe.Recipe) bool {
-	for i := range r.Passes {
-		if r.Passes[i].Use == "prune.wanda" && r.Calibration.Imatrix == "" {
-			return true
-		}
+	if prunesByActivations(r) {
+		return true
 	}
 	for i := range r.Targets {
 		if r.Targets[i].Method == "gptq" {
@@ -145,6 +143,12 @@ func needsRun(r *recipe.Recipe) bool {
 		}
 	}
 	return false
+}
+
+// prunesByActivations says that what is pruned depends on a run of the model, so that the bytes of
+// every target do.
+func prunesByActivations(r *recipe.Recipe) bool {
+	return r.Calibration.Imatrix == "" && slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool { return p.Use == "prune.wanda" })
 }
 
 // onlySize says that a gate needs no run of the models.

@@ -34,6 +34,8 @@ type job struct {
 	key string
 	// isa says that activations entered the bytes.
 	isa bool
+	// asIs says that the weights have the type already.
+	asIs bool
 }
 
 func (e *engine) newJob(i int) (*job, error) {
@@ -49,7 +51,7 @@ func (e *engine) newJob(i int) (*job, error) {
 		return nil, err
 	}
 	measured := usesImportance(j.t, j.req, e.r) && e.r.Calibration.Imatrix == ""
-	j.isa = e.isaBase || j.t.Method == "gptq" || measured
+	j.isa = prunesByActivations(e.r) || j.t.Method == "gptq" || measured
 	return j, nil
 }
 
@@ -116,6 +118,9 @@ func (j *job) plain() (storage.Type, bool) {
 
 // quantize turns the base model into what the target stores. m is a clone that the target owns.
 func (e *engine) quantize(ctx context.Context, j *job, m *ir.Model, s *stage) (results []report.PassResult, err error) {
+	if j.asIs {
+		return nil, nil
+	}
 	if usesImportance(j.t, j.req, e.r) {
 		if j.req.Importance, err = e.importance(ctx); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
@@ -87,10 +89,55 @@ func readText(file string) ([]byte, error) {
 		return nil, &fault.Error{File: file, Op: "text", Err: err}
 	case len(b) > maxText:
 		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, fmt.Errorf("larger than %s", human.Bytes(maxText))), Hint: "a few megabytes of text are plenty: cut it"}
+	case !isText(b):
+		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("this is no text: it holds zero bytes, or is not UTF-8")), Hint: "give a plain text file"}
 	case len(b) == 0:
 		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("the file is empty"))}
 	}
 	return b, nil
+}
+
+// isText tells text from other files, as other tools do by zero bytes, and by more than a stray
+// damaged character.
+func isText(b []byte) bool {
+	if bytes.IndexByte(b, 0) >= 0 {
+		return false
+	}
+	bad := 0
+	for i := 0; i < len(b); {
+		r, n := utf8.DecodeRune(b[i:])
+		if r == utf8.RuneError && n == 1 {
+			bad++
+		}
+		i += n
+	}
+	return bad*100 <= len(b)
+}
+
+// seenBefore is the share of a text's tokens that lie in stretches which occur in another text too.
+func seenBefore(text, in []int32) float64 {
+	const n = 32 // longer than phrases that texts of a kind share
+	if len(text) < n || len(in) < n {
+		return 0
+	}
+	stretch := func(x []int32) (s [n]int32) { copy(s[:], x); return }
+	known := make(map[[n]int32]bool, len(text)/n)
+	for at := 0; at+n <= len(text); at += n {
+		known[stretch(text[at:])] = false
+	}
+	for at := 0; at+n <= len(in); at++ {
+		s := stretch(in[at:])
+		if _, ok := known[s]; ok {
+			known[s] = true
+		}
+	}
+	seen := 0
+	for at := 0; at+n <= len(text); at += n {
+		if known[stretch(text[at:])] {
+			seen++
+		}
+	}
+	return float64(seen) / float64(len(text)/n)
 }
 
 func digestOf(s string) string {
@@ -186,6 +233,11 @@ func (e *engine) texts(ctx context.Context) error {
 		return &fault.Error{Op: "verify", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one chunk takes %d", len(e.check.ids), v.Context)), Hint: "give a longer text"}
 	}
 	e.check.Tokens = len(e.check.ids)
+	if e.calib != nil && e.check != spare {
+		if share := seenBefore(e.check.ids, e.calib.ids); share > 0.02 {
+			e.note(fmt.Sprintf("%s of the text that packages are compared on is calibration text: their loss on new text is larger than shown", human.Percent(share, 0)))
+		}
+	}
 	if e.proof == nil {
 		e.proof = e.check
 	}

@@ -88,7 +88,7 @@ type Source struct {
 	Format       string `json:"format"`
 	Architecture string `json:"architecture"`
 	Parameters   int64  `json:"parameters"`
-	Bytes        int64  `json:"bytes"` // of all tensors
+	Bytes        int64  `json:"bytes"` // of the files that hold the weights
 	Type         string `json:"type"`  // the type most elements are stored in
 	Tensors      int    `json:"tensors"`
 	Digest       string `json:"digest,omitempty"` // "sha256:..." over its files, see pack.SourceDigest
@@ -151,7 +151,12 @@ func (z *Zeros) Text() string {
 	if n := len(z.Broken); n > 0 {
 		held = fmt.Sprintf("%d of them not as pruned (%s: %s)", n, z.Broken[0].Tensor, z.Broken[0].Reason)
 	}
-	return fmt.Sprintf("%d matrices hold %s zeros, %s", z.Matrices, human.Percent(float64(z.Zeros)/float64(max(z.Elements, 1)), 1), held)
+	return fmt.Sprintf("%d matrices hold %s zeros, %s", z.Matrices, z.Share(), held)
+}
+
+// Share is the part of the pruned matrices that is zero: "49.9 %".
+func (z *Zeros) Share() string {
+	return human.Percent(float64(z.Zeros)/float64(max(z.Elements, 1)), 1)
 }
 
 // Stage is one step of the work, with what it cost here.
@@ -189,7 +194,7 @@ type Target struct {
 	Digest    string  `json:"digest,omitempty"`
 	Verdict   Verdict `json:"verdict"`
 
-	// BitsPerWeight is 8*Bytes of tensors over parameters.
+	// BitsPerWeight is 8*Bytes over parameters.
 	BitsPerWeight float64 `json:"bits_per_weight"`
 	// SameBytes says where the same bytes come out again: "any machine" or "isa avx512".
 	SameBytes string `json:"same_bytes,omitempty"`
@@ -197,11 +202,15 @@ type Target struct {
 	Tensors  []Tensor     `json:"tensors,omitempty"`
 	Refusals []Line       `json:"refusals,omitempty"`
 	Skipped  []Line       `json:"skipped,omitempty"`
-	Passes   []PassResult `json:"passes,omitempty"` // quantize; figures are in Tensors
-	Zeros    *Zeros       `json:"zeros,omitempty"`  // when weights were pruned
+	Passes   []PassResult `json:"passes,omitempty"`  // quantize; figures are in Tensors
+	Caveats  []string     `json:"caveats,omitempty"` // what the name of the type does not say
+	Zeros    *Zeros       `json:"zeros,omitempty"`   // when weights were pruned
 	Notes    []string     `json:"notes,omitempty"`
 	// NotExecuted says what of this target's promise was not run here: "no GPU in this machine: ...".
 	NotExecuted []string `json:"not_executed,omitempty"`
+	// NotCompared and NotTimed say why there are no figures of accuracy, or of speed, below.
+	NotCompared string   `json:"not_compared,omitempty"`
+	NotTimed    string   `json:"not_timed,omitempty"`
 	Runtimes    []string `json:"runtimes,omitempty"` // where the package opens unconverted
 
 	// Against says what "original" is in the figures below: "the source model", or "source with

@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"math"
-	"path/filepath"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/human"
@@ -45,22 +44,33 @@ func (r *Report) Summarize() Summary {
 			s.Rows = append(s.Rows, []string{t.Name, TypeName(t), "", "", "", "", "", "", t.VerdictText()})
 			continue
 		}
+		typ := TypeName(t)
+		for _, c := range t.Caveats {
+			typ += foot(c)
+		}
+		kl := t.KLText()
+		if t.KL == nil && t.NotCompared != "" {
+			kl = "not compared" + foot(t.NotCompared)
+		}
+		// Where the figures come from stands at the last of them; nothing was executed without them.
 		decode := ""
 		switch {
-		case t.Bench != nil:
+		case t.Bench != nil && t.Bench.Ratio != nil:
 			decode = fmt.Sprintf("%.1fx", t.Bench.Ratio.Decode)
 			if len(t.NotExecuted) > 0 {
 				decode += " here"
 			}
-		case len(t.NotExecuted) > 0:
-			decode = "not run"
+		case t.NotTimed != "":
+			decode = "not timed" + foot(t.NotTimed)
 		}
-		for _, n := range t.NotExecuted {
-			decode += foot(n)
+		if t.Bench != nil || t.KL != nil {
+			for _, n := range t.NotExecuted {
+				decode += foot(n)
+			}
 		}
 		s.Rows = append(s.Rows, []string{
-			t.Name, TypeName(t), human.Bytes(t.Bytes), fmt.Sprintf("%.2fx", t.Ratio),
-			t.KLText(), t.Top1Text(), t.PerplexityText(), decode, t.VerdictText(),
+			t.Name, typ, human.Bytes(t.Bytes), fmt.Sprintf("%.2fx", t.Ratio),
+			kl, t.Top1Text(), t.PerplexityText(), strings.TrimSpace(decode), t.VerdictText(),
 		})
 	}
 	return s
@@ -134,29 +144,41 @@ func (t *Target) PerplexityChange() string {
 
 // VerdictText is the verdict with the reason when it is not a plain pass.
 func (t *Target) VerdictText() string {
+	text := t.VerdictWord()
+	if why := t.VerdictReason(); why != "" {
+		text += "  " + why
+	}
+	return text
+}
+
+// VerdictWord is the verdict in a word or two; what a person must act on is in capitals.
+func (t *Target) VerdictWord() string {
 	switch t.Verdict {
-	case Refused:
-		text := "REFUSED"
-		if len(t.Refusals) > 0 {
-			text += "  " + t.Refusals[0].Reason
-			if n := len(t.Refusals) - 1; n > 0 {
-				text += fmt.Sprintf(" (and %d more)", n)
-			}
-		}
-		return text
 	case None:
 		return "no gate"
 	case Pass:
 		return "pass"
 	}
-	text := strings.ToUpper(string(t.Verdict))
-	for _, c := range t.Gate.Checks {
-		if c.Verdict == t.Verdict {
-			text += "  " + CheckText(c)
-			break
+	return strings.ToUpper(string(t.Verdict))
+}
+
+// VerdictReason is why it is not a plain pass.
+func (t *Target) VerdictReason() string {
+	if t.Verdict == Refused && len(t.Refusals) > 0 {
+		text := t.Refusals[0].Reason
+		if n := len(t.Refusals) - 1; n > 0 {
+			text += fmt.Sprintf(" (and %d more)", n)
+		}
+		return text
+	}
+	if t.Verdict == Fail || t.Verdict == Inconclusive {
+		for _, c := range t.Gate.Checks {
+			if c.Verdict == t.Verdict {
+				return CheckText(c)
+			}
 		}
 	}
-	return text
+	return ""
 }
 
 // CheckText says how a limit was met or missed: "kl_mean 0.412 > 0.1 (95 % bound 0.395)".
@@ -215,11 +237,7 @@ func packages(n int) string {
 // Title names the source in one line: "books-llama · llama · 6.82 M parameters · bf16 · 13.0 MiB".
 func (r *Report) Title() string {
 	s := r.Source
-	name := filepath.Clean(s.Path)
-	if len(name) > 40 {
-		name = filepath.Base(name)
-	}
-	parts := []string{filepath.ToSlash(name)}
+	parts := []string{modelName(s.Path)}
 	if s.Architecture != "" {
 		parts = append(parts, s.Architecture)
 	}
