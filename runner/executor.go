@@ -46,12 +46,10 @@ type walk struct {
 	mid   stageStates // residual stream between attention and MLP
 	ffn   stageStates
 
-	weights map[*ir.Tensor]*linear
-	vectors map[*ir.Tensor][]float32
-	cache   cache
-	buf     buffers
-	xs, as  []float32 // scratch for rows of states
-	fs, ns  []float32
+	cache  cache
+	buf    buffers
+	xs, as []float32 // scratch for rows of states
+	fs, ns []float32
 }
 
 // stageStates is a stage's result and what it was computed from; nil from means nothing usable.
@@ -158,26 +156,30 @@ func (w *walk) Inputs(ctx context.Context, stage ir.Stage, fn func(x []float32, 
 	if err := w.ready(true); err != nil {
 		return err
 	}
-	b, h, err := w.load(ctx)
-	if err != nil {
-		return err
-	}
-	d := w.m.Decoder
+	all, h := w.handles()
 	switch stage.Name {
 	case "qkv":
-		return w.stream(ctx, w.x, b.attnNorm, fn)
+		gain, err := all.vector(ctx, ir.RoleAttnNorm, w.block)
+		if err != nil {
+			return err
+		}
+		return w.stream(ctx, w.x, gain, fn)
 	case "o":
-		if err := w.runAttention(ctx, b, h); err != nil {
+		if err := w.runAttention(ctx, all, h); err != nil {
 			return err
 		}
 		return w.stream(ctx, w.attn.states, nil, fn)
 	case "gate_up":
-		if err := w.runMid(ctx, b, h); err != nil {
+		if err := w.runMid(ctx, all, h); err != nil {
 			return err
 		}
-		return w.stream(ctx, w.mid.states, b.mlpNorm, fn)
+		gain, err := all.vector(ctx, ir.RoleMLPNorm, w.block)
+		if err != nil {
+			return err
+		}
+		return w.stream(ctx, w.mid.states, gain, fn)
 	case "down":
-		if err := w.runExpand(ctx, b, h, d.FFN); err != nil {
+		if err := w.runExpand(ctx, all, h, w.m.Decoder.FFN); err != nil {
 			return err
 		}
 		return w.stream(ctx, w.ffn.states, nil, fn)
@@ -190,15 +192,23 @@ func (w *walk) Next(ctx context.Context) error {
 	if err := w.ready(true); err != nil {
 		return err
 	}
-	b, h, err := w.load(ctx)
-	if err != nil {
-		return err
-	}
-	if err := w.runAttention(ctx, b, h); err != nil {
+	all, h := w.handles()
+	if err := w.runAttention(ctx, all, h); err != nil {
 		return err
 	}
 	d := w.m.Decoder
 	midDone, ffnDone := slices.Equal(w.mid.from, h.mid()), slices.Equal(w.ffn.from, h.ffn())
+	roles := outRoles
+	if !midDone {
+		roles = slices.Concat(roles, midRoles)
+	}
+	if !ffnDone {
+		roles = slices.Concat(roles, ffnRoles)
+	}
+	b, err := w.load(ctx, all, roles...)
+	if err != nil {
+		return err
+	}
 	for lo := 0; lo < w.tokens; lo += walkRows {
 		if err := ctx.Err(); err != nil {
 			return w.fail(lo, err)
@@ -226,7 +236,6 @@ func (w *walk) Next(ctx context.Context) error {
 	}
 	w.block++
 	w.attn.from, w.mid.from, w.ffn.from = nil, nil, nil
-	w.weights, w.vectors = nil, nil
 	return nil
 }
 

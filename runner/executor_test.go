@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -253,6 +254,68 @@ func TestWalkFollowsHandles(t *testing.T) {
 	b, _ := inputs(t, fresh, "qkv")
 	if !slices.Equal(a, b) {
 		t.Error("4 up and down/4 do not cancel")
+	}
+}
+
+// counted counts how many rows of a tensor are read.
+type counted struct {
+	of   *ir.Tensor
+	rows map[ir.Role]int
+}
+
+func (c counted) ReadRows(ctx context.Context, dst []float32, lo, hi int) error {
+	c.rows[c.of.Role] += hi - lo
+	return c.of.Data.ReadRows(ctx, dst, lo, hi)
+}
+
+func (c counted) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi int) error {
+	c.rows[c.of.Role] += hi - lo
+	return c.of.Data.ReadRaw(ctx, part, dst, lo, hi)
+}
+
+// A stage reads no weight that does not enter into its input, and a block reads every weight once:
+// to read a handle may be to encode it, and a method replaces it before it is needed.
+func TestWalkReadsWeightsOnce(t *testing.T) {
+	ctx := context.Background()
+	stages := []struct {
+		name  string
+		roles []ir.Role
+	}{
+		{"qkv", nil},
+		{"o", []ir.Role{ir.RoleAttnQ, ir.RoleAttnK, ir.RoleAttnV}},
+		{"gate_up", []ir.Role{ir.RoleAttnO}},
+		{"down", []ir.Role{ir.RoleMLPGate, ir.RoleMLPUp}},
+		{"", []ir.Role{ir.RoleMLPDown}}, // Next
+	}
+	for _, asked := range [][]string{{"qkv", "o", "gate_up", "down"}, {"gate_up"}, {}} {
+		m := open(t, filepath.Join(architectures, "qwen2")).Clone()
+		rows, want := map[ir.Role]int{}, map[ir.Role]int{}
+		for _, s := range stages {
+			for _, r := range s.roles {
+				of := m.Role(r, 0)
+				if err := m.Replace(of.With(of.Type, of.Scheme, counted{of, rows})); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		w := start(t, m, runner.Options{}, [][]int32{{1, 2, 3}, {4, 5}})
+		for _, s := range stages {
+			for _, r := range s.roles {
+				want[r] = m.Role(r, 0).Rows()
+			}
+			if s.name == "" {
+				if err := w.Next(ctx); err != nil {
+					t.Fatal(err)
+				}
+			} else if slices.Contains(asked, s.name) {
+				inputs(t, w, s.name)
+			} else {
+				continue
+			}
+			if !maps.Equal(rows, want) {
+				t.Errorf("asked for %v: after %q the rows read are %v, want %v", asked, s.name, rows, want)
+			}
+		}
 	}
 }
 

@@ -26,68 +26,50 @@ func (h handles) attn() []*ir.Tensor { return h[:len(attnRoles)] }
 func (h handles) mid() []*ir.Tensor  { return h[:len(attnRoles)+len(midRoles)] }
 func (h handles) ffn() []*ir.Tensor  { return h[:len(attnRoles)+len(midRoles)+len(ffnRoles)] }
 
-// load gives the weights of the current block as the model's handles are now. Weights whose handle
-// is still the same are kept, all others are dropped.
-func (w *walk) load(ctx context.Context) (*block, handles, error) {
+// handles lists the tensors of the current block as the model has them now, and all by their roles.
+func (w *walk) handles() (index, handles) {
+	x := indexOf(w.m)
 	var h handles
-	all := indexOf(w.m)
 	for _, r := range slices.Concat(attnRoles, midRoles, ffnRoles, outRoles) {
-		h = append(h, all[indexKey{r, w.block}])
+		h = append(h, x[indexKey{r, w.block}])
 	}
-	keptWeights, keptVectors := map[*ir.Tensor]*linear{}, map[*ir.Tensor][]float32{}
-	for _, t := range h {
-		if l := w.weights[t]; l != nil {
-			keptWeights[t] = l
-		}
-		if v := w.vectors[t]; v != nil {
-			keptVectors[t] = v
-		}
-	}
-	w.weights, w.vectors = keptWeights, keptVectors
+	return x, h
+}
+
+// load prepares those weights of the current block that roles name, and no others: a handle may
+// stand for work, such as the encoding of the whole tensor, that is thrown away when a method is
+// about to replace it. Nothing is kept for the next stage, which needs other weights.
+func (w *walk) load(ctx context.Context, x index, roles ...ir.Role) (*block, error) {
 	b := &block{}
 	for _, n := range blockNorms(b) {
-		t := all[indexKey{n.role, w.block}]
-		if t == nil {
+		if !slices.Contains(roles, n.role) {
 			continue
 		}
-		if w.vectors[t] == nil {
-			v, err := loadVector(ctx, t)
-			if err != nil {
-				return nil, nil, err
-			}
-			w.vectors[t] = v
+		var err error
+		if *n.dst, err = x.vector(ctx, n.role, w.block); err != nil {
+			return nil, err
 		}
-		*n.dst = w.vectors[t]
 	}
 	for _, n := range blockLinears(b) {
-		t, bias := all[indexKey{n.weight, w.block}], all[indexKey{n.bias, w.block}]
-		if t == nil || w.weights[t] == nil {
-			l, err := all.linear(ctx, w.e.k, n.weight, ir.RoleUnknown, w.block)
-			if err != nil {
-				return nil, nil, err
-			}
-			w.weights[t] = l
+		if !slices.Contains(roles, n.weight) {
+			continue
 		}
-		l := *w.weights[t]
-		if bias != nil {
-			if w.vectors[bias] == nil {
-				v, err := loadVector(ctx, bias)
-				if err != nil {
-					return nil, nil, err
-				}
-				w.vectors[bias] = v
-			}
-			l.bias = w.vectors[bias]
+		var err error
+		if *n.dst, err = x.linear(ctx, w.e.k, n.weight, n.bias, w.block); err != nil {
+			return nil, err
 		}
-		*n.dst = &l
 	}
-	return b, h, nil
+	return b, nil
 }
 
 // runAttention brings w.attn up to date: the input of the output projection for all sequences.
-func (w *walk) runAttention(ctx context.Context, b *block, h handles) error {
+func (w *walk) runAttention(ctx context.Context, all index, h handles) error {
 	if slices.Equal(w.attn.from, h.attn()) {
 		return nil
+	}
+	b, err := w.load(ctx, all, attnRoles...)
+	if err != nil {
+		return err
 	}
 	d := w.m.Decoder
 	if err := w.room(&w.attn, d.QDim()); err != nil {
@@ -118,8 +100,12 @@ func (w *walk) runAttention(ctx context.Context, b *block, h handles) error {
 }
 
 // runMid brings w.mid up to date: the residual stream after attention.
-func (w *walk) runMid(ctx context.Context, b *block, h handles) error {
-	if err := w.runAttention(ctx, b, h); err != nil || slices.Equal(w.mid.from, h.mid()) {
+func (w *walk) runMid(ctx context.Context, all index, h handles) error {
+	if err := w.runAttention(ctx, all, h); err != nil || slices.Equal(w.mid.from, h.mid()) {
+		return err
+	}
+	b, err := w.load(ctx, all, midRoles...)
+	if err != nil {
 		return err
 	}
 	d := w.m.Decoder
@@ -168,8 +154,12 @@ func (w *walk) midRows(b *block, dst []float32, lo, hi int, done bool) error {
 }
 
 // runExpand brings w.ffn up to date: the input of the down projection.
-func (w *walk) runExpand(ctx context.Context, b *block, h handles, width int) error {
-	if err := w.runMid(ctx, b, h); err != nil || slices.Equal(w.ffn.from, h.ffn()) {
+func (w *walk) runExpand(ctx context.Context, all index, h handles, width int) error {
+	if err := w.runMid(ctx, all, h); err != nil || slices.Equal(w.ffn.from, h.ffn()) {
+		return err
+	}
+	b, err := w.load(ctx, all, ffnRoles...)
+	if err != nil {
 		return err
 	}
 	if err := w.room(&w.ffn, width); err != nil {
