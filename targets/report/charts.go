@@ -50,7 +50,7 @@ func newPlot(title, x, y string) *plot.Plot {
 	sans := func(s *text.Style, size font.Length) {
 		s.Color, s.Font = inkColor, font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
 	}
-	p.BackgroundColor = color.Transparent
+	p.BackgroundColor = nil // transparent: the page shows through. The writer of SVG divides by an alpha of 0
 	p.Title.Text, p.Title.Padding = title, 8
 	sans(&p.Title.TextStyle, 12)
 	p.X.Label.Text, p.Y.Label.Text = x, y
@@ -219,8 +219,7 @@ func (t *Target) klChart() template.HTML {
 		if err != nil {
 			continue
 		}
-		box.Color, box.LineStyle.Width = series[0], 0.4
-		box.LineStyle.Color = color.Transparent
+		box.Color, box.LineStyle.Width = series[0], 0
 		p.Add(box)
 	}
 	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = exponent(h.Edges[lo]), exponent(h.Edges[hi])+0.1, 0, highest*1.32

@@ -46,7 +46,8 @@ type targetView struct {
 	Charts  []template.HTML
 	Sample  *sampleView
 	Figures []string // columns of the tensor table, sorted
-	Remarks []Line
+	Reasons []Reason
+	Did     []string // what pruning of this target alone did
 }
 
 // fact is one line of the provenance.
@@ -76,6 +77,7 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"numeric": numeric,
 	"foot":    func(i int) string { return superscript(i + 1) },
 	"figure":  figureCell,
+	"names":   htmlNames,
 }).Parse(pageText))
 
 // HTML is the report as one self-contained file: no network, light and dark, readable on a phone.
@@ -86,7 +88,7 @@ func (r *Report) HTML() ([]byte, error) {
 	}
 	for i := range r.Targets {
 		t := &r.Targets[i]
-		v := targetView{T: t, Type: TypeName(t), Before: r.Source.Bytes, Figures: figureNames(t), Remarks: t.remarks(), Sample: cutSample(t.Sample)}
+		v := targetView{T: t, Type: TypeName(t), Before: r.Source.Bytes, Figures: figureNames(t), Reasons: t.Reasons(), Did: t.did(), Sample: cutSample(t.Sample)}
 		for _, c := range []template.HTML{t.layerChart(), t.klChart(), t.latencyChart()} {
 			if c != "" {
 				v.Charts = append(v.Charts, c)
@@ -158,54 +160,21 @@ func sameBytes(where string) string {
 	return "the same on " + where
 }
 
-// remarks joins refusal-free remarks of a target: what was skipped, and every tensor whose type
-// has a reason.
-func (t *Target) remarks() []Line {
-	lines := slices.Clone(t.Skipped)
-	if z := t.Zeros; z != nil {
-		lines = append(lines, Line{Reason: "zeros: " + z.Text()})
-		lines = append(lines, z.Broken...)
-		for _, g := range z.Gain {
-			lines = append(lines, Line{Reason: g})
-		}
-	}
+// did says what the passes of one target did, besides quantizing.
+func (t *Target) did() (lines []string) {
 	for i := range t.Passes {
 		p := &t.Passes[i]
 		if strings.HasPrefix(p.Name, "prune.") {
-			lines = append(lines, Line{Reason: fmt.Sprintf("%s: %d matrices, %s of their weights are zero", p.Name, p.Changed, human.Percent(p.Sparsity(), 1))})
+			lines = append(lines, fmt.Sprintf("%s set %s of the weights of %d matrices to zero", p.Name, human.Percent(p.Sparsity(), 1), p.Changed))
 		}
-		lines = append(lines, p.Skipped...)
-		for _, n := range p.Notes {
-			lines = append(lines, Line{Reason: n})
-		}
-	}
-	// reasons of tensors are in the table; here each reason once, with how often
-	type seen struct {
-		n     int
-		first string
-	}
-	reasons := map[string]*seen{}
-	var order []string
-	for _, x := range t.Tensors {
-		if x.Reason == "" {
-			continue
-		}
-		key := x.To + ": " + x.Reason
-		if reasons[key] == nil {
-			reasons[key] = &seen{first: x.Name}
-			order = append(order, key)
-		}
-		reasons[key].n++
-	}
-	for _, key := range order {
-		s := reasons[key]
-		text := key
-		if s.n > 1 {
-			text = fmt.Sprintf("and %d more: %s", s.n-1, key)
-		}
-		lines = append(lines, Line{Tensor: s.first, Reason: text})
+		lines = append(lines, p.Notes...)
 	}
 	return lines
+}
+
+// htmlNames lists the tensors of a reason, each name as code.
+func htmlNames(r Reason) template.HTML {
+	return template.HTML(r.Names(func(s string) string { return "<code>" + template.HTMLEscapeString(s) + "</code>" })) //nolint:gosec // names are escaped
 }
 
 // figureNames are the figures that any tensor has, sorted.

@@ -14,7 +14,9 @@ func (r *Report) Markdown() []byte {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("# %s", r.Title())
-	line("")
+	if len(r.Adapters) > 0 {
+		line("")
+	}
 	for _, a := range r.Adapters {
 		line("+ adapter %s · %s · %d matrices", filepath.Base(a.Path), a.Kind, a.Matrices)
 	}
@@ -112,13 +114,12 @@ func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
 		line("\nOriginal: …%s**%s**%s\n\nPackage: …%s**%s**%s",
 			mdText(s.Common), mdText(strings.TrimSpace(s.MarkA)), mdText(s.RestA), mdText(s.Common), mdText(strings.TrimSpace(s.MarkB)), mdText(s.RestB))
 	}
-	if rest := t.remarks(); len(rest)+len(t.Notes) > 0 {
-		line("")
-		for _, l := range rest {
-			line("- %s", remark(l))
+	for _, list := range [][]string{t.zeroLines(), t.reasonLines(), t.did(), t.Notes} {
+		if len(list) > 0 {
+			line("")
 		}
-		for _, n := range t.Notes {
-			line("- %s", n)
+		for _, l := range list {
+			line("- %s", l)
 		}
 	}
 	if len(t.Tensors) > 0 {
@@ -140,6 +141,36 @@ func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
 		mdTable(b, head, rows, func(c int) bool { return c >= 3 && c < len(head)-1 })
 		line("\n</details>")
 	}
+}
+
+// zeroLines says what the written file holds of the pruning.
+func (t *Target) zeroLines() (lines []string) {
+	z := t.Zeros
+	if z == nil {
+		return nil
+	}
+	lines = append(append(lines, "zeros in the file: "+z.Text()), z.Gain...)
+	const most = 8
+	for i, l := range z.Broken {
+		if i == most {
+			lines = append(lines, fmt.Sprintf("and %d more are not as pruned", len(z.Broken)-most))
+			break
+		}
+		lines = append(lines, remark(l))
+	}
+	return lines
+}
+
+// reasonLines says what was skipped, kept or fell back.
+func (t *Target) reasonLines() (lines []string) {
+	for _, r := range t.Reasons() {
+		names := r.Names(func(s string) string { return "`" + s + "`" })
+		if names != "" {
+			names += ": "
+		}
+		lines = append(lines, names+r.Why())
+	}
+	return lines
 }
 
 func remark(l Line) string {
