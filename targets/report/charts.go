@@ -191,6 +191,7 @@ func (t *Target) layerChart() template.HTML {
 	p.Add(grid(), bars)
 	p.NominalX(names...)
 	p.X.Min, p.X.Max, p.Y.Min = -0.6, float64(len(values))-0.4, 0
+	p.Y.Max *= 1.05
 	p.Y.Tick.Marker = ticks{}
 	return inline(p, "bars of the relative error after each block")
 }
@@ -222,7 +223,7 @@ func (t *Target) klChart() template.HTML {
 		box.Color, box.LineStyle.Width = series[0], 0
 		p.Add(box)
 	}
-	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = exponent(h.Edges[lo]), exponent(h.Edges[hi])+0.1, 0, highest*1.32
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = exponent(h.Edges[lo]), exponent(h.Edges[hi])+0.25, 0, highest*1.32
 	for i, q := range []struct {
 		name string
 		at   float64

@@ -69,7 +69,6 @@ var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
 	"float":   human.Float,
 	"whole":   func(v float64) string { return human.Thousands(int64(math.Round(v))) },
 	"percent": func(v float64) string { return human.Percent(v, 1) },
-	"growth":  func(p *verify.Perplexity) string { return fmt.Sprintf("%+.1f %%", 100*math.Expm1(p.LogRatio)) },
 	"check":   CheckText,
 	"seconds": seconds,
 	"amount":  amount,

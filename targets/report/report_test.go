@@ -96,8 +96,8 @@ func pow10(e float64) float64 {
 func TestSummary(t *testing.T) {
 	s := example().Summarize()
 	want := [][]string{
-		{"arm64", "Q4_0 gptq", "4.10 MiB", "0.32x", "0.0079 ± 0.0006", "93.7 %", "39.5 → 39.9 +1.1 %", "1.9x here ¹", "pass"},
-		{"tiny", "Q2_K", "2.94 MiB", "0.23x", "0.135 ± 0.008", "74.3 %", "39.5 → 45 +13.9 %", "", "FAIL  kl_mean 0.135 > 0.05 (95 % bound 0.128)"},
+		{"arm64", "Q4_0 gptq", "4.10 MiB", "0.32x", "0.00790 ± 0.00059", "93.7 %", "39.5 → 39.9 +1.1 %", "1.9x here ¹", "pass"},
+		{"tiny", "Q2_K", "2.94 MiB", "0.23x", "0.1345 ± 0.0078", "74.3 %", "39.5 → 45.0 +13.9 %", "", "FAIL  kl_mean 0.135 > 0.05 (95 % bound 0.128)"},
 		{"gpu-vllm", "int4 g128", "", "", "", "", "", "", "REFUSED  100 columns do not divide into groups of 128"},
 	}
 	if !reflect.DeepEqual(s.Rows, want) {

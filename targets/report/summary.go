@@ -89,33 +89,36 @@ func TypeName(t *Target) string {
 	return name
 }
 
-// KLText is "0.0411 ± 0.0020": the mean and half of its 95 % interval.
+// KLText is "0.0411 ± 0.0020": the mean and half of its 95 % interval, to two digits of the latter.
 func (t *Target) KLText() string {
 	if t.KL == nil {
 		return ""
 	}
-	text := human.Float(t.KL.Mean)
-	if se := t.KL.SE; se > 0 && !math.IsInf(se, 0) {
-		text += " ± " + fixed(1.96*se, decimals(text))
+	half := 1.96 * t.KL.SE
+	if !(half > 0) || math.IsInf(half, 0) {
+		return human.Float(t.KL.Mean)
 	}
-	return text
+	const most = 7 // decimals; what is smaller reads better with an exponent
+	if places := 1 - int(math.Floor(math.Log10(half))); places <= most {
+		return fmt.Sprintf("%.*f ± %.*f", max(places, 0), t.KL.Mean, max(places, 0), half)
+	}
+	return human.Float(t.KL.Mean) + " ± " + human.Float(half)
+}
+
+// pair spells two figures of one kind with the same number of decimals.
+func pair(a, b float64) (string, string) {
+	x, y := human.Float(a), human.Float(b)
+	if strings.Contains(x+y, "e") {
+		return x, y
+	}
+	places := max(decimals(x), decimals(y))
+	return fmt.Sprintf("%.*f", places, a), fmt.Sprintf("%.*f", places, b)
 }
 
 // decimals counts the digits after the point.
 func decimals(s string) int {
-	if _, after, ok := strings.Cut(s, "."); ok && !strings.Contains(s, "e") {
-		return len(after)
-	}
-	return 0
-}
-
-// fixed spells v with as many decimals as its partner has, and more when it would vanish.
-func fixed(v float64, places int) string {
-	s := fmt.Sprintf("%.*f", places, v)
-	if strings.Trim(s, "0.") == "" {
-		return human.Float(v)
-	}
-	return s
+	_, after, _ := strings.Cut(s, ".")
+	return len(after)
 }
 
 // Top1Text is the share of tokens on which both models rank the same token first.
@@ -131,7 +134,13 @@ func (t *Target) PerplexityText() string {
 	if t.Perplexity == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s → %s %s", human.Float(t.Perplexity.Original), human.Float(t.Perplexity.Package), t.PerplexityChange())
+	return t.PerplexityPair() + " " + t.PerplexityChange()
+}
+
+// PerplexityPair is "61.4 → 63.0".
+func (t *Target) PerplexityPair() string {
+	original, made := pair(t.Perplexity.Original, t.Perplexity.Package)
+	return original + " → " + made
 }
 
 // PerplexityChange is "+2.6 %".

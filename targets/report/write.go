@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// JSON is the record itself, indented; docs/schema/report.schema.json describes it.
+// JSON is the record itself, indented; docs/schema/build.schema.json describes it.
 func (r *Report) JSON() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
@@ -34,6 +34,9 @@ func (r *Report) Files() (map[string][]byte, error) {
 	return map[string][]byte{"report.json": record, "report.md": r.Markdown(), "report.html": page}, nil
 }
 
+// FileNames are the files that Write makes.
+var FileNames = []string{"report.json", "report.md", "report.html", "junit.xml"}
+
 // Write puts the report's files and junit.xml into dir, each complete or not at all.
 func (r *Report) Write(dir string) error {
 	files, err := r.Files()
@@ -43,7 +46,7 @@ func (r *Report) Write(dir string) error {
 	if files["junit.xml"], err = r.JUnit(); err != nil {
 		return err
 	}
-	for _, name := range []string{"report.json", "report.md", "report.html", "junit.xml"} {
+	for _, name := range FileNames {
 		to := filepath.Join(dir, name)
 		if err := os.WriteFile(to+".tmp", files[name], 0o644); err != nil {
 			return err
@@ -64,6 +67,9 @@ func Read(file string) (*Report, error) {
 	var r Report
 	if err := json.Unmarshal(b, &r); err != nil {
 		return nil, fmt.Errorf("%s is not a report: %w", file, err)
+	}
+	if r.Schema == 0 || r.Tool == "" {
+		return nil, fmt.Errorf("%s is not a report", file)
 	}
 	return &r, nil
 }
