@@ -3,6 +3,7 @@ package formats
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -138,5 +139,38 @@ func FuzzOpenPacked(f *testing.F) {
 			}
 		}
 		_, _ = visit(t, dir)
+	})
+}
+
+// FuzzOpenSharded changes the index of a folder: whatever it names, nothing outside is opened.
+func FuzzOpenSharded(f *testing.F) {
+	for _, index := range []string{
+		`{"weight_map":{"a":"model-1.safetensors","b.weight":"model-1.safetensors","c":"model-1.safetensors"}}`,
+		`{"metadata":{"total_size":24},"weight_map":{"a":"model-1.safetensors","b.weight":"model-2.safetensors"}}`,
+		`{"weight_map":{"a":"../model-1.safetensors"}}`,
+	} {
+		f.Add([]byte(index))
+	}
+	f.Fuzz(func(t *testing.T, index []byte) {
+		dir := t.TempDir()
+		inside := filepath.Join(dir, "model")
+		if err := os.Mkdir(inside, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		outside := filepath.Join(dir, "model-1.safetensors")
+		secret := append(binary.LittleEndian.AppendUint64(nil, 65), `{"secret":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}        `[:65]...)
+		for name, b := range map[string][]byte{
+			outside: append(secret, 1), filepath.Join(inside, "model-1.safetensors"): tinySafetensors(), filepath.Join(inside, indexName): index,
+		} {
+			if err := os.WriteFile(name, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if m, err := visit(t, outside); err != nil || m.Find("secret") == nil {
+			t.Fatal("the bait is not a model: ", err)
+		}
+		if m, err := visit(t, inside); err == nil && m.Find("secret") != nil {
+			t.Fatalf("%q reads a file outside the folder", index)
+		}
 	})
 }

@@ -26,6 +26,9 @@ func IsPackage(path string) bool {
 
 // isArchive looks for the first header that Archive writes: the manifest, in a tar file.
 func isArchive(file string) bool {
+	if st, err := os.Stat(file); err != nil || !st.Mode().IsRegular() {
+		return false // opening a pipe would wait for somebody to write into it
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return false
