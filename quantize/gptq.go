@@ -3,8 +3,10 @@ package quantize
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -199,17 +201,17 @@ func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p *gptqProblem, damp
 	if err != nil {
 		return err
 	}
-	var loss, plain float64
+	out := outcome{Damping: damping}
 	var dst []byte
 	const band = 32 << 20
 	err = ir.EachBand(ctx, src, band, func(b ir.Band, x []float32) error {
 		n := b.Hi - b.Lo
 		dst = append(dst[:0], make([]byte, int64(n)*rowBytes)...)
-		l, r, err := p.solve(ctx, dst, x, n, info, importance, g.env.Threads)
+		loss, plain, err := p.solve(ctx, dst, x, n, info, importance, g.env.Threads)
 		if err != nil {
 			return ir.Wrap(t, g.Name(), err)
 		}
-		loss, plain = loss+l, plain+r
+		out.Loss, out.Plain = out.Loss+loss, out.Plain+plain
 		if _, err := f.Write(dst); err != nil {
 			return &fault.Error{File: path, Op: "write", Err: err}
 		}
@@ -219,41 +221,62 @@ func (g *gptqRun) tensor(ctx context.Context, t *ir.Tensor, p *gptqProblem, damp
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(binary.Write(f, binary.LittleEndian, out), f.Sync(), f.Close()); err != nil {
 		return &fault.Error{File: path, Op: "write", Err: err}
 	}
 	if err := os.Rename(path+".part", path); err != nil {
 		return err
 	}
-	figures := map[string]float64{"gptq_damping": damping}
-	if plain > 0 {
-		figures["gptq_loss_ratio"] = loss / plain
-	}
-	g.res.Tensors[t.Name] = figures
-	return g.adopt(t)
+	return g.adopt(t, out)
 }
 
-// spill is the file that holds the finished tensor.
+// outcome is what solving a tensor gave besides its codes. It stands behind them in the spilled
+// file, so that the report of a run that was interrupted says the same.
+type outcome struct{ Damping, Loss, Plain float64 }
+
+// figures are for the report.
+func (o outcome) figures() map[string]float64 {
+	f := map[string]float64{"gptq_damping": o.Damping}
+	if o.Plain > 0 {
+		f["gptq_loss_ratio"] = o.Loss / o.Plain
+	}
+	return f
+}
+
+// spill is the file that holds the finished tensor: its rows, then the outcome.
 func (g *gptqRun) spill(t *ir.Tensor) string {
 	return filepath.Join(g.env.Work, fmt.Sprintf("gptq-%x.bin", sha256.Sum256([]byte(t.Name)))) // names may hold any character
 }
 
 // resume adopts a tensor that an earlier run finished; its file appears by rename, so it is whole.
 func (g *gptqRun) resume(t *ir.Tensor) (bool, error) {
-	want, err := t.Bytes()
+	rows, err := t.Bytes()
 	if err != nil {
 		return false, err
 	}
-	st, err := os.Stat(g.spill(t))
-	if err != nil || st.Size() != want {
-		return false, nil //nolint:nilerr // absent or cut short: solve it again
+	f, err := os.Open(g.spill(t))
+	if err != nil {
+		return false, nil //nolint:nilerr // not there: solve it
 	}
-	return true, g.adopt(t)
+	defer f.Close()
+	var out outcome
+	st, err := f.Stat()
+	if err != nil || st.Size() != rows+int64(binary.Size(out)) {
+		return false, nil //nolint:nilerr // of another shape or cut short: solve it again
+	}
+	if err := binary.Read(io.NewSectionReader(f, rows, int64(binary.Size(out))), binary.LittleEndian, &out); err != nil {
+		return false, &fault.Error{File: g.spill(t), Op: "read", Err: err}
+	}
+	if n, err := g.source[t.Name].Bytes(); err == nil {
+		g.env.Progress.Add(n)
+	}
+	return true, g.adopt(t, out)
 }
 
-// adopt puts the spilled tensor into the model.
-func (g *gptqRun) adopt(t *ir.Tensor) error {
+// adopt puts the spilled tensor into the model and its figures into the result.
+func (g *gptqRun) adopt(t *ir.Tensor, out outcome) error {
 	g.solved++
+	g.res.Tensors[t.Name] = out.figures()
 	rowBytes, err := t.Type.RowBytes(t.Cols())
 	if err != nil {
 		return err

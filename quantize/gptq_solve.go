@@ -79,7 +79,7 @@ func newGPTQ(ctx context.Context, h []float64, cols int, damping float64, thread
 
 // solve encodes rows of w [rows,cols] into dst. The scales of each row are those that the type's
 // own search finds with the given importance (nil or one weight per column); the codes are then
-// chosen by GPTQ on that fixed grid. w is overwritten. The result does not depend on threads.
+// chosen by GPTQ on that fixed grid. The result does not depend on threads.
 //
 // It returns the loss d H d^T of these codes and of the search's own codes on the same scales,
 // summed over every sixteenth row, so that a report can say what the method bought.

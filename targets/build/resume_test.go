@@ -7,11 +7,13 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
 )
 
 // longRecipe goes through every kind of stage: pruning with activations, GPTQ, an importance matrix,
@@ -32,6 +34,7 @@ func TestKilledRunsGoOn(t *testing.T) {
 	whole := childJob{Recipe: longRecipe(), Out: filepath.Join(t.TempDir(), "whole"), Threads: 2}
 	start := time.Now()
 	res, err := child(t, whole, 0)
+	undisturbed := res.Report
 	took := time.Since(start)
 	if err != nil || res.Err != "" {
 		t.Fatal(err, res.Err)
@@ -64,6 +67,9 @@ func TestKilledRunsGoOn(t *testing.T) {
 	if got := digests(t, res.Report); !maps.Equal(got, want) {
 		t.Errorf("after %d kills %v, want %v", kills, got, want)
 	}
+	if got, want := figures(res.Report), figures(undisturbed); !reflect.DeepEqual(got, want) {
+		t.Errorf("after %d kills the report says %v of the tensors, want %v", kills, got, want)
+	}
 	reused := 0
 	for _, s := range res.Report.Stages {
 		if s.Reused {
@@ -76,6 +82,22 @@ func TestKilledRunsGoOn(t *testing.T) {
 	if entries, _ := os.ReadDir(broken.Out); len(entries) != 4 {
 		t.Errorf("left behind: %v", entries)
 	}
+}
+
+// figures are what a report says of the tensors, by pass or target and name.
+func figures(rep *report.Report) map[string]map[string]float64 {
+	all := map[string]map[string]float64{}
+	for _, p := range rep.Passes {
+		for _, x := range p.Tensors {
+			all[p.Name+" "+x.Name] = x.Figures
+		}
+	}
+	for i := range rep.Targets {
+		for _, x := range rep.Targets[i].Tensors {
+			all[rep.Targets[i].Name+" "+x.Name] = x.Figures
+		}
+	}
+	return all
 }
 
 // The moments around publishing: the record is written, the package not yet in its place; and the
