@@ -158,6 +158,40 @@ func TestDocsMakeTargets(t *testing.T) {
 	}
 }
 
+// The pipeline of docs/ci.md hangs together: it keys its cache on the recipe that it builds, keeps
+// the work folder that it builds in, and uploads files of the folder that it builds to.
+func TestDocsPipeline(t *testing.T) {
+	text := readFile(t, filepath.Join(top, "docs", "ci.md"))
+	_, text, _ = strings.Cut(text, "```yaml\n")
+	text, _, ok := strings.Cut(text, "```")
+	build := regexp.MustCompile(`(?m)- run: pare build -r (\S+) .*--work (\S+) -o (\S+)$`).FindStringSubmatch(text)
+	if !ok || build == nil {
+		t.Fatal("docs/ci.md has no pipeline with pare build")
+	}
+	recipe, work, out := build[1], build[2], build[3]
+	keys := regexp.MustCompile(`hashFiles\('([^']*)'\)`).FindAllStringSubmatch(text, -1)
+	if len(keys) == 0 {
+		t.Error("no cache key")
+	}
+	for _, m := range keys {
+		if m[1] != recipe {
+			t.Errorf("the cache is keyed on %s, built is %s", m[1], recipe)
+		}
+	}
+	steps := regexp.MustCompile(`(?ms)uses: actions/(cache|upload-artifact).*?\n +path: (.*?)\n +(?:- |key)`).FindAllStringSubmatch(text+"      - ", -1)
+	if len(steps) != 4 {
+		t.Errorf("%d steps with a path, want restore, save, report and packages", len(steps))
+	}
+	for _, m := range steps {
+		for line := range strings.SplitSeq(strings.TrimPrefix(m[2], "|\n"), "\n") {
+			path := strings.TrimSpace(line)
+			if in := strings.HasPrefix(path, out+"/"); m[1] == "cache" && path != work || m[1] != "cache" && !in || strings.ContainsAny(path, " ,\"") {
+				t.Errorf("%s: path %q; one path a line, in %s or %s", m[1], path, work, out)
+			}
+		}
+	}
+}
+
 // docs/recipe.md names every key of a recipe.
 func TestDocsRecipeKeys(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(top, "docs", "recipe.md"))
