@@ -84,23 +84,20 @@ func readPacked(m *ir.Model, config []byte) (*packed, error) {
 		return nil, nil
 	case compressedTensors:
 	default:
-		problemf(m, "", "weights quantized by %q are not understood: they are listed as they are stored", method)
-		m.Decoder = nil
+		stop(m, fmt.Errorf("weights quantized by %q are not understood, and listed as they are stored", method))
 		return nil, nil
 	}
 	var c struct {
 		Q packedConfig `json:"quantization_config"`
 	}
 	if err := json.Unmarshal(config, &c); err != nil {
-		problemf(m, "", "quantization_config was not understood: %v", err)
-		m.Decoder = nil
+		stop(m, fmt.Errorf("quantization_config was not understood: %w", err))
 		return nil, nil
 	}
 	switch c.Q.Format {
 	case "pack-quantized", "int-quantized", "naive-quantized", "dense":
 	default:
-		problemf(m, "", "compressed-tensors of format %q are not read yet: weights are listed as they are stored", c.Q.Format)
-		m.Decoder = nil
+		stop(m, fmt.Errorf("weights in compressed-tensors' format %q are not understood, and listed as they are stored", c.Q.Format))
 		return nil, nil
 	}
 	p := &packed{}

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/ir"
 )
@@ -79,6 +80,7 @@ var (
 	ErrReadOnly = errors.New("format is read, not written")
 	ErrExists   = errors.New("already exists")
 	ErrInexact  = errors.New("the format cannot express this model")
+	ErrDamaged  = errors.New("the file is damaged")
 )
 
 var registry = map[string]Format{}
@@ -126,7 +128,7 @@ func ByPath(path string) (Format, bool) {
 func Sniff(path string) (Format, error) {
 	p, err := probe(path)
 	if err != nil {
-		return Format{}, &fault.Error{File: path, Err: unpath(err)}
+		return Format{}, &fault.Error{File: path, Err: unpath(err), Hint: missingHint(path, err)}
 	}
 	for _, f := range All() {
 		if f.Sniff != nil && f.Sniff(p) {
@@ -143,6 +145,23 @@ func Sniff(path string) (Format, error) {
 		hint = "the folder has a config.json but no .safetensors file"
 	}
 	return Format{}, &fault.Error{File: path, Err: ErrUnknown, Hint: hint}
+}
+
+// missingHint helps with a path at which nothing lies: a slip of the finger, or the name of a model
+// that lies elsewhere.
+func missingHint(path string, err error) string {
+	if !errors.Is(err, fs.ErrNotExist) {
+		return ""
+	}
+	var names []string
+	entries, _ := os.ReadDir(filepath.Dir(path)) // no folder, no names
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if near := human.Nearest(filepath.Base(path), names); near != "" {
+		return fmt.Sprintf("did you mean %s?", filepath.Join(filepath.Dir(path), near))
+	}
+	return "give the path of a folder or file on this machine: models are not downloaded"
 }
 
 func probe(path string) (*Probe, error) {
@@ -264,9 +283,4 @@ func writableNames() (names []string) {
 		}
 	}
 	return names
-}
-
-// problemf adds a problem to the model.
-func problemf(m *ir.Model, tensor, format string, args ...any) {
-	m.Problems = append(m.Problems, ir.Problem{Tensor: tensor, Reason: fmt.Sprintf(format, args...)})
 }

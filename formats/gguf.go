@@ -183,7 +183,7 @@ func readGGUF(ctx context.Context, m *ir.Model, path string) error {
 			return err
 		}
 		settle(trial)
-		m.Decoder, m.Problems = trial.Decoder, append(m.Problems, trial.Problems...)
+		m.Decoder, m.NoDecoder, m.Problems = trial.Decoder, trial.NoDecoder, append(m.Problems, trial.Problems...)
 	}
 	for _, t := range handles {
 		if a != nil && a.GGUF.Interleaved && turned(t.Role) {
@@ -197,8 +197,7 @@ func readGGUF(ctx context.Context, m *ir.Model, path string) error {
 	}
 	if _, ok := src.Value("tokenizer.ggml.model"); ok {
 		if m.Tokenizer, err = tokenizer.FromGGUF(src.Value); err != nil {
-			m.Tokenizer = nil
-			problemf(m, "", "the tokenizer cannot be used: %v", err)
+			mute(m, err)
 		}
 	}
 	return nil
@@ -211,13 +210,13 @@ func readGGUFArch(m *ir.Model, src arch.Source) *arch.Arch {
 	} else {
 		m.Arch, _ = m.Meta["general.architecture"].(string)
 	}
+	m.Decoder = d
 	if err != nil {
-		problemf(m, "", "the model cannot be run, only its weights can be worked on: %v", err)
+		stop(m, err)
 	}
 	for _, n := range notes {
 		problemf(m, "", "%s", n)
 	}
-	m.Decoder = d
 	return a
 }
 
@@ -239,11 +238,15 @@ func ggufHandles(ctx context.Context, m *ir.Model, a *arch.Arch, files []*opened
 			if t.Data, err = newFileSource(o.f, e.Offset, t); err != nil {
 				return nil, &fault.Error{File: o.path, Tensor: e.Name, Op: "gguf", Err: err}
 			}
-			if a != nil {
-				name(m, t, a.GGUFRole, a.HFName)
-			}
 			handles = append(handles, t)
 		}
+	}
+	if a != nil {
+		n := roles{m: m, role: a.GGUFRole, other: a.HFName}
+		for _, t := range handles {
+			n.give(t)
+		}
+		n.report()
 	}
 	return handles, nil
 }
@@ -275,8 +278,7 @@ func readFactors(ctx context.Context, m *ir.Model) error {
 		return nil
 	}
 	if len(t.Shape) != 1 || t.Cols() != m.Decoder.HeadDim/2 {
-		problemf(m, t.Name, "shape %v, heads of %d elements need %d factors", t.Shape, m.Decoder.HeadDim, m.Decoder.HeadDim/2)
-		m.Decoder = nil
+		stop(m, &fault.Error{Tensor: t.Name, Err: fmt.Errorf("%w: %v, heads of %d elements need %d factors", ir.ErrShape, t.Shape, m.Decoder.HeadDim, m.Decoder.HeadDim/2)})
 		return nil
 	}
 	x, err := ir.ReadAll(ctx, t)
@@ -285,8 +287,7 @@ func readFactors(ctx context.Context, m *ir.Model) error {
 	}
 	for i, v := range x {
 		if !(v > 0) || v-v != 0 {
-			problemf(m, t.Name, "factor %d is %v", i, v)
-			m.Decoder = nil
+			stop(m, &fault.Error{Tensor: t.Name, Err: fmt.Errorf("factor %d is %v", i, v)})
 			return nil
 		}
 	}

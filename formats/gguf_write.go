@@ -85,8 +85,8 @@ func layGGUF(m *ir.Model, o WriteOptions) (*ggufFile, error) {
 		f.copyMeta(m, o)
 	default:
 		return nil, &fault.Error{
-			File: m.Path, Op: "gguf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: GGUF needs to know the architecture", ErrInexact)),
-			Hint: strings.Join(append(reasons(m), "write a Hugging Face folder or safetensors instead"), "; "),
+			File: m.Path, Op: "gguf", Err: fault.As(fault.ErrRefused, fmt.Errorf("%w: GGUF needs a model that can be run: %w", ErrInexact, m.CannotRun())),
+			Hint: "write a Hugging Face folder or safetensors instead",
 		}
 	}
 	if err != nil {
@@ -111,16 +111,6 @@ func layGGUF(m *ir.Model, o WriteOptions) (*ggufFile, error) {
 		}
 	}
 	return f, errors.Join(errs...)
-}
-
-// reasons are the problems that concern the whole model.
-func reasons(m *ir.Model) (list []string) {
-	for _, p := range m.Problems {
-		if p.Tensor == "" {
-			list = append(list, p.Reason)
-		}
-	}
-	return list
 }
 
 // canonical lists the tensors of a known architecture under their GGUF names, in the order of
@@ -261,7 +251,7 @@ func (f *ggufFile) tokenizer(m *ir.Model, o WriteOptions) error {
 	}
 	if m.Tokenizer == nil {
 		if m.Assets["tokenizer.json"] != nil || m.Assets["tokenizer.model"] != nil {
-			return refuse(fmt.Errorf("%w: the tokenizer was not understood", ErrInexact), strings.Join(reasons(m), "; "))
+			return refuse(fmt.Errorf("%w: %w", ErrInexact, m.CannotRead()), "write a Hugging Face folder, which takes its files as they are")
 		}
 		f.notes = append(f.notes, "the source has no tokenizer: the file takes token ids only")
 		f.add("tokenizer.ggml.model", "no_vocab")

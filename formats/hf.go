@@ -66,6 +66,9 @@ func readHF(ctx context.Context, m *ir.Model, dir string) error {
 		if err != nil {
 			return &fault.Error{File: filepath.Join(dir, name), Err: unpath(err)}
 		}
+		if err := intact(filepath.Join(dir, name), b); err != nil {
+			return err
+		}
 		m.Assets[name] = b
 	}
 	a, q, err := readConfig(m)
@@ -81,10 +84,14 @@ func readHF(ctx context.Context, m *ir.Model, dir string) error {
 			return err
 		}
 	}
-	for _, t := range handles {
-		if a != nil {
-			name(m, t, a.HFRole, a.GGUFName)
+	if a != nil {
+		n := roles{m: m, role: a.HFRole, other: a.GGUFName}
+		for _, t := range handles {
+			n.give(t)
 		}
+		n.report()
+	}
+	for _, t := range handles {
 		if err := m.Add(t); err != nil {
 			return err
 		}
@@ -99,7 +106,7 @@ func readHF(ctx context.Context, m *ir.Model, dir string) error {
 func readConfig(m *ir.Model) (*arch.Arch, *packed, error) {
 	config, ok := m.Assets["config.json"]
 	if !ok {
-		problemf(m, "", "the folder has no config.json: its architecture is not known, only weights can be worked on")
+		stop(m, fmt.Errorf("%w: the folder has no config.json", ir.ErrNoArchitecture))
 		return nil, nil, nil
 	}
 	a, d, notes, err := arch.FromHF(config)
@@ -108,13 +115,13 @@ func readConfig(m *ir.Model) (*arch.Arch, *packed, error) {
 	} else {
 		m.Arch = claimed(config)
 	}
+	m.Decoder = d
 	if err != nil {
-		problemf(m, "", "the model cannot be run, only its weights can be worked on: %v", err)
+		stop(m, err)
 	}
 	for _, n := range notes {
 		problemf(m, "", "%s", n)
 	}
-	m.Decoder = d
 	q, err := readPacked(m, config)
 	return a, q, err
 }
@@ -130,42 +137,6 @@ func claimed(config []byte) string {
 		return c.Architectures[0]
 	}
 	return c.ModelType
-}
-
-// name gives a tensor its role and the name that the other container has for it.
-func name(m *ir.Model, t *ir.Tensor, role func(string) (ir.Role, int, bool), other func(ir.Role, int) string) {
-	r, block, ok := role(t.Name)
-	if !ok {
-		return
-	}
-	if d := m.Decoder; d != nil {
-		switch {
-		case block >= d.Layers:
-			problemf(m, t.Name, "the configuration has %d layers: the tensor is not used", d.Layers)
-			return
-		case r == ir.RoleHead && d.TiedHead:
-			problemf(m, t.Name, "the configuration ties the head to the embedding: the tensor is not used")
-			return
-		case strings.HasSuffix(string(r), "_bias") && !slices.Contains(d.Biases, r):
-			problemf(m, t.Name, "the configuration has no such bias: the tensor is not used")
-			return
-		}
-	}
-	t.Role, t.Block = r, block
-	if alias := other(r, block); alias != "" {
-		t.Aliases = []string{alias}
-	}
-}
-
-// settle drops the Decoder when the tensors do not fit it, saying so.
-func settle(m *ir.Model) {
-	if m.Decoder == nil {
-		return
-	}
-	if err := m.Check(); err != nil {
-		problemf(m, "", "the model cannot be run, only its weights can be worked on: %v", err)
-		m.Decoder = nil
-	}
 }
 
 // readSmall reads a side file of bounded size.
@@ -250,8 +221,11 @@ func shardNames(dir string) (files []string, where map[string]string, err error)
 	var index struct {
 		WeightMap map[string]string `json:"weight_map"`
 	}
+	if err := intact(path, b); err != nil {
+		return nil, nil, err
+	}
 	if err := json.Unmarshal(b, &index); err != nil {
-		return nil, nil, &fault.Error{File: path, Err: err}
+		return nil, nil, &fault.Error{File: path, Err: fmt.Errorf("%w: %w", ErrIndex, err), Hint: "copy the folder again"}
 	}
 	if len(index.WeightMap) == 0 {
 		return nil, nil, &fault.Error{File: path, Err: fmt.Errorf("%w: weight_map is empty", ErrIndex)}

@@ -101,11 +101,14 @@ func readLlama2CTokenizer(m *ir.Model, dir string) {
 		}
 		spec, err := tokenizer.FromLlama2C(b, m.Decoder.Vocab)
 		if err != nil {
-			problemf(m, "", "the tokenizer %s cannot be used: %v", name, err)
+			mute(m, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
-		m.Tokenizer = spec
+		m.Tokenizer, m.NoTokenizer = spec, nil
 		return
 	}
-	problemf(m, "", "no tok%d.bin or tokenizer.bin beside the checkpoint: there is no tokenizer", m.Decoder.Vocab)
+	if m.NoTokenizer == nil {
+		m.NoTokenizer = fmt.Errorf("%w: no tok%d.bin or tokenizer.bin lies beside the checkpoint", ir.ErrNoTokenizer, m.Decoder.Vocab)
+		problemf(m, "", "%v", m.NoTokenizer)
+	}
 }

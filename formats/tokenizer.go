@@ -28,7 +28,7 @@ func readTokenizer(m *ir.Model) {
 		return
 	}
 	if err != nil {
-		problemf(m, "", "the tokenizer cannot be used: %v", err)
+		mute(m, err)
 		return
 	}
 	if t := m.Assets["chat_template.jinja"]; t != nil && s.ChatTemplate == "" {

@@ -51,7 +51,7 @@ func TestSentencePieceFolder(t *testing.T) {
 			files:   map[string]string{"tokenizer_config.json": `{"added_tokens_decoder":{"7":{"content":"x"}}}`},
 			problem: `added token "x" has the id of`,
 		},
-		"not JSON": {files: map[string]string{"special_tokens_map.json": `{`}, problem: "special_tokens_map.json"},
+		"no list": {files: map[string]string{"tokenizer_config.json": `{"added_tokens_decoder":7}`}, problem: "added_tokens_decoder"},
 	} {
 		dir := t.TempDir()
 		for _, f := range []string{"config.json", oneName, "tokenizer.model"} {

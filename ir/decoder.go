@@ -57,8 +57,11 @@ func (d *Decoder) Windowed(layer int) bool {
 func (d *Decoder) QDim() int  { return d.Heads * d.HeadDim }
 func (d *Decoder) KVDim() int { return d.KVHeads * d.HeadDim }
 
-// ErrMissing is the reason when an architecture needs a tensor that the model does not have.
-var ErrMissing = errors.New("tensor required by the architecture is missing")
+// Reasons why tensors and architecture do not go together.
+var (
+	ErrMissing = errors.New("the architecture needs a tensor that is missing")
+	ErrShape   = errors.New("the shape does not fit")
+)
 
 // Shape is the shape that a role must have, nil when the role does not occur in this decoder.
 func (d *Decoder) Shape(r Role) []int {
@@ -92,32 +95,50 @@ func (d *Decoder) Shape(r Role) []int {
 	return nil
 }
 
-// check verifies presence and shapes. It reports everything wrong at once.
+// check verifies presence and shapes. It reports everything wrong at once, a line for each kind: a
+// configuration that contradicts the weights does so in every block.
 func (d *Decoder) check(m *Model) error {
-	var errs []error
-	missing := 0
 	type key struct {
 		r Role
 		b int
 	}
 	have := map[key]*Tensor{}
+	wrong := &fault.Error{File: m.Path}
+	others := 0
 	for _, t := range m.tensors {
 		if t.Role == RoleUnknown {
 			continue
 		}
 		have[key{t.Role, t.Block}] = t
 		want := d.Shape(t.Role)
-		if !equalInts(want, t.Shape) {
-			errs = append(errs, &fault.Error{File: m.Path, Tensor: t.Name, Err: fmt.Errorf("shape %v, the architecture needs %v", t.Shape, want)})
+		switch {
+		case equalInts(want, t.Shape):
+		case wrong.Err == nil:
+			wrong.Tensor, wrong.Err = t.Name, fmt.Errorf("%w: %v, the configuration asks for %v", ErrShape, t.Shape, want)
+		default:
+			others++
 		}
 	}
-	need := func(r Role, b int) {
+	var errs []error
+	if others > 0 {
+		wrong.Err = fmt.Errorf("%w; and %d more like it", wrong.Err, others)
+	}
+	if wrong.Err != nil {
+		errs = append(errs, wrong)
+	}
+	var first string
+	missing, empty := 0, 0 // tensors, and blocks of which nothing is there
+	need := func(r Role, b int) bool {
 		if have[key{r, b}] != nil {
-			return
+			return true
 		}
-		if missing++; missing <= 20 { // a configuration may claim any number of layers
-			errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %s of block %d", ErrMissing, r, b)})
+		if missing++; missing == 1 {
+			first = string(r)
+			if b >= 0 {
+				first += fmt.Sprintf(" of block %d", b)
+			}
 		}
+		return false
 	}
 	need(RoleEmbedding, -1)
 	need(RoleFinalNorm, -1)
@@ -125,21 +146,34 @@ func (d *Decoder) check(m *Model) error {
 		need(RoleHead, -1)
 	}
 	for b := range d.Layers {
-		for _, r := range d.Biases {
-			need(r, b)
+		some := false
+		for _, r := range d.blockRoles() {
+			some = need(r, b) || some
 		}
-		for _, r := range []Role{RoleAttnNorm, RoleAttnQ, RoleAttnK, RoleAttnV, RoleAttnO, RoleMLPNorm, RoleMLPGate, RoleMLPUp, RoleMLPDown} {
-			need(r, b)
-		}
-		if d.QKNorm {
-			need(RoleAttnQNorm, b)
-			need(RoleAttnKNorm, b)
+		if !some {
+			empty++
 		}
 	}
-	if missing > 20 {
-		errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %d in all", ErrMissing, missing)})
+	if missing > 0 {
+		text := first
+		if missing > 1 {
+			text += fmt.Sprintf(" and %d more", missing-1)
+		}
+		if empty > 0 {
+			text += fmt.Sprintf("; the configuration has %d blocks, the file %d of them", d.Layers, d.Layers-empty)
+		}
+		errs = append(errs, &fault.Error{File: m.Path, Err: fmt.Errorf("%w: %s", ErrMissing, text)})
 	}
 	return errors.Join(errs...)
+}
+
+// blockRoles are the tensors that every block has.
+func (d *Decoder) blockRoles() []Role {
+	roles := append([]Role{RoleAttnNorm, RoleAttnQ, RoleAttnK, RoleAttnV, RoleAttnO, RoleMLPNorm, RoleMLPGate, RoleMLPUp, RoleMLPDown}, d.Biases...)
+	if d.QKNorm {
+		roles = append(roles, RoleAttnQNorm, RoleAttnKNorm)
+	}
+	return roles
 }
 
 func equalInts(a, b []int) bool {

@@ -25,6 +25,9 @@ type Model struct {
 	Meta map[string]any
 	// Problems found while reading that do not stop the work; shown by inspect and in reports.
 	Problems []Problem
+	// NoDecoder and NoTokenizer say why there is none, where the reader knows more than that
+	// (CannotRun, CannotRead).
+	NoDecoder, NoTokenizer error
 
 	// FileBytes is the size of the open files that hold the weights, headers included: what the model
 	// takes on disk, side files aside. 0 for a model that was not read from files.

@@ -20,8 +20,8 @@ type CalibrateOptions struct {
 // linear layer, as llama.cpp's imatrix tool does: all positions of all sequences count. The sums
 // are made in double precision, in token order, so that they do not depend on threads.
 func Calibrate(ctx context.Context, m *ir.Model, ex ir.Executor, sequences [][]int32, opt CalibrateOptions) (*Statistics, error) {
-	if m.Decoder == nil || ex == nil {
-		return nil, &fault.Error{File: m.Path, Op: "calibrate", Err: fault.As(fault.ErrMisuse, errors.New("the architecture is not known, so the layers' inputs cannot be computed"))}
+	if err := m.CannotRun(); err != nil {
+		return nil, &fault.Error{File: m.Path, Op: "calibrate", Err: fault.As(fault.ErrMisuse, err)}
 	}
 	if opt.Progress == nil {
 		opt.Progress = progress.Discard

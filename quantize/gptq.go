@@ -37,8 +37,8 @@ func (g *GPTQ) Needs() ir.Need { return ir.NeedActivations }
 
 // Plan is the plan of Base: GPTQ changes codes, not types.
 func (g *GPTQ) Plan(ctx context.Context, m *ir.Model) (*ir.Plan, error) {
-	if m.Decoder == nil {
-		return nil, &fault.Error{File: m.Path, Op: g.Name(), Err: fault.As(fault.ErrMisuse, fmt.Errorf("architecture %q is not known, so the layers' inputs cannot be computed", m.Arch)), Hint: "use --method rtn"}
+	if err := m.CannotRun(); err != nil {
+		return nil, &fault.Error{File: m.Path, Op: g.Name(), Err: fault.As(fault.ErrMisuse, err), Hint: "use --method rtn, which looks at weights only"}
 	}
 	return g.Base.Plan(ctx, m)
 }

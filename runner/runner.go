@@ -63,10 +63,6 @@ type Runner struct {
 	tokErr  error
 }
 
-// ErrNoArchitecture is the reason when a model cannot be executed because its architecture is not
-// one that ir/arch describes.
-var ErrNoArchitecture = errors.New("the architecture is not known, so the model cannot be executed")
-
 // ErrContext is the reason when a session would grow beyond its context.
 var ErrContext = errors.New("context is full")
 
@@ -74,7 +70,7 @@ var ErrContext = errors.New("context is full")
 var ErrToken = errors.New("token id outside the vocabulary")
 
 // Load prepares a model for execution. Weights in mapped files stay there; others are read once, in
-// the type they are stored in. It fails with ErrNoArchitecture, with fault.ErrBudget when the model
+// the type they are stored in. It fails with ir.ErrNoArchitecture, with fault.ErrBudget when the model
 // does not fit in opt.Memory, or with what reading a weight fails with.
 //
 // The model must stay open as long as the runner is used. Close stops the runner's workers.
@@ -106,11 +102,11 @@ func executable(m *ir.Model, opt *Options) error {
 	}
 	d := m.Decoder
 	if d == nil {
-		err := ErrNoArchitecture
-		if m.Arch != "" {
-			err = fmt.Errorf("%w (%q)", err, m.Arch)
+		err, hint := m.CannotRun(), "weight-by-weight steps such as quantize and prune still work"
+		if errors.Is(err, ir.ErrShape) || errors.Is(err, ir.ErrMissing) {
+			hint = "configuration and weights seem to come from different models: copy both again"
 		}
-		return fail(err, "weight-by-weight steps such as convert and quantize still work")
+		return fail(err, hint)
 	}
 	if err := m.Check(); err != nil {
 		return err

@@ -336,7 +336,7 @@ func TestRefusals(t *testing.T) {
 	}
 	unknown := m.Clone()
 	unknown.Decoder = nil
-	if _, err := runner.Load(ctx, unknown, runner.Options{}); !errors.Is(err, runner.ErrNoArchitecture) {
+	if _, err := runner.Load(ctx, unknown, runner.Options{}); !errors.Is(err, ir.ErrNoArchitecture) {
 		t.Errorf("no architecture: %v", err)
 	}
 	missing := m.Clone()
