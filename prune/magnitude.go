@@ -12,6 +12,13 @@ import (
 // Magnitude is the pass "prune.magnitude": the smallest weights go.
 type Magnitude struct{ Options }
 
+func init() {
+	register(&Method{
+		Name: "magnitude", Doc: "the smallest weights go", Scope: ScopeLayer,
+		New: func(o Options, _ map[string][]float32) ir.Pass { return &Magnitude{Options: o} },
+	})
+}
+
 // Name implements ir.Pass.
 func (*Magnitude) Name() string { return "prune.magnitude" }
 

@@ -23,6 +23,13 @@ type Wanda struct {
 	Importance map[string][]float32
 }
 
+func init() {
+	register(&Method{
+		Name: "wanda", Doc: "the weights go that matter least for the inputs they multiply", Learns: true, Scope: ScopeRow,
+		New: func(o Options, importance map[string][]float32) ir.Pass { return &Wanda{Options: o, Importance: importance} },
+	})
+}
+
 // Name implements ir.Pass.
 func (*Wanda) Name() string { return "prune.wanda" }
 

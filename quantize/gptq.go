@@ -29,6 +29,25 @@ type GPTQ struct {
 	Damping float64
 }
 
+// gptqBits is the size above which choosing codes by GPTQ is not worth its time by default: 8 and 6
+// bit types are hardly distinguishable from the original as they are.
+const gptqBits = 5.1
+
+func init() {
+	register(&Method{
+		Name: "gptq", Doc: "rounding errors are repaired by the weights that follow, on the inputs that calibration text gives",
+		Runs: true,
+		Gains: func(r Request) bool {
+			if r.Preset == nil {
+				return false
+			}
+			info := storage.MustLookup(r.Preset.Base)
+			return info.Grid != nil && info.Bits() <= gptqBits
+		},
+		New: func(base *RTN) ir.Pass { return &GPTQ{Base: base} },
+	})
+}
+
 // Name is "quantize.gptq".
 func (g *GPTQ) Name() string { return "quantize.gptq" }
 

@@ -15,6 +15,13 @@ import (
 // scheme. It needs no activations and streams: no tensor is loaded whole.
 type RTN struct{ Request }
 
+func init() {
+	register(&Method{
+		Name: "rtn", Doc: "every weight is rounded to the nearest value of its block's or row's grid",
+		New: func(base *RTN) ir.Pass { return base },
+	})
+}
+
 // Name is "quantize.rtn".
 func (q *RTN) Name() string { return "quantize.rtn" }
 

@@ -125,11 +125,19 @@ func (a *app) buildText(w io.Writer, rep *report.Report, s report.Summary, t *ta
 	for i := range rep.Targets {
 		refusalText(w, &rep.Targets[i])
 	}
+	for i := range rep.Targets {
+		if lines := rep.Targets[i].LossLines(); len(lines) > 0 {
+			fmt.Fprintf(w, "\n%s lost most in\n", rep.Targets[i].Name)
+			for _, l := range lines {
+				fmt.Fprintf(w, "  %s\n", l)
+			}
+		}
+	}
 	fmt.Fprintln(w)
 	made := 0
 	for i := range rep.Targets {
 		if tg := &rep.Targets[i]; tg.Verdict == report.Fail || tg.Verdict == report.Inconclusive {
-			fmt.Fprintf(w, "%s was not published: %s · pare explain %s %s --text FILE\n", tg.Name, tg.Package, shellLine([]string{rep.Source.Path}), shellLine([]string{tg.Package}))
+			fmt.Fprintf(w, "%s was not published: %s · pare explain %s\n", tg.Name, tg.Package, shellLine([]string{tg.Package}))
 		} else if tg.Verdict != report.Refused {
 			made++
 		}

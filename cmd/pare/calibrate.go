@@ -85,7 +85,7 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 	if err != nil {
 		return nil, err
 	}
-	ids, err := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	ids, err := tok.Encode(string(text), tokenizer.EncodeOptions{AddStart: true})
 	if err != nil {
 		return nil, inFile(path, err)
 	}

@@ -3,10 +3,13 @@ package main
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/targets"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -47,7 +50,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.BoolVar(&fl.allowBase, "allow-base-mismatch", false, "merge an adapter that names another base model")
 	f.StringArrayVarP(&fl.targets, "target", "t", nil, "`TARGET` to make a package for; repeat it for several; default this machine")
 	f.StringVar(&fl.quantize, "quantize", "", "`TYPE` for all targets, such as q4_k_m; default what each target prefers")
-	f.StringVar(&fl.method, "method", "", "how codes are chosen: rtn or gptq; default gptq for 4-bit types when there is calibration text")
+	f.StringVar(&fl.method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text")
 	f.StringArrayVar(&fl.keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
 	f.BoolVar(&fl.archive, "archive", false, "write each package as one file, NAME.pare")
 	f.StringVar(&fl.prune, "prune", "", "prune by `METHOD`: magnitude or wanda")
@@ -65,8 +68,8 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	complete(c, "target", targets.Names()...)
 	complete(c, "dtype", "keep", "f32", "f16", "bf16")
 	completeTypes(c, "quantize")
-	complete(c, "method", "rtn", "gptq")
-	complete(c, "prune", "magnitude", "wanda")
+	complete(c, "method", quantize.MethodNames()...)
+	complete(c, "prune", prune.MethodNames()...)
 	complete(c, "pattern", "2:4", "4:8")
 	completePatterns(c, "keep", true)
 	completePatterns(c, "only", false)
@@ -159,22 +162,22 @@ func (fl *recipeFlags) pruning(r *recipe.Recipe) error {
 	if err != nil {
 		return err
 	}
-	r.Passes = slices.DeleteFunc(r.Passes, func(p recipe.Pass) bool { return p.Use == "prune.magnitude" || p.Use == "prune.wanda" })
+	r.Passes = slices.DeleteFunc(r.Passes, func(p recipe.Pass) bool { return prune.Lookup(p.Use) != nil })
 	r.Passes = append(r.Passes, p)
 	return nil
 }
 
 // prunePass checks the words of a pruning pass.
 func prunePass(method string, sparsity ratio, pattern string, only []string) (recipe.Pass, error) {
-	methods := []string{"magnitude", "wanda"}
+	methods := prune.MethodNames()
 	if !slices.Contains(methods, method) {
-		hint := "take magnitude or wanda"
+		hint := "take " + strings.Join(methods, " or ")
 		if near := human.Nearest(method, methods); near != "" {
 			hint = "did you mean " + near + "?"
 		}
 		return recipe.Pass{}, misuse(hint, "no pruning method is called %q", method)
 	}
-	p := recipe.Pass{Use: "prune." + method, Pattern: pattern, Only: only}
+	p := recipe.Pass{Use: prune.Prefix + method, Pattern: pattern, Only: only}
 	if sparsity > 0 {
 		s := recipe.Ratio(sparsity)
 		p.Sparsity = &s

@@ -12,6 +12,8 @@ import (
 
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -84,7 +86,7 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 func noGates(rep *report.Report) {
 	for i := range rep.Targets {
 		if g := &rep.Targets[i].Gate; g.Checks == nil {
-			*g = verify.Evaluate(nil, nil, nil)
+			*g = verify.Evaluate(nil, nil)
 		}
 	}
 }
@@ -123,13 +125,13 @@ GPTQ, which halves their loss at the same size.`,
 	fl.register(c)
 	f := c.Flags()
 	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16")
-	f.StringVar(&method, "method", "", "how codes are chosen: rtn or gptq; default gptq for 4-bit types when there is calibration text")
+	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text")
 	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
 	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
 	f.IntVar(&tokens, "tokens", 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	completeTypes(c, "type")
-	complete(c, "method", "rtn", "gptq")
+	complete(c, "method", quantize.MethodNames()...)
 	completePatterns(c, "keep", true)
 	return c
 }
@@ -161,7 +163,7 @@ the report says what the chosen format makes of them.`,
 	}
 	fl.register(c)
 	f := c.Flags()
-	f.StringVar(&method, "method", "magnitude", "magnitude or wanda")
+	f.StringVar(&method, "method", "magnitude", strings.Join(prune.MethodNames(), " or "))
 	f.Var(&share, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&pattern, "pattern", "", "`N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringVar(&scope, "scope", "", "what competes: row, layer or global; default layer")
@@ -169,7 +171,7 @@ the report says what the chosen format makes of them.`,
 	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
 	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda learns from; repeat it for several")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
-	complete(c, "method", "magnitude", "wanda")
+	complete(c, "method", prune.MethodNames()...)
 	complete(c, "pattern", "2:4", "4:8")
 	complete(c, "scope", "row", "layer", "global")
 	completePatterns(c, "only", false)

@@ -46,7 +46,7 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
 	}
 	f := c.Flags()
 	fl.textFlags(a, c)
-	f.IntVar(&fl.chunks, "chunks", 64, "chunks to compare, 0 for all of the text")
+	f.IntVar(&fl.chunks, "chunks", 64, "chunks to compare, 0 for all of the text; with --gate up to four times as many while it cannot tell")
 	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT` that decides the exit code, such as kl_mean=0.05; repeat it for several")
 	f.Var(&fl.undecided, "undecided", "what a gate that cannot tell means: fail or pass")
 	f.IntVar(&fl.write, "write", 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
@@ -71,6 +71,11 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	if err := verify.CheckLimits(limits.Limits()); err != nil {
 		return err
 	}
+	for _, name := range []string{"decode_speedup", "prefill_speedup"} {
+		if _, ok := limits[name]; ok {
+			return misuse("gate on it in pare build, or measure with pare bench", "verify does not time the models: it cannot judge %s", name)
+		}
+	}
 	orig, err := a.load(ctx, original, runner.Options{})
 	if err != nil {
 		return err
@@ -93,18 +98,22 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	if chunks <= 0 {
 		chunks = cmp.Available(tokens)
 	}
-	r, err := compareUntilSure(ctx, cmp, tokens, chunks, limits.Limits(), orig, made)
+	r, err := cmp.Until(ctx, tokens, chunks, 4*chunks, limits.Limits())
 	if err != nil {
 		return err
 	}
 	r.Original, r.Package = original, pkg
+	r.Bytes = verify.Bytes{Original: orig.model.FileBytes, Package: made.model.FileBytes}
+	known := r.Evidence()
+	known["size_ratio"] = verify.Exact(float64(r.Bytes.Package) / float64(max(r.Bytes.Original, 1)))
+	r.Gate = verify.Evaluate(limits.Limits(), known)
 	if fl.write > 0 {
 		a.progressSink().Stage("write", 0, "tokens")
 		// a window that the text outgrows several times, so that loops have time to show
 		window := min(128, opt.Context)
 		r.Text, err = verify.WriteText(ctx, orig.runner, made.runner, verify.TextOptions{
 			Prompt: tokens[:min(16, len(tokens))], Tokens: fl.write, Context: window, Greedy: min(64, fl.write), Seed: a.seed,
-		}, func(ids []int32) string { return orig.tok.Decode(ids, tokenizer.DecodeOptions{}) })
+		}, func(ids []int32) string { return orig.tok.Decode(ids, tokenizer.DecodeOptions{SkipSpecial: true}) })
 		if err != nil {
 			return err
 		}
@@ -130,7 +139,7 @@ func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32,
 	if err != nil {
 		return nil, opt, err
 	}
-	tokens, err := tok.Encode(string(text), tokenizer.EncodeOptions{})
+	tokens, err := tok.Encode(string(text), tokenizer.EncodeOptions{AddStart: true})
 	if err != nil {
 		return nil, opt, inFile(path, err)
 	}
@@ -143,27 +152,6 @@ func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32,
 		opt.BOS = int32(spec.BOS)
 	}
 	return tokens, opt, nil
-}
-
-// compareUntilSure scores chunks and, when a gate cannot tell, doubles them up to four times the
-// number asked for.
-func compareUntilSure(ctx context.Context, cmp *verify.Comparison, tokens []int32, chunks int, limits verify.Limits, orig, made *loaded) (*verify.Result, error) {
-	for most := 4 * chunks; ; {
-		if _, err := cmp.Add(ctx, tokens, chunks); err != nil {
-			return nil, err
-		}
-		r, err := cmp.Result()
-		if err != nil {
-			return nil, err
-		}
-		r.Bytes = verify.Bytes{Original: orig.model.FileBytes, Package: made.model.FileBytes}
-		r.Gate = verify.Evaluate(r, limits, nil)
-		left := min(most, cmp.Available(tokens)) - cmp.Scored()
-		if r.Gate.Verdict != verify.Inconclusive || left <= 0 {
-			return r, nil
-		}
-		chunks = min(cmp.Scored(), left)
-	}
 }
 
 // gateError turns a verdict into the error that carries exit code 3.
@@ -181,7 +169,7 @@ func verifyTable(r *verify.Result) *table {
 	t.add("kl_mean", "", "", f(r.KL.Mean), f(r.KL.Lower95), f(r.KL.Upper95))
 	t.add("kl_median", "", "", f(r.KL.Median), "", "")
 	t.add("kl_p90", "", "", f(r.KL.P90), "", "")
-	t.add("kl_p99", "", "", f(r.KL.P99), "", "")
+	t.add("kl_p99", "", "", f(r.KL.P99), f(r.KL.P99Lower), f(r.KL.P99Upper))
 	t.add("top1", "", "", f(r.Top1.Agreement), f(r.Top1.Lower95), f(r.Top1.Upper95))
 	t.add("bytes", fmt.Sprint(r.Bytes.Original), fmt.Sprint(r.Bytes.Package), f(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))), "", "")
 	return t

@@ -9,8 +9,8 @@ import (
 	"github.com/pare-dev/pare/internal/par"
 )
 
-// bandwidthBytes is how much memory the measurement of bandwidth reads: far more than the caches of
-// common processors. Where the memory budget gives less than bandwidthLeast, it is not measured: the
+// bandwidthBytes is how much memory the measurement of bandwidth reads unless told: far more than the
+// caches of common processors. Where the memory budget gives less than bandwidthLeast, it is not measured: the
 // caches would answer.
 const (
 	bandwidthBytes = 256 << 20
@@ -25,10 +25,12 @@ type reader struct {
 	part [][]float32 // one a thread
 }
 
-// newReader takes at most half of memory, a budget in bytes (0: no limit), and is nil when that is
-// too little.
-func newReader(level cpu.Level, threads int, memory int64) *reader {
-	size := int64(bandwidthBytes)
+// newReader takes size bytes (0: bandwidthBytes), but at most half of memory, a budget in bytes (0:
+// no limit), and is nil when that is too little.
+func newReader(level cpu.Level, threads int, memory, size int64) *reader {
+	if size <= 0 {
+		size = bandwidthBytes
+	}
 	if memory > 0 {
 		size = min(size, memory/2)
 	}

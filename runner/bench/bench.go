@@ -42,6 +42,9 @@ type Options struct {
 	Rounds   int // rounds of prefill and generation; 0: 20
 	// Limit stops after the round in which it passes, but not before 5 rounds; 0: none.
 	Limit time.Duration
+	// Probe is the memory whose reading measures the bandwidth; 0: 256 MiB, far more than the caches of
+	// common processors.
+	Probe int64
 	// Tokens is the text of the prompt, repeated as needed; empty: seeded random ids, which take the
 	// same time.
 	Tokens   []int32
@@ -96,9 +99,10 @@ type Model struct {
 
 // Spread is a median with the tenth and ninetieth percentile of the rounds.
 type Spread struct {
-	Median float64 `json:"median"`
-	P10    float64 `json:"p10"`
-	P90    float64 `json:"p90"`
+	Median float64   `json:"median"`
+	P10    float64   `json:"p10"`
+	P90    float64   `json:"p90"`
+	Rounds []float64 `json:"rounds,omitempty"` // each of them, in the order they were run
 }
 
 // Percentiles of the seconds of single tokens, over all rounds.
@@ -118,8 +122,12 @@ type Ratio struct {
 	Decode         float64 `json:"decode"`
 	DecodeLower95  float64 `json:"decode_lower95"`
 	DecodeUpper95  float64 `json:"decode_upper95"`
-	Load           float64 `json:"load"`
-	RSS            float64 `json:"rss,omitempty"`
+	// Noise is how far two halves of the rounds of one model differ, the larger of both models': what
+	// a comparison of a model with itself would show.
+	PrefillNoise float64 `json:"prefill_noise"`
+	DecodeNoise  float64 `json:"decode_noise"`
+	Load         float64 `json:"load"`
+	RSS          float64 `json:"rss,omitempty"`
 }
 
 // samples are the raw figures of one model.
@@ -320,7 +328,7 @@ func inTurns(ctx context.Context, subjects []Subject, opt Options, res *Result) 
 			}
 		}
 	}
-	memory := newReader(opt.Runner.ISA, opt.Runner.Threads, opt.Runner.Memory)
+	memory := newReader(opt.Runner.ISA, opt.Runner.Threads, opt.Runner.Memory, opt.Probe)
 	all = make([]samples, len(runs))
 	for start := time.Now(); res.Rounds < opt.Rounds; res.Rounds++ {
 		if opt.Limit > 0 && res.Rounds >= leastRounds && time.Since(start) > opt.Limit {
@@ -382,7 +390,7 @@ func (r *run) round(ctx context.Context, out *samples) error {
 }
 
 func spreadOf(x []float64) Spread {
-	return Spread{Median: median(x), P10: quantile(x, 0.1), P90: quantile(x, 0.9)}
+	return Spread{Median: median(x), P10: quantile(x, 0.1), P90: quantile(x, 0.9), Rounds: x}
 }
 
 func fill(m *Model, s samples) {
@@ -404,5 +412,7 @@ func compare(m []Model, s []samples) *Ratio {
 	}
 	r.PrefillLower95, r.PrefillUpper95 = ratioBounds(s[0].prefill, s[1].prefill)
 	r.DecodeLower95, r.DecodeUpper95 = ratioBounds(s[0].decode, s[1].decode)
+	r.PrefillNoise = max(noise(s[0].prefill), noise(s[1].prefill))
+	r.DecodeNoise = max(noise(s[0].decode), noise(s[1].decode))
 	return r
 }

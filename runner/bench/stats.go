@@ -30,12 +30,12 @@ func median(x []float64) float64 { return quantile(x, 0.5) }
 
 const resamples = 10000
 
-// ratioBounds are one-sided 95 % bounds of median(a)/median(b), by 10000 bootstrap resamples of the
-// rounds. a[i] and b[i] were measured one after the other, so a round is drawn with both.
-func ratioBounds(a, b []float64) (lower, upper float64) {
+// Ratios are the sorted ratios median(a)/median(b) in 10000 bootstrap resamples of the rounds. a[i]
+// and b[i] were measured one after the other, so a round is drawn with both; nil without rounds.
+func Ratios(a, b []float64) []float64 {
 	n := min(len(a), len(b))
 	if n == 0 {
-		return 0, 0
+		return nil
 	}
 	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a fixed seed: the same figures give the same bounds
 	x, y := make([]float64, n), make([]float64, n)
@@ -50,6 +50,15 @@ func ratioBounds(a, b []float64) (lower, upper float64) {
 		ratios[r] = sortedQuantile(x, 0.5) / sortedQuantile(y, 0.5)
 	}
 	slices.Sort(ratios)
+	return ratios
+}
+
+// ratioBounds are one-sided 95 % bounds of median(a)/median(b).
+func ratioBounds(a, b []float64) (lower, upper float64) {
+	ratios := Ratios(a, b)
+	if ratios == nil {
+		return 0, 0
+	}
 	return sortedQuantile(ratios, 0.05), sortedQuantile(ratios, 0.95)
 }
 

@@ -3,7 +3,8 @@
 // Both models run side by side over the same tokens and only a few rows of logits are held, so
 // memory does not grow with vocabulary times tokens.
 //
-// The protocol is llama.cpp's: the text is cut into chunks of Context tokens without overlap, the
-// first token of a chunk becomes BOS when the tokenizer adds one, and the targets at positions
-// Context/2+1 .. Context-1 are scored. Every figure carries the protocol's name and settings.
+// The protocol is llama.cpp's: the tokens of the text, behind BOS when the tokenizer adds one, are cut
+// into chunks of Context tokens without overlap, the first token of a chunk becomes BOS again, and
+// the targets at positions Context/2+1 .. Context-1 are scored. Every figure carries the protocol's
+// name and settings.
 package verify

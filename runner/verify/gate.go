@@ -27,14 +27,17 @@ type Gate struct {
 	Checks  []Check `json:"checks"`
 }
 
-// Check is one limit. Bound is the 95 % bound that decided: the upper one of a value that must
-// stay below the limit when it passes, the lower one when it fails.
+// Check is one limit. Bound is the one-sided bound, at confidence Level, that decided: the upper one
+// of a value that must stay below the limit when it passes, the lower one when it fails. Level is
+// 0.95, or more where several limits or several looks at the data share the risk of being wrong.
 type Check struct {
 	Name    string  `json:"name"`
 	Limit   float64 `json:"limit"`
 	Value   float64 `json:"value"`
 	Bound   float64 `json:"bound"`
+	Level   float64 `json:"level"`
 	Verdict Verdict `json:"verdict"`
+	Note    string  `json:"note,omitempty"` // why it is inconclusive, where the bound does not say it
 }
 
 // Limits are gates by name; see GateNames.
@@ -69,63 +72,106 @@ func CheckLimits(l Limits) error {
 	return nil
 }
 
-// interval is a measured value with its one-sided 95 % bounds.
-type interval struct{ value, lower, upper float64 }
-
-// Evaluate applies the accuracy and size limits to a result. extra holds intervals measured
-// elsewhere by gate name, such as decode_speedup; limits without a measurement are inconclusive.
+// Evaluate applies limits to what was measured, by gate name; a limit on something that was not
+// measured is inconclusive.
 //
-// A limit of the kind "at most" passes when the upper bound is within it, fails when the lower
-// bound is beyond it, and is inconclusive between.
-func Evaluate(r *Result, l Limits, extra map[string][3]float64) Gate {
-	have := map[string]interval{}
-	if r != nil {
-		grow := func(x float64) float64 { return math.Expm1(x) }
-		have["kl_mean"] = interval{r.KL.Mean, r.KL.Lower95, r.KL.Upper95}
-		have["kl_p99"] = interval{r.KL.P99, r.KL.P99, r.KL.P99}
-		have["top1"] = interval{r.Top1.Agreement, r.Top1.Lower95, r.Top1.Upper95}
-		have["perplexity_increase"] = interval{grow(r.Perplexity.LogRatio), grow(r.Perplexity.Lower95), grow(r.Perplexity.Upper95)}
-		if r.Bytes.Original > 0 {
-			s := float64(r.Bytes.Package) / float64(r.Bytes.Original)
-			have["size_ratio"] = interval{s, s, s}
-		}
-	}
-	for name, v := range extra {
-		have[name] = interval{v[0], v[1], v[2]}
-	}
+// A limit of the kind "at most" passes when the upper bound is within it, fails when the lower bound
+// is beyond it, and is inconclusive between. A good package is refused, and a bad one let through,
+// in at most 5 % of the cases, however many limits there are: to pass, all limits must hold, so each
+// may use the whole 5 %; to fail, one is enough, so those that fail share it, by the method of Holm.
+func Evaluate(l Limits, have map[string]Evidence) Gate {
 	names := make([]string, 0, len(l))
 	for n := range l {
 		names = append(names, n)
 	}
 	sort.Strings(names)
-	g := Gate{Verdict: None, Checks: []Check{}}
-	for _, n := range names {
-		c := Check{Name: n, Limit: l[n], Verdict: Inconclusive}
-		if m, ok := have[n]; ok {
-			c = judge(n, l[n], m)
+	g := Gate{Verdict: None, Checks: make([]Check, len(names))}
+	var open []*trial // those that did not pass, to be failed or left open
+	unsure := 0       // limits on figures that have an error
+	for i, n := range names {
+		g.Checks[i] = Check{Name: n, Limit: l[n], Verdict: Inconclusive, Note: "not measured"}
+		m, ok := have[n]
+		if !ok || m.Units > 0 {
+			unsure++
 		}
-		g.Checks = append(g.Checks, c)
+		if ok {
+			t := newTrial(&g.Checks[i], m)
+			if t.c.Verdict == Inconclusive {
+				open = append(open, t)
+			}
+		}
+	}
+	sort.SliceStable(open, func(i, j int) bool { return open[i].fail < open[j].fail })
+	for i, t := range open {
+		if !t.failsAt(unsure - i) {
+			break // Holm: the first that does not fail ends it
+		}
+	}
+	for _, c := range g.Checks {
 		g.Verdict = worse(g.Verdict, c.Verdict)
 	}
 	return g
 }
 
-// judge applies one limit to one interval.
-func judge(name string, limit float64, m interval) Check {
-	good, bad := m.upper, m.lower
-	within := func(x float64) bool { return x <= limit }
-	if atLeast(name) {
-		good, bad = m.lower, m.upper
-		within = func(x float64) bool { return x >= limit }
+// trial is a limit against its evidence.
+type trial struct {
+	c    *Check
+	m    Evidence
+	risk float64 // of a wrong verdict, for one look at the data
+	fail float64 // how likely data at least as bad are when the limit holds, in units of risk
+}
+
+// newTrial passes a check, or leaves it inconclusive with the bound that spoke against it.
+func newTrial(c *Check, m Evidence) *trial {
+	c.Value, c.Bound, c.Level, c.Note = m.Value, m.Value, 1, ""
+	t := &trial{c: c, m: m, risk: risk / float64(max(1, m.Looks))}
+	least := atLeast(c.Name)
+	within := func(x float64) bool { return x <= c.Limit }
+	if least {
+		within = func(x float64) bool { return x >= c.Limit }
 	}
-	c := Check{Name: name, Limit: limit, Value: m.value, Bound: good, Verdict: Inconclusive}
+	if m.Units == 0 { // exact
+		c.Verdict = Fail
+		if within(m.Value) {
+			c.Verdict = Pass
+		}
+		return t
+	}
+	beyond, inside := m.shares(within)
+	t.fail = inside / t.risk
+	if len(m.Resamples) > 0 {
+		c.Level, c.Bound = 1-t.risk, m.bound(t.risk, least)
+	}
 	switch {
-	case within(good):
+	case m.Noise > 0 && math.Abs(m.Value-c.Limit) < m.Noise*c.Limit:
+		t.fail = math.Inf(1)
+		c.Note = fmt.Sprintf("equal models differ by %.2g here: closer to the limit than that says nothing", m.Noise)
+	case beyond <= t.risk:
 		c.Verdict = Pass
-	case !within(bad):
-		c.Verdict, c.Bound = Fail, bad
+	case m.agree() > t.risk:
+		c.Note = fmt.Sprintf("too few samples to tell: %d", m.Units)
 	}
-	return c
+	return t
+}
+
+// failsAt fails a check when its evidence is strong enough for the risk divided by share.
+func (t *trial) failsAt(share int) bool {
+	if t.fail*float64(share) > 1 {
+		return false
+	}
+	r := t.risk / float64(share)
+	t.c.Verdict, t.c.Level, t.c.Bound = Fail, 1-r, t.m.bound(r, !atLeast(t.c.Name))
+	return true
+}
+
+// limitsAccuracy says that a limit is on a figure that more text makes surer.
+func limitsAccuracy(l Limits) bool {
+	for _, name := range []string{"kl_mean", "kl_p99", "top1", "perplexity_increase"} {
+		if _, ok := l[name]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // atLeast says that a gate wants a large value.

@@ -1,5 +1,7 @@
 package verify
 
+import "maps"
+
 // Result is what a comparison measured. It is the object of `pare verify --output json`.
 type Result struct {
 	Schema     int        `json:"schema"`
@@ -14,7 +16,13 @@ type Result struct {
 	Text       *Text      `json:"text,omitempty"`
 	Gate       Gate       `json:"gate"`
 	Seconds    float64    `json:"seconds"`
+
+	evidence map[string]Evidence
 }
+
+// Evidence is what gates need to know about the accuracy that was measured, by gate name. It does
+// not travel with the JSON.
+func (r *Result) Evidence() map[string]Evidence { return maps.Clone(r.evidence) }
 
 // Protocol names how the figures came about; figures of different protocols do not compare.
 type Protocol struct {
@@ -37,8 +45,8 @@ type Perplexity struct {
 	Lower95    float64 `json:"log_ratio_lower95"`
 }
 
-// KL is the divergence of the package from the original per token, in nats. Upper95 and Lower95
-// are one-sided bounds of the mean from resampling chunks.
+// KL is the divergence of the package from the original per token, in nats. Bounds are one-sided,
+// of the mean and of the 99th percentile, from resampling chunks.
 type KL struct {
 	Mean      float64   `json:"mean"`
 	SE        float64   `json:"se"`
@@ -47,6 +55,8 @@ type KL struct {
 	Median    float64   `json:"median"`
 	P90       float64   `json:"p90"`
 	P99       float64   `json:"p99"`
+	P99Upper  float64   `json:"p99_upper95"`
+	P99Lower  float64   `json:"p99_lower95"`
 	P999      float64   `json:"p999"`
 	Max       float64   `json:"max"`
 	Histogram Histogram `json:"histogram"`

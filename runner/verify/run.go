@@ -18,7 +18,7 @@ type Options struct {
 	Context  int    // tokens in a chunk; 0 means 512
 	Chunks   int    // chunks to score; 0 means all that the tokens fill
 	First    int    // index of the first chunk, so that a run can be continued with fresh chunks
-	BOS      int32  // replaces the first token of every chunk; negative: nothing does
+	BOS      int32  // replaces the first token of every chunk, and leads the tokens; negative: nothing does
 	TextHash string // digest of the text, for the record
 	Progress progress.Sink
 }
@@ -36,6 +36,7 @@ type Comparison struct {
 	chunks  []chunk
 	kl      []float32 // one per scored token
 	layers  []layerSum
+	looks   int // verdicts that Until may try
 	seconds float64
 }
 
@@ -201,9 +202,9 @@ func (c *Comparison) Result() (*Result, error) {
 	}
 	nllA := ratio(c.chunks, func(x *chunk) float64 { return x.nllA })
 	nllB := ratio(c.chunks, func(x *chunk) float64 { return x.nllB })
-	diff := func(x *chunk) float64 { return x.nllB - x.nllA }
+	growth := bootstrap(c.chunks, func(x *chunk) float64 { return x.nllB - x.nllA })
 	r.Perplexity = Perplexity{Original: math.Exp(nllA), Package: math.Exp(nllB), LogRatio: nllB - nllA}
-	r.Perplexity.LogRatioSE, r.Perplexity.Lower95, r.Perplexity.Upper95 = finite(bootstrap(c.chunks, diff))
+	r.Perplexity.LogRatioSE, r.Perplexity.Lower95, r.Perplexity.Upper95 = bounds(growth)
 	sorted := slices.Clone(c.kl)
 	slices.Sort(sorted)
 	kl := func(x *chunk) float64 { return x.kl }
@@ -211,11 +212,25 @@ func (c *Comparison) Result() (*Result, error) {
 		Mean: ratio(c.chunks, kl), Median: quantile(sorted, .5), P90: quantile(sorted, .9), P99: quantile(sorted, .99),
 		P999: quantile(sorted, .999), Max: float64(sorted[len(sorted)-1]), Histogram: histogram(sorted),
 	}
-	r.KL.SE, r.KL.Lower95, r.KL.Upper95 = finite(bootstrap(c.chunks, kl))
+	means, tails := bootstrap(c.chunks, kl), bootstrapQuantile(c.kl, len(c.chunks), .99)
+	r.KL.SE, r.KL.Lower95, r.KL.Upper95 = bounds(means)
+	_, r.KL.P99Lower, r.KL.P99Upper = bounds(tails)
 	same := func(x *chunk) float64 { return float64(x.same) }
 	r.Top1.Agreement = ratio(c.chunks, same)
-	_, r.Top1.Lower95, r.Top1.Upper95 = finite(bootstrap(c.chunks, same))
+	agreements := bootstrap(c.chunks, same)
+	_, r.Top1.Lower95, r.Top1.Upper95 = bounds(agreements)
 	r.Top1.Lower95, r.Top1.Upper95 = max(0, r.Top1.Lower95), min(1, r.Top1.Upper95)
+	known := func(value float64, resamples []float64) Evidence {
+		return Evidence{Value: value, Resamples: resamples, Units: len(c.chunks), Looks: c.looks}
+	}
+	increases := make([]float64, len(growth))
+	for i, x := range growth {
+		increases[i] = math.Expm1(x)
+	}
+	r.evidence = map[string]Evidence{
+		"kl_mean": known(r.KL.Mean, means), "kl_p99": known(r.KL.P99, tails), "top1": known(r.Top1.Agreement, agreements),
+		"perplexity_increase": known(math.Expm1(r.Perplexity.LogRatio), increases),
+	}
 	for i := range c.layers {
 		l := &c.layers[i]
 		out := Layer{Block: i, SQNR: 200, Cosine: 1, MaxAbs: l.maxAbs}
@@ -228,14 +243,6 @@ func (c *Comparison) Result() (*Result, error) {
 		r.Layers = append(r.Layers, out)
 	}
 	return r, nil
-}
-
-// unbounded stands for an infinite bound: JSON has no infinity.
-const unbounded = 1e300
-
-func finite(se, lo, hi float64) (float64, float64, float64) {
-	clip := func(x float64) float64 { return min(max(x, -unbounded), unbounded) }
-	return clip(se), clip(lo), clip(hi)
 }
 
 // histogram counts sorted KL values in bins that grow by half a decade from 1e-6 nats.
@@ -269,4 +276,33 @@ func Run(ctx context.Context, a, b *runner.Runner, tokens []int32, opt Options) 
 		return nil, err
 	}
 	return c.Result()
+}
+
+// Until scores first chunks and, while a limit on the accuracy cannot be decided, twice as many, up
+// to most or the end of the text. How often it may look is settled beforehand and the looks share
+// the risk of a wrong verdict. The Gate of the result knows accuracy only; see Evaluate.
+func (c *Comparison) Until(ctx context.Context, tokens []int32, first, most int, l Limits) (*Result, error) {
+	most = min(most, c.Available(tokens)-c.opt.First)
+	c.looks = 1
+	for n := first; n > 0 && n < most && limitsAccuracy(l); n *= 2 {
+		c.looks++
+	}
+	for n := first; ; n = c.Scored() {
+		added, err := c.Add(ctx, tokens, min(n, most-c.Scored()))
+		if err != nil {
+			return nil, err
+		}
+		r, err := c.Result()
+		if err != nil {
+			return nil, err
+		}
+		r.Gate = Evaluate(l, r.evidence)
+		open := slices.ContainsFunc(r.Gate.Checks, func(k Check) bool {
+			_, ours := r.evidence[k.Name]
+			return ours && k.Verdict == Inconclusive
+		})
+		if !open || added == 0 || c.Scored() >= most {
+			return r, nil
+		}
+	}
 }

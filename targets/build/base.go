@@ -331,5 +331,5 @@ func sortedKeys[K ~string, V any](m map[K]V) []K {
 
 // decode turns tokens into text for people.
 func (e *engine) decode(ids []int32) string {
-	return e.tok.Decode(ids, tokenizer.DecodeOptions{})
+	return e.tok.Decode(ids, tokenizer.DecodeOptions{SkipSpecial: true})
 }

@@ -134,6 +134,7 @@ func TestGates(t *testing.T) {
 		r.Calibration = recipe.Calibration{}
 		r.Targets = []recipe.Target{{Use: "x86-64-v3", Quantize: "q2_k", Name: "small"}}
 		r.Gate = g
+		r.Verify.Chunks, r.Verify.MaxChunks = 6, 12 // of fewer than six nothing follows when there are two looks
 		o := Options{Out: filepath.Join(t.TempDir(), "out")}
 		if change != nil {
 			change(r, &o)
@@ -149,8 +150,8 @@ func TestGates(t *testing.T) {
 	if x.Verdict != report.Fail || rep.Verdict != report.Fail || !exists(filepath.Join(out, "small.rejected", "model.gguf")) || exists(filepath.Join(out, "small")) {
 		t.Errorf("failed gate: %s, package %s", x.Verdict, x.Package)
 	}
-	if x.Protocol.Chunks != 4 {
-		t.Errorf("a clear failure read %d chunks, 4 are enough", x.Protocol.Chunks)
+	if x.Protocol.Chunks != 6 {
+		t.Errorf("a clear failure read %d chunks, 6 are enough", x.Protocol.Chunks)
 	}
 	rep, out = run(recipe.Gate{"kl_mean": 1e-9}, func(_ *recipe.Recipe, o *Options) { o.Publish = true })
 	if rep.Verdict != report.Fail || !exists(filepath.Join(out, "small")) {
@@ -160,11 +161,11 @@ func TestGates(t *testing.T) {
 	if rep.Verdict != report.Pass {
 		t.Errorf("wide gates: %+v", rep.Targets[0].Gate)
 	}
-	rep, _ = run(nil, func(r *recipe.Recipe, _ *Options) { r.Verify.Chunks = 8 })
+	rep, _ = run(nil, func(r *recipe.Recipe, _ *Options) { r.Verify.Chunks = 12 })
 	mean := rep.Targets[0].KL.Mean // a limit at the value itself cannot be decided
 	rep, out = run(recipe.Gate{"kl_mean": recipe.Ratio(mean)}, nil)
-	if x := &rep.Targets[0]; x.Verdict != report.Inconclusive || x.Protocol.Chunks != 8 || exists(filepath.Join(out, "small")) {
-		t.Errorf("undecided: %s after %d chunks (the cap is 8)", x.Verdict, x.Protocol.Chunks)
+	if x := &rep.Targets[0]; x.Verdict != report.Inconclusive || x.Protocol.Chunks != 12 || exists(filepath.Join(out, "small")) {
+		t.Errorf("undecided: %s after %d chunks (the cap is 12)", x.Verdict, x.Protocol.Chunks)
 	}
 	rep, out = run(recipe.Gate{"kl_mean": recipe.Ratio(mean)}, func(r *recipe.Recipe, _ *Options) { r.Verify.Undecided = "pass" })
 	if rep.Verdict != report.Pass || !exists(filepath.Join(out, "small")) {

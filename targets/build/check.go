@@ -64,6 +64,9 @@ func Check(r *recipe.Recipe) error {
 		if _, err := request(t, table); err != nil {
 			errs = append(errs, err)
 		}
+		if _, err := quantize.LookupMethod(t.Method); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if err := verify.CheckLimits(r.Gate.Limits()); err != nil {
 		errs = append(errs, err)

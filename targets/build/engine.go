@@ -42,6 +42,7 @@ type engine struct {
 
 	src, ref, base *ir.Model
 	against        string // what ref is, in words
+	notRun         string // why the model cannot be run, or no text be given to it
 	adapters       []lora.Weighted
 	calib, check   *tokens             // nil when there are none
 	proof          *tokens             // what a merge is proved on

@@ -28,7 +28,7 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	for _, j := range jobs {
 		n := j.rep.Bytes
 		rep.DiskBytes += n + assets
-		if j.t.Method == "gptq" {
+		if runs(j.t) {
 			rep.WorkBytes += n // spilled codes, beside the package that copies them
 		}
 		if j.t.Archive {
@@ -86,7 +86,7 @@ func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 			s += weights / weightsPerSecond / cores
 		}
 		s += 2 * weights * 4 / bytesPerSecond / cores // comparing weights
-		if j.t.Method == "gptq" {
+		if runs(j.t) {
 			s += e.gptqFlops(m) / flopsPerSecond / cores
 		}
 		if e.check != nil && !e.r.Verify.Off {

@@ -9,6 +9,7 @@ import (
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/bench"
+	"github.com/pare-dev/pare/runner/verify"
 )
 
 // benchLimit ends a measurement that would take long: a build should not spend more time on timing
@@ -19,19 +20,26 @@ const benchLimit = 20 * time.Second
 // take minutes on a CPU.
 const largeModel = 16 << 30
 
-// latency measures the package beside the original, in turns, and returns the intervals that gates
-// look at: value, lower and upper bound by gate name.
-func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string) (map[string][3]float64, error) {
-	out := map[string][3]float64{}
-	if e.r.Bench.Off || e.ref.Decoder == nil {
-		return out, nil
+// benchProbe is the memory that the measurement of bandwidth takes in a build, whose own peak it
+// should not be.
+const benchProbe = 64 << 20
+
+// latency measures the package beside the original, in turns, and returns what gates look at.
+func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string) (map[string]verify.Evidence, error) {
+	out := map[string]verify.Evidence{}
+	switch {
+	case e.ref.Decoder == nil:
+		j.rep.NotTimed = "not timed: " + e.notRun
+	case e.r.Bench.Off:
+		j.rep.NotTimed = "not timed: timing is off ([bench] off, --no-bench)"
+	case e.rep.Source.Bytes > largeModel && !speedGate(e):
+		j.rep.NotTimed = "not timed: the model is large; pare bench does it"
 	}
-	if e.rep.Source.Bytes > largeModel && !speedGate(e) {
-		j.rep.Notes = append(j.rep.Notes, "latency was not measured: the model is large; pare bench does it")
+	if j.rep.NotTimed != "" {
 		return out, nil
 	}
 	b := e.r.Bench
-	s, err := e.w.stage("bench", key(digest, e.refKey, b, e.o.ISA, e.o.Threads))
+	s, err := e.w.stage("bench", key(digest, e.refKey, b, speedGate(e), e.o.ISA, e.o.Threads))
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +50,10 @@ func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string
 		}
 		o := bench.Options{
 			Runner: runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.memory() / 2},
-			Prompt: b.Prompt, Generate: b.Generate, Rounds: b.Repeat, Limit: benchLimit, Progress: e.meter,
+			Prompt: b.Prompt, Generate: b.Generate, Rounds: b.Repeat, Limit: benchLimit, Probe: benchProbe, Progress: e.meter,
+		}
+		if speedGate(e) {
+			o.Limit = 0 // a verdict needs all of the rounds
 		}
 		if e.check != nil {
 			o.Tokens = e.check.ids
@@ -61,10 +72,16 @@ func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string
 	j.rep.Bench = res
 	e.rep.Machine.ReadGBps = max(e.rep.Machine.ReadGBps, res.Machine.ReadGBps)
 	if r := res.Ratio; r != nil {
-		out["decode_speedup"] = [3]float64{r.Decode, r.DecodeLower95, r.DecodeUpper95}
-		out["prefill_speedup"] = [3]float64{r.Prefill, r.PrefillLower95, r.PrefillUpper95}
+		made, orig := &res.Models[0], &res.Models[1]
+		out["decode_speedup"] = speedup(r.Decode, r.DecodeNoise, made.DecodeTokS, orig.DecodeTokS)
+		out["prefill_speedup"] = speedup(r.Prefill, r.PrefillNoise, made.PrefillTokS, orig.PrefillTokS)
 	}
 	return out, nil
+}
+
+// speedup is what a gate on speed needs to know.
+func speedup(ratio, noise float64, made, orig bench.Spread) verify.Evidence {
+	return verify.Evidence{Value: ratio, Resamples: bench.Ratios(made.Rounds, orig.Rounds), Units: len(made.Rounds), Noise: noise}
 }
 
 // openReference opens what the package is timed against: the source as it lies on disk. Merging
@@ -79,7 +96,5 @@ func (e *engine) openReference(ctx context.Context) (*ir.Model, error) {
 }
 
 func speedGate(e *engine) bool {
-	_, decode := e.r.Gate["decode_speedup"]
-	_, prefill := e.r.Gate["prefill_speedup"]
-	return decode || prefill
+	return gatesSpeed(e.r.Gate)
 }

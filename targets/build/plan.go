@@ -199,7 +199,10 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 	if e.rep.Planned {
 		return nil
 	}
-	return pack.Free(e.place(j, false), e.o.Force || e.ours(j))
+	if err := pack.Replaceable(e.place(j, true), true); err != nil { // where it goes when a gate fails
+		return err
+	}
+	return pack.Replaceable(e.place(j, false), e.o.Force || e.ours(j))
 }
 
 // placeholder stands for an importance matrix that is still to be measured: presets ask only

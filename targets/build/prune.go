@@ -18,18 +18,19 @@ func (e *engine) prunePass(i int) (ir.Pass, error) {
 	for _, s := range p.Schedule {
 		o.Schedule = append(o.Schedule, prune.Share{Match: s.Match, Sparsity: float64(s.Sparsity)})
 	}
-	if p.Use == "prune.magnitude" {
-		return &prune.Magnitude{Options: o}, nil
+	method := prune.Lookup(p.Use)
+	if method == nil { // checkPasses lets no other through
+		return nil, misuse("recipe", "", "no pass is called %q", p.Use)
 	}
-	w := &prune.Wanda{Options: o}
-	if f := e.r.Calibration.Imatrix; f != "" {
+	var importance map[string][]float32
+	if f := e.r.Calibration.Imatrix; f != "" && method.Learns {
 		s, err := quantize.ReadStatistics(f)
 		if err != nil {
 			return nil, err
 		}
-		w.Importance = s.Importance()
+		importance = s.Importance()
 	}
-	return w, nil
+	return method.New(o, importance), nil
 }
 
 // prune applies one line of the recipe to the base model. What takes activations is computed once

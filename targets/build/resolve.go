@@ -7,6 +7,7 @@ import (
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/prune"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/targets"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -21,6 +22,7 @@ const (
 	defaultPrompt    = 128
 	defaultGenerate  = 32
 	defaultRepeat    = 5
+	gateRepeat       = 20 // rounds when a gate judges a speed: fewer cannot tell small differences
 )
 
 // DefaultTarget is the target that this machine is one of.
@@ -60,6 +62,9 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 	if !b.Off {
 		set(&b.Prompt, defaultPrompt)
 		set(&b.Generate, defaultGenerate)
+		if gatesSpeed(r.Gate) {
+			set(&b.Repeat, gateRepeat)
+		}
 		set(&b.Repeat, defaultRepeat)
 	}
 	if m != nil && m.Decoder != nil && m.Decoder.Context > 0 {
@@ -70,8 +75,9 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 		r.Source.Dtype = "keep"
 	}
 	for i := range r.Passes {
-		if p := &r.Passes[i]; p.Use == "prune.magnitude" && p.Scope == "" && p.Pattern == "" {
-			p.Scope = "layer"
+		p := &r.Passes[i]
+		if m := prune.Lookup(p.Use); m != nil && p.Scope == "" && p.Pattern == "" {
+			p.Scope = string(m.Scope)
 		}
 	}
 	for i := range r.Targets {
@@ -97,10 +103,6 @@ func resolve(in *recipe.Recipe, m *ir.Model) (*recipe.Recipe, error) {
 	return r, nil
 }
 
-// gptqBits is the size above which choosing codes by GPTQ is not worth its time by default: 8 and 6
-// bit types are hardly distinguishable from the original as they are.
-const gptqBits = 5.1
-
 // method is the default: what the target prefers when there is calibration text, the model can be
 // run and the type is one that gains from it; round to nearest otherwise.
 func method(t *recipe.Target, table *targets.Target, r *recipe.Recipe, m *ir.Model) (string, error) {
@@ -108,13 +110,20 @@ func method(t *recipe.Target, table *targets.Target, r *recipe.Recipe, m *ir.Mod
 	if err != nil {
 		return "", err
 	}
-	if len(r.Calibration.Text) == 0 || table.Calibrated != "gptq" || req.Preset == nil || m != nil && m.Decoder == nil {
+	preferred, err := quantize.LookupMethod(table.Calibrated)
+	if err != nil {
+		return "", err
+	}
+	if preferred.Runs && (len(r.Calibration.Text) == 0 || m != nil && m.Decoder == nil) || preferred.Gains != nil && !preferred.Gains(req) {
 		return "rtn", nil
 	}
-	if info := storage.MustLookup(req.Preset.Base); info.Grid == nil || info.Bits() > gptqBits {
-		return "rtn", nil
-	}
-	return "gptq", nil
+	return preferred.Name, nil
+}
+
+// runs says that the method of a target runs the model. Check has found that it exists.
+func runs(t *recipe.Target) bool {
+	m, err := quantize.LookupMethod(t.Method)
+	return err == nil && m.Runs
 }
 
 // usesImportance says that a target's tensors are encoded with an importance matrix: a file that
@@ -126,7 +135,7 @@ func usesImportance(t *recipe.Target, req quantize.Request, r *recipe.Recipe) bo
 	if r.Calibration.Imatrix != "" {
 		return true
 	}
-	if len(r.Calibration.Text) == 0 || t.Method != "rtn" || req.Preset == nil {
+	if len(r.Calibration.Text) == 0 || runs(t) || req.Preset == nil {
 		return false
 	}
 	return storage.MustLookup(req.Preset.Base).Bits() < 7
@@ -138,7 +147,7 @@ func needsRun(r *recipe.Recipe) bool {
 		return true
 	}
 	for i := range r.Targets {
-		if r.Targets[i].Method == "gptq" {
+		if runs(&r.Targets[i]) {
 			return true
 		}
 	}
@@ -148,7 +157,7 @@ func needsRun(r *recipe.Recipe) bool {
 // prunesByActivations says that what is pruned depends on a run of the model, so that the bytes of
 // every target do.
 func prunesByActivations(r *recipe.Recipe) bool {
-	return r.Calibration.Imatrix == "" && slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool { return p.Use == "prune.wanda" })
+	return r.Calibration.Imatrix == "" && slices.ContainsFunc(r.Passes, func(p recipe.Pass) bool { m := prune.Lookup(p.Use); return m != nil && m.Learns })
 }
 
 // onlySize says that a gate needs no run of the models.
@@ -159,6 +168,13 @@ func onlySize(g recipe.Gate) bool {
 		}
 	}
 	return true
+}
+
+// gatesSpeed says that a gate judges how fast a package is.
+func gatesSpeed(g recipe.Gate) bool {
+	_, decode := g["decode_speedup"]
+	_, prefill := g["prefill_speedup"]
+	return decode || prefill
 }
 
 // clone copies a recipe deeply enough that resolving it leaves the caller's alone.

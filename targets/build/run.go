@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -32,6 +33,9 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	}
 	defer e.close()
 	defer e.limitMemory()()
+	if err := e.checkOut(); err != nil {
+		return nil, err
+	}
 	jobs, err := e.plan(ctx)
 	if err != nil || e.rep.Verdict == report.Refused {
 		return e.rep, err
@@ -69,6 +73,30 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	e.rep.PeakMemoryBytes = proc.PeakMemory()
 	done = true
 	return e.rep, nil
+}
+
+// checkOut refuses an output folder that is one of the inputs, or whose report is not pare's.
+func (e *engine) checkOut() error {
+	out, err := filepath.Abs(e.o.Out)
+	if err != nil {
+		return &fault.Error{File: e.o.Out, Op: "build", Err: err}
+	}
+	inputs := []string{e.r.Source.Model}
+	for _, a := range e.r.Source.Adapters {
+		inputs = append(inputs, a.Path)
+	}
+	for _, in := range inputs {
+		if in, err := filepath.Abs(in); err == nil && in == out {
+			return &fault.Error{File: e.o.Out, Op: "build", Err: fault.As(fault.ErrMisuse, errors.New("packages cannot go into the folder of an input")), Hint: "choose another -o"}
+		}
+	}
+	_, err = report.Read(filepath.Join(out, "report.json"))
+	for _, name := range report.FileNames {
+		if exists(filepath.Join(out, name)) && err != nil {
+			return &fault.Error{File: filepath.Join(e.o.Out, name), Op: "build", Err: fault.As(fault.ErrMisuse, errors.New("this is not a report of pare's and is not overwritten")), Hint: "move it away, or choose another -o"}
+		}
+	}
+	return nil
 }
 
 // jobKey is the digest of everything that a target's package depends on.

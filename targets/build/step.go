@@ -132,7 +132,7 @@ func (e *engine) stepJob(s *Step) (*job, error) {
 	if err := e.checkNeeds(); err != nil {
 		return nil, err
 	}
-	j.isa = t.Method == "gptq" || usesImportance(&t, j.req, e.r) && e.r.Calibration.Imatrix == ""
+	j.isa = runs(&t) || usesImportance(&t, j.req, e.r) && e.r.Calibration.Imatrix == ""
 	j.rep.Method, j.rep.SameBytes = t.Method, e.sameBytes(j.isa || needsRun(e.r))
 	return j, nil
 }

@@ -51,7 +51,7 @@ func (e *engine) newJob(i int) (*job, error) {
 		return nil, err
 	}
 	measured := usesImportance(j.t, j.req, e.r) && e.r.Calibration.Imatrix == ""
-	j.isa = prunesByActivations(e.r) || j.t.Method == "gptq" || measured
+	j.isa = prunesByActivations(e.r) || runs(j.t) || measured
 	return j, nil
 }
 
@@ -68,9 +68,9 @@ func (j *job) describe(e *engine) {
 	if n := j.table.NotExecuted; n != "" {
 		r.NotExecuted = append(r.NotExecuted, n)
 	} else if j.table.Arch != runtime.GOARCH {
-		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("measured on this %s CPU; the package also runs on %s, where it was not timed", archName(runtime.GOARCH), archName(j.table.Arch)))
+		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("figures are of this %s CPU; on %s, which the package is for, nothing was run", archName(runtime.GOARCH), archName(j.table.Arch)))
 	} else if j.table.Level != "" && !slices.Contains(cpu.Available(), j.table.Level) {
-		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("this CPU lacks %s: latency was measured with %s", j.table.ISA, cpu.Best()))
+		r.NotExecuted = append(r.NotExecuted, fmt.Sprintf("this CPU lacks %s: figures are of its %s kernels", j.table.ISA, cpu.Best()))
 	}
 	if len(e.r.Passes) > 0 && prunes(e.r) {
 		r.Notes = append(r.Notes, "zeros gain "+j.table.Zeros)
@@ -100,10 +100,11 @@ func (e *engine) sameBytes(activations bool) string {
 // pass makes the quantization pass of the target.
 func (j *job) pass() ir.Pass {
 	base := &quantize.RTN{Request: j.req}
-	if j.t.Method == "gptq" {
-		return &quantize.GPTQ{Base: base}
+	m, err := quantize.LookupMethod(j.t.Method)
+	if err != nil { // Check lets no other through
+		return base
 	}
-	return base
+	return m.New(base)
 }
 
 // plain reports whether the request is a floating-point type for everything, where rounding is a
@@ -323,7 +324,9 @@ func (e *engine) build(ctx context.Context, j *job, record func(place, fingerpri
 	if err != nil {
 		return err
 	}
-	err = e.compare(ctx, j, m, rec.Digest)
+	if err = e.compare(ctx, j, m, rec.Digest); err == nil {
+		err = e.blame(ctx, j, m)
+	}
 	if err = errors.Join(err, m.Close()); err != nil {
 		return err
 	}

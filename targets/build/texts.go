@@ -28,8 +28,9 @@ type tokens struct {
 	ids []int32
 }
 
-// encode reads texts and turns them into tokens, without the start token: whoever cuts them into
-// sequences puts it in front. limit is the most tokens wanted, 0 for all.
+// encode reads texts and turns them into tokens, behind the start token if the tokenizer adds one;
+// whoever cuts them into sequences puts it in place of the first of the others. limit is the most
+// tokens wanted, 0 for all.
 func (e *engine) encode(ctx context.Context, files []string, given *Text, limit int) (*tokens, error) {
 	var parts []string
 	var names []string
@@ -55,7 +56,7 @@ func (e *engine) encode(ctx context.Context, files []string, given *Text, limit 
 		if limit > 0 && limit < len(text)/perToken {
 			end = boundary(text, min(len(text), cut+max((limit-len(out.ids))*perToken, 1<<16)))
 		}
-		ids, err := e.tok.Encode(text[cut:end], tokenizer.EncodeOptions{})
+		ids, err := e.tok.Encode(text[cut:end], tokenizer.EncodeOptions{AddStart: cut == 0})
 		if err != nil {
 			return nil, &fault.Error{File: e.src.Path, Err: err}
 		}
@@ -172,15 +173,15 @@ func bos(spec *tokenizer.Spec) int32 {
 // texts tokenizes what the recipe names. Verification falls back to the part of the calibration
 // text that calibration leaves over, then to the sample that came with the options.
 func (e *engine) texts(ctx context.Context) error {
-	if e.src.Decoder == nil {
-		return e.noTexts(fmt.Sprintf("the architecture %q is not known", e.src.Arch))
+	if err := e.src.CannotRun(); err != nil {
+		return e.noTexts(err)
 	}
-	if e.src.Tokenizer == nil {
-		return e.noTexts("the model has no tokenizer")
+	if err := e.src.CannotRead(); err != nil {
+		return e.noTexts(err)
 	}
 	tok, err := tokenizer.New(e.src.Tokenizer)
 	if err != nil {
-		return e.noTexts("its tokenizer cannot be used: " + err.Error())
+		return e.noTexts(fmt.Errorf("the tokenizer cannot be used: %w", err))
 	}
 	e.tok = tok
 	c, v := &e.r.Calibration, &e.r.Verify
@@ -200,6 +201,9 @@ func (e *engine) texts(ctx context.Context) error {
 		}
 		e.calib.Tokens = len(e.calib.ids)
 		if len(rest) >= v.Context {
+			if b := bos(e.src.Tokenizer); b >= 0 {
+				rest = append([]int32{b}, rest...) // as the text would begin that has only this part
+			}
 			spare = &tokens{Text: all.Text, ids: rest}
 			spare.Name += ", the part after calibration"
 		}
@@ -245,14 +249,17 @@ func (e *engine) texts(ctx context.Context) error {
 }
 
 // noTexts goes on without running the model, which is an error when something needs it.
-func (e *engine) noTexts(why string) error {
+func (e *engine) noTexts(why error) error {
 	if needsRun(e.r) {
-		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the recipe needs to run the model, but %s", why)), Hint: "use methods that look at weights only: rtn, prune.magnitude"}
+		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the recipe needs to run the model, but %w", why)), Hint: "use methods that look at weights only: rtn, prune.magnitude"}
 	}
 	if len(e.r.Gate) > 0 && !onlySize(e.r.Gate) {
-		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("a gate asks for measured accuracy or speed, but %s", why)), Hint: "gate on size_ratio only"}
+		return &fault.Error{File: e.src.Path, Op: "plan", Err: fault.As(fault.ErrMisuse, fmt.Errorf("a gate asks for measured accuracy or speed, but %w", why)), Hint: "gate on size_ratio only"}
 	}
-	e.note("the model was not run, for " + why + ": packages are compared weight by weight only")
+	e.notRun = why.Error()
+	if len(e.r.Targets) > 0 { // a single step compares nothing
+		e.note("the model was not run, for " + e.notRun + ": packages are compared weight by weight only")
+	}
 	return nil
 }
 
@@ -261,16 +268,16 @@ func (e *engine) checkNeeds() error {
 	if !needsRun(e.r) {
 		return nil
 	}
-	if e.src.Decoder == nil {
-		return e.noTexts(fmt.Sprintf("the architecture %q is not known", e.src.Arch))
+	if err := e.src.CannotRun(); err != nil {
+		return e.noTexts(err)
 	}
 	if e.calib != nil {
 		return nil
 	}
-	what := "prune.wanda"
+	what := "pruning by inputs"
 	for i := range e.r.Targets {
-		if e.r.Targets[i].Method == "gptq" {
-			what = "gptq"
+		if runs(&e.r.Targets[i]) {
+			what = e.r.Targets[i].Method
 		}
 	}
 	return misuse(what, "give a text with --calibration FILE, or use methods that look at weights only: rtn, prune.magnitude", "it learns from calibration text, and none is named")

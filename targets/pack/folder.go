@@ -95,22 +95,11 @@ func Verify(ctx context.Context, dir string, m *Manifest, add func(int64)) error
 	return errors.Join(append(errs, err)...)
 }
 
-// ErrExists is the reason when a package is in the way.
-var ErrExists = errors.New("already exists")
-
-// Free fails with misuse when something lies at path and force is not set.
-func Free(path string, force bool) error {
-	if _, err := os.Lstat(path); err == nil && !force {
-		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, ErrExists), Hint: "pass --force to replace it"}
-	}
-	return nil
-}
-
 // Publish moves a finished folder or file to its place in one rename. What is there is replaced
-// when force is set: it moves aside first and is removed once the new one stands. from must lie on
+// when force is set and it is a package: it moves aside first and is removed once the new one stands. from must lie on
 // the same file system; otherwise it is copied beside the place first.
 func Publish(ctx context.Context, from, to string, force bool) error {
-	if err := Free(to, force); err != nil {
+	if err := Replaceable(to, force); err != nil {
 		return err
 	}
 	dir, base := filepath.Split(to)

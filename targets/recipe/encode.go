@@ -168,11 +168,11 @@ func schema(t reflect.Type, enum string) map[string]any {
 	case reflect.String:
 		s := map[string]any{"type": "string"}
 		if enum != "" {
-			var words []any
-			for _, w := range strings.Split(enum, ",") {
-				words = append(words, w)
+			var list []any
+			for _, w := range words(enum) {
+				list = append(list, w)
 			}
-			s["enum"] = words
+			s["enum"] = list
 		}
 		return s
 	case reflect.Bool:

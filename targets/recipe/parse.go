@@ -14,6 +14,8 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner/verify"
 )
 
@@ -81,6 +83,21 @@ func (d *decoder) fail(path, hint, format string, a ...any) {
 	d.errs = append(d.errs, &fault.Error{File: at, Err: misuse(format, a...), Hint: hint})
 }
 
+// words are what an enum tag allows: a list, or the names in a registry.
+func words(enum string) []string {
+	switch enum {
+	case "@passes":
+		list := []string{"lora.merge"}
+		for _, name := range prune.MethodNames() {
+			list = append(list, prune.Prefix+name)
+		}
+		return list
+	case "@methods":
+		return quantize.MethodNames()
+	}
+	return strings.Split(enum, ",")
+}
+
 // value stores v, as TOML gave it, into out. section is the enclosing table for messages and enum
 // the comma-separated words a string may be.
 func (d *decoder) value(path, section string, v any, out reflect.Value, enum string) {
@@ -128,7 +145,7 @@ func (d *decoder) value(path, section string, v any, out reflect.Value, enum str
 			wrong("a string")
 			return
 		}
-		if words := strings.Split(enum, ","); enum != "" && !slices.Contains(words, s) {
+		if words := words(enum); enum != "" && !slices.Contains(words, s) {
 			d.fail(path, suggest(s, words), "%s in %s cannot be %q; choose %s", key, section, s, strings.Join(words, ", "))
 			return
 		}

@@ -74,7 +74,7 @@ type Calibration struct {
 
 // Pass is one piece of work on the weights before the targets part.
 type Pass struct {
-	Use      string   `json:"use" doc:"which pass" enum:"lora.merge,prune.magnitude,prune.wanda"`
+	Use      string   `json:"use" doc:"which pass" enum:"@passes"`
 	Sparsity *Ratio   `json:"sparsity,omitempty" doc:"share of zeros, 0.5 or \"50%\""`
 	Pattern  string   `json:"pattern,omitempty" doc:"N:M zeros, such as \"2:4\": at most N of M consecutive weights stay"`
 	Scope    string   `json:"scope,omitempty" doc:"what competes: the weights of a row, of a matrix, or all" enum:"row,layer,global"`
@@ -94,7 +94,7 @@ type Target struct {
 	Use       string   `json:"use" doc:"target name, see pare targets"`
 	Name      string   `json:"name,omitempty" doc:"folder name of the package; default the target's name"`
 	Quantize  string   `json:"quantize,omitempty" doc:"preset or scheme (q4_k_m, q8_0, int4g128, int8, bf16, ...); default from the target"`
-	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn" enum:"rtn,gptq"`
+	Method    string   `json:"method,omitempty" doc:"how codes are chosen; default gptq for 4-bit types when calibration text is given, else rtn" enum:"@methods"`
 	Keep      []string `json:"keep,omitempty" doc:"overrides, \"PATTERN=TYPE\"; the first match counts"`
 	Container string   `json:"container,omitempty" doc:"file format, when the target takes several" enum:"gguf,safetensors"`
 	Archive   bool     `json:"archive,omitempty" doc:"write NAME.pare (one tar file) in place of a folder"`

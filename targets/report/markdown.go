@@ -92,6 +92,9 @@ func (t *Target) markdown(b *strings.Builder, line func(string, ...any)) {
 			line("- %s: %s", c.Verdict, CheckText(c))
 		}
 	}
+	for _, l := range t.LossLines() {
+		line("\n- %s", l)
+	}
 	if t.KL != nil {
 		line("\nKL per token, nats: mean %s, median %s, 90 %% %s, 99 %% %s, largest %s.",
 			human.Float(t.KL.Mean), human.Float(t.KL.Median), human.Float(t.KL.P90), human.Float(t.KL.P99), human.Float(t.KL.Max))

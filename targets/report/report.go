@@ -225,6 +225,8 @@ type Target struct {
 	Sample     *verify.Text       `json:"sample,omitempty"`
 	Bench      *Bench             `json:"bench,omitempty"`
 	Gate       verify.Gate        `json:"gate"`
+	// Losses are the tensors that lost most, worst first, when a gate about accuracy did not pass.
+	Losses []verify.Loss `json:"losses,omitempty"`
 }
 
 // Tensor is one line of what was done to the weights.

@@ -286,3 +286,16 @@ func (p *PassResult) Sparsity() float64 {
 	}
 	return zeros / max(all, 1)
 }
+
+// LossLines name the tensors that lost most, with the flag that buys each back and its price.
+func (t *Target) LossLines() []string {
+	var lines []string
+	for _, l := range t.Losses {
+		text := fmt.Sprintf("%s  %s nats", l.Tensor, human.Float(l.KL))
+		if l.Keep != "" {
+			text += fmt.Sprintf("   --keep %q   +%s", l.Keep, human.Bytes(l.Price))
+		}
+		lines = append(lines, text)
+	}
+	return lines
+}

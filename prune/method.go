@@ -1,0 +1,47 @@
+package prune
+
+import (
+	"slices"
+
+	"github.com/pare-dev/pare/ir"
+)
+
+// Method is a way to choose the weights that go. A new one is a file that registers itself.
+type Method struct {
+	Name string // the pass is "prune." and this
+	Doc  string // half a sentence
+	// Learns says that the method weighs inputs: of an importance matrix, or measured on
+	// calibration text when there is none.
+	Learns bool
+	// Scope is what competes when neither scope nor pattern is asked for.
+	Scope Scope
+	// New makes the pass; importance is nil when there is no importance matrix.
+	New func(o Options, importance map[string][]float32) ir.Pass
+}
+
+// Prefix begins the names of all pruning passes.
+const Prefix = "prune."
+
+var methods []*Method
+
+func register(m *Method) { methods = append(methods, m) }
+
+// MethodNames lists the methods by name.
+func MethodNames() []string {
+	names := make([]string, len(methods))
+	for i, m := range methods {
+		names[i] = m.Name
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Lookup finds the method of a pass, such as "prune.wanda"; nil when it is no pruning pass.
+func Lookup(pass string) *Method {
+	for _, m := range methods {
+		if Prefix+m.Name == pass {
+			return m
+		}
+	}
+	return nil
+}
