@@ -176,6 +176,9 @@ func (t *Tokenizer) id(token string) int32 {
 type EncodeOptions struct {
 	// AddSpecial adds the start and end tokens that the tokenizer asks for.
 	AddSpecial bool
+	// AddStart adds the start token alone, if the tokenizer asks for one: for texts that are cut into
+	// chunks, which llama.cpp's tools tokenize with it in front of the first.
+	AddStart bool
 	// ParseSpecial lets control tokens be written in the text ("<|im_end|>"), as Hugging Face
 	// always does. Without it they are plain text; user-defined tokens are matched either way.
 	ParseSpecial bool
@@ -187,7 +190,7 @@ type EncodeOptions struct {
 func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	s := t.spec
 	ids := make([]int32, 0, len(text)/3+2)
-	if opt.AddSpecial && s.AddBOS {
+	if (opt.AddSpecial || opt.AddStart) && s.AddBOS {
 		ids = append(ids, int32(s.BOS)) // #nosec G115 -- Check bounds it
 	}
 	if s.Model == BPE {
