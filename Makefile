@@ -15,7 +15,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race check fmt vet lint cross docs words demo bench interop fuzz large clean
+.PHONY: all build install test race check fmt vet lint cross docs words demo bench interop interop-torch fuzz large clean
 
 all: build
 
@@ -64,11 +64,13 @@ demo: build
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/kernels ./internal/storage ./internal/tokenizer ./runner ./quantize
 
-# The real runtimes (llama.cpp, also emulated arm64; gguf; transformers), fetched by their ordinary
-# package managers into $(CACHE)/interop.
+# The real runtimes, fetched by their ordinary package managers into $(CACHE)/interop: llama.cpp on x86-64
+# and on emulated arm64, its quantizer, the gguf library; about four minutes on two cores. DEMO is the
+# folder of an earlier `pare demo`, so that it need not run again.
 interop: build
-	python3 internal/interop/interop.py gguf $(CACHE)/interop ./bin/pare
+	python3 internal/interop/interop.py gguf $(CACHE)/interop ./bin/pare $(DEMO)
 
+# transformers with compressed-tensors on the CPU: 600 MB to fetch, then about a minute.
 interop-torch: build
 	python3 internal/interop/interop.py torch $(CACHE)/interop ./bin/pare
 

@@ -2,8 +2,9 @@
 // that people use. It is compiled by the interop tests, for x86-64 and for arm64, and links nothing:
 // the shared libraries of an npm package are loaded at run time.
 //
-//   probe LIBDIR tokens  MODEL.gguf TEXT OUT.i32          tokenize a text without special tokens
-//   probe LIBDIR compare A.gguf B.gguf IDS.i32 CTX CHUNKS perplexity of both, KL(A||B), same first token
+//   probe LIBDIR tokens MODEL.gguf TEXT OUT.i32             tokenize a text without special tokens
+//   probe LIBDIR score  IDS.i32 CTX CHUNKS BASE.gguf A.gguf... perplexity of each model, and of those after
+//                                                           the first KL(BASE||A) and agreement of the first token
 //
 // The protocol is llama.cpp's own: chunks without overlap, second half scored. The KV cache is
 // float32 and flash attention is off, which makes runs agree across machines. Structures follow
@@ -96,13 +97,14 @@ static void *open_context(void *model, int n_ctx) {
     return c;
 }
 
-// logits runs one chunk; the rows belong to the context until its next run.
+// logits runs one chunk and returns the rows of its second half, which is what is scored. They belong
+// to the context until its next run.
 static float *logits(void *ctx, batch *b, const int32_t *ids, int n) {
     void *mem = FN(void *, llama_get_memory, void *)(ctx);
     FN(void, llama_memory_clear, void *, bool)(mem, true);
     b->n_tokens = n;
     for (int i = 0; i < n; i++) {
-        b->token[i] = ids[i]; b->pos[i] = i; b->n_seq_id[i] = 1; b->seq_id[i][0] = 0; b->logits[i] = 1;
+        b->token[i] = ids[i]; b->pos[i] = i; b->n_seq_id[i] = 1; b->seq_id[i][0] = 0; b->logits[i] = i >= n / 2;
     }
     if (FN(int32_t, llama_decode, void *, batch)(ctx, *b)) die("llama_decode", "failed");
     return FN(float *, llama_get_logits, void *)(ctx);
@@ -126,42 +128,62 @@ static void *read_file(const char *path, long *size) {
     return p;
 }
 
+static int tokens(const char *model, const char *text_path, const char *out) {
+    void *v = FN(void *, llama_model_get_vocab, void *)(open_model(model, true));
+    long size; char *text = read_file(text_path, &size);
+    int32_t *ids = malloc(4 * (size + 16));
+    int n = FN(int32_t, llama_tokenize, void *, const char *, int32_t, int32_t *, int32_t, bool, bool)(v, text, size, ids, size + 16, false, false);
+    if (n < 0) die("llama_tokenize", "failed");
+    FILE *f = fopen(out, "wb");
+    if (!f || fwrite(ids, 4, n, f) != (size_t)n || fclose(f)) die("cannot write", out);
+    printf("{\"tokens\": %d}\n", n);
+    return 0;
+}
+
+// score runs all models on a chunk before it goes to the next, so that the rows of the first, to which
+// the others are compared, are computed once and need not be stored.
+static int score(const char *ids_path, int n_ctx, int chunks, char **paths, int models) {
+    long size; int32_t *ids = read_file(ids_path, &size);
+    if ((long)chunks * n_ctx * 4 > size) die("too few tokens in", ids_path);
+    struct { void *ctx; double nll, kl; long same; } *m = calloc(models, sizeof *m);
+    int vocab = 0;
+    for (int i = 0; i < models; i++) {
+        void *model = open_model(paths[i], false);
+        int n = FN(int32_t, llama_vocab_n_tokens, void *)(FN(void *, llama_model_get_vocab, void *)(model));
+        if (i && n != vocab) die("another vocabulary:", paths[i]);
+        vocab = n;
+        m[i].ctx = open_context(model, n_ctx);
+    }
+    batch b = FN(batch, llama_batch_init, int32_t, int32_t, int32_t)(n_ctx, 0, 1);
+    int half = n_ctx / 2, rows = n_ctx - half - 1; // the last token has no successor
+    for (int c = 0; c < chunks; c++) {
+        const int32_t *t = ids + (long)c * n_ctx;
+        const float *base = NULL;
+        for (int i = 0; i < models; i++) {
+            const float *l = logits(m[i].ctx, &b, t, n_ctx);
+            if (!i) base = l;
+            for (int r = 0; r < rows; r++) {
+                const float *x = base + (long)r * vocab, *y = l + (long)r * vocab;
+                int tx, ty; double zy = logsumexp(y, vocab, &ty);
+                m[i].nll += zy - y[t[half + r + 1]];
+                if (!i) continue;
+                double zx = logsumexp(x, vocab, &tx);
+                for (int j = 0; j < vocab; j++) m[i].kl += exp(x[j] - zx) * ((x[j] - zx) - (y[j] - zy));
+                m[i].same += tx == ty;
+            }
+        }
+    }
+    double n = (double)chunks * rows;
+    for (int i = 0; i < models; i++)
+        printf("%s{\"perplexity\": %.6f, \"kl\": %.9f, \"top1\": %.6f}%s", i ? ", " : "[", exp(m[i].nll / n), m[i].kl / n, i ? m[i].same / n : 1, i < models - 1 ? "" : "]\n");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) { fprintf(stderr, "usage: see the head of probe.c\n"); return 2; }
     open_library(argv[1]);
     FN(void, llama_log_set, void (*)(int, const char *, void *), void *)(silent, NULL);
-    if (!strcmp(argv[2], "tokens")) {
-        void *v = FN(void *, llama_model_get_vocab, void *)(open_model(argv[3], true));
-        long size; char *text = read_file(argv[4], &size);
-        int32_t *ids = malloc(4 * (size + 16));
-        int n = FN(int32_t, llama_tokenize, void *, const char *, int32_t, int32_t *, int32_t, bool, bool)(v, text, size, ids, size + 16, false, false);
-        if (n < 0) die("llama_tokenize", "failed");
-        FILE *f = fopen(argv[5], "wb"); fwrite(ids, 4, n, f); fclose(f);
-        printf("{\"tokens\": %d}\n", n);
-        return 0;
-    }
-    if (strcmp(argv[2], "compare") || argc < 8) die("unknown command", argv[2]);
-    int n_ctx = atoi(argv[6]), chunks = atoi(argv[7]);
-    long size; int32_t *ids = read_file(argv[5], &size);
-    if ((long)chunks * n_ctx * 4 > size) chunks = size / 4 / n_ctx;
-    bool two = strcmp(argv[3], argv[4]) != 0;
-    void *ma = open_model(argv[3], false), *mb = two ? open_model(argv[4], false) : ma;
-    void *ca = open_context(ma, n_ctx), *cb = two ? open_context(mb, n_ctx) : ca;
-    int vocab = FN(int32_t, llama_vocab_n_tokens, void *)(FN(void *, llama_model_get_vocab, void *)(ma));
-    batch b = FN(batch, llama_batch_init, int32_t, int32_t, int32_t)(n_ctx, 0, 1);
-    double nll_a = 0, nll_b = 0, kl = 0; long n = 0, same = 0;
-    for (int c = 0; c < chunks; c++) {
-        int32_t *t = ids + (long)c * n_ctx;
-        float *la = logits(ca, &b, t, n_ctx), *lb = two ? logits(cb, &b, t, n_ctx) : la;
-        for (int i = n_ctx / 2; i < n_ctx - 1; i++) {
-            const float *x = la + (long)i * vocab, *y = lb + (long)i * vocab;
-            int ta, tb; double za = logsumexp(x, vocab, &ta), zb = logsumexp(y, vocab, &tb), k = 0;
-            for (int j = 0; j < vocab; j++) k += exp(x[j] - za) * ((x[j] - za) - (y[j] - zb));
-            nll_a += za - x[t[i + 1]]; nll_b += zb - y[t[i + 1]];
-            kl += k; same += ta == tb; n++;
-        }
-    }
-    printf("{\"scored\": %ld, \"perplexity_a\": %.6f, \"perplexity_b\": %.6f, \"kl\": %.8f, \"top1\": %.6f}\n",
-           n, exp(nll_a / n), exp(nll_b / n), kl / n, (double)same / n);
-    return 0;
+    if (!strcmp(argv[2], "tokens")) return tokens(argv[3], argv[4], argv[5]);
+    if (!strcmp(argv[2], "score") && argc > 6) return score(argv[3], atoi(argv[4]), atoi(argv[5]), argv + 6, argc - 6);
+    die("unknown command", argv[2]);
 }

@@ -12,12 +12,7 @@ import tempfile
 import gguf
 import numpy as np
 
-from llama import FILE_TYPES, Llama
-
-
-def importance(path):
-    t = {x.name: np.array(x.data) for x in gguf.GGUFReader(path).tensors}
-    return {n[:-8]: np.ascontiguousarray((v / t[n[:-8] + ".counts"]).reshape(-1), np.float32) for n, v in t.items() if n.endswith(".in_sum2")}
+from llama import FILE_TYPES, Llama, importance
 
 
 def data(path):
@@ -32,21 +27,23 @@ def main():
         src = model
         if not model.endswith(".gguf"):
             src = f"{tmp}/source.gguf"
-            subprocess.run([pare, "convert", model, "-o", src, "--quiet"], check=True)
+            subprocess.run([pare, "convert", model, "-o", src, "--quiet"], check=True, stdout=subprocess.DEVNULL)
         for preset in presets:
             for kind, v in (("plain", None), ("importance", imp)):
                 a, b = f"{tmp}/a.gguf", f"{tmp}/b.gguf"
                 if not lib.quantize(src, a, preset, v):
                     continue  # llama.cpp refuses: q2_k_s without importance
                 cmd = [pare, "quantize", model, "--type", preset, "-o", b, "--force", "--quiet"]
-                subprocess.run(cmd + (["--imatrix", imatrix] if v is not None else []), check=True)
+                subprocess.run(cmd + (["--imatrix", imatrix] if v is not None else []), check=True, stdout=subprocess.DEVNULL)
                 want, got = data(a), data(b)
                 wrong = [n for n in want if n not in got or got[n][0] != want[n][0]]
                 total = sum(w.size for _, w in want.values())
                 differ = sum(int((got[n][1] != w).sum()) for n, (_, w) in want.items() if n not in wrong)
-                bad |= bool(wrong) or differ > total / 1000
-                print(f"{preset:7} {kind:10} {total:9} bytes, {differ} differ, types differ in {wrong or 'none'}", flush=True)
+                fail = bool(wrong) or set(got) != set(want) or differ > total / 1000
+                bad |= fail
+                print(f"{'FAIL' if fail else 'ok  '} {preset:7} {kind:10} {total:9} bytes, {differ} differ, types differ in {wrong or 'none'}", flush=True)
     sys.exit(bad)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,11 @@
-"""llama_model_quantize of the real libllama (release v0.5.0) through ctypes, standard library only."""
+"""llama_model_quantize of the real libllama (release v0.5.0) through ctypes.
+
+    python llama.py FOLDER SOURCE.gguf OUT.gguf PRESET [IMATRIX.gguf]
+
+FOLDER holds libllama.v0.5.0.so. An importance matrix needs numpy and gguf, the rest the standard library only.
+"""
 import ctypes as C
+import sys
 
 FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k_s": 11, "q3_k_m": 12, "q3_k_l": 13,
@@ -16,6 +22,15 @@ Params = struct("Params", (I, "nthread ftype out_t emb_t"), (Z, "requant quant_o
 Entry = struct("Entry", (C.c_char_p, "name"), (P, "data"), (C.c_size_t, "size"))
 LOG = C.CFUNCTYPE(None, C.c_int, C.c_char_p, P)
 SILENT = LOG(lambda level, text, user: None)
+
+
+def importance(path):
+    """An importance matrix as llama-imatrix writes it, as {tensor: mean square of each input}."""
+    import gguf
+    import numpy as np
+
+    t = {x.name: np.array(x.data) for x in gguf.GGUFReader(path).tensors}
+    return {n[:-8]: np.ascontiguousarray((v / t[n[:-8] + ".counts"]).reshape(-1), np.float32) for n, v in t.items() if n.endswith(".in_sum2")}
 
 
 class Llama:
@@ -43,3 +58,9 @@ class Llama:
         f = self.lib.llama_model_quantize
         f.restype, f.argtypes = C.c_uint32, [C.c_char_p, C.c_char_p, C.POINTER(Params)]
         return f(str(src).encode(), str(dst).encode(), C.byref(p)) == 0
+
+
+if __name__ == "__main__":
+    folder, source, out, kind = sys.argv[1:5]
+    if not Llama(folder, quiet=False).quantize(source, out, kind, importance(sys.argv[5]) if len(sys.argv) > 5 else None):
+        sys.exit(f"llama.cpp does not make {kind} of {source}")
