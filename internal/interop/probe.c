@@ -140,6 +140,12 @@ static int tokens(const char *model, const char *text_path, const char *out) {
     return 0;
 }
 
+// number prints a value as Python's JSON reads it, also when a damaged model gives none.
+static void number(const char *name, double v, const char *after) {
+    if (isfinite(v)) printf("\"%s\": %.9f%s", name, v, after);
+    else printf("\"%s\": %s%s", name, isnan(v) ? "NaN" : "Infinity", after);
+}
+
 // score runs all models on a chunk before it goes to the next, so that the rows of the first, to which
 // the others are compared, are computed once and need not be stored.
 static int score(const char *ids_path, int n_ctx, int chunks, char **paths, int models) {
@@ -174,8 +180,12 @@ static int score(const char *ids_path, int n_ctx, int chunks, char **paths, int 
         }
     }
     double n = (double)chunks * rows;
-    for (int i = 0; i < models; i++)
-        printf("%s{\"perplexity\": %.6f, \"kl\": %.9f, \"top1\": %.6f}%s", i ? ", " : "[", exp(m[i].nll / n), m[i].kl / n, i ? m[i].same / n : 1, i < models - 1 ? "" : "]\n");
+    for (int i = 0; i < models; i++) {
+        fputs(i ? ", {" : "[{", stdout);
+        number("perplexity", exp(m[i].nll / n), ", ");
+        number("kl", m[i].kl / n, ", ");
+        number("top1", i ? m[i].same / n : 1, i < models - 1 ? "}" : "}]\n");
+    }
     return 0;
 }
 
