@@ -105,11 +105,21 @@ func (e *encoded) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi 
 		}
 		for r := a; r < b; r++ {
 			if err := e.encode(dst[r*row:(r+1)*row], x[(r-a)*cols:(r-a+1)*cols], importanceRow(e.from, e.importance, lo+r)); err != nil {
-				return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: fmt.Errorf("row %d: %w", lo+r, err)}
+				return &fault.Error{Tensor: e.from.Name, Op: "encode as " + string(e.info.Type), Err: inRow(lo+r, x[(r-a)*cols:(r-a+1)*cols], err)}
 			}
 		}
 		return nil
 	})
+}
+
+// inRow says which row could not be encoded, and names the element when it is no number.
+func inRow(row int, x []float32, err error) error {
+	for i, v := range x {
+		if v-v != 0 {
+			return fmt.Errorf("element [%d %d] is %v: %w", row, i, v, fault.ErrNotFinite)
+		}
+	}
+	return fmt.Errorf("row %d: %w", row, err)
 }
 
 func (e *encoded) encode(dst []byte, x, importance []float32) error {

@@ -331,5 +331,8 @@ func sortedKeys[K ~string, V any](m map[K]V) []K {
 
 // decode turns tokens into text for people.
 func (e *engine) decode(ids []int32) string {
+	if e.tok == nil {
+		return "" // compared on random tokens
+	}
 	return e.tok.Decode(ids, tokenizer.DecodeOptions{SkipSpecial: true})
 }

@@ -335,3 +335,18 @@ func typeName(t storage.Type, s *storage.Scheme) string {
 func misuse(op, hint, format string, a ...any) error {
 	return &fault.Error{Op: op, Err: fault.As(fault.ErrMisuse, fmt.Errorf(format, a...)), Hint: hint}
 }
+
+// inSourceFile names the source when a weight of it is no number: what notices is the writer of a
+// package, whose file is not to blame.
+func (e *engine) inSourceFile(err error) error {
+	var fe *fault.Error
+	if !errors.Is(err, fault.ErrNotFinite) || !errors.As(err, &fe) || e.src.Find(fe.Tensor) == nil || len(e.adapters) > 0 {
+		return err
+	}
+	c := *fe
+	c.File = e.src.Path
+	if c.Hint == "" {
+		c.Hint = "pare inspect lists every such tensor; --keep \"" + c.Tensor + "=bf16\" stores it as bf16, if it is meant to be so large"
+	}
+	return &c
+}

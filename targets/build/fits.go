@@ -72,6 +72,16 @@ func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
 	return text
 }
 
+// quantized names the type of a model whose weights are quantized already, "" when they are floats.
+func quantized(m *ir.Model) string {
+	for _, t := range m.Tensors() {
+		if info, ok := storage.Lookup(t.Type); t.Role.Linear() && (t.Scheme != nil || ok && !info.Float) {
+			return mainType(m)
+		}
+	}
+	return ""
+}
+
 // nothingFits is the refusal of a type that no weight of the model can have, with the reasons that
 // the plan gives, the most frequent first.
 func nothingFits(m *ir.Model, p *ir.Plan, typ string) []report.Line {

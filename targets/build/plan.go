@@ -172,6 +172,9 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 		r.Tensors = append(r.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
 		tensors += s.Bytes
 	}
+	if typ := quantized(m); typ != "" && !j.asIs {
+		r.Notes = append(r.Notes, "the source is "+typ+" already: what that lost is lost, and the comparison cannot see it; start from the float model if you have it")
+	}
 	r.Notes = append(r.Notes, e.lostZeros(p)...)
 	if text := shortfall(m, p, j.req); text != "" && len(r.Refusals) == 0 {
 		r.Caveats = append(r.Caveats, text)

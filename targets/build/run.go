@@ -53,12 +53,12 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 		return e.rep, err
 	}
 	if err := e.prepare(ctx); err != nil {
-		return e.rep, err
+		return e.rep, e.inSourceFile(err)
 	}
 	for _, j := range jobs {
 		j.key = e.jobKey(j)
 		if err := e.target(ctx, j); err != nil {
-			return e.rep, err
+			return e.rep, e.inSourceFile(err)
 		}
 		if o.OnTarget != nil {
 			o.OnTarget(j.rep)

@@ -78,7 +78,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	done := false
 	defer func() { err = errors.Join(err, e.w.close(done && !o.KeepWork)) }()
 	if err := e.step(ctx, &s, j); err != nil {
-		return e.rep, err
+		return e.rep, e.inSourceFile(err)
 	}
 	done = true
 	e.rep.Verdict, e.rep.Seconds, e.rep.PeakMemoryBytes = report.None, time.Since(start).Seconds(), proc.PeakMemory()
