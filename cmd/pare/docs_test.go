@@ -192,7 +192,7 @@ func TestDocsPipeline(t *testing.T) {
 	}
 }
 
-// docs/recipe.md names every key of a recipe.
+// docs/recipe.md names every key of a recipe, and no others.
 func TestDocsRecipeKeys(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join(top, "docs", "recipe.md"))
 	if err != nil {
@@ -202,6 +202,11 @@ func TestDocsRecipeKeys(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^\s+"([a-z_0-9]+)": \{$`).FindAllStringSubmatch(schema, -1) {
 		if key := m[1]; key != "properties" && key != "items" && !bytes.Contains(b, []byte("`"+key+"`")) {
 			t.Errorf("docs/recipe.md does not name %s", key)
+		}
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_0-9]+)` \\|").FindAllSubmatch(b, -1) {
+		if !strings.Contains(schema, `"`+string(m[1])+`": {`) {
+			t.Errorf("docs/recipe.md names %s, which recipes do not have", m[1])
 		}
 	}
 }

@@ -89,6 +89,7 @@ func inline(p *plot.Plot, label string) template.HTML {
 // scatterChart shows size against KL for every target; nil when fewer than two have both.
 func (r *Report) scatterChart() template.HTML {
 	p := newPlot("Size against divergence: down and left is better", "package, MiB", "mean KL divergence, nats per token")
+	p.Add(grid()) // below the names, which are drawn with a rim in the page's colour
 	var top, right float64
 	var spots []spot
 	n := 0
@@ -125,7 +126,6 @@ func (r *Report) scatterChart() template.HTML {
 	p.X.Max, p.Y.Max = right*1.2, top*1.3
 	p.Add(nameSpots(spots, p)...)
 	p.X.Tick.Marker, p.Y.Tick.Marker = ticks{}, ticks{}
-	p.Add(grid())
 	return inline(p, "scatter chart of package size against KL divergence")
 }
 

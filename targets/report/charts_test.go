@@ -44,7 +44,7 @@ func TestChartColours(t *testing.T) {
 // The same record gives the same pictures on every machine. The digest is our own output; what
 // counts is that amd64 and arm64, which rounds a product and a sum at once, both have it.
 func TestChartsAreTheSameEverywhere(t *testing.T) {
-	const want = "6fdff27ce3e1f038137addebf68799e298ce2c5a6a9166b91afe34c7ca81d461"
+	const want = "824cfa6ca1587e36aeb44c771c20a4dc41b3566f008a427541b776a5feaccdd0"
 	h := sha256.New()
 	for _, c := range chartsOf(example()) {
 		h.Write([]byte(c))

@@ -61,7 +61,7 @@ func example() *Report {
 					{Name: "blk.0.attn_q.weight", Shape: []int{256, 256}, From: "bf16", To: "q4_0", Bytes: 36864, Figures: map[string]float64{"rmse": 0.0021}},
 					{Name: "<script>alert(1)</script>", Shape: []int{256}, From: "bf16", To: "f32", Bytes: 1024, Reason: "one row"},
 				},
-				Gate: verify.Gate{Verdict: Pass, Checks: []verify.Check{{Name: "kl_mean", Limit: 0.05, Value: 0.0079, Bound: 0.0084, Verdict: Pass}}},
+				Gate: verify.Gate{Verdict: Pass, Checks: []verify.Check{{Name: "kl_mean", Limit: 0.05, Value: 0.0079, Bound: 0.0084, Level: 0.95, Verdict: Pass}}},
 			},
 			{
 				Name: "tiny", Target: "x86-64-v4", Package: "dist/tiny.rejected", Container: "gguf", Type: "q2_k", Method: "rtn", Bytes: 3078272, Ratio: 0.226, Verdict: Fail,
@@ -69,8 +69,8 @@ func example() *Report {
 				KL:         &verify.KL{Mean: 0.1345, SE: 0.004, Upper95: 0.141, Lower95: 0.128, Median: 0.08, P90: 0.3, P99: 0.9, Max: 3, Histogram: hist},
 				Top1:       &verify.Top1{Agreement: 0.743}, Layers: layers,
 				Gate: verify.Gate{Verdict: Fail, Checks: []verify.Check{
-					{Name: "kl_mean", Limit: 0.05, Value: 0.1345, Bound: 0.128, Verdict: Fail},
-					{Name: "decode_speedup", Limit: 1.5, Verdict: Inconclusive},
+					{Name: "kl_mean", Limit: 0.05, Value: 0.1345, Bound: 0.128, Level: 0.95, Verdict: Fail},
+					{Name: "decode_speedup", Limit: 1.5, Verdict: Inconclusive, Note: "not measured"},
 				}},
 			},
 			{Name: "gpu-vllm", Target: "gpu-vllm", Type: "int4 g128", Verdict: Refused, Refusals: []Line{{Tensor: "model.layers.0.mlp.down_proj.weight", Reason: "100 columns do not divide into groups of 128", Hint: "choose group 20"}}},

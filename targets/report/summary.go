@@ -56,9 +56,17 @@ func (r *Report) Summarize() Summary {
 		decode := ""
 		switch {
 		case t.Bench != nil && t.Bench.Ratio != nil:
-			decode = fmt.Sprintf("%.1fx", t.Bench.Ratio.Decode)
+			b := t.Bench.Ratio
+			same := b.DecodeLower95 > 0 && b.DecodeLower95 <= 1 && b.DecodeUpper95 >= 1
+			if same {
+				decode = "≈"
+			}
+			decode += fmt.Sprintf("%.1fx", b.Decode)
 			if len(t.NotExecuted) > 0 {
 				decode += " here"
+			}
+			if same {
+				decode += foot("no difference in speed was measured: the 95 % interval of the ratio holds 1")
 			}
 		case t.NotTimed != "":
 			decode = "not timed" + foot(t.NotTimed)
@@ -197,12 +205,17 @@ func CheckText(c verify.Check) string {
 		false: {verify.Pass: "≤", verify.Fail: ">", verify.Inconclusive: "?"},
 		true:  {verify.Pass: "≥", verify.Fail: "<", verify.Inconclusive: "?"},
 	}[least][c.Verdict]
-	if c.Value == 0 && c.Bound == 0 && c.Verdict == verify.Inconclusive {
+	if c.Level == 0 { // nothing was weighed
 		return fmt.Sprintf("%s was not measured, limit %s", c.Name, human.Float(c.Limit))
 	}
 	text := fmt.Sprintf("%s %s %s %s", c.Name, human.Float(c.Value), sign, human.Float(c.Limit))
 	if c.Bound != c.Value {
-		text += fmt.Sprintf(" (95 %% bound %s)", human.Float(c.Bound))
+		// more than 95 % where several limits, or several looks at the data, share the risk
+		level := strings.TrimSuffix(human.Percent(c.Level, 1), " %")
+		text += fmt.Sprintf(" (%s %% bound %s)", strings.TrimSuffix(level, ".0"), human.Float(c.Bound))
+	}
+	if c.Note != "" {
+		text += ": " + c.Note
 	}
 	return text
 }

@@ -23,6 +23,11 @@ func TestFootnotes(t *testing.T) {
 	}{
 		{"measured elsewhere", Target{KL: kl, Top1: top1, Bench: bench, NotExecuted: []string{here}}, "0.01", "1.9x here ¹", here, "not timed"},
 		{"measured here", Target{KL: kl, Top1: top1, Bench: bench}, "0.01", "1.9x", "", "here"},
+		{
+			"within the noise", Target{KL: kl, Bench: &Bench{Ratio: &BenchRatio{Decode: 1.04, DecodeLower95: 0.94, DecodeUpper95: 1.09}}},
+			"0.01", "≈1.0x ¹", "no difference in speed was measured: the 95 % interval of the ratio holds 1", "here",
+		},
+		{"faster", Target{KL: kl, Bench: &Bench{Ratio: &BenchRatio{Decode: 1.04, DecodeLower95: 1.01, DecodeUpper95: 1.09}}}, "0.01", "1.0x", "", "≈"},
 		{"not timed", Target{KL: kl, Top1: top1, NotTimed: "not timed: timing is off"}, "0.01", "not timed ¹", "not timed: timing is off", "here"},
 		{"not timed, other CPU", Target{KL: kl, Top1: top1, NotTimed: "not timed: timing is off", NotExecuted: []string{here}}, "0.01", "not timed ¹ ²", "not timed: timing is off|" + here, "where it was not timed"},
 		{"nothing run", Target{NotCompared: "no tokenizer", NotTimed: "not timed: off", NotExecuted: []string{here}}, "not compared ¹", "not timed ²", "no tokenizer|not timed: off", here},
@@ -75,6 +80,24 @@ func TestFigures(t *testing.T) {
 		x := Target{Perplexity: &verify.Perplexity{Original: tc.a, Package: tc.b}}
 		if got := x.PerplexityPair(); got != tc.want {
 			t.Errorf("%v, %v: %q, want %q", tc.a, tc.b, got, tc.want)
+		}
+	}
+}
+
+func TestCheckText(t *testing.T) {
+	for _, tc := range []struct {
+		check verify.Check
+		want  string
+	}{
+		{verify.Check{Name: "kl_mean", Limit: 0.05, Value: 0.0079, Bound: 0.0084, Level: 0.95, Verdict: Pass}, "kl_mean 0.0079 ≤ 0.05 (95 % bound 0.0084)"},
+		{verify.Check{Name: "kl_mean", Limit: 0.05, Value: 0.06, Bound: 0.055, Level: 0.9875, Verdict: Fail}, "kl_mean 0.06 > 0.05 (98.8 % bound 0.055)"},
+		{verify.Check{Name: "top1", Limit: 0.9, Value: 0.85, Bound: 0.89, Level: 0.95, Verdict: Fail}, "top1 0.85 < 0.9 (95 % bound 0.89)"},
+		{verify.Check{Name: "size_ratio", Limit: 0.5, Value: 0.31, Bound: 0.31, Level: 1, Verdict: Pass}, "size_ratio 0.31 ≤ 0.5"},
+		{verify.Check{Name: "decode_speedup", Limit: 1.5, Verdict: Inconclusive, Note: "not measured"}, "decode_speedup was not measured, limit 1.5"},
+		{verify.Check{Name: "decode_speedup", Limit: 1, Value: 1.01, Bound: 1.01, Level: 0.95, Verdict: Inconclusive, Note: "too close"}, "decode_speedup 1.01 ? 1: too close"},
+	} {
+		if got := CheckText(tc.check); got != tc.want {
+			t.Errorf("got %q, want %q", got, tc.want)
 		}
 	}
 }
