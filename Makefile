@@ -80,5 +80,10 @@ fuzz:
 			echo "fuzz $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) ./$$pkg || exit 1; \
 		done; done
 
+# The promise of --max-memory at full size: 12 GiB of weights in 512 MiB. Takes ten minutes and 40 GB of
+# disk, which is free again afterwards; make test holds a smaller model to a smaller limit.
+large:
+	PARE_TEST_LARGE=1 $(GO) test -count=1 -v -timeout 60m -run '^TestMaxMemory$$' ./targets/build
+
 clean:
 	rm -rf bin dist $(CACHE) coverage.out
