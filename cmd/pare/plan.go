@@ -113,34 +113,13 @@ func (a *app) planText(w io.Writer, rep *report.Report) {
 
 // reasonsText says why tensors get another type than was asked for, each reason once.
 func reasonsText(w io.Writer, t *report.Target, all bool) {
-	type group struct {
-		first string
-		n     int
-	}
-	groups := map[string]*group{}
-	var order []string
-	for _, x := range t.Tensors {
-		if x.Reason == "" {
-			continue
-		}
-		key := x.To + ": " + x.Reason
-		if groups[key] == nil {
-			groups[key] = &group{first: x.Name}
-			order = append(order, key)
-		}
-		groups[key].n++
-	}
+	reasons := t.Reasons()
 	const most = 6
-	for i, key := range order {
+	for i, r := range reasons {
 		if i == most && !all {
-			fmt.Fprintf(w, "  and %s (-v shows all)\n", plural(len(order)-most, "more reason"))
+			fmt.Fprintf(w, "  and %s (-v shows all)\n", plural(len(reasons)-most, "more reason"))
 			break
 		}
-		g := groups[key]
-		name := g.first
-		if g.n > 1 {
-			name += fmt.Sprintf(" and %d more", g.n-1)
-		}
-		fmt.Fprintf(w, "  %s  %s\n", name, key)
+		fmt.Fprintf(w, "  %s  %s\n", r.Names(func(name string) string { return name }), r.Why())
 	}
 }

@@ -58,15 +58,15 @@ func (r *Report) Summarize() Summary {
 		case t.Bench != nil && t.Bench.Ratio != nil:
 			b := t.Bench.Ratio
 			same := b.DecodeLower95 > 0 && b.DecodeLower95 <= 1 && b.DecodeUpper95 >= 1
+			decode = fmt.Sprintf("%.1fx", b.Decode)
 			if same {
-				decode = "≈"
+				decode = fmt.Sprintf("%.1f–%.1fx", b.DecodeLower95, b.DecodeUpper95)
 			}
-			decode += fmt.Sprintf("%.1fx", b.Decode)
 			if len(t.NotExecuted) > 0 {
 				decode += " here"
 			}
 			if same {
-				decode += foot("no difference in speed was measured: the 95 % interval of the ratio holds 1")
+				decode += foot("no difference in speed was measured: the 95 % interval holds 1.0")
 			}
 		case t.NotTimed != "":
 			decode = "not timed" + foot(t.NotTimed)
