@@ -278,31 +278,27 @@ func (f *ggufFile) tokenizer(m *ir.Model, o WriteOptions) error {
 	return nil
 }
 
-// fileTypes are llama.cpp's llama_ftype numbers for a file that is mostly of one type; for the
-// K types the mixes that its loader guesses.
-var fileTypes = map[storage.Type]uint32{
-	"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18,
-	"iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "mxfp4": 38,
-}
-
-// fileType is what the user's preset says, or the type that most weights have.
+// fileType is what the user's preset says, or that of the type that most weights have.
 func fileType(handles []*ir.Tensor, o WriteOptions) uint32 {
 	if o.FileType != nil {
 		return *o.FileType
 	}
-	count := map[storage.Type]int64{}
+	count := map[*storage.Info]int64{}
 	for _, t := range handles {
-		if len(t.Shape) > 1 {
-			count[t.Type] += t.Elems()
+		if info := storage.MustLookup(t.Type); len(t.Shape) > 1 && info.Weights() {
+			count[info] += t.Elems()
 		}
 	}
-	var most storage.Type
-	for _, typ := range slices.Sorted(maps.Keys(count)) {
-		if _, known := fileTypes[typ]; known && (most == "" || count[typ] > count[most]) {
-			most = typ
+	var most *storage.Info
+	for _, info := range storage.All() {
+		if count[info] > count[most] {
+			most = info
 		}
 	}
-	return fileTypes[most]
+	if most == nil {
+		return 0 // vectors only: f32
+	}
+	return uint32(most.FileType) //nolint:gosec // not negative
 }
 
 // sizeLabel writes a number of parameters as gguf-py does: two digits at least.

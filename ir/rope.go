@@ -2,6 +2,35 @@ package ir
 
 import "math"
 
+// RopeSpeeds are the HeadDim/2 rotation speeds in radians per position, in float32 as transformers
+// computes them, since position times speed amplifies the last bit of a speed. A model and its GGUF,
+// which holds the factors, rotate by the same bits.
+func (d *Decoder) RopeSpeeds() []float32 {
+	f := speeds(d.RopeTheta, d.HeadDim)
+	factors := d.RopeFactors
+	if factors == nil {
+		factors = d.RopeScaling.Factors(d.RopeTheta, d.HeadDim)
+	}
+	for i, by := range factors {
+		f[i] /= by
+	}
+	if s := d.RopeScaling; factors == nil && s != nil && s.Kind == "linear" {
+		for i := range f {
+			f[i] /= float32(s.Factor)
+		}
+	}
+	return f
+}
+
+// speeds are those without scaling: theta^(-2i/headDim).
+func speeds(theta float64, headDim int) []float32 {
+	f := make([]float32, headDim/2)
+	for i := range f {
+		f[i] = 1 / float32(power(theta, float32(2*i)/float32(headDim)))
+	}
+	return f
+}
+
 // Factors are the divisors of the headDim/2 RoPE frequencies that the scaling amounts to, in
 // float32: what GGUF stores as rope_freqs.weight. A nil receiver and kinds other than llama3 give
 // nil.
@@ -14,10 +43,9 @@ func (s *RopeScaling) Factors(theta float64, headDim int) []float32 {
 		return nil
 	}
 	long, short := float64(s.Original)/s.LowFreq, float64(s.Original)/s.HighFreq
-	f := make([]float32, headDim/2)
-	for i := range f {
-		freq := 1 / float32(power(theta, float32(2*i)/float32(headDim)))
-		wave := float32(2*math.Pi) / freq
+	f := speeds(theta, headDim)
+	for i, speed := range f {
+		wave := float32(2*math.Pi) / speed
 		switch {
 		case float64(wave) < short:
 			f[i] = 1

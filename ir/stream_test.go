@@ -160,15 +160,3 @@ func TestChunksCoverTheTensor(t *testing.T) {
 		t.Errorf("%d chunks of scales", n)
 	}
 }
-
-func TestFactors(t *testing.T) {
-	var none *RopeScaling
-	if none.Factors(10000, 64) != nil || (&RopeScaling{Kind: "linear", Factor: 2}).Factors(10000, 64) != nil {
-		t.Error("only llama3 scaling has factors")
-	}
-	// Llama 3.1: the fastest pairs turn as before, the slowest an eighth as fast.
-	f := (&RopeScaling{Kind: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, Original: 8192}).Factors(500000, 128)
-	if len(f) != 64 || f[0] != 1 || f[28] != 1 || f[29] <= 1 || f[35] != 8 || f[63] != 8 {
-		t.Errorf("%v", f)
-	}
-}

@@ -130,27 +130,6 @@ func TestConfigRefusals(t *testing.T) {
 	}
 }
 
-func TestParseRef(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "a:2")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	for _, tc := range []struct {
-		ref, dir string
-		weight   float32
-	}{{"x", "x", 1}, {"x:0.5", "x", 0.5}, {"x:-2", "x", -2}, {`C:\x`, `C:\x`, 1}, {dir, dir, 1}, {dir + ":0.25", dir, 0.25}} {
-		d, w, err := lora.ParseRef(tc.ref)
-		if err != nil || d != tc.dir || w != tc.weight {
-			t.Errorf("%q: %q, %v, %v", tc.ref, d, w, err)
-		}
-	}
-	for _, bad := range []string{"x:0", "x:nan", "x:inf"} {
-		if _, _, err := lora.ParseRef(bad); !errors.Is(err, fault.ErrMisuse) {
-			t.Errorf("%q: %v", bad, err)
-		}
-	}
-}
-
 // FuzzConfig: whatever the bytes, parsing ends with a configuration whose scales are defined, or an
 // error.
 func FuzzConfig(f *testing.F) {

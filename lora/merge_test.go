@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,16 +36,20 @@ func load(t *testing.T, refs ...string) []lora.Weighted {
 	t.Helper()
 	var list []lora.Weighted
 	for _, ref := range refs {
-		dir, weight, err := lora.ParseRef(ref)
-		if err != nil {
-			t.Fatal(err)
+		dir, number, weighted := strings.Cut(ref, ":")
+		weight := 1.0
+		if weighted {
+			var err error
+			if weight, err = strconv.ParseFloat(number, 32); err != nil {
+				t.Fatal(err)
+			}
 		}
 		a, err := lora.Open(t.Context(), dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { a.Close() }) //nolint:errcheck // read only
-		list = append(list, lora.Weighted{Adapter: a, Weight: weight})
+		list = append(list, lora.Weighted{Adapter: a, Weight: float32(weight)})
 	}
 	return list
 }

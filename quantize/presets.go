@@ -263,25 +263,9 @@ func (p *Preset) choose(s *site, cols int) (storage.Type, string) {
 
 // fit replaces a type whose blocks do not divide a row of cols elements.
 func fit(typ storage.Type, why string, cols int) (storage.Type, string) {
-	n := storage.MustLookup(typ).BlockElems
-	if cols%n == 0 {
+	to := typ.Fit(cols)
+	if to == typ {
 		return typ, why
 	}
-	to := storage.F16
-	switch typ {
-	case storage.Q2K, storage.Q3K:
-		to = storage.Q4_0
-	case storage.Q4K:
-		to = storage.Q5_0
-	case storage.Q5K:
-		to = storage.Q5_1
-	case storage.Q6K:
-		to = storage.Q8_0
-	case storage.IQ4XS:
-		to = storage.IQ4NL
-	}
-	if cols%storage.MustLookup(to).BlockElems != 0 {
-		to = storage.F16
-	}
-	return to, fmt.Sprintf("rows of %d do not divide into the blocks of %d of %s", cols, n, typ)
+	return to, fmt.Sprintf("rows of %d do not divide into the blocks of %d of %s", cols, storage.MustLookup(typ).BlockElems, typ)
 }

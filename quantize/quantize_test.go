@@ -427,3 +427,23 @@ func TestCast(t *testing.T) {
 		t.Errorf("70000 as f16 gave %v", err)
 	}
 }
+
+// A preset and the type of most of its weights say the same of general.file_type, so that a file keeps
+// its number when it is written again.
+func TestPresetFileTypes(t *testing.T) {
+	byNumber := map[uint32]*Preset{}
+	for _, p := range Presets() {
+		if other := byNumber[p.FileType]; other != nil {
+			t.Errorf("%s and %s have file type %d", p.Name, other.Name, p.FileType)
+		}
+		byNumber[p.FileType] = p
+	}
+	for _, i := range storage.All() {
+		if !i.Weights() {
+			continue
+		}
+		if p := byNumber[uint32(i.FileType)]; p != nil && p.Base != i.Type {
+			t.Errorf("file type %d is preset %s of %s, and type %s", i.FileType, p.Name, p.Base, i.Type)
+		}
+	}
+}

@@ -34,7 +34,7 @@ type workspace struct {
 
 func newEngine(k *kernels.Set, threads int, d *ir.Decoder) *engine {
 	p := newPool(threads)
-	return &engine{k: k, pool: p, d: d, freqs: invFreqs(d), work: make([]workspace, p.threads)}
+	return &engine{k: k, pool: p, d: d, freqs: d.RopeSpeeds(), work: make([]workspace, p.threads)}
 }
 
 // need returns *buf with room for n numbers. The contents are whatever was there.

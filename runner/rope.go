@@ -1,67 +1,6 @@
 package runner
 
-import (
-	"math"
-
-	"github.com/pare-dev/pare/ir"
-)
-
-// invFreqs are the HeadDim/2 rotation speeds in radians per position, computed in float32 step by
-// step as transformers does (modeling_rope_utils.py), since position times speed amplifies the last
-// bit of a speed.
-func invFreqs(d *ir.Decoder) []float32 {
-	half := d.HeadDim / 2
-	f := make([]float32, half)
-	for i := range f {
-		f[i] = 1 / float32(power(d.RopeTheta, float32(2*i)/float32(d.HeadDim)))
-	}
-	if d.RopeFactors != nil {
-		for i := range f {
-			f[i] /= d.RopeFactors[i]
-		}
-		return f
-	}
-	s := d.RopeScaling
-	if s == nil {
-		return f
-	}
-	switch s.Kind {
-	case "linear":
-		for i := range f {
-			f[i] /= float32(s.Factor)
-		}
-	case "llama3":
-		original := float64(s.Original)
-		longest, shortest := float32(original/s.LowFreq), float32(original/s.HighFreq) // wavelengths
-		for i, v := range f {
-			wave := float32(2*math.Pi) / v
-			switch {
-			case wave > longest:
-				f[i] = v / float32(s.Factor)
-			case wave >= shortest:
-				smooth := (float32(original)/wave - float32(s.LowFreq)) / float32(s.HighFreq-s.LowFreq)
-				f[i] = float32(float32(1-smooth)*v)/float32(s.Factor) + float32(smooth*v)
-			}
-		}
-	}
-	return f
-}
-
-// power is base^e for e in [0,1). It multiplies the square roots base^(1/2), base^(1/4), ... that the
-// binary digits of e name; both operations round alike on every machine, which math.Pow does not
-// promise.
-func power(base float64, e float32) float64 {
-	p, root := 1.0, base
-	for rest := float64(e); rest > 0; {
-		root = math.Sqrt(root)
-		rest *= 2
-		if rest >= 1 {
-			p *= root
-			rest--
-		}
-	}
-	return p
-}
+import "math"
 
 // angles writes the cosines and sines of one position; cos and sin have one place per speed.
 func angles(cos, sin, freqs []float32, pos int) {

@@ -3,8 +3,6 @@ package runner
 import (
 	"math"
 	"testing"
-
-	"github.com/pare-dev/pare/ir"
 )
 
 // math.Sin and math.Cos are good to below one unit in the last place of a float64.
@@ -14,61 +12,6 @@ func TestSincos(t *testing.T) {
 		s, c := sincos(x)
 		if ds, dc := math.Abs(s-math.Sin(x)), math.Abs(c-math.Cos(x)); ds > 3e-16 || dc > 3e-16 {
 			t.Fatalf("x = %v: sine off by %g, cosine by %g", x, ds, dc)
-		}
-	}
-}
-
-func TestPower(t *testing.T) {
-	for _, base := range []float64{10000, 500000, 1e6, 2} {
-		for i := range 128 {
-			e := float32(i) / 128
-			got, want := power(base, e), math.Pow(base, float64(e))
-			if math.Abs(got/want-1) > 1e-14 {
-				t.Errorf("%v^%v = %v, want %v", base, e, got, want)
-			}
-		}
-	}
-}
-
-// Expected speeds: the formulas of modeling_rope_utils.py worked out in double precision. For llama3
-// with original 32, low 1, high 4, factor 8 the wavelengths 32 and 8 part the three cases.
-func TestInvFreqs(t *testing.T) {
-	d := &ir.Decoder{HeadDim: 32, RopeTheta: 500000, RopeScaling: &ir.RopeScaling{Kind: "llama3", Factor: 8, LowFreq: 1, HighFreq: 4, Original: 32}}
-	cases := [3]int{}
-	for i, got := range invFreqs(d) {
-		f := math.Pow(500000, -float64(2*i)/32)
-		wave := 2 * math.Pi / f
-		want := f
-		switch {
-		case wave > 32:
-			want = f / 8
-			cases[2]++
-		case wave >= 8:
-			smooth := (32/wave - 1) / (4 - 1)
-			want = (1-smooth)*f/8 + smooth*f
-			cases[1]++
-		default:
-			cases[0]++
-		}
-		if math.Abs(float64(got)/want-1) > 1e-6 {
-			t.Errorf("speed %d is %v, want %v", i, got, want)
-		}
-	}
-	if cases[0] == 0 || cases[1] == 0 || cases[2] == 0 {
-		t.Errorf("cases %v: one is not tried", cases)
-	}
-	plain := invFreqs(&ir.Decoder{HeadDim: 8, RopeTheta: 10000})
-	linear := invFreqs(&ir.Decoder{HeadDim: 8, RopeTheta: 10000, RopeScaling: &ir.RopeScaling{Kind: "linear", Factor: 4}})
-	factors := invFreqs(&ir.Decoder{HeadDim: 8, RopeTheta: 10000, RopeFactors: []float32{1, 2, 4, 8}})
-	for i, want := range []float64{1, 0.1, 0.01, 0.001} {
-		if math.Abs(float64(plain[i])/want-1) > 1e-7 {
-			t.Errorf("speed %d is %v, want %v", i, plain[i], want)
-		}
-		if linear[i] != plain[i]/4 {
-			t.Errorf("linear speed %d is %v, want a quarter of %v", i, linear[i], plain[i])
-		}
-		if factors[i] != plain[i]/float32(int(1)<<i) {
-			t.Errorf("speed %d with factor %d is %v, plain %v", i, 1<<i, factors[i], plain[i])
 		}
 	}
 }

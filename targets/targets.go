@@ -247,7 +247,7 @@ func (c *Container) nearest(t *ir.Tensor, want storage.Type) (best storage.Type)
 	}
 	var at float64
 	for _, typ := range c.Types {
-		if c.refuses(t, typ, nil) != "" {
+		if storage.MustLookup(typ).Encode == nil || c.refuses(t, typ, nil) != "" {
 			continue
 		}
 		d := storage.MustLookup(typ).Bits() - bits

@@ -45,10 +45,39 @@ func TestTablesAreSound(t *testing.T) {
 			}
 			for _, typ := range c.Types {
 				info, ok := storage.Lookup(typ)
-				if !ok || info.Encode == nil || c.Format == "gguf" && info.GGML < 0 {
+				if !ok || info.Decode == nil || c.Format == "gguf" && info.GGML < 0 {
 					t.Errorf("%s: type %q in %s", x.Name, typ, c.Format)
 				}
 			}
+		}
+	}
+}
+
+// GGUF targets take every type that llama.cpp computes with, in the order that suggestions walk: a
+// type that registers itself needs no line here. Presets of such types are accepted.
+func TestGGUFTypes(t *testing.T) {
+	const want = "f32 f16 bf16 q8_0 q6_k q5_1 q5_0 q5_k q4_1 q4_0 q4_k iq4_nl iq4_xs mxfp4 q3_k q2_k"
+	types := gguf().Types
+	for _, i := range storage.All() {
+		if slices.Contains(types, i.Type) != i.Weights() {
+			t.Errorf("%s: llama.cpp computes with it: %v", i.Type, i.Weights())
+		}
+	}
+	var known []string // others may have come since
+	for i, typ := range types {
+		if strings.Contains(" "+want+" ", " "+string(typ)+" ") {
+			known = append(known, string(typ))
+		}
+		if i > 0 && storage.MustLookup(typ).Bits() > storage.MustLookup(types[i-1]).Bits() {
+			t.Errorf("%s stands behind %s", typ, types[i-1])
+		}
+	}
+	if got := strings.Join(known, " "); got != want {
+		t.Errorf("types %s\nwant  %s", got, want)
+	}
+	for _, p := range quantize.Presets() {
+		if !slices.Contains(types, p.Base) {
+			t.Errorf("preset %s cannot be packaged for llama.cpp", p.Name)
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
+
+	"github.com/pare-dev/pare/internal/storage"
 )
 
 // Reasons for refusing a file.
@@ -90,26 +92,32 @@ func (f *File) Shape(name string) ([]int, bool) {
 	return t.Shape, true
 }
 
-// blockType is the layout of a ggml type.
-type blockType struct {
+// layout is the name and block of a ggml type.
+type layout struct {
 	name         string
 	elems, bytes int
 }
 
-// types lists every type id of ggml that files may hold, with the sizes of ggml.c's type traits.
-// Most of them are decoded by internal/storage; the sizes are needed for all, to check ranges.
-var types = map[uint32]blockType{
-	0: {"f32", 1, 4}, 1: {"f16", 1, 2}, 2: {"q4_0", 32, 18}, 3: {"q4_1", 32, 20}, 6: {"q5_0", 32, 22}, 7: {"q5_1", 32, 24},
-	8: {"q8_0", 32, 34}, 9: {"q8_1", 32, 36}, 10: {"q2_k", 256, 84}, 11: {"q3_k", 256, 110}, 12: {"q4_k", 256, 144},
-	13: {"q5_k", 256, 176}, 14: {"q6_k", 256, 210}, 15: {"q8_k", 256, 292}, 16: {"iq2_xxs", 256, 66}, 17: {"iq2_xs", 256, 74},
-	18: {"iq3_xxs", 256, 98}, 19: {"iq1_s", 256, 50}, 20: {"iq4_nl", 32, 18}, 21: {"iq3_s", 256, 110}, 22: {"iq2_s", 256, 82},
-	23: {"iq4_xs", 256, 136}, 24: {"i8", 1, 1}, 25: {"i16", 1, 2}, 26: {"i32", 1, 4}, 27: {"i64", 1, 8}, 28: {"f64", 1, 8},
-	29: {"iq1_m", 256, 56}, 30: {"bf16", 1, 2}, 34: {"tq1_0", 256, 54}, 35: {"tq2_0", 256, 66}, 39: {"mxfp4", 32, 17}, 40: {"nvfp4", 64, 36},
+// foreign are the ggml types that files may hold and package storage need not know, with the sizes of
+// ggml.c's type traits: a file that has one can be listed, and its ranges checked.
+var foreign = map[uint32]layout{
+	9: {"q8_1", 32, 36}, 15: {"q8_k", 256, 292}, 16: {"iq2_xxs", 256, 66}, 17: {"iq2_xs", 256, 74}, 18: {"iq3_xxs", 256, 98},
+	19: {"iq1_s", 256, 50}, 21: {"iq3_s", 256, 110}, 22: {"iq2_s", 256, 82}, 29: {"iq1_m", 256, 56}, 34: {"tq1_0", 256, 54},
+	35: {"tq2_0", 256, 66}, 40: {"nvfp4", 64, 36}, 41: {"q1_0", 128, 18}, 42: {"q2_0", 64, 18},
+}
+
+// layoutOf finds a type by its id.
+func layoutOf(id uint32) (layout, bool) {
+	if i, ok := storage.ByGGML(id); ok {
+		return layout{string(i.Type), i.BlockElems, i.BlockBytes}, true
+	}
+	t, ok := foreign[id]
+	return t, ok
 }
 
 // TypeName is ggml's name of a type id in lower case.
 func TypeName(id uint32) string {
-	if t, ok := types[id]; ok {
+	if t, ok := layoutOf(id); ok {
 		return t.name
 	}
 	return "type " + strconv.FormatUint(uint64(id), 10)
@@ -121,7 +129,7 @@ const maxEmpty = 1 << 20
 
 // size is the number of bytes of a tensor, checked against overflow.
 func size(id uint32, shape []int) (int64, error) {
-	t, ok := types[id]
+	t, ok := layoutOf(id)
 	if !ok {
 		return 0, fmt.Errorf("%w: id %d", ErrType, id)
 	}

@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -294,4 +295,40 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("what was written cannot be read: %v", err)
 		}
 	})
+}
+
+// Names and blocks of every type id are those of the real ggml, so that ranges are checked rightly
+// also for types that pare does not compute with.
+func TestTypesAsGGML(t *testing.T) {
+	b, err := os.ReadFile("../../internal/storage/testdata/types.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []struct {
+		ID           uint32
+		Name         string
+		Elems, Bytes int
+	}
+	if err := json.Unmarshal(b, &list); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[uint32]bool{}
+	for _, w := range list {
+		ids[w.ID] = true
+		n, err := size(w.ID, []int{3, 2 * w.Elems})
+		if err != nil || n != int64(6*w.Bytes) || TypeName(w.ID) != w.Name {
+			t.Errorf("id %d is %s of %d bytes, %v; ggml: %+v", w.ID, TypeName(w.ID), n, err, w)
+		}
+	}
+	if len(list) != 35 {
+		t.Errorf("%d types", len(list))
+	}
+	for id := range uint32(1000) {
+		if l, ok := layoutOf(id); ok && !ids[id] {
+			t.Errorf("ggml has no type %d, which is %v here", id, l)
+		}
+	}
+	if got := TypeName(1000); got != "type 1000" {
+		t.Errorf("an unknown id is called %q", got)
+	}
 }

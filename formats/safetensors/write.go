@@ -51,12 +51,6 @@ func (w *Writer) Close() error {
 	return nil
 }
 
-// HeaderSize is the number of bytes before the data, for planning.
-func HeaderSize(tensors []Tensor, metadata map[string]string) (int64, error) {
-	head, _, err := encodeHeader(tensors, metadata)
-	return int64(len(head)), err
-}
-
 func encodeHeader(tensors []Tensor, metadata map[string]string) (head []byte, total int64, err error) {
 	var b strings.Builder
 	b.WriteByte('{')

@@ -3,7 +3,6 @@ package cpu
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -32,7 +31,7 @@ func Best() Level {
 	return all[len(all)-1]
 }
 
-// Parse turns a user's --isa or PARE_ISA value into a level that runs here. Empty and "auto" mean
+// Parse turns a user's --isa into a level that runs here. Empty and "auto" mean
 // Best.
 func Parse(s string) (Level, error) {
 	all := Available()
@@ -48,6 +47,3 @@ func Parse(s string) (Level, error) {
 	}
 	return "", fault.As(fault.ErrMisuse, fmt.Errorf("isa %q cannot run here; choose auto, %s", s, strings.Join(names, ", ")))
 }
-
-// FromEnv is Parse of PARE_ISA.
-func FromEnv() (Level, error) { return Parse(os.Getenv("PARE_ISA")) }

@@ -27,7 +27,10 @@ var tinyFloats = [16]float32{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8,
 
 func init() {
 	registerBlocks(codec{
-		info:   Info{Type: IQ4NL, Doc: "32 elements: f16 d, 16 bytes of nibbles; w = d*table[q]", BlockElems: 32, BlockBytes: 18, GGML: 20},
+		info: Info{
+			Type: IQ4NL, BlockElems: 32, BlockBytes: 18, GGML: 20, FileType: 25, Fallback: F16,
+			Doc: "32 elements: f16 d, 16 bytes of nibbles; w = d*table[q]",
+		},
 		halves: []int{0},
 		decode: func(dst []float32, b []byte) { decodeTable(dst, half(b), b[2:18], &nonlinearF) },
 		plain:  func(b []byte, x []float32) { encodeIQ4NL(b, x, nil) },
@@ -37,7 +40,7 @@ func init() {
 	})
 	registerBlocks(codec{
 		info: Info{
-			Type: IQ4XS, BlockElems: super, BlockBytes: 136, GGML: 23,
+			Type: IQ4XS, BlockElems: super, BlockBytes: 136, GGML: 23, FileType: 30, Fallback: IQ4NL,
 			Doc: "256 elements in 8 sub-blocks: f16 d, 6-bit scales, 4-bit codes; w = d*(sc-32)*table[q]",
 		},
 		halves: []int{0},
@@ -53,7 +56,7 @@ func init() {
 	})
 	registerBlocks(codec{
 		info: Info{
-			Type: MXFP4, BlockElems: 32, BlockBytes: 17, GGML: 39,
+			Type: MXFP4, BlockElems: 32, BlockBytes: 17, GGML: 39, FileType: 38, Fallback: F16,
 			Doc: "32 elements: power-of-two scale byte, 16 bytes of E2M1 nibbles",
 		},
 		decode: func(dst []float32, b []byte) { decodeTable(dst, halfPower(b[0]), b[1:17], &tinyFloats) },

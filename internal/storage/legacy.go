@@ -12,7 +12,10 @@ import (
 // it is rounded to half precision; with importance a search picks both.
 func init() {
 	registerBlocks(codec{
-		info:   Info{Type: Q4_0, Doc: "32 elements: f16 d, 16 bytes of nibbles; w = d*(q-8)", BlockElems: 32, BlockBytes: 18, GGML: 2},
+		info: Info{
+			Type: Q4_0, BlockElems: 32, BlockBytes: 18, GGML: 2, FileType: 2, Fallback: F16,
+			Doc: "32 elements: f16 d, 16 bytes of nibbles; w = d*(q-8)",
+		},
 		halves: []int{0},
 		decode: func(dst []float32, b []byte) { decodeSym(dst, half(b), 0, b[2:18], -8) },
 		plain: func(b []byte, x []float32) {
@@ -29,7 +32,10 @@ func init() {
 		set:  func(b []byte, q []int8) { packNibbles(b[2:18], fromSigned(q, 8)) },
 	})
 	registerBlocks(codec{
-		info:   Info{Type: Q4_1, Doc: "32 elements: f16 d, f16 m, 16 bytes of nibbles; w = d*q + m", BlockElems: 32, BlockBytes: 20, GGML: 3},
+		info: Info{
+			Type: Q4_1, BlockElems: 32, BlockBytes: 20, GGML: 3, FileType: 3, Fallback: F16,
+			Doc: "32 elements: f16 d, f16 m, 16 bytes of nibbles; w = d*q + m",
+		},
 		halves: []int{0, 2},
 		decode: func(dst []float32, b []byte) { decodeAffine(dst, half(b), half(b[2:]), 0, b[4:20]) },
 		plain: func(b []byte, x []float32) {
@@ -46,7 +52,10 @@ func init() {
 		set:  func(b []byte, q []int8) { packNibbles(b[4:20], fromSigned(q, 0)) },
 	})
 	registerBlocks(codec{
-		info:   Info{Type: Q5_0, Doc: "32 elements: f16 d, u32 of fifth bits, 16 bytes of nibbles; w = d*(q-16)", BlockElems: 32, BlockBytes: 22, GGML: 6},
+		info: Info{
+			Type: Q5_0, BlockElems: 32, BlockBytes: 22, GGML: 6, FileType: 8, Fallback: F16,
+			Doc: "32 elements: f16 d, u32 of fifth bits, 16 bytes of nibbles; w = d*(q-16)",
+		},
 		halves: []int{0},
 		decode: func(dst []float32, b []byte) {
 			decodeSym(dst, half(b), binary.LittleEndian.Uint32(b[2:]), b[6:22], -16)
@@ -65,7 +74,10 @@ func init() {
 		set:  func(b []byte, q []int8) { packFive(b[2:22], fromSigned(q, 16)) },
 	})
 	registerBlocks(codec{
-		info:   Info{Type: Q5_1, Doc: "32 elements: f16 d, f16 m, u32 of fifth bits, 16 bytes of nibbles; w = d*q + m", BlockElems: 32, BlockBytes: 24, GGML: 7},
+		info: Info{
+			Type: Q5_1, BlockElems: 32, BlockBytes: 24, GGML: 7, FileType: 9, Fallback: F16,
+			Doc: "32 elements: f16 d, f16 m, u32 of fifth bits, 16 bytes of nibbles; w = d*q + m",
+		},
 		halves: []int{0, 2},
 		decode: func(dst []float32, b []byte) {
 			decodeAffine(dst, half(b), half(b[2:]), binary.LittleEndian.Uint32(b[4:]), b[8:24])
@@ -84,7 +96,10 @@ func init() {
 		set:  func(b []byte, q []int8) { packFive(b[4:24], fromSigned(q, 0)) },
 	})
 	registerBlocks(codec{
-		info:   Info{Type: Q8_0, Doc: "32 elements: f16 d, 32 signed bytes; w = d*q", BlockElems: 32, BlockBytes: 34, GGML: 8},
+		info: Info{
+			Type: Q8_0, BlockElems: 32, BlockBytes: 34, GGML: 8, FileType: 7, Fallback: F16,
+			Doc: "32 elements: f16 d, 32 signed bytes; w = d*q",
+		},
 		halves: []int{0},
 		decode: func(dst []float32, b []byte) {
 			d := half(b)

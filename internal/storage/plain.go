@@ -30,8 +30,8 @@ const (
 
 func init() {
 	le := binary.LittleEndian
-	plain := func(t Type, doc string, size, ggml int, float bool, get func(b []byte) float32, put func(b []byte, v float32)) {
-		info := Info{Type: t, Doc: doc, BlockElems: 1, BlockBytes: size, GGML: ggml, Float: float}
+	plain := func(t Type, doc string, size, ggml, fileType int, float bool, get func(b []byte) float32, put func(b []byte, v float32)) {
+		info := Info{Type: t, Doc: doc, BlockElems: 1, BlockBytes: size, GGML: ggml, FileType: fileType, Float: float}
 		info.Decode = func(dst []float32, src []byte) {
 			for i := range dst {
 				dst[i] = get(src[i*size:])
@@ -50,32 +50,32 @@ func init() {
 		}
 		register(info)
 	}
-	plain(F64, "IEEE 754 double precision; decoding rounds to float32", 8, 28, true,
+	plain(F64, "IEEE 754 double precision; decoding rounds to float32", 8, 28, -1, true,
 		func(b []byte) float32 { return float32(math.Float64frombits(le.Uint64(b))) },
 		func(b []byte, v float32) { le.PutUint64(b, math.Float64bits(float64(v))) })
-	plain(F32, "IEEE 754 single precision", 4, 0, true,
+	plain(F32, "IEEE 754 single precision", 4, 0, 0, true,
 		func(b []byte) float32 { return math.Float32frombits(le.Uint32(b)) },
 		func(b []byte, v float32) { le.PutUint32(b, math.Float32bits(v)) })
-	plain(F16, "IEEE 754 half precision", 2, 1, true,
+	plain(F16, "IEEE 754 half precision", 2, 1, 1, true,
 		func(b []byte) float32 { return F16ToF32(le.Uint16(b)) },
 		func(b []byte, v float32) { le.PutUint16(b, F32ToF16(v)) })
-	plain(BF16, "bfloat16: the upper 16 bits of a float32", 2, 30, true,
+	plain(BF16, "bfloat16: the upper 16 bits of a float32", 2, 30, 32, true,
 		func(b []byte) float32 { return math.Float32frombits(uint32(le.Uint16(b)) << 16) },
 		func(b []byte, v float32) { le.PutUint16(b, F32ToBF16(v)) })
-	plain(F8E4M3, "8-bit float, 4 exponent and 3 mantissa bits, no infinities, largest 448 (E4M3FN)", 1, -1, true,
+	plain(F8E4M3, "8-bit float, 4 exponent and 3 mantissa bits, no infinities, largest 448 (E4M3FN)", 1, -1, -1, true,
 		func(b []byte) float32 { return F8E4M3ToF32(b[0]) }, func(b []byte, v float32) { b[0] = F32ToF8E4M3(v) })
-	plain(F8E5M2, "8-bit float, 5 exponent and 2 mantissa bits, largest 57344", 1, -1, true,
+	plain(F8E5M2, "8-bit float, 5 exponent and 2 mantissa bits, largest 57344", 1, -1, -1, true,
 		func(b []byte) float32 { return F8E5M2ToF32(b[0]) }, func(b []byte, v float32) { b[0] = F32ToF8E5M2(v) })
-	plain(I8, "signed byte", 1, 24, false, func(b []byte) float32 { return float32(int8(b[0])) }, nil)
-	plain(U8, "unsigned byte", 1, -1, false, func(b []byte) float32 { return float32(b[0]) }, nil)
-	plain(I16, "signed 16-bit integer", 2, 25, false, func(b []byte) float32 { return float32(int16(le.Uint16(b))) }, nil)
-	plain(U16, "unsigned 16-bit integer", 2, -1, false, func(b []byte) float32 { return float32(le.Uint16(b)) }, nil)
-	plain(I32, "signed 32-bit integer", 4, 26, false, func(b []byte) float32 { return float32(int32(le.Uint32(b))) }, nil)
-	plain(U32, "unsigned 32-bit integer", 4, -1, false, func(b []byte) float32 { return float32(le.Uint32(b)) }, nil)
-	plain(I64, "signed 64-bit integer", 8, 27, false, func(b []byte) float32 { return float32(int64(le.Uint64(b))) }, nil)
-	plain(U64, "unsigned 64-bit integer", 8, -1, false, func(b []byte) float32 { return float32(le.Uint64(b)) }, nil)
-	plain(Bool, "a byte that is 0 or 1", 1, -1, false, func(b []byte) float32 { return float32(b[0]) }, nil)
-	register(Info{Type: Planes, Doc: "uniform codes, one byte each, beside planes of scales and zero points", BlockElems: 1, BlockBytes: 1, GGML: -1})
+	plain(I8, "signed byte", 1, 24, -1, false, func(b []byte) float32 { return float32(int8(b[0])) }, nil)
+	plain(U8, "unsigned byte", 1, -1, -1, false, func(b []byte) float32 { return float32(b[0]) }, nil)
+	plain(I16, "signed 16-bit integer", 2, 25, -1, false, func(b []byte) float32 { return float32(int16(le.Uint16(b))) }, nil)
+	plain(U16, "unsigned 16-bit integer", 2, -1, -1, false, func(b []byte) float32 { return float32(le.Uint16(b)) }, nil)
+	plain(I32, "signed 32-bit integer", 4, 26, -1, false, func(b []byte) float32 { return float32(int32(le.Uint32(b))) }, nil)
+	plain(U32, "unsigned 32-bit integer", 4, -1, -1, false, func(b []byte) float32 { return float32(le.Uint32(b)) }, nil)
+	plain(I64, "signed 64-bit integer", 8, 27, -1, false, func(b []byte) float32 { return float32(int64(le.Uint64(b))) }, nil)
+	plain(U64, "unsigned 64-bit integer", 8, -1, -1, false, func(b []byte) float32 { return float32(le.Uint64(b)) }, nil)
+	plain(Bool, "a byte that is 0 or 1", 1, -1, -1, false, func(b []byte) float32 { return float32(b[0]) }, nil)
+	register(Info{Type: Planes, Doc: "uniform codes, one byte each, beside planes of scales and zero points", BlockElems: 1, BlockBytes: 1, GGML: -1, FileType: -1})
 }
 
 // F16ToF32 widens a half exactly.

@@ -5,7 +5,7 @@ package storage
 func init() {
 	registerBlocks(codec{
 		info: Info{
-			Type: Q2K, BlockElems: super, BlockBytes: 84, GGML: 10,
+			Type: Q2K, BlockElems: super, BlockBytes: 84, GGML: 10, FileType: 10, Fallback: Q4_0,
 			Doc: "256 elements in 16 sub-blocks: 4-bit scales and minima, 2-bit codes, f16 d and dmin; w = d*sc*q - dmin*mn",
 		},
 		halves: []int{80, 82},

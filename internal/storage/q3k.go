@@ -4,7 +4,7 @@ package storage
 func init() {
 	registerBlocks(codec{
 		info: Info{
-			Type: Q3K, BlockElems: super, BlockBytes: 110, GGML: 11,
+			Type: Q3K, BlockElems: super, BlockBytes: 110, GGML: 11, FileType: 12, Fallback: Q4_0,
 			Doc: "256 elements in 16 sub-blocks: 6-bit scales, 3-bit codes, f16 d; w = d*(sc-32)*(q-4)",
 		},
 		halves: []int{108},

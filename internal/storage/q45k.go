@@ -5,7 +5,7 @@ package storage
 func init() {
 	registerBlocks(codec{
 		info: Info{
-			Type: Q4K, BlockElems: super, BlockBytes: 144, GGML: 12,
+			Type: Q4K, BlockElems: super, BlockBytes: 144, GGML: 12, FileType: 15, Fallback: Q5_0,
 			Doc: "256 elements in 8 sub-blocks: f16 d and dmin, 6-bit scales and minima, 4-bit codes; w = d*sc*q - dmin*mn",
 		},
 		halves: []int{0, 2},
@@ -34,7 +34,7 @@ func init() {
 	})
 	registerBlocks(codec{
 		info: Info{
-			Type: Q5K, BlockElems: super, BlockBytes: 176, GGML: 13,
+			Type: Q5K, BlockElems: super, BlockBytes: 176, GGML: 13, FileType: 17, Fallback: Q5_1,
 			Doc: "256 elements in 8 sub-blocks: f16 d and dmin, 6-bit scales and minima, 5-bit codes; w = d*sc*q - dmin*mn",
 		},
 		halves: []int{0, 2},

@@ -6,7 +6,7 @@ package storage
 func init() {
 	registerBlocks(codec{
 		info: Info{
-			Type: Q6K, BlockElems: super, BlockBytes: 210, GGML: 14,
+			Type: Q6K, BlockElems: super, BlockBytes: 210, GGML: 14, FileType: 18, Fallback: Q8_0,
 			Doc: "256 elements in 16 sub-blocks: 6-bit codes, signed 8-bit scales, f16 d; w = d*sc*(q-32)",
 		},
 		halves: []int{208},

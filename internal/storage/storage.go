@@ -25,8 +25,16 @@ type Info struct {
 	Doc        string // one line: layout and meaning
 	BlockElems int    // elements in a block, along the row; 1 for plain numbers
 	BlockBytes int    // bytes in a block
-	GGML       int    // ggml type id in GGUF files, -1 when GGUF has no such type
 	Float      bool   // a plain floating-point type, as opposed to an integer or a block type
+
+	GGML int // ggml type id in GGUF files, -1 when GGUF has no such type
+	// FileType is llama.cpp's llama_ftype of a file whose weights are mostly of this type (for the K
+	// types that of the mix which its loader guesses), -1 when there is none. Every type that its CPU
+	// kernels multiply with has one, and no other.
+	FileType int
+	// Fallback is what a weight is stored as instead when its rows do not divide into blocks, and F16
+	// when the blocks of that do not fit either; "" for types without blocks.
+	Fallback Type
 
 	// Decode writes the real values of whole blocks: len(src) = n*BlockBytes, len(dst) = n*BlockElems.
 	// It is the reference that every faster decoder is compared with, bit for bit.
@@ -55,7 +63,10 @@ type Grid struct {
 	Min    []float32 // nil when the type has no minimum
 }
 
-var byType = map[Type]*Info{}
+var (
+	byType = map[Type]*Info{}
+	byGGML = map[uint32]*Info{}
+)
 
 // register adds a type; called from init functions of this package only.
 func register(i Info) {
@@ -63,6 +74,13 @@ func register(i Info) {
 		panic("storage: duplicate type " + string(i.Type))
 	}
 	byType[i.Type] = &i
+	if i.GGML >= 0 {
+		id := uint32(i.GGML)
+		if dup := byGGML[id]; dup != nil {
+			panic(fmt.Sprintf("storage: %s and %s have one ggml id", dup.Type, i.Type))
+		}
+		byGGML[id] = &i
+	}
 }
 
 // Lookup returns the description of a type, or false.
@@ -82,12 +100,8 @@ func MustLookup(t Type) *Info {
 
 // ByGGML returns the type with the given ggml id, or false.
 func ByGGML(id uint32) (*Info, bool) {
-	for _, i := range byType {
-		if i.GGML >= 0 && uint32(i.GGML) == id {
-			return i, true
-		}
-	}
-	return nil, false
+	i, ok := byGGML[id]
+	return i, ok
 }
 
 // All lists every type, sorted by name.
@@ -112,6 +126,20 @@ func (t Type) RowBytes(cols int) (int64, error) {
 	}
 	return int64(cols/i.BlockElems) * int64(i.BlockBytes), nil
 }
+
+// Fit is the type that a row of cols elements can be stored in when t was wanted: t itself, what
+// stands in for it, or F16.
+func (t Type) Fit(cols int) Type {
+	for _, typ := range []Type{t, MustLookup(t).Fallback} {
+		if i, ok := byType[typ]; ok && cols%i.BlockElems == 0 {
+			return typ
+		}
+	}
+	return F16
+}
+
+// Weights reports whether GGUF runtimes compute with weights of this type on CPUs.
+func (i *Info) Weights() bool { return i.FileType >= 0 }
 
 // Bits is the number of bits an element takes on average, scales included.
 func (i *Info) Bits() float64 { return 8 * float64(i.BlockBytes) / float64(i.BlockElems) }

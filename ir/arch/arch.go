@@ -104,9 +104,6 @@ func decode(a *Arch, name string, depth int) {
 	}
 }
 
-// All lists the architectures by name. They must not be changed.
-func All() []*Arch { return load() }
-
 // Names lists the names of all architectures, for messages.
 func Names() []string {
 	var names []string

@@ -103,7 +103,7 @@ func TestLlama3(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	for _, a := range All() {
+	for _, a := range load() {
 		for role := range a.HF.Names {
 			for _, block := range []int{0, 7, 123} {
 				hf, gguf := a.HFName(role, block), a.GGUFName(role, block)
