@@ -31,6 +31,10 @@ type Walk interface {
 	// weights that the model's handles give now, and hands it over in order, some rows (tokens) at
 	// a time: x is row-major [rows, cols] float32, valid during the call only. The chunking is
 	// the same at any number of threads.
+	//
+	// Stages are asked for in the order of Stages. Some may be left out, and one may be asked for
+	// again, also after weights before it were replaced, until a later one is: what earlier stages
+	// need is given up then.
 	Inputs(ctx context.Context, stage Stage, fn func(x []float32, rows, cols int) error) error
 	// Next runs the current block with its present weights and moves on to the next one.
 	Next(ctx context.Context) error

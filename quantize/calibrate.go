@@ -36,7 +36,7 @@ func Calibrate(ctx context.Context, m *ir.Model, ex ir.Executor, sequences [][]i
 		return nil, &fault.Error{File: m.Path, Op: "calibrate", Err: fault.As(fault.ErrMisuse, errors.New("no calibration tokens"))}
 	}
 	layers := m.Decoder.Layers
-	opt.Progress.Stage("calibrate", tokens*int64(layers), "tokens")
+	opt.Progress.Stage("calibrate", tokens, "tokens")
 	walk, err := ex.Start(ctx, m, sequences)
 	if err != nil {
 		return nil, err
@@ -59,7 +59,8 @@ func Calibrate(ctx context.Context, m *ir.Model, ex ir.Executor, sequences [][]i
 		if err := walk.Next(ctx); err != nil {
 			return nil, err
 		}
-		opt.Progress.Add(tokens)
+		// every token counts once, a part of it after each block
+		opt.Progress.Add(tokens*int64(block+1)/int64(layers) - tokens*int64(block)/int64(layers))
 	}
 	if opt.Head {
 		head := m.Role(ir.RoleHead, -1)

@@ -190,8 +190,15 @@ func (f *fakeRun) Head(_ context.Context, fn func([]float32, int, int) error) er
 	return f.rows(3, fn)
 }
 
+// bar counts progress.
+type bar struct{ total, done int64 }
+
+func (b *bar) Stage(_ string, total int64, _ string) { b.total, b.done = total, 0 }
+func (b *bar) Add(n int64)                           { b.done += n }
+func (b *bar) Note(string, string)                   {}
+
 func TestCalibrate(t *testing.T) {
-	m := &ir.Model{Path: "m", Decoder: &ir.Decoder{Layers: 1}}
+	m := &ir.Model{Path: "m", Decoder: &ir.Decoder{Layers: 3}}
 	for _, x := range []*ir.Tensor{
 		{Name: "model.layers.0.self_attn.v_proj.weight", Aliases: []string{"blk.0.attn_v.weight"}, Role: ir.RoleAttnV},
 		{Name: "blk.0.ffn_down.weight", Role: ir.RoleMLPDown},
@@ -202,9 +209,13 @@ func TestCalibrate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s, err := Calibrate(context.Background(), m, &fakeRun{}, [][]int32{{1, 2, 3, 4}, {5, 6, 7}}, CalibrateOptions{Head: true})
+	bar := &bar{}
+	s, err := Calibrate(context.Background(), m, &fakeRun{}, [][]int32{{1, 2, 3, 4}, {5, 6, 7}}, CalibrateOptions{Head: true, Progress: bar})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if bar.total != 7 || bar.done != 7 { // of seven tokens, whatever the number of blocks
+		t.Errorf("progress came to %d of %d tokens", bar.done, bar.total)
 	}
 	if len(s.Layers) != 3 || s.Chunks != 2 || s.ChunkSize != 4 {
 		t.Errorf("%d layers, %d chunks of %d", len(s.Layers), s.Chunks, s.ChunkSize)

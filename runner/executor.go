@@ -27,10 +27,11 @@ func NewExecutor(opt Options) *Executor { return &Executor{opt} }
 
 var _ ir.Executor = (*Executor)(nil)
 
-// walk stands before one block. It keeps the results of the stages that were asked for, together
-// with the handles they were computed from, so that a block costs about one forward pass even when
-// a method asks for all four stages, and a stage is computed again exactly when a weight before it
-// was replaced.
+// walk stands before one block, or inside it: behind its attention, when a later stage was asked
+// for. It keeps the result of the last stage and the handles it was computed from, so that a block
+// costs about one forward pass even when a method asks for all four stages, and a stage is computed
+// again exactly when a weight before it was replaced. No more than the residual stream and one such
+// result is ever held.
 type walk struct {
 	opt     Options
 	e       *engine
@@ -40,22 +41,17 @@ type walk struct {
 	block   int
 	broken  error // set when the hidden states are neither those before nor after a block
 
-	spare int64   // bytes of hidden states that may still be kept in memory
-	x     *states // [tokens, Hidden] residual stream before the block
-	attn  stageStates
-	mid   stageStates // residual stream between attention and MLP
-	ffn   stageStates
+	spare int64        // bytes of hidden states that may still be kept in memory
+	x     *states      // [tokens, Hidden] residual stream before the block, or behind its attention
+	mid   []*ir.Tensor // what x was computed from when it is behind the attention; nil before
+	work  *states      // what the second or fourth stage reads, or nothing
+	attn  []*ir.Tensor // what work was computed from when it holds the second stage's; nil otherwise
+	ffn   []*ir.Tensor // the same of the fourth stage
 
 	cache  cache
 	buf    buffers
 	xs, as []float32 // scratch for rows of states
 	fs, ns []float32
-}
-
-// stageStates is a stage's result and what it was computed from; nil from means nothing usable.
-type stageStates struct {
-	*states
-	from []*ir.Tensor
 }
 
 // Start embeds the sequences. See ir.Executor.
@@ -137,7 +133,7 @@ func (w *walk) Close() error {
 		w.e = nil
 	}
 	w.broken = errors.New("the walk is closed")
-	return errors.Join(w.x.close(), w.attn.close(), w.mid.close(), w.ffn.close())
+	return errors.Join(w.x.close(), w.work.close())
 }
 
 // ready reports why the walk cannot go on, if so.
@@ -159,16 +155,22 @@ func (w *walk) Inputs(ctx context.Context, stage ir.Stage, fn func(x []float32, 
 	all, h := w.handles()
 	switch stage.Name {
 	case "qkv":
+		if w.mid != nil {
+			return w.passed("stage " + stage.Name)
+		}
 		gain, err := all.vector(ctx, ir.RoleAttnNorm, w.block)
 		if err != nil {
 			return err
 		}
 		return w.stream(ctx, w.x, gain, fn)
 	case "o":
+		if w.mid != nil {
+			return w.passed("stage " + stage.Name)
+		}
 		if err := w.runAttention(ctx, all, h); err != nil {
 			return err
 		}
-		return w.stream(ctx, w.attn.states, nil, fn)
+		return w.stream(ctx, w.work, nil, fn)
 	case "gate_up":
 		if err := w.runMid(ctx, all, h); err != nil {
 			return err
@@ -177,14 +179,19 @@ func (w *walk) Inputs(ctx context.Context, stage ir.Stage, fn func(x []float32, 
 		if err != nil {
 			return err
 		}
-		return w.stream(ctx, w.mid.states, gain, fn)
+		return w.stream(ctx, w.x, gain, fn)
 	case "down":
-		if err := w.runExpand(ctx, all, h, w.m.Decoder.FFN); err != nil {
+		if err := w.runExpand(ctx, all, h); err != nil {
 			return err
 		}
-		return w.stream(ctx, w.ffn.states, nil, fn)
+		return w.stream(ctx, w.work, nil, fn)
 	}
 	return fmt.Errorf("stage %q is not one of a decoder block", stage.Name)
+}
+
+// passed is the reason when the walk would have to go back.
+func (w *walk) passed(what string) error {
+	return fmt.Errorf("block %d: %s is asked for when the walk has passed it", w.block, what)
 }
 
 // Next runs the current block and moves on. See ir.Walk.
@@ -193,50 +200,65 @@ func (w *walk) Next(ctx context.Context) error {
 		return err
 	}
 	all, h := w.handles()
-	if err := w.runAttention(ctx, all, h); err != nil {
+	if err := w.runMid(ctx, all, h); err != nil {
 		return err
 	}
-	d := w.m.Decoder
-	midDone, ffnDone := slices.Equal(w.mid.from, h.mid()), slices.Equal(w.ffn.from, h.ffn())
+	done := slices.Equal(w.ffn, h.ffn())
 	roles := outRoles
-	if !midDone {
-		roles = slices.Concat(roles, midRoles)
-	}
-	if !ffnDone {
-		roles = slices.Concat(roles, ffnRoles)
+	if !done {
+		roles = slices.Concat(ffnRoles, outRoles)
 	}
 	b, err := w.load(ctx, all, roles...)
 	if err != nil {
 		return err
 	}
-	for lo := 0; lo < w.tokens; lo += walkRows {
-		if err := ctx.Err(); err != nil {
-			return w.fail(lo, err)
-		}
-		hi := min(w.tokens, lo+walkRows)
+	d := w.m.Decoder
+	err = w.change(ctx, func(x []float32, lo, hi int) error {
 		t := hi - lo
-		mid := need(&w.xs, t*d.Hidden)
-		if err := w.midRows(b, mid, lo, hi, midDone); err != nil {
-			return w.fail(lo, err)
-		}
-		x := kernels.View(mid, t, d.Hidden)
 		var ffn []float32
-		if ffnDone {
-			if ffn, err = w.ffn.read(&w.fs, lo, hi); err != nil {
-				return w.fail(lo, err)
+		if done {
+			if ffn, err = w.work.read(&w.fs, lo, hi); err != nil {
+				return err
 			}
 		} else {
 			ffn = need(&w.fs, t*d.FFN)
-			w.e.expand(b, &w.buf, kernels.View(ffn, t, d.FFN), x)
+			w.e.expand(b, &w.buf, kernels.View(ffn, t, d.FFN), kernels.View(x, t, d.Hidden))
 		}
-		w.e.matmul(kernels.View(ffn, t, d.FFN), nil, product{w: b.down, dst: x, add: true})
-		if err := w.x.write(lo, mid); err != nil {
+		w.e.matmul(kernels.View(ffn, t, d.FFN), nil, product{w: b.down, dst: kernels.View(x, t, d.Hidden), add: true})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	w.block++
+	w.mid, w.attn, w.ffn = nil, nil, nil
+	return nil
+}
+
+// change replaces the residual stream, some rows at a time.
+func (w *walk) change(ctx context.Context, fn func(x []float32, lo, hi int) error) error {
+	for lo := 0; lo < w.tokens; lo += walkRows {
+		hi := min(w.tokens, lo+walkRows)
+		err := ctx.Err()
+		if err == nil {
+			err = w.changeRows(lo, hi, fn)
+		}
+		if err != nil {
 			return w.fail(lo, err)
 		}
 	}
-	w.block++
-	w.attn.from, w.mid.from, w.ffn.from = nil, nil, nil
 	return nil
+}
+
+func (w *walk) changeRows(lo, hi int, fn func(x []float32, lo, hi int) error) error {
+	x, err := w.x.read(&w.xs, lo, hi)
+	if err != nil {
+		return err
+	}
+	if err := fn(x, lo, hi); err != nil {
+		return err
+	}
+	return w.x.write(lo, x)
 }
 
 // fail marks the walk unusable when some of the hidden states were already replaced.

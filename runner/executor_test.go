@@ -350,6 +350,21 @@ func TestWalkRefusals(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What a walk has passed is gone: it does not go back to an earlier stage, nor on with attention
+	// weights that are not those it passed with.
+	other := m.Clone()
+	back := start(t, other, runner.Options{}, [][]int32{{1, 2, 3}})
+	inputs(t, back, "down")
+	for _, s := range ir.Stages[:2] {
+		if err := back.Inputs(ctx, s, none); err == nil {
+			t.Errorf("stage %s was handed over after down", s.Name)
+		}
+	}
+	inputs(t, back, "gate_up") // the stream is that before the MLP still
+	scale(t, other, ir.RoleAttnV, 0, 2)
+	if err := back.Next(ctx); err == nil {
+		t.Error("attention changed behind the walk, which went on")
+	}
 	if err := w.Next(ctx); err == nil {
 		t.Error("a block after the last was accepted")
 	}

@@ -62,9 +62,9 @@ func (w *walk) load(ctx context.Context, x index, roles ...ir.Role) (*block, err
 	return b, nil
 }
 
-// runAttention brings w.attn up to date: the input of the output projection for all sequences.
+// runAttention makes w.work the input of the output projection for all sequences.
 func (w *walk) runAttention(ctx context.Context, all index, h handles) error {
-	if slices.Equal(w.attn.from, h.attn()) {
+	if slices.Equal(w.attn, h.attn()) {
 		return nil
 	}
 	b, err := w.load(ctx, all, attnRoles...)
@@ -72,7 +72,7 @@ func (w *walk) runAttention(ctx context.Context, all index, h handles) error {
 		return err
 	}
 	d := w.m.Decoder
-	if err := w.room(&w.attn, d.QDim()); err != nil {
+	if err := w.room(d.QDim()); err != nil {
 		return err
 	}
 	base := 0
@@ -89,19 +89,26 @@ func (w *walk) runAttention(ctx context.Context, all index, h handles) error {
 			out := need(&w.as, t*d.QDim())
 			w.e.place(lo, t)
 			w.e.attention(b, w.block, &w.cache, &w.buf, kernels.View(out, t, d.QDim()), kernels.View(x, t, d.Hidden), lo)
-			if err := w.attn.write(base+lo, out); err != nil {
+			if err := w.work.write(base+lo, out); err != nil {
 				return err
 			}
 		}
 		base += n
 	}
-	w.attn.from = slices.Clone(h.attn())
+	w.attn = slices.Clone(h.attn())
 	return nil
 }
 
-// runMid brings w.mid up to date: the residual stream after attention.
+// runMid moves the residual stream behind the attention. What was computed on the way is given up
+// with that: there is no second copy of the stream to go back to.
 func (w *walk) runMid(ctx context.Context, all index, h handles) error {
-	if err := w.runAttention(ctx, all, h); err != nil || slices.Equal(w.mid.from, h.mid()) {
+	if w.mid != nil {
+		if !slices.Equal(w.mid, h.mid()) {
+			return w.passed("attention with other weights")
+		}
+		return nil
+	}
+	if err := w.runAttention(ctx, all, h); err != nil {
 		return err
 	}
 	b, err := w.load(ctx, all, midRoles...)
@@ -109,60 +116,32 @@ func (w *walk) runMid(ctx context.Context, all index, h handles) error {
 		return err
 	}
 	d := w.m.Decoder
-	if err := w.room(&w.mid, d.Hidden); err != nil {
-		return err
-	}
-	for lo := 0; lo < w.tokens; lo += walkRows {
-		if err := ctx.Err(); err != nil {
+	err = w.change(ctx, func(x []float32, lo, hi int) error {
+		attn, err := w.work.read(&w.as, lo, hi)
+		if err != nil {
 			return err
 		}
-		hi := min(w.tokens, lo+walkRows)
-		x := need(&w.xs, (hi-lo)*d.Hidden)
-		if err := w.midRows(b, x, lo, hi, false); err != nil {
-			return err
-		}
-		if err := w.mid.write(lo, x); err != nil {
-			return err
-		}
-	}
-	w.mid.from = slices.Clone(h.mid())
-	return nil
-}
-
-// midRows writes the residual stream after attention of tokens [lo,hi) to dst; done says that it is
-// stored. The attention of these tokens is up to date.
-func (w *walk) midRows(b *block, dst []float32, lo, hi int, done bool) error {
-	d := w.m.Decoder
-	src := w.x
-	if done {
-		src = w.mid.states
-	}
-	x, err := src.read(&w.ns, lo, hi)
-	if err != nil {
-		return err
-	}
-	copy(dst, x)
-	if done {
+		w.e.matmul(kernels.View(attn, hi-lo, d.QDim()), nil, product{w: b.o, dst: kernels.View(x, hi-lo, d.Hidden), add: true})
 		return nil
-	}
-	attn, err := w.attn.read(&w.as, lo, hi)
+	})
 	if err != nil {
 		return err
 	}
-	w.e.matmul(kernels.View(attn, hi-lo, d.QDim()), nil, product{w: b.o, dst: kernels.View(dst, hi-lo, d.Hidden), add: true})
+	w.mid = slices.Clone(h.mid())
 	return nil
 }
 
-// runExpand brings w.ffn up to date: the input of the down projection.
-func (w *walk) runExpand(ctx context.Context, all index, h handles, width int) error {
-	if err := w.runMid(ctx, all, h); err != nil || slices.Equal(w.ffn.from, h.ffn()) {
+// runExpand makes w.work the input of the down projection.
+func (w *walk) runExpand(ctx context.Context, all index, h handles) error {
+	if err := w.runMid(ctx, all, h); err != nil || slices.Equal(w.ffn, h.ffn()) {
 		return err
 	}
 	b, err := w.load(ctx, all, ffnRoles...)
 	if err != nil {
 		return err
 	}
-	if err := w.room(&w.ffn, width); err != nil {
+	d := w.m.Decoder
+	if err := w.room(d.FFN); err != nil {
 		return err
 	}
 	for lo := 0; lo < w.tokens; lo += walkRows {
@@ -170,27 +149,31 @@ func (w *walk) runExpand(ctx context.Context, all index, h handles, width int) e
 			return err
 		}
 		hi := min(w.tokens, lo+walkRows)
-		x, err := w.mid.read(&w.xs, lo, hi)
+		x, err := w.x.read(&w.xs, lo, hi)
 		if err != nil {
 			return err
 		}
-		out := need(&w.fs, (hi-lo)*width)
-		w.e.expand(b, &w.buf, kernels.View(out, hi-lo, width), kernels.View(x, hi-lo, w.m.Decoder.Hidden))
-		if err := w.ffn.write(lo, out); err != nil {
+		out := need(&w.fs, (hi-lo)*d.FFN)
+		w.e.expand(b, &w.buf, kernels.View(out, hi-lo, d.FFN), kernels.View(x, hi-lo, d.Hidden))
+		if err := w.work.write(lo, out); err != nil {
 			return err
 		}
 	}
-	w.ffn.from = slices.Clone(h.ffn())
+	w.ffn = slices.Clone(h.ffn())
 	return nil
 }
 
-// room makes the matrix of a stage at its first use, and marks what it holds as stale.
-func (w *walk) room(s *stageStates, cols int) error {
-	s.from = nil
-	if s.states != nil {
-		return nil
+// room makes w.work a matrix of cols columns, whatever it held; it is as large as a block ever needs
+// from the first use on.
+func (w *walk) room(cols int) error {
+	w.attn, w.ffn = nil, nil
+	if w.work == nil {
+		m, err := w.newStates(max(w.m.Decoder.QDim(), w.m.Decoder.FFN))
+		if err != nil {
+			return err
+		}
+		w.work = m
 	}
-	m, err := w.newStates(cols)
-	s.states = m
-	return err
+	w.work.cols = cols
+	return nil
 }

@@ -164,14 +164,14 @@ func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
 // benchMemory is what the measurement of memory bandwidth reads, where there is no limit.
 const benchMemory = 256 << 20
 
-// states is the hidden states of the calibration tokens that a walk keeps: the residual stream before
-// and within a block, and the inputs of its second and fourth stage.
+// states is the hidden states of the calibration tokens that a walk keeps: the residual stream, and
+// the inputs of the second or the fourth stage of a block.
 func (e *engine) states() int64 {
 	if e.calib == nil {
 		return 0
 	}
 	d := e.src.Decoder
-	n := int64(e.calib.Tokens) * int64(2*d.Hidden+d.QDim()+d.FFN) * 4
+	n := int64(e.calib.Tokens) * int64(d.Hidden+max(d.QDim(), d.FFN)) * 4
 	if mem := e.passMemory(); mem > 0 {
 		n = min(n, mem/2) // the rest is spilled
 	}
