@@ -24,7 +24,8 @@ func TestFootnotes(t *testing.T) {
 		{"measured elsewhere", Target{KL: kl, Top1: top1, Bench: bench, NotExecuted: []string{here}}, "0.01", "1.9x here ¹", here, "not timed"},
 		{"measured here", Target{KL: kl, Top1: top1, Bench: bench}, "0.01", "1.9x", "", "here"},
 		{
-			"within the noise", Target{KL: kl, Bench: &Bench{Ratio: &BenchRatio{Decode: 1.04, DecodeLower95: 0.94, DecodeUpper95: 1.09}}},
+			"within the noise",
+			Target{KL: kl, Bench: &Bench{Ratio: &BenchRatio{Decode: 1.04, DecodeLower95: 0.94, DecodeUpper95: 1.09}}},
 			"0.01", "0.9–1.1x ¹", "no difference in speed was measured: the 95 % interval holds 1.0", "here",
 		},
 		{"faster", Target{KL: kl, Bench: &Bench{Ratio: &BenchRatio{Decode: 1.04, DecodeLower95: 1.01, DecodeUpper95: 1.09}}}, "0.01", "1.0x", "", "–"},
