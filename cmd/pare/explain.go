@@ -13,44 +13,67 @@ import (
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/verify"
+	booksllama "github.com/pare-dev/pare/testdata/books-llama"
 )
 
 func (a *app) explainCmd() *cobra.Command {
 	var fl verifyFlags
 	var top int
 	c := &cobra.Command{
-		Use:   "explain ORIGINAL PACKAGE",
+		Use:   "explain [ORIGINAL] PACKAGE",
 		Short: "Rank the tensors that lost accuracy, each with the flag that buys it back and its price",
 		Long: `Rank the tensors of a package by what they cost: each is put back to the original's values alone,
 and the drop of the KL divergence is its loss. Beside it stands the flag that stores it better, and
-what that costs in bytes.`,
-		Example: `  pare explain books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 2`,
-		Args:    exactly("an ORIGINAL", "a PACKAGE"),
+what that costs in bytes.
+
+Without an ORIGINAL the report inside the package says what it was made from, adapters included. An
+ORIGINAL that is named stands for itself: when adapters were merged, name the merged model.`,
+		Example: `  pare explain books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 2
+  pare explain dist/arm64`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return exactly("a PACKAGE")(cmd, args)
+			}
+			return atMost(2)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.explain(cmd.Context(), args[0], args[1], &fl, top)
+			return a.explain(cmd.Context(), args, &fl, top)
 		},
 	}
 	fl.textFlags(a, c)
+	c.Flags().Lookup("text").Usage += "; without one: the embedded sample"
 	c.Flags().IntVar(&fl.chunks, "chunks", 4, "chunks to compare for every tensor; a few are enough to rank")
 	c.Flags().IntVar(&top, "top", 10, "lines to print, 0 for all")
 	return c
 }
 
-func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags, top int) error {
-	orig, err := a.load(ctx, original, runner.Options{})
+func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top int) error {
+	pkg := args[len(args)-1]
+	orig, original, err := a.origin(ctx, args)
 	if err != nil {
 		return err
 	}
 	defer orig.Close()
-	tokens, opt, err := a.verifyTokens(orig, original, fl)
-	if err != nil {
-		return err
-	}
 	made, err := a.openModel(ctx, pkg)
 	if err != nil {
 		return err
 	}
 	defer made.Close()
+	tok, err := tokenizerOf(orig, original)
+	if err != nil {
+		return err
+	}
+	text, name := booksllama.Test(), "the embedded sample"
+	if len(fl.text) > 0 {
+		name = textName(fl.text)
+		if text, err = readTexts(fl.text); err != nil {
+			return err
+		}
+	}
+	tokens, opt, err := a.cut(tok, text, name, original, fl)
+	if err != nil {
+		return err
+	}
 	opt.Chunks, opt.Progress = fl.chunks, progress.Discard // one stage for all, not one for each trial
 	sink := a.progressSink()
 	sink.Stage("try", 0, "models")
@@ -58,7 +81,7 @@ func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags
 		sink.Add(1)
 		return a.execute(ctx, m, runner.Options{})
 	}
-	e, err := verify.Explain(ctx, orig.model, made, load, tokens, verify.ExplainOptions{Options: opt})
+	e, err := verify.Explain(ctx, orig, made, load, tokens, verify.ExplainOptions{Options: opt})
 	if err != nil {
 		return err
 	}
@@ -69,7 +92,7 @@ func (a *app) explain(ctx context.Context, original, pkg string, fl *verifyFlags
 	for _, l := range e.Losses {
 		lines = append(lines, l)
 	}
-	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t) }})
+	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t, name) }})
 }
 
 func explainTable(e *verify.Explanation, top int) *table {
@@ -82,13 +105,13 @@ func explainTable(e *verify.Explanation, top int) *table {
 		if l.Keep != "" {
 			keep, price = `--keep "`+l.Keep+`"`, "+"+human.Bytes(l.Price)
 		}
-		t.both([]string{l.Tensor, string(l.Type), human.Float(l.KL), human.Percent(l.Share, 0), keep, price},
-			[]string{l.Tensor, string(l.Type), fmt.Sprint(l.KL), fmt.Sprint(l.Share), l.Keep, fmt.Sprint(l.Price)})
+		t.both([]string{l.Tensor, l.Type, human.Float(l.KL), human.Percent(l.Share, 0), keep, price},
+			[]string{l.Tensor, l.Type, fmt.Sprint(l.KL), fmt.Sprint(l.Share), l.Keep, fmt.Sprint(l.Price)})
 	}
 	return t
 }
 
-func explainText(w io.Writer, e *verify.Explanation, t *table) {
+func explainText(w io.Writer, e *verify.Explanation, t *table, text string) {
 	losses := append([]verify.Loss(nil), e.Losses...)
 	sort.SliceStable(losses, func(i, j int) bool { return losses[i].KL > losses[j].KL })
 	var share float64
@@ -98,8 +121,8 @@ func explainText(w io.Writer, e *verify.Explanation, t *table) {
 	}
 	fmt.Fprintf(w, "KL %s nats per token; the %d worst of %d hold %s of it\n", human.Float(e.KL), n, len(losses), human.Percent(share, 0))
 	if e.Grouped {
-		fmt.Fprintln(w, "blocks were ranked first; of the others only the blocks are listed")
+		fmt.Fprintf(w, "blocks were ranked first; %s of better ones not tried alone\n", plural(e.Untried, "tensor"))
 	}
 	_ = t.text(w) // a closed stdout is found by the next write
-	fmt.Fprintf(w, "measured on %d chunks of %d tokens: shares need not add up to 100 %%\n", e.Protocol.Chunks, e.Protocol.Context)
+	fmt.Fprintf(w, "measured on %s of %d tokens of %s: shares need not add up to 100 %%\n", plural(e.Protocol.Chunks, "chunk"), e.Protocol.Context, text)
 }

@@ -46,12 +46,21 @@ func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loade
 	}
 	l := &loaded{model: m, runner: r}
 	if m.Tokenizer != nil {
-		if l.tok, err = tokenizer.New(m.Tokenizer); err != nil {
+		if l.tok, err = tokenizerOf(m, path); err != nil {
 			l.Close()
-			return nil, inFile(path, err)
+			return nil, err
 		}
 	}
 	return l, nil
+}
+
+// tokenizerOf makes the tokenizer of an open model.
+func tokenizerOf(m *ir.Model, path string) (*tokenizer.Tokenizer, error) {
+	if m.Tokenizer == nil {
+		return nil, &fault.Error{File: path, Err: m.CannotRead()}
+	}
+	tok, err := tokenizer.New(m.Tokenizer)
+	return tok, inFile(path, err)
 }
 
 // execute prepares an open model for execution with the options that every verb has.

@@ -222,10 +222,9 @@ func (fl *recipeFlags) packages(r *recipe.Recipe) {
 
 // options are the choices of a run that do not change what is made.
 func (a *app) options() build.Options {
-	sample, _ := booksllama.Files.ReadFile("text/test.txt") // embedded: cannot be missing
 	return build.Options{
 		Tool: "pare " + version, Threads: a.threads, ISA: a.level, MaxMemory: int64(a.maxMemory),
-		Work: a.work, Progress: a.progressSink(), Sample: &build.Text{Name: "embedded sample", Text: sample},
+		Work: a.work, Progress: a.progressSink(), Sample: &build.Text{Name: "embedded sample", Text: booksllama.Test()},
 	}
 }
 

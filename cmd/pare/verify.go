@@ -127,24 +127,29 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 
 // verifyTokens reads the text and cuts it into tokens of the original's vocabulary.
 func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
-	var opt verify.Options
 	if len(fl.text) == 0 {
-		return nil, opt, misuse("add --text FILE", "there is no text to compare on")
+		return nil, verify.Options{}, misuse("add --text FILE", "there is no text to compare on")
 	}
 	text, err := readTexts(fl.text)
 	if err != nil {
-		return nil, opt, err
+		return nil, verify.Options{}, err
 	}
 	tok, err := orig.tokenizer(path)
 	if err != nil {
-		return nil, opt, err
+		return nil, verify.Options{}, err
 	}
+	return a.cut(tok, text, textName(fl.text), path, fl)
+}
+
+// cut makes tokens of a text by the tokenizer of the model at path, and the protocol to score them by.
+func (a *app) cut(tok *tokenizer.Tokenizer, text []byte, name, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
+	var opt verify.Options
 	tokens, err := tok.Encode(string(text), tokenizer.EncodeOptions{AddStart: true})
 	if err != nil {
 		return nil, opt, inFile(path, err)
 	}
 	if len(tokens) < fl.context {
-		return nil, opt, &fault.Error{File: textName(fl.text), Err: misusef("%d tokens do not fill one chunk of %d", len(tokens), fl.context), Hint: "give a longer text or a smaller --context"}
+		return nil, opt, &fault.Error{File: name, Err: misusef("%d tokens do not fill one chunk of %d", len(tokens), fl.context), Hint: "give a longer text or a smaller --context"}
 	}
 	sum := sha256.Sum256(text)
 	opt = verify.Options{Context: fl.context, BOS: -1, TextHash: hex.EncodeToString(sum[:]), Progress: a.progressSink()}

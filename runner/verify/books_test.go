@@ -228,6 +228,41 @@ func (s halved) ReadRaw(ctx context.Context, part ir.Part, dst []byte, lo, hi in
 	return err
 }
 
+// The sample is doubled while a limit cannot be decided, and only then.
+func TestUntil(t *testing.T) {
+	m, tokens := openBooks(t)
+	a, b := load(t, m), load(t, plant(t, m, map[string]storage.Type{worst: storage.Q2K}))
+	run := func(first, most int, l verify.Limits) *verify.Result {
+		t.Helper()
+		c, err := verify.New(a, b, verify.Options{Context: 64, BOS: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := c.Until(context.Background(), tokens, first, most, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	all := run(20, 20, nil)
+	for _, c := range []struct {
+		limits verify.Limits
+		chunks int
+		want   verify.Verdict
+	}{
+		{nil, 5, verify.None},
+		{verify.Limits{"size_ratio": 0.5}, 5, verify.Inconclusive}, // no matter of text
+		{verify.Limits{"kl_mean": 10}, 10, verify.Pass},            // three looks: 2^-5 is not below 5 % / 3, but 2^-10 is
+		{verify.Limits{"top1": 1}, 10, verify.Fail},
+		{verify.Limits{"kl_mean": all.KL.Mean}, 20, verify.Inconclusive},
+	} {
+		r := run(5, 20, c.limits)
+		if r.Protocol.Chunks != c.chunks || r.Gate.Verdict != c.want {
+			t.Errorf("%v: %s after %d chunks, want %s after %d (%+v)", c.limits, r.Gate.Verdict, r.Protocol.Chunks, c.want, c.chunks, r.Gate.Checks)
+		}
+	}
+}
+
 // memory is a Source over encoded rows.
 type memory struct {
 	info *storage.Info

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sort"
-	"strings"
 	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -17,13 +16,15 @@ import (
 
 // Loss is what one tensor, or all tensors of a block, cost the package.
 type Loss struct {
-	Tensor string       `json:"tensor"` // name in the package, or "block 3", "blocks 4 to 7" for a group
-	Type   storage.Type `json:"type"`   // stored type in the package; empty for a group
-	Bytes  int64        `json:"bytes"`
-	KL     float64      `json:"kl"`             // nats per token that return when only this is restored
-	Share  float64      `json:"share"`          // of the package's KL; shares need not add up to 1
-	Keep   string       `json:"keep,omitempty"` // flag that stores it better: --keep "name=type"
-	Price  int64        `json:"price_bytes"`    // bytes the flag costs
+	// Tensor is the name in the package; a pattern for tensors that runtimes compute as one, "block 3"
+	// or "blocks 4 to 7" for a group.
+	Tensor string  `json:"tensor"`
+	Type   string  `json:"type"` // stored type in the package: "q4_k", "int4 g128 sym"; empty for a group
+	Bytes  int64   `json:"bytes"`
+	KL     float64 `json:"kl"`             // nats per token that return when only this is restored
+	Share  float64 `json:"share"`          // of the package's KL; shares need not add up to 1
+	Keep   string  `json:"keep,omitempty"` // flag that stores it better: --keep "name=type"
+	Price  int64   `json:"price_bytes"`    // bytes the flag costs
 }
 
 // Explanation ranks losses, largest first.
@@ -81,7 +82,7 @@ func Explain(ctx context.Context, original, pkg *ir.Model, load func(*ir.Model) 
 	}
 	e.whole = whole.KL.Mean
 	e.out = &Explanation{Schema: 1, Protocol: whole.Protocol, KL: e.whole}
-	tried, err := e.search(pairs)
+	tried, err := e.search(units(pairs))
 	if err != nil {
 		return nil, err
 	}
@@ -158,29 +159,4 @@ func bits(t *ir.Tensor) float64 {
 		return 32
 	}
 	return 8 * float64(n) / float64(max(1, t.Elems()))
-}
-
-// ladder orders the types that store more bits each; a row that does not divide into blocks of one
-// takes the next.
-var ladder = []storage.Type{"q2_k", "q3_k", "q4_k", "q4_0", "q5_k", "q5_0", "q6_k", "q8_0", "bf16"}
-
-// better suggests the flag that stores a tensor with noticeably more bits, and its price. Uniform
-// schemes are kept in the source's float type.
-func better(t *ir.Tensor) (keep string, price int64) {
-	now, err := t.Bytes()
-	if err != nil {
-		return "", 0
-	}
-	for _, typ := range ladder {
-		info, ok := storage.Lookup(typ)
-		if !ok || info.Bits() < bits(t)+0.75 || t.Scheme != nil && !info.Float {
-			continue
-		}
-		row, err := typ.RowBytes(t.Cols())
-		if err != nil {
-			continue
-		}
-		return strings.TrimSuffix(t.Name, ".weight") + "=" + string(typ), row*int64(t.Rows()) - now
-	}
-	return "", 0
 }

@@ -3,9 +3,12 @@ package verify
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/storage"
+	"github.com/pare-dev/pare/ir"
 )
 
 func logs(p ...float64) []float32 {
@@ -95,5 +98,49 @@ func TestRepetition(t *testing.T) {
 		if got := repetition(c.ids); got != c.want {
 			t.Errorf("repetition(%v) = %v, want %v", c.ids, got, c.want)
 		}
+	}
+}
+
+// Several names become one pattern that selects them and not their neighbours.
+func TestUnits(t *testing.T) {
+	scheme := &storage.Scheme{Bits: 4, Group: 128, Symmetric: true, Scale: storage.BF16}
+	m := &ir.Model{}
+	var pairs []restored
+	for _, x := range []struct {
+		name string
+		role ir.Role
+	}{
+		{"model.layers.0.self_attn.k_proj.weight", ir.RoleAttnK},
+		{"model.layers.0.mlp.down_proj.weight", ir.RoleMLPDown},
+		{"model.layers.0.self_attn.q_proj.weight", ir.RoleAttnQ},
+		{"model.layers.0.mlp.gate_proj.weight", ir.RoleMLPGate},
+		{"model.layers.0.self_attn.v_proj.weight", ir.RoleAttnV},
+		{"model.layers.0.self_attn.o_proj.weight", ir.RoleAttnO},
+		{"model.layers.0.mlp.up_proj.weight", ir.RoleMLPUp},
+	} {
+		tensor := &ir.Tensor{Name: x.name, Role: x.role, Shape: []int{256, 256}, Type: storage.Planes, Scheme: scheme}
+		if err := m.Add(tensor); err != nil {
+			t.Fatal(err)
+		}
+		pairs = append(pairs, restored{tensor, tensor})
+	}
+	var got []string
+	for _, u := range units(pairs) {
+		keep, price := u.better(m)
+		got = append(got, keep)
+		// two bytes instead of half a byte and a bf16 scale for 128 of them
+		if want := int64(len(u)) * 256 * (512 - 128 - 4); price != want {
+			t.Errorf("%s costs %d bytes, want %d", keep, price, want)
+		}
+	}
+	want := []string{"model.layers.0.self_attn.[kqv]*_proj=bf16", "model.layers.0.mlp.down_proj=bf16", "model.layers.0.mlp.[gu]*_proj=bf16", "model.layers.0.self_attn.o_proj=bf16"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for _, r := range pairs {
+		r.pkg.Scheme, r.pkg.Type = nil, storage.Q4_0
+	}
+	if n := len(units(pairs)); n != len(pairs) {
+		t.Errorf("%d units of block types, want each tensor alone", n)
 	}
 }

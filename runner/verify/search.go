@@ -31,11 +31,13 @@ func (e *explainer) spent() bool {
 }
 
 // kl compares the package, with some tensors put back, with the original.
-func (e *explainer) kl(back []restored) (*Result, error) {
+func (e *explainer) kl(back []unit) (*Result, error) {
 	m := e.pkg.Clone()
-	for _, p := range back {
-		if err := m.Replace(p.pkg.With(p.original.Type, p.original.Scheme, p.original.Data)); err != nil {
-			return nil, err
+	for _, u := range back {
+		for _, r := range u {
+			if err := m.Replace(r.pkg.With(r.original.Type, r.original.Scheme, r.original.Data)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	r, err := e.load(m)
@@ -46,30 +48,34 @@ func (e *explainer) kl(back []restored) (*Result, error) {
 	return Run(e.ctx, e.base, r, e.tokens, e.opt)
 }
 
-// loss tries one model and records what the tensors put back in it cost the package.
-func (e *explainer) loss(name string, back []restored) (float64, error) {
+// loss tries one model and records what the units put back in it cost the package: one unit, or a
+// group with a name.
+func (e *explainer) loss(name string, back []unit) (float64, error) {
 	e.left--
 	r, err := e.kl(back)
 	if err != nil {
 		return 0, err
 	}
 	l := Loss{Tensor: name, KL: e.whole - r.KL.Mean}
-	for _, p := range back {
-		n, err := p.pkg.Bytes()
-		if err != nil {
-			return 0, err
+	for _, u := range back {
+		for _, p := range u {
+			n, err := p.pkg.Bytes()
+			if err != nil {
+				return 0, err
+			}
+			l.Bytes += n
 		}
-		l.Bytes += n
 	}
 	if e.whole > 0 {
 		l.Share = l.KL / e.whole
 	}
 	if name == "" {
-		t := back[0].pkg
-		l.Tensor, l.Type = t.Name, t.Type
-		if back[0].original.Type != t.Type || t.Scheme != nil {
-			l.Keep, l.Price = better(t)
+		u := back[0]
+		l.Tensor, l.Type = u[0].pkg.Name, u.typeName()
+		if len(u) > 1 {
+			l.Tensor = u.pattern()
 		}
+		l.Keep, l.Price = u.better(e.pkg)
 	}
 	e.out.Losses = append(e.out.Losses, l)
 	return l.KL, nil
@@ -78,7 +84,7 @@ func (e *explainer) loss(name string, back []restored) (float64, error) {
 // group is a run of blocks; tensors outside the blocks are one of their own, block -1.
 type group struct {
 	first, last int
-	pairs       []restored
+	units       []unit
 	kl          float64
 }
 
@@ -95,22 +101,22 @@ func (g *group) name() string {
 // search tries tensors one by one when there is room for all of them. Otherwise it tries groups of
 // blocks, which takes two thirds of the room at most, and goes on in the worst. It returns how many
 // tensors were tried one by one.
-func (e *explainer) search(pairs []restored) (tried int, err error) {
-	groups := split(pairs, e.left*2/3)
-	if len(pairs) <= e.left || len(groups) < 2 {
+func (e *explainer) search(all []unit) (tried int, err error) {
+	groups := split(all, e.left*2/3)
+	if len(all) <= e.left || len(groups) < 2 {
 		// within one block the large tensors come first: they hold most of what was lost
-		if len(pairs) > e.left {
-			pairs = slices.Clone(pairs)
-			sort.SliceStable(pairs, func(i, j int) bool { return pairs[i].pkg.Elems() > pairs[j].pkg.Elems() })
+		if len(all) > e.left {
+			all = slices.Clone(all)
+			sort.SliceStable(all, func(i, j int) bool { return all[i].elems() > all[j].elems() })
 		}
-		for _, p := range pairs {
+		for _, u := range all {
 			if e.spent() {
 				break
 			}
-			if _, err := e.loss("", []restored{p}); err != nil {
+			if _, err := e.loss("", []unit{u}); err != nil {
 				return tried, err
 			}
-			tried++
+			tried += len(u)
 		}
 		return tried, nil
 	}
@@ -120,11 +126,11 @@ func (e *explainer) search(pairs []restored) (tried int, err error) {
 		if e.spent() {
 			break
 		}
-		if len(g.pairs) == 1 { // a group of one tensor needs no second look
-			g.kl, err = e.loss("", g.pairs)
-			tried++
+		if len(g.units) == 1 { // a group of one needs no second look
+			g.kl, err = e.loss("", g.units)
+			tried += len(g.units[0])
 		} else {
-			g.kl, err = e.loss(g.name(), g.pairs)
+			g.kl, err = e.loss(g.name(), g.units)
 			ranked = append(ranked, g)
 		}
 		if err != nil {
@@ -133,10 +139,10 @@ func (e *explainer) search(pairs []restored) (tried int, err error) {
 	}
 	sort.SliceStable(ranked, func(i, j int) bool { return ranked[i].kl > ranked[j].kl })
 	for i, g := range ranked {
-		if i > 0 && len(g.pairs) > e.left || e.spent() {
+		if i > 0 && len(g.units) > e.left || e.spent() {
 			break
 		}
-		n, err := e.search(g.pairs)
+		n, err := e.search(g.units)
 		tried += n
 		if err != nil {
 			return tried, err
@@ -147,16 +153,16 @@ func (e *explainer) search(pairs []restored) (tried int, err error) {
 
 // split cuts tensors into at most n groups of neighbouring blocks, all of one width but the last;
 // those outside the blocks are the first.
-func split(pairs []restored, n int) []*group {
+func split(all []unit, n int) []*group {
 	byBlock := map[int]*group{}
 	var blocks []int
-	for _, p := range pairs {
-		b := max(p.pkg.Block, -1)
+	for _, u := range all {
+		b := u.block()
 		if byBlock[b] == nil {
 			byBlock[b] = &group{first: b, last: b}
 			blocks = append(blocks, b)
 		}
-		byBlock[b].pairs = append(byBlock[b].pairs, p)
+		byBlock[b].units = append(byBlock[b].units, u)
 	}
 	slices.Sort(blocks)
 	var groups []*group
@@ -169,7 +175,7 @@ func split(pairs []restored, n int) []*group {
 	for part := range slices.Chunk(blocks, (len(blocks)+n-1)/n) {
 		g := &group{first: part[0], last: part[len(part)-1]}
 		for _, b := range part {
-			g.pairs = append(g.pairs, byBlock[b].pairs...)
+			g.units = append(g.units, byBlock[b].units...)
 		}
 		groups = append(groups, g)
 	}

@@ -10,3 +10,12 @@ import "embed"
 //
 //go:embed README.md imatrix.gguf model adapter-shakespeare/adapter_config.json adapter-shakespeare/adapter_model.safetensors text
 var Files embed.FS
+
+// Test is the text that judges a model when no other is named.
+func Test() []byte {
+	b, err := Files.ReadFile("text/test.txt")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return b
+}
