@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -109,11 +110,15 @@ func Lookup(name string) (Format, bool) {
 	return f, ok
 }
 
+// suffix is what the end of a name looks like that says what a file is: ".gguf", and not the ".1-8b"
+// of a model's version.
+var suffix = regexp.MustCompile(`^\.[a-z][a-z0-9]*$`)
+
 // ByPath suggests the format for a new file or folder from its suffix: what `-o` means without
 // --to. A path without one is a Hugging Face folder.
 func ByPath(path string) (Format, bool) {
 	ext := strings.ToLower(filepath.Ext(path))
-	if ext == "" {
+	if !suffix.MatchString(ext) {
 		return Lookup("hf")
 	}
 	for _, f := range All() {

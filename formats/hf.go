@@ -38,6 +38,7 @@ const (
 var assetNames = []string{
 	"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
 	"added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja", "chat_template.json",
+	"LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "NOTICE.txt", // must travel with many models
 }
 
 // maxAsset bounds a side file. The largest published tokenizers take about 40 MB.

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/pare-dev/pare/internal/fault"
 )
 
 // partial marks output that is being written. A name of its own for each output, always the same,
@@ -74,6 +76,18 @@ func writeFolder(path string, fn func(dir string) error) (err error) {
 
 // errForeign is the reason when replacing a folder would remove what is not ours.
 var errForeign = errors.New("the folder holds more than a model and is not replaced")
+
+// Replaceable fails when a folder lies at path that holds more than a model: writing a model there
+// would remove it. What lies there besides a folder is the business of Write.
+func Replaceable(path string) error {
+	if st, err := os.Stat(path); err != nil || !st.IsDir() {
+		return nil
+	}
+	if err := replaceable(path); err != nil {
+		return &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, unpath(err)), Hint: "choose another path, or move that away"}
+	}
+	return nil
+}
 
 func replaceable(path string) error {
 	entries, err := os.ReadDir(path)

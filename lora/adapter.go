@@ -93,6 +93,9 @@ func (t *tensor) read(ctx context.Context, dst []float32, from int) error {
 	return nil
 }
 
+// diverged is what to try when weights of an adapter are no numbers.
+const diverged = "the training diverged, or the file is damaged: take an earlier checkpoint of the adapter"
+
 // all decodes the whole tensor and refuses NaN and infinities, naming the element.
 func (t *tensor) all(ctx context.Context) ([]float32, error) {
 	x := make([]float32, t.elems())
@@ -101,7 +104,7 @@ func (t *tensor) all(ctx context.Context) ([]float32, error) {
 	}
 	for i, v := range x {
 		if v-v != 0 {
-			return nil, &fault.Error{Tensor: t.name, Err: fmt.Errorf("element %v is %v: %w", index(i, t.shape), v, fault.ErrNotFinite)}
+			return nil, &fault.Error{Tensor: t.name, Err: fmt.Errorf("element %v is %v: %w", index(i, t.shape), v, fault.ErrNotFinite), Hint: diverged}
 		}
 	}
 	return x, nil
@@ -135,7 +138,11 @@ func Open(ctx context.Context, dir string) (*Adapter, error) {
 		return nil, &fault.Error{File: path, Op: "lora", Err: err, Hint: hint}
 	}
 	if a.Config, err = ParseConfig(data); err != nil {
-		return nil, &fault.Error{File: path, Op: "lora", Err: err}
+		hint := "export the adapter again, or copy it again from where it came from"
+		if errors.Is(err, ErrUnsupported) {
+			hint = "merge it with the library that trained it, and give pare the result"
+		}
+		return nil, &fault.Error{File: path, Op: "lora", Err: err, Hint: hint}
 	}
 	tensors, err := a.openWeights()
 	if err == nil {

@@ -48,7 +48,7 @@ func resolve(m *ir.Model, adapters []Weighted, partial bool) (*resolver, error) 
 	r.findTie()
 	for _, w := range adapters {
 		r.add(w)
-		if base := w.Adapter.Config.Base; base != "" && !slices.Contains(strings.Split(filepath.ToSlash(m.Path), "/"), filepath.Base(base)) {
+		if base := w.Adapter.Config.Base; base != "" && !r.names(base) {
 			r.notes = append(r.notes, fmt.Sprintf("the adapter %s was trained on base model %q; names and shapes fit %s", w.Adapter.Name(), base, filepath.Base(m.Path)))
 		}
 	}
@@ -61,10 +61,8 @@ func resolve(m *ir.Model, adapters []Weighted, partial bool) (*resolver, error) 
 	return r, nil
 }
 
-// join keeps a long list of mistakes readable: the wrong base makes one for every layer.
-// A hint that several share is given once.
+// join gives a hint that several mistakes share once: the wrong base makes one for every layer.
 func join(errs []error) error {
-	const show = 6
 	said := map[string]bool{}
 	for _, err := range errs {
 		if fe := (*fault.Error)(nil); errors.As(err, &fe) {
@@ -73,9 +71,6 @@ func join(errs []error) error {
 			}
 			said[fe.Hint] = true
 		}
-	}
-	if len(errs) > show {
-		errs = append(errs[:show:show], fmt.Errorf("and %d more of this adapter", len(errs)-show))
 	}
 	return errors.Join(errs...)
 }
@@ -251,7 +246,15 @@ func (r *resolver) baseHint(a *Adapter) string {
 	if a.Config.Base == "" {
 		return "is this the adapter's base model?"
 	}
+	if r.names(a.Config.Base) {
+		return fmt.Sprintf("this base has the name that the adapter gives, %q, and yet does not fit: one of the two is another version", a.Config.Base)
+	}
 	return fmt.Sprintf("the adapter names base model %q: give that as the base", a.Config.Base)
+}
+
+// names reports whether the model's path has the name that an adapter gives its base.
+func (r *resolver) names(base string) bool {
+	return slices.Contains(strings.Split(filepath.ToSlash(r.m.Path), "/"), filepath.Base(base))
 }
 
 // find looks a name up: as it is, without leading wrappers ("transformer.h.0" is "h.0" in files

@@ -277,7 +277,7 @@ func zeros(ctx context.Context, t *tensor) (bool, error) {
 		}
 		for i, v := range x {
 			if v-v != 0 {
-				return false, &fault.Error{Tensor: t.name, Err: fmt.Errorf("element %v is %v: %w", index(at+i, t.shape), v, fault.ErrNotFinite)}
+				return false, &fault.Error{Tensor: t.name, Err: fmt.Errorf("element %v is %v: %w", index(at+i, t.shape), v, fault.ErrNotFinite), Hint: diverged}
 			}
 			all = all && v == 0
 		}

@@ -10,6 +10,9 @@ import (
 	"github.com/pare-dev/pare/internal/storage"
 )
 
+// mixed is what to try when configuration and weights of an adapter disagree.
+const mixed = "configuration and weights come from different trainings: copy the whole folder again"
+
 // part says which of a module's tensors a name stands for.
 type part int
 
@@ -193,10 +196,10 @@ func (a *Adapter) check(m *module) []error {
 	}
 	want := a.Config.RankOf(m.name)
 	if len(m.a.shape) < 2 || m.a.shape[0] != want {
-		return fail(m.a.name, fmt.Errorf("%w: A is %v, rank %d; the configuration says rank %d", ErrRank, m.a.shape, m.a.shape[0], want), "")
+		return fail(m.a.name, fmt.Errorf("%w: A is %v, rank %d; the configuration says rank %d", ErrRank, m.a.shape, m.a.shape[0], want), mixed)
 	}
 	if _, cols := m.b.flat(); len(m.b.shape) < 2 || cols != want {
-		return fail(m.b.name, fmt.Errorf("%w: B is %v, rank %d; the configuration says rank %d", ErrRank, m.b.shape, cols, want), "")
+		return fail(m.b.name, fmt.Errorf("%w: B is %v, rank %d; the configuration says rank %d", ErrRank, m.b.shape, cols, want), mixed)
 	}
 	m.rank, m.scale = want, a.Config.Scale(m.name)
 	if m.scale-m.scale != 0 || math.Abs(m.scale) > math.MaxFloat32 {

@@ -326,7 +326,10 @@ func unmatched(m *ir.Model, op, pattern string) error {
 		names = append(names, t.Name)
 		names = append(names, t.Aliases...)
 	}
-	hint := ""
+	hint := "pare inspect --tensors lists the names"
+	if len(names) > 0 {
+		hint = fmt.Sprintf("names are like %q; pare inspect --tensors lists them", names[len(names)/2])
+	}
 	if near := human.Nearest(pattern, names); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -64,9 +65,18 @@ func parseScheme(n string) (*storage.Scheme, error) {
 		for _, p := range Presets() {
 			known = append(known, p.Name)
 		}
-		hint := "pare quantize --help lists the types"
-		if near := human.Nearest(n, known); near != "" {
-			hint = fmt.Sprintf("did you mean %q?", near)
+		hint := "types are " + strings.Join(known, ", ")
+		var near []string
+		for rest := known; ; {
+			best := human.Nearest(n, rest)
+			if best == "" {
+				break
+			}
+			near = append(near, best)
+			rest = slices.DeleteFunc(slices.Clone(rest), func(x string) bool { return x == best })
+		}
+		if len(near) > 0 && len(near) <= 4 {
+			hint = fmt.Sprintf("did you mean %s?", strings.Join(near, " or "))
 		}
 		return nil, &fault.Error{Op: "quantize", Err: fault.As(fault.ErrMisuse, fmt.Errorf("unknown type %q", n)), Hint: hint}
 	}

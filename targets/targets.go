@@ -162,13 +162,26 @@ func (c *Container) Legal(m *ir.Model, plan *ir.Plan) []Refusal {
 		}
 		if reason := c.refuses(t, typ, scheme); reason != "" {
 			r := Refusal{Tensor: t.Name, Reason: reason, Nearest: c.nearest(t, typ)}
-			if r.Nearest != "" {
+			switch {
+			case scheme != nil && len(c.Schemes) == 0: // another type for one tensor would not help the others
+				r.Hint = "give --quantize a type that it holds" + c.example()
+			case r.Nearest != "":
 				r.Hint = fmt.Sprintf("--keep %q", t.Name+"="+string(r.Nearest))
 			}
 			out = append(out, r)
 		}
 	}
 	return append(out, c.shared(m, steps)...)
+}
+
+// example names a type that weights are quantized to.
+func (c *Container) example() string {
+	for _, t := range c.Types {
+		if info, ok := storage.Lookup(t); ok && !info.Float {
+			return ", such as " + string(t) + "; pare targets lists them"
+		}
+	}
+	return "; pare targets lists them"
 }
 
 // refuses is the reason why the container cannot hold the tensor in this type, or "".

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/progress"
 )
 
@@ -72,6 +75,8 @@ func (a *app) terminals() {
 // run executes one command line and returns its exit code.
 func (a *app) run(ctx context.Context, args []string) (code int) {
 	a.args = args
+	out := &watched{w: a.out}
+	a.out = out
 	defer func() {
 		if bug := recover(); bug != nil {
 			fmt.Fprintf(a.err, "pare: this is a bug in pare: %v\n  Please report it with the line that was typed: pare %s\n", bug, shellLine(args))
@@ -88,14 +93,44 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 	root.SetErr(a.err)
 	err := root.ExecuteContext(ctx)
 	a.stopProgress()
+	if err == nil && out.err != nil {
+		err = &fault.Error{File: "stdout", Err: unpath(out.err), Hint: "the result was not written: give it a place to go"}
+	}
 	if err == nil {
 		return 0
 	}
 	if code, quiet := exitOnly(err); quiet {
 		return code
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // whoever interrupted is told by guarded
+		if j, ok := a.sink.(*jsonSink); ok {
+			j.failed(err)
+		}
+		return exitInterrupted
+	}
 	a.printError(err)
 	return exitCode(err)
+}
+
+// watched remembers that a write failed: a result that went nowhere is no success.
+type watched struct {
+	w   io.Writer
+	err error
+}
+
+func (o *watched) Write(b []byte) (int, error) {
+	n, err := o.w.Write(b)
+	if o.err == nil {
+		o.err = err
+	}
+	return n, err
+}
+
+func unpath(err error) error {
+	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
 
 // root builds the command tree.

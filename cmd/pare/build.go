@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/targets/build"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -142,6 +144,10 @@ func (a *app) buildText(w io.Writer, rep *report.Report, s report.Summary, t *ta
 			made++
 		}
 	}
+	if made == 0 && rep.Verdict == report.Refused {
+		fmt.Fprintf(w, "nothing was built · report %s\n", filepath.Join(out, "report.html"))
+		return
+	}
 	fmt.Fprintf(w, "%s%c  %s · report %s · %s · peak memory %s\n", filepath.Clean(out), filepath.Separator, plural(made, "package"),
 		filepath.Join(out, "report.html"), human.Duration(time.Duration(rep.Seconds*float64(time.Second))), human.Bytes(rep.PeakMemoryBytes))
 	if rep.Seconds > 60 && rep.EstimateS > 0 {
@@ -198,16 +204,20 @@ func refusalText(w io.Writer, t *report.Target) {
 	if len(t.Refusals) == 0 {
 		return
 	}
-	const most = 8
 	fmt.Fprintf(w, "\n%s does not take:\n", t.Name)
+	errs := make([]error, len(t.Refusals))
 	for i, l := range t.Refusals {
-		if i == most {
-			fmt.Fprintf(w, "  and %d more (--output json lists all)\n", len(t.Refusals)-most)
-			break
-		}
-		line := l.Reason
+		errs[i] = &fault.Error{Tensor: l.Tensor, Err: errors.New(l.Reason), Hint: l.Hint}
+	}
+	for _, g := range kinds(errs) {
+		l, _ := g.first.(*fault.Error) //nolint:errorlint // made above
+		line := l.Err.Error()
 		if l.Tensor != "" {
 			line = l.Tensor + ": " + line
+		}
+		if g.more > 0 {
+			line += fmt.Sprintf(" (and %d more like it)", g.more)
+			l.Hint = strings.ReplaceAll(l.Hint, l.Tensor, "NAME")
 		}
 		if l.Hint != "" {
 			line += "; " + l.Hint

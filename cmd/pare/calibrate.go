@@ -75,7 +75,7 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 	}
 	defer m.Close()
 	if m.Tokenizer == nil {
-		return nil, &fault.Error{File: path, Err: errNoTokenizer}
+		return nil, &fault.Error{File: path, Err: m.CannotRead(), Hint: "copy the tokenizer's files into the model's folder"}
 	}
 	tok, err := tokenizer.New(m.Tokenizer)
 	if err != nil {

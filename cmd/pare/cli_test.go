@@ -100,8 +100,9 @@ func TestProgressAndColour(t *testing.T) {
 		t.Errorf("events %v", events)
 	}
 	d = pare(t, dir, "inspect", "nowhere", "--progress", "json")
-	if strings.Contains(d.err, `"event":"error"`) {
-		t.Error("an error before any work has no event: nothing was under way")
+	var failed event
+	if err := json.Unmarshal([]byte(d.err), &failed); err != nil || failed.Event != "error" || failed.Code != 1 || failed.Text != "nowhere: no such file or folder" || len(failed.Hints) != 1 {
+		t.Errorf("an error with --progress json is one event: %v, %q", err, d.err)
 	}
 	var screen bytes.Buffer
 	draw := func(env map[string]string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"regexp"
@@ -84,21 +85,63 @@ var recipeLine = regexp.MustCompile(`^[^:\s]+\.toml:\d+`)
 
 // printError writes every reason as "pare: where: what is wrong" and one thing to try below it.
 func (a *app) printError(err error) {
-	if j, ok := a.sink.(*jsonSink); ok {
-		j.failed(err)
+	if a.progress.value == "json" { // one event a line, and nothing else
+		j, ok := a.progressSink().(*jsonSink)
+		if ok {
+			j.failed(err)
+			return
+		}
 	}
 	bold, plain := a.style(a.err, "1;31"), a.style(a.err, "0")
-	for _, e := range flatten(err) {
-		text, hints := describe(e)
+	for _, g := range kinds(flatten(err)) {
+		text, hints := describe(g.first)
 		name := bold + "pare:" + plain + " "
 		if recipeLine.MatchString(text) {
 			name = "" // an editor jumps to file:line at the start of a line
 		}
 		fmt.Fprintf(a.err, "%s%s\n", name, text)
+		if g.more > 0 {
+			fmt.Fprintf(a.err, "  and %d more like it\n", g.more)
+		}
 		for _, h := range hints {
+			if g.tensor != "" && g.more > 0 {
+				h = strings.ReplaceAll(h, g.tensor, "NAME")
+			}
 			fmt.Fprintf(a.err, "  %s\n", sentence(h))
 		}
 	}
+}
+
+// group is a kind of error: the first of it, the tensor that one is about, and how many follow.
+type group struct {
+	first  error
+	tensor string
+	more   int
+}
+
+var variable = regexp.MustCompile(`"[^"]*"|\([^)]*\)|\[[^\]]*\]|[0-9]+`)
+
+// kinds puts errors about tensors together that differ only in names and numbers: what is wrong with
+// a model is wrong in every block of it.
+func kinds(errs []error) []*group {
+	var out []*group
+	seen := map[string]*group{}
+	for _, e := range errs {
+		fe, ok := e.(*fault.Error) //nolint:errorlint // what is printed is this error
+		if !ok || fe.Tensor == "" {
+			out = append(out, &group{first: e})
+			continue
+		}
+		text, _ := describe(fe)
+		key := variable.ReplaceAllString(strings.ReplaceAll(text, fe.Tensor, ""), "")
+		if g := seen[key]; g != nil {
+			g.more++
+			continue
+		}
+		seen[key] = &group{first: e, tensor: fe.Tensor}
+		out = append(out, seen[key])
+	}
+	return out
 }
 
 // flatten lists the errors of errors.Join separately. An error that only has a class (see
@@ -179,6 +222,8 @@ func reason(err error) string {
 		return "permission denied"
 	case errors.Is(err, fs.ErrExist):
 		return "exists already"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "the file ends in the middle"
 	}
 	return err.Error()
 }

@@ -32,9 +32,10 @@ type inspection struct {
 	Tokenizer     *inspectTokenizer  `json:"tokenizer"`
 	Tensors       []inspectTensor    `json:"tensors"`
 	Metadata      map[string]any     `json:"metadata"`
-	Problems      []ir.Problem       `json:"problems"`
-	Scanned       bool               `json:"scanned"` // weights were read to find problems
+	Problems      []ir.Problem       `json:"problems"` // what reading found, then what the weights show
+	Scanned       bool               `json:"scanned"`  // weights were read to find problems
 	types         map[string]typeSum // of the table, by type
+	sick          []ir.Problem       // those of Problems that the weights show
 }
 
 type inspectTokenizer struct {
@@ -157,10 +158,11 @@ func (a *app) scan(ctx context.Context, m *ir.Model, o *inspection) error {
 			return err
 		}
 		for _, p := range h.problems(t.Elems()) {
-			o.Problems = append(o.Problems, ir.Problem{Tensor: t.Name, Reason: p})
+			o.sick = append(o.sick, ir.Problem{Tensor: t.Name, Reason: p})
 		}
 		sink.Add(o.Tensors[i].Bytes)
 	}
+	o.Problems = append(o.Problems, o.sick...)
 	o.Scanned = true
 	return nil
 }
@@ -270,6 +272,9 @@ func (o *inspection) table() *table {
 	return t
 }
 
+// mostProblems is how many are shown of one kind; --tensors and --output json have all.
+const mostProblems = 12
+
 // text is what a person sees first.
 func (o *inspection) text(w io.Writer, all *table, tensors bool) {
 	head := []string{o.Format, o.Architecture, human.Count(o.Parameters) + " parameters", human.Bytes(o.Bytes), fmt.Sprintf("%.2f bits per weight", o.BitsPerWeight)}
@@ -299,26 +304,29 @@ func (o *inspection) text(w io.Writer, all *table, tensors bool) {
 		_ = all.text(w)
 		fmt.Fprintln(w)
 	}
-	switch {
-	case len(o.Problems) > 0:
-		for i, p := range o.Problems {
-			label := "health  "
-			if i > 0 {
-				label = "        "
+	label := func(name, text string) { fmt.Fprintf(w, "%-8s %s\n", name, text) }
+	list := func(name string, problems []ir.Problem) {
+		for i, p := range problems {
+			if i == mostProblems && !tensors {
+				label("", fmt.Sprintf("and %d more (--tensors shows all)", len(problems)-i))
+				return
 			}
 			if p.Tensor != "" {
 				p.Reason = p.Tensor + "  " + p.Reason
 			}
-			fmt.Fprintf(w, "%s %s\n", label, p.Reason)
+			label(name, p.Reason)
+			name = ""
 		}
+	}
+	switch {
+	case len(o.sick) > 0:
+		list("health", o.sick)
 	case o.Scanned:
-		fmt.Fprintln(w, "health   no NaN, no infinities, no zero scales")
+		label("health", "no NaN, no infinities, no zero scales")
 	default:
-		fmt.Fprintln(w, "health   not looked at (--fast)")
+		label("health", "not looked at (--fast)")
 	}
-	if !o.Known && o.Architecture != "" {
-		fmt.Fprintln(w, "note     pare cannot run this architecture; merging, pruning and rounding weights works")
-	}
+	list("note", o.Problems[:len(o.Problems)-len(o.sick)])
 	if !tensors {
 		fmt.Fprintln(w, "(--tensors lists them; --output json for everything)")
 	}

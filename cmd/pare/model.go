@@ -44,6 +44,7 @@ func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loade
 	if err != nil {
 		return nil, errors.Join(inFile(path, err), m.Close())
 	}
+	a.warn(path, m)
 	l := &loaded{model: m, runner: r}
 	if m.Tokenizer != nil {
 		if l.tok, err = tokenizerOf(m, path); err != nil {
@@ -78,12 +79,20 @@ func inFile(path string, err error) error {
 	return &fault.Error{File: path, Err: err}
 }
 
-// errNoTokenizer is the reason when text is asked of a model without a tokenizer.
-var errNoTokenizer = errors.New("the model has no tokenizer")
+// warn tells what reading a model found, before its numbers are believed.
+func (a *app) warn(path string, m *ir.Model) {
+	for _, p := range m.Problems {
+		if p.Tensor != "" {
+			p.Reason = p.Tensor + ": " + p.Reason
+		}
+		a.progressSink().Note("", path+": "+p.Reason)
+	}
+	a.stopProgress() // shown now, not after the work
+}
 
 func (l *loaded) tokenizer(path string) (*tokenizer.Tokenizer, error) {
 	if l.tok == nil {
-		return nil, &fault.Error{File: path, Err: errNoTokenizer, Hint: "give token ids with --tokens"}
+		return nil, &fault.Error{File: path, Err: l.model.CannotRead(), Hint: "give token ids with --tokens"}
 	}
 	return l.tok, nil
 }

@@ -8,10 +8,13 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 )
 
-// errNoOut is the misuse of a verb that writes but was not told where.
+// needOut is the check of a verb that writes but was not told where.
 func needOut(out string) error {
-	if out == "" {
+	switch out {
+	case "":
 		return misuse("add -o and a path", "nowhere to write: --out is missing")
+	case "-":
+		return misuse("give -o a path", "a model is not written to stdout: files are renamed into place when they are complete")
 	}
 	return nil
 }

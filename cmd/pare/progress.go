@@ -24,7 +24,7 @@ func (a *app) newSink() sink {
 	kind := a.progress.value
 	if kind == "auto" {
 		kind = "plain"
-		if a.errTerminal {
+		if a.errTerminal && a.getenv("TERM") != "dumb" { // which knows no way back on a line
 			kind = "bar"
 		}
 	}
@@ -196,6 +196,7 @@ type barSink struct {
 	notes notes
 	cur   stage
 	bar   *progressbar.ProgressBar
+	spin  chan struct{} // closed to stop the spinner of a stage without a total
 	last  time.Time
 	color bool
 	width int
@@ -224,7 +225,12 @@ func (b *barSink) Stage(name string, total int64, unit string) {
 		progressbar.OptionThrottle(80*time.Millisecond),
 		progressbar.OptionSetRenderBlankState(true),
 		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetSpinnerChangeInterval(0), // the library's own would go on drawing after the stage
 	)
+	if total < 0 {
+		b.spin = make(chan struct{})
+		go b.turn(b.bar, b.spin)
+	}
 	b.last = time.Now()
 }
 
@@ -257,12 +263,37 @@ func (b *barSink) stop() {
 	b.cur, b.bar = stage{}, nil
 }
 
+// turn draws the spinner of one stage until it ends.
+func (b *barSink) turn(bar *progressbar.ProgressBar, stop <-chan struct{}) {
+	tick := time.NewTicker(150 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		b.mu.Lock()
+		if b.bar == bar {
+			_ = bar.RenderBlank() // drawing only
+		}
+		b.mu.Unlock()
+	}
+}
+
 func (b *barSink) end() {
+	if b.spin != nil {
+		close(b.spin)
+		b.spin = nil
+	}
 	if b.bar != nil {
 		_ = b.bar.Clear() // drawing only
 		mark := "━━━━━━━━"
 		if b.color {
 			mark = "\x1b[32m" + mark + "\x1b[0m"
+		}
+		if b.width < 66 {
+			mark = "" // the line must not wrap
 		}
 		fmt.Fprintf(b.notes.w, "\r\x1b[K  %s %s\n", mark, b.cur.summary())
 	}
@@ -279,15 +310,17 @@ type jsonSink struct {
 }
 
 type event struct {
-	Event   string  `json:"event"`
-	Stage   string  `json:"stage,omitempty"`
-	Unit    string  `json:"unit,omitempty"`
-	Total   int64   `json:"total,omitempty"`
-	Done    int64   `json:"done,omitempty"`
-	Seconds float64 `json:"seconds,omitempty"`
-	Tensor  string  `json:"tensor,omitempty"`
-	Text    string  `json:"text,omitempty"`
-	Code    int     `json:"code,omitempty"`
+	Event   string   `json:"event"`
+	Stage   string   `json:"stage,omitempty"`
+	Unit    string   `json:"unit,omitempty"`
+	Total   int64    `json:"total,omitempty"`
+	Done    int64    `json:"done,omitempty"`
+	Seconds float64  `json:"seconds,omitempty"`
+	Tensor  string   `json:"tensor,omitempty"`
+	Text    string   `json:"text,omitempty"`
+	Code    int      `json:"code,omitempty"`
+	More    int      `json:"more,omitempty"` // errors like it that follow
+	Hints   []string `json:"hints,omitempty"`
 }
 
 func (j *jsonSink) emit(e event) { _ = j.enc.Encode(e) } // a closed stderr must not stop the work
@@ -320,7 +353,10 @@ func (j *jsonSink) Note(tensor, text string) {
 func (j *jsonSink) failed(err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.emit(event{Event: "error", Text: err.Error(), Code: exitCode(err)})
+	for _, g := range kinds(flatten(err)) {
+		text, hints := describe(g.first)
+		j.emit(event{Event: "error", Text: text, More: g.more, Hints: hints, Code: exitCode(err)})
+	}
 }
 
 func (j *jsonSink) stop() {

@@ -237,7 +237,7 @@ func (a *app) tokenizerOf(ctx context.Context, path string) (*tokenizer.Tokenize
 	}
 	defer m.Close()
 	if m.Tokenizer == nil {
-		return nil, &fault.Error{File: path, Err: errNoTokenizer}
+		return nil, &fault.Error{File: path, Err: m.CannotRead(), Hint: "copy the tokenizer's files into the model's folder"}
 	}
 	return tokenizer.New(m.Tokenizer)
 }
@@ -269,6 +269,11 @@ func (a *app) runDecode(ctx context.Context, path string, fl *runFlags) error {
 	tok, err := a.tokenizerOf(ctx, path)
 	if err != nil {
 		return err
+	}
+	for _, id := range fl.decode {
+		if id < 0 || int(id) >= len(tok.Spec().Tokens) {
+			return flagFault("decode", misusef("%d is no token: the vocabulary has %d", id, len(tok.Spec().Tokens)))
+		}
 	}
 	text := tok.Decode(fl.decode, tokenizer.DecodeOptions{})
 	object := struct {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -47,11 +46,8 @@ func (a *app) step(ctx context.Context, s build.Step, fl *stepFlags) error {
 		return err
 	}
 	s.Out, s.To, s.Pre = fl.out, fl.to, fl.pre
-	if s.To == "" && filepath.Ext(s.Out) == "" {
-		s.To = "hf"
-		if s.Quantize != nil && strings.HasPrefix(s.Quantize.Quantize, "int") {
-			s.To = "compressed-tensors" // a Hugging Face folder too, with packed weights
-		}
+	if f, ok := formats.ByPath(s.Out); s.To == "" && ok && f.Name == "hf" && s.Quantize != nil && strings.HasPrefix(s.Quantize.Quantize, "int") {
+		s.To = "compressed-tensors" // a Hugging Face folder too, with packed weights
 	}
 	if a.seedIsSet {
 		s.Recipe.Calibration.Seed = a.seed

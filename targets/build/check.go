@@ -56,7 +56,7 @@ func Check(r *recipe.Recipe) error {
 		name := nameOf(t)
 		switch {
 		case names[strings.ToLower(name)]:
-			bad("target "+t.Use, `give one of them another name: name = "`+name+`-2"`, "two packages are called %q", name)
+			bad("target "+t.Use, `name each target once; in a recipe, packages for one target have names of their own: name = "`+name+`-2"`, "two packages are called %q", name)
 		case name != filepath.Base(name) || strings.HasPrefix(name, "."):
 			bad("target "+t.Use, "", "%q is not a name for a folder", name)
 		}
@@ -75,9 +75,9 @@ func Check(r *recipe.Recipe) error {
 		switch speed := strings.HasSuffix(name, "_speedup"); {
 		case name == "size_ratio":
 		case speed && r.Bench.Off:
-			bad("gate "+name, "leave out [bench] off = true", "latency is not measured")
+			bad("gate "+name, "leave out --no-bench, or off = true under [bench] in the recipe", "latency is not measured")
 		case !speed && r.Verify.Off:
-			bad("gate "+name, "leave out [verify] off = true", "accuracy is not measured")
+			bad("gate "+name, "leave out --no-verify, or off = true under [verify] in the recipe", "accuracy is not measured")
 		}
 	}
 	return errors.Join(errs...)

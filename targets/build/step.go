@@ -59,14 +59,18 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	if err != nil {
 		return nil, err
 	}
+	// when no quantization follows, weights are merged straight into the types that the source has
+	e.keepsTypes = j.t.Quantize == "" && (e.r.Source.Dtype == "" || e.r.Source.Dtype == "keep")
 	m, err := e.planBase(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if j.t.Quantize != "" {
-		if err := e.planStep(ctx, j, m); err != nil {
-			return nil, err
-		}
+	made, err := e.planStep(ctx, j, m)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre}); err != nil {
+		return nil, err
 	}
 	e.rep.Passes = nil
 	if err := e.estimate(m, []*job{j}); err != nil {
@@ -90,11 +94,14 @@ func (s *Step) check(in *recipe.Recipe, o Options) error {
 	if s.Out == "" {
 		return misuse("step", "say where the result goes: -o PATH", "no output")
 	}
-	if s.To == "" {
-		s.To = "hf"
-		if f, ok := formats.ByPath(s.Out); ok {
-			s.To = f.Name
-		}
+	if b := filepath.Base(filepath.Clean(s.Out)); b == "." || b == ".." {
+		return misuse("", "name a new folder, or go to the one above", "%s: a folder in use cannot be replaced", s.Out)
+	}
+	if err := s.format(); err != nil {
+		return err
+	}
+	if err := formats.Replaceable(s.Out); err != nil {
+		return err
 	}
 	errs := checkPasses(in.Passes, len(in.Source.Adapters) > 0)
 	if in.Source.Model == "" {
@@ -105,6 +112,21 @@ func (s *Step) check(in *recipe.Recipe, o Options) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(append(errs, pack.Free(s.Out, o.Force))...)
+}
+
+// format fills in what the suffix of the output says, which must not contradict what was asked for.
+func (s *Step) format() error {
+	f, ok := formats.ByPath(s.Out)
+	switch {
+	case s.To == "" && !ok:
+		return misuse("", "take .gguf or .safetensors; a name without suffix, or --to hf, makes a Hugging Face folder",
+			"%s: no format that pare writes has the suffix %s", s.Out, filepath.Ext(s.Out))
+	case s.To == "":
+		s.To = f.Name
+	case ok && f.Ext != "" && f.Name != s.To:
+		return misuse("", "change one of them", "%s has the suffix of %s, --to says %s", s.Out, f.Name, s.To)
+	}
+	return nil
 }
 
 // stepJob is the step as the engine's job.
@@ -137,21 +159,32 @@ func (e *engine) stepJob(s *Step) (*job, error) {
 	return j, nil
 }
 
-// planStep finds mistakes of the quantization before the work starts.
-func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) error {
+// planStep finds mistakes of the quantization before the work starts, and returns the model as it
+// will be written: names, shapes and types are right.
+func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) (*ir.Model, error) {
+	if d := e.r.Source.Dtype; j.t.Quantize == "" {
+		if d == "" || d == "keep" {
+			return m, nil
+		}
+		p, err := (&quantize.Cast{Type: storage.Type(d)}).Plan(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		return imagine(m, p), nil
+	}
 	if usesImportance(j.t, j.req, e.r) {
 		j.req.Importance = placeholder(m)
 	}
 	p, err := j.pass().Plan(ctx, m)
 	j.req.Importance = nil
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, s := range p.Steps {
 		j.rep.Tensors = append(j.rep.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
 		j.rep.Bytes += s.Bytes
 	}
-	return nil
+	return imagine(m, p), nil
 }
 
 // step does the work.
@@ -159,8 +192,6 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 	if err := e.timed("digest", "", func() (bool, error) { return false, e.digests(ctx) }); err != nil {
 		return err
 	}
-	// when no quantization follows, weights are merged straight into the types that the source has
-	e.keepsTypes = j.t.Quantize == "" && (e.r.Source.Dtype == "" || e.r.Source.Dtype == "keep")
 	if err := e.prepare(ctx); err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -33,14 +32,15 @@ func openWork(dir string) (*work, error) {
 		return nil, &fault.Error{File: dir, Op: "work folder", Err: err}
 	}
 	if err := lockFile(f); err != nil {
-		return nil, &fault.Error{File: dir, Op: "work folder", Err: errors.Join(fmt.Errorf("another run is using it: %w", err), f.Close()), Hint: "wait for it, or give this run its own --work DIR"}
+		return nil, &fault.Error{File: dir, Op: "work folder", Err: errors.Join(fault.As(err, errors.New("another run is using it")), f.Close()), Hint: "wait for it, or give this run its own --work DIR"}
 	}
 	w.lock = f
 	return w, nil
 }
 
 // close unlocks the folder. With remove set, what pare put there goes away: the stages and the
-// lock, and the folder itself when nothing else is in it.
+// lock, and the folder itself when nothing else is in it. So does what is left of a run that got
+// nowhere.
 func (w *work) close(remove bool) error {
 	if w == nil || w.lock == nil {
 		return nil
@@ -55,6 +55,14 @@ func (w *work) close(remove bool) error {
 	}
 	errs = append(errs, w.lock.Close())
 	w.lock = nil
+	if !remove { // what is kept must be worth it
+		stages, err := filepath.Glob(filepath.Join(w.dir, stagePrefix+"*"))
+		errs = append(errs, err)
+		remove = true
+		for _, d := range stages {
+			remove = os.Remove(d) == nil && remove // fails when the stage holds something
+		}
+	}
 	if remove {
 		errs = append(errs, os.Remove(filepath.Join(w.dir, "lock")))
 		_ = os.Remove(w.dir) // stays when the user keeps something of their own in it

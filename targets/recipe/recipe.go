@@ -114,7 +114,7 @@ type Verify struct {
 type Bench struct {
 	Prompt   int  `json:"prompt,omitempty" doc:"prompt tokens; default 128"`
 	Generate int  `json:"generate,omitempty" doc:"generated tokens; default 32"`
-	Repeat   int  `json:"repeat,omitempty" doc:"interleaved runs; default 5"`
+	Repeat   int  `json:"repeat,omitempty" doc:"interleaved runs; default 5, or 20 when a gate judges a speed"`
 	Off      bool `json:"off,omitempty" doc:"do not measure"`
 }
 
@@ -135,6 +135,9 @@ func (g Gate) Set(s string) error {
 		return err
 	}
 	v, err := human.ParseRatio(value)
+	if err != nil && strings.HasPrefix(name, "kl_") {
+		return misuse("gate %s: %q is not a number of nats; write %s=0.05", name, value, name)
+	}
 	if err != nil {
 		return fmt.Errorf("gate %s: %w", name, err)
 	}
