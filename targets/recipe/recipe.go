@@ -135,6 +135,9 @@ func (g Gate) Set(s string) error {
 		return err
 	}
 	v, err := human.ParseRatio(value)
+	if err != nil && strings.HasPrefix(name, "kl_") {
+		return misuse("gate %s: %q is not a number of nats; write %s=0.05", name, value, name)
+	}
 	if err != nil {
 		return fmt.Errorf("gate %s: %w", name, err)
 	}
