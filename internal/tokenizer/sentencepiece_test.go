@@ -60,8 +60,8 @@ func TestApplyConfigs(t *testing.T) {
 	}
 	n := len(s.Tokens)
 	err = s.ApplyConfigs(Configs{Tokenizer: []byte(`{"add_bos_token":false,"bos_token":"<s>","eos_token":"<|endoftext|>","added_tokens_decoder":{
-		"2":{"content":"</s>","special":true},"`+strconv.Itoa(n)+`":{"content":"<|endoftext|>","special":true},
-		"`+strconv.Itoa(n+1)+`":{"content":"[X]","rstrip":true}}}`), Generation: []byte(`{"eos_token_id":[2]}`)})
+		"2":{"content":"</s>","special":true},"` + strconv.Itoa(n) + `":{"content":"<|endoftext|>","special":true},
+		"` + strconv.Itoa(n+1) + `":{"content":"[X]","rstrip":true}}}`), Generation: []byte(`{"eos_token_id":[2]}`)})
 	if err != nil {
 		t.Fatal(err)
 	}
