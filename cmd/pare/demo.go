@@ -59,7 +59,7 @@ func demoRecipe(dir string, tokens, chunks int, targets []recipe.Target, passes 
 		Calibration: recipe.Calibration{Text: []string{filepath.Join(sample, "text", "calibration.txt")}, Tokens: tokens, Seed: 7},
 		Passes:      passes,
 		Targets:     targets,
-		Verify:      recipe.Verify{Text: []string{filepath.Join(sample, "text", "shakespeare-test.txt")}, Chunks: chunks, MaxChunks: 2 * chunks},
+		Verify:      recipe.Verify{Text: []string{filepath.Join(sample, "text", "shakespeare-test.txt")}, Chunks: chunks, MaxChunks: max(2*chunks, 16)},
 		Bench:       recipe.Bench{Prompt: 128, Generate: 32, Repeat: 3},
 		Gate:        recipe.Gate{"kl_mean": 0.05, "top1": 0.85},
 	}
