@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -191,22 +192,29 @@ func floats(t storage.Type) bool {
 
 // facts of a model that presets look at.
 type facts struct {
-	layers, gqa    int
-	tied           bool
-	seventy, eight bool
-	experts        bool
+	layers, gqa int
+	tied        bool
+	seventy     bool
+	experts     int
 }
 
 func newFacts(m *ir.Model) facts {
 	f := facts{gqa: 1, tied: true}
+	var q, k int // rows: what is known of the heads of an architecture that nobody described
 	for _, t := range m.Tensors() {
-		if kindOf(t) == kindHead {
+		switch kindOf(t) {
+		case kindHead:
 			f.tied = false
+		case kindQ:
+			q = max(q, t.Rows())
+		case kindK:
+			k = max(k, t.Rows())
 		}
 		f.layers = max(f.layers, t.Block+1)
-		if strings.Contains(t.Name, "_exps.") || strings.Contains(t.Name, ".experts.") {
-			f.experts = true
-		}
+		f.experts = max(f.experts, experts(t))
+	}
+	if k > 0 {
+		f.gqa = q / k
 	}
 	if d := m.Decoder; d != nil {
 		f.layers = d.Layers
@@ -215,6 +223,20 @@ func newFacts(m *ir.Model) facts {
 		f.seventy = d.Layers == 80 && d.Heads != d.KVHeads
 	}
 	return f
+}
+
+// experts is the number of experts that a tensor shows: the height of a stack of them, or its own
+// number and those before it where each expert has tensors of its own.
+func experts(t *ir.Tensor) int {
+	if strings.Contains(t.Name, "_exps.") && len(t.Shape) == 3 {
+		return t.Shape[0]
+	}
+	_, after, _ := strings.Cut(t.Name, ".experts.")
+	number, _, _ := strings.Cut(after, ".")
+	if n, err := strconv.Atoi(number); err == nil && n >= 0 {
+		return n + 1
+	}
+	return 0
 }
 
 // sites places every tensor: the index of a tensor among those of its kind, in block order.
@@ -230,7 +252,7 @@ func (f facts) sites(m *ir.Model, importance bool) map[*ir.Tensor]*site {
 		}
 		sites[t] = &site{
 			kind: k, index: count[k], layers: f.layers, gqa: f.gqa, importance: importance,
-			seventy: f.seventy, eight: f.eight, experts: f.experts, blockNumber: t.Block,
+			seventy: f.seventy, experts: f.experts, blockNumber: t.Block,
 		}
 		count[k]++
 	}
@@ -300,6 +322,7 @@ var kindNames = []struct {
 	{"up_proj.weight", kindUp},
 	{"ffn_down.weight", kindDown},
 	{"ffn_down_exps.weight", kindDown},
+	{"ffn_down_shexp.weight", kindDown},
 	{"down_proj.weight", kindDown},
 }
 

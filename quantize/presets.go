@@ -29,10 +29,12 @@ type site struct {
 	gqa         int // query heads that share a key/value head
 	importance  bool
 	seventy     bool // the 80-layer models with grouped heads, where attn_v is small
-	eight       bool // mixtures of eight experts
-	experts     bool
+	experts     int  // that share a block's feed-forward part, 0 or 1 for none
 	blockNumber int
 }
+
+// eight is for the mixtures of eight experts, whose attention is small beside them.
+func (s *site) eight() bool { return s.experts == 8 }
 
 // kind is the place of a weight as far as presets tell places apart.
 type kind int
@@ -84,7 +86,7 @@ func init() {
 	addPreset("q6_k", 18, storage.Q6K, "6.6 bits, very close to the original", nil)
 	addPreset("q5_k_s", 16, storage.Q5K, "5.5 bits everywhere", nil)
 	addPreset("q3_k_s", 11, storage.Q3K, "3.4 bits everywhere: small, clearly worse", func(s *site) (storage.Type, string) {
-		if s.kind == kindO && s.eight {
+		if s.kind == kindO && s.eight() {
 			return storage.Q5K, whyEight
 		}
 		return "", ""
@@ -111,7 +113,7 @@ func init() {
 		case kindDown:
 			return storage.Q3K, whyKind
 		case kindO:
-			if s.eight {
+			if s.eight() {
 				return storage.Q5K, whyEight
 			}
 			return storage.Q3K, whyKind
@@ -140,7 +142,7 @@ func init() {
 			}
 			return storage.Q4K, whyKind
 		case kindO:
-			if s.eight {
+			if s.eight() {
 				return storage.Q5K, whyEight
 			}
 			return storage.Q4K, whyKind
@@ -152,7 +154,7 @@ func init() {
 		case kindV, kindDown:
 			return storage.Q5K, whyKind
 		case kindO:
-			if s.eight {
+			if s.eight() {
 				return "", ""
 			}
 			return storage.Q5K, whyKind
@@ -163,7 +165,7 @@ func init() {
 		switch {
 		case s.kind == kindV && s.index < 4, s.kind == kindDown && s.layer() < s.layers/8:
 			return storage.Q5K, whyEnds
-		case s.kind == kindO && s.eight:
+		case s.kind == kindO && s.eight():
 			return storage.Q5K, whyEight
 		}
 		return "", ""
@@ -172,7 +174,7 @@ func init() {
 		switch {
 		case s.kind == kindV && s.more(), s.kind == kindDown && s.moreAt(s.layer()):
 			return storage.Q6K, whyMore
-		case s.kind == kindO && s.eight:
+		case s.kind == kindO && s.eight():
 			return storage.Q5K, whyEight
 		}
 		return "", ""
@@ -189,7 +191,7 @@ func init() {
 			return storage.Q5K, whyGQA
 		case s.kind == kindDown && !s.importance && s.layer() < s.layers/8:
 			return storage.Q5K, whyEnds
-		case s.kind == kindO && s.eight:
+		case s.kind == kindO && s.eight():
 			return storage.Q5K, whyEight
 		}
 		return "", ""
@@ -201,7 +203,7 @@ func init() {
 // layer is the index that decides for feed-forward weights: with experts it is the block's own
 // number, otherwise the count of tensors so far.
 func (s *site) layer() int {
-	if s.experts {
+	if s.experts > 1 {
 		return s.blockNumber
 	}
 	return s.index
@@ -255,7 +257,7 @@ func (p *Preset) choose(s *site, cols int) (storage.Type, string) {
 	if s.kind == kindV && s.seventy && (typ == storage.Q3K || typ == storage.Q4K) {
 		typ, why = storage.Q5K, whyGQA
 	}
-	if s.eight && (s.kind == kindV || s.kind == kindK) {
+	if s.eight() && (s.kind == kindV || s.kind == kindK) {
 		typ, why = storage.Q8_0, whyEight
 	}
 	return fit(typ, why, cols)

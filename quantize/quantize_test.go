@@ -58,25 +58,50 @@ type presetCase struct {
 	FFN        int
 	Tied       bool
 	Importance bool
+	Experts    int
 	Presets    map[string]map[string]string
+}
+
+// shape is that of a tensor of which there are several in a mixture, or one beside them.
+func (c *presetCase) shape(kind string) []int {
+	switch kind {
+	case "ffn_gate_inp.weight":
+		return []int{c.Experts, c.Hidden}
+	case "ffn_gate_inp_shexp.weight":
+		return []int{c.Hidden}
+	case "ffn_gate_exps.weight", "ffn_up_exps.weight":
+		return []int{c.Experts, c.FFN, c.Hidden}
+	case "ffn_down_exps.weight":
+		return []int{c.Experts, c.Hidden, c.FFN}
+	case "ffn_gate_shexp.weight", "ffn_up_shexp.weight":
+		return []int{c.FFN, c.Hidden}
+	case "ffn_down_shexp.weight":
+		return []int{c.Hidden, c.FFN}
+	}
+	return nil
 }
 
 func (c *presetCase) model(t *testing.T, roles bool) (*ir.Model, map[string][]float32) {
 	t.Helper()
 	m := &ir.Model{Path: c.Name, Arch: c.Arch}
 	d := &ir.Decoder{Layers: c.Layers, Hidden: c.Hidden, FFN: c.FFN, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.Hidden / c.Heads, Vocab: 64}
-	m.Decoder = d
+	if c.Experts == 0 {
+		m.Decoder = d // mixtures are not described: presets know them by their tensors
+	}
 	imp := map[string][]float32{}
 	add := func(name, kind string, block int) {
 		shape := d.Shape(ggufRoles[kind])
 		if shape == nil {
+			shape = c.shape(kind)
+		}
+		if shape == nil {
 			shape = []int{d.HeadDim}
 		}
 		typ := storage.F16
-		if len(shape) == 1 {
+		if len(shape) == 1 || kind == "ffn_gate_inp.weight" {
 			typ = storage.F32
 		} else if kind != "token_embd.weight" {
-			imp[name] = make([]float32, shape[1])
+			imp[name] = make([]float32, shape[len(shape)-1])
 		}
 		x := &ir.Tensor{Name: name, Block: block, Shape: shape, Type: typ, Data: nothing{}}
 		if roles {
@@ -115,6 +140,9 @@ func TestPresetsAsLlamaCpp(t *testing.T) {
 	for _, c := range file.Cases {
 		for preset, kinds := range c.Presets {
 			for _, roles := range []bool{true, false} {
+				if roles && c.Experts > 0 {
+					continue
+				}
 				m, imp := c.model(t, roles)
 				req, err := ParseRequest(preset)
 				if err != nil {
