@@ -210,7 +210,7 @@ func newFacts(m *ir.Model) facts {
 		case kindK:
 			k = max(k, t.Rows())
 		}
-		f.layers = max(f.layers, t.Block+1)
+		f.layers = max(f.layers, blockOf(t)+1)
 		f.experts = max(f.experts, experts(t))
 	}
 	if k > 0 {
@@ -223,6 +223,20 @@ func newFacts(m *ir.Model) facts {
 		f.seventy = d.Layers == 80 && d.Heads != d.KVHeads
 	}
 	return f
+}
+
+// blockOf is the block of a tensor, -1 outside the blocks. Where nobody described the architecture it
+// is the first number in the name: "blk.3.attn_v.weight", "model.layers.3.mlp.experts.0.up_proj.weight".
+func blockOf(t *ir.Tensor) int {
+	if t.Block >= 0 || t.Role != ir.RoleUnknown {
+		return t.Block
+	}
+	for part := range strings.SplitSeq(t.Name, ".") {
+		if n, err := strconv.Atoi(part); err == nil {
+			return n
+		}
+	}
+	return -1
 }
 
 // experts is the number of experts that a tensor shows: the height of a stack of them, or its own
@@ -242,7 +256,7 @@ func experts(t *ir.Tensor) int {
 // sites places every tensor: the index of a tensor among those of its kind, in block order.
 func (f facts) sites(m *ir.Model, importance bool) map[*ir.Tensor]*site {
 	ts := append([]*ir.Tensor(nil), m.Tensors()...)
-	sort.SliceStable(ts, func(a, b int) bool { return ts[a].Block < ts[b].Block })
+	sort.SliceStable(ts, func(a, b int) bool { return blockOf(ts[a]) < blockOf(ts[b]) })
 	count := map[kind]int{}
 	sites := make(map[*ir.Tensor]*site, len(ts))
 	for _, t := range ts {
@@ -252,7 +266,7 @@ func (f facts) sites(m *ir.Model, importance bool) map[*ir.Tensor]*site {
 		}
 		sites[t] = &site{
 			kind: k, index: count[k], layers: f.layers, gqa: f.gqa, importance: importance,
-			seventy: f.seventy, experts: f.experts, blockNumber: t.Block,
+			seventy: f.seventy, experts: f.experts, blockNumber: blockOf(t),
 		}
 		count[k]++
 	}

@@ -85,8 +85,8 @@ func (c *presetCase) model(t *testing.T, roles bool) (*ir.Model, map[string][]fl
 	t.Helper()
 	m := &ir.Model{Path: c.Name, Arch: c.Arch}
 	d := &ir.Decoder{Layers: c.Layers, Hidden: c.Hidden, FFN: c.FFN, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.Hidden / c.Heads, Vocab: 64}
-	if c.Experts == 0 {
-		m.Decoder = d // mixtures are not described: presets know them by their tensors
+	if roles || c.Layers == 80 {
+		m.Decoder = d // where it is not described, presets know a model by its tensors
 	}
 	imp := map[string][]float32{}
 	add := func(name, kind string, block int) {
@@ -103,9 +103,9 @@ func (c *presetCase) model(t *testing.T, roles bool) (*ir.Model, map[string][]fl
 		} else if kind != "token_embd.weight" {
 			imp[name] = make([]float32, shape[len(shape)-1])
 		}
-		x := &ir.Tensor{Name: name, Block: block, Shape: shape, Type: typ, Data: nothing{}}
+		x := &ir.Tensor{Name: name, Block: -1, Shape: shape, Type: typ, Data: nothing{}}
 		if roles {
-			x.Role = ggufRoles[kind]
+			x.Role, x.Block = ggufRoles[kind], block
 		}
 		if err := m.Add(x); err != nil {
 			t.Fatal(err)
