@@ -61,7 +61,7 @@ func (p *Magnitude) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.E
 	if err != nil {
 		return nil, err
 	}
-	res := &ir.Result{Tensors: map[string]map[string]float64{}}
+	res := &ir.Result{Tensors: map[string]map[string]float64{}, Notes: p.notes(chosen)}
 	for i, r := range chosen {
 		if err := m.Replace(newMasked(r.t, scorers[i], rules[i])); err != nil {
 			return nil, err

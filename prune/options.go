@@ -177,6 +177,26 @@ func (o *Options) choose(pass string, m *ir.Model, scope Scope) (*ir.Plan, []*re
 	return plan, chosen, errors.Join(errs...)
 }
 
+// notes are facts about the choice that a report should tell: rows and groups run along the last
+// dimension as it is stored, which is that of the inputs in every architecture that is described.
+func (o *Options) notes(chosen []*request) []string {
+	if len(o.Only) > 0 {
+		return nil // named by somebody who knows them
+	}
+	n, first := 0, ""
+	for _, r := range chosen {
+		if r.t.Role == ir.RoleUnknown && (r.m > 0 || r.scope == ScopeRow) {
+			if n++; n == 1 {
+				first = r.t.Name
+			}
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("matrices of unknown layout: %d, such as %s, pruned along the last dimension: if the model stores [inputs, outputs], as GPT-2 does, that is across outputs and no runtime gains from it (use scope layer, or name matrices with --only)", n, first)}
+}
+
 // leave says why a tensor is left alone, or "".
 func (o *Options) leave(t *ir.Tensor) string {
 	switch {

@@ -326,6 +326,34 @@ func TestChoice(t *testing.T) {
 	}
 }
 
+// Rows and groups run along the last dimension, which may be that of the outputs where nobody said
+// otherwise: that is told, save to those who named the matrix, and where it makes no difference.
+func TestUnknownLayoutIsTold(t *testing.T) {
+	for _, c := range []struct {
+		o     prune.Options
+		names []string
+	}{
+		{prune.Options{Pattern: "2:4"}, []string{"h.0.c_fc.weight"}},
+		{prune.Options{Sparsity: 0.5, Scope: prune.ScopeRow}, []string{"h.0.c_fc.weight"}},
+		{prune.Options{Sparsity: 0.5}, nil}, // magnitude: of the whole matrix
+		{prune.Options{Pattern: "2:4", Only: []string{"h.*"}}, nil},
+		{prune.Options{Pattern: "2:4", Skip: []string{"h.*"}}, nil},
+	} {
+		x := []float32{1, 2, 3, 4, 5, 6, 7, 8}
+		m := newModel(t, newTensor(t, "layers.0.q.weight", ir.RoleAttnQ, 0, []int{2, 4}, storage.F32, x),
+			newTensor(t, "h.0.c_fc.weight", ir.RoleUnknown, -1, []int{2, 4}, storage.F32, x))
+		res := run(t, m, &prune.Magnitude{Options: c.o}, ir.Env{Threads: 1})
+		if len(res.Notes) != len(c.names) {
+			t.Errorf("%+v: notes %q", c.o, res.Notes)
+		}
+		for i, name := range c.names {
+			if !strings.Contains(res.Notes[i], name) || !strings.Contains(res.Notes[i], ": 1,") {
+				t.Errorf("%+v: notes %q do not name %s", c.o, res.Notes, name)
+			}
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	x := []float32{1, 2, 3, 4, 5, 6}
 	good := func() *ir.Model { return newModel(t, matrix(t, 2, 3, x...)) }

@@ -119,7 +119,7 @@ func (p *Wanda) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) 
 	if err != nil {
 		return nil, err
 	}
-	res := &ir.Result{Tensors: map[string]map[string]float64{}}
+	res := &ir.Result{Tensors: map[string]map[string]float64{}, Notes: p.notes(chosen)}
 	sink := stage(env, len(chosen))
 	// swap prunes tensors that share an input, given mean x^2 up to a factor.
 	swap := func(list []*request, of func(*request) []float32) error {
