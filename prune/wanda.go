@@ -26,7 +26,9 @@ type Wanda struct {
 func init() {
 	register(&Method{
 		Name: "wanda", Doc: "the weights go that matter least for the inputs they multiply", Learns: true, Scope: ScopeRow,
-		New: func(o Options, importance map[string][]float32) ir.Pass { return &Wanda{Options: o, Importance: importance} },
+		New: func(o Options, importance map[string][]float32) ir.Pass {
+			return &Wanda{Options: o, Importance: importance}
+		},
 	})
 }
 
