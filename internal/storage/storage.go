@@ -1,7 +1,8 @@
 // Package storage holds the number types that weights are stored in: how many elements a block
 // has, how many bytes, how to decode it to real values and how to encode real values into it.
-// It knows nothing of files, models or devices. Every type is one file that registers itself;
-// a new type changes no existing file.
+// It knows nothing of files, models or devices. Every type registers itself, with all that other
+// packages ask of it: containers and targets take their lists from here, so that a new type is one
+// file here and changes no other.
 //
 // Block types (q4_0, q4_k, ...) follow the layouts of ggml; see each file for the source. Blocks
 // run along a row, which is the input dimension of a weight [out,in].

@@ -15,8 +15,7 @@ import (
 )
 
 // order is the sequence in which work on weights makes sense, with the reason why each comes before
-// the next. A recipe that asks for another order is refused with that reason. (algorithms: merge ->
-// structured pruning -> fold/fuse -> rotate/scale -> mask -> quantize -> correct -> lower.)
+// the next. A recipe that asks for another order is refused with that reason.
 var order = []struct{ pass, before string }{
 	{"lora.merge", "an adapter was trained on the whole weights: merged later it would fill the zeros again and be rounded away"},
 	{"prune.", "what is pruned must be decided on exact weights, and quantization must see the weights that remain"},
