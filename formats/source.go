@@ -77,3 +77,10 @@ func (s *fileSource) MapRaw(_ ir.Part, lo, hi int) ([]byte, bool) {
 	}
 	return s.f.Bytes(s.off+int64(lo)*s.rowBytes, int64(hi-lo)*s.rowBytes)
 }
+
+// DropRaw implements ir.Mapped.
+func (s *fileSource) DropRaw(_ ir.Part, lo, hi int) {
+	if ir.CheckRange(s.rows, lo, hi) == nil {
+		s.f.Drop(s.off+int64(lo)*s.rowBytes, int64(hi-lo)*s.rowBytes)
+	}
+}

@@ -172,4 +172,7 @@ type Mapped interface {
 	// MapRaw returns rows [lo,hi) of a part as they lie in the file, or false when they are not
 	// contiguous there. The bytes are read-only and valid until the model is closed.
 	MapRaw(part Part, lo, hi int) ([]byte, bool)
+	// DropRaw gives the memory behind rows [lo,hi) of a part back, which stay valid and are read
+	// from the file again when they are touched.
+	DropRaw(part Part, lo, hi int)
 }

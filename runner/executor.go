@@ -8,6 +8,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -21,8 +22,8 @@ const walkMemory = 2 << 30
 // Executor runs models block by block for methods that need activations.
 type Executor struct{ opt Options }
 
-// NewExecutor makes an executor. Of the options it uses Threads, ISA, Memory (half of it for hidden
-// states) and Work.
+// NewExecutor makes an executor. Of the options it uses Threads, ISA, Memory (at most half of it for
+// hidden states) and Work.
 func NewExecutor(opt Options) *Executor { return &Executor{opt} }
 
 var _ ir.Executor = (*Executor)(nil)
@@ -60,10 +61,7 @@ func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) 
 	if err := executable(m, &opt); err != nil {
 		return nil, err
 	}
-	w := &walk{opt: opt, m: m, spare: opt.Memory / 2}
-	if opt.Memory <= 0 {
-		w.spare = walkMemory
-	}
+	w := &walk{opt: opt, m: m, spare: walkMemory}
 	for _, s := range sequences {
 		for i, id := range s {
 			if id < 0 || int(id) >= m.Decoder.Vocab {
@@ -76,8 +74,15 @@ func (x *Executor) Start(ctx context.Context, m *ir.Model, sequences [][]int32) 
 	if w.tokens == 0 {
 		return nil, &fault.Error{Op: "run", Err: errors.New("no calibration tokens")}
 	}
+	if opt.Memory > 0 {
+		need, err := WalkDemand(m, opt, slices.Max(w.lengths))
+		if err != nil {
+			return nil, err
+		}
+		w.spare = max(0, min(opt.Memory/2, opt.Memory-need))
+	}
 	w.e = newEngine(kernels.For(opt.ISA), opt.Threads, m.Decoder)
-	w.cache = cache{heads: m.Decoder.KVHeads, dim: m.Decoder.HeadDim}
+	w.cache = cacheFor(m.Decoder, storage.F32)
 	if err := w.embed(ctx, sequences); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
@@ -89,6 +94,9 @@ func (w *walk) embed(ctx context.Context, sequences [][]int32) error {
 	table, err := indexOf(w.m).linear(ctx, w.e.k, ir.RoleEmbedding, ir.RoleUnknown, -1)
 	if err != nil {
 		return err
+	}
+	if w.opt.Memory > 0 {
+		defer table.drop()
 	}
 	if w.x, err = w.newStates(d.Hidden); err != nil {
 		return err
@@ -229,6 +237,9 @@ func (w *walk) Next(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if w.opt.Memory > 0 {
+		h.drop()
 	}
 	w.block++
 	w.mid, w.attn, w.ffn = nil, nil, nil

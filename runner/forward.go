@@ -1,16 +1,18 @@
 package runner
 
-import "github.com/pare-dev/pare/internal/kernels"
+import (
+	"github.com/pare-dev/pare/internal/kernels"
+	"github.com/pare-dev/pare/ir"
+)
 
 // buffers hold the activations of one batch of tokens.
 type buffers struct {
 	norm, q, k, v, up []float32
 }
 
-// floats is the room that buffers take for t tokens, in numbers.
-func (e *engine) bufferFloats(t int) int {
-	d := e.d
-	return t * (d.Hidden + d.QDim() + 2*d.KVDim() + d.FFN)
+// bufferFloats is the room that buffers take for t tokens, in numbers.
+func bufferFloats(d *ir.Decoder, t int) int64 {
+	return int64(t) * int64(d.Hidden+d.QDim()+2*d.KVDim()+d.FFN)
 }
 
 // bytes is what the buffers hold at present.

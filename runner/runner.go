@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
-	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
@@ -21,42 +21,44 @@ type Options struct {
 	ISA     cpu.Level // kernels to use; empty: the best that run here
 	// Context is the most tokens of a session; 0: the context the model was trained for.
 	Context int
+	// Tokens is how many tokens all sessions together are going to hold: room for their keys and
+	// values is left in Memory. 0: it is not known.
+	Tokens int
 	// KV is the type of cached keys and values: storage.F32 (also when empty) or storage.F16.
 	KV    storage.Type
 	Batch int // tokens computed together in prefill; 0: 512, fewer where Memory is short
-	// Memory is the most bytes of heap to hold: weights that cannot be mapped, cache, activations.
-	// Mapped files do not count: the system can drop their pages. 0: no limit.
+	// Memory is the most bytes to hold: weights, on the heap and in mapped files, cache, activations.
+	// Where mapped weights do not fit, each block's pages are given back when it has been computed,
+	// and read again for the next tokens. 0: no limit.
 	Memory int64
 	// Work is the folder for hidden states of a calibration walk that do not fit in Memory; empty:
 	// the system's folder for temporary files.
 	Work string
 }
 
-const defaultBatch = 512
-
 // logitNumbers bounds the logits held at once.
 const logitNumbers = 4 << 20
 
 // Runner is a loaded model. Its sessions may be used from several goroutines; they take turns.
 type Runner struct {
-	mu     sync.Mutex // held while a session computes
-	opt    Options
-	batch  int
-	d      *ir.Decoder
-	e      *engine
-	embed  *linear
-	norm   []float32
-	head   *linear
-	blocks []*block
-	owned  int64 // heap of weights
-	mapped int64
-	cached int64 // heap of the sessions' caches
-	spec   *tokenizer.Spec
-	buf    buffers
-	hidden []float32
-	attn   []float32
-	ffn    []float32
-	logits []float32
+	mu      sync.Mutex // held while a session computes
+	opt     Options
+	batch   int
+	d       *ir.Decoder
+	e       *engine
+	embed   *linear
+	norm    []float32
+	head    *linear
+	blocks  []*block
+	weights footprint
+	tight   bool  // pages of mapped weights are given back after each block
+	cached  int64 // heap of the sessions' caches
+	spec    *tokenizer.Spec
+	buf     buffers
+	hidden  []float32
+	attn    []float32
+	ffn     []float32
+	logits  []float32
 
 	tokOnce sync.Once
 	tok     *tokenizer.Tokenizer
@@ -82,12 +84,15 @@ func Load(ctx context.Context, m *ir.Model, opt Options) (*Runner, error) {
 	if r.opt.Context <= 0 {
 		r.opt.Context = r.d.Context
 	}
-	r.e = newEngine(kernels.For(opt.ISA), opt.Threads, r.d)
-	r.batch = r.chooseBatch()
-	if err := r.checkBudget(m); err != nil {
-		r.Close()
+	var err error
+	if r.weights, err = footprintOf(m); err != nil {
 		return nil, err
 	}
+	r.batch = r.chooseBatch()
+	if err := r.checkBudget(m); err != nil {
+		return nil, err
+	}
+	r.e = newEngine(kernels.For(opt.ISA), opt.Threads, r.d)
 	if err := r.load(ctx, m); err != nil {
 		r.Close()
 		return nil, err
@@ -120,69 +125,14 @@ func executable(m *ir.Model, opt *Options) error {
 	if s := d.RopeScaling; d.RopeFactors == nil && s != nil && s.Kind != "linear" && s.Kind != "llama3" {
 		return fail(fmt.Errorf("rope scaling %q is not known", s.Kind), "")
 	}
+	if limit := cmp.Or(max(opt.Context, 0), d.Context); limit > 0 {
+		opt.Tokens = min(opt.Tokens, limit)
+	}
 	if opt.KV == "" {
 		opt.KV = storage.F32
 	}
 	if opt.KV != storage.F32 && opt.KV != storage.F16 {
 		return fail(fault.As(fault.ErrMisuse, fmt.Errorf("cache type %s", opt.KV)), "use f32 or f16")
-	}
-	return nil
-}
-
-// activationBytes is what a batch of t tokens takes in the runner's own buffers.
-func (r *Runner) activationBytes(t int) int64 {
-	d := r.d
-	rows := min(t, max(1, logitNumbers/d.Vocab))
-	return 4 * int64(r.e.bufferFloats(t)+t*(d.Hidden+d.QDim()+d.FFN)+rows*d.Vocab)
-}
-
-// workBytes is what the workers take at most for a batch of t tokens, short of very long rows.
-func (r *Runner) workBytes(t int) int64 {
-	d := r.d
-	widest := max(d.Hidden, d.QDim(), d.FFN)
-	each := max(bandNumbers, 16*widest) + min(scoreNumbers, min(queryTile, t)*d.Heads/d.KVHeads*max(r.opt.Context, t)) + pageLen*d.HeadDim
-	return 4 * int64(each) * int64(r.e.pool.threads)
-}
-
-// chooseBatch is the largest batch whose activations take at most a quarter of the budget. Results
-// do not depend on it.
-func (r *Runner) chooseBatch() int {
-	b := r.opt.Batch
-	if b <= 0 {
-		b = defaultBatch
-	}
-	for r.opt.Memory > 0 && b > 16 && r.activationBytes(b) > r.opt.Memory/4 {
-		b /= 2
-	}
-	return b
-}
-
-// checkBudget refuses a model that cannot run in opt.Memory, before anything large is allocated.
-func (r *Runner) checkBudget(m *ir.Model) error {
-	if r.opt.Memory <= 0 {
-		return nil
-	}
-	var owned int64
-	for _, t := range m.Tensors() {
-		if t.Role == ir.RoleUnknown {
-			continue
-		}
-		n, _, err := sizeOf(t)
-		if err != nil {
-			return ir.Wrap(t, "run", err)
-		}
-		owned += n
-	}
-	c := r.newCache()
-	first := int64(r.d.Layers) * c.pageBytes()
-	total := owned + r.activationBytes(r.batch) + r.workBytes(r.batch) + first
-	if total > r.opt.Memory {
-		return &fault.Error{
-			File: m.Path, Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf(
-				"needs %s (weights %s, activations of %d tokens and workers %s, cache %s a page of %d tokens), the budget is %s",
-				human.Bytes(total), human.Bytes(owned), r.batch, human.Bytes(total-owned-first), human.Bytes(first), pageLen, human.Bytes(r.opt.Memory))),
-			Hint: "raise --max-memory or use fewer threads",
-		}
 	}
 	return nil
 }
@@ -202,26 +152,29 @@ func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 			return err
 		}
 	}
-	count := func(l *linear) { r.owned, r.mapped = r.owned+l.owned, r.mapped+l.mapped }
-	count(r.embed)
-	if r.head != r.embed {
-		count(r.head)
-	}
 	for b := range r.d.Layers {
 		w, err := x.loadBlock(ctx, r.e.k, b)
 		if err != nil {
 			return err
 		}
 		r.blocks = append(r.blocks, w)
-		for _, l := range blockLinears(w) {
-			count(*l.dst)
-		}
 	}
 	return nil
 }
 
-// Close stops the workers. The sessions of a closed runner must not be used.
-func (r *Runner) Close() { r.e.pool.close() }
+// Close stops the workers and, where memory is limited, gives the pages of mapped weights back. The
+// sessions of a closed runner must not be used.
+func (r *Runner) Close() {
+	r.e.pool.close()
+	if r.opt.Memory <= 0 {
+		return
+	}
+	r.embed.drop()
+	r.head.drop()
+	for _, b := range r.blocks {
+		b.drop()
+	}
+}
 
 // Decoder describes the architecture that runs.
 func (r *Runner) Decoder() *ir.Decoder { return r.d }
@@ -249,11 +202,11 @@ func (r *Runner) MemoryBytes() int64 {
 }
 
 func (r *Runner) memory() int64 {
-	return r.owned + r.cached + r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
+	return r.weights.owned + r.cached + r.e.bytes() + r.buf.bytes() + 4*int64(cap(r.hidden)+cap(r.attn)+cap(r.ffn)+cap(r.logits))
 }
 
 // MappedBytes is the size of the weights that are used where they lie in mapped files.
-func (r *Runner) MappedBytes() int64 { return r.mapped }
+func (r *Runner) MappedBytes() int64 { return r.weights.mapped }
 
 // Tokenizer is the model's tokenizer, made at the first call.
 func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) {
@@ -267,6 +220,9 @@ func (r *Runner) Tokenizer() (*tokenizer.Tokenizer, error) {
 	return r.tok, r.tokErr
 }
 
-func (r *Runner) newCache() cache {
-	return cache{heads: r.d.KVHeads, dim: r.d.HeadDim, half: r.opt.KV == storage.F16}
+func (r *Runner) newCache() cache { return cacheFor(r.d, r.opt.KV) }
+
+// cacheFor is an empty cache of one layer.
+func cacheFor(d *ir.Decoder, kv storage.Type) cache {
+	return cache{heads: d.KVHeads, dim: d.HeadDim, half: kv == storage.F16}
 }

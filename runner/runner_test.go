@@ -378,16 +378,40 @@ func TestMemory(t *testing.T) {
 	if r.MappedBytes() == 0 && runtime.GOOS == "linux" {
 		t.Error("no weight is used in place")
 	}
-	tight := load(t, m, runner.Options{Batch: 16, Threads: 1, Context: 4096, Memory: 2 << 20})
+	tight := load(t, m, runner.Options{Batch: 16, Threads: 1, Context: 4096, Memory: 3 << 20})
 	s = tight.NewSession()
 	err := s.Append(ctx, make([]int32, 4000), runner.WantLast, nil)
 	if !errors.Is(err, fault.ErrBudget) {
-		t.Errorf("32 pages of 128 KiB in 2 MiB: %v", err)
+		t.Errorf("32 pages of 128 KiB in 3 MiB: %v", err)
 	}
 	if s.Pos() == 0 || s.Pos()%16 != 0 {
 		t.Errorf("%d tokens held after the refusal, want those of the finished batches", s.Pos())
 	}
-	if held := tight.MemoryBytes(); held > 2<<20 {
-		t.Errorf("%d bytes held in a budget of 2 MiB", held)
+	if held := tight.MemoryBytes(); held > 3<<20 {
+		t.Errorf("%d bytes held in a budget of 3 MiB", held)
+	}
+}
+
+// With the least memory that Demand names, where pages are given back after every block, the logits
+// are the same bits; with less, the model is refused before it runs.
+func TestLeastMemory(t *testing.T) {
+	for _, name := range []string{"llama", "qwen2"} {
+		dir := filepath.Join(architectures, name)
+		m := open(t, dir)
+		ids, _ := tokensOf(t, filepath.Join(dir, "reference.safetensors"), "input_ids")
+		opt := runner.Options{Threads: 2, Context: 64, Tokens: 48}
+		least, err := runner.Demand(m, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := logitsOf(t, load(t, m, opt), ids[:48])
+		opt.Memory = least
+		if got := logitsOf(t, load(t, m, opt), ids[:48]); !slices.Equal(got, want) {
+			t.Errorf("%s: other logits in %d bytes", name, least)
+		}
+		opt.Memory = least - 1
+		if _, err := runner.Load(context.Background(), m, opt); !errors.Is(err, fault.ErrBudget) {
+			t.Errorf("%s: loaded in less than the least: %v", name, err)
+		}
 	}
 }

@@ -103,9 +103,12 @@ func (s *Session) reserve(n int) error {
 			grow += int64(pages) * c.pageBytes()
 		}
 	}
-	if r.opt.Memory > 0 && grow > 0 && r.memory()+grow > r.opt.Memory {
-		return &fault.Error{Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf("the cache of %d tokens needs %s more, %s of %s are in use",
-			n, human.Bytes(grow), human.Bytes(r.memory()), human.Bytes(r.opt.Memory))), Hint: "raise --max-memory or shorten the text"}
+	if r.opt.Memory > 0 && grow > 0 {
+		r.tight = r.tight || r.memory()+r.weights.mapped+grow > r.opt.Memory
+		if held := r.memory() + r.pages(); held+grow > r.opt.Memory {
+			return &fault.Error{Op: "run", Err: fault.As(fault.ErrBudget, fmt.Errorf("the cache of %d tokens needs %s more, %s of %s are in use",
+				n, human.Bytes(grow), human.Bytes(held), human.Bytes(r.opt.Memory))), Hint: "raise --max-memory or shorten the text"}
+		}
 	}
 	for i := range s.layer {
 		s.layer[i].grow(n)
@@ -137,6 +140,9 @@ func (s *Session) forward(ctx context.Context, tokens []int32) error {
 			r.embed.lookup(x.Row(i), int(tokens[i]))
 		}
 	})
+	if r.tight {
+		r.embed.drop()
+	}
 	r.e.place(s.pos, t)
 	for i, b := range r.blocks {
 		if err := ctx.Err(); err != nil {
@@ -146,6 +152,9 @@ func (s *Session) forward(ctx context.Context, tokens []int32) error {
 		r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
 		r.e.expand(b, &r.buf, ffn, x)
 		r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
+		if r.tight {
+			b.drop()
+		}
 		if s.OnBlock != nil {
 			s.OnBlock(i, x.Data[:t*d.Hidden], t, d.Hidden)
 		}
@@ -166,6 +175,9 @@ func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos in
 		r.e.norm(norm, kernels.View(r.hidden[lo*d.Hidden:], rows, d.Hidden), r.norm)
 		out := kernels.View(need(&r.logits, rows*d.Vocab), rows, d.Vocab)
 		r.e.matmul(norm, nil, product{w: r.head, dst: out})
+		if r.tight {
+			r.head.drop()
+		}
 		if fn == nil {
 			continue
 		}

@@ -26,6 +26,18 @@ func (h handles) attn() []*ir.Tensor { return h[:len(attnRoles)] }
 func (h handles) mid() []*ir.Tensor  { return h[:len(attnRoles)+len(midRoles)] }
 func (h handles) ffn() []*ir.Tensor  { return h[:len(attnRoles)+len(midRoles)+len(ffnRoles)] }
 
+// drop gives the pages of mapped files behind the block's weights back.
+func (h handles) drop() {
+	for _, t := range h {
+		if t == nil {
+			continue
+		}
+		if m, ok := t.Data.(ir.Mapped); ok {
+			m.DropRaw(ir.PartData, 0, t.Rows())
+		}
+	}
+}
+
 // handles lists the tensors of the current block as the model has them now, and all by their roles.
 func (w *walk) handles() (index, handles) {
 	x := indexOf(w.m)

@@ -25,6 +25,14 @@ type linear struct {
 	side       *ir.LowRank
 	owned      int64 // bytes of heap behind it
 	mapped     int64 // bytes of mapped files behind it
+	file       ir.Mapped
+}
+
+// drop gives the pages of the mapped file back until the weight is used again.
+func (l *linear) drop() {
+	if l != nil && l.file != nil {
+		l.file.DropRaw(ir.PartData, 0, l.rows)
+	}
 }
 
 // readBand bounds how much is asked from a source at a time: derived sources hold a decoded copy of
@@ -114,6 +122,7 @@ func (l *linear) loadData(ctx context.Context, k *kernels.Set, t *ir.Tensor) err
 	total := rowBytes * int64(l.rows)
 	if raw, ok := mapWhole(t); ok {
 		l.raw, l.mapped = raw, total
+		l.file, _ = t.Data.(ir.Mapped)
 	} else {
 		l.raw, l.owned = make([]byte, total), total
 		for _, b := range ir.Bands(l.rows, int64(l.cols)*4, readBand) {
@@ -302,6 +311,13 @@ func (x index) loadBlock(ctx context.Context, k *kernels.Set, b int) (*block, er
 		}
 	}
 	return w, nil
+}
+
+// drop gives the pages of the block's weights back.
+func (b *block) drop() {
+	for _, l := range blockLinears(b) {
+		(*l.dst).drop()
+	}
 }
 
 // blockLinear ties a place in a block to its roles.

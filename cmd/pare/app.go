@@ -16,6 +16,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/progress"
 )
 
@@ -37,6 +38,7 @@ type app struct {
 	noColor    bool
 	threads    int
 	maxMemory  size
+	budget     budget
 	work       string
 	seed       uint64
 	isa        string
@@ -93,6 +95,7 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 	root.SetErr(a.err)
 	err := root.ExecuteContext(ctx)
 	a.stopProgress()
+	a.overrun()
 	if err == nil && out.err != nil {
 		err = &fault.Error{File: "stdout", Err: unpath(out.err), Hint: "the result was not written: give it a place to go"}
 	}
@@ -210,6 +213,10 @@ func (a *app) ready(cmd *cobra.Command) error {
 	if a.threads < 0 {
 		return flagFault("threads", misusef("%d is not a number of threads; 0 means all cores", a.threads))
 	}
+	if err := proc.Afford("", proc.Program, int64(a.maxMemory), ""); err != nil {
+		return err
+	}
+	proc.LimitMemory(int64(a.maxMemory), 0)
 	f := cmd.Flags()
 	a.seedIsSet, a.memIsSet, a.workIsSet, a.threadsSet = f.Changed("seed"), f.Changed("max-memory"), f.Changed("work"), f.Changed("threads")
 	return nil

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,11 +36,19 @@ models are measured in turns, so that a machine that slows down slows both, and 
 		Example: `  pare bench books-q4_0.gguf --vs books-llama/model --prompt 128 --generate 32 --repeat 5`,
 		Args:    exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Runner = runner.Options{Threads: a.threads, ISA: a.level, Memory: int64(a.maxMemory), Work: a.work}
+			err := checkBench(&o)
+			if err != nil {
+				return err
+			}
 			o.Limit, o.Progress = limit, a.progressSink()
 			subjects := []bench.Subject{a.subject(args[0], o)}
+			a.budget.shares = 2 // the model, and what the bandwidth is measured on
 			if vs != "" {
+				a.budget.shares = 3
 				subjects = append(subjects, a.subject(vs, o))
+			}
+			if o.Runner, err = a.benchOptions(cmd.Context(), subjects, o); err != nil {
+				return err
 			}
 			r, err := bench.Run(cmd.Context(), o, subjects...)
 			if err != nil {
@@ -61,6 +72,33 @@ models are measured in turns, so that a machine that slows down slows both, and 
 	return c
 }
 
+// checkBench refuses numbers that measure nothing.
+func checkBench(o *bench.Options) error {
+	return errors.Join(atLeast("prompt", o.Prompt, 1), atLeast("generate", o.Generate, 1), atLeast("repeat", o.Rounds, 1))
+}
+
+// benchOptions are how the models are run, once it is known that all of them fit.
+func (a *app) benchOptions(ctx context.Context, subjects []bench.Subject, o bench.Options) (runner.Options, error) {
+	opt := runner.Options{Threads: a.threads, ISA: a.level, Context: o.Prompt + o.Generate, Tokens: o.Prompt + o.Generate, Work: a.work}
+	if a.maxMemory <= 0 {
+		return opt, nil
+	}
+	models := make([]*ir.Model, len(subjects))
+	for i, s := range subjects {
+		m, err := s.Open(ctx)
+		if err != nil {
+			return opt, err
+		}
+		defer m.Close() // measuring opens it itself
+		models[i] = m
+	}
+	if err := a.affordRun("bench", 0, opt, models...); err != nil {
+		return opt, err
+	}
+	opt.Memory = a.share()
+	return opt, nil
+}
+
 // subject is a model to measure; its peak memory is that of a process of its own.
 func (a *app) subject(path string, o bench.Options) bench.Subject {
 	return bench.Subject{
@@ -72,9 +110,17 @@ func (a *app) subject(path string, o bench.Options) bench.Subject {
 				return 0, err
 			}
 			cmd := exec.CommandContext(ctx, exe, "peak", path, "--prompt", strconv.Itoa(o.Prompt), "--generate", strconv.Itoa(o.Generate),
-				"-j", strconv.Itoa(a.threads), "--isa", string(a.level))
+				"-j", strconv.Itoa(a.threads), "--isa", string(a.level), "--quiet")
+			if a.maxMemory > 0 {
+				cmd.Args = append(cmd.Args, "--max-memory", strconv.FormatInt(int64(a.maxMemory), 10))
+			}
+			var said bytes.Buffer
+			cmd.Stderr = &said
 			out, err := cmd.Output()
 			if err != nil {
+				if text := strings.TrimSpace(said.String()); text != "" {
+					err = errors.New(strings.TrimPrefix(text, "pare: ")) // what the process said says more than its code
+				}
 				return 0, &fault.Error{File: path, Op: "peak memory", Err: err}
 			}
 			var got peak
@@ -97,7 +143,7 @@ func (a *app) peakCmd() *cobra.Command {
 		Hidden: true,
 		Args:   exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := a.load(cmd.Context(), args[0], runner.Options{})
+			l, err := a.load(cmd.Context(), args[0], runner.Options{Tokens: prompt + generate})
 			if err != nil {
 				return err
 			}
@@ -139,10 +185,19 @@ func spread(s bench.Spread) string {
 
 func benchText(w io.Writer, r *bench.Result, t *table) {
 	m := r.Machine
-	fmt.Fprintf(w, "%s, %s kernels, %s, reads %.1f GB/s; prompt of %d tokens, %d generated, %s\n", m.CPU, m.ISA, plural(m.Threads, "thread"), m.ReadGBps, r.Prompt, r.Generate, plural(r.Rounds, "round"))
+	fmt.Fprintf(w, "%s, %s kernels, %s, %s; prompt of %d tokens, %d generated, %s\n", m.CPU, m.ISA, plural(m.Threads, "thread"), reads(m.ReadGBps), r.Prompt, r.Generate, plural(r.Rounds, "round"))
 	_ = t.text(w) // a closed stdout is found by the next write
 	if q := r.Ratio; q != nil {
 		fmt.Fprintf(w, "first over second: prefill %s (95 %%: %.2f to %.2f)  decode %s (95 %%: %.2f to %.2f)  load %s  memory %s\n",
 			times(q.Prefill), q.PrefillLower95, q.PrefillUpper95, times(q.Decode), q.DecodeLower95, q.DecodeUpper95, times(q.Load), times(q.RSS))
 	}
+}
+
+// reads spells the bandwidth of memory, which is not measured where --max-memory leaves less than
+// caches hold.
+func reads(gbps float64) string {
+	if gbps == 0 {
+		return "bandwidth not measured: it takes more memory"
+	}
+	return fmt.Sprintf("reads %.1f GB/s", gbps)
 }

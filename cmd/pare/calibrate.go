@@ -11,6 +11,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner"
@@ -103,7 +104,19 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 		}
 		sequences = append(sequences, s)
 	}
-	ex := runner.NewExecutor(runner.Options{Threads: a.threads, ISA: a.level, Memory: int64(a.maxMemory), Work: a.work})
+	opt := runner.Options{Threads: a.threads, ISA: a.level, Work: a.work}
+	if a.maxMemory > 0 {
+		need, err := runner.WalkDemand(m, opt, chunk)
+		if err != nil {
+			return nil, inFile(path, err)
+		}
+		if err := a.afford("calibrate", need); err != nil {
+			return nil, err
+		}
+		opt.Memory = a.share()
+		proc.LimitMemory(int64(a.maxMemory), min(m.FileBytes, need))
+	}
+	ex := runner.NewExecutor(opt)
 	s, err := quantize.Calibrate(ctx, m, ex, sequences, quantize.CalibrateOptions{Head: head, Datasets: []string{textName(texts)}, Progress: a.progressSink()})
 	return s, inFile(path, err)
 }

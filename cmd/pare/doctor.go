@@ -66,7 +66,7 @@ func (a *app) doctorCmd() *cobra.Command {
 }
 
 func (a *app) diagnose(ctx context.Context) (*diagnosis, error) {
-	read, err := readSpeed(ctx, a.threads)
+	read, err := readSpeed(ctx, a.threads, a.share())
 	if err != nil {
 		return nil, err
 	}
@@ -148,8 +148,11 @@ func found(programs ...string) []string {
 
 // readSpeed measures how fast all threads together read memory, in GB/s: the ceiling of generating
 // text, which reads every weight once for every token.
-func readSpeed(ctx context.Context, threads int) (float64, error) {
-	const words = 32 << 20 // 256 MiB, far beyond any cache
+func readSpeed(ctx context.Context, threads int, most int64) (float64, error) {
+	words := 32 << 20 // 256 MiB, far beyond any cache
+	if most > 0 {
+		words = int(min(int64(words), most/8))
+	}
 	buf := make([]uint64, words)
 	for i := 0; i < words; i += 512 {
 		buf[i] = uint64(i) // touch every page, so that reading is reading and not zeroing

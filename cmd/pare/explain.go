@@ -49,6 +49,7 @@ ORIGINAL that is named stands for itself: when adapters were merged, name the me
 
 func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top int) error {
 	pkg := args[len(args)-1]
+	a.budget.shares = 2
 	orig, original, err := a.origin(ctx, args)
 	if err != nil {
 		return err
@@ -59,6 +60,10 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 		return err
 	}
 	defer made.Close()
+	run := runner.Options{Tokens: fl.context}
+	if err := a.affordRun("explain", largestBlock(orig), run, orig, made); err != nil {
+		return err
+	}
 	tok, err := tokenizerOf(orig, original)
 	if err != nil {
 		return err
@@ -79,7 +84,7 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 	sink.Stage("try", 0, "models")
 	load := func(m *ir.Model) (*runner.Runner, error) {
 		sink.Add(1)
-		return a.execute(ctx, m, runner.Options{})
+		return a.execute(ctx, m, run)
 	}
 	e, err := verify.Explain(ctx, orig, made, load, tokens, verify.ExplainOptions{Options: opt})
 	if err != nil {
@@ -93,6 +98,19 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 		lines = append(lines, l)
 	}
 	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t, name) }})
+}
+
+// largestBlock is what a block of the original takes when it is put back and cannot be used where it
+// lies, for the package orders its rows otherwise.
+func largestBlock(m *ir.Model) (most int64) {
+	sum := map[int]int64{}
+	for _, t := range m.Tensors() {
+		if n, err := t.Bytes(); err == nil && t.Block >= 0 {
+			sum[t.Block] += n
+			most = max(most, sum[t.Block])
+		}
+	}
+	return most
 }
 
 func explainTable(e *verify.Explanation, top int) *table {

@@ -150,10 +150,14 @@ func shortened(v any) any {
 
 // scan reads every weight once and adds what is wrong to the problems.
 func (a *app) scan(ctx context.Context, m *ir.Model, o *inspection) error {
+	band, err := a.scanBand(m)
+	if err != nil {
+		return err
+	}
 	sink := a.progressSink()
 	sink.Stage("read", o.Bytes, "bytes")
 	for i, t := range m.Tensors() {
-		h, err := health(ctx, t, a.threads)
+		h, err := health(ctx, t, a.threads, band)
 		if err != nil {
 			return err
 		}
@@ -170,12 +174,29 @@ func (a *app) scan(ctx context.Context, m *ir.Model, o *inspection) error {
 // healthOf counts what should not be in weights.
 type healthOf struct{ nan, inf, nonzero, groups, flat int64 }
 
-const scanBytes = 8 << 20 // of decoded values held by one thread
+// scanBytes is decoded values held by one thread, where memory is not limited.
+const scanBytes = 8 << 20
+
+// scanBand is how much each thread decodes at a time: less where memory is limited, but one row.
+func (a *app) scanBand(m *ir.Model) (int64, error) {
+	a.budget.shares = int64(2 * par.Threads(a.threads)) // a band is read, then decoded
+	row := int64(0)
+	for _, t := range m.Tensors() {
+		row = max(row, 4*int64(t.Cols()))
+	}
+	if err := a.afford("inspect", row); err != nil {
+		return 0, err
+	}
+	if most := a.share(); most > 0 {
+		return min(scanBytes, most), nil
+	}
+	return scanBytes, nil
+}
 
 // health reads a tensor in bands, several at a time.
-func health(ctx context.Context, t *ir.Tensor, threads int) (sum healthOf, err error) {
+func health(ctx context.Context, t *ir.Tensor, threads int, band int64) (sum healthOf, err error) {
 	cols := t.Cols()
-	rows := max(1, scanBytes/4/max(cols, 1))
+	rows := max(1, int(band)/4/max(cols, 1))
 	info, _ := storage.Lookup(t.Type)
 	var mu sync.Mutex
 	err = par.Range(ctx, threads, t.Rows(), rows, func(_, lo, hi int) error {

@@ -19,6 +19,9 @@ import (
 // checked.
 func (a *app) openModel(ctx context.Context, path string) (*ir.Model, error) {
 	m, _, err := pack.OpenAny(ctx, path, nil)
+	if err == nil {
+		a.budget.opened(path, m)
+	}
 	return m, err
 }
 
@@ -40,6 +43,39 @@ func (a *app) load(ctx context.Context, path string, opt runner.Options) (*loade
 	if err != nil {
 		return nil, err
 	}
+	a.budget.shares = 1
+	if err := a.affordRun("run", 0, opt, m); err != nil {
+		return nil, errors.Join(inFile(path, err), m.Close())
+	}
+	return a.prepare(ctx, path, m, opt)
+}
+
+// loadPair opens two models and prepares them to run side by side.
+func (a *app) loadPair(ctx context.Context, op string, opt runner.Options, first, second string) (x, y *loaded, err error) {
+	a.budget.shares = 2
+	m, err := a.openModel(ctx, first)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := a.openModel(ctx, second)
+	if err != nil {
+		return nil, nil, errors.Join(err, m.Close())
+	}
+	if err := a.affordRun(op, 0, opt, m, n); err != nil {
+		return nil, nil, errors.Join(err, m.Close(), n.Close())
+	}
+	if x, err = a.prepare(ctx, first, m, opt); err != nil {
+		return nil, nil, errors.Join(err, n.Close())
+	}
+	if y, err = a.prepare(ctx, second, n, opt); err != nil {
+		x.Close()
+		return nil, nil, err
+	}
+	return x, y, nil
+}
+
+// prepare makes an open model ready for execution, and closes it when that fails.
+func (a *app) prepare(ctx context.Context, path string, m *ir.Model, opt runner.Options) (*loaded, error) {
 	r, err := a.execute(ctx, m, opt)
 	if err != nil {
 		return nil, errors.Join(inFile(path, err), m.Close())
@@ -66,7 +102,8 @@ func tokenizerOf(m *ir.Model, path string) (*tokenizer.Tokenizer, error) {
 
 // execute prepares an open model for execution with the options that every verb has.
 func (a *app) execute(ctx context.Context, m *ir.Model, opt runner.Options) (*runner.Runner, error) {
-	opt.Threads, opt.ISA, opt.Memory, opt.Work = a.threads, a.level, int64(a.maxMemory), a.work
+	opt.Threads, opt.ISA, opt.Work = a.threads, a.level, a.work
+	opt.Memory = a.share()
 	return runner.Load(ctx, m, opt)
 }
 

@@ -98,24 +98,30 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 	if err := fl.sampling.Check(); err != nil {
 		return err
 	}
-	l, err := a.load(ctx, path, runner.Options{Context: fl.context, KV: storage.Type(fl.kv.value)})
+	if p := fl.sampling.RepetitionPenalty; p <= 0 {
+		return flagFault("repetition-penalty", misusef("%g is no factor; 1 changes nothing", p))
+	}
+	if err := errors.Join(atLeast("generate", fl.n, 0), atLeast("context", fl.context, 0), atLeast("top-k", fl.sampling.TopK, 0)); err != nil {
+		return err
+	}
+	prompt, text := fl.tokens, fl.prompt
+	if text == "-" {
+		b, err := io.ReadAll(a.in)
+		if err != nil {
+			return err
+		}
+		text = string(b)
+	}
+	const special = 8 // tokens that a tokenizer puts around a text; the others stand for a byte or more each
+	l, err := a.load(ctx, path, runner.Options{Context: fl.context, KV: storage.Type(fl.kv.value), Tokens: len(prompt) + len(text) + special + fl.n})
 	if err != nil {
 		return err
 	}
 	defer l.Close()
-	prompt := fl.tokens
 	if len(prompt) == 0 {
 		tok, err := l.tokenizer(path)
 		if err != nil {
 			return err
-		}
-		text := fl.prompt
-		if text == "-" {
-			b, err := io.ReadAll(a.in)
-			if err != nil {
-				return err
-			}
-			text = string(b)
 		}
 		if prompt, err = tok.Encode(text, tokenizer.EncodeOptions{AddSpecial: true, ParseSpecial: fl.special}); err != nil {
 			return inFile(path, err)
@@ -167,7 +173,7 @@ func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.G
 		}
 	}
 	start := time.Now()
-	finish, err := s.Generate(ctx, prompt, gen, func(id int32) error {
+	write := func(id int32) error {
 		if len(g.Tokens) == 0 {
 			g.PrefillS = time.Since(start).Seconds()
 			start = time.Now()
@@ -178,7 +184,14 @@ func (a *app) generate(ctx context.Context, path string, l *loaded, gen runner.G
 			piece = stream.Next(id)
 		}
 		return emit(id, piece)
-	})
+	}
+	var finish runner.Finish
+	var err error
+	if n > 0 {
+		finish, err = s.Generate(ctx, prompt, gen, write)
+	} else { // 0 asks Generate for as much as the context holds
+		err = s.Append(ctx, prompt, runner.WantNone, nil)
+	}
 	if finish != "" {
 		g.Finish = string(finish)
 	}

@@ -114,3 +114,11 @@ func completeWith(cmd *cobra.Command, flag string, fn func(*cobra.Command, []str
 		panic("pare: completion of --" + flag + ": " + err.Error()) // a bug: no such flag
 	}
 }
+
+// atLeast refuses a number on the command line that is too small to mean anything.
+func atLeast(flag string, n, least int) error {
+	if n >= least {
+		return nil
+	}
+	return flagFault(flag, misusef("%d is too few; take %d or more", n, least))
+}

@@ -76,15 +76,11 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 			return misuse("gate on it in pare build, or measure with pare bench", "verify does not time the models: it cannot judge %s", name)
 		}
 	}
-	orig, err := a.load(ctx, original, runner.Options{})
+	orig, made, err := a.loadPair(ctx, "verify", runner.Options{Tokens: fl.context}, original, pkg)
 	if err != nil {
 		return err
 	}
 	defer orig.Close()
-	made, err := a.load(ctx, pkg, runner.Options{})
-	if err != nil {
-		return err
-	}
 	defer made.Close()
 	tokens, opt, err := a.verifyTokens(orig, original, fl)
 	if err != nil {

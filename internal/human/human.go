@@ -31,6 +31,16 @@ func Bytes(n int64) string {
 	return digits(v) + " " + unit
 }
 
+// BytesUp is Bytes rounded up, for what is at least needed: the size that is read back is enough.
+func BytesUp(n int64) string {
+	for x := n; ; x += max(1, n/1000) {
+		text := Bytes(x)
+		if back, err := ParseSize(text); err != nil || back >= n {
+			return text
+		}
+	}
+}
+
 // Count spells a number of things with a decimal unit: "6.82 M", "399".
 func Count(n int64) string {
 	if n < 0 {

@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"sync"
+	"sync/atomic"
 )
 
 // File is an open file of fixed size. Its methods are safe for concurrent use, Close excepted.
@@ -19,6 +20,7 @@ type File struct {
 
 	once sync.Once
 	data []byte // nil when the system cannot map the file
+	used atomic.Bool
 }
 
 // ErrNotFile is the reason when a path names a folder, pipe or device.
@@ -75,12 +77,24 @@ func (f *File) Bytes(off, n int64) ([]byte, bool) {
 	f.once.Do(func() {
 		if f.size > 0 && f.size <= math.MaxInt {
 			f.data, _ = mapFile(f.f, int(f.size)) // without a mapping the caller reads instead
+			f.used.Store(f.data != nil)
 		}
 	})
 	if f.data == nil {
 		return nil, false
 	}
 	return f.data[off : off+n : off+n], true
+}
+
+// Drop gives the memory behind [off,off+n) of the mapping back. Views stay valid: what is touched
+// again is read again. It does nothing where the system has no such call.
+func (f *File) Drop(off, n int64) {
+	if !f.used.Load() || off < 0 || n <= 0 || off > f.size-n {
+		return
+	}
+	page := int64(os.Getpagesize())
+	off, n = off/page*page, n+off%page
+	drop(f.data[off : off+n : off+n])
 }
 
 // Close unmaps and closes the file; views become invalid.

@@ -40,6 +40,12 @@ func TestFile(t *testing.T) {
 			t.Errorf("Bytes %v outside the file", r)
 		}
 	}
+	for _, r := range [][2]int64{{0, size}, {4097, 3}, {-1, 5}, {size, 1}, {0, 1 << 62}} {
+		f.Drop(r[0], r[1]) // also of ranges that are none
+	}
+	if view, ok := f.Bytes(0, size); ok && !bytes.Equal(view, want) {
+		t.Error("a view differs after its pages were given back")
+	}
 	if _, ok := f.Bytes(1<<63-1, 1<<63-1); ok {
 		t.Error("a range whose end overflows was mapped")
 	}

@@ -26,3 +26,8 @@ func mapFile(f *os.File, size int) ([]byte, error) {
 func unmap(b []byte) error {
 	return windows.UnmapViewOfFile(uintptr(unsafe.Pointer(unsafe.SliceData(b))))
 }
+
+// drop takes pages out of the working set: unlocking pages that were never locked does that.
+func drop(b []byte) {
+	_ = windows.VirtualUnlock(uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+}

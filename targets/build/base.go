@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/pare-dev/pare/formats"
-	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/internal/tokenizer"
@@ -122,8 +121,7 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 	if e.src.Decoder == nil || ids == nil {
 		return &report.Merge{Verdict: report.None, Notes: []string{"not proved: it takes a model that can be run and a text"}}, nil
 	}
-	if heap := mergedHeap(e); e.single && heap > e.heapFor() {
-		why := fmt.Sprintf("not proved: the merged weights would take %s of memory", human.Bytes(heap))
+	if why := e.unproved(); why != "" {
 		e.note("merge " + why)
 		return &report.Merge{Verdict: report.None, Notes: []string{why}}, nil
 	}
@@ -134,12 +132,13 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 	n := min(proofTokens/2, e.src.Decoder.Context)
 	seqs := sequences(ids.ids[:min(len(ids.ids), proofTokens)], n, e.src.Tokenizer)
 	e.meter.Stage("prove", 0, "tokens")
-	a, err := e.load(ctx, attached, 2)
+	defer e.mapping(2)()
+	a, err := e.load(ctx, attached)
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
-	b, err := e.load(ctx, e.ref, 2)
+	b, err := e.load(ctx, e.ref)
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +151,11 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 	return m, p.Err()
 }
 
-// load prepares a model to run beside share-1 others.
-func (e *engine) load(ctx context.Context, m *ir.Model, share int64) (*runner.Runner, error) {
-	return runner.Load(ctx, m, runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.memory() / share})
+// load prepares a model to run beside another one.
+func (e *engine) load(ctx context.Context, m *ir.Model) (*runner.Runner, error) {
+	o := e.runOptions()
+	o.Memory = e.runMemory()
+	return runner.Load(ctx, m, o)
 }
 
 // session fits a runner's session to what the proof asks for.
@@ -178,6 +179,7 @@ func (e *engine) apply(ctx context.Context, p ir.Pass, m *ir.Model, env ir.Env) 
 		if e.calib != nil {
 			env.Tokens = sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer)
 		}
+		defer e.mapping(1)()
 		env.Executor = runner.NewExecutor(runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.passMemory(), Work: env.Work})
 	}
 	res, err := p.Apply(ctx, m, plan, env)
@@ -233,6 +235,7 @@ func (e *engine) importance(ctx context.Context) (map[string][]float32, error) {
 	var done struct{}
 	if !st.load(&done) {
 		err := e.timed("calibrate", "", func() (bool, error) {
+			defer e.mapping(1)()
 			ex := runner.NewExecutor(runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.passMemory(), Work: st.dir})
 			stats, err := quantize.Calibrate(ctx, e.base, ex, sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer),
 				quantize.CalibrateOptions{Head: true, Datasets: []string{e.calib.Name}, Progress: e.meter})

@@ -31,9 +31,10 @@ func (e *engine) blame(ctx context.Context, j *job, m *ir.Model) error {
 	}
 	return e.timed("explain", j.t.Name, func() (bool, error) {
 		e.meter.Stage("explain "+j.t.Name, 0, "models")
+		defer e.mapping(2)()
 		load := func(m *ir.Model) (*runner.Runner, error) {
 			e.meter.Add(1)
-			return e.load(ctx, m, 2)
+			return e.load(ctx, m)
 		}
 		ex, err := verify.Explain(ctx, e.ref, m, load, e.check.ids, verify.ExplainOptions{
 			Options: verify.Options{Context: e.r.Verify.Context, Chunks: 1, BOS: bos(e.src.Tokenizer), TextHash: e.check.SHA256, Progress: progress.Discard},

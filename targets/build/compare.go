@@ -152,12 +152,13 @@ func usualKL(bits float64, parameters int64) float64 {
 // measure runs both models side by side. While an accuracy gate cannot tell, the sample is doubled,
 // up to the cap.
 func (e *engine) measure(ctx context.Context, m *ir.Model, j *job, limits verify.Limits) (*verify.Result, error) {
-	a, err := e.load(ctx, e.ref, 2)
+	defer e.mapping(2)()
+	a, err := e.load(ctx, e.ref)
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
-	b, err := e.load(ctx, m, 2)
+	b, err := e.load(ctx, m)
 	if err != nil {
 		return nil, err
 	}

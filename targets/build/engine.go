@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -262,34 +261,6 @@ func (m *meter) sum() (int64, string) {
 	defer m.mu.Unlock()
 	m.settle()
 	return m.most, m.what
-}
-
-// Memory. Of --max-memory the process itself takes overhead: code, catalogue, the collector's slack.
-// What remains is shared out; zero means no limit was asked.
-const overhead = 48 << 20
-
-func (e *engine) memory() int64 {
-	if e.o.MaxMemory <= 0 {
-		return 0
-	}
-	return max(1<<20, e.o.MaxMemory-overhead)
-}
-
-// streamMemory is for buffers of what is written; sources behind them hold about as much again for
-// each band they derive.
-func (e *engine) streamMemory() int64 { return e.memory() / 4 }
-
-// passMemory is for one pass at work.
-func (e *engine) passMemory() int64 { return e.memory() / 2 }
-
-// limitMemory makes the collector keep the process below --max-memory, and returns what undoes it.
-func (e *engine) limitMemory() (undo func()) {
-	if e.o.MaxMemory <= 0 {
-		return func() {}
-	}
-	// the limit covers what the runtime maps, not the program's own pages
-	old := debug.SetMemoryLimit(max(16<<20, e.o.MaxMemory-overhead/2))
-	return func() { debug.SetMemoryLimit(old) }
 }
 
 // env is what passes work with.

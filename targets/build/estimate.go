@@ -1,7 +1,6 @@
 package build
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -10,12 +9,14 @@ import (
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir"
-	"github.com/pare-dev/pare/targets/recipe"
 )
 
 // estimate fills in memory, disk and time, and refuses what cannot be kept.
 func (e *engine) estimate(m *ir.Model, jobs []*job) error {
-	memory, least := e.estimateMemory(m, jobs)
+	memory, least, err := e.estimateMemory(m, jobs)
+	if err != nil {
+		return err
+	}
 	rep := e.rep
 	rep.PlannedMemoryBytes = memory
 	if rep.Planned {
@@ -40,12 +41,7 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	}
 	rep.EstimateS = e.estimateTime(m, jobs)
 	var errs []error
-	if most := e.o.MaxMemory; most > 0 && least > most {
-		errs = append(errs, &fault.Error{
-			Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("the work takes at least %s of memory, --max-memory is %s", human.Bytes(least), human.Bytes(most))),
-			Hint: "raise --max-memory, use fewer threads, or leave out what runs the model ([verify] off = true)",
-		})
-	}
+	errs = append(errs, proc.Afford("plan", least, e.o.MaxMemory, e.memoryHint(jobs)))
 	need, limit := rep.DiskBytes+rep.WorkBytes, e.o.MaxDisk
 	if limit == 0 {
 		limit = proc.FreeDisk(existing(e.workDir()))
@@ -113,122 +109,4 @@ func (e *engine) gptqFlops(m *ir.Model) (f float64) {
 		}
 	}
 	return f + 2*2*n*float64(m.Parameters())
-}
-
-// estimateMemory is the expected peak, and the least that the work can be done in. Without a limit
-// the collector lets about half as much garbage again pile up; with one it collects earlier, and
-// buffers shrink to fit.
-func (e *engine) estimateMemory(m *ir.Model, jobs []*job) (peak, least int64) {
-	threads := int64(e.o.Threads)
-	var row, block, widest int64 // bytes of the widest row and the largest block in f32; columns of the widest layer
-	blocks := map[int]int64{}
-	for _, t := range m.Tensors() {
-		row = max(row, int64(t.Cols())*4)
-		if t.Block >= 0 {
-			blocks[t.Block] += t.Elems() * 4
-			block = max(block, blocks[t.Block])
-		}
-		if t.Role.Linear() {
-			widest = max(widest, int64(t.Cols()))
-		}
-	}
-	stream := e.streamMemory()
-	if stream == 0 {
-		stream = ir.DefaultStreamMemory
-	}
-	least = overhead + 4*threads*row
-	heap := min(stream, e.rep.Source.Bytes) + 4*threads*row
-	if e.check != nil && e.src.Decoder != nil {
-		act := e.activations()
-		least = max(least, overhead+2*act)
-		ref := mergedHeap(e)
-		if e.spillsReference() {
-			ref = 0
-		}
-		heap = max(heap, 2*act+ref)
-	}
-	if e.src.Decoder != nil && (needsRun(e.r) || measures(e.r, jobs)) {
-		act := e.activations()
-		least = max(least, overhead+act+block)
-		heap = max(heap, act+block+20*widest*widest+e.states())
-	}
-	if e.src.Decoder != nil && !e.r.Bench.Off {
-		heap = max(heap, e.activations()+benchMemory)
-	}
-	if most := e.o.MaxMemory; most > 0 {
-		return max(least, min(overhead+heap, most)), least
-	}
-	return overhead + heap*3/2, least
-}
-
-// benchMemory is what the measurement of memory bandwidth reads, where there is no limit.
-const benchMemory = 256 << 20
-
-// states is the hidden states of the calibration tokens that a walk keeps: the residual stream, and
-// the inputs of the second or the fourth stage of a block.
-func (e *engine) states() int64 {
-	if e.calib == nil {
-		return 0
-	}
-	d := e.src.Decoder
-	n := int64(e.calib.Tokens) * int64(d.Hidden+max(d.QDim(), d.FFN)) * 4
-	if mem := e.passMemory(); mem > 0 {
-		n = min(n, mem/2) // the rest is spilled
-	}
-	return n
-}
-
-// measures says that a target has its importance matrix measured.
-func measures(r *recipe.Recipe, jobs []*job) bool {
-	for _, j := range jobs {
-		if r.Calibration.Imatrix == "" && usesImportance(j.t, j.req, r) {
-			return true
-		}
-	}
-	return false
-}
-
-// activations is what one runner takes beside its weights, about: buffers of the smallest batch it
-// would choose, logits, and the cache of one context.
-func (e *engine) activations() int64 {
-	d := e.src.Decoder
-	const batch = 64
-	buffers := int64(batch) * int64(2*d.Hidden+2*d.QDim()+3*d.FFN) * 4
-	cache := int64(d.Layers) * 2 * int64(d.KVDim()) * int64(max(e.r.Verify.Context, 128)) * 4
-	return buffers + cache + int64(min(16, batch))*int64(d.Vocab)*4 + 8<<20
-}
-
-// heapFor is the memory that merged weights may take: a quarter of --max-memory, or half of the
-// machine's memory when no limit was asked.
-func (e *engine) heapFor() int64 {
-	if m := e.memory(); m > 0 {
-		return m / 4
-	}
-	if m := proc.TotalMemory(); m > 0 {
-		return m / 2
-	}
-	return 8 << 30
-}
-
-// spillsReference says that the reference's merged weights are kept in a file, for they would take
-// too much memory.
-func (e *engine) spillsReference() bool {
-	return !e.single && len(e.adapters) > 0 && e.check != nil && mergedHeap(e) > e.heapFor()
-}
-
-// mergedHeap is what the merged weights of the reference take in f32, 0 without adapters.
-func mergedHeap(e *engine) (n int64) {
-	if len(e.adapters) == 0 {
-		return 0
-	}
-	p, err := e.mergePass("f32").Plan(context.Background(), e.src)
-	if err != nil {
-		return 0 // what is wrong is said where the merge is planned
-	}
-	for _, s := range p.Steps {
-		if t := e.src.Find(s.Tensor); s.Change && t != nil {
-			n += 4 * t.Elems()
-		}
-	}
-	return n
 }

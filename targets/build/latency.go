@@ -48,8 +48,9 @@ func (e *engine) latency(ctx context.Context, j *job, m *ir.Model, digest string
 		if s.load(res) {
 			return true, nil
 		}
+		defer e.mapping(2)()
 		o := bench.Options{
-			Runner: runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.memory() / 2},
+			Runner: runner.Options{Threads: e.o.Threads, ISA: e.o.ISA, Memory: e.runMemory()},
 			Prompt: b.Prompt, Generate: b.Generate, Rounds: b.Repeat, Limit: benchLimit, Probe: benchProbe, Progress: e.meter,
 		}
 		if speedGate(e) {

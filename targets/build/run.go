@@ -32,7 +32,7 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 		return nil, err
 	}
 	defer e.close()
-	defer e.limitMemory()()
+	defer proc.LimitMemory(o.MaxMemory, 0)()
 	if err := e.checkOut(); err != nil {
 		return nil, err
 	}

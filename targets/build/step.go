@@ -53,7 +53,7 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 		return nil, err
 	}
 	defer e.close()
-	defer e.limitMemory()()
+	defer proc.LimitMemory(o.MaxMemory, 0)()
 	e.single = true
 	j, err := e.stepJob(&s)
 	if err != nil {
