@@ -15,7 +15,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race check fmt vet lint cross docs words demo bench interop interop-torch fuzz large clean
+.PHONY: all build install test race arm64 check fmt vet lint cross docs words demo bench interop interop-torch fuzz large clean
 
 all: build
 
@@ -30,6 +30,12 @@ test:
 
 race:
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m ./internal/... ./runner/... ./ir/...
+
+# The same tests as arm64 under qemu's user mode (Debian: qemu-user-static): kernels against their
+# references, stored types, and the digests of whole packages, which are those of amd64.
+arm64:
+	GOOS=linux GOARCH=arm64 $(GO) test -short -timeout 20m -exec qemu-aarch64-static ./internal/kernels ./internal/storage ./targets/report
+	GOOS=linux GOARCH=arm64 $(GO) test -timeout 20m -exec qemu-aarch64-static -run TestSameBytesEverywhere ./targets/build
 
 check: fmt vet lint cross words
 	$(GO) test -count=1 ./internal/floors
