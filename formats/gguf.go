@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/formats/gguf"
@@ -291,6 +292,10 @@ func readFactors(ctx context.Context, m *ir.Model) error {
 			return nil
 		}
 	}
-	m.Decoder.RopeFactors = x
+	d := m.Decoder
+	d.RopeFactors = x
+	if s := arch.Llama3(x, d.RopeTheta, d.HeadDim, d.Context); s != nil && d.RopeScaling == nil && slices.Equal(x, s.Factors(d.RopeTheta, d.HeadDim)) {
+		d.RopeScaling = s // to the last bit, so it is what the model was trained with
+	}
 	return nil
 }

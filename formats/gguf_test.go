@@ -36,7 +36,10 @@ func TestGGUFEqualsHF(t *testing.T) {
 			if !slices.Equal(factors, got.RopeFactors) {
 				t.Errorf("%s: factors %v, the file has %v", name, factors, got.RopeFactors)
 			}
-			want.RopeScaling, got.RopeFactors = nil, nil
+			got.RopeFactors = nil // the scaling that they come from is found again
+		}
+		if !slices.Equal(want.RopeSpeeds(), got.RopeSpeeds()) {
+			t.Errorf("%s: RoPE speeds %v, GGUF %v", name, want.RopeSpeeds(), got.RopeSpeeds())
 		}
 		if !reflect.DeepEqual(want, got) {
 			t.Errorf("%s: HF gives %+v, GGUF %+v", name, want, got)

@@ -2,24 +2,42 @@ package ir
 
 import "math"
 
-// RopeSpeeds are the HeadDim/2 rotation speeds in radians per position, in float32 as transformers
-// computes them, since position times speed amplifies the last bit of a speed. A model and its GGUF,
-// which holds the factors, rotate by the same bits.
+// RopeSpeeds are the HeadDim/2 rotation speeds in radians per position, computed in float32 step by
+// step as transformers does (modeling_rope_utils.py), since position times speed amplifies the last
+// bit of a speed. RopeFactors count where the scaling that they come from is not known: dividing by
+// them gives other last bits, and a model and its own GGUF shall rotate alike.
 func (d *Decoder) RopeSpeeds() []float32 {
 	f := speeds(d.RopeTheta, d.HeadDim)
-	factors := d.RopeFactors
-	if factors == nil {
-		factors = d.RopeScaling.Factors(d.RopeTheta, d.HeadDim)
-	}
-	for i, by := range factors {
-		f[i] /= by
-	}
-	if s := d.RopeScaling; factors == nil && s != nil && s.Kind == "linear" {
+	s := d.RopeScaling
+	switch {
+	case s == nil:
+		for i, by := range d.RopeFactors {
+			f[i] /= by
+		}
+	case s.Kind == "linear":
 		for i := range f {
 			f[i] /= float32(s.Factor)
 		}
+	case s.Kind == "llama3":
+		long, short := float32(float64(s.Original)/s.LowFreq), float32(float64(s.Original)/s.HighFreq)
+		for i, v := range f {
+			wave := float32(2*math.Pi) / v
+			switch {
+			case wave > long:
+				f[i] = v / float32(s.Factor)
+			case wave >= short:
+				smooth := s.smooth(wave)
+				f[i] = float32(float32(1-smooth)*v)/float32(s.Factor) + float32(smooth*v)
+			}
+		}
 	}
 	return f
+}
+
+// smooth is the share of the unscaled speed for a wavelength between those that are scaled and those
+// that stay.
+func (s *RopeScaling) smooth(wave float32) float32 {
+	return (float32(s.Original)/wave - float32(s.LowFreq)) / float32(s.HighFreq-s.LowFreq)
 }
 
 // speeds are those without scaling: theta^(-2i/headDim).
@@ -52,7 +70,7 @@ func (s *RopeScaling) Factors(theta float64, headDim int) []float32 {
 		case float64(wave) > long:
 			f[i] = float32(s.Factor)
 		default:
-			smooth := (float32(s.Original)/wave - float32(s.LowFreq)) / float32(s.HighFreq-s.LowFreq)
+			smooth := s.smooth(wave)
 			f[i] = 1 / (float32((1-smooth)/float32(s.Factor)) + smooth)
 		}
 	}
