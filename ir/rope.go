@@ -9,12 +9,14 @@ import "math"
 func (d *Decoder) RopeSpeeds() []float32 {
 	f := speeds(d.RopeTheta, d.HeadDim)
 	s := d.RopeScaling
-	switch {
-	case s == nil:
+	if s == nil || s.Kind != "llama3" {
 		for i, by := range d.RopeFactors {
 			f[i] /= by
 		}
-	case s.Kind == "linear":
+	}
+	switch {
+	case s == nil:
+	case s.Kind == "linear": // beside factors, too: llama.cpp applies both
 		for i := range f {
 			f[i] /= float32(s.Factor)
 		}

@@ -60,12 +60,16 @@ func TestRopeSpeeds(t *testing.T) {
 	plain := (&Decoder{HeadDim: 8, RopeTheta: 10000}).RopeSpeeds()
 	linear := (&Decoder{HeadDim: 8, RopeTheta: 10000, RopeScaling: &RopeScaling{Kind: "linear", Factor: 4}}).RopeSpeeds()
 	factors := (&Decoder{HeadDim: 8, RopeTheta: 10000, RopeFactors: []float32{1, 2, 4, 8}}).RopeSpeeds()
+	both := (&Decoder{HeadDim: 8, RopeTheta: 10000, RopeFactors: []float32{1, 2, 4, 8}, RopeScaling: &RopeScaling{Kind: "linear", Factor: 4}}).RopeSpeeds()
 	for i, want := range []float64{1, 0.1, 0.01, 0.001} {
 		if math.Abs(float64(plain[i])/want-1) > 1e-7 {
 			t.Errorf("speed %d is %v, want %v", i, plain[i], want)
 		}
 		if linear[i] != plain[i]/4 {
 			t.Errorf("linear speed %d is %v, want a quarter of %v", i, linear[i], plain[i])
+		}
+		if both[i] != factors[i]/4 {
+			t.Errorf("speed %d with factors and linear scaling is %v, want a quarter of %v", i, both[i], factors[i])
 		}
 		if factors[i] != plain[i]/float32(int(1)<<i) {
 			t.Errorf("speed %d with factor %d is %v, plain %v", i, 1<<i, factors[i], plain[i])
