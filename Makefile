@@ -39,7 +39,7 @@ arm64:
 
 check: fmt vet lint cross words
 	$(GO) test -count=1 ./internal/floors
-	$(GO) test -count=1 -run 'TestDocs' ./cmd/pare
+	$(GO) test -count=1 -short -run 'TestDocs' ./cmd/pare
 	$(GO) test -short -tags noasm ./internal/cpu ./internal/kernels ./internal/storage
 
 fmt:
