@@ -290,7 +290,11 @@ func (x index) vector(ctx context.Context, r ir.Role, b int) ([]float32, error) 
 func (x index) linear(ctx context.Context, k *kernels.Set, weight, bias ir.Role, b int) (*linear, error) {
 	t := x[indexKey{weight, b}]
 	if t == nil {
-		return nil, &fault.Error{Op: "run", Err: fmt.Errorf("%w: %s of block %d", ir.ErrMissing, weight, b)}
+		where := ""
+		if b >= 0 {
+			where = fmt.Sprintf(" of block %d", b)
+		}
+		return nil, &fault.Error{Op: "run", Err: fmt.Errorf("%w: %s%s", ir.ErrMissing, weight, where)}
 	}
 	return loadLinear(ctx, k, t, x[indexKey{bias, b}])
 }

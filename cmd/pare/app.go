@@ -95,7 +95,9 @@ func (a *app) run(ctx context.Context, args []string) (code int) {
 	root.SetErr(a.err)
 	err := root.ExecuteContext(ctx)
 	a.stopProgress()
-	a.overrun()
+	if err == nil {
+		a.overrun()
+	}
 	if err == nil && out.err != nil {
 		err = &fault.Error{File: "stdout", Err: unpath(out.err), Hint: "the result was not written: give it a place to go"}
 	}

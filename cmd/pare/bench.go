@@ -36,10 +36,7 @@ models are measured in turns, so that a machine that slows down slows both, and 
 		Example: `  pare bench books-q4_0.gguf --vs books-llama/model --prompt 128 --generate 32 --repeat 5`,
 		Args:    exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkBench(&o)
-			if err != nil {
-				return err
-			}
+			var err error
 			o.Limit, o.Progress = limit, a.progressSink()
 			subjects := []bench.Subject{a.subject(args[0], o)}
 			a.budget.shares = 2 // the model, and what the bandwidth is measured on
@@ -65,16 +62,11 @@ models are measured in turns, so that a machine that slows down slows both, and 
 	}
 	f := c.Flags()
 	f.StringVar(&vs, "vs", "", "`MODEL` to compare with, measured in turns")
-	f.IntVar(&o.Prompt, "prompt", 512, "tokens of the prompt")
-	f.IntVar(&o.Generate, "generate", 64, "tokens generated after it")
-	f.IntVar(&o.Rounds, "repeat", 20, "rounds of prefill and generation")
+	intFrom(f, &o.Prompt, "prompt", "", 1, 512, "tokens of the prompt")
+	intFrom(f, &o.Generate, "generate", "", 1, 64, "tokens generated after it")
+	intFrom(f, &o.Rounds, "repeat", "", 1, 20, "rounds of prefill and generation")
 	f.DurationVar(&limit, "limit", 0, "stop after the round in which this `TIME` passes, such as 60s, but not before 5 rounds")
 	return c
-}
-
-// checkBench refuses numbers that measure nothing.
-func checkBench(o *bench.Options) error {
-	return errors.Join(atLeast("prompt", o.Prompt, 1), atLeast("generate", o.Generate, 1), atLeast("repeat", o.Rounds, 1))
 }
 
 // benchOptions are how the models are run, once it is known that all of them fit.
@@ -157,8 +149,8 @@ func (a *app) peakCmd() *cobra.Command {
 			return json.NewEncoder(a.out).Encode(peak{proc.PeakMemory()})
 		},
 	}
-	c.Flags().IntVar(&prompt, "prompt", 512, "tokens of the prompt")
-	c.Flags().IntVar(&generate, "generate", 64, "tokens generated after it")
+	intFrom(c.Flags(), &prompt, "prompt", "", 1, 512, "tokens of the prompt")
+	intFrom(c.Flags(), &generate, "generate", "", 1, 64, "tokens generated after it")
 	return c
 }
 

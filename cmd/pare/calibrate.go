@@ -60,8 +60,8 @@ llama.cpp's GGUF form, for --imatrix of quantize, prune and build, and for llama
 	}
 	f := c.Flags()
 	f.StringArrayVar(&texts, "text", nil, "text `FILE` like the text the model will see; repeat it for several")
-	f.IntVar(&tokens, "tokens", 65536, "most tokens of it, 0 for all")
-	f.IntVar(&context, "context", 512, "tokens in a chunk")
+	intFrom(f, &tokens, "tokens", "", 0, 65536, "most tokens of it, 0 for all")
+	intFrom(f, &context, "context", "", 1, 512, "tokens in a chunk")
 	f.BoolVar(&noHead, "no-head", false, "leave the output matrix out")
 	f.StringVarP(&out, "out", "o", "", "`FILE` to write, imatrix.gguf")
 	f.BoolVar(&force, "force", false, "replace the file")
@@ -75,6 +75,9 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 		return nil, err
 	}
 	defer m.Close()
+	if err := contextFits(chunk, m); err != nil {
+		return nil, err
+	}
 	if m.Tokenizer == nil {
 		return nil, &fault.Error{File: path, Err: m.CannotRead(), Hint: "copy the tokenizer's files into the model's folder"}
 	}

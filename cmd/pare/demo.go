@@ -41,8 +41,8 @@ of every --help work on them.`,
 	f := c.Flags()
 	f.StringVarP(&out, "out", "o", "pare-demo", "`FOLDER` to write to")
 	f.BoolVar(&force, "force", false, "replace what an earlier demo wrote")
-	f.IntVar(&tokens, "tokens", 32768, "tokens of calibration text to use")
-	f.IntVar(&chunks, "chunks", 12, "chunks of 512 tokens to compare")
+	intFrom(f, &tokens, "tokens", "", 1, 32768, "tokens of calibration text to use")
+	intFrom(f, &chunks, "chunks", "", 1, 12, "chunks of 512 tokens to compare")
 	f.BoolVar(&sampleOnly, "sample-only", false, "write only the model, the adapter and the texts")
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"unicode"
 	"unicode/utf8"
 
@@ -103,6 +104,9 @@ func (a *app) printError(err error) {
 		if g.more > 0 {
 			fmt.Fprintf(a.err, "  and %d more like it\n", g.more)
 		}
+		if h := outside(g.first); h != "" && len(hints) == 0 {
+			hints = []string{h}
+		}
 		for _, h := range hints {
 			if g.tensor != "" && g.more > 0 {
 				h = strings.ReplaceAll(h, g.tensor, "NAME")
@@ -110,6 +114,19 @@ func (a *app) printError(err error) {
 			fmt.Fprintf(a.err, "  %s\n", sentence(h))
 		}
 	}
+}
+
+// outside is what to try when the machine, and not the work, was at fault.
+func outside(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return "free some space, or choose another -o or --work"
+	case errors.Is(err, syscall.EFBIG):
+		return "the limit is what ulimit -f shows; a Hugging Face folder can be written in smaller files"
+	case errors.Is(err, fs.ErrPermission):
+		return "choose a place that you may read and write"
+	}
+	return ""
 }
 
 // group is a kind of error: the first of it, the tensor that one is about, and how many follow.
@@ -222,6 +239,10 @@ func reason(err error) string {
 		return "permission denied"
 	case errors.Is(err, fs.ErrExist):
 		return "exists already"
+	case errors.Is(err, syscall.ENOSPC):
+		return "the disk is full"
+	case errors.Is(err, syscall.EFBIG):
+		return "the system limits the size of files"
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return "the file ends in the middle"
 	}
@@ -294,6 +315,9 @@ func flagError(cmd *cobra.Command, err error) error {
 	case errors.As(err, &value):
 		f := value.GetFlag()
 		cause := errors.Unwrap(value)
+		if errors.Is(cause, fault.ErrMisuse) { // it says what is wrong in full
+			return flagFault(f.Name, cause)
+		}
 		if wants := map[string]string{
 			"int": "a whole number", "uint64": "a whole number from 0", "float64": "a number", "bool": "true or false", "int32Slice": "token ids such as 1,15,27",
 			"intSlice": "whole numbers such as 1,15,27",

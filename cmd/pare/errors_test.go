@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -24,6 +25,10 @@ func TestMistakes(t *testing.T) {
 	write("bad.toml", "[source]\nmodel = \"books-llama/model\"\n\n[[target]]\nuse = \"arm64\"\nquantise = \"q4_0\"\n")
 	write("short.gguf", "GGUF\x03\x00\x00\x00")
 	write("taken", "")
+	if err := os.MkdirAll(filepath.Join(dir, "packages", "arm64"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join("packages", "arm64", "manifest.json"), "{}")
 	var b strings.Builder
 	for _, c := range []struct {
 		code int
@@ -59,6 +64,18 @@ func TestMistakes(t *testing.T) {
 		{2, "run books-llama/model --tokens 1,x"},
 		{2, "verify books-llama/model books-llama/model"},
 		{2, "completion tcsh"},
+		{2, "run books-llama/model -p hi -n -5"},
+		{2, "run books-llama/model -p hi --repetition-penalty 0"},
+		{2, "run books-llama/model --decode 999999"},
+		{2, "run packages -p hi"},
+		{2, "bench books-llama/model --prompt 0"},
+		{2, "bench books-llama/model --repeat 0"},
+		{2, "build books-llama/model -o x --tokens -3"},
+		{2, "build books-llama/model -o x --chunks 0"},
+		{2, "verify books-llama/model books-llama/model --text taken --chunks -1"},
+		{2, "verify books-llama/model books-llama/model --text taken --context 100000"},
+		{5, "inspect books-llama/model --max-memory 1MiB"},
+		{5, "run books-llama/model -p hi -j 2 --max-memory 30MiB"},
 	} {
 		d := pare(t, dir, strings.Fields(c.line)...)
 		if d.code != c.code {
@@ -91,7 +108,9 @@ func TestPrintError(t *testing.T) {
 		{fault.As(fault.ErrBudget, errors.New("needs 4 GiB")), "pare: needs 4 GiB\n", 5},
 		{fmt.Errorf("while merging: %w", &fault.Error{File: "f", Err: fs.ErrNotExist, Hint: "pare demo"}), "pare: while merging: f: no such file or folder\n  pare demo\n", 1},
 		{fault.As(fault.ErrRefused, &fault.Error{Tensor: "t", Err: errors.New("no")}), "pare: tensor \"t\": no\n", 4},
-		{&fs.PathError{Op: "open", Path: "p", Err: fs.ErrPermission}, "pare: p: permission denied\n", 1},
+		{&fs.PathError{Op: "open", Path: "p", Err: fs.ErrPermission}, "pare: p: permission denied\n  Choose a place that you may read and write.\n", 1},
+		{&fault.Error{File: "x.gguf", Op: "gguf", Err: &fs.PathError{Op: "write", Path: "x.tmp", Err: syscall.ENOSPC}}, "pare: x.gguf: gguf: x.tmp: the disk is full\n  Free some space, or choose another -o or --work.\n", 1},
+		{&fault.Error{File: "x.gguf", Op: "gguf", Err: syscall.EFBIG}, "pare: x.gguf: gguf: the system limits the size of files\n  The limit is what ulimit -f shows; a Hugging Face folder can be written in smaller files.\n", 1},
 		{fault.As(fault.ErrGate, errors.New("no")), "pare: no\n", 3},
 		{fmt.Errorf("stopped: %w", context.Canceled), "pare: stopped: context canceled\n", 130},
 	} {

@@ -42,8 +42,8 @@ ORIGINAL that is named stands for itself: when adapters were merged, name the me
 	}
 	fl.textFlags(a, c)
 	c.Flags().Lookup("text").Usage += "; without one: the embedded sample"
-	c.Flags().IntVar(&fl.chunks, "chunks", 4, "chunks to compare for every tensor; a few are enough to rank")
-	c.Flags().IntVar(&top, "top", 10, "lines to print, 0 for all")
+	intFrom(c.Flags(), &fl.chunks, "chunks", "", 1, 4, "chunks to compare for every tensor; a few are enough to rank")
+	intFrom(c.Flags(), &top, "top", "", 0, 10, "lines to print, 0 for all")
 	return c
 }
 
@@ -60,6 +60,9 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 		return err
 	}
 	defer made.Close()
+	if err := contextFits(fl.context, orig, made); err != nil {
+		return err
+	}
 	run := runner.Options{Tokens: fl.context}
 	if err := a.affordRun("explain", largestBlock(orig), run, orig, made); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,11 +75,11 @@ seed gives the same text. With --logits the numbers before any sampling go to a 
 	f := c.Flags()
 	f.StringVarP(&fl.prompt, "prompt", "p", "", "`TEXT` to continue, - to read it from stdin")
 	f.Int32SliceVar(&fl.tokens, "tokens", nil, "token `IDS` to continue, in place of text: 1,15,27")
-	f.IntVarP(&fl.n, "generate", "n", 64, "most tokens to generate")
-	f.IntVar(&fl.context, "context", 0, "most tokens of prompt and answer; default what the model was trained for")
+	intFrom(f, &fl.n, "generate", "n", 0, 64, "most tokens to generate, 0 for none")
+	intFrom(f, &fl.context, "context", "", 0, 0, "most tokens of prompt and answer; default what the model was trained for")
 	f.Var(&fl.kv, "kv", "type of cached keys and values: f32 or f16")
 	f.Float64Var(&fl.sampling.Temperature, "temperature", 0.8, "0 always takes the most likely token")
-	f.IntVar(&fl.sampling.TopK, "top-k", 0, "choose among the `K` most likely tokens, 0 for all")
+	intFrom(f, &fl.sampling.TopK, "top-k", "", 0, 0, "choose among the `K` most likely tokens, 0 for all")
 	f.Float64Var(&fl.sampling.TopP, "top-p", 0.95, "choose among the fewest tokens whose probabilities reach `P`")
 	f.Float64Var(&fl.sampling.MinP, "min-p", 0, "drop tokens less likely than `P` times the most likely")
 	f.Float64Var(&fl.sampling.RepetitionPenalty, "repetition-penalty", 1, "make tokens of the text so far less likely by this factor")
@@ -100,9 +101,6 @@ func (a *app) runModel(ctx context.Context, path string, fl *runFlags) error {
 	}
 	if p := fl.sampling.RepetitionPenalty; p <= 0 {
 		return flagFault("repetition-penalty", misusef("%g is no factor; 1 changes nothing", p))
-	}
-	if err := errors.Join(atLeast("generate", fl.n, 0), atLeast("context", fl.context, 0), atLeast("top-k", fl.sampling.TopK, 0)); err != nil {
-		return err
 	}
 	prompt, text := fl.tokens, fl.prompt
 	if text == "-" {
@@ -275,7 +273,14 @@ func (a *app) runEncode(ctx context.Context, path string, fl *runFlags) error {
 		Schema int     `json:"schema"`
 		Tokens []int32 `json:"tokens"`
 	}{1, append([]int32{}, ids...)}
-	return a.show(result{object: object, lines: lines, table: t})
+	return a.show(result{object: object, lines: lines, table: t, text: func(w io.Writer) {
+		_ = t.text(w) // a closed stdout is found by the next write
+		list := make([]string, len(ids))
+		for i, id := range ids {
+			list[i] = fmt.Sprint(id)
+		}
+		fmt.Fprintf(w, "ids  %s\n", strings.Join(list, ",")) // as --tokens and --decode take them
+	}})
 }
 
 func (a *app) runDecode(ctx context.Context, path string, fl *runFlags) error {

@@ -124,7 +124,7 @@ GPTQ, which halves their loss at the same size.`,
 	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text")
 	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts")
 	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; repeat it for several")
-	f.IntVar(&tokens, "tokens", 0, "tokens of it to use; default 65536")
+	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	completeTypes(c, "type")
 	complete(c, "method", quantize.MethodNames()...)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -115,10 +116,34 @@ func completeWith(cmd *cobra.Command, flag string, fn func(*cobra.Command, []str
 	}
 }
 
-// atLeast refuses a number on the command line that is too small to mean anything.
-func atLeast(flag string, n, least int) error {
-	if n >= least {
-		return nil
+// number is a whole number that means nothing below least.
+type number struct {
+	value *int
+	least int
+}
+
+func (n number) String() string {
+	if n.value == nil {
+		return "0"
 	}
-	return flagFault(flag, misusef("%d is too few; take %d or more", n, least))
+	return strconv.Itoa(*n.value)
+}
+func (n number) Type() string { return "int" }
+
+func (n number) Set(s string) error {
+	v, err := strconv.Atoi(s)
+	if err != nil {
+		return err
+	}
+	if v < n.least {
+		return misusef("%d is too few; take %d or more", v, n.least)
+	}
+	*n.value = v
+	return nil
+}
+
+// intFrom registers a flag for a whole number from least on.
+func intFrom(f *pflag.FlagSet, p *int, name, short string, least, value int, usage string) {
+	*p = value
+	f.VarP(number{p, least}, name, short, usage)
 }

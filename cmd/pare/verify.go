@@ -13,6 +13,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/tokenizer"
+	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -46,10 +47,10 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
 	}
 	f := c.Flags()
 	fl.textFlags(a, c)
-	f.IntVar(&fl.chunks, "chunks", 64, "chunks to compare, 0 for all of the text; with --gate up to four times as many while it cannot tell")
+	intFrom(f, &fl.chunks, "chunks", "", 0, 64, "chunks to compare, 0 for all of the text; with --gate up to four times as many while it cannot tell")
 	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT` that decides the exit code, such as kl_mean=0.05; repeat it for several")
 	f.Var(&fl.undecided, "undecided", "what a gate that cannot tell means: fail or pass")
-	f.IntVar(&fl.write, "write", 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
+	intFrom(f, &fl.write, "write", "", 0, 384, "tokens that both models write to see whether the package repeats itself; 0 for none")
 	completeGates(c)
 	complete(c, "undecided", fl.undecided.of...)
 	return c
@@ -58,7 +59,7 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
 // textFlags are those of every verb that reads a text to compare on.
 func (fl *verifyFlags) textFlags(_ *app, c *cobra.Command) {
 	c.Flags().StringArrayVar(&fl.text, "text", nil, "text `FILE` that neither training nor calibration saw; repeat it for several")
-	c.Flags().IntVar(&fl.context, "context", 512, "tokens in a chunk; the second half of each is scored")
+	intFrom(c.Flags(), &fl.context, "context", "", 2, 512, "tokens in a chunk; the second half of each is scored")
 }
 
 func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags) error {
@@ -82,6 +83,9 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	}
 	defer orig.Close()
 	defer made.Close()
+	if err := contextFits(fl.context, orig.model, made.model); err != nil {
+		return err
+	}
 	tokens, opt, err := a.verifyTokens(orig, original, fl)
 	if err != nil {
 		return err
@@ -135,6 +139,16 @@ func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32,
 		return nil, verify.Options{}, err
 	}
 	return a.cut(tok, text, textName(fl.text), path, fl)
+}
+
+// contextFits refuses chunks that are longer than what a model was trained for.
+func contextFits(tokens int, models ...*ir.Model) error {
+	for _, m := range models {
+		if d := m.Decoder; d != nil && d.Context > 0 && tokens > d.Context {
+			return &fault.Error{File: m.Path, Err: misusef("chunks of %d tokens, the model was trained for %d", tokens, d.Context), Hint: "use a smaller --context"}
+		}
+	}
+	return nil
 }
 
 // cut makes tokens of a text by the tokenizer of the model at path, and the protocol to score them by.

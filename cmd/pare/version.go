@@ -29,6 +29,9 @@ func revision() string {
 			}
 		}
 	}
+	if v := info.Main.Version; rev == "" && v != "(devel)" {
+		return v // of go install, which takes a released module and no repository
+	}
 	return rev + dirty
 }
 

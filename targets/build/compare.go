@@ -12,6 +12,7 @@ import (
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
+	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/report"
@@ -124,6 +125,19 @@ func (e *engine) quantizedBits(r *report.Target) float64 {
 		return 16
 	}
 	return bits / elems
+}
+
+// UsualKL is the limit on the mean KL divergence that a build holds a package to when no gate is
+// named, for a type of which every weight takes as much; 0 when nothing is usual.
+func UsualKL(typ string, parameters int64) (float64, error) {
+	req, err := quantize.ParseRequest(typ)
+	if err != nil {
+		return 0, err
+	}
+	if req.Scheme != nil {
+		return usualKL(float64(req.Scheme.Bits), parameters), nil
+	}
+	return usualKL(storage.MustLookup(req.Preset.Base).Bits(), parameters), nil
 }
 
 // usualKL is the mean KL divergence, in nats per token, that packages of a size are usually held to:

@@ -22,13 +22,17 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	if rep.Planned {
 		rep.PeakMemoryBytes = memory
 	}
+	headers := 256 * int64(len(m.Tensors()))
 	var assets int64 // travel beside the weights, and the tokenizer once more in a GGUF
 	for _, b := range m.Assets {
 		assets += 2 * int64(len(b))
 	}
 	for _, j := range jobs {
 		n := j.rep.Bytes
-		rep.DiskBytes += n + assets
+		rep.DiskBytes += n + assets + headers
+		if !e.single {
+			rep.DiskBytes += reportBytes
+		}
 		if runs(j.t) {
 			rep.WorkBytes += n // spilled codes, beside the package that copies them
 		}
@@ -42,18 +46,37 @@ func (e *engine) estimate(m *ir.Model, jobs []*job) error {
 	rep.EstimateS = e.estimateTime(m, jobs)
 	var errs []error
 	errs = append(errs, proc.Afford("plan", least, e.o.MaxMemory, e.memoryHint(jobs)))
-	need, limit := rep.DiskBytes+rep.WorkBytes, e.o.MaxDisk
-	if limit == 0 {
-		limit = proc.FreeDisk(existing(e.workDir()))
-	}
-	if limit > 0 && need > limit {
-		errs = append(errs, &fault.Error{
-			File: e.o.Out, Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("packages and work folder take %s of disk, %s are free", human.Bytes(need), human.Bytes(limit))),
-			Hint: "free some, or choose another -o or --work",
-		})
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, e.checkDisk())...)
 }
+
+// checkDisk refuses work that does not fit on the disk. Packages are made in the work folder and move
+// to their place, so both need room for them where they are two disks.
+func (e *engine) checkDisk() error {
+	work, out := e.workDir(), e.o.Out
+	need := e.rep.DiskBytes + e.rep.WorkBytes
+	full := func(place, what, hint string, need, free int64) error {
+		if free <= 0 || need <= free {
+			return nil
+		}
+		return &fault.Error{
+			File: place, Op: "plan", Err: fault.As(fault.ErrBudget, fmt.Errorf("%s take %s of disk, %s are free", what, human.BytesUp(need), human.Bytes(free))),
+			Hint: hint,
+		}
+	}
+	if e.o.MaxDisk > 0 {
+		return full(out, "packages and work folder", "free some, or choose another -o or --work", need, e.o.MaxDisk)
+	}
+	free, there := proc.FreeDisk(existing(work)), proc.FreeDisk(existing(out))
+	if free == there {
+		return full(out, "packages and work folder", "free some, or choose another -o or --work", need, free)
+	}
+	return errors.Join(
+		full(work, "the work folder's files", "free some, or choose another --work", need, free),
+		full(out, "packages and reports", "free some, or choose another -o", e.rep.DiskBytes, there))
+}
+
+// reportBytes is about what the reports inside a package and their share of those beside it take.
+const reportBytes = 512 << 10
 
 // existing is the nearest folder above a path that exists.
 func existing(path string) string {

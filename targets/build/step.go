@@ -72,6 +72,9 @@ func Transform(ctx context.Context, s Step, o Options) (rep *report.Report, err 
 	if _, err := formats.Plan(s.To, made, formats.WriteOptions{Force: true, Pre: s.Pre}); err != nil {
 		return nil, err
 	}
+	if j.rep.Bytes == 0 { // nothing is quantized, and all of it is written
+		j.rep.Bytes = made.Bytes()
+	}
 	e.rep.Passes = nil
 	if err := e.estimate(m, []*job{j}); err != nil {
 		return nil, err

@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -85,7 +87,24 @@ func OpenAny(ctx context.Context, path string, add func(int64)) (*ir.Model, *Man
 		return Open(ctx, path, add)
 	}
 	m, err := formats.Open(ctx, path)
+	if inside := packagesIn(path); err != nil && len(inside) > 0 {
+		err = &fault.Error{File: path, Err: fault.As(fault.ErrMisuse, errors.New("this folder holds packages and is none itself")), Hint: "name one of them: " + strings.Join(inside, ", ")}
+	}
 	return m, nil, err
+}
+
+// packagesIn lists the packages that lie in a folder.
+func packagesIn(dir string) (found []string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if p := filepath.Join(dir, e.Name()); IsPackage(p) {
+			found = append(found, p)
+		}
+	}
+	return found
 }
 
 // removal deletes a folder when the model over it is closed.

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What init writes for the sample builds a package that passes, without a change: its limit is the
+// usual one for the type, and the texts beside the model are named.
+func TestInitPasses(t *testing.T) {
+	dir := sample(t)
+	ok(t, dir, "init", "books-llama/model", "-t", "arm64", "-o", "recipes.toml", "-q")
+	b, err := os.ReadFile(filepath.Join(dir, "recipes.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{`text     = ["books-llama/text/calibration.txt"]`, `text     = ["books-llama/text/test.txt"]`, "kl_mean  = 0.18"} {
+		if !strings.Contains(string(b), "\n"+line) {
+			t.Errorf("the recipe lacks %s\n%s", line, b)
+		}
+	}
+	if testing.Short() {
+		t.Skip("builds a package")
+	}
+	var rep struct {
+		Verdict string `json:"verdict"`
+		Targets []struct {
+			Gate struct {
+				Checks []struct {
+					Name    string `json:"name"`
+					Verdict string `json:"verdict"`
+				} `json:"checks"`
+			} `json:"gate"`
+		} `json:"targets"`
+	}
+	out := ok(t, dir, "build", "-r", "recipes.toml", "-o", "dist", "--tokens", "4096", "--chunks", "4", "--no-bench", "-q", "--output", "json")
+	if err := json.Unmarshal([]byte(out), &rep); err != nil {
+		t.Fatal(err)
+	}
+	if rep.Verdict != "pass" || len(rep.Targets) != 1 || len(rep.Targets[0].Gate.Checks) != 1 || rep.Targets[0].Gate.Checks[0].Name != "kl_mean" {
+		t.Errorf("the starter's build: %+v", rep)
+	}
+}
+
+// Where no model and no text lies, the recipe says so instead of naming them.
+func TestInitWithoutModel(t *testing.T) {
+	d := pare(t, t.TempDir(), "init", "nowhere/model", "-o", "r.toml")
+	if d.code != 0 || !strings.Contains(d.err, "there is nothing at nowhere/model") {
+		t.Errorf("exit code %d: %s", d.code, d.err)
+	}
+	out := ok(t, t.TempDir(), "init", "nowhere/model", "-o", "-")
+	if !strings.Contains(out, "pare build -r recipe.toml -o dist") || !strings.Contains(out, "\n# text   = [\"calibration.txt\"]") {
+		t.Errorf("to stdout:\n%s", out)
+	}
+}
+
+// The ids that --encode prints are what --decode and --tokens take.
+func TestEncodeDecode(t *testing.T) {
+	dir := sample(t)
+	out := ok(t, dir, "run", "books-llama/model", "--encode", "It was a dark night")
+	_, ids, found := strings.Cut(strings.TrimSpace(out), "\nids  ")
+	if !found {
+		t.Fatalf("no line of ids:\n%s", out)
+	}
+	if text := ok(t, dir, "run", "books-llama/model", "--decode", ids); strings.TrimSpace(text) != "It was a dark night" {
+		t.Errorf("%s decodes to %q", ids, text)
+	}
+	if text := ok(t, dir, "run", "books-llama/model", "-p", "It was", "-n", "0", "-q"); text != "\n" {
+		t.Errorf("-n 0 wrote %q", text)
+	}
+}
