@@ -226,7 +226,7 @@ func TestMistakes(t *testing.T) {
 		want   string
 	}{
 		"target":       {func(r *recipe.Recipe) { r.Targets = []recipe.Target{{Use: "amr64"}} }, `unknown target "amr64"; did you mean arm64?`},
-		"type":         {func(r *recipe.Recipe) { r.Targets[0].Quantize = "q4_k_n" }, `unknown type "q4_k_n"; did you mean "q4_k_m"?`},
+		"type":         {func(r *recipe.Recipe) { r.Targets[0].Quantize = "q4_k_n" }, `unknown type "q4_k_n"; types are `},
 		"container":    {func(r *recipe.Recipe) { r.Targets[0].Container = "safetensors" }, `no container "safetensors"; choose gguf`},
 		"same name":    {func(r *recipe.Recipe) { r.Targets = append(r.Targets, r.Targets[0]) }, `two packages are called "arm64"`},
 		"name escapes": {func(r *recipe.Recipe) { r.Targets[0].Name = "../x" }, `"../x" is not a name for a folder`},
