@@ -105,7 +105,7 @@ func (a *app) planText(w io.Writer, rep *report.Report) {
 	}
 	fmt.Fprintf(w, "\n%s\n", line)
 	if rep.Verdict == report.Refused {
-		fmt.Fprintln(w, "nothing written; a target refuses this plan")
+		fmt.Fprintln(w, "nothing written; a target refuses the model, and build leaves it out")
 		return
 	}
 	fmt.Fprintln(w, "nothing written; run the same line with build")

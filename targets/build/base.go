@@ -82,7 +82,7 @@ func (e *engine) merge(ctx context.Context) (reused bool, err error) {
 	e.base = e.ref.Clone()
 	if d := e.r.Source.Dtype; d == "keep" && e.keepsTypes || d != "keep" && d != "f32" && !e.single {
 		e.base = e.src.Clone()
-		if res, plan, err = e.apply(ctx, e.mergePass(d), e.base, e.env(nil)); err != nil {
+		if res, plan, err = e.apply(ctx, e.mergePass(d), e.base, quiet(e.env(nil))); err != nil {
 			return false, err
 		}
 	}
@@ -111,6 +111,12 @@ func (e *engine) merge(ctx context.Context) (reused bool, err error) {
 	return false, s.finish(m)
 }
 
+// quiet is for what repeats a stage that was shown already, on other handles.
+func quiet(env ir.Env) ir.Env {
+	env.Progress = progress.Discard
+	return env
+}
+
 // proofTokens is how much text the proof of a merge reads: enough for every layer to be exercised
 // with hundreds of inputs.
 const proofTokens = 512
@@ -125,7 +131,7 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 		e.note("merge " + why)
 		return &report.Merge{Verdict: report.None, Notes: []string{why}}, nil
 	}
-	attached, err := e.mergePass("f32").Attached(ctx, e.src, e.env(nil))
+	attached, err := e.mergePass("f32").Attached(ctx, e.src, quiet(e.env(nil)))
 	if err != nil {
 		return nil, err
 	}

@@ -177,13 +177,13 @@ func TestGates(t *testing.T) {
 	}
 }
 
-// What a target cannot take is said for every tensor before anything is written.
+// What a target cannot take is said for every tensor before anything is written; other targets are built.
 func TestRefusals(t *testing.T) {
 	ctx := context.Background()
 	out := filepath.Join(t.TempDir(), "out")
 	r := tinyRecipe()
 	r.Targets = []recipe.Target{{Use: "gpu-vllm", Keep: []string{"*.q_proj.*=q6_k", "*.0.mlp.up_proj.*=int8"}}, {Use: "arm64"}}
-	for _, run := range []func(context.Context, *recipe.Recipe, Options) (*report.Report, error){Plan, Run} {
+	for i, run := range []func(context.Context, *recipe.Recipe, Options) (*report.Report, error){Plan, Run} {
 		rep, err := run(ctx, r, Options{Out: out})
 		if err != nil {
 			t.Fatal(err)
@@ -206,11 +206,15 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("refusals\n%s\nlack\n%s", text, want)
 			}
 		}
-		if exists(out) {
-			t.Error("something was written")
+		if i == 0 && exists(out) {
+			t.Error("something was written by a plan")
+		}
+		if i == 1 && (rep.Targets[1].KL == nil || !exists(filepath.Join(rep.Targets[1].Package, "manifest.json")) || exists(filepath.Join(out, "gpu-vllm"))) {
+			t.Errorf("the other target: %s", rep.Targets[1].Verdict)
 		}
 	}
 	r = tinyRecipe()
+	out = filepath.Join(t.TempDir(), "other")
 	r.Source.Model = "../../testdata/adapters/base-gpt2"
 	r.Targets = []recipe.Target{{Use: "arm64"}}
 	rep, err := Run(ctx, r, Options{Out: out})

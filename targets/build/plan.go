@@ -17,7 +17,7 @@ import (
 // Plan says what Run would do with the same arguments: the type of every tensor for every target,
 // sizes, peak memory, disk and time, and what each target refuses. It reads headers and texts, and
 // writes nothing. When a target cannot take the model, the report's verdict is Refused and the target
-// lists why; Run would not start then. Mistakes are errors of class fault.ErrMisuse, and a budget
+// lists why; Run builds the others. Mistakes are errors of class fault.ErrMisuse, and a budget
 // that cannot be kept is fault.ErrBudget, beside the report.
 func Plan(ctx context.Context, in *recipe.Recipe, o Options) (*report.Report, error) {
 	if err := Check(in); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -16,7 +17,8 @@ import (
 
 // Run carries out a recipe: one verified package for every target in Options.Out, and a report whose
 // verdict is the worst of all targets. A package that fails a gate lies in <name>.rejected, which is
-// no error: the verdict says so. Mistakes, refusals and budgets that cannot be kept are found before
+// no error: the verdict says so, and so it does of targets that refuse the model, which are left out.
+// Mistakes, refusals and budgets that cannot be kept are found before
 // anything is written (see Plan). A run that was interrupted leaves its finished stages in the work folder;
 // the same call goes on from them and comes to the same bytes.
 func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report, err error) {
@@ -37,7 +39,8 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 		return nil, err
 	}
 	jobs, err := e.plan(ctx)
-	if err != nil || e.rep.Verdict == report.Refused {
+	refused := func(j *job) bool { return j.rep.Verdict == report.Refused }
+	if err != nil || !slices.ContainsFunc(jobs, func(j *job) bool { return !refused(j) }) {
 		return e.rep, err
 	}
 	e.rep.Passes = nil // the plan's; what follows says what was done
@@ -56,9 +59,11 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 		return e.rep, e.inSourceFile(err)
 	}
 	for _, j := range jobs {
-		j.key = e.jobKey(j)
-		if err := e.target(ctx, j); err != nil {
-			return e.rep, e.inSourceFile(err)
+		if !refused(j) {
+			j.key = e.jobKey(j)
+			if err := e.target(ctx, j); err != nil {
+				return e.rep, e.inSourceFile(err)
+			}
 		}
 		if o.OnTarget != nil {
 			o.OnTarget(j.rep)
