@@ -15,6 +15,7 @@ func gguf() Container {
 		Format:    "gguf",
 		Types:     ggufTypes(),
 		VectorF32: true,
+		Known:     true,
 		NameMax:   63,
 		Runtimes: []Runtime{
 			{Name: "llama.cpp", Since: "v0.5.0"},

@@ -62,6 +62,9 @@ type Container struct {
 	Runtimes []Runtime      `json:"runtimes"` // where it opens unconverted
 	// VectorF32 says that vectors (norms, biases) must be f32.
 	VectorF32 bool `json:"vector_f32,omitempty"`
+	// Known says that the file holds what the architecture names and nothing else: other tensors are
+	// left out.
+	Known bool `json:"known,omitempty"`
 	// NameMax is the longest tensor name in bytes, 0: no limit.
 	NameMax int `json:"name_max,omitempty"`
 	// Shared lists roles that the runtime computes as one matrix, so that their schemes must agree.
@@ -156,6 +159,9 @@ func (c *Container) Legal(m *ir.Model, plan *ir.Plan) []Refusal {
 	}
 	var out []Refusal
 	for _, t := range m.Tensors() {
+		if c.Known && m.Decoder != nil && t.Role == ir.RoleUnknown {
+			continue // left out, and said so
+		}
 		typ, scheme := t.Type, t.Scheme
 		if s := steps[t.Name]; s != nil {
 			typ, scheme = s.To, s.Scheme

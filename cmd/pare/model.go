@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
@@ -141,6 +142,9 @@ func readTexts(files []string) ([]byte, error) {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			return nil, fault.As(fault.ErrMisuse, err)
+		}
+		if !human.IsText(b) {
+			return nil, &fault.Error{File: f, Err: misusef("this is no text: it holds zero bytes, or is not UTF-8"), Hint: "give a plain text file"}
 		}
 		all = append(all, b...)
 	}

@@ -180,23 +180,38 @@ func gateError(g verify.Gate, undecided string) error {
 func verifyTable(r *verify.Result) *table {
 	t := &table{head: []string{"figure", ">original", ">package", ">value", ">lower 95 %", ">upper 95 %"}}
 	f := human.Float
-	t.add("perplexity", f(r.Perplexity.Original), f(r.Perplexity.Package), f(math.Expm1(r.Perplexity.LogRatio)), f(math.Expm1(r.Perplexity.Lower95)), f(math.Expm1(r.Perplexity.Upper95)))
-	t.add("kl_mean", "", "", f(r.KL.Mean), f(r.KL.Lower95), f(r.KL.Upper95))
+	same := func(x float64) float64 { return x }
+	bound := func(b verify.Bound, of func(float64) float64) string {
+		if !b.Known() {
+			return ""
+		}
+		return f(of(float64(b)))
+	}
+	t.add("perplexity", f(r.Perplexity.Original), f(r.Perplexity.Package), f(math.Expm1(r.Perplexity.LogRatio)), bound(r.Perplexity.Lower95, math.Expm1), bound(r.Perplexity.Upper95, math.Expm1))
+	t.add("kl_mean", "", "", f(r.KL.Mean), bound(r.KL.Lower95, same), bound(r.KL.Upper95, same))
 	t.add("kl_median", "", "", f(r.KL.Median), "", "")
 	t.add("kl_p90", "", "", f(r.KL.P90), "", "")
-	t.add("kl_p99", "", "", f(r.KL.P99), f(r.KL.P99Lower), f(r.KL.P99Upper))
+	t.add("kl_p99", "", "", f(r.KL.P99), bound(r.KL.P99Lower, same), bound(r.KL.P99Upper, same))
 	t.add("top1", "", "", f(r.Top1.Agreement), f(r.Top1.Lower95), f(r.Top1.Upper95))
 	t.add("bytes", fmt.Sprint(r.Bytes.Original), fmt.Sprint(r.Bytes.Package), f(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))), "", "")
 	return t
+}
+
+// interval spells what is known of a figure besides its value.
+func interval(lower, upper verify.Bound, spell func(float64) string) string {
+	if !lower.Known() || !upper.Known() {
+		return "one chunk gives no bounds"
+	}
+	return fmt.Sprintf("95 %%: %s to %s", spell(float64(lower)), spell(float64(upper)))
 }
 
 // verifyText is the comparison as a person reads it.
 func verifyText(w io.Writer, r *verify.Result, text string, all bool) {
 	growth := func(x float64) string { return fmt.Sprintf("%+.2f %%", 100*math.Expm1(x)) }
 	fmt.Fprintf(w, "size        %s → %s  %s\n", human.Bytes(r.Bytes.Original), human.Bytes(r.Bytes.Package), times(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))))
-	fmt.Fprintf(w, "perplexity  %.4g → %.4g  %s  (95 %%: %s to %s)\n", r.Perplexity.Original, r.Perplexity.Package, growth(r.Perplexity.LogRatio), growth(r.Perplexity.Lower95), growth(r.Perplexity.Upper95))
-	fmt.Fprintf(w, "KL          %s nats per token  (95 %%: %s to %s)  median %s  90 %% %s  99 %% %s  largest %s\n",
-		human.Float(r.KL.Mean), human.Float(r.KL.Lower95), human.Float(r.KL.Upper95), human.Float(r.KL.Median), human.Float(r.KL.P90), human.Float(r.KL.P99), human.Float(r.KL.Max))
+	fmt.Fprintf(w, "perplexity  %.4g → %.4g  %s  (%s)\n", r.Perplexity.Original, r.Perplexity.Package, growth(r.Perplexity.LogRatio), interval(r.Perplexity.Lower95, r.Perplexity.Upper95, growth))
+	fmt.Fprintf(w, "KL          %s nats per token  (%s)  median %s  90 %% %s  99 %% %s  largest %s\n",
+		human.Float(r.KL.Mean), interval(r.KL.Lower95, r.KL.Upper95, human.Float), human.Float(r.KL.Median), human.Float(r.KL.P90), human.Float(r.KL.P99), human.Float(r.KL.Max))
 	fmt.Fprintf(w, "top-1       %s  (95 %%: at least %s)\n", human.Percent(r.Top1.Agreement, 1), human.Percent(r.Top1.Lower95, 1))
 	if t := r.Text; t != nil {
 		same := "all greedy tokens are the same"

@@ -182,6 +182,30 @@ func check(d *ir.Decoder) error {
 	return nil
 }
 
+// sameScaling compares the older form of RoPE scaling with the newer; only the newer holds the base.
+func sameScaling(old, now map[string]any) bool {
+	kind := func(p map[string]any) string {
+		for _, key := range []string{"rope_type", "type"} {
+			if s, _ := p[key].(string); s != "" {
+				return s
+			}
+		}
+		return "default"
+	}
+	if kind(old) != kind(now) {
+		return false
+	}
+	for key, v := range old {
+		if key == "type" || key == "rope_type" {
+			continue
+		}
+		if w, ok := now[key]; !ok || fmt.Sprint(w) != fmt.Sprint(v) {
+			return false
+		}
+	}
+	return true
+}
+
 // rope reads rope_parameters as transformers 5 writes it, or rope_theta and rope_scaling as
 // version 4 does.
 func (r *reader) rope(d *ir.Decoder) {
@@ -192,8 +216,16 @@ func (r *reader) rope(d *ir.Decoder) {
 	if p == nil {
 		where = "rope_scaling"
 		p, _ = r.c[where].(map[string]any)
-	} else if v, ok := r.number(p, "rope_theta"); ok {
-		theta, haveTheta = v, true
+	} else {
+		if v, ok := r.number(p, "rope_theta"); ok {
+			theta, haveTheta = v, true
+		}
+		if old, _ := r.c["rope_scaling"].(map[string]any); old != nil && !sameScaling(old, p) {
+			d.RopeTheta = theta
+			// transformers 5 takes the older key, other readers the newer: whoever wrote both meant one
+			r.fail("%w: rope_scaling and rope_parameters ask for different things; remove the one that is not meant", ErrBadValue)
+			return
+		}
 	}
 	if !haveTheta {
 		theta = 10000

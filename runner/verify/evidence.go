@@ -155,11 +155,11 @@ func resampled(values []float32, chunks int, q float64, fn func(float64)) {
 }
 
 // bounds are the standard error and the one-sided 95 % bounds of a figure. Of one chunk nothing is
-// known, which is said with bounds that JSON can hold.
-func bounds(sorted []float64) (se, lower, upper float64) {
-	const unbounded = 1e300
+// known.
+func bounds(sorted []float64) (se, lower, upper Bound) {
 	if len(sorted) == 0 {
-		return unbounded, -unbounded, unbounded
+		unknown := Bound(math.NaN())
+		return unknown, unknown, unknown
 	}
 	var mean, square float64
 	for _, x := range sorted {
@@ -170,5 +170,5 @@ func bounds(sorted []float64) (se, lower, upper float64) {
 		square += (x - mean) * (x - mean)
 	}
 	m := Evidence{Resamples: sorted}
-	return math.Sqrt(square / float64(len(sorted))), m.bound(risk, true), m.bound(risk, false)
+	return Bound(math.Sqrt(square / float64(len(sorted)))), Bound(m.bound(risk, true)), Bound(m.bound(risk, false))
 }

@@ -76,7 +76,8 @@ func TestBootstrap(t *testing.T) {
 	}
 	mean := sum / n
 	want := math.Sqrt((square/n - mean*mean) / n)
-	se, lo, hi := bounds(bootstrap(chunks, func(c *chunk) float64 { return c.kl }))
+	a, b, c := bounds(bootstrap(chunks, func(c *chunk) float64 { return c.kl }))
+	se, lo, hi := float64(a), float64(b), float64(c)
 	if math.Abs(se-want) > 0.05*want {
 		t.Errorf("standard error %v, want %v", se, want)
 	}

@@ -1,6 +1,10 @@
 package verify
 
-import "maps"
+import (
+	"encoding/json"
+	"maps"
+	"math"
+)
 
 // Result is what a comparison measured. It is the object of `pare verify --output json`.
 type Result struct {
@@ -34,29 +38,53 @@ type Protocol struct {
 	ISA          string `json:"isa"`
 }
 
+// Bound is a standard error or a bound that may be unknown: of one chunk nothing can be said. Unknown
+// is NaN here and null in JSON.
+type Bound float64
+
+// Known reports whether there is a value.
+func (b Bound) Known() bool { return !math.IsNaN(float64(b)) }
+
+// MarshalJSON implements json.Marshaler.
+func (b Bound) MarshalJSON() ([]byte, error) {
+	if !b.Known() {
+		return []byte("null"), nil
+	}
+	return json.Marshal(float64(b))
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *Bound) UnmarshalJSON(text []byte) error {
+	if string(text) == "null" {
+		*b = Bound(math.NaN())
+		return nil
+	}
+	return json.Unmarshal(text, (*float64)(b))
+}
+
 // Perplexity is exp of the mean negative log likelihood; LogRatio is ln(package/original) with a
 // standard error from resampling chunks, both models on the same tokens.
 type Perplexity struct {
 	Original   float64 `json:"original"`
 	Package    float64 `json:"package"`
 	LogRatio   float64 `json:"log_ratio"`
-	LogRatioSE float64 `json:"log_ratio_se"`
-	Upper95    float64 `json:"log_ratio_upper95"`
-	Lower95    float64 `json:"log_ratio_lower95"`
+	LogRatioSE Bound   `json:"log_ratio_se"`
+	Upper95    Bound   `json:"log_ratio_upper95"`
+	Lower95    Bound   `json:"log_ratio_lower95"`
 }
 
 // KL is the divergence of the package from the original per token, in nats. Bounds are one-sided,
 // of the mean and of the 99th percentile, from resampling chunks.
 type KL struct {
 	Mean      float64   `json:"mean"`
-	SE        float64   `json:"se"`
-	Upper95   float64   `json:"upper95"`
-	Lower95   float64   `json:"lower95"`
+	SE        Bound     `json:"se"`
+	Upper95   Bound     `json:"upper95"`
+	Lower95   Bound     `json:"lower95"`
 	Median    float64   `json:"median"`
 	P90       float64   `json:"p90"`
 	P99       float64   `json:"p99"`
-	P99Upper  float64   `json:"p99_upper95"`
-	P99Lower  float64   `json:"p99_lower95"`
+	P99Upper  Bound     `json:"p99_upper95"`
+	P99Lower  Bound     `json:"p99_lower95"`
 	P999      float64   `json:"p999"`
 	Max       float64   `json:"max"`
 	Histogram Histogram `json:"histogram"`

@@ -218,8 +218,10 @@ func (c *Comparison) Result() (*Result, error) {
 	same := func(x *chunk) float64 { return float64(x.same) }
 	r.Top1.Agreement = ratio(c.chunks, same)
 	agreements := bootstrap(c.chunks, same)
-	_, r.Top1.Lower95, r.Top1.Upper95 = bounds(agreements)
-	r.Top1.Lower95, r.Top1.Upper95 = max(0, r.Top1.Lower95), min(1, r.Top1.Upper95)
+	r.Top1.Upper95 = 1 // a share lies between 0 and 1 whatever is known
+	if _, lo, hi := bounds(agreements); lo.Known() {
+		r.Top1.Lower95, r.Top1.Upper95 = max(0, float64(lo)), min(1, float64(hi))
+	}
 	known := func(value float64, resamples []float64) Evidence {
 		return Evidence{Value: value, Resamples: resamples, Units: len(c.chunks), Looks: c.looks}
 	}

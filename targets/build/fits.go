@@ -47,7 +47,7 @@ func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
 		promised = storage.MustLookup(req.Preset.Base).Bits()
 	}
 	var bits, elems float64
-	count := map[string]int{}
+	count, larger := map[string]int{}, map[storage.Type]int{}
 	matrices := 0
 	for _, s := range p.Steps {
 		t := m.Find(s.Tensor)
@@ -57,7 +57,8 @@ func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
 		matrices++
 		bits, elems = bits+8*float64(s.Bytes), elems+float64(t.Elems())
 		if s.Reason != "" {
-			count[string(s.To)+", "+strings.TrimPrefix(s.Reason, "kept: ")]++
+			count[strings.TrimPrefix(s.Reason, "kept: ")]++
+			larger[s.To]++
 		}
 	}
 	const most = 1.35 // the ratio of q2_k's mix is 1.2
@@ -66,8 +67,12 @@ func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
 	}
 	text := fmt.Sprintf("%.1f bits per weight, where the type's name promises %.1f", bits/elems, promised)
 	if reasons := sortedKeys(count); len(reasons) > 0 {
+		types := make([]string, 0, len(larger))
+		for _, typ := range sortedKeys(larger) {
+			types = append(types, fmt.Sprintf("%d are %s", larger[typ], typ))
+		}
 		why := slices.MaxFunc(reasons, func(a, b string) int { return count[a] - count[b] })
-		text += fmt.Sprintf(": %d of %d matrices are %s", count[why], matrices, why)
+		text += fmt.Sprintf(": of %s %s, mostly because %s", plural(matrices, "matrix", "matrices"), strings.Join(types, ", "), why)
 	}
 	return text
 }

@@ -3,7 +3,9 @@ package build
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/pare-dev/pare/formats"
 	"github.com/pare-dev/pare/internal/fault"
@@ -52,6 +54,9 @@ func (e *engine) plan(ctx context.Context) ([]*job, error) {
 	m, err := e.planBase(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if strings.HasSuffix(filepath.Clean(e.src.Path), rejectedSuffix) {
+		e.note("the source is a package that missed its gates")
 	}
 	e.rep.Targets = make([]report.Target, len(e.r.Targets))
 	jobs := make([]*job, len(e.r.Targets))
@@ -173,7 +178,7 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 		tensors += s.Bytes
 	}
 	if typ := quantized(m); typ != "" && !j.asIs {
-		r.Notes = append(r.Notes, "the source is "+typ+" already: what that lost is lost, and the comparison cannot see it; start from the float model if you have it")
+		r.Caveats = append(r.Caveats, "the source is "+typ+" already: what that lost is lost, and the comparison cannot see it; start from the float model if you have it")
 	}
 	r.Notes = append(r.Notes, e.lostZeros(p)...)
 	if text := shortfall(m, p, j.req); text != "" && len(r.Refusals) == 0 {

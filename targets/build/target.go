@@ -357,6 +357,9 @@ func (e *engine) merge1(r *report.Target, p *report.PassResult) {
 	r.Skipped = append(r.Skipped, p.Skipped...)
 }
 
+// rejectedSuffix marks packages that missed a gate.
+const rejectedSuffix = ".rejected"
+
 // place is where the target's package goes.
 func (e *engine) place(j *job, rejected bool) string {
 	name := j.t.Name
@@ -364,7 +367,7 @@ func (e *engine) place(j *job, rejected bool) string {
 		name += pack.Ext
 	}
 	if rejected {
-		name = j.t.Name + ".rejected"
+		name = j.t.Name + rejectedSuffix
 	}
 	return filepath.Join(e.o.Out, name)
 }

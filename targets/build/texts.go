@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -13,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
@@ -92,29 +90,12 @@ func readText(file string) ([]byte, error) {
 		return nil, &fault.Error{File: file, Op: "text", Err: err}
 	case len(b) > maxText:
 		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, fmt.Errorf("larger than %s", human.Bytes(maxText))), Hint: "a few megabytes of text are plenty: cut it"}
-	case !isText(b):
+	case !human.IsText(b):
 		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("this is no text: it holds zero bytes, or is not UTF-8")), Hint: "give a plain text file"}
 	case len(b) == 0:
 		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("the file is empty"))}
 	}
 	return b, nil
-}
-
-// isText tells text from other files, as other tools do by zero bytes, and by more than a stray
-// damaged character.
-func isText(b []byte) bool {
-	if bytes.IndexByte(b, 0) >= 0 {
-		return false
-	}
-	bad := 0
-	for i := 0; i < len(b); {
-		r, n := utf8.DecodeRune(b[i:])
-		if r == utf8.RuneError && n == 1 {
-			bad++
-		}
-		i += n
-	}
-	return bad*100 <= len(b)
 }
 
 // seenBefore is the share of a text's tokens that lie in stretches which occur in another text too.

@@ -100,18 +100,21 @@ func (r *Report) scatterChart() template.HTML {
 		}
 		x, y := float64(t.Bytes)/(1<<20), t.KL.Mean
 		n++
-		top, right = max(top, y, t.KL.Upper95), max(right, x)
+		top, right = max(top, y), max(right, x)
+		if t.KL.Upper95.Known() {
+			top = max(top, float64(t.KL.Upper95))
+		}
 		xy := plotter.XYs{{X: x, Y: y}}
 		dot, err := plotter.NewScatter(xy)
 		if err != nil {
 			continue // not finite: the table says so
 		}
 		dot.GlyphStyle = draw.GlyphStyle{Color: series[i%len(series)], Radius: 4.5, Shape: shapes[i%len(shapes)]}
-		if t.KL.SE > 0 && !math.IsInf(t.KL.SE, 0) {
+		if half := 1.96 * float64(t.KL.SE); half > 0 {
 			if bars, err := plotter.NewYErrorBars(struct {
 				plotter.XYs
 				plotter.YErrors
-			}{xy, plotter.YErrors{{Low: 1.96 * t.KL.SE, High: 1.96 * t.KL.SE}}}); err == nil {
+			}{xy, plotter.YErrors{{Low: half, High: half}}}); err == nil {
 				bars.Color, bars.CapWidth = series[i%len(series)], 5
 				p.Add(bars)
 			}

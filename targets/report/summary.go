@@ -102,8 +102,8 @@ func (t *Target) KLText() string {
 	if t.KL == nil {
 		return ""
 	}
-	half := 1.96 * t.KL.SE
-	if !(half > 0) || math.IsInf(half, 0) {
+	half := 1.96 * float64(t.KL.SE)
+	if !(half > 0) { // zero, or unknown
 		return human.Float(t.KL.Mean)
 	}
 	const most = 7 // decimals; what is smaller reads better with an exponent

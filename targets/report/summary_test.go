@@ -69,7 +69,7 @@ func TestFigures(t *testing.T) {
 		{9.5e-10, 1.7e-11, "9.5e-10 ± 3.3e-11"},
 		{0.0411, 0, "0.0411"},
 	} {
-		x := Target{KL: &verify.KL{Mean: tc.mean, SE: tc.se}}
+		x := Target{KL: &verify.KL{Mean: tc.mean, SE: verify.Bound(tc.se)}}
 		if got := x.KLText(); got != tc.want {
 			t.Errorf("KL %v, SE %v: %q, want %q", tc.mean, tc.se, got, tc.want)
 		}
