@@ -48,6 +48,13 @@ func init() {
 	})
 }
 
+// SecondMomentsFit reports whether GPTQ can solve a layer with so many inputs in memory bytes (0: no
+// limit); others are rounded to nearest. It takes second moments in float64, a copy to factor, and the
+// factor in float32, which may be half of the memory.
+func SecondMomentsFit(cols int, memory int64) bool {
+	return memory <= 0 || int64(cols)*int64(cols)*20 <= memory/2
+}
+
 // Name is "quantize.gptq".
 func (g *GPTQ) Name() string { return "quantize.gptq" }
 
@@ -162,10 +169,9 @@ func (g *gptqRun) stage(ctx context.Context, block int, roles []ir.Role, inputs 
 		return nil
 	}
 	cols := todo[0].Cols()
-	// second moments in float64, a copy to factor, and the factor in float32
-	if need := int64(cols) * int64(cols) * 20; g.env.Memory > 0 && need > g.env.Memory/2 {
+	if !SecondMomentsFit(cols, g.env.Memory) {
 		for _, t := range todo {
-			reason := fmt.Sprintf("rounded to nearest: the second moments of %d inputs need %d MiB, half of --max-memory is %d MiB", cols, need>>20, g.env.Memory>>21)
+			reason := fmt.Sprintf("rounded to nearest: the second moments of %d inputs do not fit --max-memory", cols)
 			g.res.Notes = append(g.res.Notes, t.Name+": "+reason)
 			g.env.Progress.Note(t.Name, reason)
 		}

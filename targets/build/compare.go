@@ -219,6 +219,10 @@ func (e *engine) weights(ctx context.Context, m *ir.Model) (map[string]map[strin
 	}
 	e.meter.Stage("compare weights", total, "weights")
 	var errs []error
+	band := int64(weightBand)
+	if most := e.memory(); most > 0 {
+		band = min(band, most/16+1<<16)
+	}
 	for _, want := range e.ref.Tensors() {
 		got := find(m, want)
 		if got == nil && e.ref.Decoder != nil && want.Role == ir.RoleUnknown {
@@ -235,7 +239,7 @@ func (e *engine) weights(ctx context.Context, m *ir.Model) (map[string]map[strin
 		if !real(want) {
 			continue
 		}
-		f, err := difference(ctx, want, got, min(weightBand, max(1<<16, e.memory()/16+1<<16)))
+		f, err := difference(ctx, want, got, band)
 		if err != nil {
 			errs = append(errs, err)
 			if ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/storage"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/quantize"
@@ -75,6 +76,29 @@ func shortfall(m *ir.Model, p *ir.Plan, req quantize.Request) string {
 		text += fmt.Sprintf(": of %s %s, mostly because %s", plural(matrices, "matrix", "matrices"), strings.Join(types, ", "), why)
 	}
 	return text
+}
+
+// cramped finds the layers that the method cannot solve within --max-memory and rounds to nearest. That
+// changes bytes, so keys and manifest have it, and the plan says it.
+func (e *engine) cramped(j *job, m *ir.Model) {
+	if !runs(j.t) {
+		return
+	}
+	matrices := 0
+	for _, t := range m.Tensors() {
+		if t.Role.Linear() && !quantize.SecondMomentsFit(t.Cols(), e.passMemory()) {
+			matrices++
+			if !slices.Contains(j.rounded, t.Cols()) {
+				j.rounded = append(j.rounded, t.Cols())
+			}
+		}
+	}
+	if matrices == 0 {
+		return
+	}
+	slices.Sort(j.rounded)
+	j.rep.SameBytes += fmt.Sprintf(", with layers of %s inputs rounded to nearest", strings.Trim(fmt.Sprint(j.rounded), "[]"))
+	j.rep.Caveats = append(j.rep.Caveats, fmt.Sprintf("--max-memory %s is too little for %s on %s: they are rounded to nearest", human.Bytes(e.o.MaxMemory), j.t.Method, plural(matrices, "layer", "layers")))
 }
 
 // quantized names the type of a model whose weights are quantized already, "" when they are floats.

@@ -184,6 +184,7 @@ func (e *engine) planTarget(ctx context.Context, j *job, m *ir.Model) error {
 	if text := shortfall(m, p, j.req); text != "" && len(r.Refusals) == 0 {
 		r.Caveats = append(r.Caveats, text)
 	}
+	e.cramped(j, m)
 	r.Bytes = tensors
 	r.Ratio = float64(r.Bytes) / float64(max(e.rep.Source.Bytes, 1))
 	r.BitsPerWeight = 8 * float64(r.Bytes) / float64(max(e.rep.Source.Parameters, 1))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -178,5 +179,61 @@ func TestCancel(t *testing.T) {
 	}
 	if _, err := Run(context.Background(), longRecipe(), Options{Out: out}); err != nil {
 		t.Errorf("going on: %v", err)
+	}
+}
+
+// A work folder that finished a target into one output folder does not pass for another: the package
+// is built from its kept stages there too.
+func TestAnotherOutFolder(t *testing.T) {
+	dir := t.TempDir()
+	r := tinyRecipe()
+	r.Targets = []recipe.Target{{Use: "arm64", Quantize: "q8_0"}}
+	r.Verify, r.Bench, r.Gate = recipe.Verify{Off: true}, recipe.Bench{Off: true}, nil
+	var first map[string]string
+	for _, out := range []string{"one", "two"} {
+		rep, err := Run(context.Background(), r, Options{Out: filepath.Join(dir, out), Work: filepath.Join(dir, "work"), KeepWork: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !exists(filepath.Join(dir, out, "arm64", "model.gguf")) {
+			t.Fatalf("%s holds no package; the report says %s", out, rep.Targets[0].Package)
+		}
+		if got := digests(t, rep); first == nil {
+			first = got
+		} else if !maps.Equal(got, first) {
+			t.Errorf("digests %v, first %v", got, first)
+		}
+	}
+}
+
+// Too little memory for GPTQ changes bytes: the plan and the manifest say so, and stages that were kept
+// from such a run are not taken for those of a roomier one.
+func TestCrampedGPTQ(t *testing.T) {
+	dir := t.TempDir()
+	r := &recipe.Recipe{
+		Source:      recipe.Source{Model: filepath.Join(books, "model")},
+		Calibration: recipe.Calibration{Text: []string{filepath.Join(books, "text", "calibration.txt")}, Tokens: 1024},
+		Targets:     []recipe.Target{{Use: "arm64", Quantize: "q4_0", Method: "gptq"}},
+		Verify:      recipe.Verify{Off: true},
+		Bench:       recipe.Bench{Off: true},
+	}
+	build := func(out, work string, memory int64) (map[string]string, string) {
+		t.Helper()
+		rep, err := Run(context.Background(), r, Options{Out: filepath.Join(dir, out), Work: filepath.Join(dir, work), KeepWork: true, MaxMemory: memory})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return digests(t, rep), rep.Targets[0].SameBytes
+	}
+	roomy, where := build("roomy", "w1", 0)
+	if strings.Contains(where, "rounded") {
+		t.Errorf("without a limit: same bytes on %q", where)
+	}
+	cramped, where := build("cramped", "w2", 80<<20)
+	if !strings.Contains(where, "layers of 768 inputs rounded to nearest") || maps.Equal(cramped, roomy) {
+		t.Errorf("with little memory: same bytes on %q", where)
+	}
+	if again, _ := build("again", "w2", 0); !maps.Equal(again, roomy) {
+		t.Errorf("after a cramped run over the same work folder: %v, want %v", again, roomy)
 	}
 }

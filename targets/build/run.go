@@ -106,7 +106,7 @@ func (e *engine) checkOut() error {
 
 // jobKey is the digest of everything that a target's package depends on.
 func (e *engine) jobKey(j *job) string {
-	parts := []any{e.key, *j.t, e.anonymous(j)}
+	parts := []any{e.key, *j.t, e.anonymous(j), j.rounded}
 	if j.isa {
 		parts = append(parts, e.o.ISA, e.calibKey())
 	}
@@ -117,10 +117,18 @@ func (e *engine) jobKey(j *job) string {
 // moves there, so that a run that is killed between the two knows the package as its own.
 type published struct {
 	Key         string // of the package and of how it was compared
-	Place       string
+	Place       string // absolute
 	Fingerprint string // see fingerprint
 	Target      report.Target
 	Stages      []report.Stage
+}
+
+// absolute is a path that means the same from any folder.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
 }
 
 // fingerprint names what lies at a place: the digest of a folder's manifest, or of an archive.
@@ -160,7 +168,7 @@ func (e *engine) target(ctx context.Context, j *job) error {
 	}
 	full := key(j.key, e.r.Verify, e.r.Bench, e.r.Gate, checkKey, e.o.ISA, e.o.Publish)
 	var p published
-	if s.load(&p) && p.Key == full {
+	if s.load(&p) && p.Key == full && (p.Place == absolute(e.place(j, false)) || p.Place == absolute(e.place(j, true))) {
 		if at, err := fingerprint(ctx, p.Place); err == nil && at == p.Fingerprint {
 			*j.rep = p.Target
 			for i := range p.Stages {
@@ -172,6 +180,6 @@ func (e *engine) target(ctx context.Context, j *job) error {
 	}
 	before := len(e.rep.Stages)
 	return e.build(ctx, j, func(place, print string) error {
-		return s.finish(published{Key: full, Place: place, Fingerprint: print, Target: *j.rep, Stages: e.rep.Stages[before:]})
+		return s.finish(published{Key: full, Place: absolute(place), Fingerprint: print, Target: *j.rep, Stages: e.rep.Stages[before:]})
 	})
 }

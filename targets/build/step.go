@@ -183,6 +183,7 @@ func (e *engine) planStep(ctx context.Context, j *job, m *ir.Model) (*ir.Model, 
 	if err != nil {
 		return nil, err
 	}
+	e.cramped(j, m)
 	for _, s := range p.Steps {
 		j.rep.Tensors = append(j.rep.Tensors, tensorLine(s, e.src.Find(s.Tensor), nil))
 		j.rep.Bytes += s.Bytes
@@ -199,7 +200,7 @@ func (e *engine) step(ctx context.Context, s *Step, j *job) error {
 		return err
 	}
 	m := e.base
-	st, err := e.w.stage("step", key(e.key, *j.t, e.calibKey(), e.o.ISA))
+	st, err := e.w.stage("step", key(e.key, *j.t, e.calibKey(), e.o.ISA, j.rounded))
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type job struct {
 	key string
 	// isa says that activations entered the bytes.
 	isa bool
+	// rounded are the numbers of inputs of layers that --max-memory keeps GPTQ from: they change bytes.
+	rounded []int
 	// asIs says that the weights have the type already.
 	asIs bool
 }
@@ -239,7 +241,7 @@ func (e *engine) make(ctx context.Context, j *job, s *stage) (rec packaged, reus
 func (e *engine) manifest(j *job, m *ir.Model) *pack.Manifest {
 	man := &pack.Manifest{
 		Tool: e.o.Tool, Name: j.t.Name, Target: j.t.Use, Container: j.box.Format, Model: ".",
-		Architecture: m.Arch, Parameters: m.Parameters(), Quantize: j.t.Quantize, Method: j.t.Method, SameBytes: e.sameBytes(j.isa),
+		Architecture: m.Arch, Parameters: m.Parameters(), Quantize: j.t.Quantize, Method: j.t.Method, SameBytes: j.rep.SameBytes,
 		Source:   pack.Origin{Digest: e.origins.Model, Format: e.src.Format},
 		Recipe:   e.anonymous(j),
 		Requires: pack.Requires{Arch: j.table.Arch, ISA: j.table.ISA},
