@@ -42,6 +42,8 @@ func schemaOf(t reflect.Type) map[string]any {
 	switch {
 	case t == reflect.TypeFor[recipe.Recipe](), t.Kind() == reflect.Interface:
 		return map[string]any{}
+	case t == reflect.TypeFor[verify.Bound](): // null when nothing is known
+		return map[string]any{"type": []any{"number", "null"}}
 	case t.Kind() == reflect.Pointer:
 		return map[string]any{"anyOf": []any{schemaOf(t.Elem()), map[string]any{"type": "null"}}}
 	}

@@ -87,7 +87,8 @@ func existing(path string) string {
 	}
 }
 
-// Rates of one core, measured on a 2.5 GHz x86 server; an estimate is right within a factor of two.
+// Rates of one core, measured on a 2.5 GHz x86 server; an estimate is right within a factor of two or so on an
+// idle machine.
 const (
 	bytesPerSecond   = 600e6 // decode and copy
 	weightsPerSecond = 12e6  // scale search of a block type
@@ -99,6 +100,19 @@ func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 	cores := float64(e.o.Threads)
 	weights := float64(m.Parameters())
 	s := float64(e.rep.Source.Bytes) / bytesPerSecond // digests
+	var learned float64                               // tokens of calibration
+	if e.calib != nil {
+		learned = float64(e.calib.Tokens)
+	}
+	walk := 2 * weights * learned / flopsPerSecond / cores
+	for i := range e.r.Passes {
+		if prunesByActivations(e.r) && e.r.Passes[i].Use != "lora.merge" {
+			s += 2 * walk // each block before and after its weights went
+		}
+	}
+	if measures(e.r, jobs) {
+		s += walk
+	}
 	for _, j := range jobs {
 		s += float64(e.rep.Source.Bytes) / bytesPerSecond / cores
 		if _, plain := j.plain(); !plain {
@@ -113,7 +127,11 @@ func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 		}
 		if e.src.Decoder != nil && !e.r.Bench.Off {
 			b := e.r.Bench
-			s += 2 * 2 * weights * float64((b.Repeat+1)*(b.Prompt+2*b.Generate)) / flopsPerSecond / cores
+			timed := 2 * 2 * weights * float64((b.Repeat+1)*(b.Prompt+2*b.Generate)) / flopsPerSecond / cores
+			if !speedGate(e) {
+				timed = min(timed, benchLimit.Seconds())
+			}
+			s += timed
 		}
 	}
 	return s

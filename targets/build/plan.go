@@ -73,7 +73,8 @@ func (e *engine) plan(ctx context.Context) ([]*job, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return jobs, e.estimate(m, jobs)
+	left := slices.DeleteFunc(slices.Clone(jobs), func(j *job) bool { return j.rep.Verdict == report.Refused })
+	return jobs, e.estimate(m, left)
 }
 
 // planBase is the catalogue that targets start from, with types and shapes only.
