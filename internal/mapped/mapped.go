@@ -19,8 +19,8 @@ type File struct {
 	size int64
 
 	once sync.Once
-	data []byte // nil when the system cannot map the file
-	used atomic.Bool
+	data []byte      // nil when the system cannot map the file
+	used atomic.Bool // data is there: for Drop, which may come before the first Bytes or after Close
 }
 
 // ErrNotFile is the reason when a path names a folder, pipe or device.
@@ -87,7 +87,7 @@ func (f *File) Bytes(off, n int64) ([]byte, bool) {
 }
 
 // Drop gives the memory behind [off,off+n) of the mapping back. Views stay valid: what is touched
-// again is read again. It does nothing where the system has no such call.
+// again is read again. It does nothing where the system has no such call, and after Close.
 func (f *File) Drop(off, n int64) {
 	if !f.used.Load() || off < 0 || n <= 0 || off > f.size-n {
 		return
@@ -102,6 +102,7 @@ func (f *File) Close() error {
 	f.once.Do(func() {}) // no mapping after Close
 	var err error
 	if f.data != nil {
+		f.used.Store(false)
 		err = unmap(f.data)
 		f.data = nil
 	}

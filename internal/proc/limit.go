@@ -2,7 +2,6 @@ package proc
 
 import (
 	"fmt"
-	"runtime"
 	"runtime/debug"
 
 	"github.com/pare-dev/pare/internal/fault"
@@ -32,14 +31,6 @@ func LimitMemory(most, mapped int64) (undo func()) {
 		debug.FreeOSMemory() // what was freed makes room for the pages
 	}
 	return func() { debug.SetMemoryLimit(old) }
-}
-
-// LiveHeap is what is alive on the heap now, in bytes.
-func LiveHeap() int64 {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // an amount of memory
 }
 
 // Afford refuses work that takes at least the given memory, all of the process included, when that is
