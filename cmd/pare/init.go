@@ -69,7 +69,11 @@ are written in.`,
 			if err != nil {
 				return err
 			}
-			if _, err := recipe.Parse(out, []byte(text)); err != nil {
+			r, err := recipe.Parse(out, []byte(text))
+			if err != nil {
+				return err
+			}
+			if err := build.Check(r); err != nil { // what the next command would refuse is not written
 				return err
 			}
 			if out == "-" {
@@ -136,10 +140,23 @@ func starterFor(ctx context.Context, model string, names []string, out string) (
 
 // relativeTo spells a path as a recipe at out does.
 func relativeTo(out, path string) string {
-	if rel, err := filepath.Rel(filepath.Dir(out), path); err == nil && !filepath.IsAbs(path) {
-		return filepath.ToSlash(rel)
+	if filepath.IsAbs(path) {
+		return path
 	}
-	return path
+	// Both from the root: of "/r" and "m", or "../r" and "m", neither says where the other is.
+	dir, err := filepath.Abs(filepath.Dir(out))
+	if err != nil {
+		return path
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return path
+	}
+	rel, err := filepath.Rel(dir, abs)
+	if err != nil {
+		rel = abs // on another drive
+	}
+	return filepath.ToSlash(rel)
 }
 
 // textLine names the text of a kind that lies beside the model; a comment when there is none.

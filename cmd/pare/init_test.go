@@ -45,6 +45,36 @@ func TestInitPasses(t *testing.T) {
 	}
 }
 
+// A recipe's paths are relative to the recipe, wherever that is written; a path from the root stays.
+// What plan would refuse is not written.
+func TestInitElsewhere(t *testing.T) {
+	dir, elsewhere := sample(t), t.TempDir()
+	t.Chdir(dir)
+	if err := os.Mkdir("below", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ in, model, out string }{
+		{dir, "books-llama/model", filepath.Join(elsewhere, "r.toml")},
+		{dir, "books-llama/model", filepath.Join("below", "r.toml")},
+		{dir, filepath.Join(dir, "books-llama", "model"), filepath.Join(elsewhere, "s.toml")},
+		{filepath.Join(dir, "books-llama"), "model", filepath.Join("..", "r.toml")},
+	} {
+		ok(t, c.in, "init", c.model, "-t", "arm64", "-o", c.out, "-q")
+		ok(t, c.in, "plan", "-r", c.out, "--no-bench", "-q")
+		b, err := os.ReadFile(c.out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if filepath.IsAbs(c.model) != strings.Contains(string(b), "model    = \""+filepath.ToSlash(dir)) {
+			t.Errorf("%s -o %s:\n%s", c.model, c.out, b)
+		}
+	}
+	d := pare(t, dir, "init", "books-llama/model", "-t", "arm64", "-t", "arm64", "-o", "twice.toml")
+	if _, err := os.Stat("twice.toml"); d.code != exitMisuse || !strings.Contains(d.err, "two packages are called") || err == nil {
+		t.Errorf("exit code %d, file written: %v\n%s", d.code, err == nil, d.err)
+	}
+}
+
 // Where no model and no text lies, the recipe says so instead of naming them.
 func TestInitWithoutModel(t *testing.T) {
 	d := pare(t, t.TempDir(), "init", "nowhere/model", "-o", "r.toml")
