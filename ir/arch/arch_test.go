@@ -247,3 +247,26 @@ func FuzzFromHF(f *testing.F) {
 		}
 	})
 }
+
+// TestTwoScalings: a configuration with both spellings of RoPE scaling is taken when they agree and
+// refused when they do not, for its readers disagree on which one counts.
+func TestTwoScalings(t *testing.T) {
+	base := string(config(t, "llama", "config.json"))
+	i := strings.Index(base, `"rope_parameters"`)
+	if i < 0 {
+		t.Fatal("the configuration has no rope_parameters")
+	}
+	for scaling, ok := range map[string]bool{
+		`null`:                                 true,
+		`{"rope_type": "yarn", "factor": 4.0}`: false,
+		`{"type": "linear", "factor": 2.0}`:    false,
+		`{"rope_type": "default"}`:             false,
+		base[i+len(`"rope_parameters":`) : i+strings.IndexByte(base[i:], '}')+1]:                                                true,
+		strings.Replace(base[i+len(`"rope_parameters":`):i+strings.IndexByte(base[i:], '}')+1], `"factor": `, `"factor": 1`, 1): false,
+	} {
+		_, _, _, err := FromHF([]byte(base[:i] + `"rope_scaling": ` + scaling + ", " + base[i:]))
+		if (err == nil) != ok {
+			t.Errorf("rope_scaling %s beside rope_parameters: %v", scaling, err)
+		}
+	}
+}
