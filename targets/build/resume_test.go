@@ -3,12 +3,14 @@ package build
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -161,21 +163,65 @@ func TestWorkFolderIsLocked(t *testing.T) {
 	}
 }
 
-// Cancelling stops soon and leaves nothing in the places of packages.
+// canceller cancels a run at the first event of the first stage with a prefix.
+type canceller struct {
+	prefix string
+	cancel context.CancelFunc
+	at     time.Time
+	now    string
+	mu     sync.Mutex
+}
+
+func (c *canceller) Stage(name string, _ int64, _ string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = name
+	if c.prefix == "" {
+		c.stop()
+	}
+}
+
+func (c *canceller) Add(int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if strings.HasPrefix(c.now, c.prefix) {
+		c.stop()
+	}
+}
+
+func (c *canceller) Note(string, string) {}
+
+func (c *canceller) stop() {
+	if c.at.IsZero() {
+		c.at = time.Now()
+	}
+	c.cancel()
+}
+
+// Cancelling stops soon, at the beginning as well as amid the work on a target, and leaves nothing in
+// the places of packages. The next run goes on.
 func TestCancel(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
 	out := filepath.Join(t.TempDir(), "out")
-	time.AfterFunc(300*time.Millisecond, cancel)
-	start := time.Now()
-	_, err := Run(ctx, longRecipe(), Options{Out: out})
-	if err == nil {
-		t.Skip("the whole job took less than 300 ms")
-	}
-	if !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if d := time.Since(start); d > 5*time.Second {
-		t.Errorf("stopped after %v", d)
+	for _, stage := range []string{"", "write arm64"} {
+		ctx, cancel := context.WithCancel(context.Background())
+		sink := &canceller{prefix: stage, cancel: cancel}
+		_, err := Run(ctx, longRecipe(), Options{Out: out, Progress: sink})
+		cancel()
+		if sink.at.IsZero() || !errors.Is(err, context.Canceled) {
+			t.Fatalf("cancelled in %q (%v): %v", stage, !sink.at.IsZero(), err)
+		}
+		if d := time.Since(sink.at); d > 5*time.Second {
+			t.Errorf("cancelled in %q: stopped after %v", stage, d)
+		}
+		entries, err := os.ReadDir(out)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), ".") {
+				t.Errorf("cancelled in %q: %s is there", stage, e.Name())
+			}
+		}
 	}
 	if _, err := Run(context.Background(), longRecipe(), Options{Out: out}); err != nil {
 		t.Errorf("going on: %v", err)
