@@ -89,6 +89,11 @@ func (a *app) verdict(rep *report.Report, out string) error {
 	if err := a.show(result{object: rep, lines: lines, table: t, text: func(w io.Writer) { a.buildText(w, rep, s, t, out) }}); err != nil {
 		return err
 	}
+	return exitOf(rep)
+}
+
+// exitOf is the exit code of a verdict, as the error that carries it.
+func exitOf(rep *report.Report) error {
 	switch rep.Verdict {
 	case report.Fail, report.Inconclusive:
 		return codeOnly(exitGate)

@@ -54,7 +54,7 @@ llama.cpp's GGUF form, for --imatrix of quantize, prune and build, and for llama
 			t := &table{head: []string{"file", ">layers", ">tokens"}}
 			t.add(out, fmt.Sprint(object.Layers), fmt.Sprint(object.Tokens))
 			return a.show(result{object: object, table: t, text: func(w io.Writer) {
-				fmt.Fprintf(w, "%s  %d layers · %s tokens in %d chunks of %d\n", out, object.Layers, human.Thousands(int64(object.Tokens)), s.Chunks, s.ChunkSize)
+				fmt.Fprintf(w, "%s  %s · %s tokens in %s of %d\n", out, plural(object.Layers, "layer"), human.Thousands(int64(object.Tokens)), plural(s.Chunks, "chunk"), s.ChunkSize)
 			}})
 		},
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
 )
@@ -65,7 +66,39 @@ func demoRecipe(dir string, tokens, chunks int, targets []recipe.Target, passes 
 	}
 }
 
+// demoPackages are what the demo makes, in its folder dist.
+var demoPackages = []string{"arm64", "x86-64-v3", "x86-64-v4", prunedName}
+
+// prunedName is the package with zeros.
+const prunedName = "x86-64-v3-pruned"
+
+// demoReport is the report of a demo that came to its end in a folder, nil when there is none or a
+// package of it is gone.
+func demoReport(dist string) *report.Report {
+	rep, err := report.Read(filepath.Join(dist, "report.json"))
+	if err != nil || len(rep.Targets) != len(demoPackages) {
+		return nil
+	}
+	for i, name := range demoPackages {
+		place := filepath.Join(dist, filepath.Base(rep.Targets[i].Package)) // the folder may have been moved
+		if rep.Targets[i].Name != name || !pack.IsPackage(place) {
+			return nil
+		}
+	}
+	return rep
+}
+
 func (a *app) demo(ctx context.Context, dir string, force bool, tokens, chunks int) error {
+	dist := filepath.Join(dir, "dist")
+	if rep := demoReport(dist); rep != nil && !force {
+		if a.output.value != "table" {
+			return a.verdict(rep, dist)
+		}
+		if !a.quiet {
+			a.say("the demo is there: open %s in a browser; --force makes it anew", filepath.Join(dist, "report.html"))
+		}
+		return exitOf(rep)
+	}
 	if err := writeSample(filepath.Join(dir, "books-llama"), force); err != nil {
 		return err
 	}
@@ -75,12 +108,12 @@ func (a *app) demo(ctx context.Context, dir string, force bool, tokens, chunks i
 		{Use: "x86-64-v4", Quantize: "q4_k_m"},
 	})
 	share := recipe.Ratio(0.3)
-	pruned := demoRecipe(dir, tokens, chunks, []recipe.Target{{Use: "x86-64-v3", Name: "x86-64-v3-pruned", Quantize: "q8_0"}},
+	pruned := demoRecipe(dir, tokens, chunks, []recipe.Target{{Use: "x86-64-v3", Name: prunedName, Quantize: "q8_0"}},
 		recipe.Pass{Use: "prune.wanda", Sparsity: &share})
 	pruned.Bench.Off = true // dense kernels take as long for zeros as for other numbers
 
 	o := a.options()
-	o.Out, o.Force = filepath.Join(dir, "dist"), force
+	o.Out, o.Force = dist, force
 	rep, err := a.build(ctx, dense, o)
 	if err != nil {
 		return err

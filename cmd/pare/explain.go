@@ -26,8 +26,8 @@ func (a *app) explainCmd() *cobra.Command {
 and the drop of the KL divergence is its loss. Beside it stands the flag that stores it better, and
 what that costs in bytes.
 
-Without an ORIGINAL the report inside the package says what it was made from, adapters included. An
-ORIGINAL that is named stands for itself: when adapters were merged, name the merged model.`,
+Without an ORIGINAL the report in the package, or beside an archive, says what it was made from,
+adapters included. An ORIGINAL that is named stands for itself: when adapters were merged, name the merged model.`,
 		Example: `  pare explain books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 2
   pare explain dist/arm64`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -37,6 +37,7 @@ ORIGINAL that is named stands for itself: when adapters were merged, name the me
 			return atMost(2)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			fl.contextSet = cmd.Flags().Changed("context")
 			return a.explain(cmd.Context(), args, &fl, top)
 		},
 	}
@@ -50,7 +51,11 @@ ORIGINAL that is named stands for itself: when adapters were merged, name the me
 func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top int) error {
 	pkg := args[len(args)-1]
 	a.budget.shares = 2
-	orig, original, err := a.origin(ctx, args)
+	rec, _ := recordOf(pkg)
+	if n := rec.context(); n > 0 && !fl.contextSet {
+		fl.context = n // as the build compared: the two figures belong together
+	}
+	orig, original, err := a.origin(ctx, args, rec)
 	if err != nil {
 		return err
 	}
@@ -60,7 +65,7 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 		return err
 	}
 	defer made.Close()
-	if err := contextFits(fl.context, orig, made); err != nil {
+	if err := fl.fit(orig, made); err != nil {
 		return err
 	}
 	run := runner.Options{Tokens: fl.context}

@@ -43,11 +43,76 @@ func TestExplainAsksThePackage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(adapter, "README.md"), []byte("changed"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for file, want := range map[string]string{"dist/gpu-vllm": "which has changed since", "books-llama/model": "nothing here says what it was made from"} {
+	for file, want := range map[string][]string{
+		"dist/gpu-vllm":     {"which has changed since", "pare explain MERGED dist/gpu-vllm", "for adapters were merged"},
+		"books-llama/model": {"nothing here says what it was made from", "pare explain ORIGINAL books-llama/model"},
+	} {
 		d := pare(t, dir, append([]string{"explain", file}, short...)...)
-		if d.code != 2 || !strings.Contains(d.err, want) || !strings.Contains(d.err, "pare explain ORIGINAL "+file) {
-			t.Errorf("%s: code %d: %s", file, d.code, d.err)
+		for _, w := range want {
+			if d.code != exitMisuse || !strings.Contains(d.err, w) {
+				t.Errorf("%s: code %d, want %q: %s", file, d.code, w, d.err)
+			}
 		}
+	}
+	// The source alone is no fair original, and that is told.
+	d := pare(t, dir, append([]string{"explain", "books-llama/model", "dist/gpu-vllm", "--top", "1"}, short...)...)
+	if d.code != 0 || !strings.Contains(d.err, "adapters were merged into dist/gpu-vllm and not into books-llama/model") {
+		t.Errorf("code %d: %s", d.code, d.err)
+	}
+}
+
+// An archive holds no report: the one beside it speaks for it, as long as it speaks of these bytes.
+// Without --context the chunks are those of the build, and never longer than the model's context.
+func TestExplainArchive(t *testing.T) {
+	dir := sample(t)
+	shorten(t, filepath.Join(dir, "books-llama", "model", "config.json"), 48)
+	text := []string{"--chunks", "1", "--output", "json"}
+	explained := func(args ...string) (e verify.Explanation) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(ok(t, dir, append(append([]string{"explain"}, args...), text...)...)), &e); err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	ok(t, dir, "build", "books-llama/model", "-t", "arm64", "--method", "rtn", "--archive", "--chunks", "1", "--no-bench", "-q", "-o", "dist")
+	archive := filepath.Join("dist", "arm64.pare")
+	rec, found := recordOf(archive)
+	if !found || rec.target.Name != "arm64" || rec.context() != 48 {
+		t.Fatalf("the record of the archive: %v %+v", found, rec.target)
+	}
+	if e := explained(archive); e.Protocol.Context != 48 || e.Original != "books-llama/model" || len(e.Losses) == 0 {
+		t.Errorf("context %d, original %s, %d losses", e.Protocol.Context, e.Original, len(e.Losses))
+	}
+	if e := explained("books-llama/model", archive); e.Protocol.Context != 48 {
+		t.Errorf("with an original: context %d", e.Protocol.Context)
+	}
+	d := pare(t, dir, "explain", archive, "--context", "64")
+	if d.code != exitMisuse || !strings.Contains(d.err, "trained for 48") {
+		t.Errorf("a context that was asked for: code %d: %s", d.code, d.err)
+	}
+	if err := os.Rename(filepath.Join("dist", "arm64.pare"), filepath.Join("dist", "old.pare")); err != nil {
+		t.Fatal(err)
+	}
+	ok(t, dir, "build", "books-llama/model", "-t", "arm64", "--quantize", "q8_0", "--archive", "--no-verify", "--no-bench", "-q", "-o", "dist", "--force")
+	if _, found := recordOf(filepath.Join("dist", "old.pare")); found {
+		t.Error("a report of other bytes speaks for an archive")
+	}
+}
+
+// shorten sets what a model was trained for.
+func shorten(t *testing.T, file string, context int) {
+	t.Helper()
+	var config map[string]any
+	if err := json.Unmarshal([]byte(readFile(t, file)), &config); err != nil {
+		t.Fatal(err)
+	}
+	config["max_position_embeddings"] = context
+	b, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

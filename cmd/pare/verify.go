@@ -22,12 +22,13 @@ import (
 
 // verifyFlags are the choices of verify and explain.
 type verifyFlags struct {
-	text      []string
-	context   int
-	chunks    int
-	gates     []string
-	undecided choice
-	write     int
+	text       []string
+	context    int
+	contextSet bool // by the user: then it is not changed
+	chunks     int
+	gates      []string
+	undecided  choice
+	write      int
 }
 
 func (a *app) verifyCmd() *cobra.Command {
@@ -42,6 +43,7 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
   pare verify books-llama/model books-q4_0.gguf --text books-llama/text/test.txt --chunks 16 --gate kl_mean=0.05`,
 		Args: exactly("an ORIGINAL", "a PACKAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			fl.contextSet = cmd.Flags().Changed("context")
 			return a.verify(cmd.Context(), args[0], args[1], &fl)
 		},
 	}
@@ -59,7 +61,7 @@ both write. With --gate the exit code is 3 when a limit is missed.`,
 // textFlags are those of every verb that reads a text to compare on.
 func (fl *verifyFlags) textFlags(_ *app, c *cobra.Command) {
 	c.Flags().StringArrayVar(&fl.text, "text", nil, "text `FILE` that neither training nor calibration saw; repeat it for several")
-	intFrom(c.Flags(), &fl.context, "context", "", 2, 512, "tokens in a chunk; the second half of each is scored")
+	intFrom(c.Flags(), &fl.context, "context", "", 2, defaultContext, "tokens in a chunk; the second half of each is scored; unless given, no more than the models were trained for")
 }
 
 func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags) error {
@@ -83,7 +85,7 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	}
 	defer orig.Close()
 	defer made.Close()
-	if err := contextFits(fl.context, orig.model, made.model); err != nil {
+	if err := fl.fit(orig.model, made.model); err != nil {
 		return err
 	}
 	tokens, opt, err := a.verifyTokens(orig, original, fl)
@@ -139,6 +141,20 @@ func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32,
 		return nil, verify.Options{}, err
 	}
 	return a.cut(tok, text, textName(fl.text), path, fl)
+}
+
+// defaultContext is the usual length of a chunk.
+const defaultContext = 512
+
+// fit makes chunks no longer than what the models were trained for; it refuses them when the user
+// asked for that length.
+func (fl *verifyFlags) fit(models ...*ir.Model) error {
+	for _, m := range models {
+		if d := m.Decoder; d != nil && d.Context > 1 && !fl.contextSet {
+			fl.context = min(fl.context, d.Context)
+		}
+	}
+	return contextFits(fl.context, models...)
 }
 
 // contextFits refuses chunks that are longer than what a model was trained for.
@@ -227,7 +243,7 @@ func verifyText(w io.Writer, r *verify.Result, text string, all bool) {
 		}
 		_ = t.text(w) // a closed stdout is found by the next write
 	}
-	fmt.Fprintf(w, "measured    %s: %d chunks of %d tokens of %s, %s scored, %s kernels\n", r.Protocol.Name, r.Protocol.Chunks, r.Protocol.Context, text, human.Thousands(int64(r.Protocol.TokensScored)), r.Protocol.ISA)
+	fmt.Fprintf(w, "measured    %s: %s of %d tokens of %s, %s scored, %s kernels\n", r.Protocol.Name, plural(r.Protocol.Chunks, "chunk"), r.Protocol.Context, text, human.Thousands(int64(r.Protocol.TokensScored)), r.Protocol.ISA)
 	for _, c := range r.Gate.Checks {
 		fmt.Fprintf(w, "%-11s %s\n", c.Verdict, report.CheckText(c))
 	}

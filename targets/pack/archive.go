@@ -144,6 +144,24 @@ func Index(r io.ReadSeeker, size int64) ([]Entry, error) {
 	return list, nil
 }
 
+// ReadArchiveManifest reads the manifest of an archive where it lies and checks it, not the files.
+func ReadArchiveManifest(file string) (*Manifest, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, &fault.Error{File: file, Op: "archive", Err: plain(err)}
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, &fault.Error{File: file, Op: "archive", Err: plain(err)}
+	}
+	list, err := Index(f, st.Size())
+	if err != nil {
+		return nil, &fault.Error{File: file, Op: "archive", Err: err}
+	}
+	return readManifest(io.NewSectionReader(f, list[0].Offset, list[0].Size), file)
+}
+
 // Unpack writes the files of an archive into dir, which must not exist, and checks each against the
 // manifest. On an error dir is removed.
 func Unpack(ctx context.Context, file, dir string, add func(int64)) (m *Manifest, err error) {

@@ -170,7 +170,12 @@ func ReadManifest(dir string) (*Manifest, error) {
 		return nil, &fault.Error{File: dir, Op: "package", Err: err}
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxManifest+1))
+	return readManifest(f, file)
+}
+
+// readManifest reads and checks the manifest that r holds; file is what errors name.
+func readManifest(r io.Reader, file string) (*Manifest, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
 	if err == nil && len(b) > maxManifest {
 		err = fmt.Errorf("%w: larger than %d bytes", ErrManifest, maxManifest)
 	}
