@@ -76,9 +76,10 @@ func CheckLimits(l Limits) error {
 // measured is inconclusive.
 //
 // A limit of the kind "at most" passes when the upper bound is within it, fails when the lower bound
-// is beyond it, and is inconclusive between. A good package is refused, and a bad one let through,
-// in at most 5 % of the cases, however many limits there are: to pass, all limits must hold, so each
-// may use the whole 5 %; to fail, one is enough, so those that fail share it, by the method of Holm.
+// is beyond it, and is inconclusive between. The risk of letting a package beyond its limits through,
+// or of refusing one within them, is 5 % for each, as well as the bounds keep what they promise (see
+// risk), and it does not grow with the number of limits: to pass, all must hold, so each may use the
+// whole 5 %; to fail, one is enough, so those that fail share it, by the method of Holm.
 func Evaluate(l Limits, have map[string]Evidence) Gate {
 	names := make([]string, 0, len(l))
 	for n := range l {

@@ -63,7 +63,7 @@ func (b *Bound) UnmarshalJSON(text []byte) error {
 }
 
 // Perplexity is exp of the mean negative log likelihood; LogRatio is ln(package/original) with a
-// standard error from resampling chunks, both models on the same tokens.
+// standard error from the differences between chunks, both models on the same tokens.
 type Perplexity struct {
 	Original   float64 `json:"original"`
 	Package    float64 `json:"package"`
@@ -74,7 +74,7 @@ type Perplexity struct {
 }
 
 // KL is the divergence of the package from the original per token, in nats. Bounds are one-sided,
-// of the mean and of the 99th percentile, from resampling chunks.
+// of the mean and of the 99th percentile, from the differences between chunks.
 type KL struct {
 	Mean      float64   `json:"mean"`
 	SE        Bound     `json:"se"`

@@ -202,9 +202,9 @@ func (c *Comparison) Result() (*Result, error) {
 	}
 	nllA := ratio(c.chunks, func(x *chunk) float64 { return x.nllA })
 	nllB := ratio(c.chunks, func(x *chunk) float64 { return x.nllB })
-	growth := bootstrap(c.chunks, func(x *chunk) float64 { return x.nllB - x.nllA })
+	growth := estimateMean(c.chunks, func(x *chunk) float64 { return x.nllB - x.nllA })
 	r.Perplexity = Perplexity{Original: math.Exp(nllA), Package: math.Exp(nllB), LogRatio: nllB - nllA}
-	r.Perplexity.LogRatioSE, r.Perplexity.Lower95, r.Perplexity.Upper95 = bounds(growth)
+	r.Perplexity.LogRatioSE, r.Perplexity.Lower95, r.Perplexity.Upper95 = growth.bounds()
 	sorted := slices.Clone(c.kl)
 	slices.Sort(sorted)
 	kl := func(x *chunk) float64 { return x.kl }
@@ -212,26 +212,25 @@ func (c *Comparison) Result() (*Result, error) {
 		Mean: ratio(c.chunks, kl), Median: quantile(sorted, .5), P90: quantile(sorted, .9), P99: quantile(sorted, .99),
 		P999: quantile(sorted, .999), Max: float64(sorted[len(sorted)-1]), Histogram: histogram(sorted),
 	}
-	means, tails := bootstrap(c.chunks, kl), bootstrapQuantile(c.kl, len(c.chunks), .99)
-	r.KL.SE, r.KL.Lower95, r.KL.Upper95 = bounds(means)
-	_, r.KL.P99Lower, r.KL.P99Upper = bounds(tails)
+	means, tails := estimateMean(c.chunks, kl).within(0, math.Inf(1)), estimateQuantile(c.kl, len(c.chunks), .99)
+	r.KL.SE, r.KL.Lower95, r.KL.Upper95 = means.bounds()
+	_, r.KL.P99Lower, r.KL.P99Upper = tails.bounds()
 	same := func(x *chunk) float64 { return float64(x.same) }
 	r.Top1.Agreement = ratio(c.chunks, same)
-	agreements := bootstrap(c.chunks, same)
+	agreements := estimateMean(c.chunks, same).within(0, 1)
 	r.Top1.Upper95 = 1 // a share lies between 0 and 1 whatever is known
-	if _, lo, hi := bounds(agreements); lo.Known() {
-		r.Top1.Lower95, r.Top1.Upper95 = max(0, float64(lo)), min(1, float64(hi))
+	if _, lo, hi := agreements.bounds(); lo.Known() {
+		r.Top1.Lower95, r.Top1.Upper95 = float64(lo), float64(hi)
 	}
-	known := func(value float64, resamples []float64) Evidence {
-		return Evidence{Value: value, Resamples: resamples, Units: len(c.chunks), Looks: c.looks}
+	known := func(value float64, e estimate) Evidence {
+		return Evidence{Value: value, Resamples: e.at, Units: len(c.chunks), Looks: c.looks}
 	}
-	increases := make([]float64, len(growth))
-	for i, x := range growth {
-		increases[i] = math.Expm1(x)
+	for i, x := range growth.at {
+		growth.at[i] = math.Expm1(x)
 	}
 	r.evidence = map[string]Evidence{
 		"kl_mean": known(r.KL.Mean, means), "kl_p99": known(r.KL.P99, tails), "top1": known(r.Top1.Agreement, agreements),
-		"perplexity_increase": known(math.Expm1(r.Perplexity.LogRatio), increases),
+		"perplexity_increase": known(math.Expm1(r.Perplexity.LogRatio), growth),
 	}
 	for i := range c.layers {
 		l := &c.layers[i]
@@ -285,10 +284,7 @@ func Run(ctx context.Context, a, b *runner.Runner, tokens []int32, opt Options) 
 // the risk of a wrong verdict. The Gate of the result knows accuracy only; see Evaluate.
 func (c *Comparison) Until(ctx context.Context, tokens []int32, first, most int, l Limits) (*Result, error) {
 	most = min(most, c.Available(tokens)-c.opt.First)
-	c.looks = 1
-	for n := first; n > 0 && n < most && limitsAccuracy(l); n *= 2 {
-		c.looks++
-	}
+	c.looks = looks(first, most, l)
 	for n := first; ; n = c.Scored() {
 		added, err := c.Add(ctx, tokens, min(n, most-c.Scored()))
 		if err != nil {
@@ -307,4 +303,18 @@ func (c *Comparison) Until(ctx context.Context, tokens []int32, first, most int,
 			return r, nil
 		}
 	}
+}
+
+// looks is how often Until may find a verdict. With fewer chunks than a verdict needs it cannot.
+func looks(first, most int, l Limits) int {
+	n := 0
+	for at := first; at > 0 && limitsAccuracy(l); at *= 2 {
+		if min(at, most) >= fewest {
+			n++
+		}
+		if at >= most {
+			break
+		}
+	}
+	return max(1, n)
 }

@@ -134,7 +134,7 @@ func TestGates(t *testing.T) {
 		r.Calibration = recipe.Calibration{}
 		r.Targets = []recipe.Target{{Use: "x86-64-v3", Quantize: "q2_k", Name: "small"}}
 		r.Gate = g
-		r.Verify.Chunks, r.Verify.MaxChunks = 6, 12 // of fewer than six nothing follows when there are two looks
+		r.Verify.Chunks, r.Verify.MaxChunks = 8, 12 // of fewer than eight there is no verdict
 		o := Options{Out: filepath.Join(t.TempDir(), "out")}
 		if change != nil {
 			change(r, &o)
@@ -150,8 +150,8 @@ func TestGates(t *testing.T) {
 	if x.Verdict != report.Fail || rep.Verdict != report.Fail || !exists(filepath.Join(out, "small.rejected", "model.gguf")) || exists(filepath.Join(out, "small")) {
 		t.Errorf("failed gate: %s, package %s", x.Verdict, x.Package)
 	}
-	if x.Protocol.Chunks != 6 {
-		t.Errorf("a clear failure read %d chunks, 6 are enough", x.Protocol.Chunks)
+	if x.Protocol.Chunks != 8 {
+		t.Errorf("a clear failure read %d chunks, 8 are enough", x.Protocol.Chunks)
 	}
 	rep, out = run(recipe.Gate{"kl_mean": 1e-9}, func(_ *recipe.Recipe, o *Options) { o.Publish = true })
 	if rep.Verdict != report.Fail || !exists(filepath.Join(out, "small")) {
