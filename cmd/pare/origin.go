@@ -82,9 +82,9 @@ func (a *app) origin(ctx context.Context, args []string, rec recorded) (*ir.Mode
 		switch {
 		case rec.Report == nil:
 		case len(rec.Adapters) > 0:
-			hint = "call it in the folder that the package was built from; or make the merged model (pare lora merge) and name that, for adapters were merged: pare explain MERGED " + shellLine([]string{pkg})
+			hint = "call it in the folder that pare build was called in; or make the merged model (pare lora merge) and name that, for adapters were merged: pare explain MERGED " + shellLine([]string{pkg})
 		default:
-			hint = "call it in the folder that the package was built from, or " + hint
+			hint = "call it in the folder that pare build was called in, or " + hint
 		}
 		return &fault.Error{File: pkg, Err: fault.As(fault.ErrMisuse, err), Hint: hint}
 	}

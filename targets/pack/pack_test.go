@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +128,9 @@ func TestArchiveRoundTrip(t *testing.T) {
 		}
 		d1, _ := m.Digest()
 		d2, _ := got.Digest()
+		if lies, err := ReadArchiveManifest(out); err != nil || !reflect.DeepEqual(lies, got) {
+			t.Errorf("the manifest read where it lies: %v", err)
+		}
 		text, _ := os.ReadFile(filepath.Join(to, "assets", "config.json"))
 		if d1 != d2 || string(text) != "{}" {
 			t.Errorf("unpacked %s %q, packed %s", d2, text, d1)
@@ -216,6 +220,9 @@ func TestHostileArchives(t *testing.T) {
 		var fe *fault.Error
 		if _, err := Unpack(context.Background(), file, to, nil); err == nil || !errors.As(err, &fe) {
 			t.Errorf("%s: unpacked, %v", name, err)
+		}
+		if _, err := ReadArchiveManifest(file); err == nil || !errors.As(err, &fe) {
+			t.Errorf("%s: its manifest was read, %v", name, err)
 		}
 		if _, err := os.Lstat(to); err == nil {
 			t.Errorf("%s: left something behind", name)
