@@ -228,7 +228,11 @@ func verifyText(w io.Writer, r *verify.Result, text string, all bool) {
 	fmt.Fprintf(w, "perplexity  %.4g → %.4g  %s  (%s)\n", r.Perplexity.Original, r.Perplexity.Package, growth(r.Perplexity.LogRatio), interval(r.Perplexity.Lower95, r.Perplexity.Upper95, growth))
 	fmt.Fprintf(w, "KL          %s nats per token  (%s)  median %s  90 %% %s  99 %% %s  largest %s\n",
 		human.Float(r.KL.Mean), interval(r.KL.Lower95, r.KL.Upper95, human.Float), human.Float(r.KL.Median), human.Float(r.KL.P90), human.Float(r.KL.P99), human.Float(r.KL.Max))
-	fmt.Fprintf(w, "top-1       %s  (95 %%: at least %s)\n", human.Percent(r.Top1.Agreement, 1), human.Percent(r.Top1.Lower95, 1))
+	least := "95 %: at least " + human.Percent(r.Top1.Lower95, 1)
+	if !r.KL.Lower95.Known() {
+		least = "one chunk gives no bounds"
+	}
+	fmt.Fprintf(w, "top-1       %s  (%s)\n", human.Percent(r.Top1.Agreement, 1), least)
 	if t := r.Text; t != nil {
 		same := "all greedy tokens are the same"
 		if t.Divergence < min(64, t.Tokens) {
