@@ -250,5 +250,9 @@ func levels() string { return strings.Join(isaNames()[2:], ", ") }
 
 // isaNames lists every level that pare knows, also those of other machines.
 func isaNames() []string {
-	return []string{"auto", string(cpu.Portable), string(cpu.AVX2), string(cpu.AVX512), string(cpu.NEON)}
+	names := []string{"auto"}
+	for _, l := range cpu.Levels() {
+		names = append(names, string(l))
+	}
+	return names
 }

@@ -13,13 +13,33 @@ import (
 // the same bits on every machine.
 type Level string
 
-// The levels that kernels exist for.
+// The levels that kernels exist for. Each stands on the one below it.
 const (
-	Portable Level = "portable"
-	AVX2     Level = "avx2"   // amd64: AVX2, FMA, F16C
-	AVX512   Level = "avx512" // amd64: AVX-512 F, BW, DQ, VL
-	NEON     Level = "neon"   // arm64 baseline
+	Portable   Level = "portable"
+	AVX2       Level = "avx2"       // amd64: AVX2, FMA, F16C
+	AVXVNNI    Level = "avxvnni"    // amd64: AVX2 with AVX-VNNI
+	AVX512     Level = "avx512"     // amd64: AVX-512 F, BW, DQ, VL
+	AVX512VNNI Level = "avx512vnni" // amd64: AVX-512 with VNNI
+	NEON       Level = "neon"       // arm64 baseline
+	DotProd    Level = "dotprod"    // arm64 with SDOT and UDOT
+	I8MM       Level = "i8mm"       // arm64 with SMMLA and UMMLA as well
 )
+
+// below is the next lower level of each; one that is not named stands on Portable.
+var below = map[Level]Level{AVXVNNI: AVX2, AVX512: AVX2, AVX512VNNI: AVX512, DotProd: NEON, I8MM: DotProd}
+
+// Levels lists every level there is, of all architectures.
+func Levels() []Level {
+	return []Level{Portable, AVX2, AVXVNNI, AVX512, AVX512VNNI, NEON, DotProd, I8MM}
+}
+
+// Below is the level that l stands on: it has every instruction of it. Portable stands on itself.
+func (l Level) Below() Level {
+	if b, ok := below[l]; ok {
+		return b
+	}
+	return Portable
+}
 
 // Available lists the levels that this machine and this binary can run, best last; Portable is
 // always first.

@@ -2,4 +2,15 @@
 
 package cpu
 
-func detect() []Level { return []Level{NEON} } // every arm64 CPU has it
+import x "golang.org/x/sys/cpu"
+
+func detect() []Level {
+	found := []Level{NEON} // every arm64 CPU has it
+	if x.ARM64.HasASIMDDP {
+		found = append(found, DotProd)
+		if x.ARM64.HasI8MM {
+			found = append(found, I8MM)
+		}
+	}
+	return found
+}

@@ -14,67 +14,49 @@ type Set struct {
 	code  *code // nil for Portable
 }
 
-// code locates the compiled kernels of one level: the address of the blob and the offset of each
-// kernel in it.
-type code struct {
-	base  uintptr
-	entry *[fnCount]uint32
+// code is the address of every compiled kernel as one level has it: its own, or that of the nearest
+// level below that has it.
+type code [fnCount]uintptr
+
+// unit is a blob of compiled kernels, made of one C source for one level.
+type unit struct {
+	level   cpu.Level
+	base    uintptr
+	entries []entry
 }
 
-// Numbers of the compiled kernels. The generator writes a table of offsets for each level, keyed by
-// these names, which are the names of the C functions in mixed case.
-const (
-	fnDot = iota
-	fnGemmNt
-	fnGemmOuter
-	fnGemmOuter64
-	fnGramTile
-	fnExp
-	fnMax
-	fnFind
-	fnSoftmaxExp
-	fnSumSquares
-	fnRmsScale
-	fnSiluMul
-	fnRope
-	fnAxpy
-	fnScale
-	fnAdd
-	fnMul
-	fnSumExp
-	fnSumExpPair
-	fnDecodeF16
-	fnDecodeBf16
-	fnDecodeQ80
-	fnDecodeQ40
-	fnDecodeQ41
-	fnDecodeQ50
-	fnDecodeQ51
-	fnDecodeQ2K
-	fnDecodeQ3K
-	fnDecodeQ4K
-	fnDecodeQ5K
-	fnDecodeQ6K
-	fnDotF16
-	fnDotBf16
-	fnDotQ80
-	fnDotQ40
-	fnDotQ41
-	fnDotQ50
-	fnDotQ51
-	fnDotQ2K
-	fnDotQ3K
-	fnDotQ4K
-	fnDotQ5K
-	fnDotQ6K
-	fnFitAffine
-	fnFitSymmetric
-	fnCount
-)
+// entry is where a kernel begins in its blob.
+type entry struct {
+	fn     int
+	offset uintptr
+}
 
 // call runs a compiled kernel on its argument block. The kernels read and write only what the
 // block points to.
-func (c *code) call(fn int, args unsafe.Pointer) { invoke(c.base+uintptr(c.entry[fn]), args) }
+func (c *code) call(fn int, args unsafe.Pointer) { invoke(c[fn], args) }
+
+// codeOf collects the compiled kernels of a level; nil when this binary has none for it.
+func codeOf(level cpu.Level) *code {
+	var c code
+	found := false
+	for ; level != cpu.Portable; level = level.Below() {
+		for _, u := range units {
+			if u.level != level {
+				continue
+			}
+			for _, e := range u.entries {
+				if c[e.fn] == 0 {
+					c[e.fn] = u.base + e.offset
+				}
+			}
+			found = true
+		}
+	}
+	if !found {
+		return nil
+	}
+	return &c
+}
 
 // For returns the kernels of a level. It panics when the level cannot run here: levels that a user
 // typed come through cpu.Parse, which says so politely.
@@ -82,7 +64,7 @@ func For(level cpu.Level) *Set {
 	if level == "" {
 		level = cpu.Best()
 	}
-	if level != cpu.Portable && (codeOf(level) == nil || !slices.Contains(cpu.Available(), level)) {
+	if !slices.Contains(cpu.Available(), level) {
 		panic(fmt.Sprintf("kernels: level %q does not run on this machine", level))
 	}
 	return &Set{level: level, code: codeOf(level)}

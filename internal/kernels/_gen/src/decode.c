@@ -1,3 +1,4 @@
+// levels: avx2 avx512 neon
 // Whole blocks to real values, each step rounded as in the Go reference: the bits are the same.
 #include "blocks.h"
 

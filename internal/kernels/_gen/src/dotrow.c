@@ -1,3 +1,4 @@
+// levels: avx2 avx512 neon
 // Dot products of encoded rows with real activations, without writing the decoded row.
 #include "blocks.h"
 

@@ -1,3 +1,4 @@
+// levels: avx2 avx512 neon
 // Products of matrices. Sums run along fixed lanes, so that an element never depends on its tile.
 #include "vec.h"
 

@@ -1,3 +1,4 @@
+// levels: avx2 avx512 neon
 // Operations on rows. A row is taken a vector at a time; the rest goes through partial loads.
 #include "vec.h"
 

@@ -1,3 +1,4 @@
+// levels: avx2 avx512 neon
 // Scale searches of the block types: eight sub-blocks side by side, one a lane, so that every lane
 // does the arithmetic of the scalar search in package storage, in its order, and gets its bits.
 // Nothing here may fuse a multiplication with an addition.
