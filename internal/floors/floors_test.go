@@ -17,6 +17,7 @@ const module = "github.com/pare-dev/pare/"
 //	30   formats, quantize, prune, lora, runner, and runner/* above runner
 //	40   targets, targets/*
 //	50   cmd
+//	60   internal/peers: measures all of it beside other programs; its models need only formats
 //	-1   testdata: embedded files, which import nothing
 func floor(pkg string) float64 {
 	switch first, rest, _ := strings.Cut(pkg, "/"); first {
@@ -32,6 +33,10 @@ func floor(pkg string) float64 {
 			return 2
 		case "storage":
 			return 3
+		case "peers":
+			return 60
+		case "peers/synth":
+			return 11
 		}
 		return 4
 	case "formats":
