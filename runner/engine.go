@@ -234,8 +234,8 @@ func (e *engine) place(pos, tokens int) {
 	})
 }
 
-// heads normalises (where the model does so) and rotates the query and key heads of every token;
-// place has been called for these tokens.
+// heads normalises (where the model does so) and rotates the query and key heads of every token, of
+// which either may be none; place has been called for these tokens.
 func (e *engine) heads(b *block, q, k kernels.Matrix) {
 	half, dim := len(e.freqs), e.d.HeadDim
 	e.rows(q.Rows, func(lo, hi int) {

@@ -32,17 +32,35 @@ func (e *engine) attention(b *block, layer int, c *cache, s *buffers, dst, x ker
 	e.norm(norm, x, b.attnNorm)
 	e.matmul(norm, nil, product{w: b.q, dst: q}, product{w: b.k, dst: k}, product{w: b.v, dst: v})
 	e.heads(b, q, k)
-	c.grow(pos + t)
-	e.rows(t, func(lo, hi int) {
-		for i := lo; i < hi; i++ {
-			c.put(pos+i, k.Row(i), v.Row(i))
-		}
-	})
+	e.store(c, k, v, pos)
 	window := 0
 	if d.Windowed(layer) {
 		window = d.Window
 	}
 	e.attend(c, dst, q, pos, window)
+}
+
+// remember puts the keys and values of x in the cache and computes nothing else: all that later
+// positions need of the last block.
+func (e *engine) remember(b *block, c *cache, s *buffers, x kernels.Matrix, pos int) {
+	t, d := x.Rows, e.d
+	norm := kernels.View(need(&s.norm, t*d.Hidden), t, d.Hidden)
+	k := kernels.View(need(&s.k, t*d.KVDim()), t, d.KVDim())
+	v := kernels.View(need(&s.v, t*d.KVDim()), t, d.KVDim())
+	e.norm(norm, x, b.attnNorm)
+	e.matmul(norm, nil, product{w: b.k, dst: k}, product{w: b.v, dst: v})
+	e.heads(b, kernels.View[float32](nil, t, 0), k)
+	e.store(c, k, v, pos)
+}
+
+// store puts rows of keys and values in the cache, from position pos on.
+func (e *engine) store(c *cache, k, v kernels.Matrix, pos int) {
+	c.grow(pos + k.Rows)
+	e.rows(k.Rows, func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			c.put(pos+i, k.Row(i), v.Row(i))
+		}
+	})
 }
 
 // expand computes the input of the down projection, dst [tokens, FFN], from hidden states x:

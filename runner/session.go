@@ -26,7 +26,8 @@ type Session struct {
 	pos   int
 	layer []cache
 	// OnBlock, when set, sees the residual stream after each block: hidden is [rows, cols]
-	// row-major, one row a token of the batch under way, valid during the call only.
+	// row-major, one row a token of the batch under way, valid during the call only. After the last
+	// block of States, the rows are those of the tokens whose states were asked for.
 	OnBlock func(block int, hidden []float32, rows, cols int)
 }
 
@@ -54,6 +55,39 @@ func (s *Session) Truncate(n int) { s.pos = max(0, min(n, s.pos)) }
 // cache would outgrow Options.Memory, and with ctx's error. After a failure the session holds the
 // tokens of the batches that were finished: see Pos.
 func (s *Session) Append(ctx context.Context, tokens []int32, want Want, fn func(pos int, logits []float32) error) error {
+	from := len(tokens)
+	switch want {
+	case WantAll:
+		from = 0
+	case WantLast:
+		from--
+	}
+	return s.run(ctx, tokens, from, s.OnBlock != nil, func(first, from, n int) error {
+		return s.logits(ctx, first, from, n, fn)
+	})
+}
+
+// States adds tokens to the text, as Append does, and keeps what the output matrix would be
+// multiplied with: the normalised residual stream after the last block, for tokens[from:], in dst, a
+// row of Hidden numbers each. Runner.Logits makes logits of them, now or later, which lets a text be
+// run in large batches whatever the size of the vocabulary.
+func (s *Session) States(ctx context.Context, tokens []int32, from int, dst []float32) error {
+	r, hidden := s.r, s.r.d.Hidden
+	if len(dst) != (len(tokens)-from)*hidden {
+		return &fault.Error{Op: "run", Err: fmt.Errorf("room for %d numbers, the states of %d tokens are asked for", len(dst), len(tokens)-from)}
+	}
+	return s.run(ctx, tokens, from, false, func(_, from, n int) error {
+		rows := n - from
+		r.e.norm(kernels.View(dst, rows, hidden), kernels.View(r.hidden[from*hidden:], rows, hidden), r.norm)
+		dst = dst[rows*hidden:]
+		return nil
+	})
+}
+
+// run adds tokens batch by batch and calls done after each with the position of its first token and
+// the rows [from,n) of it that belong to tokens[from:]. Unless whole is set, the last block leaves out
+// the other rows, of which nothing but keys and values will be read.
+func (s *Session) run(ctx context.Context, tokens []int32, from int, whole bool, done func(first, from, n int) error) error {
 	r := s.r
 	if limit := r.opt.Context; limit > 0 && len(tokens) > limit-s.pos {
 		return &fault.Error{
@@ -73,22 +107,22 @@ func (s *Session) Append(ctx context.Context, tokens []int32, want Want, fn func
 		if err := s.reserve(s.pos + n); err != nil {
 			return err
 		}
-		if err := s.forward(ctx, tokens[:n]); err != nil {
-			return err
+		wanted := min(from, n)
+		last := wanted
+		if whole {
+			last = 0
 		}
-		from := n
-		switch {
-		case want == WantAll:
-			from = 0
-		case want == WantLast && n == len(tokens):
-			from = n - 1
+		if err := s.forward(ctx, tokens[:n], last); err != nil {
+			return err
 		}
 		first := s.pos
 		s.pos += n
-		if err := s.logits(ctx, first, from, n, fn); err != nil {
-			return err
+		if wanted < n {
+			if err := done(first, wanted, n); err != nil {
+				return err
+			}
 		}
-		tokens = tokens[n:]
+		tokens, from = tokens[n:], from-wanted
 	}
 	return nil
 }
@@ -129,8 +163,9 @@ func (s *Session) Close() {
 	s.pos = 0
 }
 
-// forward runs all blocks on one batch; the hidden states are left in r.hidden.
-func (s *Session) forward(ctx context.Context, tokens []int32) error {
+// forward runs all blocks on one batch; the hidden states are left in r.hidden, those of rows [from,n)
+// complete: what the others become in the last block is read by nobody but through keys and values.
+func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 	r, d, t := s.r, s.r.d, len(tokens)
 	x := kernels.View(need(&r.hidden, t*d.Hidden), t, d.Hidden)
 	attn := kernels.View(need(&r.attn, t*d.QDim()), t, d.QDim())
@@ -148,15 +183,24 @@ func (s *Session) forward(ctx context.Context, tokens []int32) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r.e.attention(b, i, &s.layer[i], &r.buf, attn, x, s.pos)
-		r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
-		r.e.expand(b, &r.buf, ffn, x)
-		r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
+		pos := s.pos
+		if i == len(r.blocks)-1 && from > 0 {
+			r.e.remember(b, &s.layer[i], &r.buf, x.Slice(0, from, 0, d.Hidden), pos)
+			x, attn, ffn = x.Slice(from, t, 0, d.Hidden), attn.Slice(from, t, 0, d.QDim()), ffn.Slice(from, t, 0, d.FFN)
+			pos += from
+			r.e.place(pos, x.Rows)
+		}
+		if x.Rows > 0 {
+			r.e.attention(b, i, &s.layer[i], &r.buf, attn, x, pos)
+			r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
+			r.e.expand(b, &r.buf, ffn, x)
+			r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
+		}
 		if r.tight {
 			b.drop()
 		}
 		if s.OnBlock != nil {
-			s.OnBlock(i, x.Data[:t*d.Hidden], t, d.Hidden)
+			s.OnBlock(i, x.Data[:x.Rows*d.Hidden], x.Rows, d.Hidden)
 		}
 	}
 	return nil
@@ -165,7 +209,7 @@ func (s *Session) forward(ctx context.Context, tokens []int32) error {
 // logits computes and hands over rows [from,n) of the batch, whose first position is first.
 func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos int, logits []float32) error) error {
 	r, d := s.r, s.r.d
-	step := max(1, logitNumbers/d.Vocab)
+	step := r.LogitRows()
 	for lo := from; lo < n; lo += step {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -173,11 +217,7 @@ func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos in
 		rows := min(step, n-lo)
 		norm := kernels.View(need(&r.buf.norm, rows*d.Hidden), rows, d.Hidden)
 		r.e.norm(norm, kernels.View(r.hidden[lo*d.Hidden:], rows, d.Hidden), r.norm)
-		out := kernels.View(need(&r.logits, rows*d.Vocab), rows, d.Vocab)
-		r.e.matmul(norm, nil, product{w: r.head, dst: out})
-		if r.tight {
-			r.head.drop()
-		}
+		out := r.project(norm)
 		if fn == nil {
 			continue
 		}
@@ -188,4 +228,32 @@ func (s *Session) logits(ctx context.Context, first, from, n int, fn func(pos in
 		}
 	}
 	return nil
+}
+
+// project multiplies normalised states with the output matrix.
+func (r *Runner) project(states kernels.Matrix) kernels.Matrix {
+	out := kernels.View(need(&r.logits, states.Rows*r.d.Vocab), states.Rows, r.d.Vocab)
+	r.e.matmul(states, nil, product{w: r.head, dst: out})
+	if r.tight {
+		r.head.drop()
+	}
+	return out
+}
+
+// LogitRows is the most rows of states that Logits takes at a time.
+func (r *Runner) LogitRows() int { return max(1, min(r.batch, logitNumbers/r.d.Vocab)) }
+
+// Logits turns rows of Session.States into rows of Vocab logits, at most LogitRows of them. They are
+// valid until the runner computes something else.
+func (r *Runner) Logits(ctx context.Context, states []float32) ([]float32, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	rows := len(states) / r.d.Hidden
+	if rows*r.d.Hidden != len(states) || rows > r.LogitRows() {
+		return nil, &fault.Error{Op: "run", Err: fmt.Errorf("%d numbers are no states of at most %d tokens", len(states), r.LogitRows())}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.project(kernels.View(states, rows, r.d.Hidden)).Data, nil
 }
