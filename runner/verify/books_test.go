@@ -20,7 +20,7 @@ import (
 const books = "../../testdata/books-llama"
 
 // openBooks opens the trained sample model and tokenizes its test text.
-func openBooks(t *testing.T) (*ir.Model, []int32) {
+func openBooks(t testing.TB) (*ir.Model, []int32) {
 	t.Helper()
 	m, err := formats.Open(context.Background(), filepath.Join(books, "model"))
 	if err != nil {
@@ -49,7 +49,7 @@ func openBooks(t *testing.T) (*ir.Model, []int32) {
 	return m, ids
 }
 
-func load(t *testing.T, m *ir.Model) *runner.Runner {
+func load(t testing.TB, m *ir.Model) *runner.Runner {
 	t.Helper()
 	r, err := runner.Load(context.Background(), m, runner.Options{})
 	if err != nil {
@@ -102,7 +102,7 @@ func TestAgainstTransformers(t *testing.T) {
 }
 
 // plant stores some tensors of a model in other types.
-func plant(t *testing.T, m *ir.Model, types map[string]storage.Type) *ir.Model {
+func plant(t testing.TB, m *ir.Model, types map[string]storage.Type) *ir.Model {
 	t.Helper()
 	q := m.Clone()
 	for name, typ := range types {
