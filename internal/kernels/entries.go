@@ -33,6 +33,15 @@ const (
 	fnGemmOuter
 	fnGemmOuter64
 	fnGramTile
+	fnPanelShape
+	fnMulPanels
+	fnMulPanels64
+	fnPackRows
+	fnPackRows64
+	fnPackF16
+	fnPackBf16
+	fnPackCols
+	fnPackCols64
 	fnExp
 	fnMax
 	fnFind

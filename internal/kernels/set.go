@@ -12,6 +12,7 @@ import (
 type Set struct {
 	level cpu.Level
 	code  *code // nil for Portable
+	shape shape // of packed operands
 }
 
 // code is the address of every compiled kernel as one level has it: its own, or that of the nearest
@@ -67,7 +68,11 @@ func For(level cpu.Level) *Set {
 	if !slices.Contains(cpu.Available(), level) {
 		panic(fmt.Sprintf("kernels: level %q does not run on this machine", level))
 	}
-	return &Set{level: level, code: codeOf(level)}
+	s := &Set{level: level, code: codeOf(level)}
+	if s.code != nil {
+		s.shape = s.code.shape()
+	}
+	return s
 }
 
 // All returns the kernels of every level that this machine and binary can run, Portable first.

@@ -12,6 +12,8 @@ func dotrowAVX2Addr() uintptr
 func dotrowAVX512Addr() uintptr
 func gemmAVX2Addr() uintptr
 func gemmAVX512Addr() uintptr
+func panelAVX2Addr() uintptr
+func panelAVX512Addr() uintptr
 func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
 func searchAVX2Addr() uintptr
@@ -88,6 +90,28 @@ var units = []unit{
 		{fnGemmOuter, 0x2db0},
 		{fnGemmOuter64, 0x4240},
 		{fnGramTile, 0x4d40},
+	}},
+	{cpu.AVX2, panelAVX2Addr(), []entry{
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x20},
+		{fnMulPanels64, 0x18e0},
+		{fnPackRows, 0x31b0},
+		{fnPackRows64, 0x3630},
+		{fnPackF16, 0x3b00},
+		{fnPackBf16, 0x4000},
+		{fnPackCols, 0x4470},
+		{fnPackCols64, 0x48e0},
+	}},
+	{cpu.AVX512, panelAVX512Addr(), []entry{
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x20},
+		{fnMulPanels64, 0x37d0},
+		{fnPackRows, 0x6d90},
+		{fnPackRows64, 0x7210},
+		{fnPackF16, 0x76d0},
+		{fnPackBf16, 0x7bd0},
+		{fnPackCols, 0x8040},
+		{fnPackCols64, 0x8640},
 	}},
 	{cpu.AVX2, rowsAVX2Addr(), []entry{
 		{fnExp, 0x0},

@@ -9,6 +9,7 @@ import "github.com/pare-dev/pare/internal/cpu"
 func decodeNEONAddr() uintptr
 func dotrowNEONAddr() uintptr
 func gemmNEONAddr() uintptr
+func panelNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func searchNEONAddr() uintptr
 
@@ -48,6 +49,17 @@ var units = []unit{
 		{fnGemmOuter, 0x2318},
 		{fnGemmOuter64, 0x304c},
 		{fnGramTile, 0x35dc},
+	}},
+	{cpu.NEON, panelNEONAddr(), []entry{
+		{fnPanelShape, 0x0},
+		{fnMulPanels, 0x18},
+		{fnMulPanels64, 0x3fa0},
+		{fnPackRows, 0x63dc},
+		{fnPackRows64, 0x67c0},
+		{fnPackF16, 0x6ba4},
+		{fnPackBf16, 0x6fd8},
+		{fnPackCols, 0x747c},
+		{fnPackCols64, 0x76e8},
 	}},
 	{cpu.NEON, rowsNEONAddr(), []entry{
 		{fnExp, 0x0},

@@ -1,0 +1,272 @@
+package kernels
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Packed products are for operands that meet many times: a band of weights is packed once, straight
+// from its stored bytes, and multiplied with every token while it lies in the second-level cache.
+//
+//	x := s.NewLeft(buf, tokens, cols)            // activations, [tokens, cols]
+//	s.PackLeft(x, acts, 0, tokens)               // parts may be packed by different threads
+//	w := s.PackStored("f16")(scratch, rows, n)   // n weight rows, or s.PackRight for real numbers
+//	s.MulPacked(dst, x, w, false)                // dst [tokens, n] = x w^T
+//
+// Element (i,j) of a packed product depends on row i of the left operand, row j of the right one and
+// their length k, and on nothing else. Its sum is taken over pieces of 256 consecutive k: each piece
+// is one chain of fused multiply-adds from zero, in the order of k, and the pieces are added to dst in
+// order. So every level but Portable, which keeps the order of GemmNT, gives the same bits.
+
+// pieceK is the length of the pieces of k. A tile of the left operand of this length stays in the
+// first-level cache. It decides the bits of sums: it is the same at all levels.
+const pieceK = 256
+
+// Left is the left operand of MulPacked, a matrix [rows, k] in the order in which kernels read it.
+// It is a view of a buffer, and valid until the buffer is used for something else.
+type Left struct{ packed[float32] }
+
+// Right is the right operand, [n, k]: row j becomes column j of the product.
+type Right struct{ packed[float32] }
+
+// packed is a matrix [rows, k] as pieces of k: of each piece there are groups of rows, and of each
+// group the numbers of all its rows at the first k, then at the next. The last group has as many
+// rows as it needs. Portable keeps rows as they are.
+type packed[T float32 | float64] struct {
+	data     []T
+	rows, k  int
+	lo, hi   int // the rows in use
+	group    int // rows of a group; 0 for Portable
+	lastRows int // rows of the last group, with those of zeros that fill it
+}
+
+// newPacked lays rows out in groups, of which the last is rounded up by round.
+func newPacked[T float32 | float64](buf []T, rows, k, group int, round func(int) int) packed[T] {
+	p := packed[T]{rows: rows, k: k, hi: rows, group: group}
+	if group > 0 && rows > 0 {
+		p.lastRows = round(rows - (rows-1)/group*group)
+	}
+	if need := p.len(); len(buf) < need {
+		panic(fmt.Sprintf("kernels: [%d,%d] packed into %d numbers, needs %d", rows, k, len(buf), need))
+	}
+	p.data = buf[:p.len()]
+	return p
+}
+
+func (p *packed[T]) len() int { return p.padded() * p.k }
+
+// padded is the number of rows in memory.
+func (p *packed[T]) padded() int {
+	if p.group == 0 || p.rows == 0 {
+		return p.rows
+	}
+	return (p.rows-1)/p.group*p.group + p.lastRows
+}
+
+// width is how many rows the group that begins at row has in memory.
+func (p *packed[T]) width(row int) int {
+	if row+p.group < p.rows {
+		return p.group
+	}
+	return p.lastRows
+}
+
+// at is the group of row, a multiple of the group size, in the piece that begins at k.
+func (p *packed[T]) at(row, k int) unsafe.Pointer {
+	return unsafe.Pointer(&p.data[k*p.padded()+row*min(pieceK, p.k-k)])
+}
+
+// shape is what a level's kernels take at a time.
+type shape struct{ left, vectors, lanes int }
+
+type shapeArgs struct{ left, vectors, lanes int }
+
+func (c *code) shape() shape {
+	var args shapeArgs
+	c.call(fnPanelShape, unsafe.Pointer(&args))
+	return shape(args)
+}
+
+// right is how many columns of a product a group of the right operand makes.
+func (h shape) right() int { return h.vectors * h.lanes }
+
+// leftRound is the width of a tile of n rows: one row alone, or a multiple of four.
+func leftRound(n int) int {
+	if n == 1 {
+		return 1
+	}
+	return (n + 3) &^ 3
+}
+
+// roundTo rounds up to whole vectors.
+func roundTo(lanes int) func(int) int {
+	return func(n int) int { return (n + lanes - 1) / lanes * lanes }
+}
+
+// LeftGroup is the number of rows that a left operand keeps together: parts that are packed or
+// multiplied by different threads begin at multiples of it.
+func (s *Set) LeftGroup() int { return max(1, s.shape.left) }
+
+// RightGroup is the number of rows that a right operand keeps together. Any number of rows can be
+// packed; multiples of it leave no lanes empty.
+func (s *Set) RightGroup() int { return max(1, s.shape.right()) }
+
+// LeftLen is the number of float32 that NewLeft needs for a matrix [rows, k].
+func (s *Set) LeftLen(rows, k int) int {
+	return (rows + 3) * k // the last group may be filled up to a multiple of four
+}
+
+// RightLen is the number of float32 that packing a right operand [n, k] needs.
+func (s *Set) RightLen(n, k int) int {
+	g := s.RightGroup()
+	return (n + g - 1) / g * g * k
+}
+
+// NewLeft lays out a left operand [rows, k] in buf, which holds LeftLen numbers; PackLeft fills it.
+func (s *Set) NewLeft(buf []float32, rows, k int) Left {
+	return Left{newPacked(buf, rows, k, s.shape.left, leftRound)}
+}
+
+func (s *Set) newRight(buf []float32, n, k int) Right {
+	return Right{newPacked(buf, n, k, s.shape.right(), roundTo(s.shape.lanes))}
+}
+
+// PackLeft fills rows [lo,hi) of l with the same rows of x. lo is a multiple of LeftGroup, and so is hi
+// unless it is the last row.
+func (s *Set) PackLeft(l Left, x Matrix, lo, hi int) {
+	x.check("x")
+	if x.Rows != l.rows || x.Cols != l.k {
+		panic(fmt.Sprintf("kernels: [%d,%d] packed as [%d,%d]", x.Rows, x.Cols, l.rows, l.k))
+	}
+	l.checkPart(lo, hi)
+	packRows(s, fnPackRows, &l.packed, x, lo, hi)
+}
+
+// PackRight packs rows w [n,k] into buf, which holds RightLen numbers.
+func (s *Set) PackRight(buf []float32, w Matrix) Right {
+	w.check("w")
+	r := s.newRight(buf, w.Rows, w.Cols)
+	packRows(s, fnPackRows, &r.packed, w, 0, w.Rows)
+	return r
+}
+
+// PackStored returns a PackRight for n adjacent rows of k numbers as they are stored in f16 or bf16;
+// nil for other types, whose rows are decoded first.
+func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int) Right {
+	fn, decode := fnPackF16, s.DecodeRow(name)
+	switch name {
+	case "f16":
+	case "bf16":
+		fn = fnPackBf16
+	default:
+		return nil
+	}
+	return func(buf []float32, rows []byte, n, k int) Right {
+		if len(rows) != 2*n*k {
+			panic(fmt.Sprintf("kernels: [%d,%d] of %s in %d bytes", n, k, name, len(rows)))
+		}
+		r := s.newRight(buf, n, k)
+		if s.code == nil {
+			decode(r.data, rows)
+			return r
+		}
+		r.fill(s.code, fn, at(rows), k, 2, 0, n)
+		return r
+	}
+}
+
+// Rows is the view of rows [lo,hi): lo is a multiple of LeftGroup, and so is hi unless it is the last.
+func (l Left) Rows(lo, hi int) Left {
+	l.checkPart(lo, hi)
+	l.lo, l.hi = lo, hi
+	return l
+}
+
+func (p *packed[T]) checkPart(lo, hi int) {
+	if g := max(1, p.group); lo < p.lo || hi < lo || hi > p.hi || lo%g != 0 || hi%g != 0 && hi != p.rows {
+		panic(fmt.Sprintf("kernels: rows %d:%d of %d:%d, in groups of %d", lo, hi, p.lo, p.hi, g))
+	}
+}
+
+type packArgs struct {
+	dst, src        unsafe.Pointer
+	ld, n, width, k int
+}
+
+// packRows packs rows [lo,hi) of x.
+func packRows[T float32 | float64](s *Set, fn int, p *packed[T], x Dense[T], lo, hi int) {
+	if lo == hi || p.k == 0 {
+		return
+	}
+	if s.code == nil {
+		for i := lo; i < hi; i++ {
+			copy(p.data[i*p.k:(i+1)*p.k], x.Row(i))
+		}
+		return
+	}
+	p.fill(s.code, fn, at(x.Data), x.Stride, int(unsafe.Sizeof(x.Data[0])), lo, hi)
+}
+
+// fill packs rows [lo,hi) of a matrix of stored numbers of the given size, stride numbers apart.
+func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, size, lo, hi int) {
+	for k := 0; k < p.k && lo < hi; k += pieceK {
+		args := packArgs{ld: stride, k: min(pieceK, p.k-k)}
+		for row := lo; row < hi; row += p.group {
+			args.n, args.width = min(p.group, hi-row), p.width(row)
+			args.dst, args.src = p.at(row, k), unsafe.Add(src, (row*stride+k)*size)
+			c.call(fn, unsafe.Pointer(&args))
+		}
+	}
+}
+
+// MulPacked is dst = x w^T, or dst += x w^T, for the rows of x in use: dst is [rows, n]. It must not
+// overlap the operands. A right operand of up to half a mebibyte a piece of 256 k (512 rows), and
+// of a mebibyte in all, is read from the second-level cache.
+func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
+	dst.check("dst")
+	if x.k != w.k || dst.Rows != x.hi-x.lo || dst.Cols != w.rows {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, x.hi-x.lo, x.k, w.rows, w.k))
+	}
+	if dst.Rows == 0 || dst.Cols == 0 {
+		return
+	}
+	if s.code == nil {
+		gemmNTPortable(dst, View(x.data[x.lo*x.k:], dst.Rows, x.k), View(w.data, w.rows, w.k), add)
+		return
+	}
+	mulPacked(s.code, fnMulPanels, dst, &x.packed, &w.packed, add)
+}
+
+type mulPanelsArgs struct {
+	dst, left, right  unsafe.Pointer
+	ldd, m, n, k, add int
+}
+
+// mulWork is the most multiplications in one call of a kernel, well below a millisecond.
+const mulWork = 1 << 24
+
+func mulPacked[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], add bool) {
+	if x.k == 0 {
+		if !add {
+			for i := range dst.Rows {
+				clear(dst.Row(i))
+			}
+		}
+		return
+	}
+	args := mulPanelsArgs{ldd: dst.Stride}
+	if add {
+		args.add = 1
+	}
+	for k := 0; k < x.k; k += pieceK {
+		args.k = min(pieceK, x.k-k)
+		step := max(1, mulWork/(args.k*dst.Cols*x.group)) * x.group
+		args.right, args.n = w.at(0, k), dst.Cols
+		for i := 0; i < dst.Rows; i += step {
+			args.m = min(step, dst.Rows-i)
+			args.left, args.dst = x.at(x.lo+i, k), unsafe.Pointer(&dst.Data[i*dst.Stride])
+			c.call(fn, unsafe.Pointer(&args))
+		}
+		args.add = 1
+	}
+}
