@@ -2,6 +2,7 @@ package runner
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
@@ -174,6 +175,15 @@ func (r *Runner) pages() int64 {
 		return r.weights.part
 	}
 	return r.weights.mapped
+}
+
+// Spare is what the runner leaves of Options.Memory when its sessions hold Options.Tokens; without a
+// limit it is as large as a number can be.
+func (r *Runner) Spare() int64 {
+	if r.opt.Memory <= 0 {
+		return math.MaxInt64
+	}
+	return max(0, r.opt.Memory-heapBytes(r.d, r.opt, r.batch)-r.weights.owned-r.pages())
 }
 
 // Held is about what an open model takes on the heap beside its weights: catalogue, assets, tokenizer.

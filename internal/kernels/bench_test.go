@@ -131,6 +131,7 @@ func BenchmarkRows(b *testing.B) {
 			"axpy":    func() { s.Axpy(z, 1e-9, x) },
 			"stats":   func() { s.LogitStats(x) },
 			"pair":    func() { s.LogitPair(x, y) },
+			"deviate": func() { s.Deviation(x, y) },
 		} {
 			b.Run(name, func(b *testing.B) {
 				for b.Loop() {

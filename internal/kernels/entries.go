@@ -56,6 +56,7 @@ const (
 	fnMul
 	fnSumExp
 	fnSumExpPair
+	fnDeviation
 	fnFitAffine
 	fnFitSymmetric
 	fnCount

@@ -22,30 +22,30 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00213405187de2c4; BYTE $0x00 // vbroadcastss 0x2134(%rip), %ymm0 # 0x2158 <k_sum_exp_pair+0xa98>
-	QUAD $0x00213b0d187de2c4; BYTE $0x00 // vbroadcastss 0x213b(%rip), %ymm1 # 0x2168 <k_sum_exp_pair+0xaa8>
-	QUAD $0x00214a25187de2c4; BYTE $0x00 // vbroadcastss 0x214a(%rip), %ymm4 # 0x2180 <k_sum_exp_pair+0xac0>
-	QUAD $0x0021213d187de2c4; BYTE $0x00 // vbroadcastss 0x2121(%rip), %ymm7 # 0x2160 <k_sum_exp_pair+0xaa0>
-	QUAD $0x00213405187d62c4; BYTE $0x00 // vbroadcastss 0x2134(%rip), %ymm8 # 0x217c <k_sum_exp_pair+0xabc>
-	QUAD $0x0021270d187d62c4; BYTE $0x00 // vbroadcastss 0x2127(%rip), %ymm9 # 0x2178 <k_sum_exp_pair+0xab8>
-	QUAD $0x0020f615187d62c4; BYTE $0x00 // vbroadcastss 0x20f6(%rip), %ymm10 # 0x2150 <k_sum_exp_pair+0xa90>
-	QUAD $0x0020dd1d187d62c4; BYTE $0x00 // vbroadcastss 0x20dd(%rip), %ymm11 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x0020d425587d62c4; BYTE $0x00 // vpbroadcastd 0x20d4(%rip), %ymm12 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x0020ef2d187d62c4; BYTE $0x00 // vbroadcastss 0x20ef(%rip), %ymm13 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x00233405187de2c4; BYTE $0x00 // vbroadcastss 0x2334(%rip), %ymm0 # 0x2358 <k_deviation+0x218>
+	QUAD $0x00233b0d187de2c4; BYTE $0x00 // vbroadcastss 0x233b(%rip), %ymm1 # 0x2368 <k_deviation+0x228>
+	QUAD $0x00234a25187de2c4; BYTE $0x00 // vbroadcastss 0x234a(%rip), %ymm4 # 0x2380 <k_deviation+0x240>
+	QUAD $0x0023213d187de2c4; BYTE $0x00 // vbroadcastss 0x2321(%rip), %ymm7 # 0x2360 <k_deviation+0x220>
+	QUAD $0x00233405187d62c4; BYTE $0x00 // vbroadcastss 0x2334(%rip), %ymm8 # 0x237c <k_deviation+0x23c>
+	QUAD $0x0023270d187d62c4; BYTE $0x00 // vbroadcastss 0x2327(%rip), %ymm9 # 0x2378 <k_deviation+0x238>
+	QUAD $0x0022f615187d62c4; BYTE $0x00 // vbroadcastss 0x22f6(%rip), %ymm10 # 0x2350 <k_deviation+0x210>
+	QUAD $0x0022dd1d187d62c4; BYTE $0x00 // vbroadcastss 0x22dd(%rip), %ymm11 # 0x2340 <k_deviation+0x200>
+	QUAD $0x0022d425587d62c4; BYTE $0x00 // vpbroadcastd 0x22d4(%rip), %ymm12 # 0x2340 <k_deviation+0x200>
+	QUAD $0x0022ef2d187d62c4; BYTE $0x00 // vbroadcastss 0x22ef(%rip), %ymm13 # 0x2364 <k_deviation+0x224>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107c21c4; WORD $0x863c // vmovups (%rsi,%r8,4), %ymm15
 	LONG $0xf0c204c5; BYTE $0x05 // vcmpnltps %ymm0, %ymm15, %ymm14
 	LONG $0x5d74c1c4; BYTE $0xd7 // vminps %ymm15, %ymm1, %ymm2
 	LONG $0x4a7de3c4; WORD $0xe0d2 // vblendvps %ymm14, %ymm2, %ymm0, %ymm2
-	QUAD $0x0020d51d187de2c4; BYTE $0x00 // vbroadcastss 0x20d5(%rip), %ymm3 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x0022d51d187de2c4; BYTE $0x00 // vbroadcastss 0x22d5(%rip), %ymm3 # 0x2374 <k_deviation+0x234>
 	LONG $0xdb59ecc5 // vmulps %ymm3, %ymm2, %ymm3
 	LONG $0x087de3c4; WORD $0x08db // vroundps $0x8, %ymm3, %ymm3
-	QUAD $0x0020ba2d187de2c4; BYTE $0x00 // vbroadcastss 0x20ba(%rip), %ymm5 # 0x216c <k_sum_exp_pair+0xaac>
+	QUAD $0x0022ba2d187de2c4; BYTE $0x00 // vbroadcastss 0x22ba(%rip), %ymm5 # 0x236c <k_deviation+0x22c>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
-	QUAD $0x0020b02d187de2c4; BYTE $0x00 // vbroadcastss 0x20b0(%rip), %ymm5 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x0022b02d187de2c4; BYTE $0x00 // vbroadcastss 0x22b0(%rip), %ymm5 # 0x2370 <k_deviation+0x230>
 	LONG $0xb865e2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm5) + ymm2
 	LONG $0xf428fcc5 // vmovaps %ymm4, %ymm6
-	QUAD $0x0020762d187de2c4; BYTE $0x00 // vbroadcastss 0x2076(%rip), %ymm5 # 0x2148 <k_sum_exp_pair+0xa88>
+	QUAD $0x0022762d187de2c4; BYTE $0x00 // vbroadcastss 0x2276(%rip), %ymm5 # 0x2348 <k_deviation+0x208>
 	LONG $0xa86de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm5
 	LONG $0xa86de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm7
 	LONG $0xa86dc2c4; BYTE $0xf0 // vfmadd213ps %ymm8, %ymm2, %ymm6 # ymm6 = (ymm2 * ymm6) + ymm8
@@ -77,48 +77,48 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xdc3d8d48; WORD $0x0020; BYTE $0x00 // leaq 0x20dc(%rip), %rdi # 0x2240 <lanes>
+	LONG $0xdc3d8d48; WORD $0x0022; BYTE $0x00 // leaq 0x22dc(%rip), %rdi # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e1c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm3
-	QUAD $0x001fdd25187de2c4; BYTE $0x00 // vbroadcastss 0x1fdd(%rip), %ymm4 # 0x2158 <k_sum_exp_pair+0xa98>
+	QUAD $0x0021dd25187de2c4; BYTE $0x00 // vbroadcastss 0x21dd(%rip), %ymm4 # 0x2358 <k_deviation+0x218>
 	LONG $0xccc2e4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm3, %ymm1
-	QUAD $0x001fdf2d187de2c4; BYTE $0x00 // vbroadcastss 0x1fdf(%rip), %ymm5 # 0x2168 <k_sum_exp_pair+0xaa8>
+	QUAD $0x0021df2d187de2c4; BYTE $0x00 // vbroadcastss 0x21df(%rip), %ymm5 # 0x2368 <k_deviation+0x228>
 	LONG $0xd3c2d4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm5, %ymm2
 	LONG $0xdb5dd4c5 // vminps %ymm3, %ymm5, %ymm3
 	LONG $0x4a5de3c4; WORD $0x10db // vblendvps %ymm1, %ymm3, %ymm4, %ymm3
-	QUAD $0x001fd325187de2c4; BYTE $0x00 // vbroadcastss 0x1fd3(%rip), %ymm4 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x0021d325187de2c4; BYTE $0x00 // vbroadcastss 0x21d3(%rip), %ymm4 # 0x2374 <k_deviation+0x234>
 	LONG $0xe459e4c5 // vmulps %ymm4, %ymm3, %ymm4
 	LONG $0x087de3c4; WORD $0x08e4 // vroundps $0x8, %ymm4, %ymm4
-	QUAD $0x001fb82d187de2c4; BYTE $0x00 // vbroadcastss 0x1fb8(%rip), %ymm5 # 0x216c <k_sum_exp_pair+0xaac>
-	QUAD $0x001fb335187de2c4; BYTE $0x00 // vbroadcastss 0x1fb3(%rip), %ymm6 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x0021b82d187de2c4; BYTE $0x00 // vbroadcastss 0x21b8(%rip), %ymm5 # 0x236c <k_deviation+0x22c>
+	QUAD $0x0021b335187de2c4; BYTE $0x00 // vbroadcastss 0x21b3(%rip), %ymm6 # 0x2370 <k_deviation+0x230>
 	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
 	LONG $0xa85de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm5
-	QUAD $0x001f781d187de2c4; BYTE $0x00 // vbroadcastss 0x1f78(%rip), %ymm3 # 0x2148 <k_sum_exp_pair+0xa88>
-	QUAD $0x001fa72d187de2c4; BYTE $0x00 // vbroadcastss 0x1fa7(%rip), %ymm5 # 0x2180 <k_sum_exp_pair+0xac0>
-	QUAD $0x001f7e3d187de2c4; BYTE $0x00 // vbroadcastss 0x1f7e(%rip), %ymm7 # 0x2160 <k_sum_exp_pair+0xaa0>
+	QUAD $0x0021781d187de2c4; BYTE $0x00 // vbroadcastss 0x2178(%rip), %ymm3 # 0x2348 <k_deviation+0x208>
+	QUAD $0x0021a72d187de2c4; BYTE $0x00 // vbroadcastss 0x21a7(%rip), %ymm5 # 0x2380 <k_deviation+0x240>
+	QUAD $0x00217e3d187de2c4; BYTE $0x00 // vbroadcastss 0x217e(%rip), %ymm7 # 0x2360 <k_deviation+0x220>
 	LONG $0xa84de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm5) + ymm3
 	LONG $0xb84de2c4; BYTE $0xfd // vfmadd231ps %ymm5, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm5) + ymm7
-	QUAD $0x001f871d187de2c4; BYTE $0x00 // vbroadcastss 0x1f87(%rip), %ymm3 # 0x217c <k_sum_exp_pair+0xabc>
+	QUAD $0x0021871d187de2c4; BYTE $0x00 // vbroadcastss 0x2187(%rip), %ymm3 # 0x237c <k_deviation+0x23c>
 	LONG $0xb84de2c4; BYTE $0xdf // vfmadd231ps %ymm7, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm7) + ymm3
-	QUAD $0x001f752d187de2c4; BYTE $0x00 // vbroadcastss 0x1f75(%rip), %ymm5 # 0x2178 <k_sum_exp_pair+0xab8>
+	QUAD $0x0021752d187de2c4; BYTE $0x00 // vbroadcastss 0x2175(%rip), %ymm5 # 0x2378 <k_deviation+0x238>
 	LONG $0xb84de2c4; BYTE $0xeb // vfmadd231ps %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
-	QUAD $0x001f3f1d187de2c4; BYTE $0x00 // vbroadcastss 0x1f3f(%rip), %ymm3 # 0x2150 <k_sum_exp_pair+0xa90>
+	QUAD $0x00213f1d187de2c4; BYTE $0x00 // vbroadcastss 0x213f(%rip), %ymm3 # 0x2350 <k_deviation+0x210>
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0xee59ccc5 // vmulps %ymm6, %ymm6, %ymm5
 	LONG $0xa865e2c4; BYTE $0xee // vfmadd213ps %ymm6, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm6
-	QUAD $0x001f181d187de2c4; BYTE $0x00 // vbroadcastss 0x1f18(%rip), %ymm3 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x0021181d187de2c4; BYTE $0x00 // vbroadcastss 0x2118(%rip), %ymm3 # 0x2340 <k_deviation+0x200>
 	LONG $0xdb58d4c5 // vaddps %ymm3, %ymm5, %ymm3
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
 	LONG $0xe472d5c5; BYTE $0x01 // vpsrad $0x1, %ymm4, %ymm5
-	QUAD $0x001f0235587de2c4; BYTE $0x00 // vpbroadcastd 0x1f02(%rip), %ymm6 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x00210235587de2c4; BYTE $0x00 // vpbroadcastd 0x2102(%rip), %ymm6 # 0x2340 <k_deviation+0x200>
 	LONG $0xf572c5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm7
 	LONG $0xfefec5c5 // vpaddd %ymm6, %ymm7, %ymm7
 	LONG $0xdf59e4c5 // vmulps %ymm7, %ymm3, %ymm3
 	LONG $0xe5faddc5 // vpsubd %ymm5, %ymm4, %ymm4
 	LONG $0xf472ddc5; BYTE $0x17 // vpslld $0x17, %ymm4, %ymm4
 	LONG $0xe6feddc5 // vpaddd %ymm6, %ymm4, %ymm4
-	QUAD $0x001f032d187de2c4; BYTE $0x00 // vbroadcastss 0x1f03(%rip), %ymm5 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x0021032d187de2c4; BYTE $0x00 // vbroadcastss 0x2103(%rip), %ymm5 # 0x2364 <k_deviation+0x224>
 	LONG $0xdc59e4c5 // vmulps %ymm4, %ymm3, %ymm3
 	LONG $0x4a55e3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm5, %ymm2
 	LONG $0xca54f4c5 // vandps %ymm2, %ymm1, %ymm1
@@ -132,7 +132,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	WORD $0x1d7d // jge 0x2aa <k_max+0x2a>
-	QUAD $0x001eb60d187de2c4; BYTE $0x00 // vbroadcastss 0x1eb6(%rip), %ymm1 # 0x214c <k_sum_exp_pair+0xa8c>
+	QUAD $0x0020b60d187de2c4; BYTE $0x00 // vbroadcastss 0x20b6(%rip), %ymm1 # 0x234c <k_deviation+0x20c>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd928fcc5 // vmovaps %ymm1, %ymm3
 	LONG $0xd128fcc5 // vmovaps %ymm1, %ymm2
@@ -141,7 +141,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe0718d48 // leaq -0x20(%rcx), %rsi
 	LONG $0x20fe8348 // cmpq $0x20, %rsi
 	WORD $0x2c73 // jae 0x2e0 <k_max+0x60>
-	QUAD $0x001e8f05187de2c4; BYTE $0x00 // vbroadcastss 0x1e8f(%rip), %ymm0 # 0x214c <k_sum_exp_pair+0xa8c>
+	QUAD $0x00208f05187de2c4; BYTE $0x00 // vbroadcastss 0x208f(%rip), %ymm0 # 0x234c <k_deviation+0x20c>
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
@@ -154,7 +154,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x05e8c149 // shrq $0x5, %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
 	LONG $0xfee08349 // andq $-0x2, %r8
-	QUAD $0x001e5505187de2c4; BYTE $0x00 // vbroadcastss 0x1e55(%rip), %ymm0 # 0x214c <k_sum_exp_pair+0xa8c>
+	QUAD $0x00205505187de2c4; BYTE $0x00 // vbroadcastss 0x2055(%rip), %ymm0 # 0x234c <k_deviation+0x20c>
 	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
 	LONG $0xd028fcc5 // vmovaps %ymm0, %ymm2
 	LONG $0xd828fcc5 // vmovaps %ymm0, %ymm3
@@ -208,7 +208,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
 	WORD $0x2a7d // jge 0x40c <k_max+0x18c>
-	LONG $0x570d8d48; WORD $0x001e; BYTE $0x00 // leaq 0x1e57(%rip), %rcx # 0x2240 <lanes>
+	LONG $0x570d8d48; WORD $0x0020; BYTE $0x00 // leaq 0x2057(%rip), %rcx # 0x2440 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x902c // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm5
 	LONG $0xed54dcc5 // vandps %ymm5, %ymm4, %ymm5
@@ -278,31 +278,31 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x001c6b15187de2c4; BYTE $0x00 // vbroadcastss 0x1c6b(%rip), %ymm2 # 0x2158 <k_sum_exp_pair+0xa98>
-	QUAD $0x001c721d187de2c4; BYTE $0x00 // vbroadcastss 0x1c72(%rip), %ymm3 # 0x2168 <k_sum_exp_pair+0xaa8>
-	QUAD $0x001c7d15187d62c4; BYTE $0x00 // vbroadcastss 0x1c7d(%rip), %ymm10 # 0x217c <k_sum_exp_pair+0xabc>
-	QUAD $0x001c701d187d62c4; BYTE $0x00 // vbroadcastss 0x1c70(%rip), %ymm11 # 0x2178 <k_sum_exp_pair+0xab8>
-	QUAD $0x001c3f25187d62c4; BYTE $0x00 // vbroadcastss 0x1c3f(%rip), %ymm12 # 0x2150 <k_sum_exp_pair+0xa90>
-	QUAD $0x001c262d187d62c4; BYTE $0x00 // vbroadcastss 0x1c26(%rip), %ymm13 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x001c1d35587d62c4; BYTE $0x00 // vpbroadcastd 0x1c1d(%rip), %ymm14 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x001c383d187d62c4; BYTE $0x00 // vbroadcastss 0x1c38(%rip), %ymm15 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x001e6b15187de2c4; BYTE $0x00 // vbroadcastss 0x1e6b(%rip), %ymm2 # 0x2358 <k_deviation+0x218>
+	QUAD $0x001e721d187de2c4; BYTE $0x00 // vbroadcastss 0x1e72(%rip), %ymm3 # 0x2368 <k_deviation+0x228>
+	QUAD $0x001e7d15187d62c4; BYTE $0x00 // vbroadcastss 0x1e7d(%rip), %ymm10 # 0x237c <k_deviation+0x23c>
+	QUAD $0x001e701d187d62c4; BYTE $0x00 // vbroadcastss 0x1e70(%rip), %ymm11 # 0x2378 <k_deviation+0x238>
+	QUAD $0x001e3f25187d62c4; BYTE $0x00 // vbroadcastss 0x1e3f(%rip), %ymm12 # 0x2350 <k_deviation+0x210>
+	QUAD $0x001e262d187d62c4; BYTE $0x00 // vbroadcastss 0x1e26(%rip), %ymm13 # 0x2340 <k_deviation+0x200>
+	QUAD $0x001e1d35587d62c4; BYTE $0x00 // vpbroadcastd 0x1e1d(%rip), %ymm14 # 0x2340 <k_deviation+0x200>
+	QUAD $0x001e383d187d62c4; BYTE $0x00 // vbroadcastss 0x1e38(%rip), %ymm15 # 0x2364 <k_deviation+0x224>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x2410fcc5; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %ymm4
 	LONG $0xe95cdcc5 // vsubps %ymm1, %ymm4, %ymm5
 	LONG $0xe2c2d4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm5, %ymm4
 	LONG $0xf55de4c5 // vminps %ymm5, %ymm3, %ymm6
 	LONG $0x4a6de3c4; WORD $0x40f6 // vblendvps %ymm4, %ymm6, %ymm2, %ymm6
-	QUAD $0x001c233d187de2c4; BYTE $0x00 // vbroadcastss 0x1c23(%rip), %ymm7 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x001e233d187de2c4; BYTE $0x00 // vbroadcastss 0x1e23(%rip), %ymm7 # 0x2374 <k_deviation+0x234>
 	LONG $0xff59ccc5 // vmulps %ymm7, %ymm6, %ymm7
 	LONG $0x087de3c4; WORD $0x08ff // vroundps $0x8, %ymm7, %ymm7
-	QUAD $0x001c0805187d62c4; BYTE $0x00 // vbroadcastss 0x1c08(%rip), %ymm8 # 0x216c <k_sum_exp_pair+0xaac>
+	QUAD $0x001e0805187d62c4; BYTE $0x00 // vbroadcastss 0x1e08(%rip), %ymm8 # 0x236c <k_deviation+0x22c>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x001bfe05187d62c4; BYTE $0x00 // vbroadcastss 0x1bfe(%rip), %ymm8 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x001dfe05187d62c4; BYTE $0x00 // vbroadcastss 0x1dfe(%rip), %ymm8 # 0x2370 <k_deviation+0x230>
 	LONG $0xb845c2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm8) + ymm6
-	QUAD $0x001c0005187d62c4; BYTE $0x00 // vbroadcastss 0x1c00(%rip), %ymm8 # 0x2180 <k_sum_exp_pair+0xac0>
-	QUAD $0x001bbf0d187d62c4; BYTE $0x00 // vbroadcastss 0x1bbf(%rip), %ymm9 # 0x2148 <k_sum_exp_pair+0xa88>
+	QUAD $0x001e0005187d62c4; BYTE $0x00 // vbroadcastss 0x1e00(%rip), %ymm8 # 0x2380 <k_deviation+0x240>
+	QUAD $0x001dbf0d187d62c4; BYTE $0x00 // vbroadcastss 0x1dbf(%rip), %ymm9 # 0x2348 <k_deviation+0x208>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
-	QUAD $0x001bc90d187d62c4; BYTE $0x00 // vbroadcastss 0x1bc9(%rip), %ymm9 # 0x2160 <k_sum_exp_pair+0xaa0>
+	QUAD $0x001dc90d187d62c4; BYTE $0x00 // vbroadcastss 0x1dc9(%rip), %ymm9 # 0x2360 <k_deviation+0x220>
 	LONG $0xa84d42c4; BYTE $0xc1 // vfmadd213ps %ymm9, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm9
 	LONG $0xa84d42c4; BYTE $0xc2 // vfmadd213ps %ymm10, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm10
 	LONG $0xa84d42c4; BYTE $0xc3 // vfmadd213ps %ymm11, %ymm6, %ymm8 # ymm8 = (ymm6 * ymm8) + ymm11
@@ -333,49 +333,49 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x012b8e0f; WORD $0x0000 // jle 0x743 <k_softmax_exp+0x283>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x1a358d48; WORD $0x001c; BYTE $0x00 // leaq 0x1c1a(%rip), %rsi # 0x2240 <lanes>
+	LONG $0x1a358d48; WORD $0x001e; BYTE $0x00 // leaq 0x1e1a(%rip), %rsi # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
 	LONG $0x2c6de2c4; WORD $0x8a1c // vmaskmovps (%rdx,%rcx,4), %ymm2, %ymm3
-	QUAD $0x001b1b25187de2c4; BYTE $0x00 // vbroadcastss 0x1b1b(%rip), %ymm4 # 0x2158 <k_sum_exp_pair+0xa98>
+	QUAD $0x001d1b25187de2c4; BYTE $0x00 // vbroadcastss 0x1d1b(%rip), %ymm4 # 0x2358 <k_deviation+0x218>
 	LONG $0xe95ce4c5 // vsubps %ymm1, %ymm3, %ymm5
 	LONG $0xccc2d4c5; BYTE $0x05 // vcmpnltps %ymm4, %ymm5, %ymm1
-	QUAD $0x001b1935187de2c4; BYTE $0x00 // vbroadcastss 0x1b19(%rip), %ymm6 # 0x2168 <k_sum_exp_pair+0xaa8>
+	QUAD $0x001d1935187de2c4; BYTE $0x00 // vbroadcastss 0x1d19(%rip), %ymm6 # 0x2368 <k_deviation+0x228>
 	LONG $0xddc2ccc5; BYTE $0x05 // vcmpnltps %ymm5, %ymm6, %ymm3
 	LONG $0xed5dccc5 // vminps %ymm5, %ymm6, %ymm5
 	LONG $0x4a5de3c4; WORD $0x10e5 // vblendvps %ymm1, %ymm5, %ymm4, %ymm4
-	QUAD $0x001b0d2d187de2c4; BYTE $0x00 // vbroadcastss 0x1b0d(%rip), %ymm5 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x001d0d2d187de2c4; BYTE $0x00 // vbroadcastss 0x1d0d(%rip), %ymm5 # 0x2374 <k_deviation+0x234>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x001af235187de2c4; BYTE $0x00 // vbroadcastss 0x1af2(%rip), %ymm6 # 0x216c <k_sum_exp_pair+0xaac>
-	QUAD $0x001aed3d187de2c4; BYTE $0x00 // vbroadcastss 0x1aed(%rip), %ymm7 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x001cf235187de2c4; BYTE $0x00 // vbroadcastss 0x1cf2(%rip), %ymm6 # 0x236c <k_deviation+0x22c>
+	QUAD $0x001ced3d187de2c4; BYTE $0x00 // vbroadcastss 0x1ced(%rip), %ymm7 # 0x2370 <k_deviation+0x230>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
 	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
-	QUAD $0x001ab225187de2c4; BYTE $0x00 // vbroadcastss 0x1ab2(%rip), %ymm4 # 0x2148 <k_sum_exp_pair+0xa88>
-	QUAD $0x001ae135187de2c4; BYTE $0x00 // vbroadcastss 0x1ae1(%rip), %ymm6 # 0x2180 <k_sum_exp_pair+0xac0>
-	QUAD $0x001ab805187d62c4; BYTE $0x00 // vbroadcastss 0x1ab8(%rip), %ymm8 # 0x2160 <k_sum_exp_pair+0xaa0>
+	QUAD $0x001cb225187de2c4; BYTE $0x00 // vbroadcastss 0x1cb2(%rip), %ymm4 # 0x2348 <k_deviation+0x208>
+	QUAD $0x001ce135187de2c4; BYTE $0x00 // vbroadcastss 0x1ce1(%rip), %ymm6 # 0x2380 <k_deviation+0x240>
+	QUAD $0x001cb805187d62c4; BYTE $0x00 // vbroadcastss 0x1cb8(%rip), %ymm8 # 0x2360 <k_deviation+0x220>
 	LONG $0xa845e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm4
 	LONG $0xb84562c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm8 # ymm8 = (ymm7 * ymm6) + ymm8
-	QUAD $0x001ac125187de2c4; BYTE $0x00 // vbroadcastss 0x1ac1(%rip), %ymm4 # 0x217c <k_sum_exp_pair+0xabc>
+	QUAD $0x001cc125187de2c4; BYTE $0x00 // vbroadcastss 0x1cc1(%rip), %ymm4 # 0x237c <k_deviation+0x23c>
 	LONG $0xb845c2c4; BYTE $0xe0 // vfmadd231ps %ymm8, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm8) + ymm4
-	QUAD $0x001aaf35187de2c4; BYTE $0x00 // vbroadcastss 0x1aaf(%rip), %ymm6 # 0x2178 <k_sum_exp_pair+0xab8>
+	QUAD $0x001caf35187de2c4; BYTE $0x00 // vbroadcastss 0x1caf(%rip), %ymm6 # 0x2378 <k_deviation+0x238>
 	LONG $0xb845e2c4; BYTE $0xf4 // vfmadd231ps %ymm4, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm4) + ymm6
-	QUAD $0x001a7925187de2c4; BYTE $0x00 // vbroadcastss 0x1a79(%rip), %ymm4 # 0x2150 <k_sum_exp_pair+0xa90>
+	QUAD $0x001c7925187de2c4; BYTE $0x00 // vbroadcastss 0x1c79(%rip), %ymm4 # 0x2350 <k_deviation+0x210>
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
 	LONG $0xf759c4c5 // vmulps %ymm7, %ymm7, %ymm6
 	LONG $0xa85de2c4; BYTE $0xf7 // vfmadd213ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm6) + ymm7
-	QUAD $0x001a5225187de2c4; BYTE $0x00 // vbroadcastss 0x1a52(%rip), %ymm4 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x001c5225187de2c4; BYTE $0x00 // vbroadcastss 0x1c52(%rip), %ymm4 # 0x2340 <k_deviation+0x200>
 	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
-	QUAD $0x001a3c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x1a3c(%rip), %ymm7 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x001c3c3d587de2c4; BYTE $0x00 // vpbroadcastd 0x1c3c(%rip), %ymm7 # 0x2340 <k_deviation+0x200>
 	LONG $0xf672bdc5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm8
 	LONG $0xc7fe3dc5 // vpaddd %ymm7, %ymm8, %ymm8
 	LONG $0xe459bcc5 // vmulps %ymm4, %ymm8, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
 	LONG $0xf572d5c5; BYTE $0x17 // vpslld $0x17, %ymm5, %ymm5
 	LONG $0xeffed5c5 // vpaddd %ymm7, %ymm5, %ymm5
-	QUAD $0x001a3d35187de2c4; BYTE $0x00 // vbroadcastss 0x1a3d(%rip), %ymm6 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x001c3d35187de2c4; BYTE $0x00 // vbroadcastss 0x1c3d(%rip), %ymm6 # 0x2364 <k_deviation+0x224>
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0x4a4de3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm6, %ymm3
 	LONG $0xcb54f4c5 // vandps %ymm3, %ymm1, %ymm1
@@ -474,7 +474,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	WORD $0x2948; BYTE $0xce // subq %rcx, %rsi
 	WORD $0x187d // jge 0x8db <k_sum_squares+0x16b>
-	LONG $0x760d8d48; WORD $0x0019; BYTE $0x00 // leaq 0x1976(%rip), %rcx # 0x2240 <lanes>
+	LONG $0x760d8d48; WORD $0x001b; BYTE $0x00 // leaq 0x1b76(%rip), %rcx # 0x2440 <lanes>
 	LONG $0x6410fcc5; WORD $0x20b1 // vmovups 0x20(%rcx,%rsi,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0x9024 // vmaskmovps (%rax,%rdx,4), %ymm4, %ymm4
 	LONG $0xb85de2c4; BYTE $0xdc // vfmadd231ps %ymm4, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm4) + ymm3
@@ -537,7 +537,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x69358d48; WORD $0x0018; BYTE $0x00 // leaq 0x1869(%rip), %rsi # 0x2240 <lanes>
+	LONG $0x69358d48; WORD $0x001a; BYTE $0x00 // leaq 0x1a69(%rip), %rsi # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75a2c4; WORD $0x8a14 // vmaskmovps (%rdx,%r9,4), %ymm1, %ymm2
@@ -560,34 +560,34 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x00172405187de2c4; BYTE $0x00 // vbroadcastss 0x1724(%rip), %ymm0 # 0x215c <k_sum_exp_pair+0xa9c>
-	QUAD $0x00173f3d187de2c4; BYTE $0x00 // vbroadcastss 0x173f(%rip), %ymm7 # 0x2180 <k_sum_exp_pair+0xac0>
-	QUAD $0x00171615187d62c4; BYTE $0x00 // vbroadcastss 0x1716(%rip), %ymm10 # 0x2160 <k_sum_exp_pair+0xaa0>
-	QUAD $0x0017291d187d62c4; BYTE $0x00 // vbroadcastss 0x1729(%rip), %ymm11 # 0x217c <k_sum_exp_pair+0xabc>
-	QUAD $0x00171c25187d62c4; BYTE $0x00 // vbroadcastss 0x171c(%rip), %ymm12 # 0x2178 <k_sum_exp_pair+0xab8>
-	QUAD $0x0016eb2d187d62c4; BYTE $0x00 // vbroadcastss 0x16eb(%rip), %ymm13 # 0x2150 <k_sum_exp_pair+0xa90>
-	QUAD $0x0016d235187d62c4; BYTE $0x00 // vbroadcastss 0x16d2(%rip), %ymm14 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x0016c93d587d62c4; BYTE $0x00 // vpbroadcastd 0x16c9(%rip), %ymm15 # 0x2140 <k_sum_exp_pair+0xa80>
-	QUAD $0x0016e40d187de2c4; BYTE $0x00 // vbroadcastss 0x16e4(%rip), %ymm1 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x00192405187de2c4; BYTE $0x00 // vbroadcastss 0x1924(%rip), %ymm0 # 0x235c <k_deviation+0x21c>
+	QUAD $0x00193f3d187de2c4; BYTE $0x00 // vbroadcastss 0x193f(%rip), %ymm7 # 0x2380 <k_deviation+0x240>
+	QUAD $0x00191615187d62c4; BYTE $0x00 // vbroadcastss 0x1916(%rip), %ymm10 # 0x2360 <k_deviation+0x220>
+	QUAD $0x0019291d187d62c4; BYTE $0x00 // vbroadcastss 0x1929(%rip), %ymm11 # 0x237c <k_deviation+0x23c>
+	QUAD $0x00191c25187d62c4; BYTE $0x00 // vbroadcastss 0x191c(%rip), %ymm12 # 0x2378 <k_deviation+0x238>
+	QUAD $0x0018eb2d187d62c4; BYTE $0x00 // vbroadcastss 0x18eb(%rip), %ymm13 # 0x2350 <k_deviation+0x210>
+	QUAD $0x0018d235187d62c4; BYTE $0x00 // vbroadcastss 0x18d2(%rip), %ymm14 # 0x2340 <k_deviation+0x200>
+	QUAD $0x0018c93d587d62c4; BYTE $0x00 // vpbroadcastd 0x18c9(%rip), %ymm15 # 0x2340 <k_deviation+0x200>
+	QUAD $0x0018e40d187de2c4; BYTE $0x00 // vbroadcastss 0x18e4(%rip), %ymm1 # 0x2364 <k_deviation+0x224>
 	LONG $0x107ca1c4; WORD $0x8e14 // vmovups (%rsi,%r9,4), %ymm2
 	LONG $0xe857ecc5 // vxorps %ymm0, %ymm2, %ymm5
-	QUAD $0x0016b11d187de2c4; BYTE $0x00 // vbroadcastss 0x16b1(%rip), %ymm3 # 0x2144 <k_sum_exp_pair+0xa84>
+	QUAD $0x0018b11d187de2c4; BYTE $0x00 // vbroadcastss 0x18b1(%rip), %ymm3 # 0x2344 <k_deviation+0x204>
 	LONG $0xdac2e4c5; BYTE $0x05 // vcmpnltps %ymm2, %ymm3, %ymm3
-	QUAD $0x0016b325187de2c4; BYTE $0x00 // vbroadcastss 0x16b3(%rip), %ymm4 # 0x2154 <k_sum_exp_pair+0xa94>
+	QUAD $0x0018b325187de2c4; BYTE $0x00 // vbroadcastss 0x18b3(%rip), %ymm4 # 0x2354 <k_deviation+0x214>
 	LONG $0xe4c2ecc5; BYTE $0x05 // vcmpnltps %ymm4, %ymm2, %ymm4
-	QUAD $0x0016b935187de2c4; BYTE $0x00 // vbroadcastss 0x16b9(%rip), %ymm6 # 0x2168 <k_sum_exp_pair+0xaa8>
+	QUAD $0x0018b935187de2c4; BYTE $0x00 // vbroadcastss 0x18b9(%rip), %ymm6 # 0x2368 <k_deviation+0x228>
 	LONG $0x4a4de3c4; WORD $0x40ed // vblendvps %ymm4, %ymm5, %ymm6, %ymm5
-	QUAD $0x00169a35187de2c4; BYTE $0x00 // vbroadcastss 0x169a(%rip), %ymm6 # 0x2158 <k_sum_exp_pair+0xa98>
+	QUAD $0x00189a35187de2c4; BYTE $0x00 // vbroadcastss 0x189a(%rip), %ymm6 # 0x2358 <k_deviation+0x218>
 	LONG $0x4a4de3c4; WORD $0x30ed // vblendvps %ymm3, %ymm5, %ymm6, %ymm5
-	QUAD $0x0016a735187de2c4; BYTE $0x00 // vbroadcastss 0x16a7(%rip), %ymm6 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x0018a735187de2c4; BYTE $0x00 // vbroadcastss 0x18a7(%rip), %ymm6 # 0x2374 <k_deviation+0x234>
 	LONG $0xf659d4c5 // vmulps %ymm6, %ymm5, %ymm6
 	LONG $0x087de3c4; WORD $0x08f6 // vroundps $0x8, %ymm6, %ymm6
-	QUAD $0x00168c05187d62c4; BYTE $0x00 // vbroadcastss 0x168c(%rip), %ymm8 # 0x216c <k_sum_exp_pair+0xaac>
+	QUAD $0x00188c05187d62c4; BYTE $0x00 // vbroadcastss 0x188c(%rip), %ymm8 # 0x236c <k_deviation+0x22c>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
-	QUAD $0x00168205187d62c4; BYTE $0x00 // vbroadcastss 0x1682(%rip), %ymm8 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x00188205187d62c4; BYTE $0x00 // vbroadcastss 0x1882(%rip), %ymm8 # 0x2370 <k_deviation+0x230>
 	LONG $0xb84dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm8) + ymm5
 	LONG $0xcf287cc5 // vmovaps %ymm7, %ymm9
-	QUAD $0x00164805187d62c4; BYTE $0x00 // vbroadcastss 0x1648(%rip), %ymm8 # 0x2148 <k_sum_exp_pair+0xa88>
+	QUAD $0x00184805187d62c4; BYTE $0x00 // vbroadcastss 0x1848(%rip), %ymm8 # 0x2348 <k_deviation+0x208>
 	LONG $0xa85542c4; BYTE $0xc8 // vfmadd213ps %ymm8, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm8
 	LONG $0xa85542c4; BYTE $0xca // vfmadd213ps %ymm10, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm10
 	LONG $0xa85542c4; BYTE $0xcb // vfmadd213ps %ymm11, %ymm5, %ymm9 # ymm9 = (ymm5 * ymm9) + ymm11
@@ -621,46 +621,46 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xa0058d4c; WORD $0x0016; BYTE $0x00 // leaq 0x16a0(%rip), %r8 # 0x2240 <lanes>
+	LONG $0xa0058d4c; WORD $0x0018; BYTE $0x00 // leaq 0x18a0(%rip), %r8 # 0x2440 <lanes>
 	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm0, %ymm1
-	QUAD $0x0015a415187de2c4; BYTE $0x00 // vbroadcastss 0x15a4(%rip), %ymm2 # 0x215c <k_sum_exp_pair+0xa9c>
+	QUAD $0x0017a415187de2c4; BYTE $0x00 // vbroadcastss 0x17a4(%rip), %ymm2 # 0x235c <k_deviation+0x21c>
 	LONG $0xe257f4c5 // vxorps %ymm2, %ymm1, %ymm4
-	QUAD $0x00157f15187de2c4; BYTE $0x00 // vbroadcastss 0x157f(%rip), %ymm2 # 0x2144 <k_sum_exp_pair+0xa84>
-	QUAD $0x0015861d187de2c4; BYTE $0x00 // vbroadcastss 0x1586(%rip), %ymm3 # 0x2154 <k_sum_exp_pair+0xa94>
+	QUAD $0x00177f15187de2c4; BYTE $0x00 // vbroadcastss 0x177f(%rip), %ymm2 # 0x2344 <k_deviation+0x204>
+	QUAD $0x0017861d187de2c4; BYTE $0x00 // vbroadcastss 0x1786(%rip), %ymm3 # 0x2354 <k_deviation+0x214>
 	LONG $0xd1c2ecc5; BYTE $0x05 // vcmpnltps %ymm1, %ymm2, %ymm2
 	LONG $0xdbc2f4c5; BYTE $0x05 // vcmpnltps %ymm3, %ymm1, %ymm3
-	QUAD $0x0015872d187de2c4; BYTE $0x00 // vbroadcastss 0x1587(%rip), %ymm5 # 0x2168 <k_sum_exp_pair+0xaa8>
+	QUAD $0x0017872d187de2c4; BYTE $0x00 // vbroadcastss 0x1787(%rip), %ymm5 # 0x2368 <k_deviation+0x228>
 	LONG $0x4a55e3c4; WORD $0x30e4 // vblendvps %ymm3, %ymm4, %ymm5, %ymm4
-	QUAD $0x0015682d187de2c4; BYTE $0x00 // vbroadcastss 0x1568(%rip), %ymm5 # 0x2158 <k_sum_exp_pair+0xa98>
+	QUAD $0x0017682d187de2c4; BYTE $0x00 // vbroadcastss 0x1768(%rip), %ymm5 # 0x2358 <k_deviation+0x218>
 	LONG $0x4a55e3c4; WORD $0x20e4 // vblendvps %ymm2, %ymm4, %ymm5, %ymm4
-	QUAD $0x0015752d187de2c4; BYTE $0x00 // vbroadcastss 0x1575(%rip), %ymm5 # 0x2174 <k_sum_exp_pair+0xab4>
+	QUAD $0x0017752d187de2c4; BYTE $0x00 // vbroadcastss 0x1775(%rip), %ymm5 # 0x2374 <k_deviation+0x234>
 	LONG $0xed59dcc5 // vmulps %ymm5, %ymm4, %ymm5
 	LONG $0x087de3c4; WORD $0x08ed // vroundps $0x8, %ymm5, %ymm5
-	QUAD $0x00155a35187de2c4; BYTE $0x00 // vbroadcastss 0x155a(%rip), %ymm6 # 0x216c <k_sum_exp_pair+0xaac>
+	QUAD $0x00175a35187de2c4; BYTE $0x00 // vbroadcastss 0x175a(%rip), %ymm6 # 0x236c <k_deviation+0x22c>
 	LONG $0xa855e2c4; BYTE $0xf4 // vfmadd213ps %ymm4, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm4
-	QUAD $0x00155025187de2c4; BYTE $0x00 // vbroadcastss 0x1550(%rip), %ymm4 # 0x2170 <k_sum_exp_pair+0xab0>
+	QUAD $0x00175025187de2c4; BYTE $0x00 // vbroadcastss 0x1750(%rip), %ymm4 # 0x2370 <k_deviation+0x230>
 	LONG $0xa855e2c4; BYTE $0xe6 // vfmadd213ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm4) + ymm6
-	QUAD $0x00151a35187de2c4; BYTE $0x00 // vbroadcastss 0x151a(%rip), %ymm6 # 0x2148 <k_sum_exp_pair+0xa88>
-	QUAD $0x0015493d187de2c4; BYTE $0x00 // vbroadcastss 0x1549(%rip), %ymm7 # 0x2180 <k_sum_exp_pair+0xac0>
+	QUAD $0x00171a35187de2c4; BYTE $0x00 // vbroadcastss 0x171a(%rip), %ymm6 # 0x2348 <k_deviation+0x208>
+	QUAD $0x0017493d187de2c4; BYTE $0x00 // vbroadcastss 0x1749(%rip), %ymm7 # 0x2380 <k_deviation+0x240>
 	LONG $0xa85de2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm7) + ymm6
-	QUAD $0x00151b35187de2c4; BYTE $0x00 // vbroadcastss 0x151b(%rip), %ymm6 # 0x2160 <k_sum_exp_pair+0xaa0>
+	QUAD $0x00171b35187de2c4; BYTE $0x00 // vbroadcastss 0x171b(%rip), %ymm6 # 0x2360 <k_deviation+0x220>
 	LONG $0xb85de2c4; BYTE $0xf7 // vfmadd231ps %ymm7, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm7) + ymm6
-	QUAD $0x0015293d187de2c4; BYTE $0x00 // vbroadcastss 0x1529(%rip), %ymm7 # 0x217c <k_sum_exp_pair+0xabc>
-	QUAD $0x00151c05187d62c4; BYTE $0x00 // vbroadcastss 0x151c(%rip), %ymm8 # 0x2178 <k_sum_exp_pair+0xab8>
+	QUAD $0x0017293d187de2c4; BYTE $0x00 // vbroadcastss 0x1729(%rip), %ymm7 # 0x237c <k_deviation+0x23c>
+	QUAD $0x00171c05187d62c4; BYTE $0x00 // vbroadcastss 0x171c(%rip), %ymm8 # 0x2378 <k_deviation+0x238>
 	LONG $0xb85de2c4; BYTE $0xfe // vfmadd231ps %ymm6, %ymm4, %ymm7 # ymm7 = (ymm4 * ymm6) + ymm7
 	LONG $0xb85d62c4; BYTE $0xc7 // vfmadd231ps %ymm7, %ymm4, %ymm8 # ymm8 = (ymm4 * ymm7) + ymm8
-	QUAD $0x0014e135187de2c4; BYTE $0x00 // vbroadcastss 0x14e1(%rip), %ymm6 # 0x2150 <k_sum_exp_pair+0xa90>
+	QUAD $0x0016e135187de2c4; BYTE $0x00 // vbroadcastss 0x16e1(%rip), %ymm6 # 0x2350 <k_deviation+0x210>
 	LONG $0xb85dc2c4; BYTE $0xf0 // vfmadd231ps %ymm8, %ymm4, %ymm6 # ymm6 = (ymm4 * ymm8) + ymm6
 	LONG $0xfc59dcc5 // vmulps %ymm4, %ymm4, %ymm7
-	QUAD $0x0014bf05187d62c4; BYTE $0x00 // vbroadcastss 0x14bf(%rip), %ymm8 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x0016bf05187d62c4; BYTE $0x00 // vbroadcastss 0x16bf(%rip), %ymm8 # 0x2340 <k_deviation+0x200>
 	LONG $0xa84de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm4
 	LONG $0xe758bcc5 // vaddps %ymm7, %ymm8, %ymm4
 	LONG $0xed5bfec5 // vcvttps2dq %ymm5, %ymm5
 	LONG $0xe572cdc5; BYTE $0x01 // vpsrad $0x1, %ymm5, %ymm6
 	LONG $0xf672c5c5; BYTE $0x17 // vpslld $0x17, %ymm6, %ymm7
-	QUAD $0x00149f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x149f(%rip), %ymm9 # 0x2140 <k_sum_exp_pair+0xa80>
+	QUAD $0x00169f0d587d62c4; BYTE $0x00 // vpbroadcastd 0x169f(%rip), %ymm9 # 0x2340 <k_deviation+0x200>
 	LONG $0xfffeb5c5 // vpaddd %ymm7, %ymm9, %ymm7
 	LONG $0xe759dcc5 // vmulps %ymm7, %ymm4, %ymm4
 	LONG $0xeefad5c5 // vpsubd %ymm6, %ymm5, %ymm5
@@ -668,7 +668,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xedfeb5c5 // vpaddd %ymm5, %ymm9, %ymm5
 	LONG $0xe559dcc5 // vmulps %ymm5, %ymm4, %ymm4
 	LONG $0xe458bcc5 // vaddps %ymm4, %ymm8, %ymm4
-	QUAD $0x00149d2d187de2c4; BYTE $0x00 // vbroadcastss 0x149d(%rip), %ymm5 # 0x2164 <k_sum_exp_pair+0xaa4>
+	QUAD $0x00169d2d187de2c4; BYTE $0x00 // vbroadcastss 0x169d(%rip), %ymm5 # 0x2364 <k_deviation+0x224>
 	LONG $0x4a55e3c4; WORD $0x30dc // vblendvps %ymm3, %ymm4, %ymm5, %ymm3
 	LONG $0x4a3de3c4; WORD $0x20d3 // vblendvps %ymm2, %ymm3, %ymm8, %ymm2
 	LONG $0xca5ef4c5 // vdivps %ymm2, %ymm1, %ymm1
@@ -709,7 +709,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf2 // subq %rsi, %rdx
 	WORD $0x527e // jle 0xdad <k_rope+0xbd>
 	LONG $0x02e2c148 // shlq $0x2, %rdx
-	LONG $0xda058d4c; WORD $0x0014; BYTE $0x00 // leaq 0x14da(%rip), %r8 # 0x2240 <lanes>
+	LONG $0xda058d4c; WORD $0x0016; BYTE $0x00 // leaq 0x16da(%rip), %r8 # 0x2440 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0x107cc1c4; WORD $0x2040 // vmovups 0x20(%r8), %ymm0
 	LONG $0x2c7de2c4; WORD $0xb10c // vmaskmovps (%rcx,%rsi,4), %ymm0, %ymm1
@@ -786,7 +786,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x863d8d48; WORD $0x0013; BYTE $0x00 // leaq 0x1386(%rip), %rdi # 0x2240 <lanes>
+	LONG $0x863d8d48; WORD $0x0015; BYTE $0x00 // leaq 0x1586(%rip), %rdi # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x4f10fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9614 // vmaskmovps (%rsi,%rdx,4), %ymm1, %ymm2
@@ -848,7 +848,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x267e // jle 0xfc8 <k_scale+0xe8>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x90358d48; WORD $0x0012; BYTE $0x00 // leaq 0x1290(%rip), %rsi # 0x2240 <lanes>
+	LONG $0x90358d48; WORD $0x0014; BYTE $0x00 // leaq 0x1490(%rip), %rsi # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
 	LONG $0x4e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm1
 	LONG $0x2c75e2c4; WORD $0x9114 // vmaskmovps (%rcx,%rdx,4), %ymm1, %ymm2
@@ -913,7 +913,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x10d7 <k_add+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x8e0d8d48; WORD $0x0011; BYTE $0x00 // leaq 0x118e(%rip), %rcx # 0x2240 <lanes>
+	LONG $0x8e0d8d48; WORD $0x0013; BYTE $0x00 // leaq 0x138e(%rip), %rcx # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -981,7 +981,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	WORD $0x307e // jle 0x11e7 <k_mul+0x107>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x7e0d8d48; WORD $0x0010; BYTE $0x00 // leaq 0x107e(%rip), %rcx # 0x2240 <lanes>
+	LONG $0x7e0d8d48; WORD $0x0012; BYTE $0x00 // leaq 0x127e(%rip), %rcx # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -1007,51 +1007,51 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x000fbb25197de2c4; BYTE $0x00 // vbroadcastsd 0xfbb(%rip), %ymm4 # 0x21e0 <k_sum_exp_pair+0xb20>
-	QUAD $0x000f6235197d62c4; BYTE $0x00 // vbroadcastsd 0xf62(%rip), %ymm14 # 0x2190 <k_sum_exp_pair+0xad0>
-	QUAD $0x000f693d197d62c4; BYTE $0x00 // vbroadcastsd 0xf69(%rip), %ymm15 # 0x21a0 <k_sum_exp_pair+0xae0>
-	QUAD $0x000fc035197de2c4; BYTE $0x00 // vbroadcastsd 0xfc0(%rip), %ymm6 # 0x2200 <k_sum_exp_pair+0xb40>
-	QUAD $0x000f5f05197d62c4; BYTE $0x00 // vbroadcastsd 0xf5f(%rip), %ymm8 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x0011c325197de2c4; BYTE $0x00 // vbroadcastsd 0x11c3(%rip), %ymm4 # 0x23e8 <k_deviation+0x2a8>
+	QUAD $0x00116235197d62c4; BYTE $0x00 // vbroadcastsd 0x1162(%rip), %ymm14 # 0x2390 <k_deviation+0x250>
+	QUAD $0x0011693d197d62c4; BYTE $0x00 // vbroadcastsd 0x1169(%rip), %ymm15 # 0x23a0 <k_deviation+0x260>
+	QUAD $0x0011c835197de2c4; BYTE $0x00 // vbroadcastsd 0x11c8(%rip), %ymm6 # 0x2408 <k_deviation+0x2c8>
+	QUAD $0x00115f05197d62c4; BYTE $0x00 // vbroadcastsd 0x115f(%rip), %ymm8 # 0x23a8 <k_deviation+0x268>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x3c5afcc5; BYTE $0x91 // vcvtps2pd (%rcx,%rdx,4), %ymm7
 	LONG $0xdd28fcc5 // vmovaps %ymm5, %ymm3
 	LONG $0xfd5cc5c5 // vsubpd %ymm5, %ymm7, %ymm7
-	QUAD $0x000f8a25197d62c4; BYTE $0x00 // vbroadcastsd 0xf8a(%rip), %ymm12 # 0x21f0 <k_sum_exp_pair+0xb30>
+	QUAD $0x00119225197d62c4; BYTE $0x00 // vbroadcastsd 0x1192(%rip), %ymm12 # 0x23f8 <k_deviation+0x2b8>
 	LONG $0x287d41c4; BYTE $0xcc // vmovapd %ymm12, %ymm9
 	LONG $0xaac562c4; BYTE $0xcc // vfmsub213pd %ymm4, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) - ymm4
 	LONG $0xd45835c5 // vaddpd %ymm4, %ymm9, %ymm10
-	QUAD $0x000f6b2d197d62c4; BYTE $0x00 // vbroadcastsd 0xf6b(%rip), %ymm13 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x0011732d197d62c4; BYTE $0x00 // vbroadcastsd 0x1173(%rip), %ymm13 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0x287d41c4; BYTE $0xdd // vmovapd %ymm13, %ymm11
 	LONG $0xa8ad62c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm10, %ymm11 # ymm11 = (ymm10 * ymm11) + ymm7
 	LONG $0xb88d42c4; BYTE $0xda // vfmadd231pd %ymm10, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm10) + ymm11
-	QUAD $0x000f1b15197de2c4; BYTE $0x00 // vbroadcastsd 0xf1b(%rip), %ymm2 # 0x21b0 <k_sum_exp_pair+0xaf0>
+	QUAD $0x00111b15197de2c4; BYTE $0x00 // vbroadcastsd 0x111b(%rip), %ymm2 # 0x23b0 <k_deviation+0x270>
 	LONG $0xd2287dc5 // vmovapd %ymm2, %ymm10
 	LONG $0xa8a542c4; BYTE $0xd7 // vfmadd213pd %ymm15, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm15
-	QUAD $0x000f292d197de2c4; BYTE $0x00 // vbroadcastsd 0xf29(%rip), %ymm5 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x0011312d197de2c4; BYTE $0x00 // vbroadcastsd 0x1131(%rip), %ymm5 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8a562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm5
 	LONG $0xa8a562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm6
 	LONG $0xa8a542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm8
-	QUAD $0x000f0105197de2c4; BYTE $0x00 // vbroadcastsd 0xf01(%rip), %ymm0 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x00110105197de2c4; BYTE $0x00 // vbroadcastsd 0x1101(%rip), %ymm0 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8a562c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
-	QUAD $0x000f270d197de2c4; BYTE $0x00 // vbroadcastsd 0xf27(%rip), %ymm1 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x00112f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x112f(%rip), %ymm1 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000ea90d197de2c4; BYTE $0x00 // vbroadcastsd 0xea9(%rip), %ymm1 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x0010a90d197de2c4; BYTE $0x00 // vbroadcastsd 0x10a9(%rip), %ymm1 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000eab0d197de2c4; BYTE $0x00 // vbroadcastsd 0xeab(%rip), %ymm1 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x0010ab0d197de2c4; BYTE $0x00 // vbroadcastsd 0x10ab(%rip), %ymm1 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000f0d0d197de2c4; BYTE $0x00 // vbroadcastsd 0xf0d(%rip), %ymm1 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x0011150d197de2c4; BYTE $0x00 // vbroadcastsd 0x1115(%rip), %ymm1 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000f070d197de2c4; BYTE $0x00 // vbroadcastsd 0xf07(%rip), %ymm1 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x00110f0d197de2c4; BYTE $0x00 // vbroadcastsd 0x110f(%rip), %ymm1 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000ec10d197de2c4; BYTE $0x00 // vbroadcastsd 0xec1(%rip), %ymm1 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x0010c90d197de2c4; BYTE $0x00 // vbroadcastsd 0x10c9(%rip), %ymm1 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
-	QUAD $0x000ea30d197de2c4; BYTE $0x00 // vbroadcastsd 0xea3(%rip), %ymm1 # 0x21c8 <k_sum_exp_pair+0xb08>
+	QUAD $0x0010a30d197de2c4; BYTE $0x00 // vbroadcastsd 0x10a3(%rip), %ymm1 # 0x23c8 <k_deviation+0x288>
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0xa8a562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm11, %ymm10 # ymm10 = (ymm11 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f1 // vpsllq $0x34, %ymm9, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x000e7515197d62c4; BYTE $0x00 // vbroadcastsd 0xe75(%rip), %ymm10 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x00107515197d62c4; BYTE $0x00 // vbroadcastsd 0x1075(%rip), %ymm10 # 0x23b8 <k_deviation+0x278>
 	LONG $0xc24541c4; WORD $0x05d2 // vcmpnltpd %ymm10, %ymm7, %ymm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0xdfc225c5; BYTE $0x07 // vcmpordpd %ymm7, %ymm11, %ymm11
@@ -1071,28 +1071,28 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa89562c4; BYTE $0xd5 // vfmadd213pd %ymm5, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm5
 	LONG $0xa89562c4; BYTE $0xd6 // vfmadd213pd %ymm6, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm6
 	LONG $0xa89542c4; BYTE $0xd0 // vfmadd213pd %ymm8, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm8
-	QUAD $0x000e1915197de2c4; BYTE $0x00 // vbroadcastsd 0xe19(%rip), %ymm2 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x00101915197de2c4; BYTE $0x00 // vbroadcastsd 0x1019(%rip), %ymm2 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xeb28fcc5 // vmovaps %ymm3, %ymm5
-	QUAD $0x000e3f15197de2c4; BYTE $0x00 // vbroadcastsd 0xe3f(%rip), %ymm2 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x00104715197de2c4; BYTE $0x00 // vbroadcastsd 0x1047(%rip), %ymm2 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x000dc115197de2c4; BYTE $0x00 // vbroadcastsd 0xdc1(%rip), %ymm2 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x000fc115197de2c4; BYTE $0x00 // vbroadcastsd 0xfc1(%rip), %ymm2 # 0x2388 <k_deviation+0x248>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x000dc315197de2c4; BYTE $0x00 // vbroadcastsd 0xdc3(%rip), %ymm2 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x000fc315197de2c4; BYTE $0x00 // vbroadcastsd 0xfc3(%rip), %ymm2 # 0x2398 <k_deviation+0x258>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x000e2515197de2c4; BYTE $0x00 // vbroadcastsd 0xe25(%rip), %ymm2 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x00102d15197de2c4; BYTE $0x00 // vbroadcastsd 0x102d(%rip), %ymm2 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x000e1f15197de2c4; BYTE $0x00 // vbroadcastsd 0xe1f(%rip), %ymm2 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x00102715197de2c4; BYTE $0x00 // vbroadcastsd 0x1027(%rip), %ymm2 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
-	QUAD $0x000dd915197de2c4; BYTE $0x00 // vbroadcastsd 0xdd9(%rip), %ymm2 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x000fe115197de2c4; BYTE $0x00 // vbroadcastsd 0xfe1(%rip), %ymm2 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa89562c4; BYTE $0xd2 // vfmadd213pd %ymm2, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm2
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0xa89562c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm10) + ymm1
 	LONG $0x7335c1c4; WORD $0x34f4 // vpsllq $0x34, %ymm12, %ymm9
 	LONG $0xd43541c4; BYTE $0xca // vpaddq %ymm10, %ymm9, %ymm9
-	QUAD $0x000d960d197de2c4; BYTE $0x00 // vbroadcastsd 0xd96(%rip), %ymm1 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x000f960d197de2c4; BYTE $0x00 // vbroadcastsd 0xf96(%rip), %ymm1 # 0x23b8 <k_deviation+0x278>
 	LONG $0xd1c245c5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm7, %ymm10
-	QUAD $0x00000df01dc245c5; BYTE $0x07 // vcmpordpd 0xdf0(%rip), %ymm7, %ymm11 # 0x2220 <k_sum_exp_pair+0xb60>
+	QUAD $0x00000ff01dc245c5; BYTE $0x07 // vcmpordpd 0xff0(%rip), %ymm7, %ymm11 # 0x2420 <k_deviation+0x2e0>
 	LONG $0x542541c4; BYTE $0xd2 // vandpd %ymm10, %ymm11, %ymm10
 	LONG $0x542d41c4; BYTE $0xc9 // vandpd %ymm9, %ymm10, %ymm9
 	LONG $0xff55a5c5 // vandnpd %ymm7, %ymm11, %ymm7
@@ -1106,80 +1106,80 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
 	LONG $0x02248e0f; WORD $0x0000 // jle 0x1687 <k_sum_exp+0x497>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0xd20d8d48; WORD $0x000d; BYTE $0x00 // leaq 0xdd2(%rip), %rcx # 0x2240 <lanes>
+	LONG $0xd20d8d48; WORD $0x000f; BYTE $0x00 // leaq 0xfd2(%rip), %rcx # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x2c6de2c4; WORD $0xb01c // vmaskmovps (%rax,%rsi,4), %ymm2, %ymm3
 	LONG $0xdb54ecc5 // vandps %ymm3, %ymm2, %ymm3
-	QUAD $0x000cc025187de2c4; BYTE $0x00 // vbroadcastss 0xcc0(%rip), %ymm4 # 0x214c <k_sum_exp_pair+0xa8c>
+	QUAD $0x000ec025187de2c4; BYTE $0x00 // vbroadcastss 0xec0(%rip), %ymm4 # 0x234c <k_deviation+0x20c>
 	LONG $0xd455ecc5 // vandnps %ymm4, %ymm2, %ymm2
 	LONG $0xf25664c5 // vorps %ymm2, %ymm3, %ymm14
 	LONG $0x5a7cc1c4; BYTE $0xd6 // vcvtps2pd %xmm14, %ymm2
 	LONG $0xc528fdc5 // vmovapd %ymm5, %ymm0
 	LONG $0xdd5cedc5 // vsubpd %ymm5, %ymm2, %ymm3
-	QUAD $0x000d4605197d62c4; BYTE $0x00 // vbroadcastsd 0xd46(%rip), %ymm8 # 0x21f0 <k_sum_exp_pair+0xb30>
-	QUAD $0x000d2d2d197d62c4; BYTE $0x00 // vbroadcastsd 0xd2d(%rip), %ymm13 # 0x21e0 <k_sum_exp_pair+0xb20>
+	QUAD $0x000f4e05197d62c4; BYTE $0x00 // vbroadcastsd 0xf4e(%rip), %ymm8 # 0x23f8 <k_deviation+0x2b8>
+	QUAD $0x000f352d197d62c4; BYTE $0x00 // vbroadcastsd 0xf35(%rip), %ymm13 # 0x23e8 <k_deviation+0x2a8>
 	LONG $0xc6297dc5 // vmovapd %ymm8, %ymm6
 	LONG $0xaae5c2c4; BYTE $0xf5 // vfmsub213pd %ymm13, %ymm3, %ymm6 # ymm6 = (ymm3 * ymm6) - ymm13
-	QUAD $0x000d2325197de2c4; BYTE $0x00 // vbroadcastsd 0xd23(%rip), %ymm4 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x000f2b25197de2c4; BYTE $0x00 // vbroadcastsd 0xf2b(%rip), %ymm4 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0xee5895c5 // vaddpd %ymm6, %ymm13, %ymm5
 	LONG $0xfc28fdc5 // vmovapd %ymm4, %ymm7
-	QUAD $0x000cba3d197d62c4; BYTE $0x00 // vbroadcastsd 0xcba(%rip), %ymm15 # 0x2190 <k_sum_exp_pair+0xad0>
+	QUAD $0x000eba3d197d62c4; BYTE $0x00 // vbroadcastsd 0xeba(%rip), %ymm15 # 0x2390 <k_deviation+0x250>
 	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
 	LONG $0xb885e2c4; BYTE $0xfd // vfmadd231pd %ymm5, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm5) + ymm7
-	QUAD $0x000cb715197de2c4; BYTE $0x00 // vbroadcastsd 0xcb7(%rip), %ymm2 # 0x21a0 <k_sum_exp_pair+0xae0>
-	QUAD $0x000cbe2d197de2c4; BYTE $0x00 // vbroadcastsd 0xcbe(%rip), %ymm5 # 0x21b0 <k_sum_exp_pair+0xaf0>
+	QUAD $0x000eb715197de2c4; BYTE $0x00 // vbroadcastsd 0xeb7(%rip), %ymm2 # 0x23a0 <k_deviation+0x260>
+	QUAD $0x000ebe2d197de2c4; BYTE $0x00 // vbroadcastsd 0xebe(%rip), %ymm5 # 0x23b0 <k_deviation+0x270>
 	LONG $0xdd287dc5 // vmovapd %ymm5, %ymm11
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
-	QUAD $0x000ccc15197de2c4; BYTE $0x00 // vbroadcastsd 0xccc(%rip), %ymm2 # 0x21d0 <k_sum_exp_pair+0xb10>
-	QUAD $0x000cf30d197d62c4; BYTE $0x00 // vbroadcastsd 0xcf3(%rip), %ymm9 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x000ed415197de2c4; BYTE $0x00 // vbroadcastsd 0xed4(%rip), %ymm2 # 0x23d8 <k_deviation+0x298>
+	QUAD $0x000efb0d197d62c4; BYTE $0x00 // vbroadcastsd 0xefb(%rip), %ymm9 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x000c8815197de2c4; BYTE $0x00 // vbroadcastsd 0xc88(%rip), %ymm2 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x000e8815197de2c4; BYTE $0x00 // vbroadcastsd 0xe88(%rip), %ymm2 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0x197d43c4; WORD $0x01f6 // vextractf128 $0x1, %ymm14, %xmm14
 	LONG $0x5a7c41c4; BYTE $0xf6 // vcvtps2pd %xmm14, %ymm14
 	LONG $0xc05c8dc5 // vsubpd %ymm0, %ymm14, %ymm0
-	QUAD $0x000c8315197de2c4; BYTE $0x00 // vbroadcastsd 0xc83(%rip), %ymm2 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x000e8315197de2c4; BYTE $0x00 // vbroadcastsd 0xe83(%rip), %ymm2 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xaafd42c4; BYTE $0xc5 // vfmsub213pd %ymm13, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm8) - ymm13
 	LONG $0x583d41c4; BYTE $0xed // vaddpd %ymm13, %ymm8, %ymm13
 	LONG $0xa895e2c4; BYTE $0xe0 // vfmadd213pd %ymm0, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm4) + ymm0
 	LONG $0xb895c2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm15) + ymm4
-	QUAD $0x000c992d197d62c4; BYTE $0x00 // vbroadcastsd 0xc99(%rip), %ymm13 # 0x21f8 <k_sum_exp_pair+0xb38>
-	QUAD $0x000c203d197d62c4; BYTE $0x00 // vbroadcastsd 0xc20(%rip), %ymm15 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x000ea12d197d62c4; BYTE $0x00 // vbroadcastsd 0xea1(%rip), %ymm13 # 0x2400 <k_deviation+0x2c0>
+	QUAD $0x000e203d197d62c4; BYTE $0x00 // vbroadcastsd 0xe20(%rip), %ymm15 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8c542c4; BYTE $0xdd // vfmadd213pd %ymm13, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm13
 	LONG $0xa8c542c4; BYTE $0xdf // vfmadd213pd %ymm15, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm15
-	QUAD $0x000c1d25197d62c4; BYTE $0x00 // vbroadcastsd 0xc1d(%rip), %ymm12 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x000e1d25197d62c4; BYTE $0x00 // vbroadcastsd 0xe1d(%rip), %ymm12 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8c542c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm12
-	QUAD $0x000c7f0d197d62c4; BYTE $0x00 // vbroadcastsd 0xc7f(%rip), %ymm9 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x000e870d197d62c4; BYTE $0x00 // vbroadcastsd 0xe87(%rip), %ymm9 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8c542c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm9
-	QUAD $0x000c7915197d62c4; BYTE $0x00 // vbroadcastsd 0xc79(%rip), %ymm10 # 0x2210 <k_sum_exp_pair+0xb50>
-	QUAD $0x000c3835197d62c4; BYTE $0x00 // vbroadcastsd 0xc38(%rip), %ymm14 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x000e8115197d62c4; BYTE $0x00 // vbroadcastsd 0xe81(%rip), %ymm10 # 0x2418 <k_deviation+0x2d8>
+	QUAD $0x000e4035197d62c4; BYTE $0x00 // vbroadcastsd 0xe40(%rip), %ymm14 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8c542c4; BYTE $0xda // vfmadd213pd %ymm10, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm10
 	LONG $0xa8c542c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm14
-	QUAD $0x000c1515197de2c4; BYTE $0x00 // vbroadcastsd 0xc15(%rip), %ymm2 # 0x21c8 <k_sum_exp_pair+0xb08>
+	QUAD $0x000e1515197de2c4; BYTE $0x00 // vbroadcastsd 0xe15(%rip), %ymm2 # 0x23c8 <k_deviation+0x288>
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xa8c562c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm11 # ymm11 = (ymm7 * ymm11) + ymm2
 	LONG $0xf673cdc5; BYTE $0x34 // vpsllq $0x34, %ymm6, %ymm6
 	LONG $0xf6d4a5c5 // vpaddq %ymm6, %ymm11, %ymm6
-	QUAD $0x000bd13d197de2c4; BYTE $0x00 // vbroadcastsd 0xbd1(%rip), %ymm7 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x000dd13d197de2c4; BYTE $0x00 // vbroadcastsd 0xdd1(%rip), %ymm7 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x000bf33d197de2c4; BYTE $0x00 // vbroadcastsd 0xbf3(%rip), %ymm7 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x000dfb3d197de2c4; BYTE $0x00 // vbroadcastsd 0xdfb(%rip), %ymm7 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x000c153d197de2c4; BYTE $0x00 // vbroadcastsd 0xc15(%rip), %ymm7 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x000e1d3d197de2c4; BYTE $0x00 // vbroadcastsd 0xe1d(%rip), %ymm7 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x000baf3d197de2c4; BYTE $0x00 // vbroadcastsd 0xbaf(%rip), %ymm7 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x000daf3d197de2c4; BYTE $0x00 // vbroadcastsd 0xdaf(%rip), %ymm7 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x000bb93d197de2c4; BYTE $0x00 // vbroadcastsd 0xbb9(%rip), %ymm7 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x000db93d197de2c4; BYTE $0x00 // vbroadcastsd 0xdb9(%rip), %ymm7 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
 	LONG $0xa8ddc2c4; BYTE $0xec // vfmadd213pd %ymm12, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm12
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xea // vfmadd213pd %ymm10, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm10
-	QUAD $0x000b8a3d197de2c4; BYTE $0x00 // vbroadcastsd 0xb8a(%rip), %ymm7 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x000d8a3d197de2c4; BYTE $0x00 // vbroadcastsd 0xd8a(%rip), %ymm7 # 0x23b8 <k_deviation+0x278>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
 	LONG $0xcfc265c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm9
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
@@ -1243,46 +1243,46 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x145a7cc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm10
 	LONG $0x2c5a7cc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm13
 	LONG $0x5c2d41c4; BYTE $0xf3 // vsubpd %ymm11, %ymm10, %ymm14
-	QUAD $0x000a9d3d197d62c4; BYTE $0x00 // vbroadcastsd 0xa9d(%rip), %ymm15 # 0x21f0 <k_sum_exp_pair+0xb30>
-	QUAD $0x000a8415197de2c4; BYTE $0x00 // vbroadcastsd 0xa84(%rip), %ymm2 # 0x21e0 <k_sum_exp_pair+0xb20>
+	QUAD $0x000ca53d197d62c4; BYTE $0x00 // vbroadcastsd 0xca5(%rip), %ymm15 # 0x23f8 <k_deviation+0x2b8>
+	QUAD $0x000c8c15197de2c4; BYTE $0x00 // vbroadcastsd 0xc8c(%rip), %ymm2 # 0x23e8 <k_deviation+0x2a8>
 	LONG $0xaa8d62c4; BYTE $0xfa // vfmsub213pd %ymm2, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm15) - ymm2
 	LONG $0xc25885c5 // vaddpd %ymm2, %ymm15, %ymm0
-	QUAD $0x000a7a25197de2c4; BYTE $0x00 // vbroadcastsd 0xa7a(%rip), %ymm4 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x000c8225197de2c4; BYTE $0x00 // vbroadcastsd 0xc82(%rip), %ymm4 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
 	LONG $0xf428fdc5 // vmovapd %ymm4, %ymm6
 	LONG $0xa8fdc2c4; BYTE $0xde // vfmadd213pd %ymm14, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm3) + ymm14
-	QUAD $0x000a0c25197d62c4; BYTE $0x00 // vbroadcastsd 0xa0c(%rip), %ymm12 # 0x2190 <k_sum_exp_pair+0xad0>
+	QUAD $0x000c0c25197d62c4; BYTE $0x00 // vbroadcastsd 0xc0c(%rip), %ymm12 # 0x2390 <k_deviation+0x250>
 	LONG $0xb89de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm0) + ymm3
-	QUAD $0x000a1e3d197de2c4; BYTE $0x00 // vbroadcastsd 0xa1e(%rip), %ymm7 # 0x21b0 <k_sum_exp_pair+0xaf0>
+	QUAD $0x000c1e3d197de2c4; BYTE $0x00 // vbroadcastsd 0xc1e(%rip), %ymm7 # 0x23b0 <k_deviation+0x270>
 	LONG $0xc728fdc5 // vmovapd %ymm7, %ymm0
-	QUAD $0x000a010d197d62c4; BYTE $0x00 // vbroadcastsd 0xa01(%rip), %ymm9 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x000c010d197d62c4; BYTE $0x00 // vbroadcastsd 0xc01(%rip), %ymm9 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x000a230d197de2c4; BYTE $0x00 // vbroadcastsd 0xa23(%rip), %ymm1 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x000c2b0d197de2c4; BYTE $0x00 // vbroadcastsd 0xc2b(%rip), %ymm1 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x000a450d197d62c4; BYTE $0x00 // vbroadcastsd 0xa45(%rip), %ymm9 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x000c4d0d197d62c4; BYTE $0x00 // vbroadcastsd 0xc4d(%rip), %ymm9 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8e5c2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm9
-	QUAD $0x0009df1d197d62c4; BYTE $0x00 // vbroadcastsd 0x9df(%rip), %ymm11 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x000bdf1d197d62c4; BYTE $0x00 // vbroadcastsd 0xbdf(%rip), %ymm11 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8e5c2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm11
-	QUAD $0x0009e90d197de2c4; BYTE $0x00 // vbroadcastsd 0x9e9(%rip), %ymm1 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x000be90d197de2c4; BYTE $0x00 // vbroadcastsd 0xbe9(%rip), %ymm1 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x000a130d197de2c4; BYTE $0x00 // vbroadcastsd 0xa13(%rip), %ymm1 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x000c1b0d197de2c4; BYTE $0x00 // vbroadcastsd 0xc1b(%rip), %ymm1 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0009950d197de2c4; BYTE $0x00 // vbroadcastsd 0x995(%rip), %ymm1 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x000b950d197de2c4; BYTE $0x00 // vbroadcastsd 0xb95(%rip), %ymm1 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0009970d197de2c4; BYTE $0x00 // vbroadcastsd 0x997(%rip), %ymm1 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x000b970d197de2c4; BYTE $0x00 // vbroadcastsd 0xb97(%rip), %ymm1 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0009f90d197de2c4; BYTE $0x00 // vbroadcastsd 0x9f9(%rip), %ymm1 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x000c010d197de2c4; BYTE $0x00 // vbroadcastsd 0xc01(%rip), %ymm1 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0009f30d197de2c4; BYTE $0x00 // vbroadcastsd 0x9f3(%rip), %ymm1 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x000bfb0d197de2c4; BYTE $0x00 // vbroadcastsd 0xbfb(%rip), %ymm1 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x0009ad0d197de2c4; BYTE $0x00 // vbroadcastsd 0x9ad(%rip), %ymm1 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x000bb50d197de2c4; BYTE $0x00 // vbroadcastsd 0xbb5(%rip), %ymm1 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8e5e2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm1
-	QUAD $0x00098f25197de2c4; BYTE $0x00 // vbroadcastsd 0x98f(%rip), %ymm4 # 0x21c8 <k_sum_exp_pair+0xb08>
+	QUAD $0x000b8f25197de2c4; BYTE $0x00 // vbroadcastsd 0xb8f(%rip), %ymm4 # 0x23c8 <k_deviation+0x288>
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0xa8e5e2c4; BYTE $0xc4 // vfmadd213pd %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
 	LONG $0x7365c1c4; WORD $0x34f7 // vpsllq $0x34, %ymm15, %ymm3
 	LONG $0xc0d4e5c5 // vpaddq %ymm0, %ymm3, %ymm0
-	QUAD $0x0009620d197de2c4; BYTE $0x00 // vbroadcastsd 0x962(%rip), %ymm1 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x000b620d197de2c4; BYTE $0x00 // vbroadcastsd 0xb62(%rip), %ymm1 # 0x23b8 <k_deviation+0x278>
 	LONG $0xd9c28dc5; BYTE $0x05 // vcmpnltpd %ymm1, %ymm14, %ymm3
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xf9c20dc5; BYTE $0x07 // vcmpordpd %ymm1, %ymm14, %ymm15
@@ -1293,7 +1293,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583dc1c4; BYTE $0xc6 // vaddpd %ymm14, %ymm8, %ymm0
 	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
 	LONG $0xfd5c15c5 // vsubpd %ymm5, %ymm13, %ymm15
-	QUAD $0x0009630d197de2c4; BYTE $0x00 // vbroadcastsd 0x963(%rip), %ymm1 # 0x21f0 <k_sum_exp_pair+0xb30>
+	QUAD $0x000b6b0d197de2c4; BYTE $0x00 // vbroadcastsd 0xb6b(%rip), %ymm1 # 0x23f8 <k_deviation+0x2b8>
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
@@ -1302,33 +1302,33 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe6297dc5 // vmovapd %ymm12, %ymm6
 	LONG $0xb89de2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
-	QUAD $0x0008e705197d62c4; BYTE $0x00 // vbroadcastsd 0x8e7(%rip), %ymm8 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x000ae705197d62c4; BYTE $0x00 // vbroadcastsd 0xae7(%rip), %ymm8 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x0009091d197d62c4; BYTE $0x00 // vbroadcastsd 0x909(%rip), %ymm11 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x000b111d197d62c4; BYTE $0x00 // vbroadcastsd 0xb11(%rip), %ymm11 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0x287d41c4; BYTE $0xe1 // vmovapd %ymm9, %ymm12
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008c90d197d62c4; BYTE $0x00 // vbroadcastsd 0x8c9(%rip), %ymm9 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x000ac90d197d62c4; BYTE $0x00 // vbroadcastsd 0xac9(%rip), %ymm9 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008d30d197d62c4; BYTE $0x00 // vbroadcastsd 0x8d3(%rip), %ymm9 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x000ad30d197d62c4; BYTE $0x00 // vbroadcastsd 0xad3(%rip), %ymm9 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008fd0d197d62c4; BYTE $0x00 // vbroadcastsd 0x8fd(%rip), %ymm9 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x000b050d197d62c4; BYTE $0x00 // vbroadcastsd 0xb05(%rip), %ymm9 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x00087f0d197d62c4; BYTE $0x00 // vbroadcastsd 0x87f(%rip), %ymm9 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x000a7f0d197d62c4; BYTE $0x00 // vbroadcastsd 0xa7f(%rip), %ymm9 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008810d197d62c4; BYTE $0x00 // vbroadcastsd 0x881(%rip), %ymm9 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x000a810d197d62c4; BYTE $0x00 // vbroadcastsd 0xa81(%rip), %ymm9 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008e30d197d62c4; BYTE $0x00 // vbroadcastsd 0x8e3(%rip), %ymm9 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x000aeb0d197d62c4; BYTE $0x00 // vbroadcastsd 0xaeb(%rip), %ymm9 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008dd0d197d62c4; BYTE $0x00 // vbroadcastsd 0x8dd(%rip), %ymm9 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x000ae50d197d62c4; BYTE $0x00 // vbroadcastsd 0xae5(%rip), %ymm9 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
-	QUAD $0x0008970d197d62c4; BYTE $0x00 // vbroadcastsd 0x897(%rip), %ymm9 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x000a9f0d197d62c4; BYTE $0x00 // vbroadcastsd 0xa9f(%rip), %ymm9 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0008561d197de2c4; BYTE $0x00 // vbroadcastsd 0x856(%rip), %ymm3 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x000a561d197de2c4; BYTE $0x00 // vbroadcastsd 0xa56(%rip), %ymm3 # 0x23b8 <k_deviation+0x278>
 	LONG $0xdbc285c5; BYTE $0x05 // vcmpnltpd %ymm3, %ymm15, %ymm3
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xc205c1c4; WORD $0x07e9 // vcmpordpd %ymm9, %ymm15, %ymm5
@@ -1351,34 +1351,34 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc128fdc5 // vmovapd %ymm1, %ymm0
 	LONG $0xaa8de2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x00080c2d197de2c4; BYTE $0x00 // vbroadcastsd 0x80c(%rip), %ymm5 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x000a142d197de2c4; BYTE $0x00 // vbroadcastsd 0xa14(%rip), %ymm5 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0xa8e5c2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm14
 	LONG $0xb8cde2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm6, %ymm5 # ymm5 = (ymm6 * ymm3) + ymm5
 	LONG $0xdf28fdc5 // vmovapd %ymm7, %ymm3
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
 	LONG $0xa8d5c2c4; BYTE $0xdb // vfmadd213pd %ymm11, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm11
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0007a60d197de2c4; BYTE $0x00 // vbroadcastsd 0x7a6(%rip), %ymm1 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x0009a60d197de2c4; BYTE $0x00 // vbroadcastsd 0x9a6(%rip), %ymm1 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0007b025197d62c4; BYTE $0x00 // vbroadcastsd 0x7b0(%rip), %ymm12 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x0009b025197d62c4; BYTE $0x00 // vbroadcastsd 0x9b0(%rip), %ymm12 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0007da0d197de2c4; BYTE $0x00 // vbroadcastsd 0x7da(%rip), %ymm1 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x0009e20d197de2c4; BYTE $0x00 // vbroadcastsd 0x9e2(%rip), %ymm1 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x00075c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x75c(%rip), %ymm7 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x00095c3d197de2c4; BYTE $0x00 // vbroadcastsd 0x95c(%rip), %ymm7 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
-	QUAD $0x00075e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x75e(%rip), %ymm1 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x00095e0d197de2c4; BYTE $0x00 // vbroadcastsd 0x95e(%rip), %ymm1 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
-	QUAD $0x0007c035197de2c4; BYTE $0x00 // vbroadcastsd 0x7c0(%rip), %ymm6 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x0009c835197de2c4; BYTE $0x00 // vbroadcastsd 0x9c8(%rip), %ymm6 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8d5e2c4; BYTE $0xde // vfmadd213pd %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm6
-	QUAD $0x0007ba05197d62c4; BYTE $0x00 // vbroadcastsd 0x7ba(%rip), %ymm8 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x0009c205197d62c4; BYTE $0x00 // vbroadcastsd 0x9c2(%rip), %ymm8 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa8d5c2c4; BYTE $0xd8 // vfmadd213pd %ymm8, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm8
-	QUAD $0x0007740d197d62c4; BYTE $0x00 // vbroadcastsd 0x774(%rip), %ymm9 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x00097c0d197d62c4; BYTE $0x00 // vbroadcastsd 0x97c(%rip), %ymm9 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8d5c2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm9
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xa8d5e2c4; BYTE $0xdc // vfmadd213pd %ymm4, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm4
 	LONG $0xf073fdc5; BYTE $0x34 // vpsllq $0x34, %ymm0, %ymm0
 	LONG $0xc3d4fdc5 // vpaddq %ymm3, %ymm0, %ymm0
-	QUAD $0x0007331d197d62c4; BYTE $0x00 // vbroadcastsd 0x733(%rip), %ymm11 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x0009331d197d62c4; BYTE $0x00 // vbroadcastsd 0x933(%rip), %ymm11 # 0x23b8 <k_deviation+0x278>
 	LONG $0xc20dc1c4; WORD $0x05db // vcmpnltpd %ymm11, %ymm14, %ymm3
 	LONG $0xc20dc1c4; WORD $0x07ef // vcmpordpd %ymm15, %ymm14, %ymm5
 	LONG $0xdb54d5c5 // vandpd %ymm3, %ymm5, %ymm3
@@ -1386,24 +1386,24 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5555c1c4; BYTE $0xde // vandnpd %ymm14, %ymm5, %ymm3
 	LONG $0xf3567dc5 // vorpd %ymm3, %ymm0, %ymm14
 	LONG $0x7c5c15c5; WORD $0x6024 // vsubpd 0x60(%rsp), %ymm13, %ymm15
-	QUAD $0x00073f05197de2c4; BYTE $0x00 // vbroadcastsd 0x73f(%rip), %ymm0 # 0x21f0 <k_sum_exp_pair+0xb30>
+	QUAD $0x00094705197de2c4; BYTE $0x00 // vbroadcastsd 0x947(%rip), %ymm0 # 0x23f8 <k_deviation+0x2b8>
 	LONG $0xaa85e2c4; BYTE $0xc2 // vfmsub213pd %ymm2, %ymm15, %ymm0 # ymm0 = (ymm15 * ymm0) - ymm2
 	LONG $0xda58fdc5 // vaddpd %ymm2, %ymm0, %ymm3
-	QUAD $0x0007252d197de2c4; BYTE $0x00 // vbroadcastsd 0x725(%rip), %ymm5 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x00092d2d197de2c4; BYTE $0x00 // vbroadcastsd 0x92d(%rip), %ymm5 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0xa8e5c2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm3, %ymm5 # ymm5 = (ymm3 * ymm5) + ymm15
-	QUAD $0x0006bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x6bf(%rip), %ymm2 # 0x2190 <k_sum_exp_pair+0xad0>
+	QUAD $0x0008bf15197de2c4; BYTE $0x00 // vbroadcastsd 0x8bf(%rip), %ymm2 # 0x2390 <k_deviation+0x250>
 	LONG $0xb8ede2c4; BYTE $0xeb // vfmadd231pd %ymm3, %ymm2, %ymm5 # ymm5 = (ymm2 * ymm3) + ymm5
-	QUAD $0x0006d11d197de2c4; BYTE $0x00 // vbroadcastsd 0x6d1(%rip), %ymm3 # 0x21b0 <k_sum_exp_pair+0xaf0>
-	QUAD $0x0006b815197de2c4; BYTE $0x00 // vbroadcastsd 0x6b8(%rip), %ymm2 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x0008d11d197de2c4; BYTE $0x00 // vbroadcastsd 0x8d1(%rip), %ymm3 # 0x23b0 <k_deviation+0x270>
+	QUAD $0x0008b815197de2c4; BYTE $0x00 // vbroadcastsd 0x8b8(%rip), %ymm2 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0006da15197de2c4; BYTE $0x00 // vbroadcastsd 0x6da(%rip), %ymm2 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x0008e215197de2c4; BYTE $0x00 // vbroadcastsd 0x8e2(%rip), %ymm2 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x0006fc15197de2c4; BYTE $0x00 // vbroadcastsd 0x6fc(%rip), %ymm2 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x00090415197de2c4; BYTE $0x00 // vbroadcastsd 0x904(%rip), %ymm2 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
-	QUAD $0x00069615197de2c4; BYTE $0x00 // vbroadcastsd 0x696(%rip), %ymm2 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x00089615197de2c4; BYTE $0x00 // vbroadcastsd 0x896(%rip), %ymm2 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5c2c4; BYTE $0xdc // vfmadd213pd %ymm12, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm12
-	QUAD $0x0006d315197de2c4; BYTE $0x00 // vbroadcastsd 0x6d3(%rip), %ymm2 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x0008db15197de2c4; BYTE $0x00 // vbroadcastsd 0x8db(%rip), %ymm2 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8d5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm2
 	LONG $0xa8d5e2c4; BYTE $0xdf // vfmadd213pd %ymm7, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm7
 	LONG $0xa8d5e2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm3) + ymm1
@@ -1438,7 +1438,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x050c8e0f; WORD $0x0000 // jle 0x20d1 <k_sum_exp_pair+0xa11>
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	LONG $0x700d8d48; WORD $0x0006; BYTE $0x00 // leaq 0x670(%rip), %rcx # 0x2240 <lanes>
+	LONG $0x700d8d48; WORD $0x0008; BYTE $0x00 // leaq 0x870(%rip), %rcx # 0x2440 <lanes>
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
@@ -1446,7 +1446,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c65a2c4; WORD $0x8004 // vmaskmovps (%rax,%r8,4), %ymm3, %ymm0
 	LONG $0xc054e4c5 // vandps %ymm0, %ymm3, %ymm0
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
-	QUAD $0x0005562d187de2c4; BYTE $0x00 // vbroadcastss 0x556(%rip), %ymm5 # 0x214c <k_sum_exp_pair+0xa8c>
+	QUAD $0x0007562d187de2c4; BYTE $0x00 // vbroadcastss 0x756(%rip), %ymm5 # 0x234c <k_deviation+0x20c>
 	LONG $0xed55e4c5 // vandnps %ymm5, %ymm3, %ymm5
 	LONG $0xc556fcc5 // vorps %ymm5, %ymm0, %ymm0
 	LONG $0x2c65a2c4; WORD $0x8134 // vmaskmovps (%rcx,%r8,4), %ymm3, %ymm6
@@ -1456,23 +1456,23 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
 	LONG $0xfd5afcc5 // vcvtps2pd %xmm5, %ymm7
 	QUAD $0x0000a024bc11fdc5; BYTE $0x00 // vmovupd %ymm7, 0xa0(%rsp)
-	QUAD $0x0005c41d197de2c4; BYTE $0x00 // vbroadcastsd 0x5c4(%rip), %ymm3 # 0x21f0 <k_sum_exp_pair+0xb30>
+	QUAD $0x0007cc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x7cc(%rip), %ymm3 # 0x23f8 <k_deviation+0x2b8>
 	LONG $0x5c5d41c4; BYTE $0xe3 // vsubpd %ymm11, %ymm4, %ymm12
 	LONG $0x24117dc5; BYTE $0x24 // vmovupd %ymm12, (%rsp)
-	QUAD $0x0005a135197d62c4; BYTE $0x00 // vbroadcastsd 0x5a1(%rip), %ymm14 # 0x21e0 <k_sum_exp_pair+0xb20>
+	QUAD $0x0007a935197d62c4; BYTE $0x00 // vbroadcastsd 0x7a9(%rip), %ymm14 # 0x23e8 <k_deviation+0x2a8>
 	LONG $0xe328fdc5 // vmovapd %ymm3, %ymm4
 	LONG $0xaa9dc2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) - ymm14
 	QUAD $0x00014024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x140(%rsp)
 	LONG $0xf4588dc5 // vaddpd %ymm4, %ymm14, %ymm6
-	QUAD $0x00058a15197d62c4; BYTE $0x00 // vbroadcastsd 0x58a(%rip), %ymm10 # 0x21e8 <k_sum_exp_pair+0xb28>
+	QUAD $0x00079215197d62c4; BYTE $0x00 // vbroadcastsd 0x792(%rip), %ymm10 # 0x23f0 <k_deviation+0x2b0>
 	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
 	LONG $0xa8cd42c4; BYTE $0xcc // vfmadd213pd %ymm12, %ymm6, %ymm9 # ymm9 = (ymm6 * ymm9) + ymm12
-	QUAD $0x00051f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x51f(%rip), %ymm3 # 0x2190 <k_sum_exp_pair+0xad0>
+	QUAD $0x00071f1d197de2c4; BYTE $0x00 // vbroadcastsd 0x71f(%rip), %ymm3 # 0x2390 <k_deviation+0x250>
 	LONG $0xb8e562c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm3, %ymm9 # ymm9 = (ymm3 * ymm6) + ymm9
 	LONG $0x5c4541c4; BYTE $0xfd // vsubpd %ymm13, %ymm7, %ymm15
 	QUAD $0x0000e024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0xe0(%rsp)
 	LONG $0x287d41c4; BYTE $0xe5 // vmovapd %ymm13, %ymm12
-	QUAD $0x00055e2d197d62c4; BYTE $0x00 // vbroadcastsd 0x55e(%rip), %ymm13 # 0x21f0 <k_sum_exp_pair+0xb30>
+	QUAD $0x0007662d197d62c4; BYTE $0x00 // vbroadcastsd 0x766(%rip), %ymm13 # 0x23f8 <k_deviation+0x2b8>
 	LONG $0xec297dc5 // vmovapd %ymm13, %ymm4
 	LONG $0xaa85c2c4; BYTE $0xe6 // vfmsub213pd %ymm14, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm4) - ymm14
 	QUAD $0x00012024a411fdc5; BYTE $0x00 // vmovupd %ymm4, 0x120(%rsp)
@@ -1502,38 +1502,38 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xe8588dc5 // vaddpd %ymm0, %ymm14, %ymm5
 	LONG $0xa8d542c4; BYTE $0xd4 // vfmadd213pd %ymm12, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm10) + ymm12
 	LONG $0xb8d562c4; BYTE $0xd3 // vfmadd231pd %ymm3, %ymm5, %ymm10 # ymm10 = (ymm5 * ymm3) + ymm10
-	QUAD $0x00046a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x46a(%rip), %ymm3 # 0x21a0 <k_sum_exp_pair+0xae0>
-	QUAD $0x00047105197de2c4; BYTE $0x00 // vbroadcastsd 0x471(%rip), %ymm0 # 0x21b0 <k_sum_exp_pair+0xaf0>
+	QUAD $0x00066a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x66a(%rip), %ymm3 # 0x23a0 <k_deviation+0x260>
+	QUAD $0x00067105197de2c4; BYTE $0x00 // vbroadcastsd 0x671(%rip), %ymm0 # 0x23b0 <k_deviation+0x270>
 	LONG $0xf0287dc5 // vmovapd %ymm0, %ymm14
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00047f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x47f(%rip), %ymm5 # 0x21d0 <k_sum_exp_pair+0xb10>
-	QUAD $0x0004a61d197de2c4; BYTE $0x00 // vbroadcastsd 0x4a6(%rip), %ymm3 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x0006872d197de2c4; BYTE $0x00 // vbroadcastsd 0x687(%rip), %ymm5 # 0x23d8 <k_deviation+0x298>
+	QUAD $0x0006ae1d197de2c4; BYTE $0x00 // vbroadcastsd 0x6ae(%rip), %ymm3 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00043b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x43b(%rip), %ymm3 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x00063b1d197de2c4; BYTE $0x00 // vbroadcastsd 0x63b(%rip), %ymm3 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0004451d197de2c4; BYTE $0x00 // vbroadcastsd 0x445(%rip), %ymm3 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x0006451d197de2c4; BYTE $0x00 // vbroadcastsd 0x645(%rip), %ymm3 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00046f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x46f(%rip), %ymm5 # 0x21f8 <k_sum_exp_pair+0xb38>
-	QUAD $0x0003f61d197de2c4; BYTE $0x00 // vbroadcastsd 0x3f6(%rip), %ymm3 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x0006772d197de2c4; BYTE $0x00 // vbroadcastsd 0x677(%rip), %ymm5 # 0x2400 <k_deviation+0x2c0>
+	QUAD $0x0005f61d197de2c4; BYTE $0x00 // vbroadcastsd 0x5f6(%rip), %ymm3 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0003f31d197de2c4; BYTE $0x00 // vbroadcastsd 0x3f3(%rip), %ymm3 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x0005f31d197de2c4; BYTE $0x00 // vbroadcastsd 0x5f3(%rip), %ymm3 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0004551d197de2c4; BYTE $0x00 // vbroadcastsd 0x455(%rip), %ymm3 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x00065d1d197de2c4; BYTE $0x00 // vbroadcastsd 0x65d(%rip), %ymm3 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x00044f2d197de2c4; BYTE $0x00 // vbroadcastsd 0x44f(%rip), %ymm5 # 0x2210 <k_sum_exp_pair+0xb50>
-	QUAD $0x00040e1d197de2c4; BYTE $0x00 // vbroadcastsd 0x40e(%rip), %ymm3 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x0006572d197de2c4; BYTE $0x00 // vbroadcastsd 0x657(%rip), %ymm5 # 0x2418 <k_deviation+0x2d8>
+	QUAD $0x0006161d197de2c4; BYTE $0x00 // vbroadcastsd 0x616(%rip), %ymm3 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8b562c4; BYTE $0xf5 // vfmadd213pd %ymm5, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm5
 	LONG $0xed287dc5 // vmovapd %ymm5, %ymm13
 	LONG $0xa8b562c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm3
-	QUAD $0x0003e71d197d62c4; BYTE $0x00 // vbroadcastsd 0x3e7(%rip), %ymm11 # 0x21c8 <k_sum_exp_pair+0xb08>
+	QUAD $0x0005e71d197d62c4; BYTE $0x00 // vbroadcastsd 0x5e7(%rip), %ymm11 # 0x23c8 <k_deviation+0x288>
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	LONG $0xa8b542c4; BYTE $0xf3 // vfmadd213pd %ymm11, %ymm9, %ymm14 # ymm14 = (ymm9 * ymm14) + ymm11
 	QUAD $0x000140249c6ffec5; BYTE $0x00 // vmovdqu 0x140(%rsp), %ymm3
 	LONG $0xf373b5c5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm9
 	LONG $0xd43541c4; BYTE $0xf6 // vpaddq %ymm14, %ymm9, %ymm14
-	QUAD $0x0003b12d197de2c4; BYTE $0x00 // vbroadcastsd 0x3b1(%rip), %ymm5 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x0005b12d197de2c4; BYTE $0x00 // vbroadcastsd 0x5b1(%rip), %ymm5 # 0x23b8 <k_deviation+0x278>
 	LONG $0x1c10fdc5; BYTE $0x24 // vmovupd (%rsp), %ymm3
 	LONG $0xfdc2e5c5; BYTE $0x05 // vcmpnltpd %ymm5, %ymm3, %ymm7
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
@@ -1543,26 +1543,26 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xeb55d5c5 // vandnpd %ymm3, %ymm5, %ymm5
 	LONG $0xed56c5c5 // vorpd %ymm5, %ymm7, %ymm5
 	LONG $0xf828fdc5 // vmovapd %ymm0, %ymm7
-	QUAD $0x0003681d197de2c4; BYTE $0x00 // vbroadcastsd 0x368(%rip), %ymm3 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x0005681d197de2c4; BYTE $0x00 // vbroadcastsd 0x568(%rip), %ymm3 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00038a1d197de2c4; BYTE $0x00 // vbroadcastsd 0x38a(%rip), %ymm3 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x0005921d197de2c4; BYTE $0x00 // vbroadcastsd 0x592(%rip), %ymm3 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0003ac1d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ac(%rip), %ymm3 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x0005b41d197de2c4; BYTE $0x00 // vbroadcastsd 0x5b4(%rip), %ymm3 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0003461d197de2c4; BYTE $0x00 // vbroadcastsd 0x346(%rip), %ymm3 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x0005461d197de2c4; BYTE $0x00 // vbroadcastsd 0x546(%rip), %ymm3 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0003501d197de2c4; BYTE $0x00 // vbroadcastsd 0x350(%rip), %ymm3 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x0005501d197de2c4; BYTE $0x00 // vbroadcastsd 0x550(%rip), %ymm3 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x00037a0d197d62c4; BYTE $0x00 // vbroadcastsd 0x37a(%rip), %ymm9 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x0005820d197d62c4; BYTE $0x00 // vbroadcastsd 0x582(%rip), %ymm9 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8cdc2c4; BYTE $0xf9 // vfmadd213pd %ymm9, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm9
-	QUAD $0x0002fc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x2fc(%rip), %ymm3 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x0004fc1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fc(%rip), %ymm3 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0002fe1d197de2c4; BYTE $0x00 // vbroadcastsd 0x2fe(%rip), %ymm3 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x0004fe1d197de2c4; BYTE $0x00 // vbroadcastsd 0x4fe(%rip), %ymm3 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
-	QUAD $0x0003601d197de2c4; BYTE $0x00 // vbroadcastsd 0x360(%rip), %ymm3 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x0005681d197de2c4; BYTE $0x00 // vbroadcastsd 0x568(%rip), %ymm3 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8cde2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm3
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
-	QUAD $0x00031d2d197d62c4; BYTE $0x00 // vbroadcastsd 0x31d(%rip), %ymm13 # 0x21d8 <k_sum_exp_pair+0xb18>
+	QUAD $0x0005252d197d62c4; BYTE $0x00 // vbroadcastsd 0x525(%rip), %ymm13 # 0x23e0 <k_deviation+0x2a0>
 	LONG $0xa8cdc2c4; BYTE $0xfd // vfmadd213pd %ymm13, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm13
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
 	LONG $0xa8cdc2c4; BYTE $0xfb // vfmadd213pd %ymm11, %ymm6, %ymm7 # ymm7 = (ymm6 * ymm7) + ymm11
@@ -1570,7 +1570,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf373cdc5; BYTE $0x34 // vpsllq $0x34, %ymm3, %ymm6
 	LONG $0xf7d4cdc5 // vpaddq %ymm7, %ymm6, %ymm6
 	QUAD $0x0000e0249c10fdc5; BYTE $0x00 // vmovupd 0xe0(%rsp), %ymm3
-	QUAD $0x0002ca3d197de2c4; BYTE $0x00 // vbroadcastsd 0x2ca(%rip), %ymm7 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x0004ca3d197de2c4; BYTE $0x00 // vbroadcastsd 0x4ca(%rip), %ymm7 # 0x23b8 <k_deviation+0x278>
 	LONG $0xffc2e5c5; BYTE $0x05 // vcmpnltpd %ymm7, %ymm3, %ymm7
 	LONG $0xf3c205c5; BYTE $0x07 // vcmpordpd %ymm3, %ymm15, %ymm14
 	LONG $0xff548dc5 // vandpd %ymm7, %ymm14, %ymm7
@@ -1589,24 +1589,24 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcd58f5c5 // vaddpd %ymm5, %ymm1, %ymm1
 	QUAD $0x0000a0248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0xa0(%rsp)
 	LONG $0xe828fdc5 // vmovapd %ymm0, %ymm5
-	QUAD $0x00024f35197de2c4; BYTE $0x00 // vbroadcastsd 0x24f(%rip), %ymm6 # 0x21a0 <k_sum_exp_pair+0xae0>
+	QUAD $0x00044f35197de2c4; BYTE $0x00 // vbroadcastsd 0x44f(%rip), %ymm6 # 0x23a0 <k_deviation+0x260>
 	LONG $0xa8dde2c4; BYTE $0xee // vfmadd213pd %ymm6, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm6
-	QUAD $0x0002710d197de2c4; BYTE $0x00 // vbroadcastsd 0x271(%rip), %ymm1 # 0x21d0 <k_sum_exp_pair+0xb10>
+	QUAD $0x0004790d197de2c4; BYTE $0x00 // vbroadcastsd 0x479(%rip), %ymm1 # 0x23d8 <k_deviation+0x298>
 	LONG $0xa8dde2c4; BYTE $0xe9 // vfmadd213pd %ymm1, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm1
-	QUAD $0x00029305197d62c4; BYTE $0x00 // vbroadcastsd 0x293(%rip), %ymm8 # 0x2200 <k_sum_exp_pair+0xb40>
+	QUAD $0x00049b05197d62c4; BYTE $0x00 // vbroadcastsd 0x49b(%rip), %ymm8 # 0x2408 <k_deviation+0x2c8>
 	LONG $0xa8ddc2c4; BYTE $0xe8 // vfmadd213pd %ymm8, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm8
-	QUAD $0x00022d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x22d(%rip), %ymm15 # 0x21a8 <k_sum_exp_pair+0xae8>
+	QUAD $0x00042d3d197d62c4; BYTE $0x00 // vbroadcastsd 0x42d(%rip), %ymm15 # 0x23a8 <k_deviation+0x268>
 	LONG $0xa8ddc2c4; BYTE $0xef // vfmadd213pd %ymm15, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm15
-	QUAD $0x00023715197de2c4; BYTE $0x00 // vbroadcastsd 0x237(%rip), %ymm2 # 0x21c0 <k_sum_exp_pair+0xb00>
+	QUAD $0x00043715197de2c4; BYTE $0x00 // vbroadcastsd 0x437(%rip), %ymm2 # 0x23c0 <k_deviation+0x280>
 	LONG $0xa8dde2c4; BYTE $0xea // vfmadd213pd %ymm2, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm2
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
-	QUAD $0x0001ec35197d62c4; BYTE $0x00 // vbroadcastsd 0x1ec(%rip), %ymm14 # 0x2188 <k_sum_exp_pair+0xac8>
+	QUAD $0x0003ec35197d62c4; BYTE $0x00 // vbroadcastsd 0x3ec(%rip), %ymm14 # 0x2388 <k_deviation+0x248>
 	LONG $0xa8ddc2c4; BYTE $0xee // vfmadd213pd %ymm14, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm14
-	QUAD $0x0001ee3d197de2c4; BYTE $0x00 // vbroadcastsd 0x1ee(%rip), %ymm7 # 0x2198 <k_sum_exp_pair+0xad8>
+	QUAD $0x0003ee3d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ee(%rip), %ymm7 # 0x2398 <k_deviation+0x258>
 	LONG $0xa8dde2c4; BYTE $0xef // vfmadd213pd %ymm7, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm7
-	QUAD $0x0002501d197de2c4; BYTE $0x00 // vbroadcastsd 0x250(%rip), %ymm3 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x0004581d197de2c4; BYTE $0x00 // vbroadcastsd 0x458(%rip), %ymm3 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8dde2c4; BYTE $0xeb // vfmadd213pd %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	QUAD $0x00024a0d197d62c4; BYTE $0x00 // vbroadcastsd 0x24a(%rip), %ymm9 # 0x2210 <k_sum_exp_pair+0xb50>
+	QUAD $0x0004520d197d62c4; BYTE $0x00 // vbroadcastsd 0x452(%rip), %ymm9 # 0x2418 <k_deviation+0x2d8>
 	LONG $0xa8ddc2c4; BYTE $0xe9 // vfmadd213pd %ymm9, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm9
 	LONG $0xa8ddc2c4; BYTE $0xed // vfmadd213pd %ymm13, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm13
 	LONG $0xa8ddc2c4; BYTE $0xeb // vfmadd213pd %ymm11, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm11
@@ -1619,18 +1619,18 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xa8adc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm8
 	LONG $0xa8adc2c4; BYTE $0xc7 // vfmadd213pd %ymm15, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm15
 	LONG $0xa8ade2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm2
-	QUAD $0x0001ea0d197de2c4; BYTE $0x00 // vbroadcastsd 0x1ea(%rip), %ymm1 # 0x21f8 <k_sum_exp_pair+0xb38>
+	QUAD $0x0003f20d197de2c4; BYTE $0x00 // vbroadcastsd 0x3f2(%rip), %ymm1 # 0x2400 <k_deviation+0x2c0>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc6 // vfmadd213pd %ymm14, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm14
 	LONG $0xa8ade2c4; BYTE $0xc7 // vfmadd213pd %ymm7, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm7
-	QUAD $0x0001e20d197de2c4; BYTE $0x00 // vbroadcastsd 0x1e2(%rip), %ymm1 # 0x2208 <k_sum_exp_pair+0xb48>
+	QUAD $0x0003ea0d197de2c4; BYTE $0x00 // vbroadcastsd 0x3ea(%rip), %ymm1 # 0x2410 <k_deviation+0x2d0>
 	LONG $0xa8ade2c4; BYTE $0xc1 // vfmadd213pd %ymm1, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm1
 	LONG $0xa8adc2c4; BYTE $0xc1 // vfmadd213pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm9
 	LONG $0xa8adc2c4; BYTE $0xc5 // vfmadd213pd %ymm13, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm13
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	LONG $0xa8adc2c4; BYTE $0xc3 // vfmadd213pd %ymm11, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm0) + ymm11
 	QUAD $0x00008024a410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm4
-	QUAD $0x00016705197d62c4; BYTE $0x00 // vbroadcastsd 0x167(%rip), %ymm8 # 0x21b8 <k_sum_exp_pair+0xaf8>
+	QUAD $0x00036705197d62c4; BYTE $0x00 // vbroadcastsd 0x367(%rip), %ymm8 # 0x23b8 <k_deviation+0x278>
 	LONG $0xc25dc1c4; WORD $0x05e8 // vcmpnltpd %ymm8, %ymm4, %ymm5
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0xf4c2b5c5; BYTE $0x07 // vcmpordpd %ymm4, %ymm9, %ymm6
@@ -1680,6 +1680,144 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c48148; WORD $0x0001; BYTE $0x00 // addq $0x160, %rsp # imm = 0x160
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+
+	// deviation
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x1c7d // jge 0x2166 <k_deviation+0x26>
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x21f7 <k_deviation+0xb7>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x0002542d197de2c4; BYTE $0x00 // vbroadcastsd 0x254(%rip), %ymm5 # 0x23d0 <k_deviation+0x290>
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x345afcc5; BYTE $0xb1 // vcvtps2pd (%rcx,%rsi,4), %ymm6
+	LONG $0x3c5afcc5; BYTE $0xb2 // vcvtps2pd (%rdx,%rsi,4), %ymm7
+	LONG $0xc75c4dc5 // vsubpd %ymm7, %ymm6, %ymm8
+	LONG $0xb8cde2c4; BYTE $0xde // vfmadd231pd %ymm6, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm6) + ymm3
+	LONG $0xb8c5e2c4; BYTE $0xe7 // vfmadd231pd %ymm7, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm7) + ymm4
+	LONG $0xb8cde2c4; BYTE $0xc7 // vfmadd231pd %ymm7, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm7) + ymm0
+	LONG $0xb8bdc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm8) + ymm1
+	LONG $0xf554bdc5 // vandpd %ymm5, %ymm8, %ymm6
+	LONG $0x7c5afcc5; WORD $0x10b1 // vcvtps2pd 0x10(%rcx,%rsi,4), %ymm7
+	LONG $0x445a7cc5; WORD $0x10b2 // vcvtps2pd 0x10(%rdx,%rsi,4), %ymm8
+	LONG $0xd25fcdc5 // vmaxpd %ymm2, %ymm6, %ymm2
+	LONG $0x5c45c1c4; BYTE $0xf0 // vsubpd %ymm8, %ymm7, %ymm6
+	LONG $0xb8c5e2c4; BYTE $0xdf // vfmadd231pd %ymm7, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm7) + ymm3
+	LONG $0xb8bdc2c4; BYTE $0xe0 // vfmadd231pd %ymm8, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm8) + ymm4
+	LONG $0xb8c5c2c4; BYTE $0xc0 // vfmadd231pd %ymm8, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm8) + ymm0
+	LONG $0xb8cde2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm6, %ymm1 # ymm1 = (ymm6 * ymm6) + ymm1
+	LONG $0xf554cdc5 // vandpd %ymm5, %ymm6, %ymm6
+	LONG $0xd25fcdc5 // vmaxpd %ymm2, %ymm6, %ymm2
+	LONG $0x08468d4c // leaq 0x8(%rsi), %r8
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	WORD $0x997e // jle 0x2190 <k_deviation+0x50>
+	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
+	LONG $0x008c8e0f; WORD $0x0000 // jle 0x228c <k_deviation+0x14c>
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	LONG $0x350d8d48; WORD $0x0002; BYTE $0x00 // leaq 0x235(%rip), %rcx # 0x2440 <lanes>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x6910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm5
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
+	LONG $0x2c55a2c4; WORD $0x8034 // vmaskmovps (%rax,%r8,4), %ymm5, %ymm6
+	LONG $0x2c55a2c4; WORD $0x812c // vmaskmovps (%rcx,%r8,4), %ymm5, %ymm5
+	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
+	LONG $0xc55a7cc5 // vcvtps2pd %xmm5, %ymm8
+	LONG $0x5c4541c4; BYTE $0xc8 // vsubpd %ymm8, %ymm7, %ymm9
+	LONG $0xb8c5e2c4; BYTE $0xdf // vfmadd231pd %ymm7, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm7) + ymm3
+	LONG $0xb8bdc2c4; BYTE $0xe0 // vfmadd231pd %ymm8, %ymm8, %ymm4 # ymm4 = (ymm8 * ymm8) + ymm4
+	LONG $0xb8c5c2c4; BYTE $0xc0 // vfmadd231pd %ymm8, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm8) + ymm0
+	QUAD $0x0001853d197de2c4; BYTE $0x00 // vbroadcastsd 0x185(%rip), %ymm7 # 0x23d0 <k_deviation+0x290>
+	LONG $0xb8b5c2c4; BYTE $0xc9 // vfmadd231pd %ymm9, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm9) + ymm1
+	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
+	LONG $0xf65afcc5 // vcvtps2pd %xmm6, %ymm6
+	LONG $0xc75435c5 // vandpd %ymm7, %ymm9, %ymm8
+	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
+	LONG $0xed5afcc5 // vcvtps2pd %xmm5, %ymm5
+	LONG $0xd25fbdc5 // vmaxpd %ymm2, %ymm8, %ymm2
+	LONG $0xc55c4dc5 // vsubpd %ymm5, %ymm6, %ymm8
+	LONG $0xb8cde2c4; BYTE $0xde // vfmadd231pd %ymm6, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm6) + ymm3
+	LONG $0xb8d5e2c4; BYTE $0xe5 // vfmadd231pd %ymm5, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm5) + ymm4
+	LONG $0xb8cde2c4; BYTE $0xc5 // vfmadd231pd %ymm5, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm5) + ymm0
+	LONG $0xb8bdc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm8, %ymm1 # ymm1 = (ymm8 * ymm8) + ymm1
+	LONG $0xef54bdc5 // vandpd %ymm7, %ymm8, %ymm5
+	LONG $0xd25fd5c5 // vmaxpd %ymm2, %ymm5, %ymm2
+	LONG $0xec14e1c5 // vunpcklpd %xmm4, %xmm3, %xmm5 # xmm5 = xmm3[0],xmm4[0]
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xee58d1c5 // vaddpd %xmm6, %xmm5, %xmm5
+	LONG $0xfc15e1c5 // vunpckhpd %xmm4, %xmm3, %xmm7 # xmm7 = xmm3[1],xmm4[1]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
+	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
+	LONG $0xfc14e1c5 // vunpcklpd %xmm4, %xmm3, %xmm7 # xmm7 = xmm3[0],xmm4[0]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0xdc15e1c5 // vunpckhpd %xmm4, %xmm3, %xmm3 # xmm3 = xmm3[1],xmm4[1]
+	LONG $0xdb58d1c5 // vaddpd %xmm3, %xmm5, %xmm3
+	LONG $0x5f11f9c5; BYTE $0x18 // vmovupd %xmm3, 0x18(%rdi)
+	LONG $0xd914f9c5 // vunpcklpd %xmm1, %xmm0, %xmm3 # xmm3 = xmm0[0],xmm1[0]
+	LONG $0xde58e1c5 // vaddpd %xmm6, %xmm3, %xmm3
+	LONG $0xe115f9c5 // vunpckhpd %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[1],xmm1[1]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
+	LONG $0x197de3c4; WORD $0x01c0 // vextractf128 $0x1, %ymm0, %xmm0
+	LONG $0xe114f9c5 // vunpcklpd %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[0],xmm1[0]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0xc115f9c5 // vunpckhpd %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[1],xmm1[1]
+	LONG $0xc058e1c5 // vaddpd %xmm0, %xmm3, %xmm0
+	LONG $0x4711f9c5; BYTE $0x28 // vmovupd %xmm0, 0x28(%rdi)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc05febc5 // vmaxsd %xmm0, %xmm2, %xmm0
+	LONG $0xcac6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm1 # xmm1 = xmm2[1,0]
+	LONG $0xc05ff3c5 // vmaxsd %xmm0, %xmm1, %xmm0
+	LONG $0x197de3c4; WORD $0x01d1 // vextractf128 $0x1, %ymm2, %xmm1
+	LONG $0xc05ff3c5 // vmaxsd %xmm0, %xmm1, %xmm0
+	LONG $0xc9c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm1 # xmm1 = xmm1[1,0]
+	LONG $0xc05ff3c5 // vmaxsd %xmm0, %xmm1, %xmm0
+	LONG $0x4711fbc5; BYTE $0x38 // vmovsd %xmm0, 0x38(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
@@ -1729,7 +1867,7 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0x21cb <k_sum_exp_pair+0xb0b>
+	WORD $0x1de3 // jrcxz 0x23cb <k_deviation+0x28b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -1745,19 +1883,22 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0xf0 // lock
 	BYTE $0x3f // <unknown>
-	WORD $0x44e4 // inb $0x44, %al
-	BYTE $0xf5 // cmc
+	WORD $0xffff // <unknown>
+	WORD $0xffff // <unknown>
+	WORD $0xffff // <unknown>
+	WORD $0x7fff; BYTE $0xe4 // <unknown>
+	WORD $0xf544 // cmc
 	LONG $0x5ae64567 // addr32 outb %al, $0x5a
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0x221f <k_sum_exp_pair+0xb5f>
+	WORD $0x3fe0 // loopne 0x2427 <k_deviation+0x2e7>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0x21ea <k_sum_exp_pair+0xb2a>
+	WORD $0xfee0 // loopne 0x23f2 <k_deviation+0x2b2>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -1766,8 +1907,8 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0x21bb <k_sum_exp_pair+0xafb>
-	WORD $0x7e4f; BYTE $0x92 // jle 0x2199 <k_sum_exp_pair+0xad9>
+	WORD $0xb778 // js 0x23c3 <k_deviation+0x283>
+	WORD $0x7e4f; BYTE $0x92 // jle 0x23a1 <k_deviation+0x261>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -1782,17 +1923,12 @@ TEXT ·rowsAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
-	WORD $0x3fc5; BYTE $0xcc // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	QUAD $0x00000000000000cc; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // int3
-	WORD $0x0000
+	QUAD $0x0000000000003fc5; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // <unknown>
+	WORD $0x0000; BYTE $0x00
 	QUAD $0x0000000000000000
-	QUAD $0x0000000000000000
+	LONG $0x00000000; BYTE $0x00
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

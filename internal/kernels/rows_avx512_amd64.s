@@ -22,20 +22,20 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x22730518487df262; WORD $0x0000 // vbroadcastss 0x2273(%rip), %zmm0 # 0x2298 <k_sum_exp_pair+0x9a8>
-	QUAD $0x22790d18487df262; WORD $0x0000 // vbroadcastss 0x2279(%rip), %zmm1 # 0x22a8 <k_sum_exp_pair+0x9b8>
-	QUAD $0x227b1518487df262; WORD $0x0000 // vbroadcastss 0x227b(%rip), %zmm2 # 0x22b4 <k_sum_exp_pair+0x9c4>
-	QUAD $0x22691d18487df262; WORD $0x0000 // vbroadcastss 0x2269(%rip), %zmm3 # 0x22ac <k_sum_exp_pair+0x9bc>
-	QUAD $0x22632518487df262; WORD $0x0000 // vbroadcastss 0x2263(%rip), %zmm4 # 0x22b0 <k_sum_exp_pair+0x9c0>
-	QUAD $0x22692d18487df262; WORD $0x0000 // vbroadcastss 0x2269(%rip), %zmm5 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x22273518487df262; WORD $0x0000 // vbroadcastss 0x2227(%rip), %zmm6 # 0x2288 <k_sum_exp_pair+0x998>
-	QUAD $0x22353d18487df262; WORD $0x0000 // vbroadcastss 0x2235(%rip), %zmm7 # 0x22a0 <k_sum_exp_pair+0x9b0>
-	QUAD $0x22470518487d7262; WORD $0x0000 // vbroadcastss 0x2247(%rip), %zmm8 # 0x22bc <k_sum_exp_pair+0x9cc>
-	QUAD $0x22390d18487d7262; WORD $0x0000 // vbroadcastss 0x2239(%rip), %zmm9 # 0x22b8 <k_sum_exp_pair+0x9c8>
-	QUAD $0x22071518487d7262; WORD $0x0000 // vbroadcastss 0x2207(%rip), %zmm10 # 0x2290 <k_sum_exp_pair+0x9a0>
-	QUAD $0x21ed1d18487d7262; WORD $0x0000 // vbroadcastss 0x21ed(%rip), %zmm11 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x21e32558487d7262; WORD $0x0000 // vpbroadcastd 0x21e3(%rip), %zmm12 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x21fd2d18487d7262; WORD $0x0000 // vbroadcastss 0x21fd(%rip), %zmm13 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x25330518487df262; WORD $0x0000 // vbroadcastss 0x2533(%rip), %zmm0 # 0x2558 <k_deviation+0x2d8>
+	QUAD $0x25390d18487df262; WORD $0x0000 // vbroadcastss 0x2539(%rip), %zmm1 # 0x2568 <k_deviation+0x2e8>
+	QUAD $0x253b1518487df262; WORD $0x0000 // vbroadcastss 0x253b(%rip), %zmm2 # 0x2574 <k_deviation+0x2f4>
+	QUAD $0x25291d18487df262; WORD $0x0000 // vbroadcastss 0x2529(%rip), %zmm3 # 0x256c <k_deviation+0x2ec>
+	QUAD $0x25232518487df262; WORD $0x0000 // vbroadcastss 0x2523(%rip), %zmm4 # 0x2570 <k_deviation+0x2f0>
+	QUAD $0x25292d18487df262; WORD $0x0000 // vbroadcastss 0x2529(%rip), %zmm5 # 0x2580 <k_deviation+0x300>
+	QUAD $0x24e73518487df262; WORD $0x0000 // vbroadcastss 0x24e7(%rip), %zmm6 # 0x2548 <k_deviation+0x2c8>
+	QUAD $0x24f53d18487df262; WORD $0x0000 // vbroadcastss 0x24f5(%rip), %zmm7 # 0x2560 <k_deviation+0x2e0>
+	QUAD $0x25070518487d7262; WORD $0x0000 // vbroadcastss 0x2507(%rip), %zmm8 # 0x257c <k_deviation+0x2fc>
+	QUAD $0x24f90d18487d7262; WORD $0x0000 // vbroadcastss 0x24f9(%rip), %zmm9 # 0x2578 <k_deviation+0x2f8>
+	QUAD $0x24c71518487d7262; WORD $0x0000 // vbroadcastss 0x24c7(%rip), %zmm10 # 0x2550 <k_deviation+0x2d0>
+	QUAD $0x24ad1d18487d7262; WORD $0x0000 // vbroadcastss 0x24ad(%rip), %zmm11 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x24a32558487d7262; WORD $0x0000 // vpbroadcastd 0x24a3(%rip), %zmm12 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x24bd2d18487d7262; WORD $0x0000 // vbroadcastss 0x24bd(%rip), %zmm13 # 0x2564 <k_deviation+0x2e4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x487c3162; WORD $0x3410; BYTE $0x86 // vmovups (%rsi,%r8,4), %zmm14
 	LONG $0x480cf162; WORD $0xc8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm14, %k1
@@ -80,34 +80,34 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x20ed0d18487df262; WORD $0x0000 // vbroadcastss 0x20ed(%rip), %zmm1 # 0x2298 <k_sum_exp_pair+0x9a8>
-	QUAD $0x20f31518487df262; WORD $0x0000 // vbroadcastss 0x20f3(%rip), %zmm2 # 0x22a8 <k_sum_exp_pair+0x9b8>
+	QUAD $0x23ad0d18487df262; WORD $0x0000 // vbroadcastss 0x23ad(%rip), %zmm1 # 0x2558 <k_deviation+0x2d8>
+	QUAD $0x23b31518487df262; WORD $0x0000 // vbroadcastss 0x23b3(%rip), %zmm2 # 0x2568 <k_deviation+0x2e8>
 	LONG $0x487cf162; WORD $0xd1c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm0, %k2
 	LONG $0x4a6cf162; WORD $0xc85d // vminps %zmm0, %zmm2, %zmm1 {%k2}
-	QUAD $0x20e81d595874f162; WORD $0x0000 // vmulps 0x20e8(%rip){1to16}, %zmm1, %zmm3 # 0x22b4 <k_sum_exp_pair+0x9c4>
+	QUAD $0x23a81d595874f162; WORD $0x0000 // vmulps 0x23a8(%rip){1to16}, %zmm1, %zmm3 # 0x2574 <k_deviation+0x2f4>
 	LONG $0x487df362; WORD $0xdb08; BYTE $0x08 // vrndscaleps $0x8, %zmm3, %zmm3
-	QUAD $0x20cf0db85865f262; WORD $0x0000 // vfmadd231ps 0x20cf(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x20c90db85865f262; WORD $0x0000 // vfmadd231ps 0x20c9(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
-	QUAD $0x20cf2518487df262; WORD $0x0000 // vbroadcastss 0x20cf(%rip), %zmm4 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x208d25a85875f262; WORD $0x0000 // vfmadd213ps 0x208d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x209b25a85875f262; WORD $0x0000 // vfmadd213ps 0x209b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x20ad25a85875f262; WORD $0x0000 // vfmadd213ps 0x20ad(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x209f25a85875f262; WORD $0x0000 // vfmadd213ps 0x209f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
-	QUAD $0x206d25a85875f262; WORD $0x0000 // vfmadd213ps 0x206d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x238f0db85865f262; WORD $0x0000 // vfmadd231ps 0x238f(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x23890db85865f262; WORD $0x0000 // vfmadd231ps 0x2389(%rip){1to16}, %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	QUAD $0x238f2518487df262; WORD $0x0000 // vbroadcastss 0x238f(%rip), %zmm4 # 0x2580 <k_deviation+0x300>
+	QUAD $0x234d25a85875f262; WORD $0x0000 // vfmadd213ps 0x234d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x235b25a85875f262; WORD $0x0000 // vfmadd213ps 0x235b(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x236d25a85875f262; WORD $0x0000 // vfmadd213ps 0x236d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x235f25a85875f262; WORD $0x0000 // vfmadd213ps 0x235f(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
+	QUAD $0x232d25a85875f262; WORD $0x0000 // vfmadd213ps 0x232d(%rip){1to16}, %zmm1, %zmm4 # zmm4 = (zmm1 * zmm4) + mem
 	LONG $0x4874f162; WORD $0xe959 // vmulps %zmm1, %zmm1, %zmm5
 	LONG $0x485df262; WORD $0xe9a8 // vfmadd213ps %zmm1, %zmm4, %zmm5 # zmm5 = (zmm4 * zmm5) + zmm1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
-	QUAD $0x20440d585854f162; WORD $0x0000 // vaddps 0x2044(%rip){1to16}, %zmm5, %zmm1 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x23040d585854f162; WORD $0x0000 // vaddps 0x2304(%rip){1to16}, %zmm5, %zmm1 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x486cf162; WORD $0xd8c2; BYTE $0x05 // vcmpnltps %zmm0, %zmm2, %k3
 	LONG $0x487ef162; WORD $0xc35b // vcvttps2dq %zmm3, %zmm0
 	LONG $0x486df162; WORD $0xe072; BYTE $0x01 // vpsrad $0x1, %zmm0, %zmm2
 	LONG $0x4865f162; WORD $0xf272; BYTE $0x17 // vpslld $0x17, %zmm2, %zmm3
-	QUAD $0x201f2558487df262; WORD $0x0000 // vpbroadcastd 0x201f(%rip), %zmm4 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x22df2558487df262; WORD $0x0000 // vpbroadcastd 0x22df(%rip), %zmm4 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x4865f162; WORD $0xdcfe // vpaddd %zmm4, %zmm3, %zmm3
 	LONG $0x4874f162; WORD $0xcb59 // vmulps %zmm3, %zmm1, %zmm1
 	LONG $0x487df162; WORD $0xc2fa // vpsubd %zmm2, %zmm0, %zmm0
 	LONG $0x487df162; WORD $0xf072; BYTE $0x17 // vpslld $0x17, %zmm0, %zmm0
-	QUAD $0x20201518487df262; WORD $0x0000 // vbroadcastss 0x2020(%rip), %zmm2 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x22e01518487df262; WORD $0x0000 // vbroadcastss 0x22e0(%rip), %zmm2 # 0x2564 <k_deviation+0x2e4>
 	LONG $0x487df162; WORD $0xc4fe // vpaddd %zmm4, %zmm0, %zmm0
 	LONG $0x4b74f162; WORD $0xd059 // vmulps %zmm0, %zmm1, %zmm2 {%k3}
 	LONG $0xca7cf162; WORD $0xc228 // vmovaps %zmm2, %zmm0 {%k2} {z}
@@ -121,7 +121,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
 	WORD $0x237d // jge 0x2e0 <k_max+0x30>
-	QUAD $0x1fc50d18487df262; WORD $0x0000 // vbroadcastss 0x1fc5(%rip), %zmm1 # 0x228c <k_sum_exp_pair+0x99c>
+	QUAD $0x22850d18487df262; WORD $0x0000 // vbroadcastss 0x2285(%rip), %zmm1 # 0x254c <k_deviation+0x2cc>
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x487cf162; WORD $0xd928 // vmovaps %zmm1, %zmm3
 	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
@@ -131,7 +131,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0718d48 // leaq -0x40(%rcx), %rsi
 	LONG $0x40fe8348 // cmpq $0x40, %rsi
 	WORD $0x2473 // jae 0x318 <k_max+0x68>
-	QUAD $0x1f8e0518487df262; WORD $0x0000 // vbroadcastss 0x1f8e(%rip), %zmm0 # 0x228c <k_sum_exp_pair+0x99c>
+	QUAD $0x224e0518487df262; WORD $0x0000 // vbroadcastss 0x224e(%rip), %zmm0 # 0x254c <k_deviation+0x2cc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
 	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
@@ -141,7 +141,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x06e9c149 // shrq $0x6, %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	LONG $0xfee18349 // andq $-0x2, %r9
-	QUAD $0x1f5c0518487df262; WORD $0x0000 // vbroadcastss 0x1f5c(%rip), %zmm0 # 0x228c <k_sum_exp_pair+0x99c>
+	QUAD $0x221c0518487df262; WORD $0x0000 // vbroadcastss 0x221c(%rip), %zmm0 # 0x254c <k_deviation+0x2cc>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x487cf162; WORD $0xd028 // vmovaps %zmm0, %zmm2
 	LONG $0x487cf162; WORD $0xd828 // vmovaps %zmm0, %zmm3
@@ -194,7 +194,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
 	WORD $0x417e // jle 0x483 <k_max+0x1d3>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x0f058d4c; WORD $0x001f; BYTE $0x00 // leaq 0x1f0f(%rip), %r8 # 0x2360 <lanes>
+	LONG $0xcf058d4c; WORD $0x0021; BYTE $0x00 // leaq 0x21cf(%rip), %r8 # 0x2620 <lanes>
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xe2d3 // shll %cl, %edx
@@ -283,20 +283,20 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1cd91518487df262; WORD $0x0000 // vbroadcastss 0x1cd9(%rip), %zmm2 # 0x2298 <k_sum_exp_pair+0x9a8>
-	QUAD $0x1cdf1d18487df262; WORD $0x0000 // vbroadcastss 0x1cdf(%rip), %zmm3 # 0x22a8 <k_sum_exp_pair+0x9b8>
-	QUAD $0x1ce12518487df262; WORD $0x0000 // vbroadcastss 0x1ce1(%rip), %zmm4 # 0x22b4 <k_sum_exp_pair+0x9c4>
-	QUAD $0x1ccf2d18487df262; WORD $0x0000 // vbroadcastss 0x1ccf(%rip), %zmm5 # 0x22ac <k_sum_exp_pair+0x9bc>
-	QUAD $0x1cc93518487df262; WORD $0x0000 // vbroadcastss 0x1cc9(%rip), %zmm6 # 0x22b0 <k_sum_exp_pair+0x9c0>
-	QUAD $0x1ccf3d18487df262; WORD $0x0000 // vbroadcastss 0x1ccf(%rip), %zmm7 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x1c8d0518487d7262; WORD $0x0000 // vbroadcastss 0x1c8d(%rip), %zmm8 # 0x2288 <k_sum_exp_pair+0x998>
-	QUAD $0x1c9b0d18487d7262; WORD $0x0000 // vbroadcastss 0x1c9b(%rip), %zmm9 # 0x22a0 <k_sum_exp_pair+0x9b0>
-	QUAD $0x1cad1518487d7262; WORD $0x0000 // vbroadcastss 0x1cad(%rip), %zmm10 # 0x22bc <k_sum_exp_pair+0x9cc>
-	QUAD $0x1c9f1d18487d7262; WORD $0x0000 // vbroadcastss 0x1c9f(%rip), %zmm11 # 0x22b8 <k_sum_exp_pair+0x9c8>
-	QUAD $0x1c6d2518487d7262; WORD $0x0000 // vbroadcastss 0x1c6d(%rip), %zmm12 # 0x2290 <k_sum_exp_pair+0x9a0>
-	QUAD $0x1c532d18487d7262; WORD $0x0000 // vbroadcastss 0x1c53(%rip), %zmm13 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x1c493558487d7262; WORD $0x0000 // vpbroadcastd 0x1c49(%rip), %zmm14 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x1c633d18487d7262; WORD $0x0000 // vbroadcastss 0x1c63(%rip), %zmm15 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x1f991518487df262; WORD $0x0000 // vbroadcastss 0x1f99(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
+	QUAD $0x1f9f1d18487df262; WORD $0x0000 // vbroadcastss 0x1f9f(%rip), %zmm3 # 0x2568 <k_deviation+0x2e8>
+	QUAD $0x1fa12518487df262; WORD $0x0000 // vbroadcastss 0x1fa1(%rip), %zmm4 # 0x2574 <k_deviation+0x2f4>
+	QUAD $0x1f8f2d18487df262; WORD $0x0000 // vbroadcastss 0x1f8f(%rip), %zmm5 # 0x256c <k_deviation+0x2ec>
+	QUAD $0x1f893518487df262; WORD $0x0000 // vbroadcastss 0x1f89(%rip), %zmm6 # 0x2570 <k_deviation+0x2f0>
+	QUAD $0x1f8f3d18487df262; WORD $0x0000 // vbroadcastss 0x1f8f(%rip), %zmm7 # 0x2580 <k_deviation+0x300>
+	QUAD $0x1f4d0518487d7262; WORD $0x0000 // vbroadcastss 0x1f4d(%rip), %zmm8 # 0x2548 <k_deviation+0x2c8>
+	QUAD $0x1f5b0d18487d7262; WORD $0x0000 // vbroadcastss 0x1f5b(%rip), %zmm9 # 0x2560 <k_deviation+0x2e0>
+	QUAD $0x1f6d1518487d7262; WORD $0x0000 // vbroadcastss 0x1f6d(%rip), %zmm10 # 0x257c <k_deviation+0x2fc>
+	QUAD $0x1f5f1d18487d7262; WORD $0x0000 // vbroadcastss 0x1f5f(%rip), %zmm11 # 0x2578 <k_deviation+0x2f8>
+	QUAD $0x1f2d2518487d7262; WORD $0x0000 // vbroadcastss 0x1f2d(%rip), %zmm12 # 0x2550 <k_deviation+0x2d0>
+	QUAD $0x1f132d18487d7262; WORD $0x0000 // vbroadcastss 0x1f13(%rip), %zmm13 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x1f093558487d7262; WORD $0x0000 // vpbroadcastd 0x1f09(%rip), %zmm14 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x1f233d18487d7262; WORD $0x0000 // vbroadcastss 0x1f23(%rip), %zmm15 # 0x2564 <k_deviation+0x2e4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x487ce162; WORD $0x0410; BYTE $0xb2 // vmovups (%rdx,%rsi,4), %zmm16
 	LONG $0x407ce162; WORD $0xc15c // vsubps %zmm1, %zmm16, %zmm16
@@ -344,40 +344,40 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x1410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc95c // vsubps %zmm1, %zmm2, %zmm1
-	QUAD $0x1b3c1518487df262; WORD $0x0000 // vbroadcastss 0x1b3c(%rip), %zmm2 # 0x2298 <k_sum_exp_pair+0x9a8>
-	QUAD $0x1b421d18487df262; WORD $0x0000 // vbroadcastss 0x1b42(%rip), %zmm3 # 0x22a8 <k_sum_exp_pair+0x9b8>
+	QUAD $0x1dfc1518487df262; WORD $0x0000 // vbroadcastss 0x1dfc(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
+	QUAD $0x1e021d18487df262; WORD $0x0000 // vbroadcastss 0x1e02(%rip), %zmm3 # 0x2568 <k_deviation+0x2e8>
 	LONG $0x4874f162; WORD $0xd2c2; BYTE $0x05 // vcmpnltps %zmm2, %zmm1, %k2
 	LONG $0x4a64f162; WORD $0xd15d // vminps %zmm1, %zmm3, %zmm2 {%k2}
-	QUAD $0x1b372559586cf162; WORD $0x0000 // vmulps 0x1b37(%rip){1to16}, %zmm2, %zmm4 # 0x22b4 <k_sum_exp_pair+0x9c4>
+	QUAD $0x1df72559586cf162; WORD $0x0000 // vmulps 0x1df7(%rip){1to16}, %zmm2, %zmm4 # 0x2574 <k_deviation+0x2f4>
 	LONG $0x4864f162; WORD $0xd9c2; BYTE $0x05 // vcmpnltps %zmm1, %zmm3, %k3
 	LONG $0x487df362; WORD $0xcc08; BYTE $0x08 // vrndscaleps $0x8, %zmm4, %zmm1
-	QUAD $0x1b1715b85875f262; WORD $0x0000 // vfmadd231ps 0x1b17(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x1b1115b85875f262; WORD $0x0000 // vfmadd231ps 0x1b11(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x1b171d18487df262; WORD $0x0000 // vbroadcastss 0x1b17(%rip), %zmm3 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x1ad51da8586df262; WORD $0x0000 // vfmadd213ps 0x1ad5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1ae31da8586df262; WORD $0x0000 // vfmadd213ps 0x1ae3(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1af51da8586df262; WORD $0x0000 // vfmadd213ps 0x1af5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1ae71da8586df262; WORD $0x0000 // vfmadd213ps 0x1ae7(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x1ab51da8586df262; WORD $0x0000 // vfmadd213ps 0x1ab5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x1dd715b85875f262; WORD $0x0000 // vfmadd231ps 0x1dd7(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x1dd115b85875f262; WORD $0x0000 // vfmadd231ps 0x1dd1(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x1dd71d18487df262; WORD $0x0000 // vbroadcastss 0x1dd7(%rip), %zmm3 # 0x2580 <k_deviation+0x300>
+	QUAD $0x1d951da8586df262; WORD $0x0000 // vfmadd213ps 0x1d95(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x1da31da8586df262; WORD $0x0000 // vfmadd213ps 0x1da3(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x1db51da8586df262; WORD $0x0000 // vfmadd213ps 0x1db5(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x1da71da8586df262; WORD $0x0000 // vfmadd213ps 0x1da7(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x1d751da8586df262; WORD $0x0000 // vfmadd213ps 0x1d75(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x1a8f1558585cf162; WORD $0x0000 // vaddps 0x1a8f(%rip){1to16}, %zmm4, %zmm2 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x1d4f1558585cf162; WORD $0x0000 // vaddps 0x1d4f(%rip){1to16}, %zmm4, %zmm2 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x4865f162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm3
 	LONG $0x485df162; WORD $0xf372; BYTE $0x17 // vpslld $0x17, %zmm3, %zmm4
-	QUAD $0x1a712d58487df262; WORD $0x0000 // vpbroadcastd 0x1a71(%rip), %zmm5 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x1d312d58487df262; WORD $0x0000 // vpbroadcastd 0x1d31(%rip), %zmm5 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x485df162; WORD $0xe5fe // vpaddd %zmm5, %zmm4, %zmm4
 	LONG $0x486cf162; WORD $0xd459 // vmulps %zmm4, %zmm2, %zmm2
 	LONG $0x4875f162; WORD $0xcbfa // vpsubd %zmm3, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcdfe // vpaddd %zmm5, %zmm1, %zmm1
 	LONG $0x486cf162; WORD $0xc959 // vmulps %zmm1, %zmm2, %zmm1
-	QUAD $0x1a661558487df262; WORD $0x0000 // vpbroadcastd 0x1a66(%rip), %zmm2 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x1d261558487df262; WORD $0x0000 // vpbroadcastd 0x1d26(%rip), %zmm2 # 0x2564 <k_deviation+0x2e4>
 	LONG $0x4b7df162; WORD $0xd16f // vmovdqa32 %zmm1, %zmm2 {%k3}
 	LONG $0xca7df162; WORD $0xca6f // vmovdqa32 %zmm2, %zmm1 {%k2} {z}
 	LONG $0x497cf162; WORD $0x0c11; BYTE $0x82 // vmovups %zmm1, (%rdx,%rax,4) {%k1}
 	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x04058d48; WORD $0x001b; BYTE $0x00 // leaq 0x1b04(%rip), %rax # 0x2360 <lanes>
+	LONG $0xc4058d48; WORD $0x001d; BYTE $0x00 // leaq 0x1dc4(%rip), %rax # 0x2620 <lanes>
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x4874f162; WORD $0x4854; BYTE $0x01 // vandps 0x40(%rax), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
@@ -562,23 +562,23 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	LONG $0x10478b4c // movq 0x10(%rdi), %r8
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	QUAD $0x16eb0518487df262; WORD $0x0000 // vbroadcastss 0x16eb(%rip), %zmm0 # 0x2284 <k_sum_exp_pair+0x994>
-	QUAD $0x16f10d18487df262; WORD $0x0000 // vbroadcastss 0x16f1(%rip), %zmm1 # 0x2294 <k_sum_exp_pair+0x9a4>
-	QUAD $0x16fb1518487df262; WORD $0x0000 // vbroadcastss 0x16fb(%rip), %zmm2 # 0x22a8 <k_sum_exp_pair+0x9b8>
-	QUAD $0x16e51d18487df262; WORD $0x0000 // vbroadcastss 0x16e5(%rip), %zmm3 # 0x229c <k_sum_exp_pair+0x9ac>
-	QUAD $0x16d72518487df262; WORD $0x0000 // vbroadcastss 0x16d7(%rip), %zmm4 # 0x2298 <k_sum_exp_pair+0x9a8>
-	QUAD $0x16e92d18487df262; WORD $0x0000 // vbroadcastss 0x16e9(%rip), %zmm5 # 0x22b4 <k_sum_exp_pair+0x9c4>
-	QUAD $0x16d73518487df262; WORD $0x0000 // vbroadcastss 0x16d7(%rip), %zmm6 # 0x22ac <k_sum_exp_pair+0x9bc>
-	QUAD $0x16d13d18487df262; WORD $0x0000 // vbroadcastss 0x16d1(%rip), %zmm7 # 0x22b0 <k_sum_exp_pair+0x9c0>
-	QUAD $0x16d70518487d7262; WORD $0x0000 // vbroadcastss 0x16d7(%rip), %zmm8 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x16950d18487d7262; WORD $0x0000 // vbroadcastss 0x1695(%rip), %zmm9 # 0x2288 <k_sum_exp_pair+0x998>
-	QUAD $0x16a31518487d7262; WORD $0x0000 // vbroadcastss 0x16a3(%rip), %zmm10 # 0x22a0 <k_sum_exp_pair+0x9b0>
-	QUAD $0x16b51d18487d7262; WORD $0x0000 // vbroadcastss 0x16b5(%rip), %zmm11 # 0x22bc <k_sum_exp_pair+0x9cc>
-	QUAD $0x16a72518487d7262; WORD $0x0000 // vbroadcastss 0x16a7(%rip), %zmm12 # 0x22b8 <k_sum_exp_pair+0x9c8>
-	QUAD $0x16752d18487d7262; WORD $0x0000 // vbroadcastss 0x1675(%rip), %zmm13 # 0x2290 <k_sum_exp_pair+0x9a0>
-	QUAD $0x165b3518487d7262; WORD $0x0000 // vbroadcastss 0x165b(%rip), %zmm14 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x16513d58487d7262; WORD $0x0000 // vpbroadcastd 0x1651(%rip), %zmm15 # 0x2280 <k_sum_exp_pair+0x990>
-	QUAD $0x166b0518487de262; WORD $0x0000 // vbroadcastss 0x166b(%rip), %zmm16 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x19ab0518487df262; WORD $0x0000 // vbroadcastss 0x19ab(%rip), %zmm0 # 0x2544 <k_deviation+0x2c4>
+	QUAD $0x19b10d18487df262; WORD $0x0000 // vbroadcastss 0x19b1(%rip), %zmm1 # 0x2554 <k_deviation+0x2d4>
+	QUAD $0x19bb1518487df262; WORD $0x0000 // vbroadcastss 0x19bb(%rip), %zmm2 # 0x2568 <k_deviation+0x2e8>
+	QUAD $0x19a51d18487df262; WORD $0x0000 // vbroadcastss 0x19a5(%rip), %zmm3 # 0x255c <k_deviation+0x2dc>
+	QUAD $0x19972518487df262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm4 # 0x2558 <k_deviation+0x2d8>
+	QUAD $0x19a92d18487df262; WORD $0x0000 // vbroadcastss 0x19a9(%rip), %zmm5 # 0x2574 <k_deviation+0x2f4>
+	QUAD $0x19973518487df262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm6 # 0x256c <k_deviation+0x2ec>
+	QUAD $0x19913d18487df262; WORD $0x0000 // vbroadcastss 0x1991(%rip), %zmm7 # 0x2570 <k_deviation+0x2f0>
+	QUAD $0x19970518487d7262; WORD $0x0000 // vbroadcastss 0x1997(%rip), %zmm8 # 0x2580 <k_deviation+0x300>
+	QUAD $0x19550d18487d7262; WORD $0x0000 // vbroadcastss 0x1955(%rip), %zmm9 # 0x2548 <k_deviation+0x2c8>
+	QUAD $0x19631518487d7262; WORD $0x0000 // vbroadcastss 0x1963(%rip), %zmm10 # 0x2560 <k_deviation+0x2e0>
+	QUAD $0x19751d18487d7262; WORD $0x0000 // vbroadcastss 0x1975(%rip), %zmm11 # 0x257c <k_deviation+0x2fc>
+	QUAD $0x19672518487d7262; WORD $0x0000 // vbroadcastss 0x1967(%rip), %zmm12 # 0x2578 <k_deviation+0x2f8>
+	QUAD $0x19352d18487d7262; WORD $0x0000 // vbroadcastss 0x1935(%rip), %zmm13 # 0x2550 <k_deviation+0x2d0>
+	QUAD $0x191b3518487d7262; WORD $0x0000 // vbroadcastss 0x191b(%rip), %zmm14 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x19113d58487d7262; WORD $0x0000 // vpbroadcastd 0x1911(%rip), %zmm15 # 0x2540 <k_deviation+0x2c0>
+	QUAD $0x192b0518487de262; WORD $0x0000 // vbroadcastss 0x192b(%rip), %zmm16 # 0x2564 <k_deviation+0x2e4>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x487ca162; WORD $0x0c10; BYTE $0x8e // vmovups (%rsi,%r9,4), %zmm17
 	LONG $0x4074f162; WORD $0xc8c2; BYTE $0x0a // vcmpngtps %zmm0, %zmm17, %k1
@@ -626,38 +626,38 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x0410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm0 {%k1} {z}
-	QUAD $0x153515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x1535(%rip){1to16}, %zmm0, %k2 # 0x2284 <k_sum_exp_pair+0x994>
-	QUAD $0x153a1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x153a(%rip){1to16}, %zmm0, %k3 # 0x2294 <k_sum_exp_pair+0x9a4>
-	QUAD $0x15440d18487df262; WORD $0x0000 // vbroadcastss 0x1544(%rip), %zmm1 # 0x22a8 <k_sum_exp_pair+0x9b8>
-	QUAD $0x152e0d575b7cf162; WORD $0x0000 // vxorps 0x152e(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0x229c <k_sum_exp_pair+0x9ac>
-	QUAD $0x15201518487df262; WORD $0x0000 // vbroadcastss 0x1520(%rip), %zmm2 # 0x2298 <k_sum_exp_pair+0x9a8>
+	QUAD $0x17f515c2587cf162; WORD $0x0000; BYTE $0x0a // vcmpngtps 0x17f5(%rip){1to16}, %zmm0, %k2 # 0x2544 <k_deviation+0x2c4>
+	QUAD $0x17fa1dc2587cf162; WORD $0x0000; BYTE $0x05 // vcmpnltps 0x17fa(%rip){1to16}, %zmm0, %k3 # 0x2554 <k_deviation+0x2d4>
+	QUAD $0x18040d18487df262; WORD $0x0000 // vbroadcastss 0x1804(%rip), %zmm1 # 0x2568 <k_deviation+0x2e8>
+	QUAD $0x17ee0d575b7cf162; WORD $0x0000 // vxorps 0x17ee(%rip){1to16}, %zmm0, %zmm1 {%k3} # 0x255c <k_deviation+0x2dc>
+	QUAD $0x17e01518487df262; WORD $0x0000 // vbroadcastss 0x17e0(%rip), %zmm2 # 0x2558 <k_deviation+0x2d8>
 	LONG $0x4a7cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2 {%k2}
-	QUAD $0x152c0d59586cf162; WORD $0x0000 // vmulps 0x152c(%rip){1to16}, %zmm2, %zmm1 # 0x22b4 <k_sum_exp_pair+0x9c4>
+	QUAD $0x17ec0d59586cf162; WORD $0x0000 // vmulps 0x17ec(%rip){1to16}, %zmm2, %zmm1 # 0x2574 <k_deviation+0x2f4>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x487df362; WORD $0xc908; BYTE $0x08 // vrndscaleps $0x8, %zmm1, %zmm1
-	QUAD $0x151015b85875f262; WORD $0x0000 // vfmadd231ps 0x1510(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x150a15b85875f262; WORD $0x0000 // vfmadd231ps 0x150a(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
-	QUAD $0x15101d18487df262; WORD $0x0000 // vbroadcastss 0x1510(%rip), %zmm3 # 0x22c0 <k_sum_exp_pair+0x9d0>
-	QUAD $0x14ce1da8586df262; WORD $0x0000 // vfmadd213ps 0x14ce(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x14dc1da8586df262; WORD $0x0000 // vfmadd213ps 0x14dc(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x14ee1da8586df262; WORD $0x0000 // vfmadd213ps 0x14ee(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x14e01da8586df262; WORD $0x0000 // vfmadd213ps 0x14e0(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
-	QUAD $0x14ae1da8586df262; WORD $0x0000 // vfmadd213ps 0x14ae(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x17d015b85875f262; WORD $0x0000 // vfmadd231ps 0x17d0(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x17ca15b85875f262; WORD $0x0000 // vfmadd231ps 0x17ca(%rip){1to16}, %zmm1, %zmm2 # zmm2 = (zmm1 * mem) + zmm2
+	QUAD $0x17d01d18487df262; WORD $0x0000 // vbroadcastss 0x17d0(%rip), %zmm3 # 0x2580 <k_deviation+0x300>
+	QUAD $0x178e1da8586df262; WORD $0x0000 // vfmadd213ps 0x178e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x179c1da8586df262; WORD $0x0000 // vfmadd213ps 0x179c(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x17ae1da8586df262; WORD $0x0000 // vfmadd213ps 0x17ae(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x17a01da8586df262; WORD $0x0000 // vfmadd213ps 0x17a0(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
+	QUAD $0x176e1da8586df262; WORD $0x0000 // vfmadd213ps 0x176e(%rip){1to16}, %zmm2, %zmm3 # zmm3 = (zmm2 * zmm3) + mem
 	LONG $0x486cf162; WORD $0xe259 // vmulps %zmm2, %zmm2, %zmm4
 	LONG $0x4865f262; WORD $0xe2a8 // vfmadd213ps %zmm2, %zmm3, %zmm4 # zmm4 = (zmm3 * zmm4) + zmm2
-	QUAD $0x14881518487df262; WORD $0x0000 // vbroadcastss 0x1488(%rip), %zmm2 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x17481518487df262; WORD $0x0000 // vbroadcastss 0x1748(%rip), %zmm2 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x485cf162; WORD $0xda58 // vaddps %zmm2, %zmm4, %zmm3
 	LONG $0x487ef162; WORD $0xc95b // vcvttps2dq %zmm1, %zmm1
 	LONG $0x485df162; WORD $0xe172; BYTE $0x01 // vpsrad $0x1, %zmm1, %zmm4
 	LONG $0x4855f162; WORD $0xf472; BYTE $0x17 // vpslld $0x17, %zmm4, %zmm5
-	QUAD $0x14643558487df262; WORD $0x0000 // vpbroadcastd 0x1464(%rip), %zmm6 # 0x2280 <k_sum_exp_pair+0x990>
+	QUAD $0x17243558487df262; WORD $0x0000 // vpbroadcastd 0x1724(%rip), %zmm6 # 0x2540 <k_deviation+0x2c0>
 	LONG $0x4855f162; WORD $0xeefe // vpaddd %zmm6, %zmm5, %zmm5
 	LONG $0x4864f162; WORD $0xdd59 // vmulps %zmm5, %zmm3, %zmm3
 	LONG $0x4875f162; WORD $0xccfa // vpsubd %zmm4, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xf172; BYTE $0x17 // vpslld $0x17, %zmm1, %zmm1
 	LONG $0x4875f162; WORD $0xcefe // vpaddd %zmm6, %zmm1, %zmm1
 	LONG $0x4864f162; WORD $0xc959 // vmulps %zmm1, %zmm3, %zmm1
-	QUAD $0x14591d18487df262; WORD $0x0000 // vbroadcastss 0x1459(%rip), %zmm3 # 0x22a4 <k_sum_exp_pair+0x9b4>
+	QUAD $0x17191d18487df262; WORD $0x0000 // vbroadcastss 0x1719(%rip), %zmm3 # 0x2564 <k_deviation+0x2e4>
 	LONG $0x4b74f162; WORD $0xda58 // vaddps %zmm2, %zmm1, %zmm3 {%k3}
 	LONG $0x4a7cf162; WORD $0xc35e // vdivps %zmm3, %zmm0, %zmm0 {%k2}
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
@@ -990,25 +990,25 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
 	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	QUAD $0x0f1e1d1948fdf262; WORD $0x0000 // vbroadcastsd 0xf1e(%rip), %zmm3 # 0x2330 <k_sum_exp_pair+0xa40>
-	QUAD $0x0f04251948fdf262; WORD $0x0000 // vbroadcastsd 0xf04(%rip), %zmm4 # 0x2320 <k_sum_exp_pair+0xa30>
-	QUAD $0x0f022d1948fdf262; WORD $0x0000 // vbroadcastsd 0xf02(%rip), %zmm5 # 0x2328 <k_sum_exp_pair+0xa38>
-	QUAD $0x0ea0351948fdf262; WORD $0x0000 // vbroadcastsd 0xea0(%rip), %zmm6 # 0x22d0 <k_sum_exp_pair+0x9e0>
-	QUAD $0x0ea63d1948fdf262; WORD $0x0000 // vbroadcastsd 0xea6(%rip), %zmm7 # 0x22e0 <k_sum_exp_pair+0x9f0>
-	QUAD $0x0eac051948fd7262; WORD $0x0000 // vbroadcastsd 0xeac(%rip), %zmm8 # 0x22f0 <k_sum_exp_pair+0xa00>
-	QUAD $0x0ec20d1948fd7262; WORD $0x0000 // vbroadcastsd 0xec2(%rip), %zmm9 # 0x2310 <k_sum_exp_pair+0xa20>
-	QUAD $0x0ee8151948fd7262; WORD $0x0000 // vbroadcastsd 0xee8(%rip), %zmm10 # 0x2340 <k_sum_exp_pair+0xa50>
-	QUAD $0x0e861d1948fd7262; WORD $0x0000 // vbroadcastsd 0xe86(%rip), %zmm11 # 0x22e8 <k_sum_exp_pair+0x9f8>
-	QUAD $0x0e94251948fd7262; WORD $0x0000 // vbroadcastsd 0xe94(%rip), %zmm12 # 0x2300 <k_sum_exp_pair+0xa10>
-	QUAD $0x0ec22d1948fd7262; WORD $0x0000 // vbroadcastsd 0xec2(%rip), %zmm13 # 0x2338 <k_sum_exp_pair+0xa48>
-	QUAD $0x0e48351948fd7262; WORD $0x0000 // vbroadcastsd 0xe48(%rip), %zmm14 # 0x22c8 <k_sum_exp_pair+0x9d8>
-	QUAD $0x0e4e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0xe4e(%rip), %zmm15 # 0x22d8 <k_sum_exp_pair+0x9e8>
-	QUAD $0x0eb4051948fde262; WORD $0x0000 // vbroadcastsd 0xeb4(%rip), %zmm16 # 0x2348 <k_sum_exp_pair+0xa58>
-	QUAD $0x0eb20d1948fde262; WORD $0x0000 // vbroadcastsd 0xeb2(%rip), %zmm17 # 0x2350 <k_sum_exp_pair+0xa60>
-	QUAD $0x0e70151948fde262; WORD $0x0000 // vbroadcastsd 0xe70(%rip), %zmm18 # 0x2318 <k_sum_exp_pair+0xa28>
-	QUAD $0x0e561d1948fde262; WORD $0x0000 // vbroadcastsd 0xe56(%rip), %zmm19 # 0x2308 <k_sum_exp_pair+0xa18>
+	QUAD $0x11e61d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11e6(%rip), %zmm3 # 0x25f8 <k_deviation+0x378>
+	QUAD $0x11cc251948fdf262; WORD $0x0000 // vbroadcastsd 0x11cc(%rip), %zmm4 # 0x25e8 <k_deviation+0x368>
+	QUAD $0x11ca2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x11ca(%rip), %zmm5 # 0x25f0 <k_deviation+0x370>
+	QUAD $0x1160351948fdf262; WORD $0x0000 // vbroadcastsd 0x1160(%rip), %zmm6 # 0x2590 <k_deviation+0x310>
+	QUAD $0x11663d1948fdf262; WORD $0x0000 // vbroadcastsd 0x1166(%rip), %zmm7 # 0x25a0 <k_deviation+0x320>
+	QUAD $0x116c051948fd7262; WORD $0x0000 // vbroadcastsd 0x116c(%rip), %zmm8 # 0x25b0 <k_deviation+0x330>
+	QUAD $0x118a0d1948fd7262; WORD $0x0000 // vbroadcastsd 0x118a(%rip), %zmm9 # 0x25d8 <k_deviation+0x358>
+	QUAD $0x11b0151948fd7262; WORD $0x0000 // vbroadcastsd 0x11b0(%rip), %zmm10 # 0x2608 <k_deviation+0x388>
+	QUAD $0x11461d1948fd7262; WORD $0x0000 // vbroadcastsd 0x1146(%rip), %zmm11 # 0x25a8 <k_deviation+0x328>
+	QUAD $0x1154251948fd7262; WORD $0x0000 // vbroadcastsd 0x1154(%rip), %zmm12 # 0x25c0 <k_deviation+0x340>
+	QUAD $0x118a2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x118a(%rip), %zmm13 # 0x2600 <k_deviation+0x380>
+	QUAD $0x1108351948fd7262; WORD $0x0000 // vbroadcastsd 0x1108(%rip), %zmm14 # 0x2588 <k_deviation+0x308>
+	QUAD $0x110e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x110e(%rip), %zmm15 # 0x2598 <k_deviation+0x318>
+	QUAD $0x117c051948fde262; WORD $0x0000 // vbroadcastsd 0x117c(%rip), %zmm16 # 0x2610 <k_deviation+0x390>
+	QUAD $0x117a0d1948fde262; WORD $0x0000 // vbroadcastsd 0x117a(%rip), %zmm17 # 0x2618 <k_deviation+0x398>
+	QUAD $0x1138151948fde262; WORD $0x0000 // vbroadcastsd 0x1138(%rip), %zmm18 # 0x25e0 <k_deviation+0x360>
+	QUAD $0x11161d1948fde262; WORD $0x0000 // vbroadcastsd 0x1116(%rip), %zmm19 # 0x25c8 <k_deviation+0x348>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	QUAD $0x0e37251948fde262; WORD $0x0000 // vbroadcastsd 0xe37(%rip), %zmm20 # 0x22f8 <k_sum_exp_pair+0xa08>
+	QUAD $0x10f7251948fde262; WORD $0x0000 // vbroadcastsd 0x10f7(%rip), %zmm20 # 0x25b8 <k_deviation+0x338>
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0xfeb26c5a487ce162 // vcvtps2pd -0x40(%rdx,%rsi,4), %zmm21
@@ -1075,7 +1075,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x024c8e0f; WORD $0x0000 // jle 0x1898 <k_sum_exp+0x4c8>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x05358d48; WORD $0x000d; BYTE $0x00 // leaq 0xd05(%rip), %rsi # 0x2360 <lanes>
+	LONG $0xc5358d48; WORD $0x000f; BYTE $0x00 // leaq 0xfc5(%rip), %rsi # 0x2620 <lanes>
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x48fef162; WORD $0x566f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm2
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
@@ -1084,47 +1084,47 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
 	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm5 {%k1} {z}
-	QUAD $0x0c052d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0xc05(%rip){1to16}, %zmm2, %zmm5 # 0x228c <k_sum_exp_pair+0x99c>
+	QUAD $0x0ec52d25586df362; WORD $0x0000; BYTE $0xe2 // vpternlogd $0xe2, 0xec5(%rip){1to16}, %zmm2, %zmm5 # 0x254c <k_deviation+0x2cc>
 	LONG $0x487cf162; WORD $0xd55a // vcvtps2pd %ymm5, %zmm2
 	LONG $0x48ed7162; WORD $0xc05c // vsubpd %zmm0, %zmm2, %zmm8
-	QUAD $0x0c93151948fdf262; WORD $0x0000 // vbroadcastsd 0xc93(%rip), %zmm2 # 0x2330 <k_sum_exp_pair+0xa40>
-	QUAD $0x0c79351948fdf262; WORD $0x0000 // vbroadcastsd 0xc79(%rip), %zmm6 # 0x2320 <k_sum_exp_pair+0xa30>
+	QUAD $0x0f5b151948fdf262; WORD $0x0000 // vbroadcastsd 0xf5b(%rip), %zmm2 # 0x25f8 <k_deviation+0x378>
+	QUAD $0x0f41351948fdf262; WORD $0x0000 // vbroadcastsd 0xf41(%rip), %zmm6 # 0x25e8 <k_deviation+0x368>
 	LONG $0x48fd7162; WORD $0xca28 // vmovapd %zmm2, %zmm9
 	LONG $0x48bd7262; WORD $0xceaa // vfmsub213pd %zmm6, %zmm8, %zmm9 # zmm9 = (zmm8 * zmm9) - zmm6
-	QUAD $0x0c6b1d1948fdf262; WORD $0x0000 // vbroadcastsd 0xc6b(%rip), %zmm3 # 0x2328 <k_sum_exp_pair+0xa38>
+	QUAD $0x0f331d1948fdf262; WORD $0x0000 // vbroadcastsd 0xf33(%rip), %zmm3 # 0x25f0 <k_deviation+0x370>
 	LONG $0x48b5f162; WORD $0xe658 // vaddpd %zmm6, %zmm9, %zmm4
 	LONG $0x48fd7162; WORD $0xd328 // vmovapd %zmm3, %zmm10
-	QUAD $0x0bfd3d1948fdf262; WORD $0x0000 // vbroadcastsd 0xbfd(%rip), %zmm7 # 0x22d0 <k_sum_exp_pair+0x9e0>
+	QUAD $0x0ebd3d1948fdf262; WORD $0x0000 // vbroadcastsd 0xebd(%rip), %zmm7 # 0x2590 <k_deviation+0x310>
 	LONG $0x48dd5262; WORD $0xd0a8 // vfmadd213pd %zmm8, %zmm4, %zmm10 # zmm10 = (zmm4 * zmm10) + zmm8
 	LONG $0x48c57262; WORD $0xd4b8 // vfmadd231pd %zmm4, %zmm7, %zmm10 # zmm10 = (zmm7 * zmm4) + zmm10
-	QUAD $0x0bf71d1948fd7262; WORD $0x0000 // vbroadcastsd 0xbf7(%rip), %zmm11 # 0x22e0 <k_sum_exp_pair+0x9f0>
-	QUAD $0x0bfd251948fdf262; WORD $0x0000 // vbroadcastsd 0xbfd(%rip), %zmm4 # 0x22f0 <k_sum_exp_pair+0xa00>
+	QUAD $0x0eb71d1948fd7262; WORD $0x0000 // vbroadcastsd 0xeb7(%rip), %zmm11 # 0x25a0 <k_deviation+0x320>
+	QUAD $0x0ebd251948fdf262; WORD $0x0000 // vbroadcastsd 0xebd(%rip), %zmm4 # 0x25b0 <k_deviation+0x330>
 	LONG $0x48fd7162; WORD $0xe428 // vmovapd %zmm4, %zmm12
 	LONG $0x48ad5262; WORD $0xe3a8 // vfmadd213pd %zmm11, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm11
-	QUAD $0x0c072d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc07(%rip), %zmm13 # 0x2310 <k_sum_exp_pair+0xa20>
-	QUAD $0x0c2d351948fd7262; WORD $0x0000 // vbroadcastsd 0xc2d(%rip), %zmm14 # 0x2340 <k_sum_exp_pair+0xa50>
+	QUAD $0x0ecf2d1948fd7262; WORD $0x0000 // vbroadcastsd 0xecf(%rip), %zmm13 # 0x25d8 <k_deviation+0x358>
+	QUAD $0x0ef5351948fd7262; WORD $0x0000 // vbroadcastsd 0xef5(%rip), %zmm14 # 0x2608 <k_deviation+0x388>
 	LONG $0x48ad5262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm13
 	LONG $0x48ad5262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm14
-	QUAD $0x0bbf3d1948fd7262; WORD $0x0000 // vbroadcastsd 0xbbf(%rip), %zmm15 # 0x22e8 <k_sum_exp_pair+0x9f8>
+	QUAD $0x0e7f3d1948fd7262; WORD $0x0000 // vbroadcastsd 0xe7f(%rip), %zmm15 # 0x25a8 <k_deviation+0x328>
 	LONG $0x48ad5262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm15
-	QUAD $0x0bc7051948fde262; WORD $0x0000 // vbroadcastsd 0xbc7(%rip), %zmm16 # 0x2300 <k_sum_exp_pair+0xa10>
+	QUAD $0x0e87051948fde262; WORD $0x0000 // vbroadcastsd 0xe87(%rip), %zmm16 # 0x25c0 <k_deviation+0x340>
 	LONG $0x48ad3262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm16
-	QUAD $0x0bef0d1948fde262; WORD $0x0000 // vbroadcastsd 0xbef(%rip), %zmm17 # 0x2338 <k_sum_exp_pair+0xa48>
-	QUAD $0x0b75151948fde262; WORD $0x0000 // vbroadcastsd 0xb75(%rip), %zmm18 # 0x22c8 <k_sum_exp_pair+0x9d8>
+	QUAD $0x0eb70d1948fde262; WORD $0x0000 // vbroadcastsd 0xeb7(%rip), %zmm17 # 0x2600 <k_deviation+0x380>
+	QUAD $0x0e35151948fde262; WORD $0x0000 // vbroadcastsd 0xe35(%rip), %zmm18 # 0x2588 <k_deviation+0x308>
 	LONG $0x48ad3262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm17
 	LONG $0x48ad3262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm18
-	QUAD $0x0b6f1d1948fde262; WORD $0x0000 // vbroadcastsd 0xb6f(%rip), %zmm19 # 0x22d8 <k_sum_exp_pair+0x9e8>
+	QUAD $0x0e2f1d1948fde262; WORD $0x0000 // vbroadcastsd 0xe2f(%rip), %zmm19 # 0x2598 <k_deviation+0x318>
 	LONG $0x48ad3262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm19
-	QUAD $0x0bcf251948fde262; WORD $0x0000 // vbroadcastsd 0xbcf(%rip), %zmm20 # 0x2348 <k_sum_exp_pair+0xa58>
+	QUAD $0x0e97251948fde262; WORD $0x0000 // vbroadcastsd 0xe97(%rip), %zmm20 # 0x2610 <k_deviation+0x390>
 	LONG $0x48ad3262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm20
-	QUAD $0x0bc72d1948fde262; WORD $0x0000 // vbroadcastsd 0xbc7(%rip), %zmm21 # 0x2350 <k_sum_exp_pair+0xa60>
-	QUAD $0x0b85351948fde262; WORD $0x0000 // vbroadcastsd 0xb85(%rip), %zmm22 # 0x2318 <k_sum_exp_pair+0xa28>
+	QUAD $0x0e8f2d1948fde262; WORD $0x0000 // vbroadcastsd 0xe8f(%rip), %zmm21 # 0x2618 <k_deviation+0x398>
+	QUAD $0x0e4d351948fde262; WORD $0x0000 // vbroadcastsd 0xe4d(%rip), %zmm22 # 0x25e0 <k_deviation+0x360>
 	LONG $0x48ad3262; WORD $0xe5a8 // vfmadd213pd %zmm21, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm21
 	LONG $0x48ad3262; WORD $0xe6a8 // vfmadd213pd %zmm22, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm22
-	QUAD $0x0b5f3d1948fde262; WORD $0x0000 // vbroadcastsd 0xb5f(%rip), %zmm23 # 0x2308 <k_sum_exp_pair+0xa18>
+	QUAD $0x0e1f3d1948fde262; WORD $0x0000 // vbroadcastsd 0xe1f(%rip), %zmm23 # 0x25c8 <k_deviation+0x348>
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
 	LONG $0x48ad3262; WORD $0xe7a8 // vfmadd213pd %zmm23, %zmm10, %zmm12 # zmm12 = (zmm10 * zmm12) + zmm23
-	QUAD $0x0b39151948fd7262; WORD $0x0000 // vbroadcastsd 0xb39(%rip), %zmm10 # 0x22f8 <k_sum_exp_pair+0xa08>
+	QUAD $0x0df9151948fd7262; WORD $0x0000 // vbroadcastsd 0xdf9(%rip), %zmm10 # 0x25b8 <k_deviation+0x338>
 	LONG $0x48b5d162; WORD $0xf173; BYTE $0x34 // vpsllq $0x34, %zmm9, %zmm9
 	LONG $0x00bd0162; WORD $0xc057 // vxorpd %xmm24, %xmm24, %xmm24
 	LONG $0x48bd9162; WORD $0xc8c2; BYTE $0x07 // vcmpordpd %zmm24, %zmm8, %k1
@@ -1205,39 +1205,39 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	QUAD $0x09be351948fde262; WORD $0x0000 // vbroadcastsd 0x9be(%rip), %zmm22 # 0x2320 <k_sum_exp_pair+0xa30>
-	QUAD $0x09643d1948fd7262; WORD $0x0000 // vbroadcastsd 0x964(%rip), %zmm15 # 0x22d0 <k_sum_exp_pair+0x9e0>
-	QUAD $0x09723d1948fdf262; WORD $0x0000 // vbroadcastsd 0x972(%rip), %zmm7 # 0x22e8 <k_sum_exp_pair+0x9f8>
-	QUAD $0x09782d1948fd7262; WORD $0x0000 // vbroadcastsd 0x978(%rip), %zmm13 # 0x22f8 <k_sum_exp_pair+0xa08>
-	QUAD $0x0976251948fd7262; WORD $0x0000 // vbroadcastsd 0x976(%rip), %zmm12 # 0x2300 <k_sum_exp_pair+0xa10>
-	QUAD $0x09a43d1948fde262; WORD $0x0000 // vbroadcastsd 0x9a4(%rip), %zmm23 # 0x2338 <k_sum_exp_pair+0xa48>
-	QUAD $0x092a251948fde262; WORD $0x0000 // vbroadcastsd 0x92a(%rip), %zmm20 # 0x22c8 <k_sum_exp_pair+0x9d8>
-	QUAD $0x09a0051948fde262; WORD $0x0000 // vbroadcastsd 0x9a0(%rip), %zmm16 # 0x2348 <k_sum_exp_pair+0xa58>
-	QUAD $0x099e151948fd7262; WORD $0x0000 // vbroadcastsd 0x99e(%rip), %zmm10 # 0x2350 <k_sum_exp_pair+0xa60>
-	QUAD $0x095c2d1948fde262; WORD $0x0000 // vbroadcastsd 0x95c(%rip), %zmm21 # 0x2318 <k_sum_exp_pair+0xa28>
+	QUAD $0x0c86351948fde262; WORD $0x0000 // vbroadcastsd 0xc86(%rip), %zmm22 # 0x25e8 <k_deviation+0x368>
+	QUAD $0x0c243d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc24(%rip), %zmm15 # 0x2590 <k_deviation+0x310>
+	QUAD $0x0c323d1948fdf262; WORD $0x0000 // vbroadcastsd 0xc32(%rip), %zmm7 # 0x25a8 <k_deviation+0x328>
+	QUAD $0x0c382d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc38(%rip), %zmm13 # 0x25b8 <k_deviation+0x338>
+	QUAD $0x0c36251948fd7262; WORD $0x0000 // vbroadcastsd 0xc36(%rip), %zmm12 # 0x25c0 <k_deviation+0x340>
+	QUAD $0x0c6c3d1948fde262; WORD $0x0000 // vbroadcastsd 0xc6c(%rip), %zmm23 # 0x2600 <k_deviation+0x380>
+	QUAD $0x0bea251948fde262; WORD $0x0000 // vbroadcastsd 0xbea(%rip), %zmm20 # 0x2588 <k_deviation+0x308>
+	QUAD $0x0c68051948fde262; WORD $0x0000 // vbroadcastsd 0xc68(%rip), %zmm16 # 0x2610 <k_deviation+0x390>
+	QUAD $0x0c66151948fd7262; WORD $0x0000 // vbroadcastsd 0xc66(%rip), %zmm10 # 0x2618 <k_deviation+0x398>
+	QUAD $0x0c242d1948fde262; WORD $0x0000 // vbroadcastsd 0xc24(%rip), %zmm21 # 0x25e0 <k_deviation+0x360>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x0324541148fdf162 // vmovupd %zmm2, 0xc0(%rsp)
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%rsp)
 	QUAD $0xfe82645a487c2162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm28
 	QUAD $0xfe866c5a487c2162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm29
-	QUAD $0x093f1d1948fd7262; WORD $0x0000 // vbroadcastsd 0x93f(%rip), %zmm11 # 0x2330 <k_sum_exp_pair+0xa40>
+	QUAD $0x0c071d1948fd7262; WORD $0x0000 // vbroadcastsd 0xc07(%rip), %zmm11 # 0x25f8 <k_deviation+0x378>
 	LONG $0x48fd5162; WORD $0xc328 // vmovapd %zmm11, %zmm8
 	LONG $0x409d6162; WORD $0xc45c // vsubpd %zmm4, %zmm28, %zmm24
 	LONG $0x40bd3262; WORD $0xc6aa // vfmsub213pd %zmm22, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm8) - zmm22
 	LONG $0x48bd2162; WORD $0xce58 // vaddpd %zmm22, %zmm8, %zmm25
-	QUAD $0x0915351948fd7262; WORD $0x0000 // vbroadcastsd 0x915(%rip), %zmm14 # 0x2328 <k_sum_exp_pair+0xa38>
+	QUAD $0x0bdd351948fd7262; WORD $0x0000 // vbroadcastsd 0xbdd(%rip), %zmm14 # 0x25f0 <k_deviation+0x370>
 	LONG $0x48fd4162; WORD $0xd628 // vmovapd %zmm14, %zmm26
 	LONG $0x40b50262; WORD $0xd0a8 // vfmadd213pd %zmm24, %zmm25, %zmm26 # zmm26 = (zmm25 * zmm26) + zmm24
 	LONG $0x48850262; WORD $0xd1b8 // vfmadd231pd %zmm25, %zmm15, %zmm26 # zmm26 = (zmm15 * zmm25) + zmm26
-	QUAD $0x08c10d1948fde262; WORD $0x0000 // vbroadcastsd 0x8c1(%rip), %zmm17 # 0x22f0 <k_sum_exp_pair+0xa00>
+	QUAD $0x0b810d1948fde262; WORD $0x0000 // vbroadcastsd 0xb81(%rip), %zmm17 # 0x25b0 <k_deviation+0x330>
 	LONG $0x48fd2162; WORD $0xc928 // vmovapd %zmm17, %zmm25
 	LONG $0x48fdb162; WORD $0xe928 // vmovapd %zmm17, %zmm5
-	QUAD $0x089b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0x89b(%rip), %zmm1 # 0x22e0 <k_sum_exp_pair+0x9f0>
+	QUAD $0x0b5b0d1948fdf262; WORD $0x0000 // vbroadcastsd 0xb5b(%rip), %zmm1 # 0x25a0 <k_deviation+0x320>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
-	QUAD $0x08bb151948fde262; WORD $0x0000 // vbroadcastsd 0x8bb(%rip), %zmm18 # 0x2310 <k_sum_exp_pair+0xa20>
+	QUAD $0x0b83151948fde262; WORD $0x0000 // vbroadcastsd 0xb83(%rip), %zmm18 # 0x25d8 <k_deviation+0x358>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
-	QUAD $0x08db1d1948fde262; WORD $0x0000 // vbroadcastsd 0x8db(%rip), %zmm19 # 0x2340 <k_sum_exp_pair+0xa50>
+	QUAD $0x0ba31d1948fde262; WORD $0x0000 // vbroadcastsd 0xba3(%rip), %zmm19 # 0x2608 <k_deviation+0x388>
 	LONG $0x40ad2262; WORD $0xcba8 // vfmadd213pd %zmm19, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm19
 	LONG $0x48fdd162; WORD $0xf073; BYTE $0x34 // vpsllq $0x34, %zmm8, %zmm0
 	QUAD $0x0224447f48fef162 // vmovdqu64 %zmm0, 0x80(%rsp)
@@ -1264,7 +1264,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48bd2262; WORD $0xfaa8 // vfmadd213pd %zmm18, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm18
 	LONG $0x48bd2262; WORD $0xfba8 // vfmadd213pd %zmm19, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm19
 	LONG $0x48fdb162; WORD $0xeb28 // vmovapd %zmm19, %zmm5
-	QUAD $0x07c8151948fde262; WORD $0x0000 // vbroadcastsd 0x7c8(%rip), %zmm18 # 0x22d8 <k_sum_exp_pair+0x9e8>
+	QUAD $0x0a88151948fde262; WORD $0x0000 // vbroadcastsd 0xa88(%rip), %zmm18 # 0x2598 <k_deviation+0x318>
 	LONG $0x40ad2262; WORD $0xcaa8 // vfmadd213pd %zmm18, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm18
 	LONG $0x48bd6262; WORD $0xffa8 // vfmadd213pd %zmm7, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm7
 	LONG $0x48bd4262; WORD $0xfca8 // vfmadd213pd %zmm12, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm12
@@ -1289,13 +1289,13 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48dd3162; WORD $0xce58 // vaddpd %zmm22, %zmm4, %zmm9
 	LONG $0x48fdd162; WORD $0xde28 // vmovapd %zmm14, %zmm3
 	LONG $0x48b5f262; WORD $0xd8a8 // vfmadd213pd %zmm0, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm3) + zmm0
-	QUAD $0x07590d1948fdf262; WORD $0x0000 // vbroadcastsd 0x759(%rip), %zmm1 # 0x2308 <k_sum_exp_pair+0xa18>
+	QUAD $0x0a190d1948fdf262; WORD $0x0000 // vbroadcastsd 0xa19(%rip), %zmm1 # 0x25c8 <k_deviation+0x348>
 	LONG $0x40ad6262; WORD $0xc9a8 // vfmadd213pd %zmm1, %zmm26, %zmm25 # zmm25 = (zmm26 * zmm25) + zmm1
 	LONG $0x4885d262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm15, %zmm3 # zmm3 = (zmm15 * zmm9) + zmm3
 	LONG $0x48fd5162; WORD $0xcb28 // vmovapd %zmm11, %zmm9
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48bd6262; WORD $0xf9a8 // vfmadd213pd %zmm1, %zmm8, %zmm31 # zmm31 = (zmm8 * zmm31) + zmm1
-	QUAD $0x0739151948fdf262; WORD $0x0000 // vbroadcastsd 0x739(%rip), %zmm2 # 0x2310 <k_sum_exp_pair+0xa20>
+	QUAD $0x0a01151948fdf262; WORD $0x0000 // vbroadcastsd 0xa01(%rip), %zmm2 # 0x25d8 <k_deviation+0x358>
 	LONG $0x48e57262; WORD $0xcaa8 // vfmadd213pd %zmm2, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm2
 	LONG $0x48e57262; WORD $0xcda8 // vfmadd213pd %zmm5, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm5
 	LONG $0x48e57262; WORD $0xcfa8 // vfmadd213pd %zmm7, %zmm3, %zmm9 # zmm9 = (zmm3 * zmm9) + zmm7
@@ -1320,14 +1320,14 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
 	LONG $0x48cd1162; WORD $0xce5c // vsubpd %zmm30, %zmm6, %zmm9
 	LONG $0x48bd0162; WORD $0xc0eb // vporq %zmm24, %zmm8, %zmm24
-	QUAD $0x06b80d1948fd6262; WORD $0x0000 // vbroadcastsd 0x6b8(%rip), %zmm25 # 0x2330 <k_sum_exp_pair+0xa40>
+	QUAD $0x09800d1948fd6262; WORD $0x0000 // vbroadcastsd 0x980(%rip), %zmm25 # 0x25f8 <k_deviation+0x378>
 	LONG $0x48b52262; WORD $0xceaa // vfmsub213pd %zmm22, %zmm9, %zmm25 # zmm25 = (zmm9 * zmm25) - zmm22
 	LONG $0x40b52162; WORD $0xd658 // vaddpd %zmm22, %zmm25, %zmm26
 	LONG $0x48e50162; WORD $0xdbeb // vporq %zmm27, %zmm3, %zmm27
 	LONG $0x40ad5262; WORD $0xf1a8 // vfmadd213pd %zmm9, %zmm26, %zmm14 # zmm14 = (zmm26 * zmm14) + zmm9
 	LONG $0x48851262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm15, %zmm14 # zmm14 = (zmm15 * zmm26) + zmm14
 	LONG $0x48ddf162; WORD $0xc0eb // vporq %zmm0, %zmm4, %zmm0
-	QUAD $0x063a1da8588d7262; WORD $0x0000 // vfmadd213pd 0x63a(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
+	QUAD $0x08fa1da8588d7262; WORD $0x0000 // vfmadd213pd 0x8fa(%rip){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + mem
 	LONG $0x488d7262; WORD $0xdaa8 // vfmadd213pd %zmm2, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm2
 	LONG $0x49fd4162; WORD $0xc06f // vmovdqa64 %zmm8, %zmm24 {%k1}
 	LONG $0x488d7262; WORD $0xdda8 // vfmadd213pd %zmm5, %zmm14, %zmm11 # zmm11 = (zmm14 * zmm11) + zmm5
@@ -1367,7 +1367,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
 	LONG $0x041f8e0f; WORD $0x0000 // jle 0x21ab <k_sum_exp_pair+0x8bb>
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0xc5358d48; WORD $0x0005; BYTE $0x00 // leaq 0x5c5(%rip), %rsi # 0x2360 <lanes>
+	LONG $0x85358d48; WORD $0x0008; BYTE $0x00 // leaq 0x885(%rip), %rsi # 0x2620 <lanes>
 	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
@@ -1376,7 +1376,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x04c51ddf587df162; WORD $0x0000 // vpandnd 0x4c5(%rip){1to16}, %zmm0, %zmm3 # 0x228c <k_sum_exp_pair+0x99c>
+	QUAD $0x07851ddf587df162; WORD $0x0000 // vpandnd 0x785(%rip){1to16}, %zmm0, %zmm3 # 0x254c <k_deviation+0x2cc>
 	LONG $0xc97c6162; WORD $0x1410; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm26 {%k1} {z}
 	LONG $0x487d6362; WORD $0xd325; BYTE $0xea // vpternlogd $0xea, %zmm3, %zmm0, %zmm26
 	LONG $0xc97c6162; WORD $0x2c10; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm29 {%k1} {z}
@@ -1384,34 +1384,34 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0xc25a // vcvtps2pd %ymm26, %zmm0
 	LONG $0x48fdf162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%rsp)
 	LONG $0x487c9162; WORD $0xfd5a // vcvtps2pd %ymm29, %zmm7
-	QUAD $0x05301d1948fd7262; WORD $0x0000 // vbroadcastsd 0x530(%rip), %zmm11 # 0x2330 <k_sum_exp_pair+0xa40>
-	QUAD $0x0516051948fd6262; WORD $0x0000 // vbroadcastsd 0x516(%rip), %zmm24 # 0x2320 <k_sum_exp_pair+0xa30>
+	QUAD $0x07f81d1948fd7262; WORD $0x0000 // vbroadcastsd 0x7f8(%rip), %zmm11 # 0x25f8 <k_deviation+0x378>
+	QUAD $0x07de051948fd6262; WORD $0x0000 // vbroadcastsd 0x7de(%rip), %zmm24 # 0x25e8 <k_deviation+0x368>
 	LONG $0x48fd7162; WORD $0xcc5c // vsubpd %zmm4, %zmm0, %zmm9
 	QUAD $0x0124741148fdf162 // vmovupd %zmm6, 0x40(%rsp)
 	LONG $0x48fdd162; WORD $0xf328 // vmovapd %zmm11, %zmm6
 	LONG $0x48b59262; WORD $0xf0aa // vfmsub213pd %zmm24, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm6) - zmm24
 	LONG $0x48cd9162; WORD $0xc058 // vaddpd %zmm24, %zmm6, %zmm0
-	QUAD $0x04f42d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4f4(%rip), %zmm5 # 0x2328 <k_sum_exp_pair+0xa38>
+	QUAD $0x07bc2d1948fdf262; WORD $0x0000 // vbroadcastsd 0x7bc(%rip), %zmm5 # 0x25f0 <k_deviation+0x370>
 	LONG $0x48fde162; WORD $0xfd28 // vmovapd %zmm5, %zmm23
 	LONG $0x48fdc262; WORD $0xf9a8 // vfmadd213pd %zmm9, %zmm0, %zmm23 # zmm23 = (zmm0 * zmm23) + zmm9
-	QUAD $0x04860d1948fd6262; WORD $0x0000 // vbroadcastsd 0x486(%rip), %zmm25 # 0x22d0 <k_sum_exp_pair+0x9e0>
-	QUAD $0x048c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x48c(%rip), %zmm13 # 0x22e0 <k_sum_exp_pair+0x9f0>
+	QUAD $0x07460d1948fd6262; WORD $0x0000 // vbroadcastsd 0x746(%rip), %zmm25 # 0x2590 <k_deviation+0x310>
+	QUAD $0x074c2d1948fd7262; WORD $0x0000 // vbroadcastsd 0x74c(%rip), %zmm13 # 0x25a0 <k_deviation+0x320>
 	LONG $0x40b5e262; WORD $0xf8b8 // vfmadd231pd %zmm0, %zmm25, %zmm23 # zmm23 = (zmm25 * zmm0) + zmm23
-	QUAD $0x048c051948fd7262; WORD $0x0000 // vbroadcastsd 0x48c(%rip), %zmm8 # 0x22f0 <k_sum_exp_pair+0xa00>
+	QUAD $0x074c051948fd7262; WORD $0x0000 // vbroadcastsd 0x74c(%rip), %zmm8 # 0x25b0 <k_deviation+0x330>
 	LONG $0x48fd5162; WORD $0xe028 // vmovapd %zmm8, %zmm12
 	LONG $0x40c55262; WORD $0xe5a8 // vfmadd213pd %zmm13, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm13
-	QUAD $0x0496351948fd7262; WORD $0x0000 // vbroadcastsd 0x496(%rip), %zmm14 # 0x2310 <k_sum_exp_pair+0xa20>
+	QUAD $0x075e351948fd7262; WORD $0x0000 // vbroadcastsd 0x75e(%rip), %zmm14 # 0x25d8 <k_deviation+0x358>
 	LONG $0x40c55262; WORD $0xe6a8 // vfmadd213pd %zmm14, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm14
-	QUAD $0x04b63d1948fd7262; WORD $0x0000 // vbroadcastsd 0x4b6(%rip), %zmm15 # 0x2340 <k_sum_exp_pair+0xa50>
-	QUAD $0x0454051948fde262; WORD $0x0000 // vbroadcastsd 0x454(%rip), %zmm16 # 0x22e8 <k_sum_exp_pair+0x9f8>
+	QUAD $0x077e3d1948fd7262; WORD $0x0000 // vbroadcastsd 0x77e(%rip), %zmm15 # 0x2608 <k_deviation+0x388>
+	QUAD $0x0714051948fde262; WORD $0x0000 // vbroadcastsd 0x714(%rip), %zmm16 # 0x25a8 <k_deviation+0x328>
 	LONG $0x40c55262; WORD $0xe7a8 // vfmadd213pd %zmm15, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm15
 	LONG $0x40c53262; WORD $0xe0a8 // vfmadd213pd %zmm16, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm16
-	QUAD $0x04560d1948fde262; WORD $0x0000 // vbroadcastsd 0x456(%rip), %zmm17 # 0x2300 <k_sum_exp_pair+0xa10>
+	QUAD $0x07160d1948fde262; WORD $0x0000 // vbroadcastsd 0x716(%rip), %zmm17 # 0x25c0 <k_deviation+0x340>
 	LONG $0x40c53262; WORD $0xe1a8 // vfmadd213pd %zmm17, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm17
-	QUAD $0x047e151948fde262; WORD $0x0000 // vbroadcastsd 0x47e(%rip), %zmm18 # 0x2338 <k_sum_exp_pair+0xa48>
+	QUAD $0x0746151948fde262; WORD $0x0000 // vbroadcastsd 0x746(%rip), %zmm18 # 0x2600 <k_deviation+0x380>
 	LONG $0x40c53262; WORD $0xe2a8 // vfmadd213pd %zmm18, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm18
-	QUAD $0x03fe1d1948fde262; WORD $0x0000 // vbroadcastsd 0x3fe(%rip), %zmm19 # 0x22c8 <k_sum_exp_pair+0x9d8>
-	QUAD $0x0404251948fde262; WORD $0x0000 // vbroadcastsd 0x404(%rip), %zmm20 # 0x22d8 <k_sum_exp_pair+0x9e8>
+	QUAD $0x06be1d1948fde262; WORD $0x0000 // vbroadcastsd 0x6be(%rip), %zmm19 # 0x2588 <k_deviation+0x308>
+	QUAD $0x06c4251948fde262; WORD $0x0000 // vbroadcastsd 0x6c4(%rip), %zmm20 # 0x2598 <k_deviation+0x318>
 	LONG $0x40c53262; WORD $0xe3a8 // vfmadd213pd %zmm19, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm19
 	LONG $0x48c58162; WORD $0xef5c // vsubpd %zmm31, %zmm7, %zmm21
 	LONG $0x48fdc162; WORD $0xf328 // vmovapd %zmm11, %zmm22
@@ -1430,7 +1430,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd1262; WORD $0xd3a8 // vfmadd213pd %zmm27, %zmm0, %zmm10 # zmm10 = (zmm0 * zmm10) + zmm27
 	LONG $0x40b57262; WORD $0xd0b8 // vfmadd231pd %zmm0, %zmm25, %zmm10 # zmm10 = (zmm25 * zmm0) + zmm10
 	LONG $0x48fd9162; WORD $0xdf28 // vmovapd %zmm31, %zmm3
-	QUAD $0x03fd3d1948fd6262; WORD $0x0000 // vbroadcastsd 0x3fd(%rip), %zmm31 # 0x2348 <k_sum_exp_pair+0xa58>
+	QUAD $0x06c53d1948fd6262; WORD $0x0000 // vbroadcastsd 0x6c5(%rip), %zmm31 # 0x2610 <k_deviation+0x390>
 	LONG $0x40c53262; WORD $0xe4a8 // vfmadd213pd %zmm20, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm20
 	LONG $0x48fd6362; WORD $0xe83b; BYTE $0x01 // vextracti64x4 $0x1, %zmm29, %ymm0
 	LONG $0x487cf162; WORD $0xe05a // vcvtps2pd %ymm0, %zmm4
@@ -1440,11 +1440,11 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48a59162; WORD $0xc058 // vaddpd %zmm24, %zmm11, %zmm0
 	LONG $0x48fdf262; WORD $0xeba8 // vfmadd213pd %zmm3, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm5) + zmm3
 	LONG $0x48fd9262; WORD $0xe9b8 // vfmadd231pd %zmm25, %zmm0, %zmm5 # zmm5 = (zmm0 * zmm25) + zmm5
-	QUAD $0x03c4051948fdf262; WORD $0x0000 // vbroadcastsd 0x3c4(%rip), %zmm0 # 0x2350 <k_sum_exp_pair+0xa60>
+	QUAD $0x068c051948fdf262; WORD $0x0000 // vbroadcastsd 0x68c(%rip), %zmm0 # 0x2618 <k_deviation+0x398>
 	LONG $0x40c57262; WORD $0xe0a8 // vfmadd213pd %zmm0, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm0
-	QUAD $0x037c051948fd6262; WORD $0x0000 // vbroadcastsd 0x37c(%rip), %zmm24 # 0x2318 <k_sum_exp_pair+0xa28>
+	QUAD $0x0644051948fd6262; WORD $0x0000 // vbroadcastsd 0x644(%rip), %zmm24 # 0x25e0 <k_deviation+0x360>
 	LONG $0x40c51262; WORD $0xe0a8 // vfmadd213pd %zmm24, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm24
-	QUAD $0x035c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x35c(%rip), %zmm25 # 0x2308 <k_sum_exp_pair+0xa18>
+	QUAD $0x061c0d1948fd6262; WORD $0x0000 // vbroadcastsd 0x61c(%rip), %zmm25 # 0x25c8 <k_deviation+0x348>
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x40c51262; WORD $0xe1a8 // vfmadd213pd %zmm25, %zmm23, %zmm12 # zmm12 = (zmm23 * zmm12) + zmm25
 	LONG $0x48fdc162; WORD $0xf828 // vmovapd %zmm8, %zmm23
@@ -1489,7 +1489,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdf162; WORD $0xf673; BYTE $0x34 // vpsllq $0x34, %zmm6, %zmm0
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
 	LONG $0x48d51262; WORD $0xc1a8 // vfmadd213pd %zmm25, %zmm5, %zmm8 # zmm8 = (zmm5 * zmm8) + zmm25
-	QUAD $0x02392d1948fdf262; WORD $0x0000 // vbroadcastsd 0x239(%rip), %zmm5 # 0x22f8 <k_sum_exp_pair+0xa08>
+	QUAD $0x04f92d1948fdf262; WORD $0x0000 // vbroadcastsd 0x4f9(%rip), %zmm5 # 0x25b8 <k_deviation+0x338>
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0x48b5f162; WORD $0xcec2; BYTE $0x07 // vcmpordpd %zmm6, %zmm9, %k1
 	LONG $0x49b5f162; WORD $0xd5c2; BYTE $0x05 // vcmpnltpd %zmm5, %zmm9, %k2 {%k1}
@@ -1571,13 +1571,149 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00c48148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsp # imm = 0x100
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+
+	// deviation
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	WORD $0x1b7d // jge 0x22a5 <k_deviation+0x25>
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x0000b8e9; BYTE $0x00 // jmp 0x235d <k_deviation+0xdd>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	QUAD $0xfffffffffff0b848; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rax # imm = 0x7FFFFFFFFFFFFFF0
+	WORD $0x2148; BYTE $0xc8 // andq %rcx, %rax
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	QUAD $0x03032d1948fdf262; WORD $0x0000 // vbroadcastsd 0x303(%rip), %zmm5 # 0x25d0 <k_deviation+0x350>
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0xfe82745a487cb162 // vcvtps2pd -0x40(%rdx,%r8,4), %zmm6
+	QUAD $0xfe867c5a487cb162 // vcvtps2pd -0x40(%rsi,%r8,4), %zmm7
+	LONG $0x48cd7162; WORD $0xc75c // vsubpd %zmm7, %zmm6, %zmm8
+	LONG $0x48cdf262; WORD $0xdeb8 // vfmadd231pd %zmm6, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm6) + zmm3
+	LONG $0x48c5f262; WORD $0xe7b8 // vfmadd231pd %zmm7, %zmm7, %zmm4 # zmm4 = (zmm7 * zmm7) + zmm4
+	LONG $0x48cdf262; WORD $0xcfb8 // vfmadd231pd %zmm7, %zmm6, %zmm1 # zmm1 = (zmm6 * zmm7) + zmm1
+	LONG $0x48bdd262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm8) + zmm2
+	LONG $0x48bdf162; WORD $0xf554 // vandpd %zmm5, %zmm8, %zmm6
+	QUAD $0xff827c5a487cb162 // vcvtps2pd -0x20(%rdx,%r8,4), %zmm7
+	LONG $0x48cdf162; WORD $0xc05f // vmaxpd %zmm0, %zmm6, %zmm0
+	QUAD $0xff86745a487cb162 // vcvtps2pd -0x20(%rsi,%r8,4), %zmm6
+	LONG $0x48c57162; WORD $0xc65c // vsubpd %zmm6, %zmm7, %zmm8
+	LONG $0x48c5f262; WORD $0xdfb8 // vfmadd231pd %zmm7, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm7) + zmm3
+	LONG $0x48cdf262; WORD $0xe6b8 // vfmadd231pd %zmm6, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm6) + zmm4
+	LONG $0x48c5f262; WORD $0xceb8 // vfmadd231pd %zmm6, %zmm7, %zmm1 # zmm1 = (zmm7 * zmm6) + zmm1
+	LONG $0x48bdd262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm8) + zmm2
+	LONG $0x48bdf162; WORD $0xf554 // vandpd %zmm5, %zmm8, %zmm6
+	LONG $0x48cdf162; WORD $0xc05f // vmaxpd %zmm0, %zmm6, %zmm0
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	WORD $0x837e // jle 0x22e0 <k_deviation+0x60>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x00a68e0f; WORD $0x0000 // jle 0x240c <k_deviation+0x18c>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0xc97cf162; WORD $0x2c10; BYTE $0x81 // vmovups (%rcx,%rax,4), %zmm5 {%k1} {z}
+	LONG $0xc97cf162; WORD $0x3410; BYTE $0x82 // vmovups (%rdx,%rax,4), %zmm6 {%k1} {z}
+	LONG $0x487cf162; WORD $0xfd5a // vcvtps2pd %ymm5, %zmm7
+	LONG $0x487c7162; WORD $0xc65a // vcvtps2pd %ymm6, %zmm8
+	LONG $0x48c55162; WORD $0xc85c // vsubpd %zmm8, %zmm7, %zmm9
+	LONG $0x48c5f262; WORD $0xdfb8 // vfmadd231pd %zmm7, %zmm7, %zmm3 # zmm3 = (zmm7 * zmm7) + zmm3
+	LONG $0x48bdd262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm8) + zmm4
+	LONG $0x48c5d262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm7, %zmm1 # zmm1 = (zmm7 * zmm8) + zmm1
+	QUAD $0x021a3d1948fdf262; WORD $0x0000 // vbroadcastsd 0x21a(%rip), %zmm7 # 0x25d0 <k_deviation+0x350>
+	LONG $0x48b5d262; WORD $0xd1b8 // vfmadd231pd %zmm9, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm9) + zmm2
+	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
+	LONG $0x487cf162; WORD $0xed5a // vcvtps2pd %ymm5, %zmm5
+	LONG $0x48b57162; WORD $0xc754 // vandpd %zmm7, %zmm9, %zmm8
+	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
+	LONG $0x487cf162; WORD $0xf65a // vcvtps2pd %ymm6, %zmm6
+	LONG $0x48bdf162; WORD $0xc05f // vmaxpd %zmm0, %zmm8, %zmm0
+	LONG $0x48d57162; WORD $0xc65c // vsubpd %zmm6, %zmm5, %zmm8
+	LONG $0x48d5f262; WORD $0xddb8 // vfmadd231pd %zmm5, %zmm5, %zmm3 # zmm3 = (zmm5 * zmm5) + zmm3
+	LONG $0x48cdf262; WORD $0xe6b8 // vfmadd231pd %zmm6, %zmm6, %zmm4 # zmm4 = (zmm6 * zmm6) + zmm4
+	LONG $0x48d5f262; WORD $0xceb8 // vfmadd231pd %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
+	LONG $0x48bdd262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm8) + zmm2
+	LONG $0x48bdf162; WORD $0xef54 // vandpd %zmm7, %zmm8, %zmm5
+	LONG $0x48d5f162; WORD $0xc05f // vmaxpd %zmm0, %zmm5, %zmm0
+	LONG $0xec14e1c5 // vunpcklpd %xmm4, %xmm3, %xmm5 # xmm5 = xmm3[0],xmm4[0]
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xee58d1c5 // vaddpd %xmm6, %xmm5, %xmm5
+	LONG $0xfc15e1c5 // vunpckhpd %xmm4, %xmm3, %xmm7 # xmm7 = xmm3[1],xmm4[1]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0x197de3c4; WORD $0x01e7 // vextractf128 $0x1, %ymm4, %xmm7
+	LONG $0x197dc3c4; WORD $0x01d8 // vextractf128 $0x1, %ymm3, %xmm8
+	LONG $0xcf1439c5 // vunpcklpd %xmm7, %xmm8, %xmm9 # xmm9 = xmm8[0],xmm7[0]
+	LONG $0xed58b1c5 // vaddpd %xmm5, %xmm9, %xmm5
+	LONG $0xff15b9c5 // vunpckhpd %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[1],xmm7[1]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0x487df362; WORD $0xe719; BYTE $0x02 // vextractf32x4 $0x2, %zmm4, %xmm7
+	LONG $0x487dd362; WORD $0xd819; BYTE $0x02 // vextractf32x4 $0x2, %zmm3, %xmm8
+	LONG $0xcf1439c5 // vunpcklpd %xmm7, %xmm8, %xmm9 # xmm9 = xmm8[0],xmm7[0]
+	LONG $0xed58b1c5 // vaddpd %xmm5, %xmm9, %xmm5
+	LONG $0xff15b9c5 // vunpckhpd %xmm7, %xmm8, %xmm7 # xmm7 = xmm8[1],xmm7[1]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0x487df362; WORD $0xe419; BYTE $0x03 // vextractf32x4 $0x3, %zmm4, %xmm4
+	LONG $0x487df362; WORD $0xdb19; BYTE $0x03 // vextractf32x4 $0x3, %zmm3, %xmm3
+	LONG $0xfc14e1c5 // vunpcklpd %xmm4, %xmm3, %xmm7 # xmm7 = xmm3[0],xmm4[0]
+	LONG $0xef58d1c5 // vaddpd %xmm7, %xmm5, %xmm5
+	LONG $0xdc15e1c5 // vunpckhpd %xmm4, %xmm3, %xmm3 # xmm3 = xmm3[1],xmm4[1]
+	LONG $0xdb58d1c5 // vaddpd %xmm3, %xmm5, %xmm3
+	LONG $0x5f11f9c5; BYTE $0x18 // vmovupd %xmm3, 0x18(%rdi)
+	LONG $0xda14f1c5 // vunpcklpd %xmm2, %xmm1, %xmm3 # xmm3 = xmm1[0],xmm2[0]
+	LONG $0xde58e1c5 // vaddpd %xmm6, %xmm3, %xmm3
+	LONG $0xe215f1c5 // vunpckhpd %xmm2, %xmm1, %xmm4 # xmm4 = xmm1[1],xmm2[1]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0x197de3c4; WORD $0x01d4 // vextractf128 $0x1, %ymm2, %xmm4
+	LONG $0x197de3c4; WORD $0x01cd // vextractf128 $0x1, %ymm1, %xmm5
+	LONG $0xf414d1c5 // vunpcklpd %xmm4, %xmm5, %xmm6 # xmm6 = xmm5[0],xmm4[0]
+	LONG $0xde58e1c5 // vaddpd %xmm6, %xmm3, %xmm3
+	LONG $0xe415d1c5 // vunpckhpd %xmm4, %xmm5, %xmm4 # xmm4 = xmm5[1],xmm4[1]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0x487df362; WORD $0xd419; BYTE $0x02 // vextractf32x4 $0x2, %zmm2, %xmm4
+	LONG $0x487df362; WORD $0xcd19; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm5
+	LONG $0xf414d1c5 // vunpcklpd %xmm4, %xmm5, %xmm6 # xmm6 = xmm5[0],xmm4[0]
+	LONG $0xde58e1c5 // vaddpd %xmm6, %xmm3, %xmm3
+	LONG $0xe415d1c5 // vunpckhpd %xmm4, %xmm5, %xmm4 # xmm4 = xmm5[1],xmm4[1]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0x487df362; WORD $0xd219; BYTE $0x03 // vextractf32x4 $0x3, %zmm2, %xmm2
+	LONG $0x487df362; WORD $0xc919; BYTE $0x03 // vextractf32x4 $0x3, %zmm1, %xmm1
+	LONG $0xe214f1c5 // vunpcklpd %xmm2, %xmm1, %xmm4 # xmm4 = xmm1[0],xmm2[0]
+	LONG $0xdc58e1c5 // vaddpd %xmm4, %xmm3, %xmm3
+	LONG $0xca15f1c5 // vunpckhpd %xmm2, %xmm1, %xmm1 # xmm1 = xmm1[1],xmm2[1]
+	LONG $0xc958e1c5 // vaddpd %xmm1, %xmm3, %xmm1
+	LONG $0x4f11f9c5; BYTE $0x28 // vmovupd %xmm1, 0x28(%rdi)
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc95ffbc5 // vmaxsd %xmm1, %xmm0, %xmm1
+	LONG $0xd0c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm2 # xmm2 = xmm0[1,0]
+	LONG $0xc95febc5 // vmaxsd %xmm1, %xmm2, %xmm1
+	LONG $0x197de3c4; WORD $0x01c2 // vextractf128 $0x1, %ymm0, %xmm2
+	LONG $0xc95febc5 // vmaxsd %xmm1, %xmm2, %xmm1
+	LONG $0xd2c6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm2 # xmm2 = xmm2[1,0]
+	LONG $0xc95febc5 // vmaxsd %xmm1, %xmm2, %xmm1
+	LONG $0x487df362; WORD $0xc219; BYTE $0x02 // vextractf32x4 $0x2, %zmm0, %xmm2
+	LONG $0xc95febc5 // vmaxsd %xmm1, %xmm2, %xmm1
+	LONG $0xd2c6e9c5; BYTE $0x01 // vshufpd $0x1, %xmm2, %xmm2, %xmm2 # xmm2 = xmm2[1,0]
+	LONG $0xc95febc5 // vmaxsd %xmm1, %xmm2, %xmm1
+	LONG $0x487df362; WORD $0xc019; BYTE $0x03 // vextractf32x4 $0x3, %zmm0, %xmm0
+	LONG $0xc95ffbc5 // vmaxsd %xmm1, %xmm0, %xmm1
+	LONG $0xc0c6f9c5; BYTE $0x01 // vshufpd $0x1, %xmm0, %xmm0, %xmm0 # xmm0 = xmm0[1,0]
+	LONG $0xc15ffbc5 // vmaxsd %xmm1, %xmm0, %xmm0
+	LONG $0x4711fbc5; BYTE $0x38 // vmovsd %xmm0, 0x38(%rdi)
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
 	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x4f // cmpb $0x4f, (%rdi)
@@ -1622,7 +1758,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc734 // xorb $-0x39, %al
 	BYTE $0x56 // pushq %rsi
 	BYTE $0xa5 // movsl (%rsi), %es:(%rdi)
-	WORD $0x1de3 // jrcxz 0x230b <k_sum_exp_pair+0xa1b>
+	WORD $0x1de3 // jrcxz 0x25cb <k_deviation+0x34b>
 	WORD $0x3ec7 // <unknown>
 	WORD $0x6d09; BYTE $0xa8 // orl %ebp, -0x58(%rbp)
 	WORD $0x4613; BYTE $0x12 // adcl 0x12(%rsi), %eax
@@ -1638,19 +1774,22 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0xf0 // lock
 	BYTE $0x3f // <unknown>
-	WORD $0x44e4 // inb $0x44, %al
-	BYTE $0xf5 // cmc
+	WORD $0xffff // <unknown>
+	WORD $0xffff // <unknown>
+	WORD $0xffff // <unknown>
+	WORD $0x7fff; BYTE $0xe4 // <unknown>
+	WORD $0xf544 // cmc
 	LONG $0x5ae64567 // addr32 outb %al, $0x5a
 	WORD $0x003e; BYTE $0x00 // addb %al, %ds:(%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x3fe0 // loopne 0x235f <k_sum_exp_pair+0xa6f>
+	WORD $0x3fe0 // loopne 0x2627 <lanes+0x7>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0xc338 // cmpb %al, %bl
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0xfee0 // loopne 0x232a <k_sum_exp_pair+0xa3a>
+	WORD $0xfee0 // loopne 0x25f2 <k_deviation+0x372>
 	WORD $0x2e42 // cs
 	WORD $0xbfe6 // outb %al, $0xbf
 	LONG $0x652b82fe; WORD $0x1547 // incb 0x1547652b(%rdx)
@@ -1659,8 +1798,8 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3f2a // subb (%rdi), %bh
 	BYTE $0x5c // popq %rsp
 	BYTE $0x9f // lahf
-	WORD $0xb778 // js 0x22fb <k_sum_exp_pair+0xa0b>
-	WORD $0x7e4f; BYTE $0x92 // jle 0x22d9 <k_sum_exp_pair+0x9e9>
+	WORD $0xb778 // js 0x25c3 <k_deviation+0x343>
+	WORD $0x7e4f; BYTE $0x92 // jle 0x25a1 <k_deviation+0x321>
 	WORD $0x553e // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
@@ -1675,14 +1814,7 @@ TEXT ·rowsAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
 	BYTE $0x55 // pushq %rbp
-	WORD $0x3fc5; BYTE $0xcc // <unknown>
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
+	WORD $0x3fc5 // <unknown>
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

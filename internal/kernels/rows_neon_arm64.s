@@ -230,7 +230,7 @@ TEXT ·rowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54ffff2d // b.le 0x330 <k_max+0x90>
 	WORD $0xeb0c0129 // subs x9, x9, x12
 	WORD $0x5400020d // b.le 0x394 <k_max+0xf4>
-	WORD $0x1000db4a // adr x10, 0x1ec0 <lanes>
+	WORD $0x1000e94a // adr x10, 0x2080 <lanes>
 	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
 	WORD $0xf100093f // cmp x9, #0x2
 	WORD $0xcb09094a // sub x10, x10, x9, lsl #2
@@ -464,7 +464,7 @@ TEXT ·rowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3400006a // cbz w10, 0x6f0 <k_softmax_exp+0x2a8>
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x1000be89 // adr x9, 0x1ec0 <lanes>
+	WORD $0x1000cc89 // adr x9, 0x2080 <lanes>
 	WORD $0xcb080928 // sub x8, x9, x8, lsl #2
 	WORD $0x3dc00502 // ldr q2, [x8, #0x10]
 	WORD $0x4e211c41 // and v1.16b, v2.16b, v1.16b
@@ -1306,7 +1306,7 @@ TEXT ·rowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54000ecb // b.lt 0x15a0 <k_sum_exp+0x4dc>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10005785 // adr x5, 0x1ec0 <lanes>
+	WORD $0x10006585 // adr x5, 0x2080 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030883 // add x3, x4, x3, lsl #2
@@ -1751,7 +1751,7 @@ TEXT ·rowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x54001ccb // b.lt 0x1e4c <k_sum_exp_pair+0x880>
 	WORD $0xf9400004 // ldr x4, [x0]
-	WORD $0x10002025 // adr x5, 0x1ec0 <lanes>
+	WORD $0x10002e25 // adr x5, 0x2080 <lanes>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xcb0208a5 // sub x5, x5, x2, lsl #2
 	WORD $0x8b030884 // add x4, x4, x3, lsl #2
@@ -1997,6 +1997,120 @@ TEXT ·rowsNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd001801 // str d1, [x0, #0x30]
 	WORD $0x910583ff // add sp, sp, #0x160
 	WORD $0xd65f03c0 // ret
+
+	// deviation
+	WORD $0xf9400808 // ldr x8, [x0, #0x10]
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400010a // b.ge 0x1ebc <k_deviation+0x28>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x14000022 // b 0x1f40 <k_deviation+0xac>
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x927ef109 // and x9, x8, #0x7ffffffffffffffc
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x5280008c // mov w12, #0x4 // =4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xa9402c0a // ldp x10, x11, [x0]
+	WORD $0x3cc10545 // ldr q5, [x10], #0x10
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x3cc10566 // ldr q6, [x11], #0x10
+	WORD $0xeb08019f // cmp x12, x8
+	WORD $0x0e6178a7 // fcvtl v7.2d, v5.2s
+	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
+	WORD $0x0e6178d0 // fcvtl v16.2d, v6.2s
+	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
+	WORD $0x4e67cce2 // fmla v2.2d, v7.2d, v7.2d
+	WORD $0x6ef0d4f1 // fabd v17.2d, v7.2d, v16.2d
+	WORD $0x4e67ce00 // fmla v0.2d, v16.2d, v7.2d
+	WORD $0x4e70ce03 // fmla v3.2d, v16.2d, v16.2d
+	WORD $0x4e65cca2 // fmla v2.2d, v5.2d, v5.2d
+	WORD $0x6ee4e632 // fcmgt v18.2d, v17.2d, v4.2d
+	WORD $0x4e66ccc3 // fmla v3.2d, v6.2d, v6.2d
+	WORD $0x4e65ccc0 // fmla v0.2d, v6.2d, v5.2d
+	WORD $0x6eb21e24 // bit v4.16b, v17.16b, v18.16b
+	WORD $0x4ef0d4f1 // fsub v17.2d, v7.2d, v16.2d
+	WORD $0x6ee6d4b2 // fabd v18.2d, v5.2d, v6.2d
+	WORD $0x4ee6d4a7 // fsub v7.2d, v5.2d, v6.2d
+	WORD $0x4e71ce21 // fmla v1.2d, v17.2d, v17.2d
+	WORD $0x6ee4e650 // fcmgt v16.2d, v18.2d, v4.2d
+	WORD $0x4e67cce1 // fmla v1.2d, v7.2d, v7.2d
+	WORD $0x6eb01e44 // bit v4.16b, v18.16b, v16.16b
+	WORD $0x54fffd0d // b.le 0x1edc <k_deviation+0x48>
+	WORD $0xcb09010a // sub x10, x8, x9
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x540005ab // b.lt 0x1ffc <k_deviation+0x168>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0xbd400105 // ldr s5, [x8]
+	WORD $0x540000a1 // b.ne 0x1f70 <k_deviation+0xdc>
+	WORD $0xf9400408 // ldr x8, [x0, #0x8]
+	WORD $0x8b090908 // add x8, x8, x9, lsl #2
+	WORD $0xbd400106 // ldr s6, [x8]
+	WORD $0x14000010 // b 0x1fac <k_deviation+0x118>
+	WORD $0x9100110b // add x11, x8, #0x4
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x0d409165 // ld1 { v5.s }[1], [x11]
+	WORD $0x54000129 // b.ls 0x1fa0 <k_deviation+0x10c>
+	WORD $0xf940040a // ldr x10, [x0, #0x8]
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408105 // ld1 { v5.s }[2], [x8]
+	WORD $0x8b090949 // add x9, x10, x9, lsl #2
+	WORD $0xfc408526 // ldr d6, [x9], #0x8
+	WORD $0x4d408126 // ld1 { v6.s }[2], [x9]
+	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
+	WORD $0x14000004 // b 0x1fac <k_deviation+0x118>
+	WORD $0xf9400408 // ldr x8, [x0, #0x8]
+	WORD $0xd37ef529 // lsl x9, x9, #2
+	WORD $0xfc696906 // ldr d6, [x8, x9]
+	WORD $0x0e6178a7 // fcvtl v7.2d, v5.2s
+	WORD $0x0e6178d0 // fcvtl v16.2d, v6.2s
+	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
+	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
+	WORD $0x6ef0d4f1 // fabd v17.2d, v7.2d, v16.2d
+	WORD $0x4e67cce2 // fmla v2.2d, v7.2d, v7.2d
+	WORD $0x4e67ce00 // fmla v0.2d, v16.2d, v7.2d
+	WORD $0x4e70ce03 // fmla v3.2d, v16.2d, v16.2d
+	WORD $0x6ee4e632 // fcmgt v18.2d, v17.2d, v4.2d
+	WORD $0x4e65cca2 // fmla v2.2d, v5.2d, v5.2d
+	WORD $0x4e65ccc0 // fmla v0.2d, v6.2d, v5.2d
+	WORD $0x4e66ccc3 // fmla v3.2d, v6.2d, v6.2d
+	WORD $0x6eb21e24 // bit v4.16b, v17.16b, v18.16b
+	WORD $0x4ef0d4f1 // fsub v17.2d, v7.2d, v16.2d
+	WORD $0x6ee6d4b2 // fabd v18.2d, v5.2d, v6.2d
+	WORD $0x4ee6d4a7 // fsub v7.2d, v5.2d, v6.2d
+	WORD $0x4e71ce21 // fmla v1.2d, v17.2d, v17.2d
+	WORD $0x6ee4e650 // fcmgt v16.2d, v18.2d, v4.2d
+	WORD $0x4e67cce1 // fmla v1.2d, v7.2d, v7.2d
+	WORD $0x6eb01e44 // bit v4.16b, v18.16b, v16.16b
+	WORD $0x4ec33845 // zip1 v5.2d, v2.2d, v3.2d
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x2f00e407 // movi d7, #0000000000000000
+	WORD $0x4ec13810 // zip1 v16.2d, v0.2d, v1.2d
+	WORD $0x4ec37842 // zip2 v2.2d, v2.2d, v3.2d
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x4e66d4a3 // fadd v3.2d, v5.2d, v6.2d
+	WORD $0x1e676885 // fmaxnm d5, d4, d7
+	WORD $0x5e180484 // mov d4, v4.d[1]
+	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
+	WORD $0x1e652080 // fcmp d4, d5
+	WORD $0x4e62d461 // fadd v1.2d, v3.2d, v2.2d
+	WORD $0x4e60d4c0 // fadd v0.2d, v6.2d, v0.2d
+	WORD $0x1e65cc82 // fcsel d2, d4, d5, gt
+	WORD $0x3c818001 // stur q1, [x0, #0x18]
+	WORD $0x3c828000 // stur q0, [x0, #0x28]
+	WORD $0xfd001c02 // str d2, [x0, #0x38]
+	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

@@ -245,3 +245,39 @@ func logSumExp(x []float32) float64 {
 	}
 	return top + math.Log(sum)
 }
+
+// The sums that are expected are made in another order than any kernel's, one product after the other.
+func TestDeviation(t *testing.T) {
+	levels(t, func(t *testing.T, s *Set) {
+		// 1^2+2^2, 1^2+4^2, 1*1+2*4, (2-4)^2, |2-4|
+		if got := s.Deviation([]float32{1, 2}, []float32{1, 4}); got != (Deviation{5, 17, 9, 4, 2}) {
+			t.Errorf("by hand: %+v", got)
+		}
+		rng := newRand()
+		for _, n := range append(sizes(), statsBlock+5) {
+			x, y := random(rng, n), random(rng, n)
+			var want Deviation
+			for i := range x {
+				a, b := float64(x[i]), float64(y[i])
+				want.Signal += a * a
+				want.Other += b * b
+				want.Dot += a * b
+				want.Noise += (a - b) * (a - b)
+				want.Max = math.Max(want.Max, math.Abs(a-b))
+			}
+			got := s.Deviation(x, y)
+			tol := 1e-14 * (want.Signal + want.Other + 1)
+			near(t, fmt.Sprint("signal n=", n), got.Signal, want.Signal, tol)
+			near(t, fmt.Sprint("other n=", n), got.Other, want.Other, tol)
+			near(t, fmt.Sprint("dot n=", n), got.Dot, want.Dot, tol)
+			near(t, fmt.Sprint("noise n=", n), got.Noise, want.Noise, 4*tol)
+			near(t, fmt.Sprint("max n=", n), got.Max, want.Max, 0)
+			if n > 0 {
+				y[n-1] = float32(math.NaN())
+				if bad := s.Deviation(x, y); bad.Noise == bad.Noise || bad.Max == bad.Max {
+					t.Fatalf("n=%d: a NaN vanished: %+v", n, bad)
+				}
+			}
+		}
+	})
+}

@@ -103,3 +103,47 @@ type findArgs struct {
 	_     float32
 	at    int
 }
+
+// Deviation says how far y is from x, in sums over their elements.
+type Deviation struct {
+	Signal float64 // of x^2
+	Other  float64 // of y^2
+	Dot    float64 // of x y
+	Noise  float64 // of (x-y)^2
+	Max    float64 // the largest |x-y|
+}
+
+type deviationArgs struct {
+	x, y unsafe.Pointer
+	n    int
+	d    Deviation
+}
+
+// Deviation compares two rows of the same length. Sums are in double precision; a NaN in either row
+// makes Noise and Max NaN.
+func (s *Set) Deviation(x, y []float32) (d Deviation) {
+	same("rows", len(x), len(y))
+	for lo := 0; lo < len(x); lo += statsBlock {
+		a, b := x[lo:min(lo+statsBlock, len(x))], y[lo:min(lo+statsBlock, len(y))]
+		if s.code == nil {
+			d.Add(deviationPortable(a, b))
+			continue
+		}
+		args := deviationArgs{x: at(a), y: at(b), n: len(a)}
+		s.code.call(fnDeviation, unsafe.Pointer(&args))
+		d.Add(args.d)
+	}
+	return d
+}
+
+// Add joins what is known of two parts of a row, or of two rows.
+func (d *Deviation) Add(e Deviation) {
+	d.Signal += e.Signal
+	d.Other += e.Other
+	d.Dot += e.Dot
+	d.Noise += e.Noise
+	d.Max = max(d.Max, e.Max)
+	if d.Noise != d.Noise {
+		d.Max = d.Noise
+	}
+}

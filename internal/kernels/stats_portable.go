@@ -78,3 +78,17 @@ func sumExpPairPortable(p, q []float32, topP, topQ float32) (sp, sq, cross float
 	}
 	return sp, sq, cross
 }
+
+func deviationPortable(x, y []float32) (d Deviation) {
+	y = y[:len(x)]
+	for i, v := range x {
+		a, b := float64(v), float64(y[i])
+		e := a - b
+		d.Signal += float64(a * a)
+		d.Other += float64(b * b)
+		d.Dot += float64(a * b)
+		d.Noise += float64(e * e)
+		d.Max = max(d.Max, math.Abs(e))
+	}
+	return d
+}

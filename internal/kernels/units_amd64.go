@@ -128,6 +128,7 @@ var units = []unit{
 		{fnMul, 0x10e0},
 		{fnSumExp, 0x11f0},
 		{fnSumExpPair, 0x16c0},
+		{fnDeviation, 0x2140},
 	}},
 	{cpu.AVX512, rowsAVX512Addr(), []entry{
 		{fnExp, 0x0},
@@ -144,6 +145,7 @@ var units = []unit{
 		{fnMul, 0x12b0},
 		{fnSumExp, 0x13d0},
 		{fnSumExpPair, 0x18f0},
+		{fnDeviation, 0x2280},
 	}},
 	{cpu.AVX2, searchAVX2Addr(), []entry{
 		{fnFitAffine, 0x0},

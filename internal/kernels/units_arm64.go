@@ -76,6 +76,7 @@ var units = []unit{
 		{fnMul, 0xff8},
 		{fnSumExp, 0x10c4},
 		{fnSumExpPair, 0x15cc},
+		{fnDeviation, 0x1e94},
 	}},
 	{cpu.NEON, searchNEONAddr(), []entry{
 		{fnFitAffine, 0x0},

@@ -53,6 +53,10 @@ type ExplainOptions struct {
 	Limit time.Duration
 }
 
+// keepForTrials is the most that is kept of the original: the states of 16 chunks of a model of a
+// billion parameters.
+const keepForTrials = 32 << 20
+
 // Explain measures which tensors of pkg lost accuracy: each is put back to the original's values
 // alone, and the drop of the KL divergence is its loss. load makes a runner of a model. It fails
 // with ErrSame when no tensor of pkg differs from the original's.
@@ -72,6 +76,7 @@ func Explain(ctx context.Context, original, pkg *ir.Model, load func(*ir.Model) 
 		return nil, err
 	}
 	defer base.Close()
+	opt.Recording = &Recording{Most: min(keepForTrials, base.Spare())}
 	e := &explainer{ctx: ctx, base: base, pkg: pkg, load: load, tokens: tokens, opt: opt.Options, left: opt.Trials}
 	if opt.Limit > 0 {
 		e.until = time.Now().Add(opt.Limit)

@@ -20,6 +20,7 @@ type Result struct {
 	Text       *Text      `json:"text,omitempty"`
 	Gate       Gate       `json:"gate"`
 	Seconds    float64    `json:"seconds"`
+	Speed      Speed      `json:"speed"`
 
 	evidence map[string]Evidence
 }
@@ -60,6 +61,14 @@ func (b *Bound) UnmarshalJSON(text []byte) error {
 		return nil
 	}
 	return json.Unmarshal(text, (*float64)(b))
+}
+
+// Speed is how many tokens of text passed by in a second: through each model alone, and through the
+// whole comparison. Original is 0 when its results were there already.
+type Speed struct {
+	Original float64 `json:"original_tok_s"`
+	Package  float64 `json:"package_tok_s"`
+	Whole    float64 `json:"tok_s"`
 }
 
 // Perplexity is exp of the mean negative log likelihood; LogRatio is ln(package/original) with a

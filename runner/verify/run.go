@@ -15,17 +15,14 @@ import (
 
 // Options of a comparison.
 type Options struct {
-	Context  int    // tokens in a chunk; 0 means 512
-	Chunks   int    // chunks to score; 0 means all that the tokens fill
-	First    int    // index of the first chunk, so that a run can be continued with fresh chunks
-	BOS      int32  // replaces the first token of every chunk, and leads the tokens; negative: nothing does
-	TextHash string // digest of the text, for the record
-	Progress progress.Sink
+	Context   int        // tokens in a chunk; 0 means 512
+	Chunks    int        // chunks to score; 0 means all that the tokens fill
+	First     int        // index of the first chunk, so that a run can be continued with fresh chunks
+	BOS       int32      // replaces the first token of every chunk, and leads the tokens; negative: nothing does
+	TextHash  string     // digest of the text, for the record
+	Recording *Recording // nil: the original is run for every package
+	Progress  progress.Sink
 }
-
-// slice is the number of positions whose logits of both models are held at once: 16 MiB of them,
-// but no fewer than 16, so that a batch still amortises the decoding of weights.
-func slice(vocab int) int { return min(max(16, 4<<20/vocab), 128) }
 
 // Comparison scores chunks of one text by two models. More chunks can be added to it when a gate
 // cannot tell yet.
@@ -35,15 +32,11 @@ type Comparison struct {
 	k       *kernels.Set
 	chunks  []chunk
 	kl      []float32 // one per scored token
-	layers  []layerSum
-	looks   int // verdicts that Until may try
+	layers  []kernels.Deviation
+	blind   bool // some chunk came from a recording, which has no blocks to compare
+	looks   int  // verdicts that Until may try
 	seconds float64
-}
-
-// layerSum accumulates the error of the residual stream after one block.
-type layerSum struct {
-	signal, noise, dot, other float64
-	maxAbs                    float64
+	spent   [2]pace // on the original and on the package
 }
 
 // New prepares a comparison of b, the package, with a, the original. Both must have the same
@@ -79,115 +72,41 @@ func (c *Comparison) Add(ctx context.Context, tokens []int32, n int) (int, error
 		return 0, nil
 	}
 	c.opt.Progress.Stage("verify", int64(n)*int64(c.opt.Context), "tokens")
+	p := c.newPasses()
+	defer p.close()
 	for i := range n {
 		at := (first + i) * c.opt.Context
-		if err := c.chunk(ctx, tokens[at:at+c.opt.Context]); err != nil {
+		if err := c.chunk(ctx, p, first+i, tokens[at:at+c.opt.Context]); err != nil {
 			return i, err
 		}
-		c.opt.Progress.Add(int64(c.opt.Context))
 	}
 	c.seconds += time.Since(start).Seconds()
 	return n, nil
 }
 
-// side is one model at work on a chunk: a few rows of logits and the residual stream behind them.
-type side struct {
-	s      *runner.Session
-	logits []float32   // [slice(vocab), vocab]
-	blocks [][]float32 // by block: [slice(vocab), hidden]
-	rows   int
-}
-
-func newSide(r *runner.Runner) *side {
-	d := &side{s: r.NewSession(), logits: make([]float32, slice(r.Vocab())*r.Vocab()), blocks: make([][]float32, r.Decoder().Layers)}
-	d.s.OnBlock = func(block int, hidden []float32, _, _ int) {
-		d.blocks[block] = append(d.blocks[block], hidden...)
-	}
-	return d
-}
-
-// next runs tokens; when score is set it keeps their logits and hidden states.
-func (d *side) next(ctx context.Context, tokens []int32, score bool) error {
-	d.rows = 0
-	want := runner.WantNone
-	if score {
-		want = runner.WantAll
-	}
-	for i := range d.blocks {
-		d.blocks[i] = d.blocks[i][:0]
-	}
-	err := d.s.Append(ctx, tokens, want, func(_ int, row []float32) error {
-		copy(d.logits[d.rows*len(row):], row)
-		d.rows++
-		return nil
-	})
-	return err
-}
-
 // chunk scores one chunk.
-func (c *Comparison) chunk(ctx context.Context, tokens []int32) error {
+func (c *Comparison) chunk(ctx context.Context, p *passes, index int, tokens []int32) error {
 	if c.opt.BOS >= 0 {
 		tokens = slices.Clone(tokens)
 		tokens[0] = c.opt.BOS
 	}
-	a, b := newSide(c.a), newSide(c.b)
-	defer a.s.Close()
-	defer b.s.Close()
-	half := c.opt.Context / 2
-	sides := []*side{a, b}
-	for _, d := range sides {
-		hook := d.s.OnBlock
-		d.s.OnBlock = nil // the first half is context only
-		if err := d.next(ctx, tokens[:half], false); err != nil {
-			return err
-		}
-		d.s.OnBlock = hook
+	if err := p.run(ctx, index, tokens); err != nil {
+		return err
+	}
+	pairs, err := p.compare(ctx, tokens)
+	if err != nil {
+		return err
 	}
 	var sum chunk
-	vocab := c.a.Vocab()
-	step := slice(vocab)
-	for at := half; at < c.opt.Context-1; at += step {
-		part := tokens[at:min(at+step, c.opt.Context-1)]
-		for _, d := range sides {
-			if err := d.next(ctx, part, true); err != nil {
-				return err
-			}
+	for i, x := range pairs {
+		if math.IsNaN(x.nllB) || math.IsNaN(x.kl) {
+			return &fault.Error{Op: "verify", Err: fmt.Errorf("%w: the package's logits at token %d of chunk %d", fault.ErrNotFinite, c.opt.Context/2+i, len(c.chunks))}
 		}
-		for i := range part {
-			p := compare(c.k, a.logits[i*vocab:][:vocab], b.logits[i*vocab:][:vocab], int(tokens[at+i+1]))
-			if math.IsNaN(p.nllB) || math.IsNaN(p.kl) {
-				return &fault.Error{Op: "verify", Err: fmt.Errorf("%w: the package's logits at token %d of chunk %d", fault.ErrNotFinite, at+i, len(c.chunks))}
-			}
-			sum.add(p)
-			c.kl = append(c.kl, float32(p.kl))
-		}
-		c.addLayers(a.blocks, b.blocks)
+		sum.add(x)
+		c.kl = append(c.kl, float32(x.kl))
 	}
 	c.chunks = append(c.chunks, sum)
 	return nil
-}
-
-// addLayers compares the residual streams of both models, block by block. Models of different
-// depth or width compare by their logits only.
-func (c *Comparison) addLayers(a, b [][]float32) {
-	if len(a) != len(b) || len(a) == 0 || len(a[0]) != len(b[0]) {
-		return
-	}
-	if c.layers == nil {
-		c.layers = make([]layerSum, len(a))
-	}
-	for i := range a {
-		l := &c.layers[i]
-		for j, v := range a[i] {
-			x, y := float64(v), float64(b[i][j])
-			e := x - y
-			l.signal += x * x
-			l.other += y * y
-			l.dot += x * y
-			l.noise += e * e
-			l.maxAbs = max(l.maxAbs, math.Abs(e))
-		}
-	}
 }
 
 // Result sums up what was scored so far.
@@ -195,7 +114,7 @@ func (c *Comparison) Result() (*Result, error) {
 	if len(c.chunks) == 0 {
 		return nil, &fault.Error{Op: "verify", Err: fmt.Errorf("the text fills no chunk of %d tokens", c.opt.Context), Hint: "give a longer text, or a smaller --context"}
 	}
-	r := &Result{Schema: 1, Seconds: c.seconds, Gate: Gate{Verdict: None, Checks: []Check{}}}
+	r := &Result{Schema: 1, Seconds: c.seconds, Speed: c.speed(), Gate: Gate{Verdict: None, Checks: []Check{}}}
 	r.Protocol = Protocol{
 		Name: "llama.cpp: chunks without overlap, second half scored", TextSHA256: c.opt.TextHash,
 		Context: c.opt.Context, Chunks: len(c.chunks), TokensScored: len(c.kl), ISA: string(c.k.Level()),
@@ -233,13 +152,16 @@ func (c *Comparison) Result() (*Result, error) {
 		"perplexity_increase": known(math.Expm1(r.Perplexity.LogRatio), growth),
 	}
 	for i := range c.layers {
-		l := &c.layers[i]
-		out := Layer{Block: i, SQNR: 200, Cosine: 1, MaxAbs: l.maxAbs}
-		if l.noise > 0 {
-			out.SQNR = min(200, 10*math.Log10(l.signal/l.noise))
+		if c.blind {
+			break
 		}
-		if l.signal > 0 && l.other > 0 {
-			out.Cosine = l.dot / math.Sqrt(l.signal*l.other)
+		l := &c.layers[i]
+		out := Layer{Block: i, SQNR: 200, Cosine: 1, MaxAbs: l.Max}
+		if l.Noise > 0 {
+			out.SQNR = min(200, 10*math.Log10(l.Signal/l.Noise))
+		}
+		if l.Signal > 0 && l.Other > 0 {
+			out.Cosine = l.Dot / math.Sqrt(l.Signal*l.Other)
 		}
 		r.Layers = append(r.Layers, out)
 	}

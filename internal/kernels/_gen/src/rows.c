@@ -222,3 +222,35 @@ KERNEL(sum_exp_pair, sum_exp)
   p->sum_q = sumd(sq);
   p->sum_dif = sumd(dif);
 }
+
+struct deviation { const float* x; const float* y; long n; double signal, other, dot, noise, most; };
+
+INLINE void deviate(vd x, vd y, vd* signal, vd* other, vd* dot, vd* noise, vd* most)
+{
+  vd e = x - y;
+  *signal = fmad(x, x, *signal);
+  *other = fmad(y, y, *other);
+  *dot = fmad(x, y, *dot);
+  *noise = fmad(e, e, *noise);
+  e = (vd)((vl)e & 0x7fffffffffffffff);
+  *most = seld(e > *most, e, *most);
+}
+
+// Lanes beyond the end are zeros, which add nothing.
+KERNEL(deviation, deviation)
+{
+  vd signal = alld(0), other = signal, dot = signal, noise = signal, most = signal;
+#define BODY(LD, ST, ON) \
+  vf x = LD(p->x + i), y = LD(p->y + i); \
+  deviate(low(x), low(y), &signal, &other, &dot, &noise, &most); \
+  deviate(high(x), high(y), &signal, &other, &dot, &noise, &most);
+  EACH(p->n, BODY)
+#undef BODY
+  p->signal = sumd(signal);
+  p->other = sumd(other);
+  p->dot = sumd(dot);
+  p->noise = sumd(noise);
+  double m = 0;
+  for (int i = 0; i < VL / 2; i++) m = most[i] > m ? most[i] : m;
+  p->most = m;
+}
