@@ -4,7 +4,8 @@ package kernels
 
 // Numbers of the compiled kernels. Their names are those of the C functions in mixed case.
 const (
-	fnDecodeF16 = iota
+	fnQuantize = iota
+	fnDecodeF16
 	fnDecodeBf16
 	fnDecodeQ80
 	fnDecodeQ40
@@ -59,5 +60,12 @@ const (
 	fnDeviation
 	fnFitAffine
 	fnFitSymmetric
+	fnTileQ80
+	fnTileQ40
+	fnPackLines
+	fnPackHalves
+	fnUntileQ80
+	fnUntileQ40
+	fnTilePanel
 	fnCount
 )

@@ -10,23 +10,6 @@ import (
 	"github.com/pare-dev/pare/internal/cpu"
 )
 
-// fma32 is a*b+c rounded once to float32. The product is exact in float64; the sum is rounded to
-// odd, after which rounding to float32 is right.
-func fma32(a, b, c float32) float32 {
-	p, q := float64(a)*float64(b), float64(c)
-	s := p + q
-	t := s - p
-	e := (p - (s - t)) + (q - t) // exactly what the sum lost
-	if e != 0 && math.Float64bits(s)&1 == 0 {
-		if (e > 0) == (s > 0) {
-			s = math.Float64frombits(math.Float64bits(s) + 1)
-		} else {
-			s = math.Float64frombits(math.Float64bits(s) - 1)
-		}
-	}
-	return float32(s)
-}
-
 // pieceSum is the documented order of a packed product's sum.
 func pieceSum(a, b []float32, dst float32, add bool) float32 {
 	for k := 0; k < len(a); k += 256 {

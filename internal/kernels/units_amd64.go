@@ -6,6 +6,8 @@ package kernels
 
 import "github.com/pare-dev/pare/internal/cpu"
 
+func actAVX2Addr() uintptr
+func actAVX512Addr() uintptr
 func decodeAVX2Addr() uintptr
 func decodeAVX512Addr() uintptr
 func dotrowAVX2Addr() uintptr
@@ -18,9 +20,22 @@ func rowsAVX2Addr() uintptr
 func rowsAVX512Addr() uintptr
 func searchAVX2Addr() uintptr
 func searchAVX512Addr() uintptr
+func tileAVX2Addr() uintptr
+func tileAVXVNNIAddr() uintptr
+func tileAVX512VNNIAddr() uintptr
+func tilepackAVX2Addr() uintptr
+func tilepanelAVX2Addr() uintptr
+func tilepanelAVXVNNIAddr() uintptr
+func tilepanelAVX512VNNIAddr() uintptr
 
 // units are the blobs of compiled kernels: the address of each, and where kernels begin in it.
 var units = []unit{
+	{cpu.AVX2, actAVX2Addr(), []entry{
+		{fnQuantize, 0x0},
+	}},
+	{cpu.AVX512, actAVX512Addr(), []entry{
+		{fnQuantize, 0x0},
+	}},
 	{cpu.AVX2, decodeAVX2Addr(), []entry{
 		{fnDecodeF16, 0x0},
 		{fnDecodeBf16, 0x1c0},
@@ -154,5 +169,36 @@ var units = []unit{
 	{cpu.AVX512, searchAVX512Addr(), []entry{
 		{fnFitAffine, 0x0},
 		{fnFitSymmetric, 0xb10},
+	}},
+	{cpu.AVX2, tileAVX2Addr(), []entry{
+		{fnTileQ80, 0x0},
+		{fnTileQ40, 0x3c0},
+	}},
+	{cpu.AVXVNNI, tileAVXVNNIAddr(), []entry{
+		{fnTileQ80, 0x0},
+		{fnTileQ40, 0x2c0},
+	}},
+	{cpu.AVX512VNNI, tileAVX512VNNIAddr(), []entry{
+		{fnTileQ80, 0x0},
+		{fnTileQ40, 0x2e0},
+	}},
+	{cpu.AVX2, tilepackAVX2Addr(), []entry{
+		{fnPackLines, 0x0},
+		{fnPackHalves, 0x240},
+	}},
+	{cpu.AVX2, tilepanelAVX2Addr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0x150},
+		{fnTilePanel, 0x340},
+	}},
+	{cpu.AVXVNNI, tilepanelAVXVNNIAddr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0x150},
+		{fnTilePanel, 0x340},
+	}},
+	{cpu.AVX512VNNI, tilepanelAVX512VNNIAddr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0xc0},
+		{fnTilePanel, 0x1e0},
 	}},
 }

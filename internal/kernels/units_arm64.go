@@ -6,15 +6,24 @@ package kernels
 
 import "github.com/pare-dev/pare/internal/cpu"
 
+func actNEONAddr() uintptr
 func decodeNEONAddr() uintptr
 func dotrowNEONAddr() uintptr
 func gemmNEONAddr() uintptr
 func panelNEONAddr() uintptr
 func rowsNEONAddr() uintptr
 func searchNEONAddr() uintptr
+func tileNEONAddr() uintptr
+func tileDOTPRODAddr() uintptr
+func tilepackNEONAddr() uintptr
+func tilepanelNEONAddr() uintptr
+func tilepanelDOTPRODAddr() uintptr
 
 // units are the blobs of compiled kernels: the address of each, and where kernels begin in it.
 var units = []unit{
+	{cpu.NEON, actNEONAddr(), []entry{
+		{fnQuantize, 0x0},
+	}},
 	{cpu.NEON, decodeNEONAddr(), []entry{
 		{fnDecodeF16, 0x0},
 		{fnDecodeBf16, 0x7c},
@@ -81,5 +90,27 @@ var units = []unit{
 	{cpu.NEON, searchNEONAddr(), []entry{
 		{fnFitAffine, 0x0},
 		{fnFitSymmetric, 0x95c},
+	}},
+	{cpu.NEON, tileNEONAddr(), []entry{
+		{fnTileQ80, 0x0},
+		{fnTileQ40, 0x380},
+	}},
+	{cpu.DotProd, tileDOTPRODAddr(), []entry{
+		{fnTileQ80, 0x0},
+		{fnTileQ40, 0x1d8},
+	}},
+	{cpu.NEON, tilepackNEONAddr(), []entry{
+		{fnPackLines, 0x0},
+		{fnPackHalves, 0x984},
+	}},
+	{cpu.NEON, tilepanelNEONAddr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0x154},
+		{fnTilePanel, 0x3b0},
+	}},
+	{cpu.DotProd, tilepanelDOTPRODAddr(), []entry{
+		{fnUntileQ80, 0x0},
+		{fnUntileQ40, 0x154},
+		{fnTilePanel, 0x3b0},
 	}},
 }

@@ -1,0 +1,25 @@
+// levels: avx2 neon
+// Encoded rows to tiles. What a block holds is moved by fours of bytes: line i of a unit takes the i-th
+// four of every row.
+#include "tile.h"
+
+// n rows, 0 < n <= 16, lie ld bytes apart; rows that are missing become zeros. Of every block, size
+// bytes long, count fours (or pairs) at offset from go to offset to of a unit of unit bytes.
+struct pack { uint8_t* dst; const uint8_t* src; long n, ld, blocks, size, unit, from, to, count; };
+typedef uint32_t u4 __attribute__((aligned(1)));
+typedef uint16_t u2 __attribute__((aligned(1)));
+
+#define PACK(name, type) \
+KERNEL(name, pack) \
+{ \
+  for (long b = 0; b < p->blocks; b++) { \
+    type* dst = (type*)(p->dst + b * p->unit + p->to); \
+    const uint8_t* src = p->src + b * p->size + p->from; \
+    for (long r = 0; r < ROWS; r++, src += p->ld) { \
+      _Pragma("clang loop vectorize(disable)") \
+      for (long i = 0; i < p->count; i++) dst[ROWS * i + r] = r < p->n ? ((const type*)src)[i] : 0; \
+    } \
+  } \
+}
+PACK(pack_lines, u4)
+PACK(pack_halves, u2)

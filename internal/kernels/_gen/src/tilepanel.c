@@ -1,0 +1,118 @@
+// levels: avx2 avxvnni avx512vnni neon dotprod
+// Tiles times many tokens: a piece of a tile is laid out as a panel in the nearest cache, once, and all
+// tokens pass by it.
+#include "tiletypes.h"
+
+// A panel has, for every 32 weights of sixteen rows, eight lines of codes, then a line of factors for
+// the block or two for its halves, and as many lines of minima where the type has them. Codes of types
+// without minima are signed, raised by 128 where VNNI needs them unsigned.
+struct untile { uint8_t* panel; const uint8_t* w; long blocks; };
+
+#define STRIDE(halves, min) (LINE * (8 + (halves) * (1 + (min))))
+
+#define UNTILE(type) \
+KERNEL(untile_##type, untile) \
+{ \
+  const uint8_t* w = p->w; \
+  uint8_t* to = p->panel; \
+  for (long b = 0; b < p->blocks; b++, w += BYTES_##type) \
+    _Pragma("clang loop unroll(disable)") \
+    for (long outer = 0; outer < OUTER_##type; outer++) \
+      _Pragma("clang loop unroll(full)") \
+      for (int inner = 0; inner < INNER_##type; inner++, to += STRIDE(HALVES_##type, MIN_##type)) \
+        _Pragma("clang loop unroll(full)") \
+        for (int r = 0; r < PARTS; r++) { \
+          uint8_t* at = to + r * (LINE / PARTS); \
+          _Pragma("clang loop unroll(full)") \
+          for (int j = 0; j < 8; j++) { \
+            const vb c = code_##type(w, r, outer, inner, j); \
+            put(at, j, MIN_##type ? c : c + (uint8_t)((VNNI ? 128 : 0) - ZERO_##type)); \
+          } \
+          _Pragma("clang loop unroll(full)") \
+          for (int h = 0; h < HALVES_##type; h++) { \
+            put(at, 8 + h, (vb)factor_##type(w, r, outer, inner, h)); \
+            if (MIN_##type) put(at, 8 + HALVES_##type + h, (vb)least_##type(w, r, outer, inner, h)); \
+          } \
+        } \
+}
+UNTILE(q8_0)
+UNTILE(q4_0)
+
+// dst[m,16] (+)= x[m,32*blocks] times the panel. Rows of dst lie ldd numbers apart, those of x ldx
+// blocks.
+struct panel { float* dst; const struct act* x; const uint8_t* panel; long ldd, ldx, m, blocks, add; };
+
+// most tokens that pass together: their sums stay in registers
+#if VL == 8
+#define MOST(halves) 4
+#elif VL == 4
+#define MOST(halves) 8
+#else
+#define MOST(halves) ((halves) == 1 ? 12 : 8)
+#endif
+
+INLINE void pass(const struct panel* p, const int m, const int halves, const int min, long at, int r)
+{
+  const uint8_t* w = p->panel + r * (LINE / PARTS);
+  const struct act* x = p->x + at * p->ldx;
+  const long ldx = p->ldx, ldd = p->ldd;
+  float* dst = p->dst + at * ldd + r * VL;
+  vf acc[12];
+#pragma clang loop unroll(full)
+  for (int t = 0; t < m; t++) acc[t] = p->add ? load(dst + t * ldd) : all(0);
+  for (long b = p->blocks; b > 0; b--, w += STRIDE(halves, min), x++) {
+    vf term[12];
+#pragma clang loop unroll(full)
+    for (int h = 0; h < halves; h++) {
+      vi s[12];
+#pragma clang loop unroll(full)
+      for (int t = 0; t < m; t++) {
+        const struct act* a = x + t * ldx;
+        s[t] = alli(min || !VNNI ? MAGIC : halves == 1 ? a->start : a->start16[h]);
+      }
+#pragma clang loop unroll(full)
+      for (int i = h * 4; i < (h + 1) * 8 / halves; i += 4) {
+        quads q[12];
+#pragma clang loop unroll(full)
+        for (int t = 0; t < m; t++) q[t] = quads_of(x[t * ldx].q + 4 * i);
+#pragma clang loop unroll(full)
+        for (int j = 0; j < 4; j++) {
+          const vb c = line(w, i + j);
+#pragma clang loop unroll(full)
+          for (int t = 0; t < m; t++) s[t] = min || VNNI ? dp(s[t], c, q[t], j) : dps(s[t], c, q[t], j);
+        }
+      }
+      const vf f = (vf)line(w, 8 + h);
+#pragma clang loop unroll(full)
+      for (int t = 0; t < m; t++) term[t] = h == 0 ? first_term(s[t], f) : next_term(s[t], f, term[t]);
+    }
+#pragma clang loop unroll(full)
+    for (int t = 0; t < m; t++) acc[t] = fma(term[t], all(x[t * ldx].d), acc[t]);
+    if (min) {
+#pragma clang loop unroll(full)
+      for (int h = 0; h < halves; h++) {
+        const vf f = (vf)line(w, 8 + halves + h);
+#pragma clang loop unroll(full)
+        for (int t = 0; t < m; t++) {
+          const struct act* a = x + t * ldx;
+          acc[t] = fma(f, all(halves == 1 ? a->sum : a->sum16[h]), acc[t]);
+        }
+      }
+    }
+  }
+#pragma clang loop unroll(full)
+  for (int t = 0; t < m; t++) store(dst + t * ldd, acc[t]);
+}
+
+#define PANEL(name, halves, min) \
+KERNEL(name, panel) \
+{ \
+  for (int r = 0; r < PARTS; r++) { \
+    long t = 0; \
+    for (; t + MOST(halves) <= p->m; t += MOST(halves)) pass(p, MOST(halves), halves, min, t, r); \
+    if (MOST(halves) > 4) for (; t + 4 <= p->m; t += 4) pass(p, 4, halves, min, t, r); \
+    for (; t + 2 <= p->m; t += 2) pass(p, 2, halves, min, t, r); \
+    if (t < p->m) pass(p, 1, halves, min, t, r); \
+  } \
+}
+PANEL(tile_panel, 1, 0)

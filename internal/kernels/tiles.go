@@ -1,0 +1,228 @@
+package kernels
+
+import (
+	"fmt"
+	"sync"
+	"unsafe"
+)
+
+// TileRows is how many rows of a weight are interleaved in a tile.
+const TileRows = 16
+
+const tileLine = 64 // bytes: four of every row
+
+// tiled describes the tiles of a stored type. A unit is sixteen rows of one block.
+type tiled struct {
+	unit     int // bytes of a unit
+	groups   int // blocks of 32 in it
+	halves   int // factors in a group
+	min      bool
+	pack     []packing
+	portable func(p *panel, unit []byte) // appends a unit to a panel
+	fnOne    int                         // product with one token
+	fnUntile int                         // unit to panel
+	fnPanel  int
+}
+
+// packing moves count fours or pairs of bytes from a block to a unit.
+type packing struct {
+	fn              int // fnPackLines or fnPackHalves
+	from, to, count int
+}
+
+var tiledTypes = map[string]*tiled{
+	"q8_0": {
+		unit: 544, groups: 1, halves: 1, portable: untileQ80,
+		pack:  []packing{{fnPackLines, 2, 0, 8}, {fnPackHalves, 0, 512, 1}},
+		fnOne: fnTileQ80, fnUntile: fnUntileQ80, fnPanel: fnTilePanel,
+	},
+	"q4_0": {
+		unit: 288, groups: 1, halves: 1, portable: untileQ40,
+		pack:  []packing{{fnPackLines, 2, 0, 4}, {fnPackHalves, 0, 256, 1}},
+		fnOne: fnTileQ40, fnUntile: fnUntileQ40, fnPanel: fnTilePanel,
+	},
+}
+
+// Tiler multiplies quantized activations with weights of a stored type that were packed into tiles: 16
+// rows interleaved, as compact as they are stored. It is immutable and safe for concurrent use.
+//
+// Products are defined to the bit. Within a block of 32 (16 where the type has scales for sixteen),
+// codes are multiplied and added as integers, isum, exactly. The sum over blocks is taken in their order
+// in float32, every step a rounded operation or a fused multiply-add:
+//
+//	u = isum*f              f is the factor of the block's weights, a product rounded to float32
+//	u = fma(isum2, f2, u)   for the second sixteen, where they have their own factor
+//	y = fma(u, d, y)        d is the scale of the activations
+//	y = fma(m, d*sum(q), y) for each minimum m, where the type has them; d*sum(q) is rounded
+//
+// so that an element has the same bits at every level, for one token or many, whole or in parts. A
+// weight with a factor that is not finite makes NaN.
+type Tiler struct {
+	code  *code
+	name  string
+	block block
+	t     *tiled
+}
+
+// Tiler returns the kernels for tiles of a stored type, by its name in package storage; nil when there
+// are none.
+func (s *Set) Tiler(name string) *Tiler {
+	t := tiledTypes[name]
+	if t == nil {
+		return nil
+	}
+	return &Tiler{s.code, name, blocks[name], t}
+}
+
+// Bytes is the size of one tile of 16 rows of cols numbers; cols is a multiple of the type's block.
+func (t *Tiler) Bytes(cols int) int {
+	if cols < 0 || cols%t.block.elems != 0 {
+		panic(fmt.Sprintf("kernels: %d numbers in blocks of %s", cols, t.name))
+	}
+	return cols / t.block.elems * t.t.unit
+}
+
+type tilePackArgs struct {
+	dst, src                                   unsafe.Pointer
+	n, ld, blocks, size, unit, from, to, count int
+}
+
+// Pack interleaves n encoded rows of cols numbers, 0 < n <= 16, which lie one after another, into one
+// tile; rows that are missing become zeros. dst is exactly Bytes(cols) long.
+func (t *Tiler) Pack(dst, rows []byte, n, cols int) {
+	size := t.Bytes(cols)
+	ld := cols / t.block.elems * t.block.bytes
+	if n < 1 || n > TileRows || len(dst) != size || len(rows) != n*ld {
+		panic(fmt.Sprintf("kernels: %d rows of %d numbers of %s, %d bytes, into a tile of %d", n, cols, t.name, len(rows), len(dst)))
+	}
+	if cols == 0 {
+		return
+	}
+	for _, p := range t.t.pack {
+		args := tilePackArgs{at(dst), at(rows), n, ld, cols / t.block.elems, t.block.bytes, t.t.unit, p.from, p.to, p.count}
+		if t.code == nil {
+			p.portable(dst, rows, &args)
+			continue
+		}
+		t.code.call(p.fn, unsafe.Pointer(&args))
+	}
+}
+
+const (
+	oneBytes    = 1 << 20 // most bytes of tiles in one call of a kernel
+	panelGroups = 32      // most blocks of 32 in a panel: it stays in the nearest cache
+	panelTokens = 1020    // most tokens in one call; a multiple of what passes together
+)
+
+type oneArgs struct {
+	dst, x, w          unsafe.Pointer
+	tiles, blocks, add int
+}
+
+type untileArgs struct {
+	panel, w unsafe.Pointer
+	blocks   int
+}
+
+type panelArgs struct {
+	dst, x, panel            unsafe.Pointer
+	ldd, ldx, m, blocks, add int
+}
+
+// scratch is room for a panel, and for the columns of dst that a last tile has too many.
+type scratch struct {
+	panel [panelGroups * (8 + 4) * tileLine]byte
+	edge  [panelTokens * TileRows]float32
+}
+
+var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
+
+// Mul is dst = x * w^T, or dst += x * w^T: row i of dst belongs to row i of x, column j to row j of w,
+// which tiles holds: 16 rows in each tile, one tile after another, the last one in part when dst.Cols
+// is not a multiple of 16. The sum of an element that is added to starts with it.
+func (t *Tiler) Mul(dst Matrix, x *Activations, tiles []byte, add bool) {
+	dst.check("dst")
+	size := t.Bytes(x.cols)
+	if dst.Rows != x.rows || len(tiles) < (dst.Cols+TileRows-1)/TileRows*size {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x tiles of %s, %d bytes", dst.Rows, dst.Cols, x.rows, x.cols, t.name, len(tiles)))
+	}
+	switch {
+	case dst.Rows == 0 || dst.Cols == 0:
+	case x.cols == 0:
+		for i := range dst.Rows {
+			if !add {
+				clear(dst.Row(i))
+			}
+		}
+	case t.code == nil:
+		t.portable(dst, x, tiles, add)
+	case dst.Rows == 1:
+		t.one(dst.Row(0), x, tiles, add)
+	default:
+		t.many(dst, x, tiles, add)
+	}
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// one multiplies a single token with tiles as they come from memory.
+func (t *Tiler) one(dst []float32, x *Activations, tiles []byte, add bool) {
+	size := t.Bytes(x.cols)
+	args := oneArgs{x: at(x.blocks), blocks: x.cols / t.block.elems, add: flag(add)}
+	step := max(1, oneBytes/size)
+	for len(dst) >= TileRows {
+		args.tiles = min(step, len(dst)/TileRows)
+		args.dst, args.w = at(dst), at(tiles)
+		t.code.call(t.t.fnOne, unsafe.Pointer(&args))
+		dst, tiles = dst[args.tiles*TileRows:], tiles[args.tiles*size:]
+	}
+	if len(dst) > 0 {
+		var edge [TileRows]float32
+		copy(edge[:], dst)
+		args.tiles = 1
+		args.dst, args.w = unsafe.Pointer(&edge), at(tiles)
+		t.code.call(t.t.fnOne, unsafe.Pointer(&args))
+		copy(dst, edge[:])
+	}
+}
+
+// many lays out a piece of a tile at a time and lets all tokens pass by it.
+func (t *Tiler) many(dst Matrix, x *Activations, tiles []byte, add bool) {
+	size := t.Bytes(x.cols)
+	buf := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(buf)
+	untile := untileArgs{panel: unsafe.Pointer(&buf.panel)}
+	mul := panelArgs{panel: unsafe.Pointer(&buf.panel), ldx: x.stride}
+	for j := 0; j < dst.Cols; j += TileRows {
+		tile := tiles[j/TileRows*size:][:size]
+		for g := 0; g < x.cols/actBlock; g += panelGroups {
+			mul.blocks = min(panelGroups, x.cols/actBlock-g)
+			untile.w, untile.blocks = at(tile[g/t.t.groups*t.t.unit:]), mul.blocks/t.t.groups
+			t.code.call(t.t.fnUntile, unsafe.Pointer(&untile))
+			mul.add = flag(add || g > 0)
+			for i := 0; i < dst.Rows; i += panelTokens {
+				mul.m = min(panelTokens, dst.Rows-i)
+				mul.x = unsafe.Pointer(&x.blocks[i*x.stride+g])
+				n := dst.Cols - j
+				if n >= TileRows {
+					mul.dst, mul.ldd = unsafe.Pointer(&dst.Data[i*dst.Stride+j]), dst.Stride
+					t.code.call(t.t.fnPanel, unsafe.Pointer(&mul))
+					continue
+				}
+				mul.dst, mul.ldd = unsafe.Pointer(&buf.edge), TileRows
+				for r := range mul.m {
+					copy(buf.edge[r*TileRows:], dst.Row(i + r)[j:])
+				}
+				t.code.call(t.t.fnPanel, unsafe.Pointer(&mul))
+				for r := range mul.m {
+					copy(dst.Row(i + r)[j:], buf.edge[r*TileRows:][:n])
+				}
+			}
+		}
+	}
+}
