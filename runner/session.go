@@ -35,7 +35,7 @@ type Session struct {
 func (r *Runner) NewSession() *Session {
 	s := &Session{r: r, layer: make([]cache, r.d.Layers)}
 	for i := range s.layer {
-		s.layer[i] = r.newCache()
+		s.layer[i] = cacheFor(r.d, i, r.opt.KV)
 	}
 	return s
 }
@@ -133,9 +133,7 @@ func (s *Session) reserve(n int) error {
 	var grow int64
 	for i := range s.layer {
 		c := &s.layer[i]
-		if pages := (n+pageLen-1)/pageLen - len(c.pages); pages > 0 {
-			grow += int64(pages) * c.pageBytes()
-		}
+		grow += int64(c.missing(s.pos, n)) * c.pageBytes()
 	}
 	if r.opt.Memory > 0 && grow > 0 {
 		r.tight = r.tight || r.memory()+r.weights.mapped+grow > r.opt.Memory
@@ -145,7 +143,7 @@ func (s *Session) reserve(n int) error {
 		}
 	}
 	for i := range s.layer {
-		s.layer[i].grow(n)
+		s.layer[i].grow(s.pos, n)
 	}
 	r.cached += grow
 	return nil
@@ -157,7 +155,7 @@ func (s *Session) Close() {
 	defer s.r.mu.Unlock()
 	for i := range s.layer {
 		c := &s.layer[i]
-		s.r.cached -= int64(len(c.pages)) * c.pageBytes()
+		s.r.cached -= int64(c.held()) * c.pageBytes()
 		c.pages = nil
 	}
 	s.pos = 0
@@ -191,7 +189,7 @@ func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 			r.e.place(pos, x.Rows)
 		}
 		if x.Rows > 0 {
-			r.e.attention(b, i, &s.layer[i], &r.buf, attn, x, pos)
+			r.e.attention(b, &s.layer[i], &r.buf, attn, x, pos)
 			r.e.matmul(attn, nil, product{w: b.o, dst: x, add: true})
 			r.e.expand(b, &r.buf, ffn, x)
 			r.e.matmul(ffn, nil, product{w: b.down, dst: x, add: true})
