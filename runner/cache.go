@@ -113,7 +113,7 @@ func (c *cache) held() (n int) {
 
 // remembers reports whether a token at pos would find all that it sees.
 func (c *cache) remembers(pos int) bool {
-	for i := c.first(pos) / pageLen; i*pageLen < pos; i++ {
+	for i := c.first(pos) / pageLen; i*pageLen < pos && i < len(c.pages); i++ {
 		if c.pages[i].empty() {
 			return false
 		}
