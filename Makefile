@@ -7,6 +7,7 @@ GO       ?= go
 OUT      ?= dist/demo
 CACHE    ?= .cache
 FUZZTIME ?= 30s
+ROUNDS   ?= 5
 export CGO_ENABLED = 0
 
 # Tools are pinned and built by the go command, which caches them.
@@ -15,7 +16,7 @@ STATICCHECK = $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 PLATFORMS = linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-.PHONY: all build install test race arm64 check fmt vet lint cross docs words demo bench interop interop-torch fuzz large clean
+.PHONY: all build install test race arm64 check fmt vet lint cross docs words demo bench microbench interop interop-torch fuzz large clean
 
 all: build
 
@@ -67,7 +68,12 @@ words:
 demo: build
 	./bin/pare demo -o $(OUT) --force
 
-bench:
+# pare beside llama.cpp, OpenBLAS and others, in turns: a table in docs/performance.md, which says more. It
+# fetches the peers and makes models of a gigabyte once. ONLY names parts, FULL=yes adds what takes an hour.
+bench: build
+	$(GO) run ./internal/peers -cache $(CACHE)/peers -pare bin/pare -rounds $(ROUNDS) $(if $(ONLY),-only $(ONLY)) $(if $(FULL),-full)
+
+microbench:
 	$(GO) test -run '^$$' -bench . -benchtime 200ms ./internal/kernels ./internal/storage ./internal/tokenizer ./runner ./quantize
 
 # The real runtimes, fetched by their ordinary package managers into $(CACHE)/interop: llama.cpp on x86-64

@@ -40,13 +40,19 @@ def virtual(cache, venv, *steps, after=lambda: None):
     mark.write_text(recipe)
 
 
+def node(cache, arch):
+    """llama.cpp's shared libraries for one architecture."""
+    cache.mkdir(parents=True, exist_ok=True)
+    if not library(cache, arch).is_dir():
+        run("npm", "install", "--force", f"--cpu={arch}", "--no-optional", "--ignore-scripts", "--no-audit", "--no-fund",
+            "--prefix", cache / f"node-{arch}", f"@node-llama-cpp/linux-{arch}@{NODE}")
+    return library(cache, arch)
+
+
 def llama(cache):
     """llama.cpp for two architectures, the gguf library, an emulator, and the probe that drives llama.cpp."""
-    cache.mkdir(parents=True, exist_ok=True)
     for arch in ("x64", "arm64"):
-        if not library(cache, arch).is_dir():
-            run("npm", "install", "--force", f"--cpu={arch}", "--no-optional", "--ignore-scripts", "--no-audit", "--no-fund",
-                "--prefix", cache / f"node-{arch}", f"@node-llama-cpp/linux-{arch}@{NODE}")
+        node(cache, arch)
     virtual(cache, "venv", ["-r", "requirements.txt"])
     if not (shutil.which("qemu-aarch64-static") and shutil.which("aarch64-linux-gnu-gcc") and os.path.exists(SYSROOT + "/lib/libgomp.so.1")):
         debian("qemu-user-static", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "libstdc++6-arm64-cross", "libgomp1-arm64-cross")

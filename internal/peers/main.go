@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pare-dev/pare/internal/cpu"
+	"github.com/pare-dev/pare/internal/proc"
+)
+
+// part is something that is measured by itself.
+type part struct {
+	name, title string
+	run         func(b *bench) []Row
+}
+
+// parts in the order of the document.
+var parts = []part{
+	{"decode", "Generation: 64 tokens after a context, 1.1 B weights", (*bench).decode},
+	{"prefill", "Prefill: 512 tokens together, 1.1 B weights", (*bench).prefill},
+	{"load", "Load to first token: fresh process, warm page cache, 1.1 B weights", (*bench).load},
+	{"quantize", "Quantizing from F16", (*bench).quantize},
+	{"verify", "Perplexity and KL divergence of two models", (*bench).verify},
+	{"small", "Small model (6.8 M weights): what a token costs beyond reading the weights", (*bench).small},
+	{"gemm", "Matrix products", (*bench).gemm},
+	{"growth", "Growth", (*bench).growth},
+}
+
+// bench is what every part works with.
+type bench struct {
+	ctx     context.Context
+	cache   string // folder of everything that is kept
+	pare    string // the binary
+	threads int
+	rounds  int
+	full    bool   // also what takes long or much disk
+	lock    string // file that is locked in each round; empty: none
+	tools   *tools
+	limits  *client   // probe/machine.c: what the machine can do
+	reads   []float64 // bytes a second of memory, beside every round of the part under way
+	started time.Time
+}
+
+func main() {
+	b := &bench{started: time.Now()}
+	var only, doc string
+	flag.StringVar(&b.cache, "cache", ".cache/peers", "`FOLDER` for peers, models and figures")
+	flag.StringVar(&b.pare, "pare", "bin/pare", "the `BINARY` to measure")
+	flag.StringVar(&only, "only", "", "`PARTS` to measure, separated by commas: "+strings.Join(names(), ", "))
+	flag.StringVar(&doc, "doc", "docs/performance.md", "the `DOCUMENT` to write the table into; empty: none")
+	flag.IntVar(&b.threads, "threads", 2, "threads of both sides, 1 to 8")
+	flag.IntVar(&b.rounds, "rounds", 5, "rounds")
+	flag.BoolVar(&b.full, "full", false, "K types on the large model, and 10 GB of growth: an hour, and 20 GB of disk")
+	flag.StringVar(&b.lock, "lock", "", "`FILE` to lock in each round, on machines that several people measure on")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	b.ctx = ctx
+	if err := b.main(only, doc); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has been called
+	}
+}
+
+func names() []string {
+	var out []string
+	for _, p := range parts {
+		out = append(out, p.name)
+	}
+	return out
+}
+
+func (b *bench) main(only, doc string) error {
+	chosen := names()
+	if only != "" {
+		chosen = strings.Split(only, ",")
+		for _, name := range chosen {
+			if !slices.Contains(names(), name) {
+				return fmt.Errorf("there is no part %q: %s are", name, strings.Join(names(), ", "))
+			}
+		}
+	}
+	if b.threads < 1 || b.threads > 8 || b.rounds < 1 {
+		return fmt.Errorf("%d threads, %d rounds: 1 to 8 threads and at least one round are measured", b.threads, b.rounds)
+	}
+	var err error
+	if b.cache, err = filepath.Abs(b.cache); err != nil {
+		return err
+	}
+	if b.pare, err = filepath.Abs(b.pare); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(b.cache, 0o755); err != nil { //nolint:gosec // a cache like any other
+		return err
+	}
+	b.log("fetching the peers")
+	if b.tools, err = install(b.ctx, b.cache); err != nil {
+		return err
+	}
+	if b.limits, err = start(b.ctx, nil, b.tools.Machine.Probe); err != nil {
+		return fmt.Errorf("the limits of the machine cannot be measured: %s %w", b.tools.Machine.Why, err)
+	}
+	defer b.limits.close()
+	saved := filepath.Join(b.cache, "results.json")
+	report, err := loadReport(saved)
+	if err != nil {
+		return err
+	}
+	report.Machine = fmt.Sprintf("%s, kernels for %s", proc.CPUName(), cpu.Best())
+	report.Threads, report.Peers = b.threads, b.tools.about()
+	for _, p := range parts {
+		if !slices.Contains(chosen, p.name) {
+			continue
+		}
+		report.Parts[p.name] = b.measure(p)
+		if err := b.ctx.Err(); err != nil {
+			return err
+		}
+		if err := report.save(saved); err != nil {
+			return err
+		}
+	}
+	report.markdown(os.Stdout, chosen)
+	if doc == "" {
+		return nil
+	}
+	return report.writeDoc(doc, names())
+}
+
+// measure runs one part.
+func (b *bench) measure(p part) Part {
+	b.log("%s", p.title)
+	b.reads = nil
+	began := time.Now()
+	out := Part{Name: p.name, Title: p.title, Date: began.UTC().Format(time.DateOnly), Commit: b.commit(), Rounds: b.rounds}
+	out.Rows = p.run(b)
+	out.Read, out.Seconds = spreadOf(b.reads), time.Since(began).Seconds()
+	return out
+}
+
+// commit is what was measured, as git names it.
+func (b *bench) commit() string {
+	out, err := exec.CommandContext(b.ctx, "git", "describe", "--always", "--dirty", "--exclude", "*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// log tells what goes on.
+func (b *bench) log(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(b.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// probeBytes is far more than caches hold.
+const probeBytes = 256 << 20
+
+// read measures how fast memory is read now, by as many threads as are measured.
+func (b *bench) read() (float64, error) {
+	v, err := b.limits.number("read %d %d", probeBytes, b.threads)
+	b.reads = append(b.reads, v)
+	return v, err
+}
+
+// inTurns lets both sides do the same, round after round, each first in every other one, so that what
+// changes on the machine changes for both. reads is the bandwidth of memory before each round. theirs may
+// be nil. Errors name the side that failed.
+func (b *bench) inTurns(rounds int, pare, peer func() (float64, error)) (mine, other, reads []float64, err error) {
+	round := func(i int) error {
+		if b.lock != "" {
+			release, err := hold(b.lock)
+			if err != nil {
+				return fmt.Errorf("%s: %w", b.lock, err)
+			}
+			defer release()
+		}
+		v, err := b.read()
+		if err != nil {
+			return err
+		}
+		reads = append(reads, v)
+		for _, first := range []bool{i%2 == 0, i%2 != 0} {
+			if err := b.ctx.Err(); err != nil {
+				return err
+			}
+			if first {
+				v, err = pare()
+				mine = append(mine, v)
+			} else if peer != nil {
+				v, err = peer()
+				other = append(other, v)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for i := range rounds {
+		if err := round(i); err != nil {
+			return mine, other, reads, err
+		}
+	}
+	return mine, other, reads, nil
+}
