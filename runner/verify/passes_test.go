@@ -70,6 +70,9 @@ func TestRecording(t *testing.T) {
 	later.First = 2
 	wantLater, _ := figures(t, a, b, tokens, later)
 	states := int64(31*m.Decoder.Hidden + 64) // tokens scored and tokens of a chunk
+	if r := (&verify.Recording{}); r.Bytes(m.Decoder, 64) != 4*states {
+		t.Errorf("a chunk takes %d bytes, %d numbers are kept", r.Bytes(m.Decoder, 64), states)
+	}
 	for _, c := range []struct {
 		name string
 		rec  verify.Recording
@@ -77,7 +80,7 @@ func TestRecording(t *testing.T) {
 		less bool // no figures of blocks
 	}{
 		{"everything", verify.Recording{Most: 1 << 30, Blocks: true}, false, false},
-		{"two of four chunks", verify.Recording{Most: 2 * 4 * states * int64(m.Decoder.Layers+1), Blocks: true}, true, false},
+		{"two of four chunks", verify.Recording{Most: 2 * 4 * (states + int64(31*m.Decoder.Hidden*m.Decoder.Layers)), Blocks: true}, true, false},
 		{"nothing", verify.Recording{Most: 1000, Blocks: true}, true, false},
 		{"final states", verify.Recording{Most: 4 * 4 * states}, false, true},
 	} {

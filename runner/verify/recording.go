@@ -2,6 +2,8 @@ package verify
 
 import (
 	"slices"
+
+	"github.com/pare-dev/pare/ir"
 )
 
 // Recording keeps what an original gave, chunk by chunk, as far as Most bytes reach, so that further
@@ -68,4 +70,13 @@ func (r *Recording) end(index int, k *recorded) {
 		r.chunks = map[int]*recorded{}
 	}
 	r.chunks[index] = k
+}
+
+// Bytes is what the recording of a chunk takes.
+func (r *Recording) Bytes(d *ir.Decoder, context int) int64 {
+	rows := int64(context - 1 - context/2)
+	if r.Blocks {
+		rows *= int64(d.Layers + 1)
+	}
+	return 4 * (int64(context) + rows*int64(d.Hidden))
 }

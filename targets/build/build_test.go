@@ -61,6 +61,9 @@ func TestBooks(t *testing.T) {
 		if p := x.Perplexity.Original; p < 30 || p > 55 { // 39.47 over 64 chunks; these are the first 16
 			t.Errorf("%s: perplexity of the original %v", x.Name, p)
 		}
+		if p := rep.Targets[0].Perplexity.Original; x.Perplexity.Original != p { // it is run once, and remembered
+			t.Errorf("%s: perplexity of the original %v, beside the first package %v", x.Name, x.Perplexity.Original, p)
+		}
 		if len(x.Gate.Checks) != 3 || len(x.Layers) != 6 || x.Sample == nil {
 			t.Errorf("%s: gate %+v, %d layers", x.Name, x.Gate, len(x.Layers))
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/lora"
 	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -46,6 +47,7 @@ type engine struct {
 	calib, check   *tokens             // nil when there are none
 	proof          *tokens             // what a merge is proved on
 	promised       []prune.Expectation // what pruning promised of base
+	original       *verify.Recording   // of ref on check, for the packages after the first; nil: each runs it
 	single         bool                // one file is written, not packages
 	keepsTypes     bool                // merged weights take the types that the source has
 

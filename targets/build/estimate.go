@@ -113,6 +113,7 @@ func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 	if measures(e.r, jobs) {
 		s += walk
 	}
+	compared := 2. // models that run: the original, unless it is remembered, and the package
 	for _, j := range jobs {
 		s += float64(e.rep.Source.Bytes) / bytesPerSecond / cores
 		if _, plain := j.plain(); !plain {
@@ -123,7 +124,10 @@ func (e *engine) estimateTime(m *ir.Model, jobs []*job) float64 {
 			s += e.gptqFlops(m) / flopsPerSecond / cores
 		}
 		if e.check != nil && !e.r.Verify.Off {
-			s += 2 * 2 * weights * float64(e.r.Verify.Chunks*e.r.Verify.Context) / flopsPerSecond / cores
+			s += compared * 2 * weights * float64(e.r.Verify.Chunks*e.r.Verify.Context) / flopsPerSecond / cores
+			if e.remembers(jobs) > 0 {
+				compared = 1
+			}
 		}
 		if e.src.Decoder != nil && !e.r.Bench.Off {
 			b := e.r.Bench

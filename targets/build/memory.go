@@ -8,7 +8,9 @@ import (
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/runner"
+	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
+	"github.com/pare-dev/pare/targets/report"
 )
 
 // Memory. --max-memory covers all that is resident: the program's own pages, the heap, and the pages
@@ -157,7 +159,29 @@ func (e *engine) usualMemory(m *ir.Model, jobs []*job) int64 {
 		}
 		heap, mapped = max(heap, pair), 2*e.rep.Source.Bytes
 	}
+	heap += e.remembers(jobs)
 	return e.overhead() + mapped + heap*3/2
+}
+
+// remembers is how much of what the original gave in the comparison with the first package is kept for
+// the others, which then need not run it. Nothing is where memory is limited: the phases in between
+// need all of it.
+func (e *engine) remembers(jobs []*job) int64 {
+	packages := 0
+	for _, j := range jobs {
+		if j.rep.Verdict != report.Refused {
+			packages++
+		}
+	}
+	if packages < 2 || e.o.MaxMemory > 0 || e.check == nil || e.r.Verify.Off || e.src.Decoder == nil {
+		return 0
+	}
+	most := int64(1 << 30)
+	if m := proc.TotalMemory(); m > 0 {
+		most = min(most, m/16)
+	}
+	each := (&verify.Recording{Blocks: true}).Bytes(e.src.Decoder, e.r.Verify.Context)
+	return min(most, each*int64(max(e.r.Verify.Chunks, e.r.Verify.MaxChunks)))
 }
 
 // memoryHint is what to try where memory does not suffice.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/proc"
+	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/pack"
 	"github.com/pare-dev/pare/targets/recipe"
 	"github.com/pare-dev/pare/targets/report"
@@ -57,6 +58,9 @@ func Run(ctx context.Context, in *recipe.Recipe, o Options) (rep *report.Report,
 	}
 	if err := e.prepare(ctx); err != nil {
 		return e.rep, e.inSourceFile(err)
+	}
+	if n := e.remembers(jobs); n > 0 {
+		e.original = &verify.Recording{Most: n, Blocks: true}
 	}
 	for _, j := range jobs {
 		if !refused(j) {
