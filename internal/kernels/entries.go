@@ -30,7 +30,6 @@ const (
 	fnDotQ4K
 	fnDotQ5K
 	fnDot
-	fnGemmNt
 	fnGemmOuter
 	fnGemmOuter64
 	fnGramTile
@@ -39,10 +38,12 @@ const (
 	fnMulPanels64
 	fnPackRows
 	fnPackRows64
-	fnPackF16
-	fnPackBf16
+	fnPackPanel
+	fnPackPanelF16
+	fnPackPanelBf16
 	fnPackCols
 	fnPackCols64
+	fnMulFew
 	fnExp
 	fnMax
 	fnFind

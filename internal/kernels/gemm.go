@@ -1,9 +1,12 @@
 package kernels
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"unsafe"
+
+	"github.com/pare-dev/pare/internal/par"
 )
 
 // Dot is the sum of a[i]*b[i]; the slices have the same length.
@@ -26,174 +29,279 @@ type dotArgs struct {
 	_    float32
 }
 
-// GemmNT is dst = x * w^T, or dst += x * w^T: x is [m,k], w is [n,k], dst is [m,n], each with its
-// own stride. This is the product of activations with a weight as checkpoints store it.
-//
-// Element (i,j) depends on row i of x, row j of w and k, and on nothing else: cutting m or n into
-// parts, for threads or for batches, changes no bit. dst must not overlap x or w.
-func (s *Set) GemmNT(dst, x, w Matrix, add bool) {
-	dst.check("dst")
-	x.check("x")
-	w.check("w")
-	if x.Cols != w.Cols || dst.Rows != x.Rows || dst.Cols != w.Rows {
-		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, x.Rows, x.Cols, w.Rows, w.Cols))
-	}
-	if s.code == nil {
-		gemmNTPortable(dst, x, w, add)
-		return
-	}
-	s.code.gemmNT(dst, x, w, add)
-}
+// Form says which operands of a product are transposed.
+type Form int
 
 const (
-	ntRows   = 60      // most rows of x that pass together; a multiple of every level's tile
-	ntCols   = 48      // rows of w that pass together when rows are long, likewise
-	ntDepth  = 1024    // most of k at a time
-	ntWork   = 1 << 21 // multiplications in one call, well below a millisecond
-	ntVector = 16      // most lanes of a vector
+	NT Form = iota // dst [m,n] = a [m,k] b [n,k]^T: activations and a weight as checkpoints store it
+	NN             // dst [m,n] = a [m,k] b [k,n]
+	TN             // dst [m,n] = a [k,m]^T b [k,n]: second moments, gradients of weights
 )
 
-type gemmNTArgs struct {
-	dst, x, w, sums          unsafe.Pointer
-	ldd, ldx, ldw            int
-	m, n, k, from, upTo, add int
+// Gemm is dst = a b, or dst += a b, with operands transposed as form says, on at most threads cores.
+// dst must not overlap a or b.
+//
+// Element (i,j) depends on the numbers that are multiplied for it, their order and nothing else: its
+// bits are the same for all forms, threads and cuts of m and n, and those of MulPacked; in particular
+// they are the same at all levels except Portable. An error is that of the context, which is looked at
+// every few milliseconds; dst is then incomplete.
+func Gemm[T float32 | float64](ctx context.Context, s *Set, threads int, form Form, dst, a, b Dense[T], add bool) error {
+	l, r := operand[T]{a, form == TN}, operand[T]{b, form != NT}
+	checkProduct(dst, l, r)
+	if err := ctx.Err(); err != nil || dst.Rows == 0 || dst.Cols == 0 {
+		return err
+	}
+	switch {
+	case l.k() == 0:
+		clearProduct(dst, add)
+		return nil
+	case s.code == nil:
+		return gemmPortable(ctx, threads, form, dst, a, b, add)
+	case form != TN && gemmSmall(s.code, form, dst, a, b, add):
+		return nil
+	}
+	threads = par.Threads(threads)
+	return newGemm(s, threads, dst, l, r, add).run(ctx, threads)
 }
 
-// ntSums holds unfinished sums, a vector for each element, while k passes in pieces.
-type ntSums [ntRows * ntCols * ntVector]float32
-
-var ntPool = sync.Pool{New: func() any { return new(ntSums) }}
-
-// gemmNT takes a group of rows of x, which stays in the second-level cache, and lets w pass by it, a
-// few rows in one call of the kernel.
-func (c *code) gemmNT(dst, x, w Matrix, add bool) {
-	if dst.Rows == 0 || dst.Cols == 0 {
-		return
-	}
-	args := gemmNTArgs{ldd: dst.Stride, ldx: x.Stride, ldw: w.Stride, k: x.Cols}
-	if add {
-		args.add = 1
-	}
-	for i := 0; i < dst.Rows; i += ntRows {
-		args.m = min(ntRows, dst.Rows-i)
-		// a few rows of x stay in the caches however long they are, and w streams best whole
-		depth, step := max(x.Cols, 1), ntCols
-		if args.m > 8 && x.Cols > ntDepth+ntDepth/2 {
-			depth = ntDepth
-			if args.sums == nil {
-				sums := ntPool.Get().(*ntSums)
-				defer ntPool.Put(sums)
-				args.sums = unsafe.Pointer(sums)
-			}
-		} else {
-			step = max(1, ntWork/(args.m*depth*ntCols)) * ntCols
-		}
-		for j := 0; j < dst.Cols; j += step {
-			args.n = min(step, dst.Cols-j)
-			args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride+j])
-			if x.Cols > 0 {
-				args.x, args.w = unsafe.Pointer(&x.Data[i*x.Stride]), unsafe.Pointer(&w.Data[j*w.Stride])
-			}
-			for args.from = 0; ; args.from = args.upTo {
-				if args.upTo = args.from + depth; args.upTo+depth/2 >= x.Cols {
-					args.upTo = x.Cols
-				}
-				c.call(fnGemmNt, unsafe.Pointer(&args))
-				if args.upTo == x.Cols {
-					break
-				}
-			}
-		}
-	}
+// GemmNT is dst = x * w^T, or dst += x * w^T, on this thread: x is [m,k], w is [n,k], dst is [m,n].
+func (s *Set) GemmNT(dst, x, w Matrix, add bool) {
+	must(Gemm(context.Background(), s, 1, NT, dst, x, w, add))
 }
 
-// GemmNN is dst = a * b, or dst += a * b: a is [m,k], b is [k,n], dst is [m,n]. Each element is
-// summed over k in order, so that, as with GemmNT, no cut changes a bit. It suits low-rank products,
-// weighted sums of values and block updates. dst must not overlap a or b.
+// GemmNN is dst = a * b, or dst += a * b, on this thread: a is [m,k], b is [k,n], dst is [m,n].
 func (s *Set) GemmNN(dst, a, b Matrix, add bool) {
-	checkNN(dst, a, b)
-	if s.code == nil {
-		gemmNNPortable(dst, a, b, add)
-		return
-	}
-	gemmNN(s.code, fnGemmOuter, &nnPool, dst, a, b, add)
+	must(Gemm(context.Background(), s, 1, NN, dst, a, b, add))
+}
+
+// GemmNT64 is GemmNT in double precision.
+func (s *Set) GemmNT64(dst, x, w Matrix64, add bool) {
+	must(Gemm(context.Background(), s, 1, NT, dst, x, w, add))
 }
 
 // GemmNN64 is GemmNN in double precision.
 func (s *Set) GemmNN64(dst, a, b Matrix64, add bool) {
-	checkNN(dst, a, b)
-	if s.code == nil {
-		gemmNNPortable(dst, a, b, add)
-		return
-	}
-	gemmNN(s.code, fnGemmOuter64, &nnPool64, dst, a, b, add)
+	must(Gemm(context.Background(), s, 1, NN, dst, a, b, add))
 }
 
-func checkNN[T float32 | float64](dst, a, b Dense[T]) {
-	dst.check("dst")
-	a.check("a")
-	b.check("b")
-	if a.Cols != b.Rows || dst.Rows != a.Rows || dst.Cols != b.Cols {
-		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]", dst.Rows, dst.Cols, a.Rows, a.Cols, b.Rows, b.Cols))
+// must panics on what cannot happen: only a cancelled context makes a product fail.
+func must(err error) {
+	if err != nil {
+		panic(err)
 	}
+}
+
+func checkProduct[T float32 | float64](dst Dense[T], l, r operand[T]) {
+	dst.check("dst")
+	l.check("a")
+	r.check("b")
+	if l.k() != r.k() || dst.Rows != l.rows() || dst.Cols != r.rows() {
+		panic(fmt.Sprintf("kernels: [%d,%d] = [%d,%d] x [%d,%d]^T", dst.Rows, dst.Cols, l.rows(), l.k(), r.rows(), r.k()))
+	}
+}
+
+// clearProduct is a product over no k.
+func clearProduct[T float32 | float64](dst Dense[T], add bool) {
+	for i := 0; i < dst.Rows && !add; i++ {
+		clear(dst.Row(i))
+	}
+}
+
+type mulFewArgs struct {
+	dst, x, w                   unsafe.Pointer
+	ldd, ldx, ldw, m, n, k, add int
 }
 
 type gemmOuterArgs struct {
-	dst, a, b     unsafe.Pointer
-	ldd, lda, ldb int
-	m, n, k, add  int
+	dst, a, b                   unsafe.Pointer
+	ldd, lda, ldb, m, n, k, add int
 }
 
 const (
-	nnRows  = 64  // most rows of a in one call of the kernel
-	nnCols  = 64  // most columns of b
-	nnDepth = 256 // most of k; longer sums go on from dst, which holds them exactly
+	fewRows  = 4       // most rows for which kernels take the other operand as it lies
+	smallMul = 1 << 21 // multiplications in one call of the kernel, well below a millisecond
 )
 
-// The pools hold a part of b with its rows close together: rows of a large matrix lie a power of two
-// apart, where they push each other out of the cache.
-var (
-	nnPool   = sync.Pool{New: func() any { return new([nnDepth * nnCols]float32) }}
-	nnPool64 = sync.Pool{New: func() any { return new([nnDepth * nnCols]float64) }}
-)
-
-func gemmNN[T float32 | float64](c *code, fn int, pool *sync.Pool, dst, a, b Dense[T], add bool) {
-	if dst.Rows == 0 || dst.Cols == 0 {
-		return
+// gemmSmall computes products whose operands are not worth packing, and says whether this is one.
+func gemmSmall[T float32 | float64](c *code, form Form, dst, a, b Dense[T], add bool) bool {
+	double := isDouble[T]()
+	if form == NT && (double || dst.Rows > fewRows) || form == NN && dst.Rows >= 16 {
+		return false
 	}
-	args := gemmOuterArgs{ldd: dst.Stride, lda: a.Stride, ldb: b.Stride}
-	var near *[nnDepth * nnCols]T
-	if a.Rows >= 16 && b.Stride > nnCols { // otherwise copying costs more than it saves
-		near = pool.Get().(*[nnDepth * nnCols]T)
-		defer pool.Put(near)
-		args.ldb = nnCols
+	done := 0 // 1 once dst holds sums
+	if add {
+		done = 1
 	}
-	for j := 0; j < dst.Cols; j += nnCols {
-		args.n = min(nnCols, dst.Cols-j)
-		for p := 0; p < max(a.Cols, 1); p += nnDepth {
-			args.k = min(nnDepth, a.Cols-p)
+	if form == NT {
+		args := mulFewArgs{at(dst.Data), at(a.Data), nil, dst.Stride, a.Stride, b.Stride, dst.Rows, 0, a.Cols, done}
+		step := max(1, smallMul/(dst.Rows*a.Cols*16)) * 16
+		for j := 0; j < dst.Cols; j += step {
+			args.n = min(step, dst.Cols-j)
+			args.dst, args.w = unsafe.Pointer(&dst.Data[j]), unsafe.Pointer(&b.Data[j*b.Stride])
+			c.call(fnMulFew, unsafe.Pointer(&args))
+		}
+		return true
+	}
+	fn := fnGemmOuter
+	if double {
+		fn = fnGemmOuter64
+	}
+	args := gemmOuterArgs{ldd: dst.Stride, lda: a.Stride, ldb: b.Stride, m: dst.Rows}
+	step := max(1, smallMul/(dst.Rows*pieceK*64)) * 64
+	for j := 0; j < dst.Cols; j += step {
+		args.n, args.add = min(step, dst.Cols-j), done
+		args.dst = unsafe.Pointer(&dst.Data[j])
+		for p := 0; p < a.Cols; p += pieceK {
+			args.k = min(pieceK, a.Cols-p)
+			args.a, args.b = unsafe.Pointer(&a.Data[p]), unsafe.Pointer(&b.Data[p*b.Stride+j])
+			c.call(fn, unsafe.Pointer(&args))
 			args.add = 1
-			if p == 0 && !add {
-				args.add = 0
-			}
-			switch {
-			case args.k == 0:
-			case near == nil:
-				args.b = unsafe.Pointer(&b.Data[p*b.Stride+j])
-			default:
-				for r := range args.k {
-					copy(near[r*nnCols:][:args.n], b.Data[(p+r)*b.Stride+j:])
-				}
-				args.b = unsafe.Pointer(near)
-			}
-			for i := 0; i < dst.Rows; i += nnRows {
-				args.m = min(nnRows, dst.Rows-i)
-				if args.k > 0 {
-					args.a = unsafe.Pointer(&a.Data[i*a.Stride+p])
-				}
-				args.dst = unsafe.Pointer(&dst.Data[i*dst.Stride+j])
-				c.call(fn, unsafe.Pointer(&args))
-			}
 		}
 	}
+	return true
 }
+
+// gemm is a large product under way. It takes the left operand block by block. In a first phase the
+// threads pack a block, with all its pieces of k; in a second one each takes bands of columns, packs
+// the right operand of a band a piece at a time and multiplies it with the block, while it lies in the
+// second-level cache.
+type gemm[T float32 | float64] struct {
+	s            *Set
+	dst          Dense[T]
+	left, right  operand[T]
+	add          bool
+	fns          *panelFns
+	group, lanes int // columns of a group of the right operand, numbers of a vector
+
+	rows, depth           int // of a block
+	width, height         int // of an item of the second phase, in columns and rows
+	blocks, bands, pieces int // blocks of rows, bands of columns, pieces of k as deep as a block
+	packed                []T
+	panels                []*[]T // for each thread, a band of the right operand
+}
+
+// panelFns are the kernels for one type of number.
+type panelFns struct{ mul, leftRows, rightRows, cols int }
+
+var (
+	panel32 = &panelFns{fnMulPanels, fnPackRows, fnPackPanel, fnPackCols}
+	panel64 = &panelFns{fnMulPanels64, fnPackRows64, fnPackRows64, fnPackCols64}
+)
+
+const (
+	gemmRows = 4096    // about the most rows of a block
+	gemmLeft = 4 << 20 // most numbers of it
+	gemmCols = 256     // most columns of a band
+	gemmPack = 8       // tiles of the left operand that are packed together
+)
+
+func newGemm[T float32 | float64](s *Set, threads int, dst Dense[T], left, right operand[T], add bool) *gemm[T] {
+	g := &gemm[T]{s: s, dst: dst, left: left, right: right, add: add, fns: panel32, lanes: s.shape.lanes}
+	if isDouble[T]() {
+		g.fns, g.lanes = panel64, s.shape.lanes/2
+	}
+	g.group = s.shape.vectors * g.lanes
+	m, n, k, tile := dst.Rows, dst.Cols, left.k(), s.shape.left
+	g.blocks = (m + gemmRows - 1) / gemmRows
+	g.rows = min(m, share(m, g.blocks, tile))
+	g.depth = min(k, max(pieceK, gemmLeft/g.rows/pieceK*pieceK))
+	g.pieces = (k + g.depth - 1) / g.depth
+	// items are small enough that no thread waits long for the last
+	parts := 1
+	if threads > 1 {
+		parts = 16 * threads
+	}
+	g.width = min(gemmCols/g.group*g.group, max(2*g.group, share(n, parts, g.group)))
+	g.bands, g.height = (n+g.width-1)/g.width, g.rows
+	if g.bands < parts/2 {
+		g.height = min(g.rows, max(gemmPack*tile, share(g.rows, parts/2/g.bands, tile)))
+	}
+	return g
+}
+
+// share is a part of n that is cut into so many, in whole groups.
+func share(n, parts, group int) int { return roundTo(group)((n + parts - 1) / parts) }
+
+func (g *gemm[T]) run(ctx context.Context, threads int) error {
+	left := take[T]((g.rows + 3) * g.depth)
+	g.packed, g.panels = *left, make([]*[]T, threads)
+	defer func() {
+		give(left)
+		for _, p := range g.panels {
+			if p != nil {
+				give(p)
+			}
+		}
+	}()
+	return par.Phases(ctx, threads, 2*g.blocks*g.pieces, func(phase int) int {
+		l, _, _ := g.block(phase / 2)
+		if phase%2 == 0 {
+			return (l.rows + gemmPack*l.group - 1) / (gemmPack * l.group)
+		}
+		return g.bands * ((l.rows + g.height - 1) / g.height)
+	}, func(worker, phase, item int) error {
+		if phase%2 == 0 {
+			g.pack(phase/2, item)
+		} else {
+			g.multiply(worker, phase/2, item)
+		}
+		return nil
+	})
+}
+
+// block is the i-th block of the left operand, and where its rows and its k begin.
+func (g *gemm[T]) block(i int) (l packed[T], row, k int) {
+	row, k = i/g.pieces*g.rows, i%g.pieces*g.depth
+	l = newPacked(g.packed, min(g.rows, g.dst.Rows-row), min(g.depth, g.left.k()-k), g.s.shape.left, leftRound)
+	return l, row, k
+}
+
+// pack packs a few tiles of a block.
+func (g *gemm[T]) pack(block, item int) {
+	l, row, k := g.block(block)
+	lo := item * gemmPack * l.group
+	hi := min(l.rows, lo+gemmPack*l.group)
+	l.pack(g.s.code, g.fns.leftRows, g.fns.cols, g.left.part(row, row+l.rows, k, k+l.k), lo, hi)
+}
+
+// multiply adds products of a block to a band of columns, or where there are few bands, to a part of
+// the rows of one.
+func (g *gemm[T]) multiply(worker, block, item int) {
+	if g.panels[worker] == nil {
+		g.panels[worker] = take[T](g.width * pieceK)
+	}
+	l, row, k := g.block(block)
+	parts := (l.rows + g.height - 1) / g.height
+	lo, from := item/parts*g.width, item%parts*g.height
+	hi, to := min(g.dst.Cols, lo+g.width), min(l.rows, from+g.height)
+	dst, x := g.dst.Slice(row+from, row+to, lo, hi), l.slice(from, to)
+	for p := 0; p < l.k; p += pieceK {
+		end := min(l.k, p+pieceK)
+		r := newPacked(*g.panels[worker], hi-lo, end-p, g.group, roundTo(g.lanes))
+		r.pack(g.s.code, g.fns.rightRows, g.fns.cols, g.right.part(lo, hi, k+p, k+end), 0, hi-lo)
+		mulPiece(g.s.code, g.fns.mul, dst, &x, &r, p, 0, g.add || k+p > 0)
+	}
+}
+
+func isDouble[T float32 | float64]() bool { return unsafe.Sizeof(T(0)) == 8 }
+
+// Pools of scratch, which is kept until a garbage collection finds it unused.
+var pool32, pool64 sync.Pool
+
+func poolOf[T float32 | float64]() *sync.Pool {
+	if isDouble[T]() {
+		return &pool64
+	}
+	return &pool32
+}
+
+func take[T float32 | float64](n int) *[]T {
+	if buf, ok := poolOf[T]().Get().(*[]T); ok && cap(*buf) >= n {
+		*buf = (*buf)[:n]
+		return buf
+	}
+	buf := make([]T, n)
+	return &buf
+}
+
+func give[T float32 | float64](buf *[]T) { poolOf[T]().Put(buf) }

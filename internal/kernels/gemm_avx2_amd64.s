@@ -95,7 +95,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
 	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
 	WORD $0x1f7d // jge 0x193 <k_dot+0x193>
-	LONG $0x15158d48; WORD $0x0041; BYTE $0x00 // leaq 0x4115(%rip), %rdx # 0x4290 <lanes>
+	LONG $0x45158d48; WORD $0x0033; BYTE $0x00 // leaq 0x3345(%rip), %rdx # 0x34c0 <lanes>
 	LONG $0x107ca1c4; WORD $0x8264; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm4
 	LONG $0x2c5de2c4; WORD $0xb02c // vmaskmovps (%rax,%rsi,4), %ymm4, %ymm5
 	LONG $0x2c5de2c4; WORD $0xb124 // vmaskmovps (%rcx,%rsi,4), %ymm4, %ymm4
@@ -114,1571 +114,830 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
-	// gemm_nt
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0eca8e0f; WORD $0x0000 // jle 0x10c2 <k_gemm_nt+0xef2>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x38408b48 // movq 0x38(%rax), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x000000282444c748; BYTE $0x00 // movq $0x0, 0x28(%rsp)
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x58eb // jmp 0x278 <k_gemm_nt+0xa8>
-	LONG $0x3c29fcc5; BYTE $0x08 // vmovaps %ymm7, (%rax,%rcx)
-	LONG $0x44297cc5; WORD $0x2008 // vmovaps %ymm8, 0x20(%rax,%rcx)
-	LONG $0x6c29fcc5; WORD $0x4008 // vmovaps %ymm5, 0x40(%rax,%rcx)
-	LONG $0x7429fcc5; WORD $0x6008 // vmovaps %ymm6, 0x60(%rax,%rcx)
-	QUAD $0x00008008a429fcc5; BYTE $0x00 // vmovaps %ymm4, 0x80(%rax,%rcx)
-	QUAD $0x0000a0089c29fcc5; BYTE $0x00 // vmovaps %ymm3, 0xa0(%rax,%rcx)
-	QUAD $0x0000c0088c29fcc5; BYTE $0x00 // vmovaps %ymm1, 0xc0(%rax,%rcx)
-	QUAD $0x0000e0089429fcc5; BYTE $0x00 // vmovaps %ymm2, 0xe0(%rax,%rcx)
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x24448348; WORD $0x1028 // addq $0x10, 0x28(%rsp)
-	LONG $0x244c3b48; BYTE $0x10 // cmpq 0x10(%rsp), %rcx
-	LONG $0x0e4a8d0f; WORD $0x0000 // jge 0x10c2 <k_gemm_nt+0xef2>
-	LONG $0x247c8348; WORD $0x0320 // cmpq $0x3, 0x20(%rsp)
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	LONG $0x00c78d0f; WORD $0x0000 // jge 0x350 <k_gemm_nt+0x180>
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x0812840f; WORD $0x0000 // je 0xab0 <k_gemm_nt+0x8e0>
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xb975 // jne 0x260 <k_gemm_nt+0x90>
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x18470348 // addq 0x18(%rdi), %rax
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
-	WORD $0x894d; BYTE $0xfc // movq %r15, %r12
-	LONG $0x02cc8349 // orq $0x2, %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0xe04d0f4d // cmovgeq %r8, %r12
-	LONG $0x03cf8349 // orq $0x3, %r15
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0xf84d0f4d // cmovgeq %r8, %r15
-	LONG $0x50778b48 // movq 0x50(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0828840f; WORD $0x0000 // je 0xb2a <k_gemm_nt+0x95a>
-	LONG $0x3c28fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm7
-	LONG $0x44287cc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm8
-	LONG $0x6c28fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm5
-	LONG $0x7428fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm6
-	QUAD $0x00008008a428fcc5; BYTE $0x00 // vmovaps 0x80(%rax,%rcx), %ymm4
-	QUAD $0x0000a0089c28fcc5; BYTE $0x00 // vmovaps 0xa0(%rax,%rcx), %ymm3
-	QUAD $0x0000c0088c28fcc5; BYTE $0x00 // vmovaps 0xc0(%rax,%rcx), %ymm1
-	QUAD $0x0000e0089428fcc5; BYTE $0x00 // vmovaps 0xe0(%rax,%rcx), %ymm2
-	LONG $0x000809e9; BYTE $0x00 // jmp 0xb4b <k_gemm_nt+0x97b>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x18770348 // addq 0x18(%rdi), %rsi
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
-	LONG $0x50478b48 // movq 0x50(%rdi), %rax
-	LONG $0x58478b4c // movq 0x58(%rdi), %r8
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x08c08348 // addq $0x8, %rax
-	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
-	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0xcbaf0f49 // imulq %r11, %rcx
-	LONG $0x8a048d48 // leaq (%rdx,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	LONG $0xc94d0f49 // cmovgeq %r9, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	LONG $0x8a048d48 // leaq (%rdx,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x02c98348 // orq $0x2, %rcx
-	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
-	LONG $0xc94d0f49 // cmovgeq %r9, %rcx
-	LONG $0xcdaf0f49 // imulq %r13, %rcx
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	LONG $0x03c88348 // orq $0x3, %rax
-	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0xc14d0f49 // cmovgeq %r9, %rax
-	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	LONG $0x822c8d48 // leaq (%rdx,%rax,4), %rbp
-	LONG $0xd30c8d4e // leaq (%rbx,%r10,8), %r9
-	LONG $0x6caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r13
-	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
-	QUAD $0x0000000095148d4a // leaq (,%r10,4), %rdx
-	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
-	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
-	LONG $0x2454894c; BYTE $0x70 // movq %r10, 0x70(%rsp)
-	LONG $0x93148d4a // leaq (%rbx,%r10,4), %rdx
-	LONG $0x0003ba41; WORD $0x0000 // movl $0x3, %r10d
-	LONG $0x245c8948; BYTE $0x78 // movq %rbx, 0x78(%rsp)
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
-	LONG $0x246c8948; BYTE $0x50 // movq %rbp, 0x50(%rsp)
-	LONG $0x000093e9; BYTE $0x00 // jmp 0x4eb <k_gemm_nt+0x31b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x297c21c4; WORD $0x1614 // vmovaps %ymm10, (%rsi,%r10)
-	LONG $0x297c21c4; WORD $0x1664; BYTE $0x20 // vmovaps %ymm12, 0x20(%rsi,%r10)
-	LONG $0x297c21c4; WORD $0x164c; BYTE $0x40 // vmovaps %ymm9, 0x40(%rsi,%r10)
-	LONG $0x297c21c4; WORD $0x165c; BYTE $0x60 // vmovaps %ymm11, 0x60(%rsi,%r10)
-	QUAD $0x008016bc297ca1c4; WORD $0x0000 // vmovaps %ymm7, 0x80(%rsi,%r10)
-	QUAD $0x00a01684297c21c4; WORD $0x0000 // vmovaps %ymm8, 0xa0(%rsi,%r10)
-	QUAD $0x00c016ac297ca1c4; WORD $0x0000 // vmovaps %ymm5, 0xc0(%rsi,%r10)
-	QUAD $0x00e016b4297ca1c4; WORD $0x0000 // vmovaps %ymm6, 0xe0(%rsi,%r10)
-	QUAD $0x0100169c297ca1c4; WORD $0x0000 // vmovaps %ymm3, 0x100(%rsi,%r10)
-	QUAD $0x012016a4297ca1c4; WORD $0x0000 // vmovaps %ymm4, 0x120(%rsi,%r10)
-	QUAD $0x0140168c297ca1c4; WORD $0x0000 // vmovaps %ymm1, 0x140(%rsi,%r10)
-	QUAD $0x01601694297ca1c4; WORD $0x0000 // vmovaps %ymm2, 0x160(%rsi,%r10)
-	LONG $0x03538d4d // leaq 0x3(%r11), %r10
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xfda18f0f; WORD $0xffff // jg 0x28c <k_gemm_nt+0xbc>
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x07e2c149 // shlq $0x7, %r10
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x0089840f; WORD $0x0000 // je 0x590 <k_gemm_nt+0x3c0>
-	LONG $0x287c21c4; WORD $0x1614 // vmovaps (%rsi,%r10), %ymm10
-	LONG $0x287c21c4; WORD $0x1664; BYTE $0x20 // vmovaps 0x20(%rsi,%r10), %ymm12
-	LONG $0x287c21c4; WORD $0x164c; BYTE $0x40 // vmovaps 0x40(%rsi,%r10), %ymm9
-	LONG $0x287c21c4; WORD $0x165c; BYTE $0x60 // vmovaps 0x60(%rsi,%r10), %ymm11
-	QUAD $0x008016bc287ca1c4; WORD $0x0000 // vmovaps 0x80(%rsi,%r10), %ymm7
-	QUAD $0x00a01684287c21c4; WORD $0x0000 // vmovaps 0xa0(%rsi,%r10), %ymm8
-	QUAD $0x00c016ac287ca1c4; WORD $0x0000 // vmovaps 0xc0(%rsi,%r10), %ymm5
-	QUAD $0x00e016b4287ca1c4; WORD $0x0000 // vmovaps 0xe0(%rsi,%r10), %ymm6
-	QUAD $0x0100169c287ca1c4; WORD $0x0000 // vmovaps 0x100(%rsi,%r10), %ymm3
-	QUAD $0x012016a4287ca1c4; WORD $0x0000 // vmovaps 0x120(%rsi,%r10), %ymm4
-	QUAD $0x0140168c287ca1c4; WORD $0x0000 // vmovaps 0x140(%rsi,%r10), %ymm1
-	QUAD $0x01601694287ca1c4; WORD $0x0000 // vmovaps 0x160(%rsi,%r10), %ymm2
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	QUAD $0x000000902484394c // cmpq %r8, 0x90(%rsp)
-	WORD $0x537e // jle 0x5d7 <k_gemm_nt+0x407>
-	LONG $0x24748b4c; BYTE $0x48 // movq 0x48(%rsp), %r14
-	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x669 <k_gemm_nt+0x499>
-	WORD $0x9066 // nop
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
-	QUAD $0x000000902484394c // cmpq %r8, 0x90(%rsp)
-	WORD $0xad7f // jg 0x584 <k_gemm_nt+0x3b4>
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c21c4; WORD $0xa32c // vmovups (%rbx,%r12,4), %ymm13
-	LONG $0x107c21c4; WORD $0xa234 // vmovups (%rdx,%r12,4), %ymm14
-	LONG $0x107c01c4; WORD $0xa13c // vmovups (%r9,%r12,4), %ymm15
-	LONG $0x107c81c4; WORD $0xa544; BYTE $0x00 // vmovups (%r13,%r12,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm0) + ymm10
-	LONG $0xb80de2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm0) + ymm7
-	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0x107ca1c4; WORD $0xa004 // vmovups (%rax,%r12,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm0) + ymm12
-	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
-	LONG $0x107ca1c4; WORD $0xa544; BYTE $0x00 // vmovups (%rbp,%r12,4), %ymm0
-	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
-	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0xb805e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm0) + ymm1
-	LONG $0x107ca1c4; WORD $0xa104 // vmovups (%rcx,%r12,4), %ymm0
-	LONG $0xb87d42c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm11 # ymm11 = (ymm0 * ymm13) + ymm11
-	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
-	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0x24748d4d; BYTE $0x08 // leaq 0x8(%r12), %r14
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x877e // jle 0x5f0 <k_gemm_nt+0x420>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	WORD $0x294d; BYTE $0xc4 // subq %r8, %r12
-	LONG $0x014b8d0f; WORD $0x0000 // jge 0x7c0 <k_gemm_nt+0x5f0>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x016f8d48 // leaq 0x1(%rdi), %rbp
-	LONG $0xe9af0f48 // imulq %rcx, %rbp
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	LONG $0x025f8d4c // leaq 0x2(%rdi), %r11
-	LONG $0xd9af0f4c // imulq %rcx, %r11
-	WORD $0x894d; BYTE $0xef // movq %r13, %r15
-	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0xdd358d48; WORD $0x003b; BYTE $0x00 // leaq 0x3bdd(%rip), %rsi # 0x4290 <lanes>
-	LONG $0x107ca1c4; WORD $0xa644; BYTE $0x20 // vmovups 0x20(%rsi,%r12,4), %ymm0
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
-	QUAD $0x00009824ac117cc5; BYTE $0x00 // vmovups %ymm13, 0x98(%rsp)
-	LONG $0xad448d49; BYTE $0x00 // leaq (%r13,%rbp,4), %rax
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
-	QUAD $0x0000d824ac117cc5; BYTE $0x00 // vmovups %ymm13, 0xd8(%rsp)
-	LONG $0x9d448d4b; BYTE $0x00 // leaq (%r13,%r11,4), %rax
-	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
-	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
-	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
-	LONG $0x2c7d22c4; WORD $0xb034 // vmaskmovps (%rax,%r14,4), %ymm0, %ymm14
-	QUAD $0x0000b824b4117cc5; BYTE $0x00 // vmovups %ymm14, 0xb8(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x2c7d22c4; WORD $0xb03c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm15
-	QUAD $0x00982494b80562c4; WORD $0x0000 // vfmadd231ps 0x98(%rsp), %ymm15, %ymm10 # ymm10 = (ymm15 * mem) + ymm10
-	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x2c7d22c4; WORD $0xb034 // vmaskmovps (%rax,%r14,4), %ymm0, %ymm14
-	QUAD $0x0000b824ac107cc5; BYTE $0x00 // vmovups 0xb8(%rsp), %ymm13
-	LONG $0xb815c2c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm15) + ymm3
-	QUAD $0x00009824bc107cc5; BYTE $0x00 // vmovups 0x98(%rsp), %ymm15
-	LONG $0xb80542c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm15, %ymm12 # ymm12 = (ymm15 * ymm14) + ymm12
-	QUAD $0x00d82484b80d62c4; WORD $0x0000 // vfmadd231ps 0xd8(%rsp), %ymm14, %ymm8 # ymm8 = (ymm14 * mem) + ymm8
-	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x2c7d22c4; WORD $0xb02c // vmaskmovps (%rax,%r14,4), %ymm0, %ymm13
-	LONG $0xb80542c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm13) + ymm9
-	QUAD $0x0000d824b4107cc5; BYTE $0x00 // vmovups 0xd8(%rsp), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm13) + ymm5
-	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
-	LONG $0x2c7da2c4; WORD $0xb544; BYTE $0x00 // vmaskmovps (%rbp,%r14,4), %ymm0, %ymm0
-	QUAD $0x0000b824bc107cc5; BYTE $0x00 // vmovups 0xb8(%rsp), %ymm15
-	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
-	QUAD $0x0098249cb87d62c4; WORD $0x0000 // vfmadd231ps 0x98(%rsp), %ymm0, %ymm11 # ymm11 = (ymm0 * mem) + ymm11
-	LONG $0xb87dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm14) + ymm6
-	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	QUAD $0x0000008824843b4c // cmpq 0x88(%rsp), %r8
-	LONG $0xfcb08c0f; WORD $0xffff // jl 0x460 <k_gemm_nt+0x290>
-	WORD $0x1feb // jmp 0x7d1 <k_gemm_nt+0x601>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	QUAD $0x0000008824843b4c // cmpq 0x88(%rsp), %r8
-	LONG $0xfc8f8c0f; WORD $0xffff // jl 0x460 <k_gemm_nt+0x290>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x20508b4c // movq 0x20(%rax), %r10
-	LONG $0x60708b4c // movq 0x60(%rax), %r14
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	WORD $0x0348; BYTE $0x38 // addq (%rax), %rdi
-	LONG $0x8f048d48 // leaq (%rdi,%rcx,4), %rax
-	LONG $0x182dc3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm12, %ymm10, %ymm0
-	LONG $0x062d43c4; WORD $0x31d4 // vperm2f128 $0x31, %ymm12, %ymm10, %ymm10 # ymm10 = ymm10[2,3],ymm12[2,3]
-	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0x183543c4; WORD $0x01d3 // vinsertf128 $0x1, %xmm11, %ymm9, %ymm10
-	LONG $0x063543c4; WORD $0x31cb // vperm2f128 $0x31, %ymm11, %ymm9, %ymm9 # ymm9 = ymm9[2,3],ymm11[2,3]
-	LONG $0x582c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm10, %ymm9
-	LONG $0x147d41c4; BYTE $0xd1 // vunpcklpd %ymm9, %ymm0, %ymm10 # ymm10 = ymm0[0],ymm9[0],ymm0[2],ymm9[2]
-	LONG $0x157dc1c4; BYTE $0xc1 // vunpckhpd %ymm9, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm9[1],ymm0[3],ymm9[3]
-	LONG $0xc058acc5 // vaddps %ymm0, %ymm10, %ymm0
-	LONG $0xc8167ec5 // vmovshdup %ymm0, %ymm9 # ymm9 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x00818c0f; WORD $0x0000 // jl 0x8b0 <k_gemm_nt+0x6e0>
-	QUAD $0x00003a490528f8c5 // vmovaps 0x3a49(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167d42c4; BYTE $0xc9 // vpermps %ymm9, %ymm0, %ymm9
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x0474 // je 0x845 <k_gemm_nt+0x675>
-	LONG $0x085830c5 // vaddps (%rax), %xmm9, %xmm9
-	LONG $0x081178c5 // vmovups %xmm9, (%rax)
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
-	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
-	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
-	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
-	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
-	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
-	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
-	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	WORD $0x797e // jle 0x900 <k_gemm_nt+0x730>
-	QUAD $0x000039f10528f8c5 // vmovaps 0x39f1(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x0674 // je 0x89f <k_gemm_nt+0x6cf>
-	LONG $0x5850a1c4; WORD $0x902c // vaddps (%rax,%r10,4), %xmm5, %xmm5
-	LONG $0x1178a1c4; WORD $0x902c // vmovups %xmm5, (%rax,%r10,4)
-	LONG $0x000106e9; BYTE $0x00 // jmp 0x9b0 <k_gemm_nt+0x7e0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x008c840f; WORD $0x0000 // je 0x945 <k_gemm_nt+0x775>
-	LONG $0x0058b2c5 // vaddss (%rax), %xmm9, %xmm0
-	LONG $0x0011fac5 // vmovss %xmm0, (%rax)
-	LONG $0x0001bc41; WORD $0x0000 // movl $0x1, %r12d
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xff7a8e0f; WORD $0xffff // jle 0x84c <k_gemm_nt+0x67c>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4058fac5; BYTE $0x04 // vaddss 0x4(%rax), %xmm0, %xmm0
-	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xff5f850f; WORD $0xffff // jne 0x84c <k_gemm_nt+0x67c>
-	LONG $0xc631c1c4; WORD $0x01c1 // vshufpd $0x1, %xmm9, %xmm9, %xmm0 # xmm0 = xmm9[1,0]
-	LONG $0x48587ac5; BYTE $0x08 // vaddss 0x8(%rax), %xmm0, %xmm9
-	WORD $0x76eb // jmp 0x970 <k_gemm_nt+0x7a0>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x7574 // je 0x97a <k_gemm_nt+0x7aa>
-	LONG $0x5852a1c4; WORD $0x9004 // vaddss (%rax,%r10,4), %xmm5, %xmm0
-	LONG $0x117aa1c4; WORD $0x9004 // vmovss %xmm0, (%rax,%r10,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0x00948c0f; WORD $0x0000 // jl 0x9b0 <k_gemm_nt+0x7e0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x587aa1c4; WORD $0x9044; BYTE $0x04 // vaddss 0x4(%rax,%r10,4), %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	WORD $0x7975 // jne 0x9b0 <k_gemm_nt+0x7e0>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x587aa1c4; WORD $0x9044; BYTE $0x08 // vaddss 0x8(%rax,%r10,4), %xmm0, %xmm0
-	WORD $0x5beb // jmp 0x9a0 <k_gemm_nt+0x7d0>
-	LONG $0x08117ac5 // vmovss %xmm9, (%rax)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x01498e0f; WORD $0x0000 // jle 0xa9d <k_gemm_nt+0x8cd>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4011fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rax)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x0133850f; WORD $0x0000 // jne 0xa9d <k_gemm_nt+0x8cd>
-	LONG $0xc63141c4; WORD $0x01c9 // vshufpd $0x1, %xmm9, %xmm9, %xmm9 # xmm9 = xmm9[1,0]
-	LONG $0x48117ac5; BYTE $0x08 // vmovss %xmm9, 0x8(%rax)
-	LONG $0xfffecfe9; BYTE $0xff // jmp 0x849 <k_gemm_nt+0x679>
-	LONG $0x117aa1c4; WORD $0x902c // vmovss %xmm5, (%rax,%r10,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	WORD $0x297c // jl 0x9b0 <k_gemm_nt+0x7e0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,4)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	WORD $0x1575 // jne 0x9b0 <k_gemm_nt+0x7e0>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x117aa1c4; WORD $0x9044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,4)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x1865e3c4; WORD $0x01c4 // vinsertf128 $0x1, %xmm4, %ymm3, %ymm0
-	LONG $0x0665e3c4; WORD $0x31dc // vperm2f128 $0x31, %ymm4, %ymm3, %ymm3 # ymm3 = ymm3[2,3],ymm4[2,3]
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
-	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	WORD $0x257e // jle 0xa10 <k_gemm_nt+0x840>
-	QUAD $0x0000388d0528f8c5 // vmovaps 0x388d(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x0674 // je 0xa03 <k_gemm_nt+0x833>
-	LONG $0x5870a1c4; WORD $0xd00c // vaddps (%rax,%r10,8), %xmm1, %xmm1
-	LONG $0x1178a1c4; WORD $0xd00c // vmovups %xmm1, (%rax,%r10,8)
-	LONG $0xfffabde9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
-	WORD $0x9066 // nop
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x4e74 // je 0xa63 <k_gemm_nt+0x893>
-	LONG $0x5872a1c4; WORD $0xd004 // vaddss (%rax,%r10,8), %xmm1, %xmm0
-	LONG $0x117aa1c4; WORD $0xd004 // vmovss %xmm0, (%rax,%r10,8)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xfa9f8c0f; WORD $0xffff // jl 0x4cb <k_gemm_nt+0x2fb>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587aa1c4; WORD $0xd044; BYTE $0x04 // vaddss 0x4(%rax,%r10,8), %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,8)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xfa80850f; WORD $0xffff // jne 0x4cb <k_gemm_nt+0x2fb>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x587aa1c4; WORD $0xd044; BYTE $0x08 // vaddss 0x8(%rax,%r10,8), %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,8)
-	LONG $0xfffa68e9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
-	LONG $0x117aa1c4; WORD $0xd00c // vmovss %xmm1, (%rax,%r10,8)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xfa578c0f; WORD $0xffff // jl 0x4cb <k_gemm_nt+0x2fb>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r10,8)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xfa3f850f; WORD $0xffff // jne 0x4cb <k_gemm_nt+0x2fb>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x117aa1c4; WORD $0xd044; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r10,8)
-	LONG $0xfffa2ee9; BYTE $0xff // jmp 0x4cb <k_gemm_nt+0x2fb>
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0xfffda7e9; BYTE $0xff // jmp 0x84c <k_gemm_nt+0x67c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0xc1af0f48 // imulq %rcx, %rax
-	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	LONG $0x07e1c148 // shlq $0x7, %rcx
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	LONG $0xc84d0f4d // cmovgeq %r8, %r9
-	LONG $0x03ca8349 // orq $0x3, %r10
-	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	LONG $0xd04d0f4d // cmovgeq %r8, %r10
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x18460348 // addq 0x18(%rsi), %rax
-	LONG $0x50768b48 // movq 0x50(%rsi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0265840f; WORD $0x0000 // je 0xd73 <k_gemm_nt+0xba3>
-	LONG $0x2428fcc5; BYTE $0x08 // vmovaps (%rax,%rcx), %ymm4
-	LONG $0x5c28fcc5; WORD $0x2008 // vmovaps 0x20(%rax,%rcx), %ymm3
-	LONG $0x5428fcc5; WORD $0x4008 // vmovaps 0x40(%rax,%rcx), %ymm2
-	LONG $0x4c28fcc5; WORD $0x6008 // vmovaps 0x60(%rax,%rcx), %ymm1
-	LONG $0x000259e9; BYTE $0x00 // jmp 0xd83 <k_gemm_nt+0xbb3>
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x28478b4c // movq 0x28(%rdi), %r8
-	LONG $0x014b8d4d // leaq 0x1(%r11), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	LONG $0xc3af0f4d // imulq %r11, %r8
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
-	LONG $0x10578b4c // movq 0x10(%rdi), %r10
-	LONG $0x831c8d4b // leaq (%r11,%r8,4), %rbx
-	LONG $0x8b1c8d4f // leaq (%r11,%r9,4), %r11
-	LONG $0x30778b4c // movq 0x30(%rdi), %r14
-	LONG $0xd6af0f49 // imulq %r14, %rdx
-	LONG $0x920c8d4d // leaq (%r10,%rdx,4), %r9
-	LONG $0xe6af0f4d // imulq %r14, %r12
-	LONG $0xa2048d4f // leaq (%r10,%r12,4), %r8
-	LONG $0xfeaf0f4d // imulq %r14, %r15
-	LONG $0xba2c8d4f // leaq (%r10,%r15,4), %r13
-	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
-	LONG $0x087e8d4c // leaq 0x8(%rsi), %r15
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0x057e // jle 0xba3 <k_gemm_nt+0x9d3>
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x69eb // jmp 0xc0c <k_gemm_nt+0xa3c>
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
-	LONG $0x7caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r15
-	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
-	BYTE $0x90 // nop
-	LONG $0x0410fcc5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %ymm0
-	LONG $0x107c41c4; WORD $0xb30c // vmovups (%r11,%rsi,4), %ymm9
-	LONG $0x107c41c4; WORD $0xb714 // vmovups (%r15,%rsi,4), %ymm10
-	LONG $0xb87dc2c4; BYTE $0xfa // vfmadd231ps %ymm10, %ymm0, %ymm7 # ymm7 = (ymm0 * ymm10) + ymm7
-	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x107c41c4; WORD $0xb114 // vmovups (%r9,%rsi,4), %ymm10
-	LONG $0xb87d42c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm10) + ymm8
-	LONG $0xb835c2c4; BYTE $0xda // vfmadd231ps %ymm10, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm10) + ymm3
-	LONG $0x107c41c4; WORD $0xb014 // vmovups (%r8,%rsi,4), %ymm10
-	LONG $0xb87dc2c4; BYTE $0xea // vfmadd231ps %ymm10, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm10) + ymm5
-	LONG $0xb835c2c4; BYTE $0xca // vfmadd231ps %ymm10, %ymm9, %ymm1 # ymm1 = (ymm9 * ymm10) + ymm1
-	LONG $0x107c41c4; WORD $0xb554; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm10
-	LONG $0xb82de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm0) + ymm6
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x08668d4c // leaq 0x8(%rsi), %r12
-	LONG $0x10c68348 // addq $0x10, %rsi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	WORD $0xa47e // jle 0xbb0 <k_gemm_nt+0x9e0>
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	WORD $0x657d // jge 0xc79 <k_gemm_nt+0xaa9>
-	LONG $0x74af0f4c; WORD $0x1824 // imulq 0x18(%rsp), %r14
-	LONG $0x6f3d8d4c; WORD $0x0036; BYTE $0x00 // leaq 0x366f(%rip), %r15 # 0x4290 <lanes>
-	LONG $0x107cc1c4; WORD $0xb744; BYTE $0x20 // vmovups 0x20(%r15,%rsi,4), %ymm0
-	LONG $0x2c7d22c4; WORD $0xa30c // vmaskmovps (%rbx,%r12,4), %ymm0, %ymm9
-	LONG $0xb2348d4b // leaq (%r10,%r14,4), %rsi
-	LONG $0x2c7d02c4; WORD $0xa314 // vmaskmovps (%r11,%r12,4), %ymm0, %ymm10
-	LONG $0x2c7d22c4; WORD $0xa61c // vmaskmovps (%rsi,%r12,4), %ymm0, %ymm11
-	LONG $0xb835c2c4; BYTE $0xfb // vfmadd231ps %ymm11, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm11) + ymm7
-	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
-	LONG $0x2c7d02c4; WORD $0xa11c // vmaskmovps (%r9,%r12,4), %ymm0, %ymm11
-	LONG $0xb83542c4; BYTE $0xc3 // vfmadd231ps %ymm11, %ymm9, %ymm8 # ymm8 = (ymm9 * ymm11) + ymm8
-	LONG $0x2c7d02c4; WORD $0xa024 // vmaskmovps (%r8,%r12,4), %ymm0, %ymm12
-	LONG $0xb82dc2c4; BYTE $0xdb // vfmadd231ps %ymm11, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm11) + ymm3
-	LONG $0x2c7d82c4; WORD $0xa544; BYTE $0x00 // vmaskmovps (%r13,%r12,4), %ymm0, %ymm0
-	LONG $0xb835c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm9, %ymm5 # ymm5 = (ymm9 * ymm12) + ymm5
-	LONG $0xb82dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm12) + ymm1
-	LONG $0xb87dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm9) + ymm6
-	LONG $0xb82de2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm0) + ymm2
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
-	LONG $0xf5938c0f; WORD $0xffff // jl 0x220 <k_gemm_nt+0x50>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0xc0af0f4c // imulq %rax, %r8
-	LONG $0x02e0c149 // shlq $0x2, %r8
-	WORD $0x034c; BYTE $0x01 // addq (%rcx), %r8
-	LONG $0x60718b48 // movq 0x60(%rcx), %rsi
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0xb80c8d49 // leaq (%r8,%rdi,4), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	LONG $0x1845c3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm8, %ymm7, %ymm0
-	LONG $0x0645c3c4; WORD $0x31f8 // vperm2f128 $0x31, %ymm8, %ymm7, %ymm7 # ymm7 = ymm7[2,3],ymm8[2,3]
-	LONG $0xc758fcc5 // vaddps %ymm7, %ymm0, %ymm0
-	LONG $0x1855e3c4; WORD $0x01fe // vinsertf128 $0x1, %xmm6, %ymm5, %ymm7
-	LONG $0x0655e3c4; WORD $0x31ee // vperm2f128 $0x31, %ymm6, %ymm5, %ymm5 # ymm5 = ymm5[2,3],ymm6[2,3]
-	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
-	LONG $0xf514fdc5 // vunpcklpd %ymm5, %ymm0, %ymm6 # ymm6 = ymm0[0],ymm5[0],ymm0[2],ymm5[2]
-	LONG $0xc515fdc5 // vunpckhpd %ymm5, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm5[1],ymm0[3],ymm5[3]
-	LONG $0xc058ccc5 // vaddps %ymm0, %ymm6, %ymm0
-	LONG $0xe816fec5 // vmovshdup %ymm0, %ymm5 # ymm5 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xed58fcc5 // vaddps %ymm5, %ymm0, %ymm5
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0x02348c0f; WORD $0x0000 // jl 0xf2b <k_gemm_nt+0xd5b>
-	QUAD $0x000035810528f8c5 // vmovaps 0x3581(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167de2c4; BYTE $0xed // vpermps %ymm5, %ymm0, %ymm5
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0474 // je 0xd0d <k_gemm_nt+0xb3d>
-	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
-	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
-	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
-	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
-	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0x1875e3c4; WORD $0x01da // vinsertf128 $0x1, %xmm2, %ymm1, %ymm3
-	LONG $0x0675e3c4; WORD $0x31ca // vperm2f128 $0x31, %ymm2, %ymm1, %ymm1 # ymm1 = ymm1[2,3],ymm2[2,3]
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x02238e0f; WORD $0x0000 // jle 0xf75 <k_gemm_nt+0xda5>
-	QUAD $0x000035260528f8c5 // vmovaps 0x3526(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x0574 // je 0xd69 <k_gemm_nt+0xb99>
-	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
-	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
-	LONG $0xfff4ede9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x28678b4c // movq 0x28(%rdi), %r12
-	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
-	LONG $0xe3af0f4d // imulq %r11, %r12
-	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x0867034c // addq 0x8(%rdi), %r12
-	LONG $0x105f8b4c // movq 0x10(%rdi), %r11
-	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
-	LONG $0xd3af0f48 // imulq %rbx, %rdx
-	LONG $0x93048d4d // leaq (%r11,%rdx,4), %r8
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x58578b48 // movq 0x58(%rdi), %rdx
-	LONG $0x08768d4c // leaq 0x8(%rsi), %r14
-	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	WORD $0x057e // jle 0xdcd <k_gemm_nt+0xbfd>
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	WORD $0x41eb // jmp 0xe0e <k_gemm_nt+0xc3e>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0x7caf0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r15
-	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x107cc1c4; WORD $0xb404 // vmovups (%r12,%rsi,4), %ymm0
-	LONG $0xb87dc2c4; WORD $0xb724 // vfmadd231ps (%r15,%rsi,4), %ymm0, %ymm4 # ymm4 = (ymm0 * mem) + ymm4
-	LONG $0xb87dc2c4; WORD $0xb01c // vfmadd231ps (%r8,%rsi,4), %ymm0, %ymm3 # ymm3 = (ymm0 * mem) + ymm3
-	LONG $0xb87dc2c4; WORD $0xb114 // vfmadd231ps (%r9,%rsi,4), %ymm0, %ymm2 # ymm2 = (ymm0 * mem) + ymm2
-	LONG $0xb87dc2c4; WORD $0xb20c // vfmadd231ps (%r10,%rsi,4), %ymm0, %ymm1 # ymm1 = (ymm0 * mem) + ymm1
-	LONG $0x08768d4c // leaq 0x8(%rsi), %r14
-	LONG $0x10c68348 // addq $0x10, %rsi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	WORD $0xd27e // jle 0xde0 <k_gemm_nt+0xc10>
-	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x00e18d0f; WORD $0x0000 // jge 0xefb <k_gemm_nt+0xd2b>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0xdfaf0f48 // imulq %rdi, %rbx
-	LONG $0x9b1c8d4d // leaq (%r11,%rbx,4), %r11
-	LONG $0x5f1d8d48; WORD $0x0034; BYTE $0x00 // leaq 0x345f(%rip), %rbx # 0x4290 <lanes>
-	LONG $0x4410fcc5; WORD $0x20b3 // vmovups 0x20(%rbx,%rsi,4), %ymm0
-	LONG $0x2c7d82c4; WORD $0xb42c // vmaskmovps (%r12,%r14,4), %ymm0, %ymm5
-	LONG $0x2c7d82c4; WORD $0xb334 // vmaskmovps (%r11,%r14,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm5, %ymm4 # ymm4 = (ymm5 * ymm6) + ymm4
-	LONG $0x2c7d82c4; WORD $0xb034 // vmaskmovps (%r8,%r14,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm5, %ymm3 # ymm3 = (ymm5 * ymm6) + ymm3
-	LONG $0x2c7d82c4; WORD $0xb134 // vmaskmovps (%r9,%r14,4), %ymm0, %ymm6
-	LONG $0xb855e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm5, %ymm2 # ymm2 = (ymm5 * ymm6) + ymm2
-	LONG $0x2c7d82c4; WORD $0xb204 // vmaskmovps (%r10,%r14,4), %ymm0, %ymm0
-	LONG $0xb855e2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm0) + ymm1
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
-	LONG $0x00978c0f; WORD $0x0000 // jl 0xf0f <k_gemm_nt+0xd3f>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x69af0f4c; BYTE $0x20 // imulq 0x20(%rcx), %r13
-	LONG $0x02e5c149 // shlq $0x2, %r13
-	WORD $0x034c; BYTE $0x29 // addq (%rcx), %r13
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x294c; BYTE $0xf8 // subq %r15, %rax
-	LONG $0x185de3c4; WORD $0x01c3 // vinsertf128 $0x1, %xmm3, %ymm4, %ymm0
-	LONG $0x065de3c4; WORD $0x31db // vperm2f128 $0x31, %ymm3, %ymm4, %ymm3 # ymm3 = ymm4[2,3],ymm3[2,3]
-	LONG $0xc358fcc5 // vaddps %ymm3, %ymm0, %ymm0
-	LONG $0x186de3c4; WORD $0x01d9 // vinsertf128 $0x1, %xmm1, %ymm2, %ymm3
-	LONG $0x066de3c4; WORD $0x31c9 // vperm2f128 $0x31, %ymm1, %ymm2, %ymm1 # ymm1 = ymm2[2,3],ymm1[2,3]
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0xd114fdc5 // vunpcklpd %ymm1, %ymm0, %ymm2 # ymm2 = ymm0[0],ymm1[0],ymm0[2],ymm1[2]
-	LONG $0xc115fdc5 // vunpckhpd %ymm1, %ymm0, %ymm0 # ymm0 = ymm0[1],ymm1[1],ymm0[3],ymm1[3]
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0xc816fec5 // vmovshdup %ymm0, %ymm1 # ymm1 = ymm0[1,1,3,3,5,5,7,7]
-	LONG $0xc958fcc5 // vaddps %ymm1, %ymm0, %ymm1
-	LONG $0x60498b48 // movq 0x60(%rcx), %rcx
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x00f18c0f; WORD $0x0000 // jl 0xfc4 <k_gemm_nt+0xdf4>
-	QUAD $0x000033a50528f8c5 // vmovaps 0x33a5(%rip), %xmm0 # 0x4280 <k_gram_tile+0x14b0>
-	LONG $0x167de2c4; BYTE $0xc9 // vpermps %ymm1, %ymm0, %ymm1
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0774 // je 0xeef <k_gemm_nt+0xd1f>
-	LONG $0x587081c4; WORD $0xbd4c; BYTE $0x00 // vaddps (%r13,%r15,4), %xmm1, %xmm1
-	LONG $0x1178c1c4; WORD $0x854c; BYTE $0x00 // vmovups %xmm1, (%r13,%rax,4)
-	LONG $0xfff365e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x48563b48 // cmpq 0x48(%rsi), %rdx
-	LONG $0xff698d0f; WORD $0xffff // jge 0xe78 <k_gemm_nt+0xca8>
-	LONG $0x2429fcc5; BYTE $0x08 // vmovaps %ymm4, (%rax,%rcx)
-	LONG $0x5c29fcc5; WORD $0x2008 // vmovaps %ymm3, 0x20(%rax,%rcx)
-	LONG $0x5429fcc5; WORD $0x4008 // vmovaps %ymm2, 0x40(%rax,%rcx)
-	LONG $0x4c29fcc5; WORD $0x6008 // vmovaps %ymm1, 0x60(%rax,%rcx)
-	LONG $0xfff335e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00e3840f; WORD $0x0000 // je 0x1017 <k_gemm_nt+0xe47>
-	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
-	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
-	LONG $0x0001b841; WORD $0x0000 // movl $0x1, %r8d
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfdc88e0f; WORD $0xffff // jle 0xd14 <k_gemm_nt+0xb44>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xfdae850f; WORD $0xffff // jne 0xd14 <k_gemm_nt+0xb44>
-	LONG $0xc5c6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm0 # xmm0 = xmm5[1,0]
-	LONG $0x6958fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm5
-	LONG $0x0000cae9; BYTE $0x00 // jmp 0x103f <k_gemm_nt+0xe6f>
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x00cb840f; WORD $0x0000 // je 0x1049 <k_gemm_nt+0xe79>
-	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
-	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xf2ce8c0f; WORD $0xffff // jl 0x260 <k_gemm_nt+0x90>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf2b2850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xfff29ce9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x00b1840f; WORD $0x0000 // je 0x107e <k_gemm_nt+0xeae>
-	LONG $0x587281c4; WORD $0xbd44; BYTE $0x00 // vaddss (%r13,%r15,4), %xmm1, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x00 // vmovss %xmm0, (%r13,%r15,4)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xf27b8e0f; WORD $0xffff // jle 0x260 <k_gemm_nt+0x90>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587a81c4; WORD $0xbd44; BYTE $0x04 // vaddss 0x4(%r13,%r15,4), %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf25d850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x587a81c4; WORD $0xbd4c; BYTE $0x08 // vaddss 0x8(%r13,%r15,4), %xmm0, %xmm1
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x10ae <k_gemm_nt+0xede>
-	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x00958e0f; WORD $0x0000 // jle 0x10ba <k_gemm_nt+0xeea>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0080850f; WORD $0x0000 // jne 0x10ba <k_gemm_nt+0xeea>
-	LONG $0xedc6d1c5; BYTE $0x01 // vshufpd $0x1, %xmm5, %xmm5, %xmm5 # xmm5 = xmm5[1,0]
-	LONG $0x6911fac5; BYTE $0x08 // vmovss %xmm5, 0x8(%rcx)
-	LONG $0xfffcc8e9; BYTE $0xff // jmp 0xd11 <k_gemm_nt+0xb41>
-	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xf2088c0f; WORD $0xffff // jl 0x260 <k_gemm_nt+0x90>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf1f2850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
-	LONG $0xc1c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm0 # xmm0 = xmm1[1,0]
-	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xfff1e2e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	LONG $0x117a81c4; WORD $0xbd4c; BYTE $0x00 // vmovss %xmm1, (%r13,%r15,4)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xf1d18e0f; WORD $0xffff // jle 0x260 <k_gemm_nt+0x90>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117a81c4; WORD $0xbd44; BYTE $0x04 // vmovss %xmm0, 0x4(%r13,%r15,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf1ba850f; WORD $0xffff // jne 0x260 <k_gemm_nt+0x90>
-	LONG $0xc9c6f1c5; BYTE $0x01 // vshufpd $0x1, %xmm1, %xmm1, %xmm1 # xmm1 = xmm1[1,0]
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0x117ac1c4; WORD $0x854c; BYTE $0x08 // vmovss %xmm1, 0x8(%r13,%rax,4)
-	LONG $0xfff1a6e9; BYTE $0xff // jmp 0x260 <k_gemm_nt+0x90>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0xfffc52e9; BYTE $0xff // jmp 0xd14 <k_gemm_nt+0xb44>
-	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-
 	// gemm_outer
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0de18e0f; WORD $0x0000 // jle 0x1ece <k_gemm_outer+0xdee>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x68ec8348 // subq $0x68, %rsp
-	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
-	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
-	WORD $0x23eb // jmp 0x113b <k_gemm_outer+0x5b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
-	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	LONG $0x0d858d0f; WORD $0x0000 // jge 0x1ec0 <k_gemm_outer+0xde0>
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0x01638c0f; WORD $0x0000 // jl 0x12b0 <k_gemm_outer+0x1d0>
-	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	LONG $0x06f98348 // cmpq $0x6, %rcx
-	LONG $0x02e08d0f; WORD $0x0000 // jge 0x1440 <k_gemm_outer+0x360>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x02408d49 // leaq 0x2(%r8), %rax
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x050e8e0f; WORD $0x0000 // jle 0x1680 <k_gemm_outer+0x5a0>
-	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0xa27d // jge 0x1120 <k_gemm_outer+0x40>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x48578b4c // movq 0x48(%rdi), %r10
-	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
-	LONG $0x10470348 // addq 0x10(%rdi), %rax
-	LONG $0x285f8b48 // movq 0x28(%rdi), %rbx
-	LONG $0x40778b4c // movq 0x40(%rdi), %r14
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xd4 // andq %rdx, %r12
-	QUAD $0x00000000dd148d48 // leaq (,%rbx,8), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x22eb // jmp 0x11fb <k_gemm_outer+0x11b>
+	LONG $0x60ec8348 // subq $0x60, %rsp
+	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0x385f8b4c // movq 0x38(%rdi), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x0e9f8e0f; WORD $0x0000 // jle 0x108f <k_gemm_outer+0xebf>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
+	WORD $0x1deb // jmp 0x216 <k_gemm_outer+0x46>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x117ca1c4; WORD $0xae04 // vmovups %ymm0, (%rsi,%r13,4)
-	LONG $0x117ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups %ymm1, 0x20(%rsi,%r13,4)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x0695840f; WORD $0x0000 // je 0x1890 <k_gemm_outer+0x7b0>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1974 // je 0x1220 <k_gemm_outer+0x140>
-	LONG $0x107ca1c4; WORD $0xae04 // vmovups (%rsi,%r13,4), %ymm0
-	LONG $0x107ca1c4; WORD $0xae4c; BYTE $0x20 // vmovups 0x20(%rsi,%r13,4), %ymm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x147f // jg 0x122d <k_gemm_outer+0x14d>
-	WORD $0xc5eb // jmp 0x11e0 <k_gemm_outer+0x100>
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x0e798d0f; WORD $0x0000 // jge 0x108f <k_gemm_outer+0xebf>
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	WORD $0x2949; BYTE $0xd0 // subq %rdx, %r8
+	LONG $0x10f88349 // cmpq $0x10, %r8
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x01958c0f; WORD $0x0000 // jl 0x3c0 <k_gemm_outer+0x1f0>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x30708b48 // movq 0x30(%rax), %rsi
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x031d8d0f; WORD $0x0000 // jge 0x560 <k_gemm_outer+0x390>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x02428d48 // leaq 0x2(%rdx), %rax
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0x05ce8e0f; WORD $0x0000 // jle 0x820 <k_gemm_outer+0x650>
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	WORD $0xa17d // jge 0x200 <k_gemm_outer+0x30>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x08468b48 // movq 0x8(%rsi), %rax
+	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x0000000095248d4c // leaq (,%rdx,4), %r12
+	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
+	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
+	LONG $0x1066034c // addq 0x10(%rsi), %r12
+	LONG $0x20568b4c // movq 0x20(%rsi), %r10
+	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
+	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
+	LONG $0x48768b4c // movq 0x48(%rsi), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
+	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	WORD $0x27eb // jmp 0x2e2 <k_gemm_outer+0x112>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x0458fcc5; BYTE $0x97 // vaddps (%rdi,%rdx,4), %ymm0, %ymm0
+	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
+	LONG $0x4458f4c5; WORD $0x2097 // vaddps 0x20(%rdi,%rdx,4), %ymm1, %ymm0
+	LONG $0x4411fcc5; WORD $0x2097 // vmovups %ymm0, 0x20(%rdi,%rdx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0x00c9840f; WORD $0x0000 // je 0x3ab <k_gemm_outer+0x1db>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x297e // jle 0x310 <k_gemm_outer+0x140>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x2475 // jne 0x320 <k_gemm_outer+0x150>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x6b75 // jne 0x373 <k_gemm_outer+0x1a3>
+	WORD $0x7aeb // jmp 0x384 <k_gemm_outer+0x1b4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x11e0 <k_gemm_outer+0x100>
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x910c8d4d // leaq (%r9,%rdx,4), %r9
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4074 // je 0x128c <k_gemm_outer+0x1ac>
-	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x6aeb // jmp 0x384 <k_gemm_outer+0x1b4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
-	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
+	LONG $0x187dc2c4; WORD $0x0055 // vbroadcastss (%r13), %ymm2
 	LONG $0xb86de2c4; WORD $0x0045 // vfmadd231ps (%rbp), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0xb86de2c4; WORD $0x204d // vfmadd231ps 0x20(%rbp), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0x187dc2c4; WORD $0x0451 // vbroadcastss 0x4(%r9), %ymm2
-	LONG $0xb86de2c4; WORD $0x1d44; BYTE $0x00 // vfmadd231ps (%rbp,%rbx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xb86de2c4; WORD $0x1d4c; BYTE $0x20 // vfmadd231ps 0x20(%rbp,%rbx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
-	LONG $0x08c18349 // addq $0x8, %r9
-	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
-	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0xc875 // jne 0x1250 <k_gemm_outer+0x170>
-	LONG $0x24140348 // addq (%rsp), %rdx
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff4a840f; WORD $0xffff // je 0x11e0 <k_gemm_outer+0x100>
-	LONG $0x187dc2c4; BYTE $0x11 // vbroadcastss (%r9), %ymm2
+	LONG $0x187dc2c4; WORD $0x0455 // vbroadcastss 0x4(%r13), %ymm2
+	LONG $0xb86da2c4; WORD $0x1d44; BYTE $0x00 // vfmadd231ps (%rbp,%r11), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0xb86da2c4; WORD $0x1d4c; BYTE $0x20 // vfmadd231ps 0x20(%rbp,%r11), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x08c58349 // addq $0x8, %r13
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0xfec08349 // addq $-0x2, %r8
+	WORD $0xc775 // jne 0x330 <k_gemm_outer+0x160>
+	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x1174 // je 0x384 <k_gemm_outer+0x1b4>
+	LONG $0x187dc2c4; WORD $0x0055 // vbroadcastss (%r13), %ymm2
 	LONG $0xb86de2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	LONG $0xb86de2c4; WORD $0x204a // vfmadd231ps 0x20(%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xffff35e9; BYTE $0xff // jmp 0x11e0 <k_gemm_outer+0x100>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff2c850f; WORD $0xffff // jne 0x2c0 <k_gemm_outer+0xf0>
+	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
+	LONG $0x4c11fcc5; WORD $0x2097 // vmovups %ymm1, 0x20(%rdi,%rdx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
+	LONG $0xff37850f; WORD $0xffff // jne 0x2e2 <k_gemm_outer+0x112>
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0xfffe4be9; BYTE $0xff // jmp 0x205 <k_gemm_outer+0x35>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x307e8b48 // movq 0x30(%rsi), %rdi
 	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x090c8e0f; WORD $0x0000 // jle 0x1bcf <k_gemm_outer+0xaef>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x05d38d0f; WORD $0x0000 // jge 0x18a0 <k_gemm_outer+0x7c0>
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x02408d49 // leaq 0x2(%r8), %rax
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x07618e0f; WORD $0x0000 // jle 0x1a40 <k_gemm_outer+0x960>
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0xfe2e8d0f; WORD $0xffff // jge 0x1120 <k_gemm_outer+0x40>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x08428b48 // movq 0x8(%rdx), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b48; BYTE $0x3a // movq (%rdx), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x48528b4c // movq 0x48(%rdx), %r10
-	LONG $0x20728b48 // movq 0x20(%rdx), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x10420348 // addq 0x10(%rdx), %rax
-	LONG $0x285a8b48 // movq 0x28(%rdx), %rbx
-	LONG $0x40728b4c // movq 0x40(%rdx), %r14
-	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x09f78e0f; WORD $0x0000 // jle 0xdcf <k_gemm_outer+0xbff>
+	LONG $0x06ff8348 // cmpq $0x6, %rdi
+	LONG $0x068e8d0f; WORD $0x0000 // jge 0xa70 <k_gemm_outer+0x8a0>
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x02468d48 // leaq 0x2(%rsi), %rax
+	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
+	LONG $0x084f8e0f; WORD $0x0000 // jle 0xc40 <k_gemm_outer+0xa70>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0xfdf98d0f; WORD $0xffff // jge 0x200 <k_gemm_outer+0x30>
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x08468b48 // movq 0x8(%rsi), %rax
+	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x0000000095048d4c // leaq (,%rdx,4), %r8
+	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x20568b4c // movq 0x20(%rsi), %r10
+	LONG $0x1046034c // addq 0x10(%rsi), %r8
+	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
+	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
+	LONG $0x48768b4c // movq 0x48(%rsi), %r14
+	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
 	LONG $0x03e78341 // andl $0x3, %r15d
 	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfe728d48 // leaq -0x2(%rdx), %rsi
-	WORD $0x214c; BYTE $0xf6 // andq %r14, %rsi
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xfec28348 // addq $-0x2, %rdx
+	WORD $0x2148; BYTE $0xda // andq %rbx, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x19eb // jmp 0x1372 <k_gemm_outer+0x292>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	WORD $0x18eb // jmp 0x481 <k_gemm_outer+0x2b1>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x117ca1c4; WORD $0xaf04 // vmovups %ymm0, (%rdi,%r13,4)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
-	LONG $0x084e840f; WORD $0x0000 // je 0x1bc0 <k_gemm_outer+0xae0>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xe8af0f4d // imulq %r8, %r13
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1274 // je 0x1390 <k_gemm_outer+0x2b0>
-	LONG $0x107ca1c4; WORD $0xaf04 // vmovups (%rdi,%r13,4), %ymm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x1399 <k_gemm_outer+0x2b9>
-	WORD $0xd5eb // jmp 0x1360 <k_gemm_outer+0x280>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x0411fcc5; BYTE $0x97 // vmovups %ymm0, (%rdi,%rdx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
+	LONG $0x093f840f; WORD $0x0000 // je 0xdc0 <k_gemm_outer+0xbf0>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2a7e // jle 0x4b0 <k_gemm_outer+0x2e0>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x90348d48 // leaq (%rax,%rdx,4), %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xc77e // jle 0x1360 <k_gemm_outer+0x280>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xd0af0f49 // imulq %r8, %rdx
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x912c8d49 // leaq (%r9,%rdx,4), %rbp
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	WORD $0x5472 // jb 0x140d <k_gemm_outer+0x32d>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x187de2c4; WORD $0x004d // vbroadcastss (%rbp), %ymm1
-	LONG $0x987de2c4; BYTE $0x0a // vfmadd132ps (%rdx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x0445 // vbroadcastss 0x4(%rbp), %ymm0
-	LONG $0x9875e2c4; WORD $0x1a04 // vfmadd132ps (%rdx,%rbx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187de2c4; WORD $0x084d // vbroadcastss 0x8(%rbp), %ymm1
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	LONG $0x987de2c4; WORD $0x130c // vfmadd132ps (%rbx,%rdx), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	LONG $0x187de2c4; WORD $0x0c45 // vbroadcastss 0xc(%rbp), %ymm0
-	LONG $0x9875e2c4; WORD $0x1304 // vfmadd132ps (%rbx,%rdx), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c58348 // addq $0x10, %rbp
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0xb875 // jne 0x13c0 <k_gemm_outer+0x2e0>
-	LONG $0x244c034c; BYTE $0x18 // addq 0x18(%rsp), %r9
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x2573 // jae 0x4c0 <k_gemm_outer+0x2f0>
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0xff45840f; WORD $0xffff // je 0x1360 <k_gemm_outer+0x280>
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x187de2c4; WORD $0x954c; BYTE $0x00 // vbroadcastss (%rbp,%rdx,4), %ymm1
-	LONG $0xb875c2c4; BYTE $0x01 // vfmadd231ps (%r9), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	WORD $0xe975 // jne 0x1420 <k_gemm_outer+0x340>
-	LONG $0xffff24e9; BYTE $0xff // jmp 0x1360 <k_gemm_outer+0x280>
+	LONG $0x0080850f; WORD $0x0000 // jne 0x527 <k_gemm_outer+0x357>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x546 <k_gemm_outer+0x376>
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	QUAD $0x00000000850c8d48 // leaq (,%rax,4), %rcx
-	WORD $0x0348; BYTE $0x0f // addq (%rdi), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x00008de9; BYTE $0x00 // jmp 0x546 <k_gemm_outer+0x376>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24648b4c; BYTE $0x08 // movq 0x8(%rsp), %r12
+	WORD $0x894c; BYTE $0xc5 // movq %r8, %rbp
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x187de2c4; BYTE $0x0e // vbroadcastss (%rsi), %ymm1
+	LONG $0x987de2c4; WORD $0x004d // vfmadd132ps (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0446 // vbroadcastss 0x4(%rsi), %ymm0
+	LONG $0x9875a2c4; WORD $0x1d44; BYTE $0x00 // vfmadd132ps (%rbp,%r11), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187de2c4; WORD $0x084e // vbroadcastss 0x8(%rsi), %ymm1
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x987dc2c4; WORD $0x2b0c // vfmadd132ps (%r11,%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x187de2c4; WORD $0x0c46 // vbroadcastss 0xc(%rsi), %ymm0
+	LONG $0x9875c2c4; WORD $0x2b04 // vfmadd132ps (%r11,%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c68348 // addq $0x10, %rsi
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0xfcc48349 // addq $-0x4, %r12
+	WORD $0xb775 // jne 0x4d0 <k_gemm_outer+0x300>
+	LONG $0x24140348 // addq (%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x1f74 // je 0x546 <k_gemm_outer+0x376>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x187da2c4; WORD $0xa60c // vbroadcastss (%rsi,%r12,4), %ymm1
+	LONG $0xb875e2c4; BYTE $0x02 // vfmadd231ps (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x394d; BYTE $0xe7 // cmpq %r12, %r15
+	WORD $0xea75 // jne 0x530 <k_gemm_outer+0x360>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff1a840f; WORD $0xffff // je 0x470 <k_gemm_outer+0x2a0>
+	LONG $0x0458fcc5; BYTE $0x97 // vaddps (%rdi,%rdx,4), %ymm0, %ymm0
+	LONG $0xffff10e9; BYTE $0xff // jmp 0x470 <k_gemm_outer+0x2a0>
+	LONG $0x18488b4c // movq 0x18(%rax), %r9
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	LONG $0x08588b4c // movq 0x8(%rax), %r11
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x20588b48 // movq 0x20(%rax), %rbx
+	LONG $0x28708b4c // movq 0x28(%rax), %r14
+	LONG $0x40788b4c // movq 0x40(%rax), %r15
+	LONG $0x48408b48 // movq 0x48(%rax), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
 	LONG $0x402c8d4c // leaq (%rax,%rax,2), %r13
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	LONG $0x04e5c148 // shlq $0x4, %rbp
-	LONG $0x80148d48 // leaq (%rax,%rax,4), %rdx
-	QUAD $0x00000000f5048d4a // leaq (,%r14,8), %rax
+	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
+	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0xb1048d48 // leaq (%rcx,%rsi,4), %rax
-	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
+	LONG $0xb2048d48 // leaq (%rdx,%rsi,4), %rax
+	LONG $0x20c08348 // addq $0x20, %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
 	LONG $0x0006ba41; WORD $0x0000 // movl $0x6, %r10d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x5beb // jmp 0x151a <k_gemm_outer+0x43a>
-	BYTE $0x90 // nop
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
-	LONG $0x117ca1c4; WORD $0x8914 // vmovups %ymm2, (%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0x895c; BYTE $0x20 // vmovups %ymm3, 0x20(%rcx,%r9,4)
-	LONG $0x117ca1c4; WORD $0xc924 // vmovups %ymm4, (%rcx,%r9,8)
-	LONG $0x117ca1c4; WORD $0xc96c; BYTE $0x20 // vmovups %ymm5, 0x20(%rcx,%r9,8)
-	LONG $0x117ca1c4; WORD $0x2934 // vmovups %ymm6, (%rcx,%r13)
-	LONG $0x117ca1c4; WORD $0x297c; BYTE $0x20 // vmovups %ymm7, 0x20(%rcx,%r13)
-	LONG $0x04117cc5; BYTE $0x29 // vmovups %ymm8, (%rcx,%rbp)
-	LONG $0x4c117cc5; WORD $0x2029 // vmovups %ymm9, 0x20(%rcx,%rbp)
-	LONG $0x14117cc5; BYTE $0x11 // vmovups %ymm10, (%rcx,%rdx)
-	LONG $0x5c117cc5; WORD $0x2011 // vmovups %ymm11, 0x20(%rcx,%rdx)
-	LONG $0x06508d4d // leaq 0x6(%r8), %r10
-	LONG $0x245c0348; BYTE $0x18 // addq 0x18(%rsp), %rbx
-	LONG $0x24543b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r10
-	LONG $0xfc498f0f; WORD $0xffff // jg 0x1163 <k_gemm_outer+0x83>
-	LONG $0xc1af0f4d // imulq %r9, %r8
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x800c8d4a // leaq (%rax,%r8,4), %rcx
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x5f74 // je 0x1590 <k_gemm_outer+0x4b0>
-	LONG $0x0110fcc5 // vmovups (%rcx), %ymm0
-	LONG $0x4910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm1
-	LONG $0x107ca1c4; WORD $0x8914 // vmovups (%rcx,%r9,4), %ymm2
-	LONG $0x107ca1c4; WORD $0x895c; BYTE $0x20 // vmovups 0x20(%rcx,%r9,4), %ymm3
-	LONG $0x107ca1c4; WORD $0xc924 // vmovups (%rcx,%r9,8), %ymm4
-	LONG $0x107ca1c4; WORD $0xc96c; BYTE $0x20 // vmovups 0x20(%rcx,%r9,8), %ymm5
-	LONG $0x107ca1c4; WORD $0x2934 // vmovups (%rcx,%r13), %ymm6
-	LONG $0x107ca1c4; WORD $0x297c; BYTE $0x20 // vmovups 0x20(%rcx,%r13), %ymm7
-	LONG $0x04107cc5; BYTE $0x29 // vmovups (%rcx,%rbp), %ymm8
-	LONG $0x4c107cc5; WORD $0x2029 // vmovups 0x20(%rcx,%rbp), %ymm9
-	LONG $0x14107cc5; BYTE $0x11 // vmovups (%rcx,%rdx), %ymm10
-	LONG $0x5c107cc5; WORD $0x2011 // vmovups 0x20(%rcx,%rdx), %ymm11
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x517f // jg 0x15cd <k_gemm_outer+0x4ed>
-	LONG $0xffff3fe9; BYTE $0xff // jmp 0x14c0 <k_gemm_outer+0x3e0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x0000bee9; BYTE $0x00 // jmp 0x6a2 <k_gemm_outer+0x4d2>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x5844c1c4; BYTE $0x38 // vaddps (%r8), %ymm7, %ymm7
+	LONG $0x117cc1c4; BYTE $0x38 // vmovups %ymm7, (%r8)
+	LONG $0x5824c1c4; WORD $0x2078 // vaddps 0x20(%r8), %ymm11, %ymm7
+	LONG $0x117cc1c4; WORD $0x2078 // vmovups %ymm7, 0x20(%r8)
+	LONG $0x582c81c4; WORD $0x883c // vaddps (%r8,%r9,4), %ymm10, %ymm7
+	LONG $0x117c81c4; WORD $0x883c // vmovups %ymm7, (%r8,%r9,4)
+	LONG $0x583481c4; WORD $0x887c; BYTE $0x20 // vaddps 0x20(%r8,%r9,4), %ymm9, %ymm7
+	LONG $0x117c81c4; WORD $0x887c; BYTE $0x20 // vmovups %ymm7, 0x20(%r8,%r9,4)
+	LONG $0x583c81c4; WORD $0xc83c // vaddps (%r8,%r9,8), %ymm8, %ymm7
+	LONG $0x117c81c4; WORD $0xc83c // vmovups %ymm7, (%r8,%r9,8)
+	LONG $0x584c81c4; WORD $0xc874; BYTE $0x20 // vaddps 0x20(%r8,%r9,8), %ymm6, %ymm6
+	LONG $0x117c81c4; WORD $0xc874; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r9,8)
+	LONG $0x585481c4; WORD $0x282c // vaddps (%r8,%r13), %ymm5, %ymm5
+	LONG $0x117c81c4; WORD $0x282c // vmovups %ymm5, (%r8,%r13)
+	LONG $0x585c81c4; WORD $0x2864; BYTE $0x20 // vaddps 0x20(%r8,%r13), %ymm4, %ymm4
+	LONG $0x117c81c4; WORD $0x2864; BYTE $0x20 // vmovups %ymm4, 0x20(%r8,%r13)
+	LONG $0x5864c1c4; WORD $0x281c // vaddps (%r8,%rbp), %ymm3, %ymm3
+	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
+	LONG $0x586cc1c4; WORD $0x2854; BYTE $0x20 // vaddps 0x20(%r8,%rbp), %ymm2, %ymm2
+	LONG $0x117cc1c4; WORD $0x2854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%rbp)
+	LONG $0x5874c1c4; WORD $0x080c // vaddps (%r8,%rcx), %ymm1, %ymm1
+	LONG $0x117cc1c4; WORD $0x080c // vmovups %ymm1, (%r8,%rcx)
+	LONG $0x587cc1c4; WORD $0x0844; BYTE $0x20 // vaddps 0x20(%r8,%rcx), %ymm0, %ymm0
+	LONG $0x117cc1c4; WORD $0x0844; BYTE $0x20 // vmovups %ymm0, 0x20(%r8,%rcx)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x06528d4c // leaq 0x6(%rdx), %r10
+	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
+	LONG $0xfba38f0f; WORD $0xffff // jg 0x245 <k_gemm_outer+0x75>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x00ce8e0f; WORD $0x0000 // jle 0x780 <k_gemm_outer+0x5b0>
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfef38e0f; WORD $0xffff // jle 0x14c0 <k_gemm_outer+0x3e0>
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x93048d4a // leaq (%rbx,%r10,4), %rax
-	LONG $0x107c41c4; WORD $0xe06b // vmovups -0x20(%r11), %ymm13
-	LONG $0x107c41c4; BYTE $0x23 // vmovups (%r11), %ymm12
-	LONG $0x187d22c4; WORD $0x9334 // vbroadcastss (%rbx,%r10,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb81dc2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x93048d4b // leaq (%r11,%r10,4), %rax
+	LONG $0x107c41c4; WORD $0x246c; BYTE $0xe0 // vmovups -0x20(%r12), %ymm13
+	LONG $0x107c41c4; WORD $0x2424 // vmovups (%r12), %ymm12
+	LONG $0x187d02c4; WORD $0x9334 // vbroadcastss (%r11,%r10,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0xb81d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
 	LONG $0x38348d48 // leaq (%rax,%rdi), %rsi
-	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb81dc2c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x187d22c4; WORD $0xf034 // vbroadcastss (%rax,%r14,8), %ymm14
+	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
+	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x187d62c4; WORD $0xd834 // vbroadcastss (%rax,%rbx,8), %ymm14
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d22c4; WORD $0xb63c // vbroadcastss (%rsi,%r14,4), %ymm15
-	LONG $0xb81dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	LONG $0xb805c2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
-	LONG $0xb81dc2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0x187d62c4; WORD $0x9e3c // vbroadcastss (%rsi,%rbx,4), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xf6 // vfmadd231ps %ymm14, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm14) + ymm6
+	LONG $0xb805c2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
+	LONG $0xb81dc2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
 	LONG $0x3f048d48 // leaq (%rdi,%rdi), %rax
 	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
-	LONG $0x187d22c4; WORD $0xf634 // vbroadcastss (%rsi,%r14,8), %ymm14
-	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb81d42c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
-	LONG $0x187d22c4; WORD $0xb034 // vbroadcastss (%rax,%r14,4), %ymm14
-	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
+	LONG $0x187d62c4; WORD $0xde34 // vbroadcastss (%rsi,%rbx,8), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm13) + ymm3
+	LONG $0xb81dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm14) + ymm2
+	LONG $0x187d62c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm14
+	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0xb80dc2c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm12) + ymm0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x014d; BYTE $0xfb // addq %r15, %r11
-	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xff74850f; WORD $0xffff // jne 0x15e0 <k_gemm_outer+0x500>
-	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x14c0 <k_gemm_outer+0x3e0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	LONG $0x08718b4d // movq 0x8(%r9), %r14
-	LONG $0x18498b49 // movq 0x18(%r9), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b49; BYTE $0x31 // movq (%r9), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x48518b4d // movq 0x48(%r9), %r10
-	LONG $0x20798b49 // movq 0x20(%r9), %rdi
-	LONG $0x10510349 // addq 0x10(%r9), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x28598b4d // movq 0x28(%r9), %r11
-	LONG $0x40598b49 // movq 0x40(%r9), %rbx
-	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
-	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xd1 // andq %rdx, %r9
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	LONG $0xffaf0f4c // imulq %rdi, %r15
-	QUAD $0x00000000fd248d4c // leaq (,%rdi,8), %r12
-	QUAD $0x00000004852c8d4e // leaq 0x4(,%r8,4), %r13
-	LONG $0xefaf0f4c // imulq %rdi, %r13
-	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
+	LONG $0xff72850f; WORD $0xffff // jne 0x6f0 <k_gemm_outer+0x520>
+	WORD $0x30eb // jmp 0x7b0 <k_gemm_outer+0x5e0>
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x80048d4e // leaq (%rax,%r8,4), %r8
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfe28850f; WORD $0xffff // jne 0x5f0 <k_gemm_outer+0x420>
+	LONG $0x117cc1c4; BYTE $0x38 // vmovups %ymm7, (%r8)
+	LONG $0x117c41c4; WORD $0x2058 // vmovups %ymm11, 0x20(%r8)
+	LONG $0x117c01c4; WORD $0x8814 // vmovups %ymm10, (%r8,%r9,4)
+	LONG $0x117c01c4; WORD $0x884c; BYTE $0x20 // vmovups %ymm9, 0x20(%r8,%r9,4)
+	LONG $0x117c01c4; WORD $0xc804 // vmovups %ymm8, (%r8,%r9,8)
+	LONG $0x117c81c4; WORD $0xc874; BYTE $0x20 // vmovups %ymm6, 0x20(%r8,%r9,8)
+	LONG $0x117c81c4; WORD $0x282c // vmovups %ymm5, (%r8,%r13)
+	LONG $0x117c81c4; WORD $0x2864; BYTE $0x20 // vmovups %ymm4, 0x20(%r8,%r13)
+	LONG $0x117cc1c4; WORD $0x281c // vmovups %ymm3, (%r8,%rbp)
+	LONG $0x117cc1c4; WORD $0x2854; BYTE $0x20 // vmovups %ymm2, 0x20(%r8,%rbp)
+	LONG $0x117cc1c4; WORD $0x080c // vmovups %ymm1, (%r8,%rcx)
+	LONG $0xfffe6fe9; BYTE $0xff // jmp 0x681 <k_gemm_outer+0x4b1>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x08788b4d // movq 0x8(%r8), %r15
+	LONG $0x18488b49 // movq 0x18(%r8), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x8b49; BYTE $0x38 // movq (%r8), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x20508b4d // movq 0x20(%r8), %r10
+	LONG $0x10700349 // addq 0x10(%r8), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x28588b4d // movq 0x28(%r8), %r11
+	LONG $0x40588b49 // movq 0x40(%r8), %rbx
+	LONG $0x48688b4d // movq 0x48(%r8), %r13
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xf0 // andq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x0000000095248d4c // leaq (,%rdx,4), %r12
+	LONG $0xe2af0f4d // imulq %r10, %r12
+	QUAD $0x00000000d5048d4e // leaq (,%r10,8), %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	QUAD $0x00000004952c8d48 // leaq 0x4(,%rdx,4), %rbp
+	LONG $0xeaaf0f49 // imulq %r10, %rbp
+	QUAD $0x00000000dd048d4e // leaq (,%r11,8), %r8
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x2434894c // movq %r14, (%rsp)
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x2eeb // jmp 0x1738 <k_gemm_outer+0x658>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x4511fcc5; BYTE $0x00 // vmovups %ymm0, (%rbp)
-	LONG $0x4d11fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rbp)
-	LONG $0x5411fcc5; WORD $0x008d // vmovups %ymm2, (%rbp,%rcx,4)
-	LONG $0x5c11fcc5; WORD $0x208d // vmovups %ymm3, 0x20(%rbp,%rcx,4)
-	LONG $0x02408d49 // leaq 0x2(%r8), %rax
-	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xfa3a8f0f; WORD $0xffff // jg 0x1172 <k_gemm_outer+0x92>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x2274 // je 0x1770 <k_gemm_outer+0x690>
-	LONG $0x4510fcc5; BYTE $0x00 // vmovups (%rbp), %ymm0
-	LONG $0x4d10fcc5; BYTE $0x20 // vmovups 0x20(%rbp), %ymm1
-	LONG $0x5410fcc5; WORD $0x008d // vmovups (%rbp,%rcx,4), %ymm2
-	LONG $0x5c10fcc5; WORD $0x208d // vmovups 0x20(%rbp,%rcx,4), %ymm3
+	LONG $0x247c894c; BYTE $0x28 // movq %r15, 0x28(%rsp)
+	LONG $0x246c894c; BYTE $0x20 // movq %r13, 0x20(%rsp)
+	WORD $0x49eb // jmp 0x8fd <k_gemm_outer+0x72d>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0058fcc5 // vaddps (%rax), %ymm0, %ymm0
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0x4058f4c5; BYTE $0x20 // vaddps 0x20(%rax), %ymm1, %ymm0
+	LONG $0x4011fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rax)
+	LONG $0x0458ecc5; BYTE $0x88 // vaddps (%rax,%rcx,4), %ymm2, %ymm0
+	LONG $0x0411fcc5; BYTE $0x88 // vmovups %ymm0, (%rax,%rcx,4)
+	LONG $0x4458e4c5; WORD $0x2088 // vaddps 0x20(%rax,%rcx,4), %ymm3, %ymm0
+	LONG $0x4411fcc5; WORD $0x2088 // vmovups %ymm0, 0x20(%rax,%rcx,4)
+	LONG $0x02418d49 // leaq 0x2(%r9), %rax
+	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x3948; BYTE $0xf0 // cmpq %rsi, %rax
+	LONG $0xf9588f0f; WORD $0xffff // jg 0x255 <k_gemm_outer+0x85>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1c7f // jg 0x1785 <k_gemm_outer+0x6a5>
-	WORD $0xa5eb // jmp 0x1710 <k_gemm_outer+0x630>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3b7e // jle 0x940 <k_gemm_outer+0x770>
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x5575 // jne 0x960 <k_gemm_outer+0x790>
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc2af0f48 // imulq %rdx, %rax
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x80048d49 // leaq (%r8,%rax,4), %rax
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x8b7e // jle 0x1710 <k_gemm_outer+0x630>
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2575 // jne 0x17b0 <k_gemm_outer+0x6d0>
-	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
+	LONG $0x24348b4c // movq (%rsp), %r14
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff6b840f; WORD $0xffff // je 0x1710 <k_gemm_outer+0x630>
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x185a <k_gemm_outer+0x77a>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x00dd850f; WORD $0x0000 // jne 0xa15 <k_gemm_outer+0x845>
+	LONG $0x000102e9; BYTE $0x00 // jmp 0xa3f <k_gemm_outer+0x86f>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x0000eae9; BYTE $0x00 // jmp 0xa3f <k_gemm_outer+0x86f>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xfd // movq %rdi, %r13
 	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	LONG $0x2210fcc5 // vmovups (%rdx), %ymm4
-	LONG $0x6a10fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm5
-	LONG $0x187da2c4; WORD $0x3834 // vbroadcastss (%rax,%r15), %ymm6
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x107cc1c4; BYTE $0x20 // vmovups (%r8), %ymm4
+	LONG $0x107cc1c4; WORD $0x2068 // vmovups 0x20(%r8), %ymm5
+	LONG $0x187da2c4; WORD $0x2034 // vbroadcastss (%rax,%r12), %ymm6
 	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
 	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x2834 // vbroadcastss (%rax,%r13), %ymm6
+	LONG $0x187de2c4; WORD $0x2834 // vbroadcastss (%rax,%rbp), %ymm6
 	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	LONG $0x107c81c4; WORD $0x1924 // vmovups (%r9,%r11), %ymm4
-	LONG $0x107c81c4; WORD $0x196c; BYTE $0x20 // vmovups 0x20(%r9,%r11), %ymm5
-	LONG $0x187da2c4; WORD $0x3874; BYTE $0x04 // vbroadcastss 0x4(%rax,%r15), %ymm6
+	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
+	LONG $0x107c81c4; WORD $0x1e24 // vmovups (%r14,%r11), %ymm4
+	LONG $0x107c81c4; WORD $0x1e6c; BYTE $0x20 // vmovups 0x20(%r14,%r11), %ymm5
+	LONG $0x187da2c4; WORD $0x2074; BYTE $0x04 // vbroadcastss 0x4(%rax,%r12), %ymm6
 	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
 	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x2874; BYTE $0x04 // vbroadcastss 0x4(%rax,%r13), %ymm6
+	LONG $0x187de2c4; WORD $0x2874; BYTE $0x04 // vbroadcastss 0x4(%rax,%rbp), %ymm6
 	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
 	LONG $0x08c08348 // addq $0x8, %rax
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
+	WORD $0x014d; BYTE $0xd8 // addq %r11, %r8
 	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0x9575 // jne 0x17d0 <k_gemm_outer+0x6f0>
-	LONG $0x244c034c; BYTE $0x40 // addq 0x40(%rsp), %r9
-	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	WORD $0x9375 // jne 0x990 <k_gemm_outer+0x7c0>
+	LONG $0x2474034c; BYTE $0x38 // addq 0x38(%rsp), %r14
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x246c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r13
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfeb6840f; WORD $0xffff // je 0x1710 <k_gemm_outer+0x630>
-	LONG $0x107cc1c4; BYTE $0x21 // vmovups (%r9), %ymm4
-	LONG $0x107cc1c4; WORD $0x2069 // vmovups 0x20(%r9), %ymm5
+	WORD $0x2a74 // je 0xa3f <k_gemm_outer+0x86f>
+	LONG $0x107cc1c4; BYTE $0x26 // vmovups (%r14), %ymm4
+	LONG $0x107cc1c4; WORD $0x206e // vmovups 0x20(%r14), %ymm5
 	LONG $0x187de2c4; BYTE $0x30 // vbroadcastss (%rax), %ymm6
 	LONG $0xb84de2c4; BYTE $0xc4 // vfmadd231ps %ymm4, %ymm6, %ymm0 # ymm0 = (ymm6 * ymm4) + ymm0
 	LONG $0xb855e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm6) + ymm1
-	LONG $0x187de2c4; WORD $0xb834 // vbroadcastss (%rax,%rdi,4), %ymm6
+	LONG $0x187da2c4; WORD $0x9034 // vbroadcastss (%rax,%r10,4), %ymm6
 	LONG $0xb84de2c4; BYTE $0xd4 // vfmadd231ps %ymm4, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm4) + ymm2
 	LONG $0xb84de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm6, %ymm3 # ymm3 = (ymm6 * ymm5) + ymm3
-	LONG $0xfffe87e9; BYTE $0xff // jmp 0x1710 <k_gemm_outer+0x630>
+	LONG $0xd1af0f48 // imulq %rcx, %rdx
+	LONG $0x97048d48 // leaq (%rdi,%rdx,4), %rax
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0xfe70850f; WORD $0xffff // jne 0x8c0 <k_gemm_outer+0x6f0>
+	LONG $0x0011fcc5 // vmovups %ymm0, (%rax)
+	LONG $0x4811fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rax)
+	LONG $0x1411fcc5; BYTE $0x88 // vmovups %ymm2, (%rax,%rcx,4)
+	LONG $0x5c11fcc5; WORD $0x2088 // vmovups %ymm3, 0x20(%rax,%rcx,4)
+	LONG $0xfffe7fe9; BYTE $0xff // jmp 0x8e8 <k_gemm_outer+0x718>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
-	LONG $0xfff88be9; BYTE $0xff // jmp 0x1125 <k_gemm_outer+0x45>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x08468b48 // movq 0x8(%rsi), %rax
+	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
 	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
-	LONG $0x10570348 // addq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x204e8b4c // movq 0x20(%rsi), %r9
+	LONG $0x10560348 // addq 0x10(%rsi), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x28568b4c // movq 0x28(%rsi), %r10
+	LONG $0x405e8b4c // movq 0x40(%rsi), %r11
+	LONG $0x48568b48 // movq 0x48(%rsi), %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
 	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
 	LONG $0x52348d4c // leaq (%rdx,%rdx,2), %r14
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
 	LONG $0x04e7c149 // shlq $0x4, %r15
 	LONG $0x92248d4c // leaq (%rdx,%rdx,4), %r12
-	QUAD $0x00000000d5148d4a // leaq (,%r10,8), %rdx
+	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	QUAD $0x000000008d2c8d4a // leaq (,%r9,4), %rbp
 	LONG $0x000006ba; BYTE $0x00 // movl $0x6, %edx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x39eb // jmp 0x1954 <k_gemm_outer+0x874>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
-	LONG $0x2411fcc5; BYTE $0x8e // vmovups %ymm4, (%rsi,%rcx,4)
-	LONG $0x1c11fcc5; BYTE $0xce // vmovups %ymm3, (%rsi,%rcx,8)
-	LONG $0x117ca1c4; WORD $0x3614 // vmovups %ymm2, (%rsi,%r14)
-	LONG $0x117ca1c4; WORD $0x3e0c // vmovups %ymm1, (%rsi,%r15)
-	LONG $0x117ca1c4; WORD $0x2604 // vmovups %ymm0, (%rsi,%r12)
-	LONG $0x06508d49 // leaq 0x6(%r8), %rdx
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	LONG $0x24543b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdx
-	LONG $0xf97c8f0f; WORD $0xffff // jg 0x12d0 <k_gemm_outer+0x1f0>
-	LONG $0xc1af0f4c // imulq %rcx, %r8
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x86348d4a // leaq (%rsi,%r8,4), %rsi
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x3574 // je 0x19a0 <k_gemm_outer+0x8c0>
-	LONG $0x2e10fcc5 // vmovups (%rsi), %ymm5
-	LONG $0x2410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm4
-	LONG $0x1c10fcc5; BYTE $0xce // vmovups (%rsi,%rcx,8), %ymm3
-	LONG $0x107ca1c4; WORD $0x3614 // vmovups (%rsi,%r14), %ymm2
-	LONG $0x107ca1c4; WORD $0x3e0c // vmovups (%rsi,%r15), %ymm1
-	LONG $0x107ca1c4; WORD $0x2604 // vmovups (%rsi,%r12), %ymm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x317f // jg 0x19c1 <k_gemm_outer+0x8e1>
-	WORD $0x8eeb // jmp 0x1920 <k_gemm_outer+0x840>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x64eb // jmp 0xb4a <k_gemm_outer+0x97a>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x2a58d4c5 // vaddps (%rdx), %ymm5, %ymm5
+	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
+	LONG $0x2458dcc5; BYTE $0x8a // vaddps (%rdx,%rcx,4), %ymm4, %ymm4
+	LONG $0x2411fcc5; BYTE $0x8a // vmovups %ymm4, (%rdx,%rcx,4)
+	LONG $0x1c58e4c5; BYTE $0xca // vaddps (%rdx,%rcx,8), %ymm3, %ymm3
+	LONG $0x1c11fcc5; BYTE $0xca // vmovups %ymm3, (%rdx,%rcx,8)
+	LONG $0x586ca1c4; WORD $0x3214 // vaddps (%rdx,%r14), %ymm2, %ymm2
+	LONG $0x117ca1c4; WORD $0x3214 // vmovups %ymm2, (%rdx,%r14)
+	LONG $0x5874a1c4; WORD $0x3a0c // vaddps (%rdx,%r15), %ymm1, %ymm1
+	LONG $0x117ca1c4; WORD $0x3a0c // vmovups %ymm1, (%rdx,%r15)
+	LONG $0x587ca1c4; WORD $0x2204 // vaddps (%rdx,%r12), %ymm0, %ymm0
+	LONG $0x117ca1c4; WORD $0x2204 // vmovups %ymm0, (%rdx,%r12)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x06568d48 // leaq 0x6(%rsi), %rdx
+	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xf89a8f0f; WORD $0xffff // jg 0x3e4 <k_gemm_outer+0x214>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x00968e0f; WORD $0x0000 // jle 0xbf0 <k_gemm_outer+0xa20>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff5f8e0f; WORD $0xffff // jle 0x1920 <k_gemm_outer+0x840>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x883c8d4a // leaq (%rax,%r9,4), %rdi
-	LONG $0x187da2c4; WORD $0x8834 // vbroadcastss (%rax,%r9,4), %ymm6
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
+	LONG $0x187de2c4; WORD $0x9834 // vbroadcastss (%rax,%rbx,4), %ymm6
 	LONG $0x3a10fcc5 // vmovups (%rdx), %ymm7
 	LONG $0xb845e2c4; BYTE $0xee // vfmadd231ps %ymm6, %ymm7, %ymm5 # ymm5 = (ymm7 * ymm6) + ymm5
-	LONG $0x187da2c4; WORD $0x9734 // vbroadcastss (%rdi,%r10,4), %ymm6
+	LONG $0x187da2c4; WORD $0x8f34 // vbroadcastss (%rdi,%r9,4), %ymm6
 	LONG $0x2f2c8d4c // leaq (%rdi,%rbp), %r13
 	LONG $0xb845e2c4; BYTE $0xe6 // vfmadd231ps %ymm6, %ymm7, %ymm4 # ymm4 = (ymm7 * ymm6) + ymm4
-	LONG $0x187da2c4; WORD $0xd734 // vbroadcastss (%rdi,%r10,8), %ymm6
+	LONG $0x187da2c4; WORD $0xcf34 // vbroadcastss (%rdi,%r9,8), %ymm6
 	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
 	LONG $0xb845e2c4; BYTE $0xde // vfmadd231ps %ymm6, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm6) + ymm3
-	LONG $0x187d82c4; WORD $0x9574; BYTE $0x00 // vbroadcastss (%r13,%r10,4), %ymm6
+	LONG $0x187d82c4; WORD $0x8d74; BYTE $0x00 // vbroadcastss (%r13,%r9,4), %ymm6
 	LONG $0xb845e2c4; BYTE $0xd6 // vfmadd231ps %ymm6, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm6) + ymm2
 	QUAD $0x000000006d3c8d48 // leaq (,%rbp,2), %rdi
-	LONG $0x187d82c4; WORD $0xd574; BYTE $0x00 // vbroadcastss (%r13,%r10,8), %ymm6
+	LONG $0x187d82c4; WORD $0xcd74; BYTE $0x00 // vbroadcastss (%r13,%r9,8), %ymm6
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	LONG $0xb845e2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm6) + ymm1
-	LONG $0x187da2c4; WORD $0x9734 // vbroadcastss (%rdi,%r10,4), %ymm6
+	LONG $0x187da2c4; WORD $0x8f34 // vbroadcastss (%rdi,%r9,4), %ymm6
 	LONG $0xb845e2c4; BYTE $0xc6 // vfmadd231ps %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
-	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0x9775 // jne 0x19d0 <k_gemm_outer+0x8f0>
-	LONG $0xfffee2e9; BYTE $0xff // jmp 0x1920 <k_gemm_outer+0x840>
-	WORD $0x9066 // nop
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x087e8b4c // movq 0x8(%rsi), %r15
-	LONG $0x184e8b48 // movq 0x18(%rsi), %rcx
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x9775 // jne 0xb80 <k_gemm_outer+0x9b0>
+	WORD $0x19eb // jmp 0xc04 <k_gemm_outer+0xa34>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xc1af0f4c // imulq %rcx, %r8
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x82148d4a // leaq (%rdx,%r8,4), %rdx
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfed4850f; WORD $0xffff // jne 0xaf0 <k_gemm_outer+0x920>
+	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
+	LONG $0x2411fcc5; BYTE $0x8a // vmovups %ymm4, (%rdx,%rcx,4)
+	LONG $0x1c11fcc5; BYTE $0xca // vmovups %ymm3, (%rdx,%rcx,8)
+	LONG $0x117ca1c4; WORD $0x3214 // vmovups %ymm2, (%rdx,%r14)
+	LONG $0x117ca1c4; WORD $0x3a0c // vmovups %ymm1, (%rdx,%r15)
+	LONG $0xfffeefe9; BYTE $0xff // jmp 0xb2a <k_gemm_outer+0x95a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x08488b4d // movq 0x8(%r8), %r9
+	LONG $0x18488b49 // movq 0x18(%r8), %rcx
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
+	WORD $0x8b49; BYTE $0x38 // movq (%r8), %rdi
 	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
-	LONG $0x484e8b4c // movq 0x48(%rsi), %r9
-	LONG $0x20568b4c // movq 0x20(%rsi), %r10
-	LONG $0x10560348 // addq 0x10(%rsi), %rdx
+	LONG $0x20508b4d // movq 0x20(%r8), %r10
+	LONG $0x10500349 // addq 0x10(%r8), %rdx
 	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	LONG $0x28588b4d // movq 0x28(%r8), %r11
+	LONG $0x40588b49 // movq 0x40(%r8), %rbx
+	LONG $0x48708b4d // movq 0x48(%r8), %r14
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2149; BYTE $0xd6 // andq %rdx, %r14
-	QUAD $0x0000000485148d4a // leaq 0x4(,%r8,4), %rdx
+	WORD $0x2149; BYTE $0xd7 // andq %rdx, %r15
+	QUAD $0x00000004b5148d48 // leaq 0x4(,%rsi,4), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	LONG $0x04c78349 // addq $0x4, %r15
-	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
-	QUAD $0x00000000dd2c8d4e // leaq (,%r11,8), %r13
-	WORD $0x29eb // jmp 0x1adb <k_gemm_outer+0x9fb>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
-	LONG $0x0411fcc5; BYTE $0x8e // vmovups %ymm0, (%rsi,%rcx,4)
-	LONG $0x02408d49 // leaq 0x2(%r8), %rax
-	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf8048f0f; WORD $0xffff // jg 0x12df <k_gemm_outer+0x1ff>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	LONG $0xc2af0f48 // imulq %rdx, %rax
-	LONG $0x87348d48 // leaq (%rdi,%rax,4), %rsi
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1f74 // je 0x1b10 <k_gemm_outer+0xa30>
-	LONG $0x0e10fcc5 // vmovups (%rsi), %ymm1
-	LONG $0x0410fcc5; BYTE $0x8e // vmovups (%rsi,%rcx,4), %ymm0
+	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
+	LONG $0x11248d4d // leaq (%r9,%rdx), %r12
+	LONG $0x04c48349 // addq $0x4, %r12
+	QUAD $0x00000000d52c8d4e // leaq (,%r10,8), %r13
+	QUAD $0x00000000dd2c8d4a // leaq (,%r11,8), %rbp
+	WORD $0x34eb // jmp 0xce7 <k_gemm_outer+0xb17>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0858f4c5 // vaddps (%rax), %ymm1, %ymm1
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	LONG $0x0458fcc5; BYTE $0x88 // vaddps (%rax,%rcx,4), %ymm0, %ymm0
+	LONG $0x0411fcc5; BYTE $0x88 // vmovups %ymm0, (%rax,%rcx,4)
+	LONG $0x02418d49 // leaq 0x2(%r9), %rax
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0xf70d8f0f; WORD $0xffff // jg 0x3f4 <k_gemm_outer+0x224>
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1e7f // jg 0x1b1d <k_gemm_outer+0xa3d>
-	WORD $0xbfeb // jmp 0x1ac0 <k_gemm_outer+0x9e0>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x317e // jle 0xd20 <k_gemm_outer+0xb50>
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x82048d4c // leaq (%rdx,%rax,4), %r8
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x2775 // jne 0xd30 <k_gemm_outer+0xb60>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x73eb // jmp 0xd86 <k_gemm_outer+0xbb6>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xa37e // jle 0x1ac0 <k_gemm_outer+0x9e0>
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x902c8d48 // leaq (%rax,%rdx,4), %rbp
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x1075 // jne 0x1b40 <k_gemm_outer+0xa60>
+	WORD $0x7aeb // jmp 0xda4 <k_gemm_outer+0xbd4>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	WORD $0x61eb // jmp 0x1b97 <k_gemm_outer+0xab7>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x187de2c4; WORD $0x0055 // vbroadcastss (%rbp), %ymm2
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x187dc2c4; BYTE $0x10 // vbroadcastss (%r8), %ymm2
 	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
 	LONG $0xa865e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm3, %ymm2 # ymm2 = (ymm3 * ymm2) + ymm1
-	LONG $0x187dc2c4; WORD $0x8764; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm4
+	LONG $0x187dc2c4; WORD $0x8464; BYTE $0xfc // vbroadcastss -0x4(%r12,%rax,4), %ymm4
 	LONG $0xa865e2c4; BYTE $0xe0 // vfmadd213ps %ymm0, %ymm3, %ymm4 # ymm4 = (ymm3 * ymm4) + ymm0
 	LONG $0x107ca1c4; WORD $0x9a1c // vmovups (%rdx,%r11,4), %ymm3
-	LONG $0x187de2c4; WORD $0x044d // vbroadcastss 0x4(%rbp), %ymm1
+	LONG $0x187dc2c4; WORD $0x0448 // vbroadcastss 0x4(%r8), %ymm1
 	LONG $0xa865e2c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm3, %ymm1 # ymm1 = (ymm3 * ymm1) + ymm2
-	LONG $0x187dc2c4; WORD $0x8704 // vbroadcastss (%r15,%rax,4), %ymm0
+	LONG $0x187dc2c4; WORD $0x8404 // vbroadcastss (%r12,%rax,4), %ymm0
 	LONG $0xa865e2c4; BYTE $0xc4 // vfmadd213ps %ymm4, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm4
-	LONG $0x08c58348 // addq $0x8, %rbp
+	LONG $0x08c08349 // addq $0x8, %r8
 	LONG $0x02c08348 // addq $0x2, %rax
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xb975 // jne 0x1b50 <k_gemm_outer+0xa70>
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xba75 // jne 0xd40 <k_gemm_outer+0xb70>
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff20840f; WORD $0xffff // je 0x1ac0 <k_gemm_outer+0x9e0>
+	WORD $0x1974 // je 0xda4 <k_gemm_outer+0xbd4>
 	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
-	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
+	LONG $0x187dc2c4; BYTE $0x18 // vbroadcastss (%r8), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x187da2c4; WORD $0x955c; BYTE $0x00 // vbroadcastss (%rbp,%r10,4), %ymm3
+	LONG $0x187d82c4; WORD $0x901c // vbroadcastss (%r8,%r10,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0xffff00e9; BYTE $0xff // jmp 0x1ac0 <k_gemm_outer+0x9e0>
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
-	LONG $0xfff556e9; BYTE $0xff // jmp 0x1125 <k_gemm_outer+0x45>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x02f98d0f; WORD $0x0000 // jge 0x1ed2 <k_gemm_outer+0xdf2>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x02728d49 // leaq 0x2(%r10), %rsi
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0x05dd8e0f; WORD $0x0000 // jle 0x21c6 <k_gemm_outer+0x10e6>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x02bf8d0f; WORD $0x0000 // jge 0x1ec0 <k_gemm_outer+0xde0>
-	LONG $0x08518b48 // movq 0x8(%rcx), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x18518b4c // movq 0x18(%rcx), %r10
-	QUAD $0x00000000852c8d4c // leaq (,%rax,4), %r13
-	WORD $0x8b48; BYTE $0x19 // movq (%rcx), %rbx
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0x48718b4c // movq 0x48(%rcx), %r14
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x1069034c // addq 0x10(%rcx), %r13
+	LONG $0xf1af0f48 // imulq %rcx, %rsi
+	LONG $0xb7048d48 // leaq (%rdi,%rsi,4), %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xff0b850f; WORD $0xffff // jne 0xcc0 <k_gemm_outer+0xaf0>
+	LONG $0x0811fcc5 // vmovups %ymm1, (%rax)
+	LONG $0xffff0fe9; BYTE $0xff // jmp 0xccd <k_gemm_outer+0xafd>
+	WORD $0x9066 // nop
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0xfff436e9; BYTE $0xff // jmp 0x205 <k_gemm_outer+0x35>
+	LONG $0x06ff8348 // cmpq $0x6, %rdi
+	LONG $0x02c88d0f; WORD $0x0000 // jge 0x10a1 <k_gemm_outer+0xed1>
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x02758d49 // leaq 0x2(%r13), %rsi
+	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
+	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
+	LONG $0x05d28e0f; WORD $0x0000 // jle 0x13c0 <k_gemm_outer+0x11f0>
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0x02918d0f; WORD $0x0000 // jge 0x108f <k_gemm_outer+0xebf>
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x08418b48 // movq 0x8(%rcx), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x18518b48 // movq 0x18(%rcx), %rdx
+	QUAD $0x000000008d1c8d4a // leaq (,%r9,4), %rbx
+	WORD $0x8b4c; BYTE $0x31 // movq (%rcx), %r14
+	WORD $0x0149; BYTE $0xde // addq %rbx, %r14
 	LONG $0x20418b48 // movq 0x20(%rcx), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x10590348 // addq 0x10(%rcx), %rbx
 	LONG $0x28618b4c // movq 0x28(%rcx), %r12
-	LONG $0x40418b48 // movq 0x40(%rcx), %rax
-	LONG $0xff488d48 // leaq -0x1(%rax), %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0xc589 // movl %eax, %ebp
+	LONG $0x40698b4c // movq 0x40(%rcx), %r13
+	WORD $0xf749; BYTE $0xd8 // negq %r8
+	WORD $0x8944; BYTE $0xed // movl %r13d, %ebp
 	WORD $0xe583; BYTE $0x03 // andl $0x3, %ebp
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0x214c; BYTE $0xe8 // andq %r13, %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x48418b48 // movq 0x48(%rcx), %rax
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	LONG $0x02e4c149 // shlq $0x2, %r12
-	LONG $0x283d8d4c; WORD $0x0026; BYTE $0x00 // leaq 0x2628(%rip), %r15 # 0x4290 <lanes>
-	WORD $0x20eb // jmp 0x1c8a <k_gemm_outer+0xbaa>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
-	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0x0236840f; WORD $0x0000 // je 0x1ec0 <k_gemm_outer+0xde0>
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x8b148d48 // leaq (%rbx,%rcx,4), %rdx
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x3674 // je 0x1cd0 <k_gemm_outer+0xbf0>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	WORD $0x7a75 // jne 0x1d20 <k_gemm_outer+0xc40>
-	LONG $0x0210fcc5 // vmovups (%rdx), %ymm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01e38e0f; WORD $0x0000 // jle 0x1e96 <k_gemm_outer+0xdb6>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x24148d4f // leaq (%r12,%r12), %r10
+	WORD $0x17eb // jmp 0xe82 <k_gemm_outer+0xcb2>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0x020d840f; WORD $0x0000 // je 0x108f <k_gemm_outer+0xebf>
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x397e // jle 0xec0 <k_gemm_outer+0xcf0>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	WORD $0x34eb // jmp 0x1cfa <k_gemm_outer+0xc1a>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x01d18e0f; WORD $0x0000 // jle 0x1eaa <k_gemm_outer+0xdca>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x2f75 // jne 0xed0 <k_gemm_outer+0xd00>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4c75 // jne 0x1d46 <k_gemm_outer+0xc66>
-	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	LONG $0x00fa830f; WORD $0x0000 // jae 0x1e00 <k_gemm_outer+0xd20>
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	WORD $0x03a8 // testb $0x3, %al
-	LONG $0x0156850f; WORD $0x0000 // jne 0x1e67 <k_gemm_outer+0xd87>
-	LONG $0x000170e9; BYTE $0x00 // jmp 0x1e86 <k_gemm_outer+0xda6>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107c81c4; WORD $0x8744; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xff3b8e0f; WORD $0xffff // jle 0x1c70 <k_gemm_outer+0xb90>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc9af0f49 // imulq %r9, %rcx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0x107c81c4; WORD $0x874c; BYTE $0x20 // vmovups 0x20(%r15,%r8,4), %ymm1
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x247c8348; WORD $0x0318 // cmpq $0x3, 0x18(%rsp)
-	WORD $0x6072 // jb 0x1dc0 <k_gemm_outer+0xce0>
-	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
-	LONG $0x2c75e2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm1, %ymm2
-	LONG $0x187de2c4; BYTE $0x19 // vbroadcastss (%rcx), %ymm3
-	LONG $0x2c75a2c4; WORD $0x2624 // vmaskmovps (%rsi,%r12), %ymm1, %ymm4
-	LONG $0x187de2c4; WORD $0x0469 // vbroadcastss 0x4(%rcx), %ymm5
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0x2c75c2c4; WORD $0x3434 // vmaskmovps (%r12,%rsi), %ymm1, %ymm6
-	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
-	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
-	LONG $0x187de2c4; WORD $0x0851 // vbroadcastss 0x8(%rcx), %ymm2
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0x2c75c2c4; WORD $0x341c // vmaskmovps (%r12,%rsi), %ymm1, %ymm3
-	LONG $0xa84de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm5
-	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
-	LONG $0xa865e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm3, %ymm0 # ymm0 = (ymm3 * ymm0) + ymm2
-	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xa575 // jne 0x1d60 <k_gemm_outer+0xc80>
-	LONG $0x245c034c; BYTE $0x40 // addq 0x40(%rsp), %r11
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	WORD $0x5273 // jae 0xefd <k_gemm_outer+0xd2d>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
+	LONG $0x03c5f641 // testb $0x3, %r13b
+	LONG $0x00b0850f; WORD $0x0000 // jne 0xf68 <k_gemm_outer+0xd98>
+	LONG $0x000173e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x000164e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xe9358d48; WORD $0x0025; BYTE $0x00 // leaq 0x25e9(%rip), %rsi # 0x34c0 <lanes>
+	LONG $0x107ca1c4; WORD $0x864c; BYTE $0x20 // vmovups 0x20(%rsi,%r8,4), %ymm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fd8349 // cmpq $0x4, %r13
+	LONG $0x009f830f; WORD $0x0000 // jae 0xf8b <k_gemm_outer+0xdbb>
+	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc63d8d4c; WORD $0x0024; BYTE $0x00 // leaq 0x24c6(%rip), %r15 # 0x4290 <lanes>
-	LONG $0x00b6840f; WORD $0x0000 // je 0x1e86 <k_gemm_outer+0xda6>
-	WORD $0xf631 // xorl %esi, %esi
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x2c75c2c4; BYTE $0x13 // vmaskmovps (%r11), %ymm1, %ymm2
-	LONG $0x187de2c4; WORD $0xb11c // vbroadcastss (%rcx,%rsi,4), %ymm3
-	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0xe575 // jne 0x1de0 <k_gemm_outer+0xd00>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x1e86 <k_gemm_outer+0xda6>
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x010f850f; WORD $0x0000 // jne 0x1007 <k_gemm_outer+0xe37>
+	LONG $0x000133e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x187de2c4; BYTE $0x09 // vbroadcastss (%rcx), %ymm1
-	LONG $0x987dc2c4; BYTE $0x0b // vfmadd132ps (%r11), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x987dc2c4; BYTE $0x09 // vfmadd132ps (%r9), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
 	LONG $0x187de2c4; WORD $0x0441 // vbroadcastss 0x4(%rcx), %ymm0
-	LONG $0x987582c4; WORD $0x2304 // vfmadd132ps (%r11,%r12), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x987582c4; WORD $0x2104 // vfmadd132ps (%r9,%r12), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
 	LONG $0x187de2c4; WORD $0x0849 // vbroadcastss 0x8(%rcx), %ymm1
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	LONG $0x987d82c4; WORD $0x1c0c // vfmadd132ps (%r12,%r11), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x987d82c4; WORD $0x0c0c // vfmadd132ps (%r12,%r9), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
 	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
-	LONG $0x987582c4; WORD $0x1c04 // vfmadd132ps (%r12,%r11), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x987582c4; WORD $0x0c04 // vfmadd132ps (%r12,%r9), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
 	LONG $0x10c18348 // addq $0x10, %rcx
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
-	WORD $0x014d; BYTE $0xe3 // addq %r12, %r11
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0xb975 // jne 0x1e10 <k_gemm_outer+0xd30>
-	LONG $0x24740348; BYTE $0x40 // addq 0x40(%rsp), %rsi
-	LONG $0x2d3d8d4c; WORD $0x0024; BYTE $0x00 // leaq 0x242d(%rip), %r15 # 0x4290 <lanes>
-	WORD $0x03a8 // testb $0x3, %al
-	WORD $0x1f74 // je 0x1e86 <k_gemm_outer+0xda6>
+	WORD $0xbc75 // jne 0xf10 <k_gemm_outer+0xd40>
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	LONG $0x03c5f641 // testb $0x3, %r13b
+	LONG $0x00c8840f; WORD $0x0000 // je 0x1030 <k_gemm_outer+0xe60>
 	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x187de2c4; WORD $0xb90c // vbroadcastss (%rcx,%rdi,4), %ymm1
 	LONG $0xb875e2c4; BYTE $0x06 // vfmadd231ps (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
-	WORD $0xea75 // jne 0x1e70 <k_gemm_outer+0xd90>
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdda850f; WORD $0xffff // jne 0x1c70 <k_gemm_outer+0xb90>
-	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
-	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0xfde2850f; WORD $0xffff // jne 0x1c8a <k_gemm_outer+0xbaa>
-	WORD $0x16eb // jmp 0x1ec0 <k_gemm_outer+0xde0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x244c3948; BYTE $0x30 // cmpq %rcx, 0x30(%rsp)
-	LONG $0xfdb2850f; WORD $0xffff // jne 0x1c70 <k_gemm_outer+0xb90>
-	WORD $0xd6eb // jmp 0x1e96 <k_gemm_outer+0xdb6>
-	LONG $0x68c48348 // addq $0x68, %rsp
+	WORD $0xea75 // jne 0xf70 <k_gemm_outer+0xda0>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x1030 <k_gemm_outer+0xe60>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
+	LONG $0x2c75c2c4; BYTE $0x11 // vmaskmovps (%r9), %ymm1, %ymm2
+	LONG $0x187de2c4; BYTE $0x19 // vbroadcastss (%rcx), %ymm3
+	LONG $0x2c7582c4; WORD $0x2124 // vmaskmovps (%r9,%r12), %ymm1, %ymm4
+	LONG $0x187de2c4; WORD $0x0469 // vbroadcastss 0x4(%rcx), %ymm5
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x2c7582c4; WORD $0x0c34 // vmaskmovps (%r12,%r9), %ymm1, %ymm6
+	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
+	LONG $0x187de2c4; WORD $0x0851 // vbroadcastss 0x8(%rcx), %ymm2
+	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
+	LONG $0x2c7582c4; WORD $0x0c3c // vmaskmovps (%r12,%r9), %ymm1, %ymm7
+	LONG $0xa85de2c4; BYTE $0xeb // vfmadd213ps %ymm3, %ymm4, %ymm5 # ymm5 = (ymm4 * ymm5) + ymm3
+	LONG $0xa84de2c4; BYTE $0xd5 // vfmadd213ps %ymm5, %ymm6, %ymm2 # ymm2 = (ymm6 * ymm2) + ymm5
+	LONG $0x187de2c4; WORD $0x0c41 // vbroadcastss 0xc(%rcx), %ymm0
+	LONG $0xa845e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm0) + ymm2
+	LONG $0x10c18348 // addq $0x10, %rcx
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	WORD $0xa875 // jne 0xfa0 <k_gemm_outer+0xdd0>
+	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x2974 // je 0x1030 <k_gemm_outer+0xe60>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x2c75e2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm1, %ymm2
+	LONG $0x187de2c4; WORD $0xb91c // vbroadcastss (%rcx,%rdi,4), %ymm3
+	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
+	WORD $0x3948; BYTE $0xfd // cmpq %rdi, %rbp
+	WORD $0xe575 // jne 0x1010 <k_gemm_outer+0xe40>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0xcfaf0f49 // imulq %r15, %rcx
+	LONG $0x8e0c8d49 // leaq (%r14,%rcx,4), %rcx
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x1d75 // jne 0x1060 <k_gemm_outer+0xe90>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xfe24840f; WORD $0xffff // je 0xe70 <k_gemm_outer+0xca0>
+	LONG $0x0158fcc5 // vaddps (%rcx), %ymm0, %ymm0
+	LONG $0xfffe1be9; BYTE $0xff // jmp 0xe70 <k_gemm_outer+0xca0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x59358d48; WORD $0x0024; BYTE $0x00 // leaq 0x2459(%rip), %rsi # 0x34c0 <lanes>
+	LONG $0x107ca1c4; WORD $0x864c; BYTE $0x20 // vmovups 0x20(%rsi,%r8,4), %ymm1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0974 // je 0x107c <k_gemm_outer+0xeac>
+	LONG $0x2c75e2c4; BYTE $0x11 // vmaskmovps (%rcx), %ymm1, %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0xfdf3850f; WORD $0xffff // jne 0xe82 <k_gemm_outer+0xcb2>
+	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1687,291 +946,312 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	WORD $0xf749; BYTE $0xdb // negq %r11
-	LONG $0x10570348 // addq 0x10(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x28778b4c // movq 0x28(%rdi), %r14
-	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
-	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	QUAD $0x000000008d148d48 // leaq (,%rcx,4), %rdx
-	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	QUAD $0x00000000dd348d48 // leaq (,%rbx,8), %rsi
-	LONG $0x76148d48 // leaq (%rsi,%rsi,2), %rdx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	QUAD $0x000000009d0c8d4c // leaq (,%rbx,4), %r9
+	LONG $0x08568b4c // movq 0x8(%rsi), %r10
+	LONG $0x184e8b4c // movq 0x18(%rsi), %r9
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	WORD $0x8b48; BYTE $0x0e // movq (%rsi), %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x20768b4c // movq 0x20(%rsi), %r14
+	LONG $0x10460348 // addq 0x10(%rsi), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x28468b48 // movq 0x28(%rsi), %rax
+	LONG $0x40568b48 // movq 0x40(%rsi), %rdx
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
+	LONG $0x491c8d4c // leaq (%rcx,%rcx,2), %r11
+	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x04e3c149 // shlq $0x4, %r11
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x484e8b48 // movq 0x48(%rsi), %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	QUAD $0x00000000f50c8d4a // leaq (,%r14,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	QUAD $0x00000000b50c8d4a // leaq (,%r14,4), %rcx
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x1c3d8d48; WORD $0x0023; BYTE $0x00 // leaq 0x231c(%rip), %rdi # 0x4290 <lanes>
-	WORD $0x5feb // jmp 0x1fd5 <k_gemm_outer+0xef5>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
-	LONG $0x2e7dc2c4; WORD $0x2434 // vmaskmovps %ymm6, %ymm0, (%r12)
-	LONG $0x2e7dc2c4; WORD $0x8c3c // vmaskmovps %ymm7, %ymm0, (%r12,%rcx,4)
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x2e7d42c4; WORD $0x140c // vmaskmovps %ymm9, %ymm0, (%r12,%rdx)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x2e7d42c4; WORD $0x1404 // vmaskmovps %ymm8, %ymm0, (%r12,%rdx)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2e7d42c4; WORD $0x141c // vmaskmovps %ymm11, %ymm0, (%r12,%rdx)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x2e7d42c4; WORD $0x1414 // vmaskmovps %ymm10, %ymm0, (%r12,%rdx)
-	LONG $0x06728d49 // leaq 0x6(%r10), %rsi
-	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0xfc078f0f; WORD $0xffff // jg 0x1bdc <k_gemm_outer+0xafc>
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x92248d4e // leaq (%rdx,%r10,4), %r12
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	WORD $0x5374 // je 0x2040 <k_gemm_outer+0xf60>
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0x0123850f; WORD $0x0000 // jne 0x2120 <k_gemm_outer+0x1040>
-	LONG $0x107cc1c4; WORD $0x242c // vmovups (%r12), %ymm5
-	LONG $0x107cc1c4; WORD $0x8c24 // vmovups (%r12,%rcx,4), %ymm4
-	LONG $0x107cc1c4; WORD $0xcc1c // vmovups (%r12,%rcx,8), %ymm3
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x1414 // vmovups (%r12,%rdx), %ymm2
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x140c // vmovups (%r12,%rdx), %ymm1
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x107cc1c4; WORD $0x1404 // vmovups (%r12,%rdx), %ymm0
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2d7f // jg 0x2061 <k_gemm_outer+0xf81>
-	LONG $0x00012ee9; BYTE $0x00 // jmp 0x2167 <k_gemm_outer+0x1087>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x7d1d8d48; WORD $0x0023; BYTE $0x00 // leaq 0x237d(%rip), %rbx # 0x34c0 <lanes>
+	WORD $0x45eb // jmp 0x118a <k_gemm_outer+0xfba>
+	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
+	LONG $0x117ca1c4; WORD $0x8e24 // vmovups %ymm4, (%rsi,%r9,4)
+	LONG $0x117ca1c4; WORD $0xce1c // vmovups %ymm3, (%rsi,%r9,8)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x117ca1c4; WORD $0x3e14 // vmovups %ymm2, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x117ca1c4; WORD $0x3e0c // vmovups %ymm1, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x117ca1c4; WORD $0x3e04 // vmovups %ymm0, (%rsi,%r15)
+	LONG $0x06758d49 // leaq 0x6(%r13), %rsi
+	LONG $0x2454034c; BYTE $0x28 // addq 0x28(%rsp), %r10
+	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
+	LONG $0xfc528f0f; WORD $0xffff // jg 0xddc <k_gemm_outer+0xc0c>
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x1270 <k_gemm_outer+0x10a0>
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x1254 <k_gemm_outer+0x1084>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x4410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm0, %ymm12
+	LONG $0xba248d4f // leaq (%r10,%r15,4), %r12
+	LONG $0x187dc2c4; WORD $0x242c // vbroadcastss (%r12), %ymm5
+	LONG $0xa81dc2c4; BYTE $0xeb // vfmadd213ps %ymm11, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm5) + ymm11
+	LONG $0x0c2c8d49 // leaq (%r12,%rcx), %rbp
+	LONG $0x187d82c4; WORD $0xb424 // vbroadcastss (%r12,%r14,4), %ymm4
+	LONG $0xa81dc2c4; BYTE $0xe2 // vfmadd213ps %ymm10, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm4) + ymm10
+	WORD $0x0148; BYTE $0xcd // addq %rcx, %rbp
+	LONG $0x187d82c4; WORD $0xf41c // vbroadcastss (%r12,%r14,8), %ymm3
+	LONG $0xa81dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm3) + ymm9
+	LONG $0x187da2c4; WORD $0xb554; BYTE $0x00 // vbroadcastss (%rbp,%r14,4), %ymm2
+	LONG $0xa81dc2c4; BYTE $0xd0 // vfmadd213ps %ymm8, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm2) + ymm8
+	LONG $0x09248d4c // leaq (%rcx,%rcx), %r12
+	WORD $0x0149; BYTE $0xec // addq %rbp, %r12
+	LONG $0x187da2c4; WORD $0xf54c; BYTE $0x00 // vbroadcastss (%rbp,%r14,8), %ymm1
+	LONG $0xa81de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm1) + ymm7
+	LONG $0x187d82c4; WORD $0xb404 // vbroadcastss (%r12,%r14,4), %ymm0
+	LONG $0xa81de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm0) + ymm6
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0xf028fcc5 // vmovaps %ymm0, %ymm6
+	LONG $0xf928fcc5 // vmovaps %ymm1, %ymm7
+	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
+	LONG $0xcb287cc5 // vmovaps %ymm3, %ymm9
+	LONG $0xd4287cc5 // vmovaps %ymm4, %ymm10
+	LONG $0xdd287cc5 // vmovaps %ymm5, %ymm11
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	WORD $0x3474 // je 0x1288 <k_gemm_outer+0x10b8>
+	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
+	LONG $0x2464394c; BYTE $0x30 // cmpq %r12, 0x30(%rsp)
+	LONG $0xff6c850f; WORD $0xffff // jne 0x11d0 <k_gemm_outer+0x1000>
+	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
+	LONG $0xffff6ee9; BYTE $0xff // jmp 0x11db <k_gemm_outer+0x100b>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x01068e0f; WORD $0x0000 // jle 0x2167 <k_gemm_outer+0x1087>
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x20f0 <k_gemm_outer+0x1010>
+	LONG $0xd9af0f4d // imulq %r9, %r11
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x9e348d4a // leaq (%rsi,%r11,4), %rsi
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	WORD $0x5f75 // jne 0x1300 <k_gemm_outer+0x1130>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfe99840f; WORD $0xffff // je 0x1145 <k_gemm_outer+0xf75>
+	LONG $0x2e58d4c5 // vaddps (%rsi), %ymm5, %ymm5
+	LONG $0x2e11fcc5 // vmovups %ymm5, (%rsi)
+	LONG $0x585ca1c4; WORD $0x8e24 // vaddps (%rsi,%r9,4), %ymm4, %ymm4
+	LONG $0x117ca1c4; WORD $0x8e24 // vmovups %ymm4, (%rsi,%r9,4)
+	LONG $0x5864a1c4; WORD $0xce1c // vaddps (%rsi,%r9,8), %ymm3, %ymm3
+	LONG $0x117ca1c4; WORD $0xce1c // vmovups %ymm3, (%rsi,%r9,8)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x586ca1c4; WORD $0x3e14 // vaddps (%rsi,%r15), %ymm2, %ymm2
+	LONG $0x117ca1c4; WORD $0x3e14 // vmovups %ymm2, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x5874a1c4; WORD $0x3e0c // vaddps (%rsi,%r15), %ymm1, %ymm1
+	LONG $0x117ca1c4; WORD $0x3e0c // vmovups %ymm1, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x587ca1c4; WORD $0x3e04 // vaddps (%rsi,%r15), %ymm0, %ymm0
+	LONG $0xfffe72e9; BYTE $0xff // jmp 0x1170 <k_gemm_outer+0xfa0>
 	WORD $0x9066 // nop
-	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
-	LONG $0xa8148d4a // leaq (%rax,%r13,4), %rdx
-	LONG $0x187de2c4; BYTE $0x32 // vbroadcastss (%rdx), %ymm6
-	LONG $0xa81de2c4; BYTE $0xf5 // vfmadd213ps %ymm5, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm6) + ymm5
-	LONG $0x0a2c8d4a // leaq (%rdx,%r9), %rbp
-	LONG $0x187de2c4; WORD $0x9a3c // vbroadcastss (%rdx,%rbx,4), %ymm7
-	LONG $0xa81de2c4; BYTE $0xfc // vfmadd213ps %ymm4, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm7) + ymm4
-	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
-	LONG $0x187d62c4; WORD $0xda0c // vbroadcastss (%rdx,%rbx,8), %ymm9
-	LONG $0xa81d62c4; BYTE $0xcb // vfmadd213ps %ymm3, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm9) + ymm3
-	LONG $0x187d62c4; WORD $0x9d44; BYTE $0x00 // vbroadcastss (%rbp,%rbx,4), %ymm8
-	LONG $0xa81d62c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm8) + ymm2
-	LONG $0x09148d4b // leaq (%r9,%r9), %rdx
-	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	LONG $0x187d62c4; WORD $0xdd5c; BYTE $0x00 // vbroadcastss (%rbp,%rbx,8), %ymm11
-	LONG $0xa81d62c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm11) + ymm1
-	LONG $0x187d62c4; WORD $0x9a14 // vbroadcastss (%rdx,%rbx,4), %ymm10
-	LONG $0xa81d62c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm10) + ymm0
-	WORD $0xff49; BYTE $0xc5 // incq %r13
-	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
-	LONG $0xd0297cc5 // vmovaps %ymm10, %ymm0
-	LONG $0xd9297cc5 // vmovaps %ymm11, %ymm1
-	LONG $0xc2297cc5 // vmovaps %ymm8, %ymm2
-	LONG $0xcb297cc5 // vmovaps %ymm9, %ymm3
-	LONG $0xe728fcc5 // vmovaps %ymm7, %ymm4
-	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
-	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	LONG $0x008f840f; WORD $0x0000 // je 0x217f <k_gemm_outer+0x109f>
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xff70840f; WORD $0xffff // je 0x2070 <k_gemm_outer+0xf90>
-	LONG $0x107ca1c4; WORD $0x9f74; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm6
-	LONG $0x2c4d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm6, %ymm12
-	LONG $0xffff63e9; BYTE $0xff // jmp 0x2074 <k_gemm_outer+0xf94>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x9f44; BYTE $0x20 // vmovups 0x20(%rdi,%r11,4), %ymm0
-	LONG $0x2c7dc2c4; WORD $0x242c // vmaskmovps (%r12), %ymm0, %ymm5
-	LONG $0x2c7dc2c4; WORD $0x8c24 // vmaskmovps (%r12,%rcx,4), %ymm0, %ymm4
-	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
-	LONG $0x2c7dc2c4; WORD $0x141c // vmaskmovps (%r12,%rdx), %ymm0, %ymm3
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x2c7dc2c4; WORD $0x1414 // vmaskmovps (%r12,%rdx), %ymm0, %ymm2
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2c7dc2c4; WORD $0x140c // vmaskmovps (%r12,%rdx), %ymm0, %ymm1
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x2c7dc2c4; WORD $0x1404 // vmaskmovps (%r12,%rdx), %ymm0, %ymm0
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfefa8f0f; WORD $0xffff // jg 0x2061 <k_gemm_outer+0xf81>
-	LONG $0xd0287cc5 // vmovaps %ymm0, %ymm10
-	LONG $0xd9287cc5 // vmovaps %ymm1, %ymm11
-	LONG $0xc2287cc5 // vmovaps %ymm2, %ymm8
-	LONG $0xcb287cc5 // vmovaps %ymm3, %ymm9
-	LONG $0xfc28fcc5 // vmovaps %ymm4, %ymm7
-	LONG $0xf528fcc5 // vmovaps %ymm5, %ymm6
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x24543948; BYTE $0x30 // cmpq %rdx, 0x30(%rsp)
-	LONG $0xfdf1850f; WORD $0xffff // jne 0x1f80 <k_gemm_outer+0xea0>
-	LONG $0x117cc1c4; WORD $0x2434 // vmovups %ymm6, (%r12)
-	LONG $0x117cc1c4; WORD $0x8c3c // vmovups %ymm7, (%r12,%rcx,4)
-	LONG $0x117c41c4; WORD $0xcc0c // vmovups %ymm9, (%r12,%rcx,8)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x117c41c4; WORD $0x1404 // vmovups %ymm8, (%r12,%rdx)
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117c41c4; WORD $0x141c // vmovups %ymm11, (%r12,%rdx)
-	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
-	LONG $0x117c41c4; WORD $0x1414 // vmovups %ymm10, (%r12,%rdx)
-	LONG $0xfffdf8e9; BYTE $0xff // jmp 0x1fbe <k_gemm_outer+0xede>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x087a8b48 // movq 0x8(%rdx), %rdi
-	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
+	LONG $0x7410fcc5; WORD $0x20bb // vmovups 0x20(%rbx,%rdi,4), %ymm6
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x7774 // je 0x1384 <k_gemm_outer+0x11b4>
+	LONG $0x2c4de2c4; BYTE $0x3e // vmaskmovps (%rsi), %ymm6, %ymm7
+	LONG $0xed58c4c5 // vaddps %ymm5, %ymm7, %ymm5
+	LONG $0x2e4de2c4; BYTE $0x2e // vmaskmovps %ymm5, %ymm6, (%rsi)
+	LONG $0x2c4da2c4; WORD $0x8e2c // vmaskmovps (%rsi,%r9,4), %ymm6, %ymm5
+	LONG $0xe458d4c5 // vaddps %ymm4, %ymm5, %ymm4
+	LONG $0x2e4da2c4; WORD $0x8e24 // vmaskmovps %ymm4, %ymm6, (%rsi,%r9,4)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x2c4da2c4; WORD $0x3e24 // vmaskmovps (%rsi,%r15), %ymm6, %ymm4
+	LONG $0xdb58dcc5 // vaddps %ymm3, %ymm4, %ymm3
+	LONG $0x2e4da2c4; WORD $0x3e1c // vmaskmovps %ymm3, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x2c4da2c4; WORD $0x3e1c // vmaskmovps (%rsi,%r15), %ymm6, %ymm3
+	LONG $0xd258e4c5 // vaddps %ymm2, %ymm3, %ymm2
+	LONG $0x2e4da2c4; WORD $0x3e14 // vmaskmovps %ymm2, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x2c4da2c4; WORD $0x3e14 // vmaskmovps (%rsi,%r15), %ymm6, %ymm2
+	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
+	LONG $0x2e4da2c4; WORD $0x3e0c // vmaskmovps %ymm1, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x2c4da2c4; WORD $0x3e0c // vmaskmovps (%rsi,%r15), %ymm6, %ymm1
+	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
+	LONG $0x2e4da2c4; WORD $0x3e04 // vmaskmovps %ymm0, %ymm6, (%rsi,%r15)
+	LONG $0xfffdf2e9; BYTE $0xff // jmp 0x1176 <k_gemm_outer+0xfa6>
+	LONG $0x2e4de2c4; BYTE $0x2e // vmaskmovps %ymm5, %ymm6, (%rsi)
+	LONG $0x2e4da2c4; WORD $0x8e24 // vmaskmovps %ymm4, %ymm6, (%rsi,%r9,4)
+	LONG $0x247c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r15
+	LONG $0x2e4da2c4; WORD $0x3e1c // vmaskmovps %ymm3, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x2e4da2c4; WORD $0x3e14 // vmaskmovps %ymm2, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x2e4da2c4; WORD $0x3e0c // vmaskmovps %ymm1, %ymm6, (%rsi,%r15)
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x2e4da2c4; WORD $0x3e04 // vmaskmovps %ymm0, %ymm6, (%rsi,%r15)
+	LONG $0xfffdb6e9; BYTE $0xff // jmp 0x1176 <k_gemm_outer+0xfa6>
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x08518b4d // movq 0x8(%r9), %r10
+	LONG $0x18498b49 // movq 0x18(%r9), %rcx
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b4c; BYTE $0x0a // movq (%rdx), %r9
-	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
-	LONG $0x244c894c; BYTE $0x08 // movq %r9, 0x8(%rsp)
-	LONG $0x484a8b4c // movq 0x48(%rdx), %r9
-	LONG $0x240c894c // movq %r9, (%rsp)
-	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
-	WORD $0xf748; BYTE $0xdb // negq %rbx
-	LONG $0x204a8b4c // movq 0x20(%rdx), %r9
-	LONG $0x10420348 // addq 0x10(%rdx), %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x287a8b4c // movq 0x28(%rdx), %r15
-	LONG $0x40628b4c // movq 0x40(%rdx), %r12
-	LONG $0x2464214c; BYTE $0x58 // andq %r12, 0x58(%rsp)
-	QUAD $0x0000000495048d4a // leaq 0x4(,%r10,4), %rax
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
-	LONG $0x382c8d4c // leaq (%rax,%rdi), %r13
+	WORD $0x8b49; BYTE $0x11 // movq (%r9), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x20598b49 // movq 0x20(%r9), %rbx
+	LONG $0x10410349 // addq 0x10(%r9), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0x28798b4d // movq 0x28(%r9), %r15
+	LONG $0x40718b4d // movq 0x40(%r9), %r14
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xfc // andq %rdi, %r12
+	LONG $0x48798b49 // movq 0x48(%r9), %rdi
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	QUAD $0x00000004853c8d48 // leaq 0x4(,%rax,4), %rdi
+	LONG $0xfbaf0f48 // imulq %rbx, %rdi
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	LONG $0x172c8d4e // leaq (%rdi,%r10), %r13
 	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
-	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x00000000fd048d4a // leaq (,%r15,8), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
+	QUAD $0x00000000dd048d48 // leaq (,%rbx,8), %rax
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	QUAD $0x00000000fd148d4e // leaq (,%r15,8), %r10
 	LONG $0x02e7c149 // shlq $0x2, %r15
-	LONG $0x3f158d48; WORD $0x0020; BYTE $0x00 // leaq 0x203f(%rip), %rdx # 0x4290 <lanes>
+	LONG $0x641d8d48; WORD $0x0020; BYTE $0x00 // leaq 0x2064(%rip), %rbx # 0x34c0 <lanes>
+	LONG $0x2474894c; BYTE $0x50 // movq %r14, 0x50(%rsp)
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x30eb // jmp 0x2288 <k_gemm_outer+0x11a8>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
-	LONG $0x2e6dc2c4; BYTE $0x0b // vmaskmovps %ymm1, %ymm2, (%r11)
-	LONG $0x2e6dc2c4; WORD $0x8b04 // vmaskmovps %ymm0, %ymm2, (%r11,%rcx,4)
-	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
-	LONG $0x246c034c; BYTE $0x18 // addq 0x18(%rsp), %r13
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf9648f0f; WORD $0xffff // jg 0x1bec <k_gemm_outer+0xb0c>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0xb71c8d4c // leaq (%rdi,%rsi,4), %r11
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2e74 // je 0x22d0 <k_gemm_outer+0x11f0>
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	WORD $0x4275 // jne 0x22f0 <k_gemm_outer+0x1210>
-	LONG $0x107cc1c4; BYTE $0x0b // vmovups (%r11), %ymm1
-	LONG $0x107cc1c4; WORD $0x8b04 // vmovups (%r11,%rcx,4), %ymm0
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x4c7f // jg 0x230a <k_gemm_outer+0x122a>
-	LONG $0x000141e9; BYTE $0x00 // jmp 0x2404 <k_gemm_outer+0x1324>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x1deb // jmp 0x1485 <k_gemm_outer+0x12b5>
+	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
+	LONG $0x0411fcc5; BYTE $0x8e // vmovups %ymm0, (%rsi,%rcx,4)
+	LONG $0x02778d48 // leaq 0x2(%rdi), %rsi
+	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
+	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
+	LONG $0xf96e8f0f; WORD $0xffff // jg 0xdf3 <k_gemm_outer+0xc23>
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x507e // jle 0x14e0 <k_gemm_outer+0x1310>
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0xf1af0f49 // imulq %r9, %rsi
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0xb73c8d48 // leaq (%rdi,%rsi,4), %rdi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x4475 // jne 0x14f0 <k_gemm_outer+0x1320>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
+	LONG $0x00db840f; WORD $0x0000 // je 0x15a4 <k_gemm_outer+0x13d4>
+	LONG $0x245c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r11
+	LONG $0x00ab850f; WORD $0x0000 // jne 0x157f <k_gemm_outer+0x13af>
+	LONG $0x1610fcc5 // vmovups (%rsi), %ymm2
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x158a <k_gemm_outer+0x13ba>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x2d7f // jg 0x230a <k_gemm_outer+0x122a>
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x2404 <k_gemm_outer+0x1324>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x4410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm0
-	LONG $0x2c7dc2c4; BYTE $0x0b // vmaskmovps (%r11), %ymm0, %ymm1
-	LONG $0x2c7dc2c4; WORD $0x8b04 // vmaskmovps (%r11,%rcx,4), %ymm0, %ymm0
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x00fa8e0f; WORD $0x0000 // jle 0x2404 <k_gemm_outer+0x1324>
-	LONG $0x54af0f4c; WORD $0x2824 // imulq 0x28(%rsp), %r10
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x96348d4a // leaq (%rsi,%r10,4), %rsi
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x3175 // jne 0x2350 <k_gemm_outer+0x1270>
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x00d6840f; WORD $0x0000 // je 0x2404 <k_gemm_outer+0x1324>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	LONG $0x00a1850f; WORD $0x0000 // jne 0x23df <k_gemm_outer+0x12ff>
-	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x23ea <k_gemm_outer+0x130a>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3deb // jmp 0x2397 <k_gemm_outer+0x12b7>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x2f10fcc5 // vmovups (%rdi), %ymm5
+	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x15a4 <k_gemm_outer+0x13d4>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x3ceb // jmp 0x153a <k_gemm_outer+0x136a>
+	WORD $0x9066 // nop
+	LONG $0x107cc1c4; BYTE $0x2e // vmovups (%r14), %ymm5
 	LONG $0xa86de2c4; BYTE $0xe1 // vfmadd213ps %ymm1, %ymm2, %ymm4 # ymm4 = (ymm2 * ymm4) + ymm1
 	LONG $0xa86de2c4; BYTE $0xd8 // vfmadd213ps %ymm0, %ymm2, %ymm3 # ymm3 = (ymm2 * ymm3) + ymm0
-	LONG $0x187de2c4; WORD $0x044e // vbroadcastss 0x4(%rsi), %ymm1
+	LONG $0x187de2c4; WORD $0x044f // vbroadcastss 0x4(%rdi), %ymm1
 	LONG $0xa855e2c4; BYTE $0xcc // vfmadd213ps %ymm4, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm4
-	LONG $0x187d82c4; WORD $0xb544; BYTE $0x00 // vbroadcastss (%r13,%r14,4), %ymm0
+	LONG $0x187d82c4; WORD $0x9d44; BYTE $0x00 // vbroadcastss (%r13,%r11,4), %ymm0
 	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
-	LONG $0x08c68348 // addq $0x8, %rsi
-	LONG $0x02c68349 // addq $0x2, %r14
-	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
-	LONG $0x2474394c; BYTE $0x58 // cmpq %r14, 0x58(%rsp)
-	WORD $0x8d74 // je 0x2324 <k_gemm_outer+0x1244>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x247c3948; BYTE $0x30 // cmpq %rdi, 0x30(%rsp)
-	WORD $0x0d75 // jne 0x23b0 <k_gemm_outer+0x12d0>
-	LONG $0x107cc1c4; BYTE $0x12 // vmovups (%r10), %ymm2
-	WORD $0x11eb // jmp 0x23bb <k_gemm_outer+0x12db>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0x26 // vbroadcastss (%rsi), %ymm4
-	LONG $0x3a3c8d4b // leaq (%r10,%r15), %rdi
-	LONG $0x187d82c4; WORD $0xb55c; BYTE $0xfc // vbroadcastss -0x4(%r13,%r14,4), %ymm3
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x02c38349 // addq $0x2, %r11
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0xff7b840f; WORD $0xffff // je 0x14b5 <k_gemm_outer+0x12e5>
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x2474394c; BYTE $0x30 // cmpq %r14, 0x30(%rsp)
+	WORD $0x0a75 // jne 0x1550 <k_gemm_outer+0x1380>
+	LONG $0x1610fcc5 // vmovups (%rsi), %ymm2
+	WORD $0x0feb // jmp 0x155b <k_gemm_outer+0x138b>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm2, %ymm2
+	LONG $0x187de2c4; BYTE $0x27 // vbroadcastss (%rdi), %ymm4
+	LONG $0x3e348d4e // leaq (%rsi,%r15), %r14
+	LONG $0x187d82c4; WORD $0x9d5c; BYTE $0xfc // vbroadcastss -0x4(%r13,%r11,4), %ymm3
 	LONG $0x246c3948; BYTE $0x30 // cmpq %rbp, 0x30(%rsp)
-	WORD $0x8e74 // je 0x2360 <k_gemm_outer+0x1280>
-	LONG $0x6c10fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm5
-	LONG $0x2c55e2c4; BYTE $0x2f // vmaskmovps (%rdi), %ymm5, %ymm5
-	WORD $0x85eb // jmp 0x2364 <k_gemm_outer+0x1284>
-	LONG $0x5410fcc5; WORD $0x209a // vmovups 0x20(%rdx,%rbx,4), %ymm2
-	LONG $0x2c6dc2c4; BYTE $0x12 // vmaskmovps (%r10), %ymm2, %ymm2
-	LONG $0x187de2c4; BYTE $0x1e // vbroadcastss (%rsi), %ymm3
+	WORD $0x8e74 // je 0x1500 <k_gemm_outer+0x1330>
+	LONG $0x6c10fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm5
+	LONG $0x2c55c2c4; BYTE $0x2e // vmaskmovps (%r14), %ymm5, %ymm5
+	WORD $0x86eb // jmp 0x1505 <k_gemm_outer+0x1335>
+	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x16 // vmaskmovps (%rsi), %ymm2, %ymm2
+	LONG $0x187de2c4; BYTE $0x1f // vbroadcastss (%rdi), %ymm3
 	LONG $0xb86de2c4; BYTE $0xcb // vfmadd231ps %ymm3, %ymm2, %ymm1 # ymm1 = (ymm2 * ymm3) + ymm1
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x187de2c4; WORD $0xbe1c // vbroadcastss (%rsi,%rdi,4), %ymm3
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x187de2c4; WORD $0xb71c // vbroadcastss (%rdi,%rsi,4), %ymm3
 	LONG $0xb86de2c4; BYTE $0xc3 // vfmadd231ps %ymm3, %ymm2, %ymm0 # ymm0 = (ymm2 * ymm3) + ymm0
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x24743948; BYTE $0x30 // cmpq %rsi, 0x30(%rsp)
-	LONG $0xfe4c850f; WORD $0xffff // jne 0x2260 <k_gemm_outer+0x1180>
-	LONG $0x117cc1c4; BYTE $0x0b // vmovups %ymm1, (%r11)
-	LONG $0x117cc1c4; WORD $0x8b04 // vmovups %ymm0, (%r11,%rcx,4)
-	LONG $0xfffe4de9; BYTE $0xff // jmp 0x2271 <k_gemm_outer+0x1191>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc9af0f4c // imulq %rcx, %r9
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x8e348d4a // leaq (%rsi,%r9,4), %rsi
+	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
+	WORD $0x394d; BYTE $0xcb // cmpq %r9, %r11
+	WORD $0x2575 // jne 0x15e0 <k_gemm_outer+0x1410>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfe9f840f; WORD $0xffff // je 0x1468 <k_gemm_outer+0x1298>
+	LONG $0x0e58f4c5 // vaddps (%rsi), %ymm1, %ymm1
+	LONG $0x0e11fcc5 // vmovups %ymm1, (%rsi)
+	LONG $0x0458fcc5; BYTE $0x8e // vaddps (%rsi,%rcx,4), %ymm0, %ymm0
+	LONG $0xfffe91e9; BYTE $0xff // jmp 0x146c <k_gemm_outer+0x129c>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x5410fcc5; WORD $0x2093 // vmovups 0x20(%rbx,%rdx,4), %ymm2
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	WORD $0x2374 // je 0x1613 <k_gemm_outer+0x1443>
+	LONG $0x2c6de2c4; BYTE $0x1e // vmaskmovps (%rsi), %ymm2, %ymm3
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0x2e6de2c4; BYTE $0x0e // vmaskmovps %ymm1, %ymm2, (%rsi)
+	LONG $0x2c6de2c4; WORD $0x8e0c // vmaskmovps (%rsi,%rcx,4), %ymm2, %ymm1
+	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
+	LONG $0x2e6de2c4; WORD $0x8e04 // vmaskmovps %ymm0, %ymm2, (%rsi,%rcx,4)
+	LONG $0xfffe5ee9; BYTE $0xff // jmp 0x1471 <k_gemm_outer+0x12a1>
+	LONG $0x2e6de2c4; BYTE $0x0e // vmaskmovps %ymm1, %ymm2, (%rsi)
+	LONG $0x2e6de2c4; WORD $0x8e04 // vmaskmovps %ymm0, %ymm2, (%rsi,%rcx,4)
+	LONG $0xfffe4ee9; BYTE $0xff // jmp 0x1471 <k_gemm_outer+0x12a1>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 
 	// gemm_outer_64
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x098c8e0f; WORD $0x0000 // jle 0x2dc9 <k_gemm_outer_64+0x999>
+	LONG $0x09fb8e0f; WORD $0x0000 // jle 0x2038 <k_gemm_outer_64+0xa08>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -1980,463 +1260,477 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x53 // pushq %rbx
 	LONG $0x50ec8348 // subq $0x50, %rsp
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x02c08348 // addq $0x2, %rax
 	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	WORD $0x1eeb // jmp 0x248b <k_gemm_outer_64+0x5b>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
-	LONG $0x09308d0f; WORD $0x0000 // jge 0x2dbb <k_gemm_outer_64+0x98b>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
-	LONG $0x01708c0f; WORD $0x0000 // jl 0x2610 <k_gemm_outer_64+0x1e0>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x06f88348 // cmpq $0x6, %rax
-	LONG $0x030e8d0f; WORD $0x0000 // jge 0x27c0 <k_gemm_outer_64+0x390>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x1feb // jmp 0x168a <k_gemm_outer_64+0x5a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	WORD $0xad7d // jge 0x2470 <k_gemm_outer_64+0x40>
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
-	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
-	WORD $0x8b48; BYTE $0x32 // movq (%rdx), %rsi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x205a8b4c // movq 0x20(%rdx), %r11
-	LONG $0x10420348 // addq 0x10(%rdx), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x09a08d0f; WORD $0x0000 // jge 0x202a <k_gemm_outer_64+0x9fa>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
+	LONG $0x01718c0f; WORD $0x0000 // jl 0x1810 <k_gemm_outer_64+0x1e0>
+	LONG $0x30478b4c // movq 0x30(%rdi), %r8
+	LONG $0x06f88349 // cmpq $0x6, %r8
+	LONG $0x03138d0f; WORD $0x0000 // jge 0x19c0 <k_gemm_outer_64+0x390>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	WORD $0xb67d // jge 0x1670 <k_gemm_outer_64+0x40>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x08428b48 // movq 0x8(%rdx), %rax
+	LONG $0x184a8b48 // movq 0x18(%rdx), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	QUAD $0x00000000f5348d4c // leaq (,%rsi,8), %r14
+	WORD $0x8b48; BYTE $0x32 // movq (%rdx), %rsi
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x20528b4c // movq 0x20(%rdx), %r10
+	LONG $0x1072034c // addq 0x10(%rdx), %r14
+	LONG $0x405a8b4c // movq 0x40(%rdx), %r11
 	LONG $0x485a8b48 // movq 0x48(%rdx), %rbx
-	LONG $0x40728b4c // movq 0x40(%rdx), %r14
-	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
-	LONG $0x24442348; BYTE $0x40 // andq 0x40(%rsp), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x23eb // jmp 0x2529 <k_gemm_outer_64+0xf9>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x117da1c4; WORD $0xe60c // vmovupd %ymm1, (%rsi,%r12,8)
-	LONG $0x117da1c4; WORD $0xe644; BYTE $0x20 // vmovupd %ymm0, 0x20(%rsi,%r12,8)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
-	LONG $0x04e7840f; WORD $0x0000 // je 0x2a10 <k_gemm_outer_64+0x5e0>
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0xe2af0f4d // imulq %r10, %r12
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x1b74 // je 0x2550 <k_gemm_outer_64+0x120>
-	LONG $0x107da1c4; WORD $0xe60c // vmovupd (%rsi,%r12,8), %ymm1
-	LONG $0x107da1c4; WORD $0xe644; BYTE $0x20 // vmovupd 0x20(%rsi,%r12,8), %ymm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x167f // jg 0x255d <k_gemm_outer_64+0x12d>
-	WORD $0xc7eb // jmp 0x2510 <k_gemm_outer_64+0xe0>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x24542348; BYTE $0x40 // andq 0x40(%rsp), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x2aeb // jmp 0x1722 <k_gemm_outer_64+0xf2>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x0c58f5c5; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %ymm1, %ymm1
+	LONG $0x0c11fdc5; BYTE $0xd6 // vmovupd %ymm1, (%rsi,%rdx,8)
+	LONG $0x4458fdc5; WORD $0x20d6 // vaddpd 0x20(%rsi,%rdx,8), %ymm0, %ymm0
+	LONG $0x4411fdc5; WORD $0x20d6 // vmovupd %ymm0, 0x20(%rsi,%rdx,8)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0x00d4840f; WORD $0x0000 // je 0x17f6 <k_gemm_outer_64+0x1c6>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x297e // jle 0x1750 <k_gemm_outer_64+0x120>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	LONG $0xd4af0f49 // imulq %r12, %rdx
+	LONG $0xd03c8d48 // leaq (%rax,%rdx,8), %rdi
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x2475 // jne 0x1760 <k_gemm_outer_64+0x130>
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x7675 // jne 0x17bf <k_gemm_outer_64+0x18f>
+	LONG $0x000081e9; BYTE $0x00 // jmp 0x17cf <k_gemm_outer_64+0x19f>
+	WORD $0x9066 // nop
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x2510 <k_gemm_outer_64+0xe0>
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0xd1048d4d // leaq (%r9,%rdx,8), %r8
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x1275 // jne 0x2580 <k_gemm_outer_64+0x150>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x9774 // je 0x2510 <k_gemm_outer_64+0xe0>
-	WORD $0x7eeb // jmp 0x25f9 <k_gemm_outer_64+0x1c9>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	LONG $0x286a8b48 // movq 0x28(%rdx), %rbp
-	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
-	LONG $0x04e5c149 // shlq $0x4, %r13
-	LONG $0x03e5c148 // shlq $0x3, %rbp
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	LONG $0x197dc2c4; BYTE $0x10 // vbroadcastsd (%r8), %ymm2
-	LONG $0xb8edc2c4; BYTE $0x09 // vfmadd231pd (%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8edc2c4; WORD $0x2041 // vfmadd231pd 0x20(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x0850 // vbroadcastsd 0x8(%r8), %ymm2
-	LONG $0xb8edc2c4; WORD $0x290c // vfmadd231pd (%r9,%rbp), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8edc2c4; WORD $0x2944; BYTE $0x20 // vfmadd231pd 0x20(%r9,%rbp), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0x10c08349 // addq $0x10, %r8
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0xfec78349 // addq $-0x2, %r15
-	WORD $0xca75 // jne 0x25b0 <k_gemm_outer_64+0x180>
-	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff17840f; WORD $0xffff // je 0x2510 <k_gemm_outer_64+0xe0>
-	LONG $0x197dc2c4; BYTE $0x10 // vbroadcastsd (%r8), %ymm2
+	WORD $0x75eb // jmp 0x17cf <k_gemm_outer_64+0x19f>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x286a8b4c // movq 0x28(%rdx), %r13
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x03e5c149 // shlq $0x3, %r13
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	BYTE $0x90 // nop
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	LONG $0x197de2c4; BYTE $0x17 // vbroadcastsd (%rdi), %ymm2
+	LONG $0xb8edc2c4; BYTE $0x0f // vfmadd231pd (%r15), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8edc2c4; WORD $0x2047 // vfmadd231pd 0x20(%r15), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x0857 // vbroadcastsd 0x8(%rdi), %ymm2
+	LONG $0xb8ed82c4; WORD $0x2f0c // vfmadd231pd (%r15,%r13), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ed82c4; WORD $0x2f44; BYTE $0x20 // vfmadd231pd 0x20(%r15,%r13), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	LONG $0xfec58348 // addq $-0x2, %rbp
+	WORD $0xca75 // jne 0x1780 <k_gemm_outer_64+0x150>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x01c3f641 // testb $0x1, %r11b
+	WORD $0x1074 // je 0x17cf <k_gemm_outer_64+0x19f>
+	LONG $0x197de2c4; BYTE $0x17 // vbroadcastsd (%rdi), %ymm2
 	LONG $0xb8ede2c4; BYTE $0x0a // vfmadd231pd (%rdx), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb8ede2c4; WORD $0x2042 // vfmadd231pd 0x20(%rdx), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0xffff02e9; BYTE $0xff // jmp 0x2510 <k_gemm_outer_64+0xe0>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd4af0f49 // imulq %r12, %rdx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff21850f; WORD $0xffff // jne 0x1700 <k_gemm_outer_64+0xd0>
+	LONG $0x0c11fdc5; BYTE $0xd6 // vmovupd %ymm1, (%rsi,%rdx,8)
+	LONG $0x4411fdc5; WORD $0x20d6 // vmovupd %ymm0, 0x20(%rsi,%rdx,8)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
+	LONG $0xff2c850f; WORD $0xffff // jne 0x1722 <k_gemm_outer_64+0xf2>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0xfffe70e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
 	WORD $0x9066 // nop
-	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
+	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x040d8e0f; WORD $0x0000 // jle 0x2a30 <k_gemm_outer_64+0x600>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x05d78d0f; WORD $0x0000 // jge 0x2c04 <k_gemm_outer_64+0x7d4>
+	LONG $0x246c8948; BYTE $0x30 // movq %rbp, 0x30(%rsp)
+	LONG $0x045d8e0f; WORD $0x0000 // jle 0x1c80 <k_gemm_outer_64+0x650>
+	LONG $0x06fd8348 // cmpq $0x6, %rbp
+	LONG $0x061f8d0f; WORD $0x0000 // jge 0x1e4c <k_gemm_outer_64+0x81c>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xfe2d8d0f; WORD $0xffff // jge 0x2470 <k_gemm_outer_64+0x40>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	LONG $0xfe328d0f; WORD $0xffff // jge 0x1670 <k_gemm_outer_64+0x40>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x10470348 // addq 0x10(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x105f034c // addq 0x10(%rdi), %r11
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
 	LONG $0x48678b4c // movq 0x48(%rdi), %r12
-	LONG $0x40778b4c // movq 0x40(%rdi), %r14
-	WORD $0x8945; BYTE $0xf7 // movl %r14d, %r15d
+	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
 	LONG $0x03e78341 // andl $0x3, %r15d
-	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
-	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
-	WORD $0x13eb // jmp 0x26b2 <k_gemm_outer_64+0x282>
-	BYTE $0x90 // nop
-	LONG $0x117da1c4; WORD $0xee04 // vmovupd %ymm0, (%rsi,%r13,8)
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
+	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
+	WORD $0x17eb // jmp 0x18b1 <k_gemm_outer_64+0x281>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x0411fdc5; BYTE $0xd6 // vmovupd %ymm0, (%rsi,%rdx,8)
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x06f5840f; WORD $0x0000 // je 0x2da7 <k_gemm_outer_64+0x977>
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xeaaf0f4d // imulq %r10, %r13
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x1274 // je 0x26d0 <k_gemm_outer_64+0x2a0>
-	LONG $0x107da1c4; WORD $0xee04 // vmovupd (%rsi,%r13,8), %ymm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x26d9 <k_gemm_outer_64+0x2a9>
-	WORD $0xd5eb // jmp 0x26a0 <k_gemm_outer_64+0x270>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
+	LONG $0x0765840f; WORD $0x0000 // je 0x2016 <k_gemm_outer_64+0x9e6>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2a7e // jle 0x18e0 <k_gemm_outer_64+0x2b0>
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0xd1048d49 // leaq (%r9,%rdx,8), %rax
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xc77e // jle 0x26a0 <k_gemm_outer_64+0x270>
-	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
-	LONG $0xc2af0f49 // imulq %r10, %rax
-	LONG $0xc32c8d49 // leaq (%r11,%rax,8), %rbp
-	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	WORD $0x1273 // jae 0x2700 <k_gemm_outer_64+0x2d0>
-	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x2173 // jae 0x18f0 <k_gemm_outer_64+0x2c0>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x0093850f; WORD $0x0000 // jne 0x278e <k_gemm_outer_64+0x35e>
-	WORD $0xa3eb // jmp 0x26a0 <k_gemm_outer_64+0x270>
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x197f <k_gemm_outer_64+0x34f>
+	LONG $0x0000c6e9; BYTE $0x00 // jmp 0x19a6 <k_gemm_outer_64+0x376>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x0000bde9; BYTE $0x00 // jmp 0x19a6 <k_gemm_outer_64+0x376>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	QUAD $0x00000000ed048d4e // leaq (,%r13,8), %r8
+	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
-	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
-	WORD $0x894d; BYTE $0xcc // movq %r9, %r12
-	LONG $0x05e4c149 // shlq $0x5, %r12
-	QUAD $0x00000000cd048d4e // leaq (,%r9,8), %r8
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x9066 // nop
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x197de2c4; WORD $0x004d // vbroadcastsd (%rbp), %ymm1
-	LONG $0x98fde2c4; BYTE $0x0f // vfmadd132pd (%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x0845 // vbroadcastsd 0x8(%rbp), %ymm0
-	LONG $0x98f5a2c4; WORD $0x0704 // vfmadd132pd (%rdi,%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x197de2c4; WORD $0x104d // vbroadcastsd 0x10(%rbp), %ymm1
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x98fdc2c4; WORD $0x380c // vfmadd132pd (%r8,%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0x197de2c4; WORD $0x1845 // vbroadcastsd 0x18(%rbp), %ymm0
-	LONG $0x98f5c2c4; WORD $0x3804 // vfmadd132pd (%r8,%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb875 // jne 0x2720 <k_gemm_outer_64+0x2f0>
-	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xff12840f; WORD $0xffff // je 0x26a0 <k_gemm_outer_64+0x270>
-	LONG $0x03e1c149 // shlq $0x3, %r9
-	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x197de2c4; WORD $0xc54c; BYTE $0x00 // vbroadcastsd (%rbp,%rax,8), %ymm1
-	LONG $0xb8f5e2c4; BYTE $0x02 // vfmadd231pd (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x197de2c4; BYTE $0x08 // vbroadcastsd (%rax), %ymm1
+	LONG $0x98fde2c4; WORD $0x004d // vfmadd132pd (%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x0840 // vbroadcastsd 0x8(%rax), %ymm0
+	LONG $0x98f5a2c4; WORD $0x0544; BYTE $0x00 // vfmadd132pd (%rbp,%r8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197de2c4; WORD $0x1048 // vbroadcastsd 0x10(%rax), %ymm1
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0x98fdc2c4; WORD $0x280c // vfmadd132pd (%r8,%rbp), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0x197de2c4; WORD $0x1840 // vbroadcastsd 0x18(%rax), %ymm0
+	LONG $0x98f5c2c4; WORD $0x2804 // vfmadd132pd (%r8,%rbp), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0xfcc48349 // addq $-0x4, %r12
+	WORD $0xb775 // jne 0x1910 <k_gemm_outer_64+0x2e0>
 	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
-	WORD $0xe975 // jne 0x27a0 <k_gemm_outer_64+0x370>
-	LONG $0xfffee4e9; BYTE $0xff // jmp 0x26a0 <k_gemm_outer_64+0x270>
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x2774 // je 0x19a6 <k_gemm_outer_64+0x376>
+	LONG $0x03e5c149 // shlq $0x3, %r13
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x197da2c4; WORD $0xc00c // vbroadcastsd (%rax,%r8,8), %ymm1
+	LONG $0xb8f5e2c4; BYTE $0x02 // vfmadd231pd (%rdx), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
+	WORD $0xea75 // jne 0x1990 <k_gemm_outer_64+0x360>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfeea840f; WORD $0xffff // je 0x18a0 <k_gemm_outer_64+0x270>
+	LONG $0x0458fdc5; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %ymm0, %ymm0
+	LONG $0xfffee0e9; BYTE $0xff // jmp 0x18a0 <k_gemm_outer_64+0x270>
+	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
 	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
 	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
 	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
 	LONG $0x04e5c149 // shlq $0x4, %r13
 	QUAD $0x00000000dd148d4a // leaq (,%r11,8), %rdx
 	LONG $0x520c8d48 // leaq (%rdx,%rdx,2), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
+	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x92348d48 // leaq (%rdx,%rdx,4), %rsi
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0xc0048d4a // leaq (%rax,%r8,8), %rax
+	LONG $0xf8048d48 // leaq (%rax,%rdi,8), %rax
 	LONG $0x20c08348 // addq $0x20, %rax
 	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	QUAD $0x00000000f5148d4a // leaq (,%r14,8), %rdx
 	LONG $0x000006b8; BYTE $0x00 // movl $0x6, %eax
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x68eb // jmp 0x28a7 <k_gemm_outer_64+0x477>
-	BYTE $0x90 // nop
-	LONG $0x117dc1c4; BYTE $0x07 // vmovupd %ymm0, (%r15)
-	LONG $0x117dc1c4; WORD $0x204f // vmovupd %ymm1, 0x20(%r15)
-	LONG $0x117d81c4; WORD $0xdf14 // vmovupd %ymm2, (%r15,%r11,8)
-	LONG $0x117d81c4; WORD $0xdf5c; BYTE $0x20 // vmovupd %ymm3, 0x20(%r15,%r11,8)
-	LONG $0x117d81c4; WORD $0x2f24 // vmovupd %ymm4, (%r15,%r13)
-	LONG $0x117d81c4; WORD $0x2f6c; BYTE $0x20 // vmovupd %ymm5, 0x20(%r15,%r13)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x117dc1c4; WORD $0x0734 // vmovupd %ymm6, (%r15,%rax)
-	LONG $0x117dc1c4; WORD $0x077c; BYTE $0x20 // vmovupd %ymm7, 0x20(%r15,%rax)
-	LONG $0x117d41c4; WORD $0x0f04 // vmovupd %ymm8, (%r15,%rcx)
-	LONG $0x117d41c4; WORD $0x0f4c; BYTE $0x20 // vmovupd %ymm9, 0x20(%r15,%rcx)
-	LONG $0x117d41c4; WORD $0x3714 // vmovupd %ymm10, (%r15,%rsi)
-	LONG $0x117d41c4; WORD $0x375c; BYTE $0x20 // vmovupd %ymm11, 0x20(%r15,%rsi)
-	LONG $0x06428d49 // leaq 0x6(%r10), %rax
-	LONG $0x245c0348; BYTE $0x20 // addq 0x20(%rsp), %rbx
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0xfc128f0f; WORD $0xffff // jg 0x24b9 <k_gemm_outer_64+0x89>
-	LONG $0xd3af0f4d // imulq %r11, %r10
-	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
-	LONG $0xd73c8d4e // leaq (%rdi,%r10,8), %r15
-	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x6174 // je 0x2920 <k_gemm_outer_64+0x4f0>
-	LONG $0x107dc1c4; BYTE $0x07 // vmovupd (%r15), %ymm0
-	LONG $0x107dc1c4; WORD $0x204f // vmovupd 0x20(%r15), %ymm1
-	LONG $0x107d81c4; WORD $0xdf14 // vmovupd (%r15,%r11,8), %ymm2
-	LONG $0x107d81c4; WORD $0xdf5c; BYTE $0x20 // vmovupd 0x20(%r15,%r11,8), %ymm3
-	LONG $0x107d81c4; WORD $0x2f24 // vmovupd (%r15,%r13), %ymm4
-	LONG $0x107d81c4; WORD $0x2f6c; BYTE $0x20 // vmovupd 0x20(%r15,%r13), %ymm5
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x107dc1c4; WORD $0x0734 // vmovupd (%r15,%rax), %ymm6
-	LONG $0x107dc1c4; WORD $0x077c; BYTE $0x20 // vmovupd 0x20(%r15,%rax), %ymm7
-	LONG $0x107d41c4; WORD $0x0f04 // vmovupd (%r15,%rcx), %ymm8
-	LONG $0x107d41c4; WORD $0x0f4c; BYTE $0x20 // vmovupd 0x20(%r15,%rcx), %ymm9
-	LONG $0x107d41c4; WORD $0x3714 // vmovupd (%r15,%rsi), %ymm10
-	LONG $0x107d41c4; WORD $0x375c; BYTE $0x20 // vmovupd 0x20(%r15,%rsi), %ymm11
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x487f // jg 0x295d <k_gemm_outer_64+0x52d>
-	LONG $0xffff26e9; BYTE $0xff // jmp 0x2840 <k_gemm_outer_64+0x410>
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x1af8 <k_gemm_outer_64+0x4c8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfee38e0f; WORD $0xffff // jle 0x2840 <k_gemm_outer_64+0x410>
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x3858c5c5 // vaddpd (%rax), %ymm7, %ymm7
+	LONG $0x3811fdc5 // vmovupd %ymm7, (%rax)
+	LONG $0x7858a5c5; BYTE $0x20 // vaddpd 0x20(%rax), %ymm11, %ymm7
+	LONG $0x7811fdc5; BYTE $0x20 // vmovupd %ymm7, 0x20(%rax)
+	LONG $0x582da1c4; WORD $0xd83c // vaddpd (%rax,%r11,8), %ymm10, %ymm7
+	LONG $0x117da1c4; WORD $0xd83c // vmovupd %ymm7, (%rax,%r11,8)
+	LONG $0x5835a1c4; WORD $0xd87c; BYTE $0x20 // vaddpd 0x20(%rax,%r11,8), %ymm9, %ymm7
+	LONG $0x117da1c4; WORD $0xd87c; BYTE $0x20 // vmovupd %ymm7, 0x20(%rax,%r11,8)
+	LONG $0x583da1c4; WORD $0x283c // vaddpd (%rax,%r13), %ymm8, %ymm7
+	LONG $0x117da1c4; WORD $0x283c // vmovupd %ymm7, (%rax,%r13)
+	LONG $0x584da1c4; WORD $0x2874; BYTE $0x20 // vaddpd 0x20(%rax,%r13), %ymm6, %ymm6
+	LONG $0x117da1c4; WORD $0x2874; BYTE $0x20 // vmovupd %ymm6, 0x20(%rax,%r13)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x2c58d5c5; BYTE $0x38 // vaddpd (%rax,%rdi), %ymm5, %ymm5
+	LONG $0x2c11fdc5; BYTE $0x38 // vmovupd %ymm5, (%rax,%rdi)
+	LONG $0x6458ddc5; WORD $0x2038 // vaddpd 0x20(%rax,%rdi), %ymm4, %ymm4
+	LONG $0x6411fdc5; WORD $0x2038 // vmovupd %ymm4, 0x20(%rax,%rdi)
+	LONG $0x1c58e5c5; BYTE $0x08 // vaddpd (%rax,%rcx), %ymm3, %ymm3
+	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
+	LONG $0x5458edc5; WORD $0x2008 // vaddpd 0x20(%rax,%rcx), %ymm2, %ymm2
+	LONG $0x5411fdc5; WORD $0x2008 // vmovupd %ymm2, 0x20(%rax,%rcx)
+	LONG $0x0c58f5c5; BYTE $0x30 // vaddpd (%rax,%rsi), %ymm1, %ymm1
+	LONG $0x0c11fdc5; BYTE $0x30 // vmovupd %ymm1, (%rax,%rsi)
+	LONG $0x4458fdc5; WORD $0x2030 // vaddpd 0x20(%rax,%rsi), %ymm0, %ymm0
+	LONG $0x4411fdc5; WORD $0x2030 // vmovupd %ymm0, 0x20(%rax,%rsi)
+	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
+	LONG $0x24448d49; BYTE $0x06 // leaq 0x6(%r12), %rax
+	LONG $0x245c0348; BYTE $0x20 // addq 0x20(%rsp), %rbx
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
+	LONG $0xfbb88f0f; WORD $0xffff // jg 0x16b0 <k_gemm_outer_64+0x80>
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x00dc8e0f; WORD $0x0000 // jle 0x1be0 <k_gemm_outer_64+0x5b0>
+	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x28488b4c // movq 0x28(%rax), %r9
 	LONG $0x03e1c149 // shlq $0x3, %r9
-	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc33c8d4a // leaq (%rbx,%r8,8), %rdi
-	LONG $0x68107dc5; BYTE $0xe0 // vmovupd -0x20(%rax), %ymm13
-	LONG $0x20107dc5 // vmovupd (%rax), %ymm12
-	LONG $0x197d22c4; WORD $0xc334 // vbroadcastsd (%rbx,%r8,8), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
-	LONG $0xb89dc2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm1 # ymm1 = (ymm12 * ymm14) + ymm1
-	LONG $0xf72c8d4a // leaq (%rdi,%r14,8), %rbp
-	LONG $0x197d22c4; WORD $0xf734 // vbroadcastsd (%rdi,%r14,8), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
-	LONG $0xb89dc2c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm14) + ymm3
-	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xb88dc2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x197d62c4; WORD $0x2a3c // vbroadcastsd (%rdx,%rbp), %ymm15
-	LONG $0xb89dc2c4; BYTE $0xee // vfmadd231pd %ymm14, %ymm12, %ymm5 # ymm5 = (ymm12 * ymm14) + ymm5
-	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	LONG $0xb885c2c4; BYTE $0xf5 // vfmadd231pd %ymm13, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm13) + ymm6
-	LONG $0xb89dc2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm15) + ymm7
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc3048d4c // leaq (%rbx,%rax,8), %r8
+	LONG $0x6f107dc5; BYTE $0xe0 // vmovupd -0x20(%rdi), %ymm13
+	LONG $0x27107dc5 // vmovupd (%rdi), %ymm12
+	LONG $0x197d62c4; WORD $0xc334 // vbroadcastsd (%rbx,%rax,8), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xfd // vfmadd231pd %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
+	LONG $0xb89d42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
+	LONG $0xf02c8d4b // leaq (%r8,%r14,8), %rbp
+	LONG $0x197d02c4; WORD $0xf034 // vbroadcastsd (%r8,%r14,8), %ymm14
+	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
+	LONG $0xb89d42c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
 	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
 	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
 	LONG $0xb88d42c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
-	LONG $0xb89d42c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm14) + ymm9
+	LONG $0x197d62c4; WORD $0x2a3c // vbroadcastsd (%rdx,%rbp), %ymm15
+	LONG $0xb89dc2c4; BYTE $0xf6 // vfmadd231pd %ymm14, %ymm12, %ymm6 # ymm6 = (ymm12 * ymm14) + ymm6
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0xb885c2c4; BYTE $0xed // vfmadd231pd %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
+	LONG $0xb89dc2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
 	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
-	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xff77850f; WORD $0xffff // jne 0x2980 <k_gemm_outer_64+0x550>
-	LONG $0xfffe32e9; BYTE $0xff // jmp 0x2840 <k_gemm_outer_64+0x410>
-	WORD $0x9066 // nop
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
-	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfffa56e9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	LONG $0xb88dc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm13) + ymm3
+	LONG $0xb89dc2c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm12, %ymm2 # ymm2 = (ymm12 * ymm14) + ymm2
+	LONG $0x197d62c4; WORD $0x2a34 // vbroadcastsd (%rdx,%rbp), %ymm14
+	LONG $0xb88dc2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
+	LONG $0xb88dc2c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm12) + ymm0
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014c; BYTE $0xcf // addq %r9, %rdi
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	LONG $0xff77850f; WORD $0xffff // jne 0x1b50 <k_gemm_outer_64+0x520>
+	WORD $0x39eb // jmp 0x1c14 <k_gemm_outer_64+0x5e4>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xd3af0f4d // imulq %r11, %r10
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xd0048d4a // leaq (%rax,%r10,8), %rax
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0xfe23850f; WORD $0xffff // jne 0x1a50 <k_gemm_outer_64+0x420>
+	LONG $0x3811fdc5 // vmovupd %ymm7, (%rax)
+	LONG $0x58117dc5; BYTE $0x20 // vmovupd %ymm11, 0x20(%rax)
+	LONG $0x117d21c4; WORD $0xd814 // vmovupd %ymm10, (%rax,%r11,8)
+	LONG $0x117d21c4; WORD $0xd84c; BYTE $0x20 // vmovupd %ymm9, 0x20(%rax,%r11,8)
+	LONG $0x117d21c4; WORD $0x2804 // vmovupd %ymm8, (%rax,%r13)
+	LONG $0x117da1c4; WORD $0x2874; BYTE $0x20 // vmovupd %ymm6, 0x20(%rax,%r13)
+	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
+	LONG $0x2c11fdc5; BYTE $0x38 // vmovupd %ymm5, (%rax,%rdi)
+	LONG $0x6411fdc5; WORD $0x2038 // vmovupd %ymm4, 0x20(%rax,%rdi)
+	LONG $0x1c11fdc5; BYTE $0x08 // vmovupd %ymm3, (%rax,%rcx)
+	LONG $0x5411fdc5; WORD $0x2008 // vmovupd %ymm2, 0x20(%rax,%rcx)
+	LONG $0x0c11fdc5; BYTE $0x30 // vmovupd %ymm1, (%rax,%rsi)
+	LONG $0xfffe62e9; BYTE $0xff // jmp 0x1ad7 <k_gemm_outer_64+0x4a7>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0xfa418e0f; WORD $0xffff // jle 0x247f <k_gemm_outer_64+0x4f>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xf9f08e0f; WORD $0xffff // jle 0x167e <k_gemm_outer_64+0x4e>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	QUAD $0x00000000f5048d48 // leaq (,%rsi,8), %rax
+	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	QUAD $0x00000000c50c8d4a // leaq (,%r8,8), %rcx
-	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
-	WORD $0x8b4c; BYTE $0x17 // movq (%rdi), %r10
-	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
-	WORD $0x8945; BYTE $0xc3 // movl %r8d, %r11d
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
 	LONG $0x03e38341 // andl $0x3, %r11d
-	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
-	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
-	WORD $0x2beb // jmp 0x2abd <k_gemm_outer_64+0x68d>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x117bc1c4; WORD $0xc204 // vmovsd %xmm0, (%r10,%rax,8)
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x1feb // jmp 0x1cfa <k_gemm_outer_64+0x6ca>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0411fbc5; BYTE $0xc6 // vmovsd %xmm0, (%rsi,%rax,8)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	LONG $0x08c68349 // addq $0x8, %r14
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x012e840f; WORD $0x0000 // je 0x2beb <k_gemm_outer_64+0x7bb>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x1c74 // je 0x2ae0 <k_gemm_outer_64+0x6b0>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x107bc1c4; WORD $0xc204 // vmovsd (%r10,%rax,8), %xmm0
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x137f // jg 0x2ae9 <k_gemm_outer_64+0x6b9>
-	WORD $0xc8eb // jmp 0x2aa0 <k_gemm_outer_64+0x670>
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0x013a840f; WORD $0x0000 // je 0x1e34 <k_gemm_outer_64+0x804>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x317e // jle 0x1d30 <k_gemm_outer_64+0x700>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08788b48 // movq 0x8(%rax), %rdi
+	LONG $0x10688b48 // movq 0x10(%rax), %rbp
+	LONG $0x20688b4c // movq 0x20(%rax), %r13
+	LONG $0x28608b4c // movq 0x28(%rax), %r12
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x2473 // jae 0x1d40 <k_gemm_outer_64+0x710>
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x1dbe <k_gemm_outer_64+0x78e>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0xb77e // jle 0x2aa0 <k_gemm_outer_64+0x670>
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0x1e15 <k_gemm_outer_64+0x7e5>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x08608b4c // movq 0x8(%rax), %r12
-	LONG $0x10488b4c // movq 0x10(%rax), %r9
-	LONG $0x20788b48 // movq 0x20(%rax), %rdi
-	LONG $0x28688b4c // movq 0x28(%rax), %r13
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x0973 // jae 0x2b10 <k_gemm_outer_64+0x6e0>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x2b8e <k_gemm_outer_64+0x75e>
-	WORD $0x9066 // nop
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0xc1348d49 // leaq (%r9,%rax,8), %rsi
-	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x04048d4d // leaq (%r12,%rax), %r8
+	LONG $0x07048d4c // leaq (%rdi,%rax), %r8
 	LONG $0x18c08349 // addq $0x18, %r8
-	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x107bc1c4; WORD $0xe84c; BYTE $0xe8 // vmovsd -0x18(%r8,%rbp,8), %xmm1
-	LONG $0x107bc1c4; WORD $0xe854; BYTE $0xf0 // vmovsd -0x10(%r8,%rbp,8), %xmm2
-	LONG $0x99f9e2c4; BYTE $0x0e // vfmadd132sd (%rsi), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
-	LONG $0xb9e9a2c4; WORD $0xee0c // vfmadd231sd (%rsi,%r13,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
-	LONG $0x107bc1c4; WORD $0xe854; BYTE $0xf8 // vmovsd -0x8(%r8,%rbp,8), %xmm2
-	LONG $0x99f1e2c4; WORD $0x1614 // vfmadd132sd (%rsi,%rdx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
-	LONG $0x107bc1c4; WORD $0xe804 // vmovsd (%r8,%rbp,8), %xmm0
-	LONG $0x99e9e2c4; WORD $0x0604 // vfmadd132sd (%rsi,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
-	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0xc275 // jne 0x2b50 <k_gemm_outer_64+0x720>
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x05e2c149 // shlq $0x5, %r10
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x107b81c4; WORD $0xc84c; BYTE $0xe8 // vmovsd -0x18(%r8,%r9,8), %xmm1
+	LONG $0x107b81c4; WORD $0xc854; BYTE $0xf0 // vmovsd -0x10(%r8,%r9,8), %xmm2
+	LONG $0x99f9e2c4; BYTE $0x0a // vfmadd132sd (%rdx), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
+	LONG $0xb9e9a2c4; WORD $0xe20c // vfmadd231sd (%rdx,%r12,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
+	LONG $0x107b81c4; WORD $0xc854; BYTE $0xf8 // vmovsd -0x8(%r8,%r9,8), %xmm2
+	LONG $0x99f1e2c4; WORD $0x0a14 // vfmadd132sd (%rdx,%rcx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
+	LONG $0x107b81c4; WORD $0xc804 // vmovsd (%r8,%r9,8), %xmm0
+	LONG $0x99e9e2c4; WORD $0x0204 // vfmadd132sd (%rdx,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
+	LONG $0x04c18349 // addq $0x4, %r9
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0xc275 // jne 0x1d80 <k_gemm_outer_64+0x750>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0xfef7840f; WORD $0xffff // je 0x2aa0 <k_gemm_outer_64+0x670>
-	LONG $0x244c034c; BYTE $0x20 // addq 0x20(%rsp), %r9
-	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	LONG $0xfeaf0f49 // imulq %r14, %rdi
-	LONG $0xef0c8d48 // leaq (%rdi,%rbp,8), %rcx
-	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x4a74 // je 0x1e15 <k_gemm_outer_64+0x7e5>
+	LONG $0x246c0348; BYTE $0x20 // addq 0x20(%rsp), %rbp
+	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
+	LONG $0xc4af0f49 // imulq %r12, %rax
+	WORD $0x0148; BYTE $0xe8 // addq %rbp, %rax
+	LONG $0x03e4c149 // shlq $0x3, %r12
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	QUAD $0x00000000cd0c8d4a // leaq (,%r9,8), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x9066 // nop
-	LONG $0x107bc1c4; WORD $0xcc0c // vmovsd (%r12,%rcx,8), %xmm1
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x0c10fbc5; BYTE $0xcf // vmovsd (%rdi,%rcx,8), %xmm1
 	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xea75 // jne 0x2bd0 <k_gemm_outer_64+0x7a0>
-	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x2aa0 <k_gemm_outer_64+0x670>
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	WORD $0xeb75 // jne 0x1e00 <k_gemm_outer_64+0x7d0>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0xfeb6840f; WORD $0xffff // je 0x1ce0 <k_gemm_outer_64+0x6b0>
+	LONG $0x0458fbc5; BYTE $0xc6 // vaddsd (%rsi,%rax,8), %xmm0, %xmm0
+	LONG $0xfffeace9; BYTE $0xff // jmp 0x1ce0 <k_gemm_outer_64+0x6b0>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff87be9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
+	LONG $0xfff832e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
+	QUAD $0x00000000f5148d48 // leaq (,%rsi,8), %rdx
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	LONG $0x10570348 // addq 0x10(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x04e6c149 // shlq $0x4, %r14
 	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
@@ -2447,53 +1741,43 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
 	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
 	QUAD $0x00000000cd148d4a // leaq (,%r9,8), %rdx
 	LONG $0x000006be; BYTE $0x00 // movl $0x6, %esi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x42eb // jmp 0x2cba <k_gemm_outer_64+0x88a>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x117dc1c4; BYTE $0x2b // vmovupd %ymm5, (%r11)
-	LONG $0x117dc1c4; WORD $0xcb24 // vmovupd %ymm4, (%r11,%rcx,8)
-	LONG $0x117d81c4; WORD $0x331c // vmovupd %ymm3, (%r11,%r14)
-	LONG $0x117d81c4; WORD $0x3b14 // vmovupd %ymm2, (%r11,%r15)
-	LONG $0x117d81c4; WORD $0x230c // vmovupd %ymm1, (%r11,%r12)
-	LONG $0x117d81c4; WORD $0x2b04 // vmovupd %ymm0, (%r11,%r13)
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x57eb // jmp 0x1f17 <k_gemm_outer_64+0x8e7>
+	LONG $0x2e58d5c5 // vaddpd (%rsi), %ymm5, %ymm5
+	LONG $0x2e11fdc5 // vmovupd %ymm5, (%rsi)
+	LONG $0x2458ddc5; BYTE $0xce // vaddpd (%rsi,%rcx,8), %ymm4, %ymm4
+	LONG $0x2411fdc5; BYTE $0xce // vmovupd %ymm4, (%rsi,%rcx,8)
+	LONG $0x5865a1c4; WORD $0x361c // vaddpd (%rsi,%r14), %ymm3, %ymm3
+	LONG $0x117da1c4; WORD $0x361c // vmovupd %ymm3, (%rsi,%r14)
+	LONG $0x586da1c4; WORD $0x3e14 // vaddpd (%rsi,%r15), %ymm2, %ymm2
+	LONG $0x117da1c4; WORD $0x3e14 // vmovupd %ymm2, (%rsi,%r15)
+	LONG $0x5875a1c4; WORD $0x260c // vaddpd (%rsi,%r12), %ymm1, %ymm1
+	LONG $0x117da1c4; WORD $0x260c // vmovupd %ymm1, (%rsi,%r12)
+	LONG $0x587da1c4; WORD $0x2e04 // vaddpd (%rsi,%r13), %ymm0, %ymm0
+	LONG $0x117da1c4; WORD $0x2e04 // vmovupd %ymm0, (%rsi,%r13)
 	LONG $0x06728d49 // leaq 0x6(%r10), %rsi
-	LONG $0x24440348; BYTE $0x28 // addq 0x28(%rsp), %rax
-	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
-	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	LONG $0xf97b8f0f; WORD $0xffff // jg 0x2635 <k_gemm_outer_64+0x205>
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xd71c8d4e // leaq (%rdi,%r10,8), %r11
+	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
+	LONG $0xf9198f0f; WORD $0xffff // jg 0x1830 <k_gemm_outer_64+0x200>
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	WORD $0x2f74 // je 0x2d00 <k_gemm_outer_64+0x8d0>
-	LONG $0x107dc1c4; BYTE $0x2b // vmovupd (%r11), %ymm5
-	LONG $0x107dc1c4; WORD $0xcb24 // vmovupd (%r11,%rcx,8), %ymm4
-	LONG $0x107d81c4; WORD $0x331c // vmovupd (%r11,%r14), %ymm3
-	LONG $0x107d81c4; WORD $0x3b14 // vmovupd (%r11,%r15), %ymm2
-	LONG $0x107d81c4; WORD $0x230c // vmovupd (%r11,%r12), %ymm1
-	LONG $0x107d81c4; WORD $0x2b04 // vmovupd (%r11,%r13), %ymm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x287f // jg 0x2d21 <k_gemm_outer_64+0x8f1>
-	WORD $0x85eb // jmp 0x2c80 <k_gemm_outer_64+0x850>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x009d8e0f; WORD $0x0000 // jle 0x1fc0 <k_gemm_outer_64+0x990>
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x285e8b48 // movq 0x28(%rsi), %rbx
+	LONG $0x03e3c148 // shlq $0x3, %rbx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff5f8e0f; WORD $0xffff // jle 0x2c80 <k_gemm_outer_64+0x850>
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x287e8b48 // movq 0x28(%rsi), %rdi
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x9066 // nop
 	LONG $0xe8048d4c // leaq (%rax,%rbp,8), %r8
 	LONG $0x197de2c4; WORD $0xe834 // vbroadcastsd (%rax,%rbp,8), %ymm6
 	LONG $0x3e10fdc5 // vmovupd (%rsi), %ymm7
@@ -2513,14 +1797,33 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x197da2c4; WORD $0x0234 // vbroadcastsd (%rdx,%r8), %ymm6
 	LONG $0xb8c5e2c4; BYTE $0xc6 // vfmadd231pd %ymm6, %ymm7, %ymm0 # ymm0 = (ymm7 * ymm6) + ymm0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0x9e75 // jne 0x2d40 <k_gemm_outer_64+0x910>
-	LONG $0xfffed9e9; BYTE $0xff // jmp 0x2c80 <k_gemm_outer_64+0x850>
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	WORD $0x3949; BYTE $0xeb // cmpq %rbp, %r11
+	WORD $0x9e75 // jne 0x1f50 <k_gemm_outer_64+0x920>
+	WORD $0x24eb // jmp 0x1fd8 <k_gemm_outer_64+0x9a8>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xfe348d48 // leaq (%rsi,%rdi,8), %rsi
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0x246c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbp
+	LONG $0xfeca850f; WORD $0xffff // jne 0x1ec0 <k_gemm_outer_64+0x890>
+	LONG $0x2e11fdc5 // vmovupd %ymm5, (%rsi)
+	LONG $0x2411fdc5; BYTE $0xce // vmovupd %ymm4, (%rsi,%rcx,8)
+	LONG $0x117da1c4; WORD $0x361c // vmovupd %ymm3, (%rsi,%r14)
+	LONG $0x117da1c4; WORD $0x3e14 // vmovupd %ymm2, (%rsi,%r15)
+	LONG $0x117da1c4; WORD $0x260c // vmovupd %ymm1, (%rsi,%r12)
+	LONG $0xfffee6e9; BYTE $0xff // jmp 0x1efc <k_gemm_outer_64+0x8cc>
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0xfff6c4e9; BYTE $0xff // jmp 0x247f <k_gemm_outer_64+0x4f>
+	LONG $0xfff654e9; BYTE $0xff // jmp 0x167e <k_gemm_outer_64+0x4e>
 	LONG $0x50c48348 // addq $0x50, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -2530,7 +1833,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x00401f0f // nopl (%rax)
 
 	// gram_tile
 	BYTE $0x55 // pushq %rbp
@@ -2545,12 +1848,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x14448e0f; WORD $0x0000 // jle 0x423e <k_gram_tile+0x146e>
+	LONG $0x14448e0f; WORD $0x0000 // jle 0x34ae <k_gram_tile+0x146e>
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x30408b48 // movq 0x30(%rax), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x142d8e0f; WORD $0x0000 // jle 0x423e <k_gram_tile+0x146e>
+	LONG $0x142d8e0f; WORD $0x0000 // jle 0x34ae <k_gram_tile+0x146e>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x08428b48 // movq 0x8(%rdx), %rax
 	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
@@ -2579,12 +1882,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff31 // xorl %edi, %edi
 	QUAD $0x0000014024b48948 // movq %rsi, 0x140(%rsp)
 	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
-	WORD $0x1deb // jmp 0x2ecd <k_gram_tile+0xfd>
+	WORD $0x1deb // jmp 0x213d <k_gram_tile+0xfd>
 	QUAD $0x000000f024bc8b48 // movq 0xf0(%rsp), %rdi
 	LONG $0x06c78348 // addq $0x6, %rdi
 	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x13718d0f; WORD $0x0000 // jge 0x423e <k_gram_tile+0x146e>
+	LONG $0x13718d0f; WORD $0x0000 // jge 0x34ae <k_gram_tile+0x146e>
 	LONG $0x1aff8348 // cmpq $0x1a, %rdi
 	LONG $0x001ab841; WORD $0x0000 // movl $0x1a, %r8d
 	LONG $0xc7420f4c // cmovbq %rdi, %r8
@@ -2666,7 +1969,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x65eb // jmp 0x30ae <k_gram_tile+0x2de>
+	WORD $0x65eb // jmp 0x231e <k_gram_tile+0x2de>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xc85afcc5 // vcvtps2pd %xmm0, %ymm1
 	LONG $0x4c58f5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm1, %ymm1
@@ -2685,10 +1988,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	LONG $0x24443b48; BYTE $0x30 // cmpq 0x30(%rsp), %rax
 	QUAD $0x0000014024b48b48 // movq 0x140(%rsp), %rsi
-	LONG $0xfe028d0f; WORD $0xffff // jge 0x2eb0 <k_gram_tile+0xe0>
+	LONG $0xfe028d0f; WORD $0xffff // jge 0x2120 <k_gram_tile+0xe0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x00b58e0f; WORD $0x0000 // jle 0x3170 <k_gram_tile+0x3a0>
+	LONG $0x00b58e0f; WORD $0x0000 // jle 0x23e0 <k_gram_tile+0x3a0>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -2724,8 +2027,8 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb80dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm0 # ymm0 = (ymm14 * ymm13) + ymm0
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	WORD $0x8575 // jne 0x30f0 <k_gram_tile+0x320>
-	WORD $0x33eb // jmp 0x31a0 <k_gram_tile+0x3d0>
+	WORD $0x8575 // jne 0x2360 <k_gram_tile+0x320>
+	WORD $0x33eb // jmp 0x2410 <k_gram_tile+0x3d0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -2756,7 +2059,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xe1 // addq %rsp, %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
 	LONG $0x3f247c80; BYTE $0x00 // cmpb $0x0, 0x3f(%rsp)
-	LONG $0x02cf840f; WORD $0x0000 // je 0x34d0 <k_gram_tile+0x700>
+	LONG $0x02cf840f; WORD $0x0000 // je 0x2740 <k_gram_tile+0x700>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -2767,7 +2070,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x317e // jle 0x3260 <k_gram_tile+0x490>
+	WORD $0x317e // jle 0x24d0 <k_gram_tile+0x490>
 	LONG $0x5a7c41c4; BYTE $0xe3 // vcvtps2pd %xmm11, %ymm12
 	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
 	LONG $0x197d43c4; WORD $0x01db // vextractf128 $0x1, %ymm11, %xmm11
@@ -2775,15 +2078,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
 	LONG $0x582541c4; WORD $0x205d // vaddpd 0x20(%r13), %ymm11, %ymm11
 	LONG $0x117d41c4; WORD $0x205d // vmovupd %ymm11, 0x20(%r13)
-	LONG $0x000110e9; BYTE $0x00 // jmp 0x336c <k_gram_tile+0x59c>
+	LONG $0x000110e9; BYTE $0x00 // jmp 0x25dc <k_gram_tile+0x59c>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01038e0f; WORD $0x0000 // jle 0x336c <k_gram_tile+0x59c>
+	LONG $0x01038e0f; WORD $0x0000 // jle 0x25dc <k_gram_tile+0x59c>
 	LONG $0x1c117cc5; BYTE $0x24 // vmovups %ymm11, (%rsp)
 	LONG $0x0ffb8348 // cmpq $0xf, %rbx
-	WORD $0x0777 // ja 0x327b <k_gram_tile+0x4ab>
+	WORD $0x0777 // ja 0x24eb <k_gram_tile+0x4ab>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000bce9; BYTE $0x00 // jmp 0x3337 <k_gram_tile+0x567>
+	LONG $0x0000bce9; BYTE $0x00 // jmp 0x25a7 <k_gram_tile+0x567>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -2794,12 +2097,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	WORD $0x1073 // jae 0x32ba <k_gram_tile+0x4ea>
+	WORD $0x1073 // jae 0x252a <k_gram_tile+0x4ea>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x32ba <k_gram_tile+0x4ea>
+	WORD $0x0c74 // je 0x252a <k_gram_tile+0x4ea>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00007de9; BYTE $0x00 // jmp 0x3337 <k_gram_tile+0x567>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x25a7 <k_gram_tile+0x567>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
@@ -2820,10 +2123,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe774; BYTE $0x60 // vmovupd %ymm14, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x32d0 <k_gram_tile+0x500>
+	WORD $0xa675 // jne 0x2540 <k_gram_tile+0x500>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3574 // je 0x336c <k_gram_tile+0x59c>
+	WORD $0x3574 // je 0x25dc <k_gram_tile+0x59c>
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
 	LONG $0x247c0348; BYTE $0x20 // addq 0x20(%rsp), %rdi
@@ -2835,13 +2138,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1c117bc5; BYTE $0xcf // vmovsd %xmm11, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe47c // jl 0x3350 <k_gram_tile+0x580>
+	WORD $0xe47c // jl 0x25c0 <k_gram_tile+0x580>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x33b0 <k_gram_tile+0x5e0>
+	WORD $0x2f7e // jle 0x2620 <k_gram_tile+0x5e0>
 	LONG $0x5a7c41c4; BYTE $0xda // vcvtps2pd %xmm10, %ymm11
 	LONG $0x582541c4; WORD $0x405d // vaddpd 0x40(%r13), %ymm11, %ymm11
 	LONG $0x197d43c4; WORD $0x01d2 // vextractf128 $0x1, %ymm10, %xmm10
@@ -2849,15 +2152,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x405d // vmovupd %ymm11, 0x40(%r13)
 	LONG $0x582d41c4; WORD $0x6055 // vaddpd 0x60(%r13), %ymm10, %ymm10
 	LONG $0x117d41c4; WORD $0x6055 // vmovupd %ymm10, 0x60(%r13)
-	LONG $0x000122e9; BYTE $0x00 // jmp 0x34d0 <k_gram_tile+0x700>
+	LONG $0x000122e9; BYTE $0x00 // jmp 0x2740 <k_gram_tile+0x700>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01178e0f; WORD $0x0000 // jle 0x34d0 <k_gram_tile+0x700>
+	LONG $0x01178e0f; WORD $0x0000 // jle 0x2740 <k_gram_tile+0x700>
 	LONG $0x14117cc5; BYTE $0x24 // vmovups %ymm10, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x33cb <k_gram_tile+0x5fb>
+	WORD $0x0773 // jae 0x263b <k_gram_tile+0x5fb>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000cce9; BYTE $0x00 // jmp 0x3497 <k_gram_tile+0x6c7>
+	LONG $0x0000cce9; BYTE $0x00 // jmp 0x2707 <k_gram_tile+0x6c7>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
@@ -2869,12 +2172,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	WORD $0x1073 // jae 0x340e <k_gram_tile+0x63e>
+	WORD $0x1073 // jae 0x267e <k_gram_tile+0x63e>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x340e <k_gram_tile+0x63e>
+	WORD $0x0c74 // je 0x267e <k_gram_tile+0x63e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000089e9; BYTE $0x00 // jmp 0x3497 <k_gram_tile+0x6c7>
+	LONG $0x000089e9; BYTE $0x00 // jmp 0x2707 <k_gram_tile+0x6c7>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	LONG $0x247c0348; BYTE $0x28 // addq 0x28(%rsp), %rdi
@@ -2895,10 +2198,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm13, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3430 <k_gram_tile+0x660>
+	WORD $0xa675 // jne 0x26a0 <k_gram_tile+0x660>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3974 // je 0x34d0 <k_gram_tile+0x700>
+	WORD $0x3974 // je 0x2740 <k_gram_tile+0x700>
 	QUAD $0x0000882484af0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
 	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
@@ -2909,9 +2212,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xcf54; BYTE $0x40 // vmovsd %xmm10, 0x40(%r15,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe07c // jl 0x34b0 <k_gram_tile+0x6e0>
+	WORD $0xe07c // jl 0x2720 <k_gram_tile+0x6e0>
 	LONG $0x3e247c80; BYTE $0x00 // cmpb $0x0, 0x3e(%rsp)
-	LONG $0x0265840f; WORD $0x0000 // je 0x3740 <k_gram_tile+0x970>
+	LONG $0x0265840f; WORD $0x0000 // je 0x29b0 <k_gram_tile+0x970>
 	QUAD $0x000000c024ac8b4c // movq 0xc0(%rsp), %r13
 	LONG $0x07e5c149 // shlq $0x7, %r13
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2923,7 +2226,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2f7e // jle 0x3540 <k_gram_tile+0x770>
+	WORD $0x2f7e // jle 0x27b0 <k_gram_tile+0x770>
 	LONG $0x5a7c41c4; BYTE $0xd1 // vcvtps2pd %xmm9, %ymm10
 	LONG $0x14582dc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm10, %ymm10
 	LONG $0x197d43c4; WORD $0x01c9 // vextractf128 $0x1, %ymm9, %xmm9
@@ -2931,16 +2234,16 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x14117dc5; BYTE $0xc7 // vmovupd %ymm10, (%rdi,%rax,8)
 	LONG $0x4c5835c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x4c117dc5; WORD $0x20c7 // vmovupd %ymm9, 0x20(%rdi,%rax,8)
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x3676 <k_gram_tile+0x8a6>
+	LONG $0x00013ae9; BYTE $0x00 // jmp 0x28e6 <k_gram_tile+0x8a6>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x012d8e0f; WORD $0x0000 // jle 0x3676 <k_gram_tile+0x8a6>
+	LONG $0x012d8e0f; WORD $0x0000 // jle 0x28e6 <k_gram_tile+0x8a6>
 	LONG $0x0c117cc5; BYTE $0x24 // vmovups %ymm9, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
-	WORD $0x0773 // jae 0x3563 <k_gram_tile+0x793>
+	WORD $0x0773 // jae 0x27d3 <k_gram_tile+0x793>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x3637 <k_gram_tile+0x867>
+	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x28a7 <k_gram_tile+0x867>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -2953,12 +2256,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024843b4c // cmpq 0x90(%rsp), %r8
-	WORD $0x1073 // jae 0x35a9 <k_gram_tile+0x7d9>
+	WORD $0x1073 // jae 0x2819 <k_gram_tile+0x7d9>
 	WORD $0xc984 // testb %cl, %cl
-	WORD $0x0c74 // je 0x35a9 <k_gram_tile+0x7d9>
+	WORD $0x0c74 // je 0x2819 <k_gram_tile+0x7d9>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x00008ee9; BYTE $0x00 // jmp 0x3637 <k_gram_tile+0x867>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x28a7 <k_gram_tile+0x867>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	LONG $0x24648b4c; BYTE $0x70 // movq 0x70(%rsp), %r12
@@ -2982,10 +2285,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d01c4; WORD $0xc464; BYTE $0x60 // vmovupd %ymm12, 0x60(%r12,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xa675 // jne 0x35d0 <k_gram_tile+0x800>
+	WORD $0xa675 // jne 0x2840 <k_gram_tile+0x800>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	WORD $0x3774 // je 0x366e <k_gram_tile+0x89e>
+	WORD $0x3774 // je 0x28de <k_gram_tile+0x89e>
 	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
 	QUAD $0x0000a02484af0f4c; BYTE $0x00 // imulq 0xa0(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -2997,14 +2300,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xc80c // vmovsd %xmm9, (%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe27c // jl 0x3650 <k_gram_tile+0x880>
+	WORD $0xe27c // jl 0x28c0 <k_gram_tile+0x880>
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x357e // jle 0x36c0 <k_gram_tile+0x8f0>
+	WORD $0x357e // jle 0x2930 <k_gram_tile+0x8f0>
 	LONG $0x5a7c41c4; BYTE $0xc8 // vcvtps2pd %xmm8, %ymm9
 	LONG $0x4c5835c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm9, %ymm9
 	LONG $0x197d43c4; WORD $0x01c0 // vextractf128 $0x1, %ymm8, %xmm8
@@ -3012,13 +2315,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4c117dc5; WORD $0x40c7 // vmovupd %ymm9, 0x40(%rdi,%rax,8)
 	LONG $0x44583dc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm8, %ymm8
 	LONG $0x44117dc5; WORD $0x60c7 // vmovupd %ymm8, 0x60(%rdi,%rax,8)
-	LONG $0x000088e9; BYTE $0x00 // jmp 0x3740 <k_gram_tile+0x970>
+	LONG $0x000088e9; BYTE $0x00 // jmp 0x29b0 <k_gram_tile+0x970>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3740 <k_gram_tile+0x970>
+	WORD $0x7b7e // jle 0x29b0 <k_gram_tile+0x970>
 	LONG $0x04117cc5; BYTE $0x24 // vmovups %ymm8, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x4072 // jb 0x3710 <k_gram_tile+0x940>
+	WORD $0x4072 // jb 0x2980 <k_gram_tile+0x940>
 	LONG $0x40cd8349 // orq $0x40, %r13
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
 	LONG $0xc8af0f49 // imulq %r8, %rcx
@@ -3031,9 +2334,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x083c830f; WORD $0x0000 // jae 0x3f44 <k_gram_tile+0x1174>
+	LONG $0x083c830f; WORD $0x0000 // jae 0x31b4 <k_gram_tile+0x1174>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0834840f; WORD $0x0000 // je 0x3f44 <k_gram_tile+0x1174>
+	LONG $0x0834840f; WORD $0x0000 // je 0x31b4 <k_gram_tile+0x1174>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x7024 // imulq 0x70(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3044,9 +2347,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xff44; BYTE $0x40 // vmovsd %xmm8, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe07c // jl 0x3720 <k_gram_tile+0x950>
+	WORD $0xe07c // jl 0x2990 <k_gram_tile+0x950>
 	LONG $0x3d247c80; BYTE $0x00 // cmpb $0x0, 0x3d(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x38f0 <k_gram_tile+0xb20>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x2b60 <k_gram_tile+0xb20>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -3057,7 +2360,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x37b0 <k_gram_tile+0x9e0>
+	WORD $0x377e // jle 0x2a20 <k_gram_tile+0x9e0>
 	LONG $0xc75a7cc5 // vcvtps2pd %xmm7, %ymm8
 	LONG $0x583d41c4; WORD $0x0045 // vaddpd (%r13), %ymm8, %ymm8
 	LONG $0x197de3c4; WORD $0x01ff // vextractf128 $0x1, %ymm7, %xmm7
@@ -3065,13 +2368,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d41c4; WORD $0x0045 // vmovupd %ymm8, (%r13)
 	LONG $0x5845c1c4; WORD $0x207d // vaddpd 0x20(%r13), %ymm7, %ymm7
 	LONG $0x117dc1c4; WORD $0x207d // vmovupd %ymm7, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x382b <k_gram_tile+0xa5b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x2a9b <k_gram_tile+0xa5b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x382b <k_gram_tile+0xa5b>
+	WORD $0x767e // jle 0x2a9b <k_gram_tile+0xa5b>
 	LONG $0x3c11fcc5; BYTE $0x24 // vmovups %ymm7, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x37f6 <k_gram_tile+0xa26>
+	WORD $0x3672 // jb 0x2a66 <k_gram_tile+0xa26>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
@@ -3081,9 +2384,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x07f0830f; WORD $0x0000 // jae 0x3fde <k_gram_tile+0x120e>
+	LONG $0x07f0830f; WORD $0x0000 // jae 0x324e <k_gram_tile+0x120e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07e8840f; WORD $0x0000 // je 0x3fde <k_gram_tile+0x120e>
+	LONG $0x07e8840f; WORD $0x0000 // je 0x324e <k_gram_tile+0x120e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -3096,13 +2399,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3c11fbc5; BYTE $0xcf // vmovsd %xmm7, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x3810 <k_gram_tile+0xa40>
+	WORD $0xe57c // jl 0x2a80 <k_gram_tile+0xa40>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x3870 <k_gram_tile+0xaa0>
+	WORD $0x307e // jle 0x2ae0 <k_gram_tile+0xaa0>
 	LONG $0xfe5afcc5 // vcvtps2pd %xmm6, %ymm7
 	LONG $0x5845c1c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm7, %ymm7
 	LONG $0x197de3c4; WORD $0x01f6 // vextractf128 $0x1, %ymm6, %xmm6
@@ -3110,13 +2413,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x407d // vmovupd %ymm7, 0x40(%r13)
 	LONG $0x584dc1c4; WORD $0x6075 // vaddpd 0x60(%r13), %ymm6, %ymm6
 	LONG $0x117dc1c4; WORD $0x6075 // vmovupd %ymm6, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x38f0 <k_gram_tile+0xb20>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x2b60 <k_gram_tile+0xb20>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x38f0 <k_gram_tile+0xb20>
+	WORD $0x7b7e // jle 0x2b60 <k_gram_tile+0xb20>
 	LONG $0x3411fcc5; BYTE $0x24 // vmovups %ymm6, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x38ba <k_gram_tile+0xaea>
+	WORD $0x3a72 // jb 0x2b2a <k_gram_tile+0xaea>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -3127,9 +2430,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x07ce830f; WORD $0x0000 // jae 0x4080 <k_gram_tile+0x12b0>
+	LONG $0x07ce830f; WORD $0x0000 // jae 0x32f0 <k_gram_tile+0x12b0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x07c6840f; WORD $0x0000 // je 0x4080 <k_gram_tile+0x12b0>
+	LONG $0x07c6840f; WORD $0x0000 // je 0x32f0 <k_gram_tile+0x12b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6824 // imulq 0x68(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3141,10 +2444,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff74; BYTE $0x40 // vmovsd %xmm6, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x38d0 <k_gram_tile+0xb00>
+	WORD $0xe17c // jl 0x2b40 <k_gram_tile+0xb00>
 	BYTE $0x90 // nop
 	LONG $0x3c247c80; BYTE $0x00 // cmpb $0x0, 0x3c(%rsp)
-	LONG $0x01a5840f; WORD $0x0000 // je 0x3aa0 <k_gram_tile+0xcd0>
+	LONG $0x01a5840f; WORD $0x0000 // je 0x2d10 <k_gram_tile+0xcd0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x39 // movq (%rcx), %r15
 	LONG $0x18418b4c // movq 0x18(%rcx), %r8
@@ -3155,7 +2458,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x377e // jle 0x3960 <k_gram_tile+0xb90>
+	WORD $0x377e // jle 0x2bd0 <k_gram_tile+0xb90>
 	LONG $0xf55afcc5 // vcvtps2pd %xmm5, %ymm6
 	LONG $0x584dc1c4; WORD $0x0075 // vaddpd (%r13), %ymm6, %ymm6
 	LONG $0x197de3c4; WORD $0x01ed // vextractf128 $0x1, %ymm5, %xmm5
@@ -3163,13 +2466,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x0075 // vmovupd %ymm6, (%r13)
 	LONG $0x5855c1c4; WORD $0x206d // vaddpd 0x20(%r13), %ymm5, %ymm5
 	LONG $0x117dc1c4; WORD $0x206d // vmovupd %ymm5, 0x20(%r13)
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x39db <k_gram_tile+0xc0b>
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x2c4b <k_gram_tile+0xc0b>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x767e // jle 0x39db <k_gram_tile+0xc0b>
+	WORD $0x767e // jle 0x2c4b <k_gram_tile+0xc0b>
 	LONG $0x2c11fcc5; BYTE $0x24 // vmovups %ymm5, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x3672 // jb 0x39a6 <k_gram_tile+0xbd6>
+	WORD $0x3672 // jb 0x2c16 <k_gram_tile+0xbd6>
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
 	QUAD $0x000000b824bc8b48 // movq 0xb8(%rsp), %rdi
@@ -3179,9 +2482,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009024ac3b4c // cmpq 0x90(%rsp), %r13
-	LONG $0x0770830f; WORD $0x0000 // jae 0x410e <k_gram_tile+0x133e>
+	LONG $0x0770830f; WORD $0x0000 // jae 0x337e <k_gram_tile+0x133e>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0768840f; WORD $0x0000 // je 0x410e <k_gram_tile+0x133e>
+	LONG $0x0768840f; WORD $0x0000 // je 0x337e <k_gram_tile+0x133e>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
 	LONG $0xf8af0f49 // imulq %r8, %rdi
@@ -3194,13 +2497,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2c11fbc5; BYTE $0xcf // vmovsd %xmm5, (%rdi,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe57c // jl 0x39c0 <k_gram_tile+0xbf0>
+	WORD $0xe57c // jl 0x2c30 <k_gram_tile+0xbf0>
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x307e // jle 0x3a20 <k_gram_tile+0xc50>
+	WORD $0x307e // jle 0x2c90 <k_gram_tile+0xc50>
 	LONG $0xec5afcc5 // vcvtps2pd %xmm4, %ymm5
 	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
 	LONG $0x197de3c4; WORD $0x01e4 // vextractf128 $0x1, %ymm4, %xmm4
@@ -3208,13 +2511,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
 	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
 	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x3aa0 <k_gram_tile+0xcd0>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x2d10 <k_gram_tile+0xcd0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x7b7e // jle 0x3aa0 <k_gram_tile+0xcd0>
+	WORD $0x7b7e // jle 0x2d10 <k_gram_tile+0xcd0>
 	LONG $0x2411fcc5; BYTE $0x24 // vmovups %ymm4, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x3a72 // jb 0x3a6a <k_gram_tile+0xc9a>
+	WORD $0x3a72 // jb 0x2cda <k_gram_tile+0xc9a>
 	LONG $0x40c58349 // addq $0x40, %r13
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
 	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
@@ -3225,9 +2528,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xf9 // cmpq %rdi, %rcx
 	WORD $0x920f; BYTE $0xc1 // setb %cl
 	QUAD $0x0000009824ac3b4c // cmpq 0x98(%rsp), %r13
-	LONG $0x074e830f; WORD $0x0000 // jae 0x41b0 <k_gram_tile+0x13e0>
+	LONG $0x074e830f; WORD $0x0000 // jae 0x3420 <k_gram_tile+0x13e0>
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0746840f; WORD $0x0000 // je 0x41b0 <k_gram_tile+0x13e0>
+	LONG $0x0746840f; WORD $0x0000 // je 0x3420 <k_gram_tile+0x13e0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x44af0f4c; WORD $0x6024 // imulq 0x60(%rsp), %r8
 	LONG $0x2444034c; BYTE $0x20 // addq 0x20(%rsp), %r8
@@ -3239,10 +2542,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xff64; BYTE $0x40 // vmovsd %xmm4, 0x40(%r15,%rdi,8)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0xe17c // jl 0x3a80 <k_gram_tile+0xcb0>
+	WORD $0xe17c // jl 0x2cf0 <k_gram_tile+0xcb0>
 	BYTE $0x90 // nop
 	LONG $0x3b247c80; BYTE $0x00 // cmpb $0x0, 0x3b(%rsp)
-	LONG $0x0275840f; WORD $0x0000 // je 0x3d20 <k_gram_tile+0xf50>
+	LONG $0x0275840f; WORD $0x0000 // je 0x2f90 <k_gram_tile+0xf50>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -3252,7 +2555,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3b00 <k_gram_tile+0xd30>
+	WORD $0x2b7e // jle 0x2d70 <k_gram_tile+0xd30>
 	LONG $0xe35afcc5 // vcvtps2pd %xmm3, %ymm4
 	LONG $0x2458ddc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm4, %ymm4
 	LONG $0x197de3c4; WORD $0x01db // vextractf128 $0x1, %ymm3, %xmm3
@@ -3260,16 +2563,16 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2411fdc5; BYTE $0xc7 // vmovupd %ymm4, (%rdi,%rax,8)
 	LONG $0x5c58e5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x5c11fdc5; WORD $0x20c7 // vmovupd %ymm3, 0x20(%rdi,%rax,8)
-	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x3bf2 <k_gram_tile+0xe22>
+	LONG $0x0000f4e9; BYTE $0x00 // jmp 0x2e62 <k_gram_tile+0xe22>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e98e0f; WORD $0x0000 // jle 0x3bf2 <k_gram_tile+0xe22>
+	LONG $0x00e98e0f; WORD $0x0000 // jle 0x2e62 <k_gram_tile+0xe22>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x1c11fcc5; BYTE $0x24 // vmovups %ymm3, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x3b20 <k_gram_tile+0xd50>
+	WORD $0x0773 // jae 0x2d90 <k_gram_tile+0xd50>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000092e9; BYTE $0x00 // jmp 0x3bb2 <k_gram_tile+0xde2>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x2e22 <k_gram_tile+0xde2>
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
@@ -3293,9 +2596,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d81c4; WORD $0xec74; BYTE $0x60 // vmovupd %ymm6, 0x60(%r12,%r13,8)
 	LONG $0x10c58349 // addq $0x10, %r13
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
-	WORD $0xa675 // jne 0x3b50 <k_gram_tile+0xd80>
+	WORD $0xa675 // jne 0x2dc0 <k_gram_tile+0xd80>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x3b74 // je 0x3bed <k_gram_tile+0xe1d>
+	WORD $0x3b74 // je 0x2e5d <k_gram_tile+0xe1d>
 	QUAD $0x0000008024a48b4c // movq 0x80(%rsp), %r12
 	LONG $0xe7af0f4d // imulq %r15, %r12
 	LONG $0x2464034c; BYTE $0x20 // addq 0x20(%rsp), %r12
@@ -3307,14 +2610,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xcc1c // vmovsd %xmm3, (%r12,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe37c // jl 0x3bd0 <k_gram_tile+0xe00>
+	WORD $0xe37c // jl 0x2e40 <k_gram_tile+0xe00>
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x08c98348 // orq $0x8, %rcx
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x397e // jle 0x3c40 <k_gram_tile+0xe70>
+	WORD $0x397e // jle 0x2eb0 <k_gram_tile+0xe70>
 	LONG $0xda5afcc5 // vcvtps2pd %xmm2, %ymm3
 	LONG $0x5c58e5c5; WORD $0x40c7 // vaddpd 0x40(%rdi,%rax,8), %ymm3, %ymm3
 	LONG $0x197de3c4; WORD $0x01d2 // vextractf128 $0x1, %ymm2, %xmm2
@@ -3322,15 +2625,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40c7 // vmovupd %ymm3, 0x40(%rdi,%rax,8)
 	LONG $0x5458edc5; WORD $0x60c7 // vaddpd 0x60(%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x5411fdc5; WORD $0x60c7 // vmovupd %ymm2, 0x60(%rdi,%rax,8)
-	LONG $0x0000eee9; BYTE $0x00 // jmp 0x3d20 <k_gram_tile+0xf50>
+	LONG $0x0000eee9; BYTE $0x00 // jmp 0x2f90 <k_gram_tile+0xf50>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3d20 <k_gram_tile+0xf50>
+	LONG $0x00d78e0f; WORD $0x0000 // jle 0x2f90 <k_gram_tile+0xf50>
 	LONG $0x1411fcc5; BYTE $0x24 // vmovups %ymm2, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0773 // jae 0x3c5b <k_gram_tile+0xe8b>
+	WORD $0x0773 // jae 0x2ecb <k_gram_tile+0xe8b>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3ce5 <k_gram_tile+0xf15>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x2f55 <k_gram_tile+0xf15>
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
 	LONG $0x244c2b48; BYTE $0x40 // subq 0x40(%rsp), %rcx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -3354,10 +2657,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe76c; BYTE $0x40 // vmovupd %ymm5, 0x40(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x3c80 <k_gram_tile+0xeb0>
+	WORD $0xa675 // jne 0x2ef0 <k_gram_tile+0xeb0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3b74 // je 0x3d20 <k_gram_tile+0xf50>
+	WORD $0x3b74 // je 0x2f90 <k_gram_tile+0xf50>
 	QUAD $0x00008024bcaf0f4c; BYTE $0x00 // imulq 0x80(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -3368,10 +2671,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xc854; BYTE $0x40 // vmovsd %xmm2, 0x40(%r8,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe17c // jl 0x3d00 <k_gram_tile+0xf30>
+	WORD $0xe17c // jl 0x2f70 <k_gram_tile+0xf30>
 	BYTE $0x90 // nop
 	LONG $0x3a247c80; BYTE $0x00 // cmpb $0x0, 0x3a(%rsp)
-	LONG $0xf34b840f; WORD $0xffff // je 0x3076 <k_gram_tile+0x2a6>
+	LONG $0xf34b840f; WORD $0xffff // je 0x22e6 <k_gram_tile+0x2a6>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	WORD $0x8b4c; BYTE $0x01 // movq (%rcx), %r8
 	LONG $0x18798b4c // movq 0x18(%rcx), %r15
@@ -3381,7 +2684,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	WORD $0x2b7e // jle 0x3d80 <k_gram_tile+0xfb0>
+	WORD $0x2b7e // jle 0x2ff0 <k_gram_tile+0xfb0>
 	LONG $0xd15afcc5 // vcvtps2pd %xmm1, %ymm2
 	LONG $0x1458edc5; BYTE $0xc7 // vaddpd (%rdi,%rax,8), %ymm2, %ymm2
 	LONG $0x197de3c4; WORD $0x01c9 // vextractf128 $0x1, %ymm1, %xmm1
@@ -3389,15 +2692,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1411fdc5; BYTE $0xc7 // vmovupd %ymm2, (%rdi,%rax,8)
 	LONG $0x4c58f5c5; WORD $0x20c7 // vaddpd 0x20(%rdi,%rax,8), %ymm1, %ymm1
 	LONG $0x4c11fdc5; WORD $0x20c7 // vmovupd %ymm1, 0x20(%rdi,%rax,8)
-	LONG $0x0000dde9; BYTE $0x00 // jmp 0x3e5b <k_gram_tile+0x108b>
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x30cb <k_gram_tile+0x108b>
 	WORD $0x9066 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00d28e0f; WORD $0x0000 // jle 0x3e5b <k_gram_tile+0x108b>
+	LONG $0x00d28e0f; WORD $0x0000 // jle 0x30cb <k_gram_tile+0x108b>
 	LONG $0x0c11fcc5; BYTE $0x24 // vmovups %ymm1, (%rsp)
 	LONG $0x10fb8348 // cmpq $0x10, %rbx
-	WORD $0x0773 // jae 0x3d9b <k_gram_tile+0xfcb>
+	WORD $0x0773 // jae 0x300b <k_gram_tile+0xfcb>
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3e25 <k_gram_tile+0x1055>
+	LONG $0x00008ae9; BYTE $0x00 // jmp 0x3095 <k_gram_tile+0x1055>
 	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
 	LONG $0x245c2b48; BYTE $0x48 // subq 0x48(%rsp), %rbx
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
@@ -3421,10 +2724,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe164; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x3dc0 <k_gram_tile+0xff0>
+	WORD $0xa675 // jne 0x3030 <k_gram_tile+0xff0>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	WORD $0x3674 // je 0x3e5b <k_gram_tile+0x108b>
+	WORD $0x3674 // je 0x30cb <k_gram_tile+0x108b>
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	LONG $0xcfaf0f49 // imulq %r15, %rcx
 	LONG $0x244c0348; BYTE $0x20 // addq 0x20(%rsp), %rcx
@@ -3436,20 +2739,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xd9 // vmovsd %xmm1, (%rcx,%rbx,8)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	WORD $0xe57c // jl 0x3e40 <k_gram_tile+0x1070>
+	WORD $0xe57c // jl 0x30b0 <k_gram_tile+0x1070>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x08ca8348 // orq $0x8, %rdx
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x07f98348 // cmpq $0x7, %rcx
-	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x3050 <k_gram_tile+0x280>
+	LONG $0xf1dc8f0f; WORD $0xffff // jg 0x22c0 <k_gram_tile+0x280>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xf1f98e0f; WORD $0xffff // jle 0x3076 <k_gram_tile+0x2a6>
+	LONG $0xf1f98e0f; WORD $0xffff // jle 0x22e6 <k_gram_tile+0x2a6>
 	LONG $0x0411fcc5; BYTE $0x24 // vmovups %ymm0, (%rsp)
 	LONG $0x10fe8348 // cmpq $0x10, %rsi
-	WORD $0x0473 // jae 0x3e8c <k_gram_tile+0x10bc>
+	WORD $0x0473 // jae 0x30fc <k_gram_tile+0x10bc>
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x7eeb // jmp 0x3f0a <k_gram_tile+0x113a>
+	WORD $0x7eeb // jmp 0x317a <k_gram_tile+0x113a>
 	LONG $0x24742b48; BYTE $0x40 // subq 0x40(%rsp), %rsi
 	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -3471,9 +2774,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x5c11fdc5; WORD $0x40fa // vmovupd %ymm3, 0x40(%rdx,%rdi,8)
 	LONG $0x10c78348 // addq $0x10, %rdi
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0xb275 // jne 0x3eb0 <k_gram_tile+0x10e0>
+	WORD $0xb275 // jne 0x3120 <k_gram_tile+0x10e0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
-	LONG $0xf16c840f; WORD $0xffff // je 0x3076 <k_gram_tile+0x2a6>
+	LONG $0xf16c840f; WORD $0xffff // je 0x22e6 <k_gram_tile+0x2a6>
 	LONG $0x7caf0f4c; WORD $0x7824 // imulq 0x78(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x20 // addq 0x20(%rsp), %r15
 	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
@@ -3484,8 +2787,8 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117bc1c4; WORD $0xf044; BYTE $0x40 // vmovsd %xmm0, 0x40(%r8,%rsi,8)
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	WORD $0xe17c // jl 0x3f20 <k_gram_tile+0x1150>
-	LONG $0xfff132e9; BYTE $0xff // jmp 0x3076 <k_gram_tile+0x2a6>
+	WORD $0xe17c // jl 0x3190 <k_gram_tile+0x1150>
+	LONG $0xfff132e9; BYTE $0xff // jmp 0x22e6 <k_gram_tile+0x2a6>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
@@ -3509,11 +2812,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xc15c; BYTE $0x40 // vmovupd %ymm11, 0x40(%rcx,%r8,8)
 	LONG $0x10c08349 // addq $0x10, %r8
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xa675 // jne 0x3f70 <k_gram_tile+0x11a0>
+	WORD $0xa675 // jne 0x31e0 <k_gram_tile+0x11a0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
-	LONG $0xf739850f; WORD $0xffff // jne 0x3712 <k_gram_tile+0x942>
-	LONG $0xfff762e9; BYTE $0xff // jmp 0x3740 <k_gram_tile+0x970>
+	LONG $0xf739850f; WORD $0xffff // jne 0x2982 <k_gram_tile+0x942>
+	LONG $0xfff762e9; BYTE $0xff // jmp 0x29b0 <k_gram_tile+0x970>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3538,11 +2841,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe754; BYTE $0x60 // vmovupd %ymm10, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x4010 <k_gram_tile+0x1240>
+	WORD $0xa675 // jne 0x3280 <k_gram_tile+0x1240>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf77d850f; WORD $0xffff // jne 0x37f8 <k_gram_tile+0xa28>
-	LONG $0xfff7abe9; BYTE $0xff // jmp 0x382b <k_gram_tile+0xa5b>
+	LONG $0xf77d850f; WORD $0xffff // jne 0x2a68 <k_gram_tile+0xa28>
+	LONG $0xfff7abe9; BYTE $0xff // jmp 0x2a9b <k_gram_tile+0xa5b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
@@ -3566,11 +2869,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe14c; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x40a0 <k_gram_tile+0x12d0>
+	WORD $0xa675 // jne 0x3310 <k_gram_tile+0x12d0>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf7b3850f; WORD $0xffff // jne 0x38bc <k_gram_tile+0xaec>
-	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x38f0 <k_gram_tile+0xb20>
+	LONG $0xf7b3850f; WORD $0xffff // jne 0x2b2c <k_gram_tile+0xaec>
+	LONG $0xfff7e2e9; BYTE $0xff // jmp 0x2b60 <k_gram_tile+0xb20>
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
 	LONG $0x244c2b48; BYTE $0x48 // subq 0x48(%rsp), %rcx
@@ -3595,11 +2898,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117d21c4; WORD $0xe744; BYTE $0x60 // vmovupd %ymm8, 0x60(%rdi,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
-	WORD $0xa675 // jne 0x4140 <k_gram_tile+0x1370>
+	WORD $0xa675 // jne 0x33b0 <k_gram_tile+0x1370>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
 	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0xf7fd850f; WORD $0xffff // jne 0x39a8 <k_gram_tile+0xbd8>
-	LONG $0xfff82be9; BYTE $0xff // jmp 0x39db <k_gram_tile+0xc0b>
+	LONG $0xf7fd850f; WORD $0xffff // jne 0x2c18 <k_gram_tile+0xbd8>
+	LONG $0xfff82be9; BYTE $0xff // jmp 0x2c4b <k_gram_tile+0xc0b>
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
 	LONG $0x247c2b48; BYTE $0x40 // subq 0x40(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
@@ -3623,11 +2926,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117da1c4; WORD $0xe17c; BYTE $0x40 // vmovupd %ymm7, 0x40(%rcx,%r12,8)
 	LONG $0x10c48349 // addq $0x10, %r12
 	WORD $0x394d; BYTE $0xe3 // cmpq %r12, %r11
-	WORD $0xa675 // jne 0x41d0 <k_gram_tile+0x1400>
+	WORD $0xa675 // jne 0x3440 <k_gram_tile+0x1400>
 	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
 	WORD $0x894d; BYTE $0xec // movq %r13, %r12
-	LONG $0xf833850f; WORD $0xffff // jne 0x3a6c <k_gram_tile+0xc9c>
-	LONG $0xfff862e9; BYTE $0xff // jmp 0x3aa0 <k_gram_tile+0xcd0>
+	LONG $0xf833850f; WORD $0xffff // jne 0x2cdc <k_gram_tile+0xc9c>
+	LONG $0xfff862e9; BYTE $0xff // jmp 0x2d10 <k_gram_tile+0xcd0>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3637,63 +2940,6 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0004 // addb $0x0, %al
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0002 // addb (%rax), %al
-	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x06 // <unknown>
-	WORD $0x0000 // addb %al, (%rax)
-	BYTE $0x00 // addb %bh, %bh
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........
 	QUAD $0xffffffffffffffff // ff ff ff ff ff ff ff ff ........

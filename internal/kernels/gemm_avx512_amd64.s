@@ -115,2685 +115,587 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
-	// gemm_nt
-	BYTE $0x55 // pushq %rbp
-	WORD $0x5741 // pushq %r15
-	WORD $0x5641 // pushq %r14
-	WORD $0x5541 // pushq %r13
-	WORD $0x5441 // pushq %r12
-	BYTE $0x53 // pushq %rbx
-	LONG $0xe8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xe8, %rsp
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x2b728e0f; WORD $0x0000 // jle 0x2d95 <k_gemm_nt+0x2b95>
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	LONG $0x386f8b48 // movq 0x38(%rdi), %rbp
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	QUAD $0x000000302444c748; BYTE $0x00 // movq $0x0, 0x30(%rsp)
-	QUAD $0x6fb63528087c6162; WORD $0x0000 // vmovaps 0x6fb6(%rip), %xmm30 # 0x7200 <k_gram_tile+0x24c0>
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	LONG $0x246c8948; BYTE $0x08 // movq %rbp, 0x8(%rsp)
-	WORD $0x7ceb // jmp 0x2d5 <k_gemm_nt+0xd5>
-	LONG $0x487c7162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm12, (%rax,%rdx)
-	QUAD $0x01105c29487c7162 // vmovaps %zmm11, 0x40(%rax,%rdx)
-	QUAD $0x02105429487c7162 // vmovaps %zmm10, 0x80(%rax,%rdx)
-	QUAD $0x03104c29487c7162 // vmovaps %zmm9, 0xc0(%rax,%rdx)
-	QUAD $0x04107c29487cf162 // vmovaps %zmm7, 0x100(%rax,%rdx)
-	QUAD $0x05104429487c7162 // vmovaps %zmm8, 0x140(%rax,%rdx)
-	QUAD $0x06106c29487cf162 // vmovaps %zmm5, 0x180(%rax,%rdx)
-	QUAD $0x07107429487cf162 // vmovaps %zmm6, 0x1c0(%rax,%rdx)
-	QUAD $0x08106429487cf162 // vmovaps %zmm4, 0x200(%rax,%rdx)
-	QUAD $0x09105c29487cf162 // vmovaps %zmm3, 0x240(%rax,%rdx)
-	QUAD $0x0a105429487cf162 // vmovaps %zmm2, 0x280(%rax,%rdx)
-	QUAD $0x0b104c29487cf162 // vmovaps %zmm1, 0x2c0(%rax,%rdx)
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x04c58349 // addq $0x4, %r13
-	LONG $0x24448348; WORD $0x1030 // addq $0x10, 0x30(%rsp)
-	LONG $0x246c3b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r13
-	LONG $0x2ac08d0f; WORD $0x0000 // jge 0x2d95 <k_gemm_nt+0x2b95>
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
-	LONG $0x013c8d0f; WORD $0x0000 // jge 0x420 <k_gemm_nt+0x220>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	WORD $0x294c; BYTE $0xd0 // subq %r10, %rax
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x2414894c // movq %r10, (%rsp)
-	LONG $0x0cd58e0f; WORD $0x0000 // jle 0xfd0 <k_gemm_nt+0xdd0>
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x0d7c840f; WORD $0x0000 // je 0x108b <k_gemm_nt+0xe8b>
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x0e2f840f; WORD $0x0000 // je 0x1148 <k_gemm_nt+0xf48>
-	LONG $0x05f88348 // cmpq $0x5, %rax
-	WORD $0xa175 // jne 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x02ca8349 // orq $0x2, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x03cb8349 // orq $0x3, %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xdf4d0f4c // cmovgeq %rdi, %r11
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x182f840f; WORD $0x0000 // je 0x1ba7 <k_gemm_nt+0x19a7>
-	LONG $0x487ce162; WORD $0x1c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm19
-	QUAD $0x01106428487ce162 // vmovaps 0x40(%rax,%rdx), %zmm20
-	QUAD $0x02104c28487ce162 // vmovaps 0x80(%rax,%rdx), %zmm17
-	QUAD $0x03105428487ce162 // vmovaps 0xc0(%rax,%rdx), %zmm18
-	QUAD $0x04104428487ce162 // vmovaps 0x100(%rax,%rdx), %zmm16
-	QUAD $0x05107c28487c7162 // vmovaps 0x140(%rax,%rdx), %zmm15
-	QUAD $0x06107428487c7162 // vmovaps 0x180(%rax,%rdx), %zmm14
-	QUAD $0x07106c28487c7162 // vmovaps 0x1c0(%rax,%rdx), %zmm13
-	QUAD $0x08105c28487c7162 // vmovaps 0x200(%rax,%rdx), %zmm11
-	QUAD $0x09106428487c7162 // vmovaps 0x240(%rax,%rdx), %zmm12
-	QUAD $0x0a104c28487c7162 // vmovaps 0x280(%rax,%rdx), %zmm9
-	QUAD $0x0b105428487c7162 // vmovaps 0x2c0(%rax,%rdx), %zmm10
-	QUAD $0x0c104428487c7162 // vmovaps 0x300(%rax,%rdx), %zmm8
-	QUAD $0x0d107c28487cf162 // vmovaps 0x340(%rax,%rdx), %zmm7
-	QUAD $0x0e107428487cf162 // vmovaps 0x380(%rax,%rdx), %zmm6
-	QUAD $0x0f106c28487cf162 // vmovaps 0x3c0(%rax,%rdx), %zmm5
-	QUAD $0x10105c28487cf162 // vmovaps 0x400(%rax,%rdx), %zmm3
-	QUAD $0x11106428487cf162 // vmovaps 0x440(%rax,%rdx), %zmm4
-	QUAD $0x12104c28487cf162 // vmovaps 0x480(%rax,%rdx), %zmm1
-	QUAD $0x13105428487cf162 // vmovaps 0x4c0(%rax,%rdx), %zmm2
-	LONG $0x0017ede9; BYTE $0x00 // jmp 0x1c09 <k_gemm_nt+0x1a09>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
-	LONG $0xddaf0f4d // imulq %r13, %r11
-	LONG $0x06e3c149 // shlq $0x6, %r11
-	LONG $0x245c034d; BYTE $0x18 // addq 0x18(%r12), %r11
-	LONG $0x245c8b49; BYTE $0x08 // movq 0x8(%r12), %rbx
-	LONG $0x244c8b49; BYTE $0x10 // movq 0x10(%r12), %rcx
-	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
-	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
-	LONG $0x24448b49; BYTE $0x50 // movq 0x50(%r12), %rax
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x246c8b4d; BYTE $0x58 // movq 0x58(%r12), %r13
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x10c08348 // addq $0x10, %rax
-	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
-	LONG $0x24448b49; BYTE $0x48 // movq 0x48(%r12), %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	WORD $0x294c; BYTE $0xd0 // subq %r10, %rax
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x01ca8348 // orq $0x1, %rdx
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xd04d0f49 // cmovgeq %r8, %rdx
-	LONG $0xd7af0f49 // imulq %r15, %rdx
-	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x02cf8348 // orq $0x2, %rdi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0xf84d0f49 // cmovgeq %r8, %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0xb90c8d4c // leaq (%rcx,%rdi,4), %r9
-	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
-	LONG $0x03cf8348 // orq $0x3, %rdi
-	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
-	LONG $0xf84d0f49 // cmovgeq %r8, %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	LONG $0xb9048d4c // leaq (%rcx,%rdi,4), %r8
-	QUAD $0x00000000f53c8d4a // leaq (,%r14,8), %rdi
-	LONG $0x7f348d48 // leaq (%rdi,%rdi,2), %rsi
-	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
-	LONG $0x7caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r15
-	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
-	QUAD $0x00000000b53c8d4a // leaq (,%r14,4), %rdi
-	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
-	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x0000dbe9; BYTE $0x00 // jmp 0x5da <k_gemm_nt+0x3da>
-	BYTE $0x90 // nop
-	LONG $0x487cc162; WORD $0x3429; BYTE $0x2b // vmovaps %zmm22, (%r11,%rbp)
-	QUAD $0x012b4429487c4162 // vmovaps %zmm24, 0x40(%r11,%rbp)
-	QUAD $0x022b6c29487cc162 // vmovaps %zmm21, 0x80(%r11,%rbp)
-	QUAD $0x032b7c29487cc162 // vmovaps %zmm23, 0xc0(%r11,%rbp)
-	QUAD $0x042b5c29487cc162 // vmovaps %zmm19, 0x100(%r11,%rbp)
-	QUAD $0x052b6429487cc162 // vmovaps %zmm20, 0x140(%r11,%rbp)
-	QUAD $0x062b4c29487cc162 // vmovaps %zmm17, 0x180(%r11,%rbp)
-	QUAD $0x072b5429487cc162 // vmovaps %zmm18, 0x1c0(%r11,%rbp)
-	QUAD $0x082b7c29487c5162 // vmovaps %zmm15, 0x200(%r11,%rbp)
-	QUAD $0x092b4429487cc162 // vmovaps %zmm16, 0x240(%r11,%rbp)
-	QUAD $0x0a2b6c29487c5162 // vmovaps %zmm13, 0x280(%r11,%rbp)
-	QUAD $0x0b2b7429487c5162 // vmovaps %zmm14, 0x2c0(%r11,%rbp)
-	QUAD $0x0c2b5c29487c5162 // vmovaps %zmm11, 0x300(%r11,%rbp)
-	QUAD $0x0d2b6429487c5162 // vmovaps %zmm12, 0x340(%r11,%rbp)
-	QUAD $0x0e2b4c29487c5162 // vmovaps %zmm9, 0x380(%r11,%rbp)
-	QUAD $0x0f2b5429487c5162 // vmovaps %zmm10, 0x3c0(%r11,%rbp)
-	QUAD $0x102b7c29487cd162 // vmovaps %zmm7, 0x400(%r11,%rbp)
-	QUAD $0x112b4429487c5162 // vmovaps %zmm8, 0x440(%r11,%rbp)
-	QUAD $0x122b6c29487cd162 // vmovaps %zmm5, 0x480(%r11,%rbp)
-	QUAD $0x132b7429487cd162 // vmovaps %zmm6, 0x4c0(%r11,%rbp)
-	QUAD $0x142b5c29487cd162 // vmovaps %zmm3, 0x500(%r11,%rbp)
-	QUAD $0x152b6429487cd162 // vmovaps %zmm4, 0x540(%r11,%rbp)
-	QUAD $0x162b4c29487cd162 // vmovaps %zmm1, 0x580(%r11,%rbp)
-	QUAD $0x172b5429487cd162 // vmovaps %zmm2, 0x5c0(%r11,%rbp)
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x064a8d49 // leaq 0x6(%r10), %rcx
-	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
-	WORD $0x3948; BYTE $0xe9 // cmpq %rbp, %rcx
-	LONG $0xfd0d8f0f; WORD $0xffff // jg 0x2e7 <k_gemm_nt+0xe7>
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
-	LONG $0x08e5c148 // shlq $0x8, %rbp
-	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	LONG $0x00df840f; WORD $0x0000 // je 0x6d0 <k_gemm_nt+0x4d0>
-	LONG $0x487cc162; WORD $0x3428; BYTE $0x2b // vmovaps (%r11,%rbp), %zmm22
-	QUAD $0x012b4428487c4162 // vmovaps 0x40(%r11,%rbp), %zmm24
-	QUAD $0x022b6c28487cc162 // vmovaps 0x80(%r11,%rbp), %zmm21
-	QUAD $0x032b7c28487cc162 // vmovaps 0xc0(%r11,%rbp), %zmm23
-	QUAD $0x042b5c28487cc162 // vmovaps 0x100(%r11,%rbp), %zmm19
-	QUAD $0x052b6428487cc162 // vmovaps 0x140(%r11,%rbp), %zmm20
-	QUAD $0x062b4c28487cc162 // vmovaps 0x180(%r11,%rbp), %zmm17
-	QUAD $0x072b5428487cc162 // vmovaps 0x1c0(%r11,%rbp), %zmm18
-	QUAD $0x082b7c28487c5162 // vmovaps 0x200(%r11,%rbp), %zmm15
-	QUAD $0x092b4428487cc162 // vmovaps 0x240(%r11,%rbp), %zmm16
-	QUAD $0x0a2b6c28487c5162 // vmovaps 0x280(%r11,%rbp), %zmm13
-	QUAD $0x0b2b7428487c5162 // vmovaps 0x2c0(%r11,%rbp), %zmm14
-	QUAD $0x0c2b5c28487c5162 // vmovaps 0x300(%r11,%rbp), %zmm11
-	QUAD $0x0d2b6428487c5162 // vmovaps 0x340(%r11,%rbp), %zmm12
-	QUAD $0x0e2b4c28487c5162 // vmovaps 0x380(%r11,%rbp), %zmm9
-	QUAD $0x0f2b5428487c5162 // vmovaps 0x3c0(%r11,%rbp), %zmm10
-	QUAD $0x102b7c28487cd162 // vmovaps 0x400(%r11,%rbp), %zmm7
-	QUAD $0x112b4428487c5162 // vmovaps 0x440(%r11,%rbp), %zmm8
-	QUAD $0x122b6c28487cd162 // vmovaps 0x480(%r11,%rbp), %zmm5
-	QUAD $0x132b7428487cd162 // vmovaps 0x4c0(%r11,%rbp), %zmm6
-	QUAD $0x142b5c28487cd162 // vmovaps 0x500(%r11,%rbp), %zmm3
-	QUAD $0x152b6428487cd162 // vmovaps 0x540(%r11,%rbp), %zmm4
-	QUAD $0x162b4c28487cd162 // vmovaps 0x580(%r11,%rbp), %zmm1
-	QUAD $0x172b5428487cd162 // vmovaps 0x5c0(%r11,%rbp), %zmm2
-	LONG $0x246c394c; BYTE $0x48 // cmpq %r13, 0x48(%rsp)
-	LONG $0x009a8e0f; WORD $0x0000 // jle 0x755 <k_gemm_nt+0x555>
-	LONG $0x24648b4c; BYTE $0x28 // movq 0x28(%rsp), %r12
-	LONG $0x000197e9; BYTE $0x00 // jmp 0x85c <k_gemm_nt+0x65c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
-	LONG $0x003c0162; WORD $0xc057 // vxorps %xmm24, %xmm24, %xmm24
-	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
-	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
-	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x246c394c; BYTE $0x48 // cmpq %r13, 0x48(%rsp)
-	LONG $0xff668f0f; WORD $0xffff // jg 0x6bb <k_gemm_nt+0x4bb>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c4162; WORD $0x0c10; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm25
-	LONG $0x487c6162; WORD $0x1410; BYTE $0x8a // vmovups (%rdx,%rcx,4), %zmm26
-	LONG $0x487c4162; WORD $0x1c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm27
-	LONG $0x487c4162; WORD $0x2410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm28
-	LONG $0x8b348d48 // leaq (%rbx,%rcx,4), %rsi
-	LONG $0x487c6162; WORD $0x2c10; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm29
-	LONG $0x40158262; WORD $0xf1b8 // vfmadd231ps %zmm25, %zmm29, %zmm22 # zmm22 = (zmm29 * zmm25) + zmm22
-	LONG $0x40150262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm24 # zmm24 = (zmm29 * zmm26) + zmm24
-	LONG $0x40158262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm21 # zmm21 = (zmm29 * zmm27) + zmm21
-	LONG $0x401d8262; WORD $0xfdb8 // vfmadd231ps %zmm29, %zmm28, %zmm23 # zmm23 = (zmm28 * zmm29) + zmm23
-	LONG $0x3e248d4c // leaq (%rsi,%rdi), %r12
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm29
-	LONG $0x40158262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm19 # zmm19 = (zmm29 * zmm25) + zmm19
-	LONG $0x40158262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm20 # zmm20 = (zmm29 * zmm26) + zmm20
-	LONG $0x40158262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm17 # zmm17 = (zmm29 * zmm27) + zmm17
-	LONG $0x401d8262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm18 # zmm18 = (zmm28 * zmm29) + zmm18
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xf6 // vmovups (%rsi,%r14,8), %zmm29
-	LONG $0x40151262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm15 # zmm15 = (zmm29 * zmm25) + zmm15
-	LONG $0x40158262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm16 # zmm16 = (zmm29 * zmm26) + zmm16
-	LONG $0x40151262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm13 # zmm13 = (zmm29 * zmm27) + zmm13
-	LONG $0x401d1262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm14 # zmm14 = (zmm28 * zmm29) + zmm14
-	LONG $0x487c0162; WORD $0x2c10; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm29
-	LONG $0x40151262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm11 # zmm11 = (zmm29 * zmm25) + zmm11
-	LONG $0x40151262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm12 # zmm12 = (zmm29 * zmm26) + zmm12
-	LONG $0x40151262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm9 # zmm9 = (zmm29 * zmm27) + zmm9
-	LONG $0x401d1262; WORD $0xd5b8 // vfmadd231ps %zmm29, %zmm28, %zmm10 # zmm10 = (zmm28 * zmm29) + zmm10
-	LONG $0x3f348d48 // leaq (%rdi,%rdi), %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0x487c0162; WORD $0x2c10; BYTE $0xf4 // vmovups (%r12,%r14,8), %zmm29
-	LONG $0x40159262; WORD $0xf9b8 // vfmadd231ps %zmm25, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm25) + zmm7
-	LONG $0x40151262; WORD $0xc2b8 // vfmadd231ps %zmm26, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm26) + zmm8
-	LONG $0x40159262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm27) + zmm5
-	LONG $0x401d9262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm28, %zmm6 # zmm6 = (zmm28 * zmm29) + zmm6
-	LONG $0x487c2162; WORD $0x2c10; BYTE $0xb6 // vmovups (%rsi,%r14,4), %zmm29
-	LONG $0x40159262; WORD $0xd9b8 // vfmadd231ps %zmm25, %zmm29, %zmm3 # zmm3 = (zmm29 * zmm25) + zmm3
-	LONG $0x40159262; WORD $0xe2b8 // vfmadd231ps %zmm26, %zmm29, %zmm4 # zmm4 = (zmm29 * zmm26) + zmm4
-	LONG $0x40159262; WORD $0xcbb8 // vfmadd231ps %zmm27, %zmm29, %zmm1 # zmm1 = (zmm29 * zmm27) + zmm1
-	LONG $0x40159262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm29, %zmm2 # zmm2 = (zmm29 * zmm28) + zmm2
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0xff048e0f; WORD $0xffff // jle 0x760 <k_gemm_nt+0x560>
-	WORD $0x394d; BYTE $0xe5 // cmpq %r12, %r13
-	LONG $0x01738e0f; WORD $0x0000 // jle 0x9d8 <k_gemm_nt+0x7d8>
-	WORD $0x8944; BYTE $0xe9 // movl %r13d, %ecx
-	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
-	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
-	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0xd6f7 // notl %esi
-	LONG $0xce92fbc5 // kmovd %esi, %k1
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0xcaaf0f49 // imulq %r10, %rcx
-	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
-	QUAD $0xa8248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0xa8(%rsp)
-	LONG $0x024a8d49 // leaq 0x2(%r10), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm25 {%k1} {z}
-	QUAD $0x68248c11487c6162; WORD $0x0000; BYTE $0x00 // vmovups %zmm25, 0x68(%rsp)
-	LONG $0x034a8d49 // leaq 0x3(%r10), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x2410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm28 {%k1} {z}
-	LONG $0x044a8d49 // leaq 0x4(%r10), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x2c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm29 {%k1} {z}
-	LONG $0x054a8d49 // leaq 0x5(%r10), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
-	LONG $0xc97c2162; WORD $0x3410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm30 {%k1} {z}
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0xc97c2162; WORD $0x3c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm31 {%k1} {z}
-	LONG $0xc97c2162; WORD $0x0c10; BYTE $0xa2 // vmovups (%rdx,%r12,4), %zmm25 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x1410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm26 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x1c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm27 {%k1} {z}
-	LONG $0x487d8262; WORD $0xf7b8 // vfmadd231ps %zmm31, %zmm0, %zmm22 # zmm22 = (zmm0 * zmm31) + zmm22
-	LONG $0x487d0262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm24 # zmm24 = (zmm0 * zmm25) + zmm24
-	LONG $0x487d8262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm21 # zmm21 = (zmm0 * zmm26) + zmm21
-	LONG $0x4025e262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm27, %zmm23 # zmm23 = (zmm27 * zmm0) + zmm23
-	QUAD $0xa8248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0xa8(%rsp), %zmm0
-	LONG $0x487d8262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm0, %zmm19 # zmm19 = (zmm0 * zmm31) + zmm19
-	LONG $0x487d8262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm0, %zmm20 # zmm20 = (zmm0 * zmm25) + zmm20
-	LONG $0x487d8262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm0, %zmm17 # zmm17 = (zmm0 * zmm26) + zmm17
-	LONG $0x4025e262; WORD $0xd0b8 // vfmadd231ps %zmm0, %zmm27, %zmm18 # zmm18 = (zmm27 * zmm0) + zmm18
-	QUAD $0x68248410487cf162; WORD $0x0000; BYTE $0x00 // vmovups 0x68(%rsp), %zmm0
-	LONG $0x487d1262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm0, %zmm15 # zmm15 = (zmm0 * zmm31) + zmm15
-	LONG $0x487d8262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm0, %zmm16 # zmm16 = (zmm0 * zmm25) + zmm16
-	LONG $0x487d1262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm0, %zmm13 # zmm13 = (zmm0 * zmm26) + zmm13
-	LONG $0x40257262; WORD $0xf0b8 // vfmadd231ps %zmm0, %zmm27, %zmm14 # zmm14 = (zmm27 * zmm0) + zmm14
-	LONG $0x401d1262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm28, %zmm11 # zmm11 = (zmm28 * zmm31) + zmm11
-	LONG $0x401d1262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm28, %zmm12 # zmm12 = (zmm28 * zmm25) + zmm12
-	LONG $0x401d1262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm28, %zmm9 # zmm9 = (zmm28 * zmm26) + zmm9
-	LONG $0x40251262; WORD $0xd4b8 // vfmadd231ps %zmm28, %zmm27, %zmm10 # zmm10 = (zmm27 * zmm28) + zmm10
-	LONG $0x40159262; WORD $0xffb8 // vfmadd231ps %zmm31, %zmm29, %zmm7 # zmm7 = (zmm29 * zmm31) + zmm7
-	LONG $0x40151262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm29, %zmm8 # zmm8 = (zmm29 * zmm25) + zmm8
-	LONG $0x40159262; WORD $0xeab8 // vfmadd231ps %zmm26, %zmm29, %zmm5 # zmm5 = (zmm29 * zmm26) + zmm5
-	LONG $0x40259262; WORD $0xf5b8 // vfmadd231ps %zmm29, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm29) + zmm6
-	LONG $0x400d9262; WORD $0xdfb8 // vfmadd231ps %zmm31, %zmm30, %zmm3 # zmm3 = (zmm30 * zmm31) + zmm3
-	LONG $0x400d9262; WORD $0xe1b8 // vfmadd231ps %zmm25, %zmm30, %zmm4 # zmm4 = (zmm30 * zmm25) + zmm4
-	LONG $0x400d9262; WORD $0xcab8 // vfmadd231ps %zmm26, %zmm30, %zmm1 # zmm1 = (zmm30 * zmm26) + zmm1
-	LONG $0x400d9262; WORD $0xd3b8 // vfmadd231ps %zmm27, %zmm30, %zmm2 # zmm2 = (zmm30 * zmm27) + zmm2
-	QUAD $0x68283528087c6162; WORD $0x0000 // vmovaps 0x6828(%rip), %xmm30 # 0x7200 <k_gram_tile+0x24c0>
-	LONG $0x246c3b4c; BYTE $0x40 // cmpq 0x40(%rsp), %r13
-	LONG $0xfb1d8c0f; WORD $0xffff // jl 0x500 <k_gemm_nt+0x300>
-	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
-	LONG $0x204e8b48 // movq 0x20(%rsi), %rcx
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0x02e2c149 // shlq $0x2, %r10
-	WORD $0x034c; BYTE $0x16 // addq (%rsi), %r10
-	LONG $0x606e8b48 // movq 0x60(%rsi), %rbp
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0xb2148d4d // leaq (%r10,%rsi,4), %r10
-	LONG $0x40cd9362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm24, %zmm22, %zmm0
-	LONG $0x40cd8362; WORD $0xf023; BYTE $0xee // vshuff64x2 $0xee, %zmm24, %zmm22, %zmm22 # zmm22 = zmm22[4,5,6,7],zmm24[4,5,6,7]
-	LONG $0x487cb162; WORD $0xc658 // vaddps %zmm22, %zmm0, %zmm0
-	LONG $0x40d5a362; WORD $0xf71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm23, %zmm21, %zmm22
-	LONG $0x40d5a362; WORD $0xef23; BYTE $0xee // vshuff64x2 $0xee, %zmm23, %zmm21, %zmm21 # zmm21 = zmm21[4,5,6,7],zmm23[4,5,6,7]
-	LONG $0x404ca162; WORD $0xed58 // vaddps %zmm21, %zmm22, %zmm21
-	LONG $0x48fda362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm21, %zmm0, %zmm22 # zmm22 = zmm0[0,1,4,5],zmm21[0,1,4,5]
-	LONG $0x48fdb362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm21, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm21[2,3,6,7]
-	LONG $0x404cf162; WORD $0xc058 // vaddps %zmm0, %zmm22, %zmm0
-	LONG $0x48fde162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm21 # zmm21 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cb162; WORD $0xc558 // vaddps %zmm21, %zmm0, %zmm0
-	LONG $0x487ee162; WORD $0xe816 // vmovshdup %zmm0, %zmm21 # zmm21 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487ca162; WORD $0xed58 // vaddps %zmm21, %zmm0, %zmm21
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x217c // jl 0xa80 <k_gemm_nt+0x880>
-	LONG $0x400da262; WORD $0xed16 // vpermps %zmm21, %zmm30, %zmm21
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0674 // je 0xa70 <k_gemm_nt+0x870>
-	LONG $0x0054c162; WORD $0x2a58 // vaddps (%r10), %xmm21, %xmm21
-	LONG $0x087cc162; WORD $0x2a11 // vmovups %xmm21, (%r10)
-	WORD $0x78eb // jmp 0xaf0 <k_gemm_nt+0x8f0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3a74 // je 0xabf <k_gemm_nt+0x8bf>
-	LONG $0x0056d162; WORD $0x0258 // vaddss (%r10), %xmm21, %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0x5a7e // jle 0xaf0 <k_gemm_nt+0x8f0>
-	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
-	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4175 // jne 0xaf0 <k_gemm_nt+0x8f0>
-	LONG $0x487de362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm0
-	LONG $0x087ec162; WORD $0x6a58; BYTE $0x02 // vaddss 0x8(%r10), %xmm0, %xmm21
-	WORD $0x26eb // jmp 0xae5 <k_gemm_nt+0x8e5>
-	LONG $0x087ec162; WORD $0x2a11 // vmovss %xmm21, (%r10)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0x237e // jle 0xaee <k_gemm_nt+0x8ee>
-	LONG $0x287de362; WORD $0xe819; BYTE $0x01 // vextractf32x4 $0x1, %ymm21, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1075 // jne 0xaee <k_gemm_nt+0x8ee>
-	LONG $0x487da362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm21, %xmm21
-	LONG $0x087ec162; WORD $0x6a11; BYTE $0x02 // vmovss %xmm21, 0x8(%r10)
-	WORD $0x02eb // jmp 0xaf0 <k_gemm_nt+0x8f0>
-	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
-	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
-	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
-	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
-	LONG $0x40f5a362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm18, %zmm17, %zmm19
-	LONG $0x40f5a362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm18, %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],zmm18[4,5,6,7]
-	LONG $0x4064a162; WORD $0xc958 // vaddps %zmm17, %zmm19, %zmm17
-	LONG $0x48fda362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm17, %zmm0, %zmm18 # zmm18 = zmm0[0,1,4,5],zmm17[0,1,4,5]
-	LONG $0x48fdb362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm17, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm17[2,3,6,7]
-	LONG $0x406cf162; WORD $0xc058 // vaddps %zmm0, %zmm18, %zmm0
-	LONG $0x48fde162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm17 # zmm17 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cb162; WORD $0xc158 // vaddps %zmm17, %zmm0, %zmm0
-	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xb70 <k_gemm_nt+0x970>
-	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0674 // je 0xb60 <k_gemm_nt+0x960>
-	LONG $0x0074c162; WORD $0x0a58 // vaddps (%r10), %xmm17, %xmm17
-	LONG $0x087cc162; WORD $0x0a11 // vmovups %xmm17, (%r10)
-	WORD $0x78eb // jmp 0xbe0 <k_gemm_nt+0x9e0>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3974 // je 0xbae <k_gemm_nt+0x9ae>
-	LONG $0x0076d162; WORD $0x0258 // vaddss (%r10), %xmm17, %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5a7c // jl 0xbe0 <k_gemm_nt+0x9e0>
-	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4175 // jne 0xbe0 <k_gemm_nt+0x9e0>
-	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
-	WORD $0x26eb // jmp 0xbd4 <k_gemm_nt+0x9d4>
-	LONG $0x087ec162; WORD $0x0a11 // vmovss %xmm17, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x267c // jl 0xbe0 <k_gemm_nt+0x9e0>
-	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1375 // jne 0xbe0 <k_gemm_nt+0x9e0>
-	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
-	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
-	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
-	LONG $0x48955362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm14, %zmm13, %zmm15
-	LONG $0x48955362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm14, %zmm13, %zmm13 # zmm13 = zmm13[4,5,6,7],zmm14[4,5,6,7]
-	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
-	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
-	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
-	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xc60 <k_gemm_nt+0xa60>
-	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0574 // je 0xc4f <k_gemm_nt+0xa4f>
-	LONG $0x581041c4; BYTE $0x2a // vaddps (%r10), %xmm13, %xmm13
-	LONG $0x117841c4; BYTE $0x2a // vmovups %xmm13, (%r10)
-	WORD $0x7aeb // jmp 0xcd0 <k_gemm_nt+0xad0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3774 // je 0xc9c <k_gemm_nt+0xa9c>
-	LONG $0x5812c1c4; BYTE $0x02 // vaddss (%r10), %xmm13, %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5b7c // jl 0xcd0 <k_gemm_nt+0xad0>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4375 // jne 0xcd0 <k_gemm_nt+0xad0>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
-	WORD $0x24eb // jmp 0xcc0 <k_gemm_nt+0xac0>
-	LONG $0x117a41c4; BYTE $0x2a // vmovss %xmm13, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x297c // jl 0xcd0 <k_gemm_nt+0xad0>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1775 // jne 0xcd0 <k_gemm_nt+0xad0>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
-	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
-	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
-	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
-	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
-	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
-	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
-	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
-	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xd50 <k_gemm_nt+0xb50>
-	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0574 // je 0xd3f <k_gemm_nt+0xb3f>
-	LONG $0x583041c4; BYTE $0x0a // vaddps (%r10), %xmm9, %xmm9
-	LONG $0x117841c4; BYTE $0x0a // vmovups %xmm9, (%r10)
-	WORD $0x7aeb // jmp 0xdc0 <k_gemm_nt+0xbc0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3774 // je 0xd8c <k_gemm_nt+0xb8c>
-	LONG $0x5832c1c4; BYTE $0x02 // vaddss (%r10), %xmm9, %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5b7c // jl 0xdc0 <k_gemm_nt+0xbc0>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4375 // jne 0xdc0 <k_gemm_nt+0xbc0>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
-	WORD $0x24eb // jmp 0xdb0 <k_gemm_nt+0xbb0>
-	LONG $0x117a41c4; BYTE $0x0a // vmovss %xmm9, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x297c // jl 0xdc0 <k_gemm_nt+0xbc0>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1775 // jne 0xdc0 <k_gemm_nt+0xbc0>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x8a148d4d // leaq (%r10,%rcx,4), %r10
-	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
-	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
-	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
-	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
-	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
-	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
-	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x217e // jle 0xe40 <k_gemm_nt+0xc40>
-	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0574 // je 0xe2f <k_gemm_nt+0xc2f>
-	LONG $0x5850c1c4; BYTE $0x2a // vaddps (%r10), %xmm5, %xmm5
-	LONG $0x1178c1c4; BYTE $0x2a // vmovups %xmm5, (%r10)
-	WORD $0x7aeb // jmp 0xeb0 <k_gemm_nt+0xcb0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3774 // je 0xe7c <k_gemm_nt+0xc7c>
-	LONG $0x5852c1c4; BYTE $0x02 // vaddss (%r10), %xmm5, %xmm0
-	LONG $0x117ac1c4; BYTE $0x02 // vmovss %xmm0, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x5b7c // jl 0xeb0 <k_gemm_nt+0xcb0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x587ac1c4; WORD $0x0442 // vaddss 0x4(%r10), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x4375 // jne 0xeb0 <k_gemm_nt+0xcb0>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x587ac1c4; WORD $0x0842 // vaddss 0x8(%r10), %xmm0, %xmm0
-	WORD $0x24eb // jmp 0xea0 <k_gemm_nt+0xca0>
-	LONG $0x117ac1c4; BYTE $0x2a // vmovss %xmm5, (%r10)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x297c // jl 0xeb0 <k_gemm_nt+0xcb0>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x117ac1c4; WORD $0x0442 // vmovss %xmm0, 0x4(%r10)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x1775 // jne 0xeb0 <k_gemm_nt+0xcb0>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x117ac1c4; WORD $0x0842 // vmovss %xmm0, 0x8(%r10)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
-	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
-	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x257e // jle 0xf30 <k_gemm_nt+0xd30>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x0674 // je 0xf1c <k_gemm_nt+0xd1c>
-	LONG $0x5870c1c4; WORD $0x8a0c // vaddps (%r10,%rcx,4), %xmm1, %xmm1
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x1178c1c4; WORD $0x8a0c // vmovups %xmm1, (%r10,%rcx,4)
-	LONG $0xfff698e9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x5374 // je 0xf88 <k_gemm_nt+0xd88>
-	LONG $0x5872c1c4; WORD $0x8a04 // vaddss (%r10,%rcx,4), %xmm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8a04 // vmovss %xmm0, (%r10,%rcx,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xf6748c0f; WORD $0xffff // jl 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587ac1c4; WORD $0x8a44; BYTE $0x04 // vaddss 0x4(%r10,%rcx,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x04 // vmovss %xmm0, 0x4(%r10,%rcx,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf656850f; WORD $0xffff // jne 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x587ac1c4; WORD $0x8a44; BYTE $0x08 // vaddss 0x8(%r10,%rcx,4), %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x08 // vmovss %xmm0, 0x8(%r10,%rcx,4)
-	LONG $0xfff63ce9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x117ac1c4; WORD $0x8a0c // vmovss %xmm1, (%r10,%rcx,4)
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xf6278c0f; WORD $0xffff // jl 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x04 // vmovss %xmm0, 0x4(%r10,%rcx,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xf610850f; WORD $0xffff // jne 0x5c4 <k_gemm_nt+0x3c4>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x117ac1c4; WORD $0x8a44; BYTE $0x08 // vmovss %xmm0, 0x8(%r10,%rcx,4)
-	LONG $0xfff5fde9; BYTE $0xff // jmp 0x5c4 <k_gemm_nt+0x3c4>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x0246840f; WORD $0x0000 // je 0x122a <k_gemm_nt+0x102a>
-	LONG $0x02f88348 // cmpq $0x2, %rax
-	LONG $0xf2d2850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xcf4d0f4c // cmovgeq %rdi, %r9
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x03ca8349 // orq $0x3, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0f9f840f; WORD $0x0000 // je 0x1fe6 <k_gemm_nt+0x1de6>
-	LONG $0x487cf162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm7
-	QUAD $0x01104428487c7162 // vmovaps 0x40(%rax,%rdx), %zmm8
-	QUAD $0x02106c28487cf162 // vmovaps 0x80(%rax,%rdx), %zmm5
-	QUAD $0x03107428487cf162 // vmovaps 0xc0(%rax,%rdx), %zmm6
-	QUAD $0x04106428487cf162 // vmovaps 0x100(%rax,%rdx), %zmm4
-	QUAD $0x05105c28487cf162 // vmovaps 0x140(%rax,%rdx), %zmm3
-	QUAD $0x06105428487cf162 // vmovaps 0x180(%rax,%rdx), %zmm2
-	QUAD $0x07104c28487cf162 // vmovaps 0x1c0(%rax,%rdx), %zmm1
-	LONG $0x000f7ce9; BYTE $0x00 // jmp 0x2007 <k_gemm_nt+0x1e07>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
-	WORD $0x894d; BYTE $0xea // movq %r13, %r10
-	LONG $0x02ca8349 // orq $0x2, %r10
-	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	LONG $0xd74d0f4c // cmovgeq %rdi, %r10
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0x03cb8348 // orq $0x3, %rbx
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x01c3840f; WORD $0x0000 // je 0x12a7 <k_gemm_nt+0x10a7>
-	LONG $0x487c7162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm12
-	QUAD $0x01105c28487c7162 // vmovaps 0x40(%rax,%rdx), %zmm11
-	QUAD $0x02105428487c7162 // vmovaps 0x80(%rax,%rdx), %zmm10
-	QUAD $0x03104c28487c7162 // vmovaps 0xc0(%rax,%rdx), %zmm9
-	QUAD $0x04107c28487cf162 // vmovaps 0x100(%rax,%rdx), %zmm7
-	QUAD $0x05104428487c7162 // vmovaps 0x140(%rax,%rdx), %zmm8
-	QUAD $0x06106c28487cf162 // vmovaps 0x180(%rax,%rdx), %zmm5
-	QUAD $0x07107428487cf162 // vmovaps 0x1c0(%rax,%rdx), %zmm6
-	QUAD $0x08106428487cf162 // vmovaps 0x200(%rax,%rdx), %zmm4
-	QUAD $0x09105c28487cf162 // vmovaps 0x240(%rax,%rdx), %zmm3
-	QUAD $0x0a105428487cf162 // vmovaps 0x280(%rax,%rdx), %zmm2
-	QUAD $0x0b104c28487cf162 // vmovaps 0x2c0(%rax,%rdx), %zmm1
-	LONG $0x000194e9; BYTE $0x00 // jmp 0x12dc <k_gemm_nt+0x10dc>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
-	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
-	LONG $0x02cb8348 // orq $0x2, %rbx
-	WORD $0x3948; BYTE $0xcb // cmpq %rcx, %rbx
-	LONG $0xdf4d0f48 // cmovgeq %rdi, %rbx
-	WORD $0x894d; BYTE $0xee // movq %r13, %r14
-	LONG $0x03ce8349 // orq $0x3, %r14
-	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	LONG $0xf74d0f4c // cmovgeq %rdi, %r14
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	LONG $0x0456840f; WORD $0x0000 // je 0x15fc <k_gemm_nt+0x13fc>
-	LONG $0x487c7162; WORD $0x3c28; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm15
-	QUAD $0x01104428487ce162 // vmovaps 0x40(%rax,%rdx), %zmm16
-	QUAD $0x02106c28487c7162 // vmovaps 0x80(%rax,%rdx), %zmm13
-	QUAD $0x03107428487c7162 // vmovaps 0xc0(%rax,%rdx), %zmm14
-	QUAD $0x04105c28487c7162 // vmovaps 0x100(%rax,%rdx), %zmm11
-	QUAD $0x05106428487c7162 // vmovaps 0x140(%rax,%rdx), %zmm12
-	QUAD $0x06104c28487c7162 // vmovaps 0x180(%rax,%rdx), %zmm9
-	QUAD $0x07105428487c7162 // vmovaps 0x1c0(%rax,%rdx), %zmm10
-	QUAD $0x08104428487c7162 // vmovaps 0x200(%rax,%rdx), %zmm8
-	QUAD $0x09107c28487cf162 // vmovaps 0x240(%rax,%rdx), %zmm7
-	QUAD $0x0a107428487cf162 // vmovaps 0x280(%rax,%rdx), %zmm6
-	QUAD $0x0b106c28487cf162 // vmovaps 0x2c0(%rax,%rdx), %zmm5
-	QUAD $0x0c105c28487cf162 // vmovaps 0x300(%rax,%rdx), %zmm3
-	QUAD $0x0d106428487cf162 // vmovaps 0x340(%rax,%rdx), %zmm4
-	QUAD $0x0e104c28487cf162 // vmovaps 0x380(%rax,%rdx), %zmm1
-	QUAD $0x0f105428487cf162 // vmovaps 0x3c0(%rax,%rdx), %zmm2
-	LONG $0x00041ce9; BYTE $0x00 // jmp 0x1646 <k_gemm_nt+0x1446>
-	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
-	LONG $0xc5af0f49 // imulq %r13, %rax
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	LONG $0x08e2c148 // shlq $0x8, %rdx
-	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
-	LONG $0x01ce8348 // orq $0x1, %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
-	LONG $0xf74d0f48 // cmovgeq %rdi, %rsi
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x02c98349 // orq $0x2, %r9
-	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0xcf4d0f4c // cmovgeq %rdi, %r9
-	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
-	LONG $0x03cb8349 // orq $0x3, %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xdf4d0f4c // cmovgeq %rdi, %r11
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	LONG $0x24440349; BYTE $0x18 // addq 0x18(%r12), %rax
-	LONG $0x244c8b49; BYTE $0x50 // movq 0x50(%r12), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x075e840f; WORD $0x0000 // je 0x19e1 <k_gemm_nt+0x17e1>
-	LONG $0x487cf162; WORD $0x2428; BYTE $0x10 // vmovaps (%rax,%rdx), %zmm4
-	QUAD $0x01105c28487cf162 // vmovaps 0x40(%rax,%rdx), %zmm3
-	QUAD $0x02105428487cf162 // vmovaps 0x80(%rax,%rdx), %zmm2
-	QUAD $0x03104c28487cf162 // vmovaps 0xc0(%rax,%rdx), %zmm1
-	LONG $0x00074ae9; BYTE $0x00 // jmp 0x19f1 <k_gemm_nt+0x17f1>
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
-	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
-	LONG $0x247c8b4d; BYTE $0x28 // movq 0x28(%r12), %r15
-	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	LONG $0x027d8d49 // leaq 0x2(%r13), %rdi
-	LONG $0xffaf0f49 // imulq %r15, %rdi
-	QUAD $0x00000000bd3c8d48 // leaq (,%rdi,4), %rdi
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	LONG $0x24748b4d; BYTE $0x30 // movq 0x30(%r12), %r14
-	LONG $0xf6af0f49 // imulq %r14, %rsi
-	LONG $0xb30c8d4d // leaq (%r11,%rsi,4), %r9
-	LONG $0xd6af0f4d // imulq %r14, %r10
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0xdeaf0f49 // imulq %r14, %rbx
-	LONG $0x9b1c8d49 // leaq (%r11,%rbx,4), %rbx
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
-	WORD $0x087e // jle 0x134c <k_gemm_nt+0x114c>
-	WORD $0x8948; BYTE $0xcd // movq %rcx, %rbp
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x13fe <k_gemm_nt+0x11fe>
-	LONG $0x01658d4d // leaq 0x1(%r13), %r12
-	LONG $0xe7af0f4d // imulq %r15, %r12
-	QUAD $0x00000000a52c8d4e // leaq (,%r12,4), %r13
-	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x64af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r12
-	WORD $0x014d; BYTE $0xdc // addq %r11, %r12
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm0
-	LONG $0x487c5162; WORD $0x2c10; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm13
-	LONG $0x487c5162; WORD $0x3410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm14
-	LONG $0x487c7162; WORD $0x3c10; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm15
-	LONG $0x487cc162; WORD $0x0410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm16
-	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
-	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
-	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
-	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
-	QUAD $0x008d4410487cc162 // vmovups (%r13,%rcx,4), %zmm16
-	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
-	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
-	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
-	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
-	LONG $0x487ce162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm16
-	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
-	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
-	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
-	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
-	LONG $0x10698d48 // leaq 0x10(%rcx), %rbp
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
-	LONG $0xff728e0f; WORD $0xffff // jle 0x1370 <k_gemm_nt+0x1170>
-	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0x00c78e0f; WORD $0x0000 // jle 0x14ce <k_gemm_nt+0x12ce>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xf9af0f4c // imulq %rcx, %r15
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0xb93c8d4e // leaq (%rcx,%r15,4), %r15
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0xf5af0f4d // imulq %r13, %r14
-	LONG $0xb31c8d4f // leaq (%r11,%r14,4), %r11
-	WORD $0xf189 // movl %esi, %ecx
-	WORD $0xe929 // subl %ebp, %ecx
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
-	WORD $0xf741; BYTE $0xd6 // notl %r14d
-	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	LONG $0xc97cd162; WORD $0x0410; BYTE $0xab // vmovups (%r11,%rbp,4), %zmm0 {%k1} {z}
-	LONG $0xc97c5162; WORD $0x2c10; BYTE $0xa9 // vmovups (%r9,%rbp,4), %zmm13 {%k1} {z}
-	LONG $0xc97c5162; WORD $0x3410; BYTE $0xaa // vmovups (%r10,%rbp,4), %zmm14 {%k1} {z}
-	LONG $0xc97c7162; WORD $0x3c10; BYTE $0xab // vmovups (%rbx,%rbp,4), %zmm15 {%k1} {z}
-	LONG $0xc97cc162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%rbp,4), %zmm16 {%k1} {z}
-	LONG $0x407d7262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm0) + zmm12
-	LONG $0x407d5262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm11 # zmm11 = (zmm16 * zmm13) + zmm11
-	LONG $0x407d5262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm14) + zmm10
-	LONG $0x48053262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm15, %zmm9 # zmm9 = (zmm15 * zmm16) + zmm9
-	LONG $0xc97cc162; WORD $0x0410; BYTE $0xaf // vmovups (%r15,%rbp,4), %zmm16 {%k1} {z}
-	LONG $0x407df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm16, %zmm7 # zmm7 = (zmm16 * zmm0) + zmm7
-	LONG $0x407d5262; WORD $0xc5b8 // vfmadd231ps %zmm13, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm13) + zmm8
-	LONG $0x407dd262; WORD $0xeeb8 // vfmadd231ps %zmm14, %zmm16, %zmm5 # zmm5 = (zmm16 * zmm14) + zmm5
-	LONG $0x4805b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm15, %zmm6 # zmm6 = (zmm15 * zmm16) + zmm6
-	LONG $0xc97ce162; WORD $0x0410; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm16 {%k1} {z}
-	LONG $0x407df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm0) + zmm4
-	LONG $0x407dd262; WORD $0xddb8 // vfmadd231ps %zmm13, %zmm16, %zmm3 # zmm3 = (zmm16 * zmm13) + zmm3
-	LONG $0x407dd262; WORD $0xd6b8 // vfmadd231ps %zmm14, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm14) + zmm2
-	LONG $0x407dd262; WORD $0xcfb8 // vfmadd231ps %zmm15, %zmm16, %zmm1 # zmm1 = (zmm16 * zmm15) + zmm1
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0xed8d8c0f; WORD $0xffff // jl 0x259 <k_gemm_nt+0x59>
-	WORD $0x1aeb // jmp 0x14e8 <k_gemm_nt+0x12e8>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0xed718c0f; WORD $0xffff // jl 0x259 <k_gemm_nt+0x59>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0x247c8b49; BYTE $0x60 // movq 0x60(%r12), %rdi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x240c0349 // addq (%r12), %rcx
-	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
-	LONG $0x489dd362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm12, %zmm0
-	LONG $0x489d5362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm11, %zmm12, %zmm11 # zmm11 = zmm12[4,5,6,7],zmm11[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
-	LONG $0x48ad5362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm10, %zmm11
-	LONG $0x48ad5362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm9, %zmm10, %zmm9 # zmm9 = zmm10[4,5,6,7],zmm9[4,5,6,7]
-	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
-	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
-	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
-	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0x0d888c0f; WORD $0x0000 // jl 0x22f5 <k_gemm_nt+0x20f5>
-	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0474 // je 0x157c <k_gemm_nt+0x137c>
-	LONG $0x095830c5 // vaddps (%rcx), %xmm9, %xmm9
-	LONG $0x091178c5 // vmovups %xmm9, (%rcx)
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
-	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
-	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
-	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
-	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
-	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
-	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0d5e8e0f; WORD $0x0000 // jle 0x2340 <k_gemm_nt+0x2140>
-	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0574 // je 0x15f2 <k_gemm_nt+0x13f2>
-	LONG $0x2c58d0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm5, %xmm5
-	LONG $0x2c11f8c5; BYTE $0x81 // vmovups %xmm5, (%rcx,%rax,4)
-	LONG $0x000f6ae9; BYTE $0x00 // jmp 0x2566 <k_gemm_nt+0x2366>
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x246c8b49; BYTE $0x08 // movq 0x8(%r12), %rbp
-	LONG $0x246c8b4d; BYTE $0x10 // movq 0x10(%r12), %r13
-	LONG $0x24548b49; BYTE $0x28 // movq 0x28(%r12), %rdx
-	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	QUAD $0x00000000bd0c8d4c // leaq (,%rdi,4), %r9
-	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
-	LONG $0x027a8d49 // leaq 0x2(%r10), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x00000000bd048d4c // leaq (,%rdi,4), %r8
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	LONG $0x037a8d49 // leaq 0x3(%r10), %rdi
-	LONG $0xfaaf0f48 // imulq %rdx, %rdi
-	QUAD $0x00000000bd3c8d48 // leaq (,%rdi,4), %rdi
-	WORD $0x0148; BYTE $0xef // addq %rbp, %rdi
-	LONG $0x24548b4d; BYTE $0x30 // movq 0x30(%r12), %r10
-	LONG $0xf2af0f49 // imulq %r10, %rsi
-	QUAD $0x00000000b51c8d4c // leaq (,%rsi,4), %r11
-	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
-	LONG $0xdaaf0f49 // imulq %r10, %rbx
-	QUAD $0x000000009d1c8d48 // leaq (,%rbx,4), %rbx
-	WORD $0x014c; BYTE $0xeb // addq %r13, %rbx
-	LONG $0xf2af0f4d // imulq %r10, %r14
-	QUAD $0x00000000b53c8d4e // leaq (,%r14,4), %r15
-	WORD $0x014d; BYTE $0xef // addq %r13, %r15
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
-	LONG $0x246c8948; BYTE $0x48 // movq %rbp, 0x48(%rsp)
-	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
-	WORD $0x087e // jle 0x16e4 <k_gemm_nt+0x14e4>
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0x0000c9e9; BYTE $0x00 // jmp 0x17ad <k_gemm_nt+0x15ad>
-	LONG $0x24348b4c // movq (%rsp), %r14
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	LONG $0xf2af0f4c // imulq %rdx, %r14
-	LONG $0xb56c8d4a; BYTE $0x00 // leaq (%rbp,%r14,4), %rbp
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x64af0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r12
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x487cd162; WORD $0x0410; BYTE $0x8c // vmovups (%r12,%rcx,4), %zmm0
-	LONG $0x487cc162; WORD $0x0c10; BYTE $0x8b // vmovups (%r11,%rcx,4), %zmm17
-	LONG $0x487ce162; WORD $0x1410; BYTE $0x8b // vmovups (%rbx,%rcx,4), %zmm18
-	LONG $0x487cc162; WORD $0x1c10; BYTE $0x8f // vmovups (%r15,%rcx,4), %zmm19
-	LONG $0x487cc162; WORD $0x2410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm20
-	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
-	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
-	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
-	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
-	QUAD $0x008d6410487ce162 // vmovups (%rbp,%rcx,4), %zmm20
-	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
-	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
-	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
-	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
-	LONG $0x487cc162; WORD $0x2410; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm20
-	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
-	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
-	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
-	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
-	LONG $0x487ce162; WORD $0x2410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm20
-	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
-	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
-	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
-	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
-	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0xff538e0f; WORD $0xffff // jle 0x1700 <k_gemm_nt+0x1500>
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	LONG $0x01888e0f; WORD $0x0000 // jle 0x193e <k_gemm_nt+0x173e>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
-	LONG $0xd1af0f48 // imulq %rcx, %rdx
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x91248d4c // leaq (%rcx,%rdx,4), %r12
-	WORD $0xf189 // movl %esi, %ecx
-	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0xd5af0f4d // imulq %r13, %r10
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x910c8d4a // leaq (%rcx,%r10,4), %rcx
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%r14,4), %zmm0 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x0c10; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm17 {%k1} {z}
-	LONG $0xc97ca162; WORD $0x1410; BYTE $0xb3 // vmovups (%rbx,%r14,4), %zmm18 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x1c10; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm19 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm20 {%k1} {z}
-	LONG $0x405d7262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm20, %zmm15 # zmm15 = (zmm20 * zmm0) + zmm15
-	LONG $0x405da262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm20, %zmm16 # zmm16 = (zmm20 * zmm17) + zmm16
-	LONG $0x405d3262; WORD $0xeab8 // vfmadd231ps %zmm18, %zmm20, %zmm13 # zmm13 = (zmm20 * zmm18) + zmm13
-	LONG $0x40653262; WORD $0xf4b8 // vfmadd231ps %zmm20, %zmm19, %zmm14 # zmm14 = (zmm19 * zmm20) + zmm14
-	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm20 {%k1} {z}
-	LONG $0x405d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm11 # zmm11 = (zmm20 * zmm0) + zmm11
-	LONG $0x405d3262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm17) + zmm12
-	LONG $0x405d3262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm9 # zmm9 = (zmm20 * zmm18) + zmm9
-	LONG $0x40653262; WORD $0xd4b8 // vfmadd231ps %zmm20, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm20) + zmm10
-	LONG $0xc97c8162; WORD $0x2410; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm20 {%k1} {z}
-	LONG $0x405d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm0) + zmm8
-	LONG $0x405db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm20, %zmm7 # zmm7 = (zmm20 * zmm17) + zmm7
-	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
-	LONG $0x4065b262; WORD $0xecb8 // vfmadd231ps %zmm20, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm20) + zmm5
-	LONG $0xc97ca162; WORD $0x2410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm20 {%k1} {z}
-	LONG $0x405df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm20, %zmm3 # zmm3 = (zmm20 * zmm0) + zmm3
-	LONG $0x405db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm17) + zmm4
-	LONG $0x405db262; WORD $0xcab8 // vfmadd231ps %zmm18, %zmm20, %zmm1 # zmm1 = (zmm20 * zmm18) + zmm1
-	LONG $0x405db262; WORD $0xd3b8 // vfmadd231ps %zmm19, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm19) + zmm2
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0x00b78c0f; WORD $0x0000 // jl 0x1958 <k_gemm_nt+0x1758>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x240c0349 // addq (%r12), %rcx
-	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
-	LONG $0x4885b362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm16, %zmm15, %zmm0
-	LONG $0x48853362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm16, %zmm15, %zmm15 # zmm15 = zmm15[4,5,6,7],zmm16[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
-	LONG $0x48955362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm14, %zmm13, %zmm15
-	LONG $0x48955362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm14, %zmm13, %zmm13 # zmm13 = zmm13[4,5,6,7],zmm14[4,5,6,7]
-	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
-	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
-	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
-	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x0a658c0f; WORD $0x0000 // jl 0x238b <k_gemm_nt+0x218b>
-	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x1935 <k_gemm_nt+0x1735>
-	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
-	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
-	LONG $0x000e3ce9; BYTE $0x00 // jmp 0x277a <k_gemm_nt+0x257a>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0xff498d0f; WORD $0xffff // jge 0x18a1 <k_gemm_nt+0x16a1>
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x3c29; BYTE $0x08 // vmovaps %zmm15, (%rax,%rcx)
-	QUAD $0x01084429487ce162 // vmovaps %zmm16, 0x40(%rax,%rcx)
-	QUAD $0x02086c29487c7162 // vmovaps %zmm13, 0x80(%rax,%rcx)
-	QUAD $0x03087429487c7162 // vmovaps %zmm14, 0xc0(%rax,%rcx)
-	QUAD $0x04085c29487c7162 // vmovaps %zmm11, 0x100(%rax,%rcx)
-	QUAD $0x05086429487c7162 // vmovaps %zmm12, 0x140(%rax,%rcx)
-	QUAD $0x06084c29487c7162 // vmovaps %zmm9, 0x180(%rax,%rcx)
-	QUAD $0x07085429487c7162 // vmovaps %zmm10, 0x1c0(%rax,%rcx)
-	QUAD $0x08084429487c7162 // vmovaps %zmm8, 0x200(%rax,%rcx)
-	QUAD $0x09087c29487cf162 // vmovaps %zmm7, 0x240(%rax,%rcx)
-	QUAD $0x0a087429487cf162 // vmovaps %zmm6, 0x280(%rax,%rcx)
-	QUAD $0x0b086c29487cf162 // vmovaps %zmm5, 0x2c0(%rax,%rcx)
-	QUAD $0x0c085c29487cf162 // vmovaps %zmm3, 0x300(%rax,%rcx)
-	QUAD $0x0d086429487cf162 // vmovaps %zmm4, 0x340(%rax,%rcx)
-	QUAD $0x0e084c29487cf162 // vmovaps %zmm1, 0x380(%rax,%rcx)
-	QUAD $0x0f085429487cf162 // vmovaps %zmm2, 0x3c0(%rax,%rcx)
-	LONG $0xffe8dfe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x247c8b49; BYTE $0x28 // movq 0x28(%r12), %rdi
-	LONG $0xfaaf0f49 // imulq %r10, %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x247c0349; BYTE $0x08 // addq 0x8(%r12), %rdi
-	LONG $0x24548b4d; BYTE $0x10 // movq 0x10(%r12), %r10
-	LONG $0x245c8b49; BYTE $0x30 // movq 0x30(%r12), %rbx
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0xb2048d4d // leaq (%r10,%rsi,4), %r8
-	LONG $0xcbaf0f4c // imulq %rbx, %r9
-	LONG $0x8a0c8d4f // leaq (%r10,%r9,4), %r9
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	LONG $0x9a1c8d4f // leaq (%r10,%r11,4), %r11
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
-	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0x057e // jle 0x1a38 <k_gemm_nt+0x1838>
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	WORD $0x4beb // jmp 0x1a83 <k_gemm_nt+0x1883>
-	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
-	LONG $0x7caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r15
-	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cf162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm0
-	LONG $0x487dd262; WORD $0x24b8; BYTE $0x8f // vfmadd231ps (%r15,%rcx,4), %zmm0, %zmm4 # zmm4 = (zmm0 * mem) + zmm4
-	LONG $0x487dd262; WORD $0x1cb8; BYTE $0x88 // vfmadd231ps (%r8,%rcx,4), %zmm0, %zmm3 # zmm3 = (zmm0 * mem) + zmm3
-	LONG $0x487dd262; WORD $0x14b8; BYTE $0x89 // vfmadd231ps (%r9,%rcx,4), %zmm0, %zmm2 # zmm2 = (zmm0 * mem) + zmm2
-	LONG $0x487dd262; WORD $0x0cb8; BYTE $0x8b // vfmadd231ps (%r11,%rcx,4), %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
-	LONG $0x10718d4c // leaq 0x10(%rcx), %r14
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	WORD $0xcd7e // jle 0x1a50 <k_gemm_nt+0x1850>
-	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
-	WORD $0x5a7e // jle 0x1ae2 <k_gemm_nt+0x18e2>
-	LONG $0xddaf0f49 // imulq %r13, %rbx
-	WORD $0xf189 // movl %esi, %ecx
-	WORD $0x2944; BYTE $0xf1 // subl %r14d, %ecx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	LONG $0x9a0c8d49 // leaq (%r10,%rbx,4), %rcx
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0xb1 // vmovups (%rcx,%r14,4), %zmm0 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x2c10; BYTE $0xb0 // vmovups (%r8,%r14,4), %zmm5 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x3410; BYTE $0xb1 // vmovups (%r9,%r14,4), %zmm6 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x3c10; BYTE $0xb3 // vmovups (%r11,%r14,4), %zmm7 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x0410; BYTE $0xb7 // vmovups (%rdi,%r14,4), %zmm8 {%k1} {z}
-	LONG $0x483df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm8, %zmm4 # zmm4 = (zmm8 * zmm0) + zmm4
-	LONG $0x483df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm5) + zmm3
-	LONG $0x483df262; WORD $0xd6b8 // vfmadd231ps %zmm6, %zmm8, %zmm2 # zmm2 = (zmm8 * zmm6) + zmm2
-	LONG $0x483df262; WORD $0xcfb8 // vfmadd231ps %zmm7, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm7) + zmm1
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	WORD $0x247d // jge 0x1b11 <k_gemm_nt+0x1911>
-	LONG $0x487cf162; WORD $0x2429; BYTE $0x10 // vmovaps %zmm4, (%rax,%rdx)
-	QUAD $0x01105c29487cf162 // vmovaps %zmm3, 0x40(%rax,%rdx)
-	QUAD $0x02105429487cf162 // vmovaps %zmm2, 0x80(%rax,%rdx)
-	QUAD $0x03104c29487cf162 // vmovaps %zmm1, 0xc0(%rax,%rdx)
-	LONG $0xffe7afe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x7caf0f49; WORD $0x2024 // imulq 0x20(%r12), %rdi
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x243c0349 // addq (%r12), %rdi
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	WORD $0x294c; BYTE $0xe8 // subq %r13, %rax
-	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
-	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
-	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x244c8b49; BYTE $0x60 // movq 0x60(%r12), %rcx
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x08468c0f; WORD $0x0000 // jl 0x23d1 <k_gemm_nt+0x21d1>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0674 // je 0x1b9c <k_gemm_nt+0x199c>
-	LONG $0x5870a1c4; WORD $0xaf0c // vaddps (%rdi,%r13,4), %xmm1, %xmm1
-	LONG $0x1178a1c4; WORD $0xaf0c // vmovups %xmm1, (%rdi,%r13,4)
-	LONG $0xffe719e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
-	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x007ca162; WORD $0xc057 // vxorps %xmm16, %xmm16, %xmm16
-	LONG $0x0064a162; WORD $0xdb57 // vxorps %xmm19, %xmm19, %xmm19
-	LONG $0x005ca162; WORD $0xe457 // vxorps %xmm20, %xmm20, %xmm20
-	LONG $0x0074a162; WORD $0xc957 // vxorps %xmm17, %xmm17, %xmm17
-	LONG $0x006ca162; WORD $0xd257 // vxorps %xmm18, %xmm18, %xmm18
-	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x3caf0f48; BYTE $0x24 // imulq (%rsp), %rdi
-	LONG $0x24448b4d; BYTE $0x08 // movq 0x8(%r12), %r8
-	LONG $0x244c8b4d; BYTE $0x10 // movq 0x10(%r12), %r9
-	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
-	LONG $0xb83c8d49 // leaq (%r8,%rdi,4), %rdi
-	LONG $0x245c8b49; BYTE $0x30 // movq 0x30(%r12), %rbx
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0xb1048d4d // leaq (%r9,%rsi,4), %r8
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x91148d4f // leaq (%r9,%r10,4), %r10
-	LONG $0xdbaf0f4c // imulq %rbx, %r11
-	LONG $0x991c8d4f // leaq (%r9,%r11,4), %r11
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0x087e // jle 0x1c5c <k_gemm_nt+0x1a5c>
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x0000ebe9; BYTE $0x00 // jmp 0x1d47 <k_gemm_nt+0x1b47>
-	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
-	LONG $0x6caf0f4c; WORD $0x3024 // imulq 0x30(%rsp), %r13
-	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
-	QUAD $0x00000000b52c8d4a // leaq (,%r14,4), %rbp
-	QUAD $0x008d4410487cd162 // vmovups (%r13,%rcx,4), %zmm0
-	LONG $0x487cc162; WORD $0x2c10; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm21
-	LONG $0x487cc162; WORD $0x3410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm22
-	LONG $0x487cc162; WORD $0x3c10; BYTE $0x8b // vmovups (%r11,%rcx,4), %zmm23
-	LONG $0x8f248d4c // leaq (%rdi,%rcx,4), %r12
-	LONG $0x487c6162; WORD $0x0410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm24
-	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
-	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
-	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
-	LONG $0x40458262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm18 # zmm18 = (zmm23 * zmm24) + zmm18
-	LONG $0x2c3c8d4d // leaq (%r12,%rbp), %r15
-	LONG $0x487c0162; WORD $0x0410; BYTE $0xb4 // vmovups (%r12,%r14,4), %zmm24
-	LONG $0x403de262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm16 # zmm16 = (zmm24 * zmm0) + zmm16
-	LONG $0x403d3262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm15 # zmm15 = (zmm24 * zmm21) + zmm15
-	LONG $0x403d3262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm14 # zmm14 = (zmm24 * zmm22) + zmm14
-	LONG $0x40451262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm24) + zmm13
-	WORD $0x0149; BYTE $0xef // addq %rbp, %r15
-	LONG $0x487c0162; WORD $0x0410; BYTE $0xf4 // vmovups (%r12,%r14,8), %zmm24
-	LONG $0x403d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm11 # zmm11 = (zmm24 * zmm0) + zmm11
-	LONG $0x403d3262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm12 # zmm12 = (zmm24 * zmm21) + zmm12
-	LONG $0x403d3262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm9 # zmm9 = (zmm24 * zmm22) + zmm9
-	LONG $0x40451262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm24) + zmm10
-	LONG $0x487c0162; WORD $0x0410; BYTE $0xb7 // vmovups (%r15,%r14,4), %zmm24
-	LONG $0x403d7262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm24, %zmm8 # zmm8 = (zmm24 * zmm0) + zmm8
-	LONG $0x403db262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm24, %zmm7 # zmm7 = (zmm24 * zmm21) + zmm7
-	LONG $0x403db262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm24, %zmm6 # zmm6 = (zmm24 * zmm22) + zmm6
-	LONG $0x40459262; WORD $0xe8b8 // vfmadd231ps %zmm24, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm24) + zmm5
-	LONG $0x487c0162; WORD $0x0410; BYTE $0xf7 // vmovups (%r15,%r14,8), %zmm24
-	LONG $0x403df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm3 # zmm3 = (zmm24 * zmm0) + zmm3
-	LONG $0x403db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm4 # zmm4 = (zmm24 * zmm21) + zmm4
-	LONG $0x403db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm1 # zmm1 = (zmm24 * zmm22) + zmm1
-	LONG $0x403db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm24, %zmm2 # zmm2 = (zmm24 * zmm23) + zmm2
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0xff298e0f; WORD $0xffff // jle 0x1c70 <k_gemm_nt+0x1a70>
-	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	LONG $0x01328e0f; WORD $0x0000 // jle 0x1e82 <k_gemm_nt+0x1c82>
-	LONG $0x243c8b4c // movq (%rsp), %r15
-	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x892c8d49 // leaq (%r9,%rcx,4), %rbp
-	LONG $0x024f8d49 // leaq 0x2(%r15), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x034f8d49 // leaq 0x3(%r15), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x044f8d49 // leaq 0x4(%r15), %rcx
-	LONG $0xceaf0f49 // imulq %r14, %rcx
-	LONG $0x89348d4d // leaq (%r9,%rcx,4), %r14
-	LONG $0x5caf0f48; WORD $0x1824 // imulq 0x18(%rsp), %rbx
-	WORD $0xf189 // movl %esi, %ecx
-	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	QUAD $0x000000009d0c8d48 // leaq (,%rbx,4), %rcx
-	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
-	WORD $0xf741; BYTE $0xd7 // notl %r15d
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm0 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x2c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm21 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x3410; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm22 {%k1} {z}
-	LONG $0xc97c8162; WORD $0x3c10; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm23 {%k1} {z}
-	LONG $0xc97c2162; WORD $0x0410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm24 {%k1} {z}
-	QUAD $0x00a54c10c97c2162 // vmovups (%rbp,%r12,4), %zmm25 {%k1} {z}
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0xc97c2162; WORD $0x1410; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm26 {%k1} {z}
-	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0xc97c2162; WORD $0x1c10; BYTE $0xa1 // vmovups (%rcx,%r12,4), %zmm27 {%k1} {z}
-	LONG $0xc97c0162; WORD $0x2410; BYTE $0xa6 // vmovups (%r14,%r12,4), %zmm28 {%k1} {z}
-	LONG $0x403de262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm24, %zmm19 # zmm19 = (zmm24 * zmm0) + zmm19
-	LONG $0x403da262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm24, %zmm20 # zmm20 = (zmm24 * zmm21) + zmm20
-	LONG $0x403da262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm24, %zmm17 # zmm17 = (zmm24 * zmm22) + zmm17
-	LONG $0x40458262; WORD $0xd0b8 // vfmadd231ps %zmm24, %zmm23, %zmm18 # zmm18 = (zmm23 * zmm24) + zmm18
-	LONG $0x4035e262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm25, %zmm16 # zmm16 = (zmm25 * zmm0) + zmm16
-	LONG $0x40353262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm25, %zmm15 # zmm15 = (zmm25 * zmm21) + zmm15
-	LONG $0x40353262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm25, %zmm14 # zmm14 = (zmm25 * zmm22) + zmm14
-	LONG $0x40451262; WORD $0xe9b8 // vfmadd231ps %zmm25, %zmm23, %zmm13 # zmm13 = (zmm23 * zmm25) + zmm13
-	LONG $0x402d7262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm26, %zmm11 # zmm11 = (zmm26 * zmm0) + zmm11
-	LONG $0x402d3262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm26, %zmm12 # zmm12 = (zmm26 * zmm21) + zmm12
-	LONG $0x402d3262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm26, %zmm9 # zmm9 = (zmm26 * zmm22) + zmm9
-	LONG $0x40451262; WORD $0xd2b8 // vfmadd231ps %zmm26, %zmm23, %zmm10 # zmm10 = (zmm23 * zmm26) + zmm10
-	LONG $0x40257262; WORD $0xc0b8 // vfmadd231ps %zmm0, %zmm27, %zmm8 # zmm8 = (zmm27 * zmm0) + zmm8
-	LONG $0x4025b262; WORD $0xfdb8 // vfmadd231ps %zmm21, %zmm27, %zmm7 # zmm7 = (zmm27 * zmm21) + zmm7
-	LONG $0x4025b262; WORD $0xf6b8 // vfmadd231ps %zmm22, %zmm27, %zmm6 # zmm6 = (zmm27 * zmm22) + zmm6
-	LONG $0x40459262; WORD $0xebb8 // vfmadd231ps %zmm27, %zmm23, %zmm5 # zmm5 = (zmm23 * zmm27) + zmm5
-	LONG $0x401df262; WORD $0xd8b8 // vfmadd231ps %zmm0, %zmm28, %zmm3 # zmm3 = (zmm28 * zmm0) + zmm3
-	LONG $0x401db262; WORD $0xe5b8 // vfmadd231ps %zmm21, %zmm28, %zmm4 # zmm4 = (zmm28 * zmm21) + zmm4
-	LONG $0x401db262; WORD $0xceb8 // vfmadd231ps %zmm22, %zmm28, %zmm1 # zmm1 = (zmm28 * zmm22) + zmm1
-	LONG $0x401db262; WORD $0xd7b8 // vfmadd231ps %zmm23, %zmm28, %zmm2 # zmm2 = (zmm28 * zmm23) + zmm2
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0x00a98d0f; WORD $0x0000 // jge 0x1f40 <k_gemm_nt+0x1d40>
-	LONG $0x487ce162; WORD $0x1c29; BYTE $0x10 // vmovaps %zmm19, (%rax,%rdx)
-	QUAD $0x01106429487ce162 // vmovaps %zmm20, 0x40(%rax,%rdx)
-	QUAD $0x02104c29487ce162 // vmovaps %zmm17, 0x80(%rax,%rdx)
-	QUAD $0x03105429487ce162 // vmovaps %zmm18, 0xc0(%rax,%rdx)
-	QUAD $0x04104429487ce162 // vmovaps %zmm16, 0x100(%rax,%rdx)
-	QUAD $0x05107c29487c7162 // vmovaps %zmm15, 0x140(%rax,%rdx)
-	QUAD $0x06107429487c7162 // vmovaps %zmm14, 0x180(%rax,%rdx)
-	QUAD $0x07106c29487c7162 // vmovaps %zmm13, 0x1c0(%rax,%rdx)
-	QUAD $0x08105c29487c7162 // vmovaps %zmm11, 0x200(%rax,%rdx)
-	QUAD $0x09106429487c7162 // vmovaps %zmm12, 0x240(%rax,%rdx)
-	QUAD $0x0a104c29487c7162 // vmovaps %zmm9, 0x280(%rax,%rdx)
-	QUAD $0x0b105429487c7162 // vmovaps %zmm10, 0x2c0(%rax,%rdx)
-	QUAD $0x0c104429487c7162 // vmovaps %zmm8, 0x300(%rax,%rdx)
-	QUAD $0x0d107c29487cf162 // vmovaps %zmm7, 0x340(%rax,%rdx)
-	QUAD $0x0e107429487cf162 // vmovaps %zmm6, 0x380(%rax,%rdx)
-	QUAD $0x0f106c29487cf162 // vmovaps %zmm5, 0x3c0(%rax,%rdx)
-	QUAD $0x10105c29487cf162 // vmovaps %zmm3, 0x400(%rax,%rdx)
-	QUAD $0x11106429487cf162 // vmovaps %zmm4, 0x440(%rax,%rdx)
-	QUAD $0x12104c29487cf162 // vmovaps %zmm1, 0x480(%rax,%rdx)
-	QUAD $0x13105429487cf162 // vmovaps %zmm2, 0x4c0(%rax,%rdx)
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0xffe380e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0x24548b49; BYTE $0x60 // movq 0x60(%r12), %rdx
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x240c0349 // addq (%r12), %rcx
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0xa9348d4a // leaq (%rcx,%r13,4), %rsi
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	WORD $0x294c; BYTE $0xe9 // subq %r13, %rcx
-	LONG $0x40e5b362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm20, %zmm19, %zmm0
-	LONG $0x40e5a362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm20, %zmm19, %zmm19 # zmm19 = zmm19[4,5,6,7],zmm20[4,5,6,7]
-	LONG $0x487cb162; WORD $0xc358 // vaddps %zmm19, %zmm0, %zmm0
-	LONG $0x40f5a362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm18, %zmm17, %zmm19
-	LONG $0x40f5a362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm18, %zmm17, %zmm17 # zmm17 = zmm17[4,5,6,7],zmm18[4,5,6,7]
-	LONG $0x4064a162; WORD $0xc958 // vaddps %zmm17, %zmm19, %zmm17
-	LONG $0x48fda362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm17, %zmm0, %zmm18 # zmm18 = zmm0[0,1,4,5],zmm17[0,1,4,5]
-	LONG $0x48fdb362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm17, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm17[2,3,6,7]
-	LONG $0x406cf162; WORD $0xc058 // vaddps %zmm0, %zmm18, %zmm0
-	LONG $0x48fde162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm17 # zmm17 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cb162; WORD $0xc158 // vaddps %zmm17, %zmm0, %zmm0
-	LONG $0x487ee162; WORD $0xc816 // vmovshdup %zmm0, %zmm17 # zmm17 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487ca162; WORD $0xc958 // vaddps %zmm17, %zmm0, %zmm17
-	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0x04578c0f; WORD $0x0000 // jl 0x2421 <k_gemm_nt+0x2221>
-	LONG $0x400da262; WORD $0xc916 // vpermps %zmm17, %zmm30, %zmm17
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1fdb <k_gemm_nt+0x1ddb>
-	LONG $0x0074e162; WORD $0x0e58 // vaddps (%rsi), %xmm17, %xmm17
-	LONG $0x087ce162; WORD $0x0e11 // vmovups %xmm17, (%rsi)
-	LONG $0x000a33e9; BYTE $0x00 // jmp 0x2a19 <k_gemm_nt+0x2819>
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0x245c8b49; BYTE $0x08 // movq 0x8(%r12), %rbx
-	LONG $0x245c8b4d; BYTE $0x10 // movq 0x10(%r12), %r11
-	LONG $0x24748b4d; BYTE $0x28 // movq 0x28(%r12), %r14
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x242c8b4c // movq (%rsp), %r13
-	LONG $0xfdaf0f49 // imulq %r13, %rdi
-	LONG $0xbb3c8d48 // leaq (%rbx,%rdi,4), %rdi
-	LONG $0x247c8b4d; BYTE $0x30 // movq 0x30(%r12), %r15
-	LONG $0xf7af0f49 // imulq %r15, %rsi
-	LONG $0xb3048d4d // leaq (%r11,%rsi,4), %r8
-	LONG $0xcfaf0f4d // imulq %r15, %r9
-	LONG $0x8b0c8d4f // leaq (%r11,%r9,4), %r9
-	LONG $0xd7af0f4d // imulq %r15, %r10
-	LONG $0x93148d4f // leaq (%r11,%r10,4), %r10
-	LONG $0x24748b49; BYTE $0x58 // movq 0x58(%r12), %rsi
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	WORD $0x3949; BYTE $0xf4 // cmpq %rsi, %r12
-	WORD $0x087e // jle 0x2058 <k_gemm_nt+0x1e58>
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x20dc <k_gemm_nt+0x1edc>
-	LONG $0x01658d4d // leaq 0x1(%r13), %r12
-	LONG $0xe6af0f4d // imulq %r14, %r12
-	LONG $0xa32c8d4e // leaq (%rbx,%r12,4), %r13
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	LONG $0x6caf0f48; WORD $0x3024 // imulq 0x30(%rsp), %rbp
-	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
-	QUAD $0x008d4410487cf162 // vmovups (%rbp,%rcx,4), %zmm0
-	LONG $0x487c5162; WORD $0x0c10; BYTE $0x88 // vmovups (%r8,%rcx,4), %zmm9
-	LONG $0x487c5162; WORD $0x1410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm10
-	LONG $0x487c5162; WORD $0x1c10; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm11
-	LONG $0x487c7162; WORD $0x2410; BYTE $0x8f // vmovups (%rdi,%rcx,4), %zmm12
-	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
-	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
-	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
-	QUAD $0x008d6410487c5162 // vmovups (%r13,%rcx,4), %zmm12
-	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
-	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
-	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
-	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
-	LONG $0x10618d4c // leaq 0x10(%rcx), %r12
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x947e // jle 0x2070 <k_gemm_nt+0x1e70>
-	WORD $0x394c; BYTE $0xe6 // cmpq %r12, %rsi
-	LONG $0x01b28e0f; WORD $0x0000 // jle 0x2297 <k_gemm_nt+0x2097>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x01c98348 // orq $0x1, %rcx
-	LONG $0xf1af0f4c // imulq %rcx, %r14
-	LONG $0xb31c8d4a // leaq (%rbx,%r14,4), %rbx
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0xfdaf0f4d // imulq %r13, %r15
-	LONG $0xbb1c8d4f // leaq (%r11,%r15,4), %r11
-	WORD $0xf189 // movl %esi, %ecx
-	WORD $0x2944; BYTE $0xe1 // subl %r12d, %ecx
-	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
-	WORD $0xe5d3 // shll %cl, %ebp
-	WORD $0xd5f7 // notl %ebp
-	LONG $0xcd92fbc5 // kmovd %ebp, %k1
-	LONG $0xc97c9162; WORD $0x0410; BYTE $0xa3 // vmovups (%r11,%r12,4), %zmm0 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x0c10; BYTE $0xa0 // vmovups (%r8,%r12,4), %zmm9 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x1410; BYTE $0xa1 // vmovups (%r9,%r12,4), %zmm10 {%k1} {z}
-	LONG $0xc97c1162; WORD $0x1c10; BYTE $0xa2 // vmovups (%r10,%r12,4), %zmm11 {%k1} {z}
-	LONG $0xc97c3162; WORD $0x2410; BYTE $0xa7 // vmovups (%rdi,%r12,4), %zmm12 {%k1} {z}
-	LONG $0x481df262; WORD $0xf8b8 // vfmadd231ps %zmm0, %zmm12, %zmm7 # zmm7 = (zmm12 * zmm0) + zmm7
-	LONG $0x481d5262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm12, %zmm8 # zmm8 = (zmm12 * zmm9) + zmm8
-	LONG $0x481dd262; WORD $0xeab8 // vfmadd231ps %zmm10, %zmm12, %zmm5 # zmm5 = (zmm12 * zmm10) + zmm5
-	LONG $0x4825d262; WORD $0xf4b8 // vfmadd231ps %zmm12, %zmm11, %zmm6 # zmm6 = (zmm11 * zmm12) + zmm6
-	LONG $0xc97c3162; WORD $0x2410; BYTE $0xa3 // vmovups (%rbx,%r12,4), %zmm12 {%k1} {z}
-	LONG $0x481df262; WORD $0xe0b8 // vfmadd231ps %zmm0, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm0) + zmm4
-	LONG $0x481dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm12, %zmm3 # zmm3 = (zmm12 * zmm9) + zmm3
-	LONG $0x481dd262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm10) + zmm2
-	LONG $0x481dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm12, %zmm1 # zmm1 = (zmm12 * zmm11) + zmm1
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0x012e8c0f; WORD $0x0000 // jl 0x22b1 <k_gemm_nt+0x20b1>
-	LONG $0x24448b49; BYTE $0x20 // movq 0x20(%r12), %rax
-	LONG $0x24748b49; BYTE $0x60 // movq 0x60(%r12), %rsi
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8af0f48 // imulq %rax, %rcx
-	LONG $0x02e1c148 // shlq $0x2, %rcx
-	LONG $0x240c0349 // addq (%r12), %rcx
-	LONG $0xa90c8d4a // leaq (%rcx,%r13,4), %rcx
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x294c; BYTE $0xea // subq %r13, %rdx
-	LONG $0x48c5d362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm0
-	LONG $0x48c5d362; WORD $0xf823; BYTE $0xee // vshuff64x2 $0xee, %zmm8, %zmm7, %zmm7 # zmm7 = zmm7[4,5,6,7],zmm8[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	LONG $0x48d5f362; WORD $0xfe1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm7
-	LONG $0x48d5f362; WORD $0xee23; BYTE $0xee // vshuff64x2 $0xee, %zmm6, %zmm5, %zmm5 # zmm5 = zmm5[4,5,6,7],zmm6[4,5,6,7]
-	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
-	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
-	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
-	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	LONG $0x02648c0f; WORD $0x0000 // jl 0x246c <k_gemm_nt+0x226c>
-	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0474 // je 0x2217 <k_gemm_nt+0x2017>
-	LONG $0x2958d0c5 // vaddps (%rcx), %xmm5, %xmm5
-	LONG $0x2911f8c5 // vmovups %xmm5, (%rcx)
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
-	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
-	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x023a8e0f; WORD $0x0000 // jle 0x24b7 <k_gemm_nt+0x22b7>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0574 // je 0x228d <k_gemm_nt+0x208d>
-	LONG $0x0c58f0c5; BYTE $0x81 // vaddps (%rcx,%rax,4), %xmm1, %xmm1
-	LONG $0x0c11f8c5; BYTE $0x81 // vmovups %xmm1, (%rcx,%rax,4)
-	LONG $0xffe029e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
-	LONG $0x24743b49; BYTE $0x48 // cmpq 0x48(%r12), %rsi
-	LONG $0xfed28d0f; WORD $0xffff // jge 0x2183 <k_gemm_nt+0x1f83>
-	LONG $0x487cf162; WORD $0x3c29; BYTE $0x10 // vmovaps %zmm7, (%rax,%rdx)
-	QUAD $0x01104429487c7162 // vmovaps %zmm8, 0x40(%rax,%rdx)
-	QUAD $0x02106c29487cf162 // vmovaps %zmm5, 0x80(%rax,%rdx)
-	QUAD $0x03107429487cf162 // vmovaps %zmm6, 0xc0(%rax,%rdx)
-	QUAD $0x04106429487cf162 // vmovaps %zmm4, 0x100(%rax,%rdx)
-	QUAD $0x05105c29487cf162 // vmovaps %zmm3, 0x140(%rax,%rdx)
-	QUAD $0x06105429487cf162 // vmovaps %zmm2, 0x180(%rax,%rdx)
-	QUAD $0x07104c29487cf162 // vmovaps %zmm1, 0x1c0(%rax,%rdx)
-	LONG $0xffdfcbe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x020a840f; WORD $0x0000 // je 0x2508 <k_gemm_nt+0x2308>
-	LONG $0x0158b2c5 // vaddss (%rcx), %xmm9, %xmm0
-	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
-	LONG $0x000001be; BYTE $0x00 // movl $0x1, %esi
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xf26e8e0f; WORD $0xffff // jle 0x1583 <k_gemm_nt+0x1383>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xf254850f; WORD $0xffff // jne 0x1583 <k_gemm_nt+0x1383>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x49587ac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm9
-	LONG $0x0001f2e9; BYTE $0x00 // jmp 0x2532 <k_gemm_nt+0x2332>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x01f3840f; WORD $0x0000 // je 0x253c <k_gemm_nt+0x233c>
-	LONG $0x0458d2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm5, %xmm0
-	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x02098c0f; WORD $0x0000 // jl 0x2566 <k_gemm_nt+0x2366>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x01ed850f; WORD $0x0000 // jne 0x2566 <k_gemm_nt+0x2366>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x0001d5e9; BYTE $0x00 // jmp 0x2560 <k_gemm_nt+0x2360>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02cb840f; WORD $0x0000 // je 0x265f <k_gemm_nt+0x245f>
-	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x03d48e0f; WORD $0x0000 // jle 0x277a <k_gemm_nt+0x257a>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x03ba850f; WORD $0x0000 // jne 0x277a <k_gemm_nt+0x257a>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x6e587ac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm13
-	LONG $0x0002b8e9; BYTE $0x00 // jmp 0x2689 <k_gemm_nt+0x2489>
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02b9840f; WORD $0x0000 // je 0x2693 <k_gemm_nt+0x2493>
-	LONG $0x5872a1c4; WORD $0xaf04 // vaddss (%rdi,%r13,4), %xmm1, %xmm0
-	LONG $0x117aa1c4; WORD $0xaf04 // vmovss %xmm0, (%rdi,%r13,4)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xded08e0f; WORD $0xffff // jle 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x587aa1c4; WORD $0xaf44; BYTE $0x04 // vaddss 0x4(%rdi,%r13,4), %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xaf44; BYTE $0x04 // vmovss %xmm0, 0x4(%rdi,%r13,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xdeb2850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x587aa1c4; WORD $0xaf4c; BYTE $0x08 // vaddss 0x8(%rdi,%r13,4), %xmm0, %xmm1
-	LONG $0x0002a0e9; BYTE $0x00 // jmp 0x26c1 <k_gemm_nt+0x24c1>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x02a3840f; WORD $0x0000 // je 0x26cd <k_gemm_nt+0x24cd>
-	LONG $0x0076f162; WORD $0x0658 // vaddss (%rsi), %xmm17, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x05db8e0f; WORD $0x0000 // jle 0x2a19 <k_gemm_nt+0x2819>
-	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x05c0850f; WORD $0x0000 // jne 0x2a19 <k_gemm_nt+0x2819>
-	LONG $0x487de362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm0
-	LONG $0x087ee162; WORD $0x4e58; BYTE $0x02 // vaddss 0x8(%rsi), %xmm0, %xmm17
-	LONG $0x00028ee9; BYTE $0x00 // jmp 0x26fa <k_gemm_nt+0x24fa>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0291840f; WORD $0x0000 // je 0x2706 <k_gemm_nt+0x2506>
-	LONG $0x0158d2c5 // vaddss (%rcx), %xmm5, %xmm0
-	LONG $0x0111fac5 // vmovss %xmm0, (%rcx)
-	LONG $0x000001bf; BYTE $0x00 // movl $0x1, %edi
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xfd928e0f; WORD $0xffff // jle 0x221e <k_gemm_nt+0x201e>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4158fac5; BYTE $0x04 // vaddss 0x4(%rcx), %xmm0, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xfd78850f; WORD $0xffff // jne 0x221e <k_gemm_nt+0x201e>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x6958fac5; BYTE $0x08 // vaddss 0x8(%rcx), %xmm0, %xmm5
-	LONG $0x000279e9; BYTE $0x00 // jmp 0x2730 <k_gemm_nt+0x2530>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x027a840f; WORD $0x0000 // je 0x273a <k_gemm_nt+0x253a>
-	LONG $0x0458f2c5; BYTE $0x81 // vaddss (%rcx,%rax,4), %xmm1, %xmm0
-	LONG $0x0411fac5; BYTE $0x81 // vmovss %xmm0, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xddec8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4458fac5; WORD $0x0481 // vaddss 0x4(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xddd0850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4458fac5; WORD $0x0881 // vaddss 0x8(%rcx,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xffddb8e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x09117ac5 // vmovss %xmm9, (%rcx)
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x025b8e0f; WORD $0x0000 // jle 0x2771 <k_gemm_nt+0x2571>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0246850f; WORD $0x0000 // jne 0x2771 <k_gemm_nt+0x2571>
-	LONG $0x487d5362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm9
-	LONG $0x49117ac5; BYTE $0x08 // vmovss %xmm9, 0x8(%rcx)
-	LONG $0xfff044e9; BYTE $0xff // jmp 0x1580 <k_gemm_nt+0x1380>
-	LONG $0x2c11fac5; BYTE $0x81 // vmovss %xmm5, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x1f7c // jl 0x2566 <k_gemm_nt+0x2366>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	WORD $0x0d75 // jne 0x2566 <k_gemm_nt+0x2366>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0x48ddf362; WORD $0xc31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm4, %zmm0
-	LONG $0x48ddf362; WORD $0xdb23; BYTE $0xee // vshuff64x2 $0xee, %zmm3, %zmm4, %zmm3 # zmm3 = zmm4[4,5,6,7],zmm3[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48edf362; WORD $0xd91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm3
-	LONG $0x48edf362; WORD $0xc923; BYTE $0xee // vshuff64x2 $0xee, %zmm1, %zmm2, %zmm1 # zmm1 = zmm2[4,5,6,7],zmm1[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	WORD $0x1a7e // jle 0x25db <k_gemm_nt+0x23db>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0574 // je 0x25d1 <k_gemm_nt+0x23d1>
-	LONG $0x0c58f0c5; BYTE $0xc1 // vaddps (%rcx,%rax,8), %xmm1, %xmm1
-	LONG $0x0c11f8c5; BYTE $0xc1 // vmovups %xmm1, (%rcx,%rax,8)
-	LONG $0xffdce5e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4874 // je 0x2628 <k_gemm_nt+0x2428>
-	LONG $0x0458f2c5; BYTE $0xc1 // vaddss (%rcx,%rax,8), %xmm1, %xmm0
-	LONG $0x0411fac5; BYTE $0xc1 // vmovss %xmm0, (%rcx,%rax,8)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdccc8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4458fac5; WORD $0x04c1 // vaddss 0x4(%rcx,%rax,8), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdcb0850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4458fac5; WORD $0x08c1 // vaddss 0x8(%rcx,%rax,8), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
-	LONG $0xffdc98e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x0c11fac5; BYTE $0xc1 // vmovss %xmm1, (%rcx,%rax,8)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdc898c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4411fac5; WORD $0x04c1 // vmovss %xmm0, 0x4(%rcx,%rax,8)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdc73850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4411fac5; WORD $0x08c1 // vmovss %xmm0, 0x8(%rcx,%rax,8)
-	LONG $0xffdc61e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x010b8e0f; WORD $0x0000 // jle 0x2778 <k_gemm_nt+0x2578>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x00f6850f; WORD $0x0000 // jne 0x2778 <k_gemm_nt+0x2578>
-	LONG $0x487d5362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm13
-	LONG $0x6e117ac5; BYTE $0x08 // vmovss %xmm13, 0x8(%rsi)
-	LONG $0x0000e7e9; BYTE $0x00 // jmp 0x277a <k_gemm_nt+0x257a>
-	LONG $0x117aa1c4; WORD $0xaf0c // vmovss %xmm1, (%rdi,%r13,4)
-	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xdc1d8e0f; WORD $0xffff // jle 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x117aa1c4; WORD $0xaf44; BYTE $0x04 // vmovss %xmm0, 0x4(%rdi,%r13,4)
-	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xdc06850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm1
-	LONG $0x117aa1c4; WORD $0xaf4c; BYTE $0x08 // vmovss %xmm1, 0x8(%rdi,%r13,4)
-	LONG $0xffdbf3e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x087ee162; WORD $0x0e11 // vmovss %xmm17, (%rsi)
-	LONG $0x01f98348 // cmpq $0x1, %rcx
-	LONG $0x033a8e0f; WORD $0x0000 // jle 0x2a17 <k_gemm_nt+0x2817>
-	LONG $0x287de362; WORD $0xc819; BYTE $0x01 // vextractf32x4 $0x1, %ymm17, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0x0324850f; WORD $0x0000 // jne 0x2a17 <k_gemm_nt+0x2817>
-	LONG $0x487da362; WORD $0xc919; BYTE $0x02 // vextractf32x4 $0x2, %zmm17, %xmm17
-	LONG $0x087ee162; WORD $0x4e11; BYTE $0x02 // vmovss %xmm17, 0x8(%rsi)
-	LONG $0x000313e9; BYTE $0x00 // jmp 0x2a19 <k_gemm_nt+0x2819>
-	LONG $0x2911fac5 // vmovss %xmm5, (%rcx)
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x067a8e0f; WORD $0x0000 // jle 0x2d8e <k_gemm_nt+0x2b8e>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4111fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0x0665850f; WORD $0x0000 // jne 0x2d8e <k_gemm_nt+0x2b8e>
-	LONG $0x487df362; WORD $0xed19; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm5
-	LONG $0x6911fac5; BYTE $0x08 // vmovss %xmm5, 0x8(%rcx)
-	LONG $0xfffae1e9; BYTE $0xff // jmp 0x221b <k_gemm_nt+0x201b>
-	LONG $0x0c11fac5; BYTE $0x81 // vmovss %xmm1, (%rcx,%rax,4)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xdb778c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4411fac5; WORD $0x0481 // vmovss %xmm0, 0x4(%rcx,%rax,4)
-	LONG $0x03fa8348 // cmpq $0x3, %rdx
-	LONG $0xdb61850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4411fac5; WORD $0x0881 // vmovss %xmm0, 0x8(%rcx,%rax,4)
-	LONG $0xffdb4fe9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xffee0be9; BYTE $0xff // jmp 0x1583 <k_gemm_nt+0x1383>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
-	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
-	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
-	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
-	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
-	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
-	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
-	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
-	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x27ee <k_gemm_nt+0x25ee>
-	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x27e8 <k_gemm_nt+0x25e8>
-	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
-	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
-	WORD $0x5eeb // jmp 0x284c <k_gemm_nt+0x264c>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2825 <k_gemm_nt+0x2625>
-	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x284c <k_gemm_nt+0x264c>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x284c <k_gemm_nt+0x264c>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2847 <k_gemm_nt+0x2647>
-	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x284c <k_gemm_nt+0x264c>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x284c <k_gemm_nt+0x264c>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
-	LONG $0x48bdf362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm8, %zmm0
-	LONG $0x48bdf362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm7, %zmm8, %zmm7 # zmm7 = zmm8[4,5,6,7],zmm7[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	LONG $0x48cdf362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm5, %zmm6, %zmm7
-	LONG $0x48cdf362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[4,5,6,7],zmm5[4,5,6,7]
-	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
-	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
-	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
-	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x28c0 <k_gemm_nt+0x26c0>
-	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x28ba <k_gemm_nt+0x26ba>
-	LONG $0x2e58d0c5 // vaddps (%rsi), %xmm5, %xmm5
-	LONG $0x2e11f8c5 // vmovups %xmm5, (%rsi)
-	WORD $0x5eeb // jmp 0x291e <k_gemm_nt+0x271e>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x28f7 <k_gemm_nt+0x26f7>
-	LONG $0x0658d2c5 // vaddss (%rsi), %xmm5, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x291e <k_gemm_nt+0x271e>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x291e <k_gemm_nt+0x271e>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2919 <k_gemm_nt+0x2719>
-	LONG $0x2e11fac5 // vmovss %xmm5, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x291e <k_gemm_nt+0x271e>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x291e <k_gemm_nt+0x271e>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
-	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
-	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x1a7e // jle 0x2993 <k_gemm_nt+0x2793>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2989 <k_gemm_nt+0x2789>
-	LONG $0x0c58f0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm1, %xmm1
-	LONG $0x0c11f8c5; BYTE $0x86 // vmovups %xmm1, (%rsi,%rax,4)
-	LONG $0xffd92de9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x4874 // je 0x29e0 <k_gemm_nt+0x27e0>
-	LONG $0x0458f2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm1, %xmm0
-	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd9148c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd8f8850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
-	LONG $0xffd8e0e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x0c11fac5; BYTE $0x86 // vmovss %xmm1, (%rsi,%rax,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd8d18c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd8bb850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
-	LONG $0xffd8a9e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
-	LONG $0x40fdd362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm15, %zmm16, %zmm0
-	LONG $0x40fd5362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm15, %zmm16, %zmm15 # zmm15 = zmm16[4,5,6,7],zmm15[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc758 // vaddps %zmm15, %zmm0, %zmm0
-	LONG $0x488d5362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm13, %zmm14, %zmm15
-	LONG $0x488d5362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm13, %zmm14, %zmm13 # zmm13 = zmm14[4,5,6,7],zmm13[4,5,6,7]
-	LONG $0x48045162; WORD $0xed58 // vaddps %zmm13, %zmm15, %zmm13
-	LONG $0x48fd5362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm13, %zmm0, %zmm14 # zmm14 = zmm0[0,1,4,5],zmm13[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm13, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm13[2,3,6,7]
-	LONG $0x480cf162; WORD $0xc058 // vaddps %zmm0, %zmm14, %zmm0
-	LONG $0x48fd7162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm13 # zmm13 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc558 // vaddps %zmm13, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xe816 // vmovshdup %zmm0, %zmm13 # zmm13 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xed58 // vaddps %zmm13, %zmm0, %zmm13
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2a8d <k_gemm_nt+0x288d>
-	LONG $0x400d5262; WORD $0xed16 // vpermps %zmm13, %zmm30, %zmm13
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2a87 <k_gemm_nt+0x2887>
-	LONG $0x2e5810c5 // vaddps (%rsi), %xmm13, %xmm13
-	LONG $0x2e1178c5 // vmovups %xmm13, (%rsi)
-	WORD $0x5eeb // jmp 0x2aeb <k_gemm_nt+0x28eb>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2ac4 <k_gemm_nt+0x28c4>
-	LONG $0x065892c5 // vaddss (%rsi), %xmm13, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x2aeb <k_gemm_nt+0x28eb>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x2aeb <k_gemm_nt+0x28eb>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2ae6 <k_gemm_nt+0x28e6>
-	LONG $0x2e117ac5 // vmovss %xmm13, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x2aeb <k_gemm_nt+0x28eb>
-	LONG $0x197d63c4; WORD $0x01e8 // vextractf128 $0x1, %ymm13, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x2aeb <k_gemm_nt+0x28eb>
-	LONG $0x487d7362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm13, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x86348d48 // leaq (%rsi,%rax,4), %rsi
-	LONG $0x48a5d362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm12, %zmm11, %zmm0
-	LONG $0x48a55362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm12, %zmm11, %zmm11 # zmm11 = zmm11[4,5,6,7],zmm12[4,5,6,7]
-	LONG $0x487cd162; WORD $0xc358 // vaddps %zmm11, %zmm0, %zmm0
-	LONG $0x48b55362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm10, %zmm9, %zmm11
-	LONG $0x48b55362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm10, %zmm9, %zmm9 # zmm9 = zmm9[4,5,6,7],zmm10[4,5,6,7]
-	LONG $0x48245162; WORD $0xc958 // vaddps %zmm9, %zmm11, %zmm9
-	LONG $0x48fd5362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm9, %zmm0, %zmm10 # zmm10 = zmm0[0,1,4,5],zmm9[0,1,4,5]
-	LONG $0x48fdd362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm9, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm9[2,3,6,7]
-	LONG $0x482cf162; WORD $0xc058 // vaddps %zmm0, %zmm10, %zmm0
-	LONG $0x48fd7162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm9 # zmm9 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cd162; WORD $0xc158 // vaddps %zmm9, %zmm0, %zmm0
-	LONG $0x487e7162; WORD $0xc816 // vmovshdup %zmm0, %zmm9 # zmm9 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487c5162; WORD $0xc958 // vaddps %zmm9, %zmm0, %zmm9
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x157e // jle 0x2b5f <k_gemm_nt+0x295f>
-	LONG $0x400d5262; WORD $0xc916 // vpermps %zmm9, %zmm30, %zmm9
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2b59 <k_gemm_nt+0x2959>
-	LONG $0x0e5830c5 // vaddps (%rsi), %xmm9, %xmm9
-	LONG $0x0e1178c5 // vmovups %xmm9, (%rsi)
-	WORD $0x5eeb // jmp 0x2bbd <k_gemm_nt+0x29bd>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3274 // je 0x2b96 <k_gemm_nt+0x2996>
-	LONG $0x0658b2c5 // vaddss (%rsi), %xmm9, %xmm0
-	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x4b7c // jl 0x2bbd <k_gemm_nt+0x29bd>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4658fac5; BYTE $0x04 // vaddss 0x4(%rsi), %xmm0, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3575 // jne 0x2bbd <k_gemm_nt+0x29bd>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4658fac5; BYTE $0x08 // vaddss 0x8(%rsi), %xmm0, %xmm0
-	WORD $0x22eb // jmp 0x2bb8 <k_gemm_nt+0x29b8>
-	LONG $0x0e117ac5 // vmovss %xmm9, (%rsi)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1d7c // jl 0x2bbd <k_gemm_nt+0x29bd>
-	LONG $0x197d63c4; WORD $0x01c8 // vextractf128 $0x1, %ymm9, %xmm0
-	LONG $0x4611fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rsi)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0c75 // jne 0x2bbd <k_gemm_nt+0x29bd>
-	LONG $0x487d7362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm9, %xmm0
-	LONG $0x4611fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rsi)
-	LONG $0x48bdf362; WORD $0xc71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm8, %zmm0
-	LONG $0x48bdf362; WORD $0xff23; BYTE $0xee // vshuff64x2 $0xee, %zmm7, %zmm8, %zmm7 # zmm7 = zmm8[4,5,6,7],zmm7[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc758 // vaddps %zmm7, %zmm0, %zmm0
-	LONG $0x48cdf362; WORD $0xfd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm5, %zmm6, %zmm7
-	LONG $0x48cdf362; WORD $0xed23; BYTE $0xee // vshuff64x2 $0xee, %zmm5, %zmm6, %zmm5 # zmm5 = zmm6[4,5,6,7],zmm5[4,5,6,7]
-	LONG $0x4844f162; WORD $0xed58 // vaddps %zmm5, %zmm7, %zmm5
-	LONG $0x48fdf362; WORD $0xf523; BYTE $0x88 // vshuff64x2 $0x88, %zmm5, %zmm0, %zmm6 # zmm6 = zmm0[0,1,4,5],zmm5[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc523; BYTE $0xdd // vshuff64x2 $0xdd, %zmm5, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm5[2,3,6,7]
-	LONG $0x484cf162; WORD $0xc058 // vaddps %zmm0, %zmm6, %zmm0
-	LONG $0x48fdf162; WORD $0xe8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm5 # zmm5 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xe816 // vmovshdup %zmm0, %zmm5 # zmm5 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xed58 // vaddps %zmm5, %zmm0, %zmm5
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x177e // jle 0x2c2f <k_gemm_nt+0x2a2f>
-	LONG $0x400df262; WORD $0xed16 // vpermps %zmm5, %zmm30, %zmm5
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2c28 <k_gemm_nt+0x2a28>
-	LONG $0x2c58d0c5; BYTE $0x86 // vaddps (%rsi,%rax,4), %xmm5, %xmm5
-	LONG $0x2c11f8c5; BYTE $0x86 // vmovups %xmm5, (%rsi,%rax,4)
-	WORD $0x66eb // jmp 0x2c95 <k_gemm_nt+0x2a95>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3774 // je 0x2c6b <k_gemm_nt+0x2a6b>
-	LONG $0x0458d2c5; BYTE $0x86 // vaddss (%rsi,%rax,4), %xmm5, %xmm0
-	LONG $0x0411fac5; BYTE $0x86 // vmovss %xmm0, (%rsi,%rax,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x517c // jl 0x2c95 <k_gemm_nt+0x2a95>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4458fac5; WORD $0x0486 // vaddss 0x4(%rsi,%rax,4), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x3975 // jne 0x2c95 <k_gemm_nt+0x2a95>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4458fac5; WORD $0x0886 // vaddss 0x8(%rsi,%rax,4), %xmm0, %xmm0
-	WORD $0x24eb // jmp 0x2c8f <k_gemm_nt+0x2a8f>
-	LONG $0x2c11fac5; BYTE $0x86 // vmovss %xmm5, (%rsi,%rax,4)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1f7c // jl 0x2c95 <k_gemm_nt+0x2a95>
-	LONG $0x197de3c4; WORD $0x01e8 // vextractf128 $0x1, %ymm5, %xmm0
-	LONG $0x4411fac5; WORD $0x0486 // vmovss %xmm0, 0x4(%rsi,%rax,4)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x0d75 // jne 0x2c95 <k_gemm_nt+0x2a95>
-	LONG $0x487df362; WORD $0xe819; BYTE $0x02 // vextractf32x4 $0x2, %zmm5, %xmm0
-	LONG $0x4411fac5; WORD $0x0886 // vmovss %xmm0, 0x8(%rsi,%rax,4)
-	LONG $0x48e5f362; WORD $0xc41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm0
-	LONG $0x48e5f362; WORD $0xdc23; BYTE $0xee // vshuff64x2 $0xee, %zmm4, %zmm3, %zmm3 # zmm3 = zmm3[4,5,6,7],zmm4[4,5,6,7]
-	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
-	LONG $0x48f5f362; WORD $0xda1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm3
-	LONG $0x48f5f362; WORD $0xca23; BYTE $0xee // vshuff64x2 $0xee, %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[4,5,6,7],zmm2[4,5,6,7]
-	LONG $0x4864f162; WORD $0xc958 // vaddps %zmm1, %zmm3, %zmm1
-	LONG $0x48fdf362; WORD $0xd123; BYTE $0x88 // vshuff64x2 $0x88, %zmm1, %zmm0, %zmm2 # zmm2 = zmm0[0,1,4,5],zmm1[0,1,4,5]
-	LONG $0x48fdf362; WORD $0xc123; BYTE $0xdd // vshuff64x2 $0xdd, %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2,3,6,7],zmm1[2,3,6,7]
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x48fdf162; WORD $0xc8c6; BYTE $0x55 // vshufpd $0x55, %zmm0, %zmm0, %zmm1 # zmm1 = zmm0[1,0,3,2,5,4,7,6]
-	LONG $0x487cf162; WORD $0xc158 // vaddps %zmm1, %zmm0, %zmm0
-	LONG $0x487ef162; WORD $0xc816 // vmovshdup %zmm0, %zmm1 # zmm1 = zmm0[1,1,3,3,5,5,7,7,9,9,11,11,13,13,15,15]
-	LONG $0x487cf162; WORD $0xc958 // vaddps %zmm1, %zmm0, %zmm1
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	WORD $0x1a7e // jle 0x2d0a <k_gemm_nt+0x2b0a>
-	LONG $0x400df262; WORD $0xc916 // vpermps %zmm1, %zmm30, %zmm1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0574 // je 0x2d00 <k_gemm_nt+0x2b00>
-	LONG $0x0c58f0c5; BYTE $0xc6 // vaddps (%rsi,%rax,8), %xmm1, %xmm1
-	LONG $0x0c11f8c5; BYTE $0xc6 // vmovups %xmm1, (%rsi,%rax,8)
-	LONG $0xffd5b6e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x4874 // je 0x2d57 <k_gemm_nt+0x2b57>
-	LONG $0x0458f2c5; BYTE $0xc6 // vaddss (%rsi,%rax,8), %xmm1, %xmm0
-	LONG $0x0411fac5; BYTE $0xc6 // vmovss %xmm0, (%rsi,%rax,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd59d8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4458fac5; WORD $0x04c6 // vaddss 0x4(%rsi,%rax,8), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd581850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4458fac5; WORD $0x08c6 // vaddss 0x8(%rsi,%rax,8), %xmm0, %xmm0
-	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
-	LONG $0xffd569e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x0c11fac5; BYTE $0xc6 // vmovss %xmm1, (%rsi,%rax,8)
-	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xd55a8c0f; WORD $0xffff // jl 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x197de3c4; WORD $0x01c8 // vextractf128 $0x1, %ymm1, %xmm0
-	LONG $0x4411fac5; WORD $0x04c6 // vmovss %xmm0, 0x4(%rsi,%rax,8)
-	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xd544850f; WORD $0xffff // jne 0x2c0 <k_gemm_nt+0xc0>
-	LONG $0x487df362; WORD $0xc819; BYTE $0x02 // vextractf32x4 $0x2, %zmm1, %xmm0
-	LONG $0x4411fac5; WORD $0x08c6 // vmovss %xmm0, 0x8(%rsi,%rax,8)
-	LONG $0xffd532e9; BYTE $0xff // jmp 0x2c0 <k_gemm_nt+0xc0>
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0xfff489e9; BYTE $0xff // jmp 0x221e <k_gemm_nt+0x201e>
-	LONG $0xe8c48148; WORD $0x0000; BYTE $0x00 // addq $0xe8, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	WORD $0xf8c5; BYTE $0x77 // vzeroupper
-	BYTE $0xc3 // retq
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-
 	// gemm_outer
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0f658e0f; WORD $0x0000 // jle 0x3d22 <k_gemm_outer+0xf72>
+	LONG $0x10968e0f; WORD $0x0000 // jle 0x12a3 <k_gemm_outer+0x10a3>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x70ec8348 // subq $0x70, %rsp
-	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x23eb // jmp 0x2e0b <k_gemm_outer+0x5b>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x0f098d0f; WORD $0x0000 // jge 0x3d14 <k_gemm_outer+0xf64>
-	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
-	LONG $0x20f98348 // cmpq $0x20, %rcx
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x01708c0f; WORD $0x0000 // jl 0x2f90 <k_gemm_outer+0x1e0>
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02fd8d0f; WORD $0x0000 // jge 0x3130 <k_gemm_outer+0x380>
+	LONG $0x60ec8348 // subq $0x60, %rsp
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
+	WORD $0x21eb // jmp 0x24b <k_gemm_outer+0x4b>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0x104a8d0f; WORD $0x0000 // jge 0x1295 <k_gemm_outer+0x1095>
+	WORD $0x294c; BYTE $0xc1 // subq %r8, %rcx
+	LONG $0x20f98348 // cmpq $0x20, %rcx
+	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
+	LONG $0x01b38c0f; WORD $0x0000 // jl 0x410 <k_gemm_outer+0x210>
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x03608d0f; WORD $0x0000 // jge 0x5d0 <k_gemm_outer+0x3d0>
+	WORD $0xff31 // xorl %edi, %edi
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x02c98348 // orq $0x2, %rcx
-	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0x06088e0f; WORD $0x0000 // jle 0x3450 <k_gemm_outer+0x6a0>
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	WORD $0x9c7d // jge 0x2df0 <k_gemm_outer+0x40>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x08468b48 // movq 0x8(%rsi), %rax
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	QUAD $0x000000008d248d4c // leaq (,%rcx,4), %r12
-	WORD $0x8b4c; BYTE $0x0e // movq (%rsi), %r9
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x48568b4c // movq 0x48(%rsi), %r10
-	LONG $0x205e8b4c // movq 0x20(%rsi), %r11
-	LONG $0x1066034c // addq 0x10(%rsi), %r12
-	LONG $0x285e8b48 // movq 0x28(%rsi), %rbx
-	LONG $0x40768b4c // movq 0x40(%rsi), %r14
-	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0x071c8e0f; WORD $0x0000 // jle 0x9a0 <k_gemm_outer+0x7a0>
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	WORD $0x9d7d // jge 0x230 <k_gemm_outer+0x30>
+	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
+	LONG $0x08428b49 // movq 0x8(%r10), %rax
+	LONG $0x18528b49 // movq 0x18(%r10), %rdx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	QUAD $0x000000008d348d48 // leaq (,%rcx,4), %rsi
+	WORD $0x8b49; BYTE $0x3a // movq (%r10), %rdi
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x10720349 // addq 0x10(%r10), %rsi
+	LONG $0x20428b4d // movq 0x20(%r10), %r8
+	LONG $0x285a8b4d // movq 0x28(%r10), %r11
+	LONG $0x405a8b49 // movq 0x40(%r10), %rbx
+	LONG $0x48728b4d // movq 0x48(%r10), %r14
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
 	QUAD $0xfffffffffffeb948; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rcx # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2149; BYTE $0xcf // andq %rcx, %r15
-	QUAD $0x00000000dd0c8d48 // leaq (,%rbx,8), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	WORD $0x23eb // jmp 0x2ecd <k_gemm_outer+0x11d>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0x0411; BYTE $0x89 // vmovups %zmm0, (%r9,%rcx,4)
-	QUAD $0x01894c11487cd162 // vmovups %zmm1, 0x40(%r9,%rcx,4)
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0x07c3840f; WORD $0x0000 // je 0x3690 <k_gemm_outer+0x8e0>
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0xc8af0f49 // imulq %r8, %rcx
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x1774 // je 0x2ef0 <k_gemm_outer+0x140>
-	LONG $0x487cd162; WORD $0x0410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm0
-	QUAD $0x01894c10487cd162 // vmovups 0x40(%r9,%rcx,4), %zmm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x107f // jg 0x2efd <k_gemm_outer+0x14d>
-	WORD $0xc1eb // jmp 0x2eb0 <k_gemm_outer+0x100>
-	BYTE $0x90 // nop
+	QUAD $0x00000000dd248d4e // leaq (,%r11,8), %r12
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	WORD $0x37eb // jmp 0x31c <k_gemm_outer+0x11c>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x8f // vaddps (%rdi,%rcx,4), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%rcx,4)
+	QUAD $0x018f44584874f162 // vaddps 0x40(%rdi,%rcx,4), %zmm1, %zmm0
+	QUAD $0x018f4411487cf162 // vmovups %zmm0, 0x40(%rdi,%rcx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	LONG $0x00db840f; WORD $0x0000 // je 0x3f7 <k_gemm_outer+0x1f7>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x2f7e // jle 0x350 <k_gemm_outer+0x150>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
+	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x2a75 // jne 0x360 <k_gemm_outer+0x160>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x7475 // jne 0x3b6 <k_gemm_outer+0x1b6>
+	LONG $0x000083e9; BYTE $0x00 // jmp 0x3ca <k_gemm_outer+0x1ca>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0xb37e // jle 0x2eb0 <k_gemm_outer+0x100>
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0xf0af0f49 // imulq %r8, %rsi
-	LONG $0xb0348d48 // leaq (%rax,%rsi,4), %rsi
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
-	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
-	LONG $0x01fe8349 // cmpq $0x1, %r14
-	WORD $0x4b74 // je 0x2f62 <k_gemm_outer+0x1b2>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x894c; BYTE $0xef // movq %r13, %rdi
-	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
+	WORD $0x70eb // jmp 0x3ca <k_gemm_outer+0x1ca>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
+	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	LONG $0x487df262; WORD $0x1118 // vbroadcastss (%rcx), %zmm2
+	LONG $0x486df262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%rbp), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x486df262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x40(%rbp), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x487df262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%rcx), %zmm2
+	QUAD $0x001d44b8486db262 // vfmadd231ps (%rbp,%r11), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	QUAD $0x011d4cb8486db262 // vfmadd231ps 0x40(%rbp,%r11), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0x08c18348 // addq $0x8, %rcx
+	WORD $0x014c; BYTE $0xdd // addq %r11, %rbp
+	LONG $0xfec28349 // addq $-0x2, %r10
+	WORD $0xc275 // jne 0x370 <k_gemm_outer+0x170>
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	WORD $0x1474 // je 0x3ca <k_gemm_outer+0x1ca>
+	LONG $0x487df262; WORD $0x1118 // vbroadcastss (%rcx), %zmm2
 	LONG $0x486dd262; WORD $0x45b8; BYTE $0x00 // vfmadd231ps (%r13), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x486dd262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x40(%r13), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x487df262; WORD $0x5618; BYTE $0x01 // vbroadcastss 0x4(%rsi), %zmm2
-	QUAD $0x001d44b8486dd262 // vfmadd231ps (%r13,%rbx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	QUAD $0x011d4cb8486dd262 // vfmadd231ps 0x40(%r13,%rbx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0x08c68348 // addq $0x8, %rsi
-	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
-	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xc275 // jne 0x2f20 <k_gemm_outer+0x170>
-	LONG $0x243c0348 // addq (%rsp), %rdi
-	LONG $0x01c6f641 // testb $0x1, %r14b
-	LONG $0xff44840f; WORD $0xffff // je 0x2eb0 <k_gemm_outer+0x100>
-	LONG $0x487df262; WORD $0x1618 // vbroadcastss (%rsi), %zmm2
-	LONG $0x486df262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x486df262; WORD $0x4fb8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0xffff2ce9; BYTE $0xff // jmp 0x2eb0 <k_gemm_outer+0x100>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x30478b48 // movq 0x30(%rdi), %rax
-	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x0aa18e0f; WORD $0x0000 // jle 0x3a44 <k_gemm_outer+0xc94>
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x07038d0f; WORD $0x0000 // jge 0x36b0 <k_gemm_outer+0x900>
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	LONG $0x02ce8348 // orq $0x2, %rsi
-	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0x08ff8e0f; WORD $0x0000 // jle 0x38c0 <k_gemm_outer+0xb10>
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xfe1c8d0f; WORD $0xffff // jge 0x2df0 <k_gemm_outer+0x40>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x08468b48 // movq 0x8(%rsi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b4c; BYTE $0x06 // movq (%rsi), %r8
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x484e8b4c // movq 0x48(%rsi), %r9
-	LONG $0x207e8b48 // movq 0x20(%rsi), %rdi
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x10460348 // addq 0x10(%rsi), %rax
-	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
-	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
-	WORD $0x8941; BYTE $0xde // movl %ebx, %r14d
-	LONG $0x03e68341 // andl $0x3, %r14d
-	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
-	LONG $0xfe668d4c // leaq -0x2(%rsi), %r12
-	WORD $0x2149; BYTE $0xdc // andq %rbx, %r12
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x04e6c148 // shlq $0x4, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	WORD $0x18eb // jmp 0x3053 <k_gemm_outer+0x2a3>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487c9162; WORD $0x0411; BYTE $0xa8 // vmovups %zmm0, (%r8,%r13,4)
-	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0x09dd840f; WORD $0x0000 // je 0x3a30 <k_gemm_outer+0xc80>
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0xe9af0f4c // imulq %rcx, %r13
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1174 // je 0x3070 <k_gemm_outer+0x2c0>
-	LONG $0x487c9162; WORD $0x0410; BYTE $0xa8 // vmovups (%r8,%r13,4), %zmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0e7f // jg 0x3079 <k_gemm_outer+0x2c9>
-	WORD $0xd3eb // jmp 0x3040 <k_gemm_outer+0x290>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xc77e // jle 0x3040 <k_gemm_outer+0x290>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf1af0f48 // imulq %rcx, %rsi
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0xb72c8d48 // leaq (%rdi,%rsi,4), %rbp
-	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x5c72 // jb 0x30f5 <k_gemm_outer+0x345>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	LONG $0x487df262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%rbp), %zmm1
-	LONG $0x487df262; WORD $0x0f98 // vfmadd132ps (%rdi), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x487df262; WORD $0x4518; BYTE $0x01 // vbroadcastss 0x4(%rbp), %zmm0
-	LONG $0x4875b262; WORD $0x0498; BYTE $0x1f // vfmadd132ps (%rdi,%r11), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x487df262; WORD $0x4d18; BYTE $0x02 // vbroadcastss 0x8(%rbp), %zmm1
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	LONG $0x487dd262; WORD $0x0c98; BYTE $0x3b // vfmadd132ps (%r11,%rdi), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	LONG $0x487df262; WORD $0x4518; BYTE $0x03 // vbroadcastss 0xc(%rbp), %zmm0
-	LONG $0x4875d262; WORD $0x0498; BYTE $0x3b // vfmadd132ps (%r11,%rdi), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c58348 // addq $0x10, %rbp
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	LONG $0xfcc78349 // addq $-0x4, %r15
-	WORD $0xb075 // jne 0x30a0 <k_gemm_outer+0x2f0>
-	LONG $0x24740348; BYTE $0x10 // addq 0x10(%rsp), %rsi
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0xc9af0f49 // imulq %r9, %rcx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	LONG $0xff3d840f; WORD $0xffff // je 0x3040 <k_gemm_outer+0x290>
-	WORD $0xff31 // xorl %edi, %edi
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	QUAD $0x00bd4c18487df262 // vbroadcastss (%rbp,%rdi,4), %zmm1
-	LONG $0x4875f262; WORD $0x06b8 // vfmadd231ps (%rsi), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	WORD $0xe775 // jne 0x3110 <k_gemm_outer+0x360>
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x3040 <k_gemm_outer+0x290>
+	LONG $0xff16850f; WORD $0xffff // jne 0x2f0 <k_gemm_outer+0xf0>
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x8f // vmovups %zmm0, (%rdi,%rcx,4)
+	QUAD $0x018f4c11487cf162 // vmovups %zmm1, 0x40(%rdi,%rcx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	LONG $0xff25850f; WORD $0xffff // jne 0x31c <k_gemm_outer+0x11c>
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x000020b8; BYTE $0x00 // movl $0x20, %eax
+	LONG $0xfffe2fe9; BYTE $0xff // jmp 0x23a <k_gemm_outer+0x3a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x305f8b48 // movq 0x30(%rdi), %rbx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x245c8948; BYTE $0x18 // movq %rbx, 0x18(%rsp)
+	LONG $0x0be18e0f; WORD $0x0000 // jle 0x1004 <k_gemm_outer+0xe04>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x07e38d0f; WORD $0x0000 // jge 0xc10 <k_gemm_outer+0xa10>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	LONG $0x02ce8348 // orq $0x2, %rsi
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	LONG $0x0a308e0f; WORD $0x0000 // jle 0xe70 <k_gemm_outer+0xc70>
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0xfdda8d0f; WORD $0xffff // jge 0x230 <k_gemm_outer+0x30>
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x08438b48 // movq 0x8(%rbx), %rax
+	LONG $0x184b8b48 // movq 0x18(%rbx), %rcx
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	WORD $0x8b48; BYTE $0x33 // movq (%rbx), %rsi
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	LONG $0x207b8b48 // movq 0x20(%rbx), %rdi
+	LONG $0x1053034c // addq 0x10(%rbx), %r10
+	LONG $0x28438b4c // movq 0x28(%rbx), %r8
+	LONG $0x405b8b4c // movq 0x40(%rbx), %r11
+	LONG $0x485b8b48 // movq 0x48(%rbx), %rbx
+	WORD $0x8945; BYTE $0xde // movl %r11d, %r14d
+	LONG $0x03e68341 // andl $0x3, %r14d
+	QUAD $0xfffffffffffeba48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdx # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0xfec28348 // addq $-0x2, %rdx
+	WORD $0x214c; BYTE $0xda // andq %r11, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x02e0c149 // shlq $0x2, %r8
+	WORD $0x1beb // jmp 0x4d3 <k_gemm_outer+0x2d3>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x96 // vmovups %zmm0, (%rsi,%rdx,4)
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0x394d; BYTE $0xe1 // cmpq %r12, %r9
+	LONG $0x0b1d840f; WORD $0x0000 // je 0xff0 <k_gemm_outer+0xdf0>
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x287e // jle 0x500 <k_gemm_outer+0x300>
+	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	LONG $0x902c8d4c // leaq (%rax,%rdx,4), %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04fb8349 // cmpq $0x4, %r11
+	WORD $0x2373 // jae 0x510 <k_gemm_outer+0x310>
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0x0087850f; WORD $0x0000 // jne 0x580 <k_gemm_outer+0x380>
+	LONG $0x0000abe9; BYTE $0x00 // jmp 0x5a9 <k_gemm_outer+0x3a9>
 	WORD $0x9066 // nop
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5a9 <k_gemm_outer+0x3a9>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x487dd262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%r13), %zmm1
+	LONG $0x487df262; WORD $0x4d98; BYTE $0x00 // vfmadd132ps (%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487dd262; WORD $0x4518; BYTE $0x01 // vbroadcastss 0x4(%r13), %zmm0
+	QUAD $0x000544984875b262 // vfmadd132ps (%rbp,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x487dd262; WORD $0x4d18; BYTE $0x02 // vbroadcastss 0x8(%r13), %zmm1
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0x487dd262; WORD $0x0c98; BYTE $0x28 // vfmadd132ps (%r8,%rbp), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0x487dd262; WORD $0x4518; BYTE $0x03 // vbroadcastss 0xc(%r13), %zmm0
+	LONG $0x4875d262; WORD $0x0498; BYTE $0x28 // vfmadd132ps (%r8,%rbp), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c58349 // addq $0x10, %r13
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	WORD $0x014c; BYTE $0xc5 // addq %r8, %rbp
+	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0xae75 // jne 0x520 <k_gemm_outer+0x320>
+	LONG $0x24140348 // addq (%rsp), %rdx
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2974 // je 0x5a9 <k_gemm_outer+0x3a9>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x00bd4c18487d9262 // vbroadcastss (%r13,%r15,4), %zmm1
+	LONG $0x4875f262; WORD $0x02b8 // vfmadd231ps (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
+	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
+	WORD $0xe775 // jne 0x590 <k_gemm_outer+0x390>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd1af0f49 // imulq %r9, %rdx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff07840f; WORD $0xffff // je 0x4c0 <k_gemm_outer+0x2c0>
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x96 // vaddps (%rsi,%rdx,4), %zmm0, %zmm0
+	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4c0 <k_gemm_outer+0x2c0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	LONG $0x20778b4c // movq 0x20(%rdi), %r14
-	LONG $0x287f8b4c // movq 0x28(%rdi), %r15
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
 	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
 	LONG $0x40148d48 // leaq (%rax,%rax,2), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
 	WORD $0x894c; BYTE $0xd5 // movq %r10, %rbp
 	LONG $0x04e5c148 // shlq $0x4, %rbp
 	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	QUAD $0x00000000d5048d4a // leaq (,%r10,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0xd2148d4b // leaq (%r10,%r10,8), %rdx
-	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
-	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
-	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
-	LONG $0x05e7c148 // shlq $0x5, %rdi
-	LONG $0x247c8948; BYTE $0x30 // movq %rdi, 0x30(%rsp)
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
+	LONG $0xd2348d4b // leaq (%r10,%r10,8), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0x05e2c148 // shlq $0x5, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
 	LONG $0x40c18348 // addq $0x40, %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x02e7c149 // shlq $0x2, %r15
-	QUAD $0x00000000b51c8d4e // leaq (,%r14,4), %r11
+	LONG $0x02e6c149 // shlq $0x2, %r14
+	QUAD $0x000000009d248d4c // leaq (,%rbx,4), %r12
 	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x000099e9; BYTE $0x00 // jmp 0x3263 <k_gemm_outer+0x4b3>
+	LONG $0x000113e9; BYTE $0x00 // jmp 0x77d <k_gemm_outer+0x57d>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
-	LONG $0x487cd162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%r9)
-	LONG $0x487c9162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%r9,%r10,4)
-	QUAD $0x01915c11487c9162 // vmovups %zmm3, 0x40(%r9,%r10,4)
-	LONG $0x487c9162; WORD $0x2411; BYTE $0xd1 // vmovups %zmm4, (%r9,%r10,8)
-	QUAD $0x01d16c11487c9162 // vmovups %zmm5, 0x40(%r9,%r10,8)
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x09 // vmovups %zmm6, (%r9,%rcx)
-	QUAD $0x01097c11487cd162 // vmovups %zmm7, 0x40(%r9,%rcx)
-	LONG $0x487c5162; WORD $0x0411; BYTE $0x29 // vmovups %zmm8, (%r9,%rbp)
-	QUAD $0x01294c11487c5162 // vmovups %zmm9, 0x40(%r9,%rbp)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x1411; BYTE $0x09 // vmovups %zmm10, (%r9,%rcx)
-	QUAD $0x01095c11487c5162 // vmovups %zmm11, 0x40(%r9,%rcx)
-	LONG $0x487c5162; WORD $0x2411; BYTE $0x01 // vmovups %zmm12, (%r9,%rax)
-	QUAD $0x01016c11487c5162 // vmovups %zmm13, 0x40(%r9,%rax)
-	LONG $0x487c5162; WORD $0x3411; BYTE $0x11 // vmovups %zmm14, (%r9,%rdx)
-	QUAD $0x01117c11487c5162 // vmovups %zmm15, 0x40(%r9,%rdx)
-	LONG $0x08488d49 // leaq 0x8(%r8), %rcx
-	LONG $0x245c0348; BYTE $0x30 // addq 0x30(%rsp), %rbx
-	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xfbd38f0f; WORD $0xffff // jg 0x2e36 <k_gemm_outer+0x86>
-	LONG $0xc2af0f4d // imulq %r10, %r8
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x860c8d4e // leaq (%rsi,%r8,4), %r9
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x0091840f; WORD $0x0000 // je 0x3310 <k_gemm_outer+0x560>
-	LONG $0x487cd162; WORD $0x0110 // vmovups (%r9), %zmm0
-	LONG $0x487cd162; WORD $0x4910; BYTE $0x01 // vmovups 0x40(%r9), %zmm1
-	LONG $0x487c9162; WORD $0x1410; BYTE $0x91 // vmovups (%r9,%r10,4), %zmm2
-	QUAD $0x01915c10487c9162 // vmovups 0x40(%r9,%r10,4), %zmm3
-	LONG $0x487c9162; WORD $0x2410; BYTE $0xd1 // vmovups (%r9,%r10,8), %zmm4
-	QUAD $0x01d16c10487c9162 // vmovups 0x40(%r9,%r10,8), %zmm5
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x09 // vmovups (%r9,%rcx), %zmm6
-	QUAD $0x01097c10487cd162 // vmovups 0x40(%r9,%rcx), %zmm7
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x29 // vmovups (%r9,%rbp), %zmm8
-	QUAD $0x01294c10487c5162 // vmovups 0x40(%r9,%rbp), %zmm9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x487c5162; WORD $0x1410; BYTE $0x09 // vmovups (%r9,%rcx), %zmm10
-	QUAD $0x01095c10487c5162 // vmovups 0x40(%r9,%rcx), %zmm11
-	LONG $0x487c5162; WORD $0x2410; BYTE $0x01 // vmovups (%r9,%rax), %zmm12
-	QUAD $0x01016c10487c5162 // vmovups 0x40(%r9,%rax), %zmm13
-	LONG $0x487c5162; WORD $0x3410; BYTE $0x11 // vmovups (%r9,%rdx), %zmm14
-	QUAD $0x01117c10487c5162 // vmovups 0x40(%r9,%rdx), %zmm15
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x5e7f // jg 0x3361 <k_gemm_outer+0x5b1>
-	LONG $0xfffec8e9; BYTE $0xff // jmp 0x31d0 <k_gemm_outer+0x420>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
-	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
-	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
-	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x48247162; WORD $0x1958 // vaddps (%rcx), %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
+	LONG $0x48047162; WORD $0x5958; BYTE $0x01 // vaddps 0x40(%rcx), %zmm15, %zmm11
+	LONG $0x487c7162; WORD $0x5911; BYTE $0x01 // vmovups %zmm11, 0x40(%rcx)
+	LONG $0x480c3162; WORD $0x1c58; BYTE $0x91 // vaddps (%rcx,%r10,4), %zmm14, %zmm11
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm11, (%rcx,%r10,4)
+	QUAD $0x01915c5848143162 // vaddps 0x40(%rcx,%r10,4), %zmm13, %zmm11
+	QUAD $0x01915c11487c3162 // vmovups %zmm11, 0x40(%rcx,%r10,4)
+	LONG $0x481c3162; WORD $0x1c58; BYTE $0xd1 // vaddps (%rcx,%r10,8), %zmm12, %zmm11
+	LONG $0x487c3162; WORD $0x1c11; BYTE $0xd1 // vmovups %zmm11, (%rcx,%r10,8)
+	QUAD $0x01d15458482c3162 // vaddps 0x40(%rcx,%r10,8), %zmm10, %zmm10
+	QUAD $0x01d15411487c3162 // vmovups %zmm10, 0x40(%rcx,%r10,8)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x48347162; WORD $0x0c58; BYTE $0x11 // vaddps (%rcx,%rdx), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x0c11; BYTE $0x11 // vmovups %zmm9, (%rcx,%rdx)
+	QUAD $0x01114458483c7162 // vaddps 0x40(%rcx,%rdx), %zmm8, %zmm8
+	QUAD $0x01114411487c7162 // vmovups %zmm8, 0x40(%rcx,%rdx)
+	LONG $0x4844f162; WORD $0x3c58; BYTE $0x29 // vaddps (%rcx,%rbp), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x29 // vmovups %zmm7, (%rcx,%rbp)
+	QUAD $0x01297458484cf162 // vaddps 0x40(%rcx,%rbp), %zmm6, %zmm6
+	QUAD $0x01297411487cf162 // vmovups %zmm6, 0x40(%rcx,%rbp)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0x11 // vaddps (%rcx,%rdx), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm5, (%rcx,%rdx)
+	QUAD $0x01116458485cf162 // vaddps 0x40(%rcx,%rdx), %zmm4, %zmm4
+	QUAD $0x01116411487cf162 // vmovups %zmm4, 0x40(%rcx,%rdx)
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x01 // vaddps (%rcx,%rax), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm3, (%rcx,%rax)
+	QUAD $0x01015458486cf162 // vaddps 0x40(%rcx,%rax), %zmm2, %zmm2
+	QUAD $0x01015411487cf162 // vmovups %zmm2, 0x40(%rcx,%rax)
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0x31 // vaddps (%rcx,%rsi), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%rcx,%rsi)
+	QUAD $0x01314458487cf162 // vaddps 0x40(%rcx,%rsi), %zmm0, %zmm0
+	QUAD $0x01314411487cf162 // vmovups %zmm0, 0x40(%rcx,%rsi)
+	LONG $0x084f8d48 // leaq 0x8(%rdi), %rcx
+	LONG $0x245c034c; BYTE $0x38 // addq 0x38(%rsp), %r11
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0xfaf58f0f; WORD $0xffff // jg 0x272 <k_gemm_outer+0x72>
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
-	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
-	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01328e0f; WORD $0x0000 // jle 0x8c0 <k_gemm_outer+0x6c0>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfe6f8e0f; WORD $0xffff // jle 0x31d0 <k_gemm_outer+0x420>
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x8b2c8d4c // leaq (%rbx,%rcx,4), %r13
-	LONG $0x487ce162; WORD $0x4710; BYTE $0xff // vmovups -0x40(%rdi), %zmm16
-	LONG $0x487de262; WORD $0x0c18; BYTE $0x8b // vbroadcastss (%rbx,%rcx,4), %zmm17
-	LONG $0x487ce162; WORD $0x1710 // vmovups (%rdi), %zmm18
-	LONG $0x4075b262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm16) + zmm0
-	LONG $0x406db262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
-	LONG $0x1d748d4b; BYTE $0x00 // leaq (%r13,%r11), %rsi
-	QUAD $0x00b54c18487d8262 // vbroadcastss (%r13,%r14,4), %zmm17
-	LONG $0x4075b262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm16) + zmm2
-	LONG $0x406db262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	QUAD $0x00f54c18487d8262 // vbroadcastss (%r13,%r14,8), %zmm17
-	LONG $0x4075b262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm16) + zmm4
-	LONG $0x406db262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
-	LONG $0x487da262; WORD $0x0c18; BYTE $0xb6 // vbroadcastss (%rsi,%r14,4), %zmm17
-	LONG $0x4075b262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm16) + zmm6
-	LONG $0x406db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
-	LONG $0x1b2c8d4f // leaq (%r11,%r11), %r13
-	LONG $0x487da262; WORD $0x0c18; BYTE $0xf6 // vbroadcastss (%rsi,%r14,8), %zmm17
-	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
-	LONG $0x40753262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm16) + zmm8
-	LONG $0x406d3262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
-	QUAD $0x00000000b5348d4a // leaq (,%r14,4), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	QUAD $0x00b54c18487d8262 // vbroadcastss (%r13,%r14,4), %zmm17
-	LONG $0x40753262; WORD $0xd0b8 // vfmadd231ps %zmm16, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm16) + zmm10
-	LONG $0x406d3262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x33 // vbroadcastss (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40753262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
-	LONG $0x406d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
-	LONG $0x487dc262; WORD $0x0c18; BYTE $0x33 // vbroadcastss (%r11,%rsi), %zmm17
+	LONG $0x8b2c8d4d // leaq (%r11,%rcx,4), %r13
+	LONG $0x487cc162; WORD $0x4110; BYTE $0xff // vmovups -0x40(%r9), %zmm16
+	LONG $0x487dc262; WORD $0x0c18; BYTE $0x8b // vbroadcastss (%r11,%rcx,4), %zmm17
+	LONG $0x487cc162; WORD $0x1110 // vmovups (%r9), %zmm18
+	LONG $0x40753262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm16) + zmm11
+	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
+	LONG $0x25548d4b; BYTE $0x00 // leaq (%r13,%r12), %rdx
+	QUAD $0x009d4c18487dc262 // vbroadcastss (%r13,%rbx,4), %zmm17
 	LONG $0x40753262; WORD $0xf0b8 // vfmadd231ps %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
-	LONG $0x40753262; WORD $0xfab8 // vfmadd231ps %zmm18, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm18) + zmm15
+	LONG $0x406d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	QUAD $0x00dd4c18487dc262 // vbroadcastss (%r13,%rbx,8), %zmm17
+	LONG $0x40753262; WORD $0xe0b8 // vfmadd231ps %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
+	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
+	LONG $0x487de262; WORD $0x0c18; BYTE $0x9a // vbroadcastss (%rdx,%rbx,4), %zmm17
+	LONG $0x40753262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm17, %zmm9 # zmm9 = (zmm17 * zmm16) + zmm9
+	LONG $0x406d3262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
+	LONG $0x242c8d4f // leaq (%r12,%r12), %r13
+	LONG $0x487de262; WORD $0x0c18; BYTE $0xda // vbroadcastss (%rdx,%rbx,8), %zmm17
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x4075b262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
+	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
+	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	QUAD $0x009d4c18487dc262 // vbroadcastss (%r13,%rbx,4), %zmm17
+	LONG $0x4075b262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm17, %zmm5 # zmm5 = (zmm17 * zmm16) + zmm5
+	LONG $0x406db262; WORD $0xe1b8 // vfmadd231ps %zmm17, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm17) + zmm4
+	LONG $0x487dc262; WORD $0x0c18; BYTE $0x14 // vbroadcastss (%r12,%rdx), %zmm17
+	WORD $0x014c; BYTE $0xe2 // addq %r12, %rdx
+	LONG $0x4075b262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
+	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
+	LONG $0x487dc262; WORD $0x0c18; BYTE $0x14 // vbroadcastss (%r12,%rdx), %zmm17
+	LONG $0x4075b262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm16) + zmm1
+	LONG $0x4075b262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm18) + zmm0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
-	WORD $0x014c; BYTE $0xff // addq %r15, %rdi
-	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xff28850f; WORD $0xffff // jne 0x3370 <k_gemm_outer+0x5c0>
-	LONG $0xfffd83e9; BYTE $0xff // jmp 0x31d0 <k_gemm_outer+0x420>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x08568b4c // movq 0x8(%rsi), %r10
+	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0xff28850f; WORD $0xffff // jne 0x7e0 <k_gemm_outer+0x5e0>
+	WORD $0x49eb // jmp 0x903 <k_gemm_outer+0x703>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
+	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc2af0f4d // imulq %r10, %r8
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x810c8d4a // leaq (%rcx,%r8,4), %rcx
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfd55850f; WORD $0xffff // jne 0x670 <k_gemm_outer+0x470>
+	LONG $0x487c7162; WORD $0x1911 // vmovups %zmm11, (%rcx)
+	LONG $0x487c7162; WORD $0x7911; BYTE $0x01 // vmovups %zmm15, 0x40(%rcx)
+	LONG $0x487c3162; WORD $0x3411; BYTE $0x91 // vmovups %zmm14, (%rcx,%r10,4)
+	QUAD $0x01916c11487c3162 // vmovups %zmm13, 0x40(%rcx,%r10,4)
+	LONG $0x487c3162; WORD $0x2411; BYTE $0xd1 // vmovups %zmm12, (%rcx,%r10,8)
+	QUAD $0x01d15411487c3162 // vmovups %zmm10, 0x40(%rcx,%r10,8)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x487c7162; WORD $0x0c11; BYTE $0x11 // vmovups %zmm9, (%rcx,%rdx)
+	QUAD $0x01114411487c7162 // vmovups %zmm8, 0x40(%rcx,%rdx)
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x29 // vmovups %zmm7, (%rcx,%rbp)
+	QUAD $0x01297411487cf162 // vmovups %zmm6, 0x40(%rcx,%rbp)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0x11 // vmovups %zmm5, (%rcx,%rdx)
+	QUAD $0x01116411487cf162 // vmovups %zmm4, 0x40(%rcx,%rdx)
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x01 // vmovups %zmm3, (%rcx,%rax)
+	QUAD $0x01015411487cf162 // vmovups %zmm2, 0x40(%rcx,%rax)
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%rcx,%rsi)
+	LONG $0xfffdc6e9; BYTE $0xff // jmp 0x75e <k_gemm_outer+0x55e>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x084e8b4c // movq 0x8(%rsi), %r9
 	LONG $0x18568b48 // movq 0x18(%rsi), %rdx
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b48; BYTE $0x3e // movq (%rsi), %rdi
-	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x484e8b4c // movq 0x48(%rsi), %r9
-	LONG $0x20768b4c // movq 0x20(%rsi), %r14
+	WORD $0x8b4c; BYTE $0x06 // movq (%rsi), %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	LONG $0x207e8b4c // movq 0x20(%rsi), %r15
 	LONG $0x10460348 // addq 0x10(%rsi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x285e8b4c // movq 0x28(%rsi), %r11
 	LONG $0x405e8b48 // movq 0x40(%rsi), %rbx
+	LONG $0x48768b4c // movq 0x48(%rsi), %r14
 	WORD $0x8948; BYTE $0xde // movq %rbx, %rsi
 	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x2148; BYTE $0xc6 // andq %rax, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
-	LONG $0xfeaf0f4d // imulq %r14, %r15
-	QUAD $0x00000000f5248d4e // leaq (,%r14,8), %r12
-	QUAD $0x00000004852c8d4e // leaq 0x4(,%r8,4), %r13
-	LONG $0xeeaf0f4d // imulq %r14, %r13
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	QUAD $0x00000000bd248d4c // leaq (,%rdi,4), %r12
+	LONG $0xe7af0f4d // imulq %r15, %r12
+	QUAD $0x00000000fd2c8d4e // leaq (,%r15,8), %r13
+	QUAD $0x00000004bd2c8d48 // leaq 0x4(,%rdi,4), %rbp
+	LONG $0xefaf0f49 // imulq %r15, %rbp
 	QUAD $0x00000000dd048d4a // leaq (,%r11,8), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	LONG $0x02e3c149 // shlq $0x2, %r11
-	LONG $0x2454894c; BYTE $0x08 // movq %r10, 0x8(%rsp)
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	LONG $0x2464894c; BYTE $0x18 // movq %r12, 0x18(%rsp)
-	WORD $0x33eb // jmp 0x3510 <k_gemm_outer+0x760>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x246c894c; BYTE $0x28 // movq %r13, 0x28(%rsp)
+	WORD $0x50eb // jmp 0xa7d <k_gemm_outer+0x87d>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cf162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%rbp)
-	LONG $0x487cf162; WORD $0x4d11; BYTE $0x01 // vmovups %zmm1, 0x40(%rbp)
-	QUAD $0x00955411487cf162 // vmovups %zmm2, (%rbp,%rdx,4)
-	QUAD $0x01955c11487cf162 // vmovups %zmm3, 0x40(%rbp,%rdx,4)
-	LONG $0x02488d49 // leaq 0x2(%r8), %rcx
-	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
-	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
-	LONG $0xf9388f0f; WORD $0xffff // jg 0x2e48 <k_gemm_outer+0x98>
-	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
-	LONG $0xceaf0f48 // imulq %rsi, %rcx
-	LONG $0x8f2c8d48 // leaq (%rdi,%rcx,4), %rbp
-	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2a74 // je 0x3550 <k_gemm_outer+0x7a0>
-	LONG $0x487cf162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm0
-	LONG $0x487cf162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm1
-	QUAD $0x00955410487cf162 // vmovups (%rbp,%rdx,4), %zmm2
-	QUAD $0x01955c10487cf162 // vmovups 0x40(%rbp,%rdx,4), %zmm3
+	LONG $0x487cf162; WORD $0x0158 // vaddps (%rcx), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	LONG $0x4874f162; WORD $0x4158; BYTE $0x01 // vaddps 0x40(%rcx), %zmm1, %zmm0
+	LONG $0x487cf162; WORD $0x4111; BYTE $0x01 // vmovups %zmm0, 0x40(%rcx)
+	LONG $0x486cf162; WORD $0x0458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm2, %zmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4)
+	QUAD $0x019144584864f162 // vaddps 0x40(%rcx,%rdx,4), %zmm3, %zmm0
+	QUAD $0x01914411487cf162 // vmovups %zmm0, 0x40(%rcx,%rdx,4)
+	LONG $0x02498d49 // leaq 0x2(%r9), %rcx
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	LONG $0x244c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rcx
+	LONG $0xf80a8f0f; WORD $0xffff // jg 0x287 <k_gemm_outer+0x87>
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x207f // jg 0x3569 <k_gemm_outer+0x7b9>
-	WORD $0x95eb // jmp 0x34e0 <k_gemm_outer+0x730>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3b7e // jle 0xac0 <k_gemm_outer+0x8c0>
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x5575 // jne 0xae0 <k_gemm_outer+0x8e0>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0xcfaf0f48 // imulq %rdi, %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x8e0c8d48 // leaq (%rsi,%rcx,4), %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff778e0f; WORD $0xffff // jle 0x34e0 <k_gemm_outer+0x730>
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	WORD $0x2175 // jne 0x3590 <k_gemm_outer+0x7e0>
-	LONG $0xf6af0f49 // imulq %r14, %rsi
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
-	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xff57840f; WORD $0xffff // je 0x34e0 <k_gemm_outer+0x730>
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x364c <k_gemm_outer+0x89c>
-	WORD $0x9066 // nop
-	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
-	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
-	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
-	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0x00f0850f; WORD $0x0000 // jne 0xba8 <k_gemm_outer+0x9a8>
+	LONG $0x00011de9; BYTE $0x00 // jmp 0xbda <k_gemm_outer+0x9da>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x000105e9; BYTE $0x00 // jmp 0xbda <k_gemm_outer+0x9da>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
 	LONG $0x487cf162; WORD $0x2610 // vmovups (%rsi), %zmm4
 	LONG $0x487cf162; WORD $0x6e10; BYTE $0x01 // vmovups 0x40(%rsi), %zmm5
-	LONG $0x487db262; WORD $0x3418; BYTE $0x39 // vbroadcastss (%rcx,%r15), %zmm6
+	LONG $0x487db262; WORD $0x3418; BYTE $0x21 // vbroadcastss (%rcx,%r12), %zmm6
 	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
 	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	LONG $0x487db262; WORD $0x3418; BYTE $0x29 // vbroadcastss (%rcx,%r13), %zmm6
+	LONG $0x487df262; WORD $0x3418; BYTE $0x29 // vbroadcastss (%rcx,%rbp), %zmm6
 	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
 	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0x487c9162; WORD $0x2410; BYTE $0x1a // vmovups (%r10,%r11), %zmm4
 	QUAD $0x011a6c10487c9162 // vmovups 0x40(%r10,%r11), %zmm5
-	QUAD $0x01397418487db262 // vbroadcastss 0x4(%rcx,%r15), %zmm6
+	QUAD $0x01217418487db262 // vbroadcastss 0x4(%rcx,%r12), %zmm6
 	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
 	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	QUAD $0x01297418487db262 // vbroadcastss 0x4(%rcx,%r13), %zmm6
+	QUAD $0x01297418487df262 // vbroadcastss 0x4(%rcx,%rbp), %zmm6
 	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
 	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
 	LONG $0x08c18348 // addq $0x8, %rcx
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0xfec68349 // addq $-0x2, %r14
-	WORD $0x8375 // jne 0x35b0 <k_gemm_outer+0x800>
-	LONG $0x2454034c; BYTE $0x30 // addq 0x30(%rsp), %r10
-	WORD $0x014c; BYTE $0xf9 // addq %r15, %rcx
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
-	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
-	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0xfec78349 // addq $-0x2, %r15
+	WORD $0x8375 // jne 0xb10 <k_gemm_outer+0x910>
+	LONG $0x2454034c; BYTE $0x38 // addq 0x38(%rsp), %r10
+	WORD $0x014c; BYTE $0xe1 // addq %r12, %rcx
+	WORD $0x894d; BYTE $0xf7 // movq %r14, %r15
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
+	LONG $0x246c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r13
 	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
-	LONG $0xfe94840f; WORD $0xffff // je 0x34e0 <k_gemm_outer+0x730>
+	WORD $0x3274 // je 0xbda <k_gemm_outer+0x9da>
 	LONG $0x487cd162; WORD $0x2210 // vmovups (%r10), %zmm4
 	LONG $0x487cd162; WORD $0x6a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm5
 	LONG $0x487df262; WORD $0x3118 // vbroadcastss (%rcx), %zmm6
 	LONG $0x484df262; WORD $0xc4b8 // vfmadd231ps %zmm4, %zmm6, %zmm0 # zmm0 = (zmm6 * zmm4) + zmm0
 	LONG $0x4855f262; WORD $0xceb8 // vfmadd231ps %zmm6, %zmm5, %zmm1 # zmm1 = (zmm5 * zmm6) + zmm1
-	LONG $0x487db262; WORD $0x3418; BYTE $0xb1 // vbroadcastss (%rcx,%r14,4), %zmm6
+	LONG $0x487db262; WORD $0x3418; BYTE $0xb9 // vbroadcastss (%rcx,%r15,4), %zmm6
 	LONG $0x484df262; WORD $0xd4b8 // vfmadd231ps %zmm4, %zmm6, %zmm2 # zmm2 = (zmm6 * zmm4) + zmm2
 	LONG $0x484df262; WORD $0xddb8 // vfmadd231ps %zmm5, %zmm6, %zmm3 # zmm3 = (zmm6 * zmm5) + zmm3
-	LONG $0xfffe5de9; BYTE $0xff // jmp 0x34e0 <k_gemm_outer+0x730>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x000020ba; BYTE $0x00 // movl $0x20, %edx
-	LONG $0xfff756e9; BYTE $0xff // jmp 0x2dfa <k_gemm_outer+0x4a>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0xb80c8d49 // leaq (%r8,%rdi,4), %rcx
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	LONG $0xfe45850f; WORD $0xffff // jne 0xa30 <k_gemm_outer+0x830>
+	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
+	LONG $0x487cf162; WORD $0x4911; BYTE $0x01 // vmovups %zmm1, 0x40(%rcx)
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%rdx,4)
+	QUAD $0x01915c11487cf162 // vmovups %zmm3, 0x40(%rcx,%rdx,4)
+	LONG $0xfffe5ce9; BYTE $0xff // jmp 0xa68 <k_gemm_outer+0x868>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x00000000b50c8d48 // leaq (,%rsi,4), %rcx
+	QUAD $0x00000000850c8d4a // leaq (,%r8,4), %rcx
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x104f0348 // addq 0x10(%rdi), %rcx
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
+	LONG $0x484f8b48 // movq 0x48(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	QUAD $0x00000000950c8d48 // leaq (,%rdx,4), %rcx
 	LONG $0x49348d48 // leaq (%rcx,%rcx,2), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x04e7c149 // shlq $0x4, %r15
 	LONG $0x890c8d48 // leaq (%rcx,%rcx,4), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x240c8948 // movq %rcx, (%rsp)
 	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
 	LONG $0x492c8d4c // leaq (%rcx,%rcx,2), %r13
 	LONG $0xd20c8d48 // leaq (%rdx,%rdx,8), %rcx
 	LONG $0x492c8d48 // leaq (%rcx,%rcx,2), %rbp
 	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x02e3c149 // shlq $0x2, %r11
-	QUAD $0x0000000095348d4a // leaq (,%r10,4), %rsi
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x02e2c149 // shlq $0x2, %r10
+	QUAD $0x000000008d348d4a // leaq (,%r9,4), %rsi
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0x63eb // jmp 0x37a4 <k_gemm_outer+0x9f4>
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%r9,%rdx,8)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x39 // vmovups %zmm4, (%r9,%rdi)
-	LONG $0x487c9162; WORD $0x1c11; BYTE $0x39 // vmovups %zmm3, (%r9,%r15)
+	LONG $0x00009de9; BYTE $0x00 // jmp 0xd41 <k_gemm_outer+0xb41>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x4844f162; WORD $0x3958 // vaddps (%rcx), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x91 // vaddps (%rcx,%rdx,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%rcx,%rdx,4)
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xd1 // vaddps (%rcx,%rdx,8), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%rcx,%rdx,8)
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x39 // vmovups %zmm2, (%r9,%rdi)
-	LONG $0x487c9162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%r9,%r13)
-	LONG $0x487cd162; WORD $0x0411; BYTE $0x29 // vmovups %zmm0, (%r9,%rbp)
-	LONG $0x08798d48 // leaq 0x8(%rcx), %rdi
-	LONG $0x24440348; BYTE $0x30 // addq 0x30(%rsp), %rax
-	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
-	LONG $0xf80b8f0f; WORD $0xffff // jg 0x2faf <k_gemm_outer+0x1ff>
-	LONG $0xcaaf0f48 // imulq %rdx, %rcx
-	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
-	LONG $0x880c8d4d // leaq (%r8,%rcx,4), %r9
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x5474 // je 0x3810 <k_gemm_outer+0xa60>
-	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x39 // vaddps (%rcx,%rdi), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x39 // vmovups %zmm4, (%rcx,%rdi)
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0x39 // vaddps (%rcx,%r15), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x39 // vmovups %zmm3, (%rcx,%r15)
 	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x39 // vmovups (%r9,%rdi), %zmm4
-	LONG $0x487c9162; WORD $0x1c10; BYTE $0x39 // vmovups (%r9,%r15), %zmm3
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x39 // vmovups (%r9,%rdi), %zmm2
-	LONG $0x487c9162; WORD $0x0c10; BYTE $0x29 // vmovups (%r9,%r13), %zmm1
-	LONG $0x487cd162; WORD $0x0410; BYTE $0x29 // vmovups (%r9,%rbp), %zmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x387f // jg 0x3839 <k_gemm_outer+0xa89>
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x3750 <k_gemm_outer+0x9a0>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x39 // vaddps (%rcx,%rdi), %zmm2, %zmm2
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x39 // vmovups %zmm2, (%rcx,%rdi)
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0x29 // vaddps (%rcx,%r13), %zmm1, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x29 // vaddps (%rcx,%rbp), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x29 // vmovups %zmm0, (%rcx,%rbp)
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x08788d49 // leaq 0x8(%r8), %rdi
+	LONG $0x24440348; BYTE $0x38 // addq 0x38(%rsp), %rax
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0xf6ef8f0f; WORD $0xffff // jg 0x430 <k_gemm_outer+0x230>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x009f8e0f; WORD $0x0000 // jle 0xdf0 <k_gemm_outer+0xbf0>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -2801,276 +703,284 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff178e0f; WORD $0xffff // jle 0x3750 <k_gemm_outer+0x9a0>
-	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x80348d4e // leaq (%rax,%r8,4), %r14
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x98348d4c // leaq (%rax,%rbx,4), %r14
 	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0x80 // vfmadd231ps (%rax,%r8,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x583df262; WORD $0x3cb8; BYTE $0x98 // vfmadd231ps (%rax,%rbx,4){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
 	LONG $0x36248d4d // leaq (%r14,%rsi), %r12
-	LONG $0x583d9262; WORD $0x34b8; BYTE $0x96 // vfmadd231ps (%r14,%r10,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	LONG $0x583d9262; WORD $0x2cb8; BYTE $0xd6 // vfmadd231ps (%r14,%r10,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	LONG $0x583d9262; WORD $0x34b8; BYTE $0x8e // vfmadd231ps (%r14,%r9,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	LONG $0x583d9262; WORD $0x2cb8; BYTE $0xce // vfmadd231ps (%r14,%r9,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
 	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
-	LONG $0x583d9262; WORD $0x24b8; BYTE $0x94 // vfmadd231ps (%r12,%r10,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583d9262; WORD $0x24b8; BYTE $0x8c // vfmadd231ps (%r12,%r9,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
 	LONG $0x36348d4c // leaq (%rsi,%rsi), %r14
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
-	LONG $0x583d9262; WORD $0x1cb8; BYTE $0xd4 // vfmadd231ps (%r12,%r10,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	LONG $0x96248d4f // leaq (%r14,%r10,4), %r12
-	LONG $0x583d9262; WORD $0x14b8; BYTE $0x96 // vfmadd231ps (%r14,%r10,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x583d9262; WORD $0x1cb8; BYTE $0xcc // vfmadd231ps (%r12,%r9,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x8e248d4f // leaq (%r14,%r9,4), %r12
+	LONG $0x583d9262; WORD $0x14b8; BYTE $0x8e // vfmadd231ps (%r14,%r9,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
 	LONG $0x583db262; WORD $0x0cb8; BYTE $0x26 // vfmadd231ps (%rsi,%r12){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
 	LONG $0x583db262; WORD $0x04b8; BYTE $0x26 // vfmadd231ps (%rsi,%r12){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc0 // incq %r8
-	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
-	WORD $0x394c; BYTE $0xc3 // cmpq %r8, %rbx
-	WORD $0x9e75 // jne 0x3850 <k_gemm_outer+0xaa0>
-	LONG $0xfffe99e9; BYTE $0xff // jmp 0x3750 <k_gemm_outer+0x9a0>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
-	LONG $0x08738b4d // movq 0x8(%r11), %r14
-	LONG $0x18538b49 // movq 0x18(%r11), %rdx
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
+	WORD $0x9e75 // jne 0xd80 <k_gemm_outer+0xb80>
+	WORD $0x28eb // jmp 0xe0c <k_gemm_outer+0xc0c>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xcaaf0f48 // imulq %rdx, %rcx
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	LONG $0x8f0c8d48 // leaq (%rdi,%rcx,4), %rcx
+	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
+	LONG $0xfe8b850f; WORD $0xffff // jne 0xcb0 <k_gemm_outer+0xab0>
+	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%rcx,%rdx,4)
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%rcx,%rdx,8)
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x39 // vmovups %zmm4, (%rcx,%rdi)
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x39 // vmovups %zmm3, (%rcx,%r15)
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x39 // vmovups %zmm2, (%rcx,%rdi)
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x29 // vmovups %zmm1, (%rcx,%r13)
+	LONG $0xfffebde9; BYTE $0xff // jmp 0xd20 <k_gemm_outer+0xb20>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x08798b4d // movq 0x8(%r9), %r15
+	LONG $0x18518b49 // movq 0x18(%r9), %rdx
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	WORD $0x8b49; BYTE $0x3b // movq (%r11), %rdi
+	WORD $0x8b49; BYTE $0x39 // movq (%r9), %rdi
 	WORD $0x0148; BYTE $0xc7 // addq %rax, %rdi
-	LONG $0x48438b4d // movq 0x48(%r11), %r8
-	LONG $0x204b8b4d // movq 0x20(%r11), %r9
-	LONG $0x10430349 // addq 0x10(%r11), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x28538b4d // movq 0x28(%r11), %r10
-	LONG $0x405b8b4d // movq 0x40(%r11), %r11
-	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x20498b49 // movq 0x20(%r9), %rcx
+	LONG $0x10410349 // addq 0x10(%r9), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x28518b4d // movq 0x28(%r9), %r10
+	LONG $0x40598b4d // movq 0x40(%r9), %r11
+	LONG $0x48598b49 // movq 0x48(%r9), %rbx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
 	QUAD $0xfffffffffffeb848; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rax # imm = 0x7FFFFFFFFFFFFFFE
-	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
-	QUAD $0x000000048d048d48 // leaq 0x4(,%rcx,4), %rax
-	LONG $0xc1af0f49 // imulq %r9, %rax
-	LONG $0x2434894c // movq %r14, (%rsp)
-	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
-	LONG $0x04c68349 // addq $0x4, %r14
-	QUAD $0x00000000cd3c8d4e // leaq (,%r9,8), %r15
-	QUAD $0x00000000d5248d4e // leaq (,%r10,8), %r12
-	WORD $0x2feb // jmp 0x3961 <k_gemm_outer+0xbb1>
+	WORD $0x2149; BYTE $0xc6 // andq %rax, %r14
+	QUAD $0x0000000485048d4a // leaq 0x4(,%r8,4), %rax
+	LONG $0xc1af0f48 // imulq %rcx, %rax
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x04c78349 // addq $0x4, %r15
+	QUAD $0x00000000cd248d4c // leaq (,%rcx,8), %r12
+	QUAD $0x00000000d52c8d4e // leaq (,%r10,8), %r13
+	WORD $0x3deb // jmp 0xf1f <k_gemm_outer+0xd1f>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x4d11; BYTE $0x00 // vmovups %zmm1, (%r13)
-	QUAD $0x00954411487cd162 // vmovups %zmm0, (%r13,%rdx,4)
-	LONG $0x02718d48 // leaq 0x2(%rcx), %rsi
-	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
-	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
-	LONG $0xf6608f0f; WORD $0xffff // jg 0x2fc1 <k_gemm_outer+0x211>
-	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
-	LONG $0xf0af0f48 // imulq %rax, %rsi
-	LONG $0xb72c8d4c // leaq (%rdi,%rsi,4), %r13
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1974 // je 0x3990 <k_gemm_outer+0xbe0>
-	LONG $0x487cd162; WORD $0x4d10; BYTE $0x00 // vmovups (%r13), %zmm1
-	QUAD $0x00954410487cd162 // vmovups (%r13,%rdx,4), %zmm0
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
+	LONG $0x02718d49 // leaq 0x2(%r9), %rsi
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	LONG $0x24743b48; BYTE $0x18 // cmpq 0x18(%rsp), %rsi
+	LONG $0xf5248f0f; WORD $0xffff // jg 0x443 <k_gemm_outer+0x243>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x127f // jg 0x399d <k_gemm_outer+0xbed>
-	WORD $0xb3eb // jmp 0x3940 <k_gemm_outer+0xb90>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x297e // jle 0xf50 <k_gemm_outer+0xd50>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8349 // cmpq $0x1, %r11
+	WORD $0x1f75 // jne 0xf60 <k_gemm_outer+0xd60>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x5feb // jmp 0xfaa <k_gemm_outer+0xdaa>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xa37e // jle 0x3940 <k_gemm_outer+0xb90>
-	LONG $0xc1af0f49 // imulq %r9, %rax
+	WORD $0x6beb // jmp 0xfc5 <k_gemm_outer+0xdc5>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x862c8d48 // leaq (%rsi,%rax,4), %rbp
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1175 // jne 0x39c0 <k_gemm_outer+0xc10>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x54eb // jmp 0x3a0a <k_gemm_outer+0xc5a>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	WORD $0xc031 // xorl %eax, %eax
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
 	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0xff8644b8586dd262 // vfmadd231ps -0x4(%r14,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	QUAD $0xff8744b8586dd262 // vfmadd231ps -0x4(%r15,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x487cb162; WORD $0x1410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm2
 	LONG $0x586df262; WORD $0x4db8; BYTE $0x01 // vfmadd231ps 0x4(%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x86 // vfmadd231ps (%r14,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x586dd262; WORD $0x04b8; BYTE $0x87 // vfmadd231ps (%r15,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	LONG $0x08c58348 // addq $0x8, %rbp
 	LONG $0x02c08348 // addq $0x2, %rax
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	WORD $0x3948; BYTE $0xc3 // cmpq %rax, %rbx
-	WORD $0xc675 // jne 0x39d0 <k_gemm_outer+0xc20>
+	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
+	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
+	WORD $0xc675 // jne 0xf70 <k_gemm_outer+0xd70>
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff2c840f; WORD $0xffff // je 0x3940 <k_gemm_outer+0xb90>
+	WORD $0x1574 // je 0xfc5 <k_gemm_outer+0xdc5>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
 	LONG $0x586df262; WORD $0x4db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x008d44b8586db262 // vfmadd231ps (%rbp,%r9,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xffff12e9; BYTE $0xff // jmp 0x3940 <k_gemm_outer+0xb90>
-	WORD $0x9066 // nop
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	LONG $0xfff3b6e9; BYTE $0xff // jmp 0x2dfa <k_gemm_outer+0x4a>
-	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x02d88d0f; WORD $0x0000 // jge 0x3d26 <k_gemm_outer+0xf76>
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	QUAD $0x008d44b8586df262 // vfmadd231ps (%rbp,%rcx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	LONG $0x87048d4a // leaq (%rdi,%r8,4), %rax
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xff1a850f; WORD $0xffff // jne 0xef0 <k_gemm_outer+0xcf0>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0xffff22e9; BYTE $0xff // jmp 0xf03 <k_gemm_outer+0xd03>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0xfff236e9; BYTE $0xff // jmp 0x23a <k_gemm_outer+0x3a>
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x02998d0f; WORD $0x0000 // jge 0x12a7 <k_gemm_outer+0x10a7>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	LONG $0x02c88348 // orq $0x2, %rax
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	LONG $0x05d78e0f; WORD $0x0000 // jle 0x4042 <k_gemm_outer+0x1292>
-	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	LONG $0x02968d0f; WORD $0x0000 // jge 0x3d14 <k_gemm_outer+0xf64>
-	LONG $0x08408b49 // movq 0x8(%r8), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x18508b4d // movq 0x18(%r8), %r10
-	QUAD $0x00000000ad348d4e // leaq (,%r13,4), %r14
-	WORD $0x8b49; BYTE $0x00 // movq (%r8), %rax
-	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
-	LONG $0x48508b49 // movq 0x48(%r8), %rdx
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0x062e8e0f; WORD $0x0000 // jle 0x1651 <k_gemm_outer+0x1451>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	LONG $0x02628d0f; WORD $0x0000 // jge 0x1295 <k_gemm_outer+0x1095>
+	LONG $0x08578b4c // movq 0x8(%rdi), %r10
+	LONG $0x185f8b4c // movq 0x18(%rdi), %r11
+	QUAD $0x00000000853c8d4e // leaq (,%r8,4), %r15
+	WORD $0x8b4c; BYTE $0x37 // movq (%rdi), %r14
+	WORD $0x014d; BYTE $0xfe // addq %r15, %r14
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x107f034c // addq 0x10(%rdi), %r15
+	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0x1070034d // addq 0x10(%r8), %r14
-	LONG $0x20488b49 // movq 0x20(%r8), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x28788b49 // movq 0x28(%r8), %rdi
-	LONG $0x40588b49 // movq 0x40(%r8), %rbx
-	LONG $0xff4b8d48 // leaq -0x1(%rbx), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	WORD $0x8941; BYTE $0xdf // movl %ebx, %r15d
-	LONG $0x03e78341 // andl $0x3, %r15d
-	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
-	LONG $0xfce18348 // andq $-0x4, %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0x02e7c148 // shlq $0x2, %rdi
-	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
-	WORD $0x18eb // jmp 0x3b08 <k_gemm_outer+0xd58>
-	LONG $0x497cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13) {%k1}
+	WORD $0xce89 // movl %ecx, %esi
+	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
+	LONG $0xfec78348 // addq $-0x2, %rdi
+	WORD $0x2148; BYTE $0xcf // andq %rcx, %rdi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x48788b49 // movq 0x48(%r8), %rdi
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x2404894c // movq %r8, (%rsp)
+	LONG $0x02e2c148 // shlq $0x2, %rdx
+	LONG $0x12248d4c // leaq (%rdx,%rdx), %r12
+	WORD $0x17eb // jmp 0x10b4 <k_gemm_outer+0xeb4>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0x020c840f; WORD $0x0000 // je 0x3d14 <k_gemm_outer+0xf64>
-	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0xb02c8d4c // leaq (%rax,%rsi,4), %r13
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x3574 // je 0x3b50 <k_gemm_outer+0xda0>
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x7075 // jne 0x3b90 <k_gemm_outer+0xde0>
-	LONG $0x487cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01b68e0f; WORD $0x0000 // jle 0x3ce6 <k_gemm_outer+0xf36>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
-	WORD $0x30eb // jmp 0x3b73 <k_gemm_outer+0xdc3>
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x3d00 <k_gemm_outer+0xf50>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	LONG $0x01e1840f; WORD $0x0000 // je 0x1295 <k_gemm_outer+0x1095>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x377e // jle 0x10f0 <k_gemm_outer+0xef0>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x822c8d4f // leaq (%r10,%r8,4), %r13
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
+	WORD $0x3075 // jne 0x1100 <k_gemm_outer+0xf00>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0x3e75 // jne 0x3bb1 <k_gemm_outer+0xe01>
-	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	LONG $0x00ce830f; WORD $0x0000 // jae 0x3c4d <k_gemm_outer+0xe9d>
-	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	LONG $0x012f850f; WORD $0x0000 // jne 0x3cba <k_gemm_outer+0xf0a>
-	LONG $0x000148e9; BYTE $0x00 // jmp 0x3cd8 <k_gemm_outer+0xf28>
-	LONG $0xc97cd162; WORD $0x4510; BYTE $0x00 // vmovups (%r13), %zmm0 {%k1} {z}
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff508e0f; WORD $0xffff // jle 0x3af0 <k_gemm_outer+0xd40>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xf1af0f49 // imulq %r9, %rsi
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xb0248d4d // leaq (%r8,%rsi,4), %r12
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
-	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
-	WORD $0x6172 // jb 0x3c25 <k_gemm_outer+0xe75>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	LONG $0x587dd262; WORD $0x0c98; BYTE $0x24 // vfmadd132ps (%r12){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0xc97cd162; WORD $0x0410; BYTE $0x38 // vmovups (%r8,%rdi), %zmm0 {%k1} {z}
-	QUAD $0x012444985875d262 // vfmadd132ps 0x4(%r12){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	LONG $0xc97cb162; WORD $0x0c10; BYTE $0x07 // vmovups (%rdi,%r8), %zmm1 {%k1} {z}
-	QUAD $0x02244c98587dd262 // vfmadd132ps 0x8(%r12){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	LONG $0xc97cb162; WORD $0x0410; BYTE $0x07 // vmovups (%rdi,%r8), %zmm0 {%k1} {z}
-	QUAD $0x032444985875d262 // vfmadd132ps 0xc(%r12){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x3bd0 <k_gemm_outer+0xe20>
-	LONG $0x245c034c; BYTE $0x30 // addq 0x30(%rsp), %r11
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00aa840f; WORD $0x0000 // je 0x3cd8 <k_gemm_outer+0xf28>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xc97cd162; WORD $0x0b10 // vmovups (%r11), %zmm1 {%k1} {z}
-	LONG $0x5875d262; WORD $0x04b8; BYTE $0xb4 // vfmadd231ps (%r12,%rsi,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3c30 <k_gemm_outer+0xe80>
-	LONG $0x00008be9; BYTE $0x00 // jmp 0x3cd8 <k_gemm_outer+0xf28>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x487dd262; WORD $0x0c18; BYTE $0x24 // vbroadcastss (%r12), %zmm1
-	LONG $0x487dd262; WORD $0x0b98 // vfmadd132ps (%r11), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0x01244418487dd262 // vbroadcastss 0x4(%r12), %zmm0
-	LONG $0x4875d262; WORD $0x0498; BYTE $0x3b // vfmadd132ps (%r11,%rdi), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	QUAD $0x02244c18487dd262 // vbroadcastss 0x8(%r12), %zmm1
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	LONG $0x487db262; WORD $0x0c98; BYTE $0x1f // vfmadd132ps (%rdi,%r11), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x0149; BYTE $0xfb // addq %rdi, %r11
-	QUAD $0x03244418487dd262 // vbroadcastss 0xc(%r12), %zmm0
-	LONG $0x4875b262; WORD $0x0498; BYTE $0x1f // vfmadd132ps (%rdi,%r11), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c48349 // addq $0x10, %r12
-	WORD $0x0149; BYTE $0xeb // addq %rbp, %r11
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0xb075 // jne 0x3c60 <k_gemm_outer+0xeb0>
-	LONG $0x2444034c; BYTE $0x30 // addq 0x30(%rsp), %r8
-	WORD $0xc3f6; BYTE $0x03 // testb $0x3, %bl
-	WORD $0x1e74 // je 0x3cd8 <k_gemm_outer+0xf28>
-	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x4573 // jae 0x111f <k_gemm_outer+0xf1f>
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
+	LONG $0x00a4850f; WORD $0x0000 // jne 0x118a <k_gemm_outer+0xf8a>
+	LONG $0x000155e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x000147e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x00a0830f; WORD $0x0000 // jae 0x11ae <k_gemm_outer+0xfae>
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x00fc850f; WORD $0x0000 // jne 0x1216 <k_gemm_outer+0x1016>
+	LONG $0x000121e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	LONG $0x487dd262; WORD $0x4d18; BYTE $0x00 // vbroadcastss (%r13), %zmm1
+	LONG $0x487df262; WORD $0x0b98 // vfmadd132ps (%rbx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487dd262; WORD $0x4518; BYTE $0x01 // vbroadcastss 0x4(%r13), %zmm0
+	LONG $0x4875f262; WORD $0x0498; BYTE $0x13 // vfmadd132ps (%rbx,%rdx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x487dd262; WORD $0x4d18; BYTE $0x02 // vbroadcastss 0x8(%r13), %zmm1
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x487df262; WORD $0x0c98; BYTE $0x1a // vfmadd132ps (%rdx,%rbx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x487dd262; WORD $0x4518; BYTE $0x03 // vbroadcastss 0xc(%r13), %zmm0
+	LONG $0x4875f262; WORD $0x0498; BYTE $0x1a // vfmadd132ps (%rdx,%rbx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c58349 // addq $0x10, %r13
+	WORD $0x014c; BYTE $0xe3 // addq %r12, %rbx
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	WORD $0xb375 // jne 0x1130 <k_gemm_outer+0xf30>
+	LONG $0x2404034c // addq (%rsp), %r8
+	WORD $0xc1f6; BYTE $0x03 // testb $0x3, %cl
+	LONG $0x00b6840f; WORD $0x0000 // je 0x1240 <k_gemm_outer+0x1040>
+	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487dd262; WORD $0x0c18; BYTE $0xb4 // vbroadcastss (%r12,%rsi,4), %zmm1
+	QUAD $0x009d4c18487dd262 // vbroadcastss (%r13,%rbx,4), %zmm1
 	LONG $0x4875d262; WORD $0x00b8 // vfmadd231ps (%r8), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc6 // incq %rsi
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	WORD $0xe875 // jne 0x3cc0 <k_gemm_outer+0xf10>
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3af0 <k_gemm_outer+0xd40>
-	LONG $0x487cd162; WORD $0x4511; BYTE $0x00 // vmovups %zmm0, (%r13)
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x3948; BYTE $0xde // cmpq %rbx, %rsi
+	WORD $0xe775 // jne 0x1190 <k_gemm_outer+0xf90>
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x1240 <k_gemm_outer+0x1040>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
+	LONG $0x587dd262; WORD $0x4d98; BYTE $0x00 // vfmadd132ps (%r13){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0xc97cd162; WORD $0x0410; BYTE $0x10 // vmovups (%r8,%rdx), %zmm0 {%k1} {z}
+	LONG $0x5875d262; WORD $0x4598; BYTE $0x01 // vfmadd132ps 0x4(%r13){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xc97cb162; WORD $0x0c10; BYTE $0x02 // vmovups (%rdx,%r8), %zmm1 {%k1} {z}
+	LONG $0x587dd262; WORD $0x4d98; BYTE $0x02 // vfmadd132ps 0x8(%r13){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0x02 // vmovups (%rdx,%r8), %zmm0 {%k1} {z}
+	LONG $0x5875d262; WORD $0x4598; BYTE $0x03 // vfmadd132ps 0xc(%r13){1to16}, %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c58349 // addq $0x10, %r13
+	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
+	LONG $0xfcc58348 // addq $-0x4, %rbp
+	WORD $0xb375 // jne 0x11c0 <k_gemm_outer+0xfc0>
+	LONG $0x241c0348 // addq (%rsp), %rbx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	WORD $0x2a74 // je 0x1240 <k_gemm_outer+0x1040>
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xc97cf162; WORD $0x0b10 // vmovups (%rbx), %zmm1 {%k1} {z}
+	QUAD $0x008544b858759262 // vfmadd231ps (%r13,%r8,4){1to16}, %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
+	WORD $0xe775 // jne 0x1220 <k_gemm_outer+0x1020>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x86048d4f // leaq (%r14,%r8,4), %r8
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x245c3948; BYTE $0x40 // cmpq %rbx, 0x40(%rsp)
+	WORD $0x1975 // jne 0x1270 <k_gemm_outer+0x1070>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfe40840f; WORD $0xffff // je 0x10a0 <k_gemm_outer+0xea0>
+	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
+	LONG $0xfffe35e9; BYTE $0xff // jmp 0x10a0 <k_gemm_outer+0xea0>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0c74 // je 0x1281 <k_gemm_outer+0x1081>
+	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
 	WORD $0xff49; BYTE $0xc1 // incq %r9
-	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
-	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
-	LONG $0xfe0a850f; WORD $0xffff // jne 0x3b08 <k_gemm_outer+0xd58>
-	WORD $0x14eb // jmp 0x3d14 <k_gemm_outer+0xf64>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	LONG $0xfdde850f; WORD $0xffff // jne 0x3af0 <k_gemm_outer+0xd40>
-	WORD $0xd2eb // jmp 0x3ce6 <k_gemm_outer+0xf36>
-	LONG $0x70c48348 // addq $0x70, %rsp
+	LONG $0x244c3b4c; BYTE $0x18 // cmpq 0x18(%rsp), %r9
+	LONG $0xfe1f850f; WORD $0xffff // jne 0x10b4 <k_gemm_outer+0xeb4>
+	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3081,87 +991,64 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	QUAD $0x00000000b5048d4c // leaq (,%rsi,4), %r8
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
-	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	LONG $0x20578b4c // movq 0x20(%rdi), %r10
+	LONG $0x10770348 // addq 0x10(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
-	LONG $0x484f8b4c // movq 0x48(%rdi), %r9
-	LONG $0x244c894c; BYTE $0x48 // movq %r9, 0x48(%rsp)
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
-	LONG $0x1047034c // addq 0x10(%rdi), %r8
-	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
-	LONG $0x285f8b48 // movq 0x28(%rdi), %rbx
-	LONG $0x40778b4c // movq 0x40(%rdi), %r14
-	QUAD $0x00000000d53c8d48 // leaq (,%rdx,8), %rdi
+	QUAD $0x00000000d5048d4c // leaq (,%rdx,8), %r8
 	QUAD $0x0000000095348d48 // leaq (,%rdx,4), %rsi
-	LONG $0x76048d4c // leaq (%rsi,%rsi,2), %r8
-	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	LONG $0x04e0c149 // shlq $0x4, %r8
-	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	LONG $0x760c8d4c // leaq (%rsi,%rsi,2), %r9
+	LONG $0x240c894c // movq %r9, (%rsp)
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	LONG $0x04e4c149 // shlq $0x4, %r12
 	LONG $0xb6348d48 // leaq (%rsi,%rsi,4), %rsi
-	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
-	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	LONG $0x7f348d48 // leaq (%rdi,%rdi,2), %rsi
-	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
-	LONG $0xd23c8d48 // leaq (%rdx,%rdx,8), %rdi
-	LONG $0x7f3c8d4c // leaq (%rdi,%rdi,2), %r15
-	WORD $0x0149; BYTE $0xd7 // addq %rdx, %r15
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	LONG $0x05e6c148 // shlq $0x5, %rsi
-	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
-	LONG $0x02e3c148 // shlq $0x2, %rbx
-	QUAD $0x000000009d3c8d4a // leaq (,%r11,4), %rdi
-	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x66eb // jmp 0x3e3e <k_gemm_outer+0x108e>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x91 // vmovups %zmm6, (%r9,%rdx,4)
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0xd1 // vmovups %zmm5, (%r9,%rdx,8)
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x487cd162; WORD $0x2411; BYTE $0x31 // vmovups %zmm4, (%r9,%rsi)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x1c11; BYTE $0x31 // vmovups %zmm3, (%r9,%rsi)
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x31 // vmovups %zmm2, (%r9,%rsi)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%r9,%rsi)
-	LONG $0x487c9162; WORD $0x0411; BYTE $0x39 // vmovups %zmm0, (%r9,%r15)
-	LONG $0x08428d4d // leaq 0x8(%r10), %r8
-	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
-	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
-	LONG $0xfc168f0f; WORD $0xffff // jg 0x3a54 <k_gemm_outer+0xca4>
-	LONG $0xd2af0f4c // imulq %rdx, %r10
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x960c8d4e // leaq (%rsi,%r10,4), %r9
-	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	WORD $0x6a74 // je 0x3ec0 <k_gemm_outer+0x1110>
-	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0x008f850f; WORD $0x0000 // jne 0x3ef0 <k_gemm_outer+0x1140>
-	LONG $0x487cd162; WORD $0x3910 // vmovups (%r9), %zmm7
-	LONG $0x487cd162; WORD $0x3410; BYTE $0x91 // vmovups (%r9,%rdx,4), %zmm6
-	LONG $0x487cd162; WORD $0x2c10; BYTE $0xd1 // vmovups (%r9,%rdx,8), %zmm5
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x31 // vmovups (%r9,%rsi), %zmm4
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x1c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm3
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x1410; BYTE $0x31 // vmovups (%r9,%rsi), %zmm2
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x487cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1
-	LONG $0x487c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00978f0f; WORD $0x0000 // jg 0x3f4b <k_gemm_outer+0x119b>
-	LONG $0x000127e9; BYTE $0x00 // jmp 0x3fe0 <k_gemm_outer+0x1230>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x2444894c; BYTE $0x50 // movq %r8, 0x50(%rsp)
+	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0xd2348d48 // leaq (%rdx,%rdx,8), %rsi
+	LONG $0x76348d48 // leaq (%rsi,%rsi,2), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x487f8b48 // movq 0x48(%rdi), %rdi
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x05e7c148 // shlq $0x5, %rdi
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	QUAD $0x0000000095348d4e // leaq (,%r10,4), %r14
+	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	WORD $0x59eb // jmp 0x13a9 <k_gemm_outer+0x11a9>
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4)
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd7 // vmovups %zmm5, (%rdi,%rdx,8)
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15)
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi)
+	LONG $0x08798d49 // leaq 0x8(%r9), %rdi
+	LONG $0x24440348; BYTE $0x48 // addq 0x48(%rsp), %rax
+	LONG $0x247c3b48; BYTE $0x18 // cmpq 0x18(%rsp), %rdi
+	LONG $0xfc688f0f; WORD $0xffff // jg 0x1011 <k_gemm_outer+0xe11>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x00c48e0f; WORD $0x0000 // jle 0x1480 <k_gemm_outer+0x1280>
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -3169,188 +1056,241 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x667f // jg 0x3f4b <k_gemm_outer+0x119b>
-	LONG $0x0000f6e9; BYTE $0x00 // jmp 0x3fe0 <k_gemm_outer+0x1230>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
-	LONG $0xc97cd162; WORD $0x3910 // vmovups (%r9), %zmm7 {%k1} {z}
-	LONG $0xc97cd162; WORD $0x3010 // vmovups (%r8), %zmm6 {%k1} {z}
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0xc97cd162; WORD $0x2c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm5 {%k1} {z}
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0xc97cd162; WORD $0x2410; BYTE $0x31 // vmovups (%r9,%rsi), %zmm4 {%k1} {z}
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xc97cd162; WORD $0x1c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm3 {%k1} {z}
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0xc97cd162; WORD $0x1410; BYTE $0x31 // vmovups (%r9,%rsi), %zmm2 {%k1} {z}
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0xc97cd162; WORD $0x0c10; BYTE $0x31 // vmovups (%r9,%rsi), %zmm1 {%k1} {z}
-	LONG $0xc97c9162; WORD $0x0410; BYTE $0x39 // vmovups (%r9,%r15), %zmm0 {%k1} {z}
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x00958e0f; WORD $0x0000 // jle 0x3fe0 <k_gemm_outer+0x1230>
-	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x77eb // jmp 0x3fcc <k_gemm_outer+0x121c>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x0010 // vmovups (%r8), %zmm8
-	LONG $0xa02c8d4a // leaq (%rax,%r12,4), %rbp
-	LONG $0x583df262; WORD $0x7db8; BYTE $0x00 // vfmadd231ps (%rbp){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	LONG $0x2f348d48 // leaq (%rdi,%rbp), %rsi
-	QUAD $0x009d74b8583db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	QUAD $0x00dd6cb8583db262 // vfmadd231ps (%rbp,%r11,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x583db262; WORD $0x24b8; BYTE $0x9e // vfmadd231ps (%rsi,%r11,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	LONG $0x3f2c8d48 // leaq (%rdi,%rdi), %rbp
-	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
-	LONG $0x583db262; WORD $0x1cb8; BYTE $0xde // vfmadd231ps (%rsi,%r11,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	QUAD $0x000000009d348d4a // leaq (,%r11,4), %rsi
-	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	QUAD $0x009d54b8583db262 // vfmadd231ps (%rbp,%r11,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	LONG $0x583df262; WORD $0x0cb8; BYTE $0x37 // vfmadd231ps (%rdi,%rsi){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
-	LONG $0x583df262; WORD $0x04b8; BYTE $0x37 // vfmadd231ps (%rdi,%rsi){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0x1474 // je 0x3fe0 <k_gemm_outer+0x1230>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x7ceb // jmp 0x145e <k_gemm_outer+0x125e>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
+	LONG $0xb82c8d4e // leaq (%rax,%r15,4), %r13
+	LONG $0x583dd262; WORD $0x7db8; BYTE $0x00 // vfmadd231ps (%r13){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	LONG $0x2e2c8d4b // leaq (%r14,%r13), %rbp
+	QUAD $0x009574b8583d9262 // vfmadd231ps (%r13,%r10,4){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	QUAD $0x00d56cb8583d9262 // vfmadd231ps (%r13,%r10,8){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	QUAD $0x009564b8583db262 // vfmadd231ps (%rbp,%r10,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x362c8d4f // leaq (%r14,%r14), %r13
+	WORD $0x0149; BYTE $0xed // addq %rbp, %r13
+	QUAD $0x00d55cb8583db262 // vfmadd231ps (%rbp,%r10,8){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x00000000952c8d4a // leaq (,%r10,4), %rbp
+	WORD $0x014c; BYTE $0xed // addq %r13, %rbp
+	QUAD $0x009554b8583d9262 // vfmadd231ps (%r13,%r10,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x583dd262; WORD $0x0cb8; BYTE $0x2e // vfmadd231ps (%r14,%rbp){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	LONG $0x583dd262; WORD $0x04b8; BYTE $0x2e // vfmadd231ps (%r14,%rbp){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
+	WORD $0x3e74 // je 0x149c <k_gemm_outer+0x129c>
+	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
 	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0x8d74 // je 0x3f60 <k_gemm_outer+0x11b0>
-	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
-	WORD $0x8beb // jmp 0x3f66 <k_gemm_outer+0x11b6>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	LONG $0xfdf5840f; WORD $0xffff // je 0x3de0 <k_gemm_outer+0x1030>
-	LONG $0x91048d4d // leaq (%r9,%rdx,4), %r8
-	LONG $0x497cd162; WORD $0x3911 // vmovups %zmm7, (%r9) {%k1}
-	LONG $0x497cd162; WORD $0x3011 // vmovups %zmm6, (%r8) {%k1}
-	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
-	LONG $0x497cd162; WORD $0x2c11; BYTE $0x31 // vmovups %zmm5, (%r9,%rsi) {%k1}
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x497cd162; WORD $0x2411; BYTE $0x31 // vmovups %zmm4, (%r9,%rsi) {%k1}
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x497cd162; WORD $0x1c11; BYTE $0x31 // vmovups %zmm3, (%r9,%rsi) {%k1}
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x497cd162; WORD $0x1411; BYTE $0x31 // vmovups %zmm2, (%r9,%rsi) {%k1}
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x497cd162; WORD $0x0c11; BYTE $0x31 // vmovups %zmm1, (%r9,%rsi) {%k1}
-	LONG $0x497c9162; WORD $0x0411; BYTE $0x39 // vmovups %zmm0, (%r9,%r15) {%k1}
-	LONG $0xfffde8e9; BYTE $0xff // jmp 0x3e2a <k_gemm_outer+0x107a>
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x08478b4c // movq 0x8(%rdi), %r8
+	WORD $0x8674 // je 0x13f0 <k_gemm_outer+0x11f0>
+	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
+	WORD $0x84eb // jmp 0x13f6 <k_gemm_outer+0x11f6>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
+	LONG $0x873c8d4a // leaq (%rdi,%r8,4), %rdi
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
+	LONG $0x0087850f; WORD $0x0000 // jne 0x1540 <k_gemm_outer+0x1340>
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0xfe8b840f; WORD $0xffff // je 0x1350 <k_gemm_outer+0x1150>
+	LONG $0x4844f162; WORD $0x3f58 // vaddps (%rdi), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x97 // vaddps (%rdi,%rdx,4), %zmm6, %zmm6
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4)
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xd7 // vaddps (%rdi,%rdx,8), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xd7 // vmovups %zmm5, (%rdi,%rdx,8)
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x485cb162; WORD $0x2458; BYTE $0x3f // vaddps (%rdi,%r15), %zmm4, %zmm4
+	LONG $0x487cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15)
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0x27 // vaddps (%rdi,%r12), %zmm3, %zmm3
+	LONG $0x487cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12)
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x486cb162; WORD $0x1458; BYTE $0x3f // vaddps (%rdi,%r15), %zmm2, %zmm2
+	LONG $0x487cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15)
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x4874b162; WORD $0x0c58; BYTE $0x3f // vaddps (%rdi,%r15), %zmm1, %zmm1
+	LONG $0x487cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x37 // vaddps (%rdi,%rsi), %zmm0, %zmm0
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x138e <k_gemm_outer+0x118e>
+	BYTE $0x90 // nop
+	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
+	LONG $0x00b6840f; WORD $0x0000 // je 0x1602 <k_gemm_outer+0x1402>
+	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0xc97cf162; WORD $0x3c10; BYTE $0x97 // vmovups (%rdi,%rdx,4), %zmm7 {%k1} {z}
+	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4) {%k1}
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0xc97cb162; WORD $0x3410; BYTE $0x3f // vmovups (%rdi,%r15), %zmm6 {%k1} {z}
+	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15) {%k1}
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xc97cb162; WORD $0x2c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm5 {%k1} {z}
+	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15) {%k1}
+	LONG $0xc97cb162; WORD $0x2410; BYTE $0x27 // vmovups (%rdi,%r12), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12) {%k1}
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0xc97cb162; WORD $0x1c10; BYTE $0x3f // vmovups (%rdi,%r15), %zmm3 {%k1} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15) {%k1}
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0xc97cb162; WORD $0x1410; BYTE $0x3f // vmovups (%rdi,%r15), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15) {%k1}
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x37 // vmovups (%rdi,%rsi), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi) {%k1}
+	LONG $0xfffd93e9; BYTE $0xff // jmp 0x1395 <k_gemm_outer+0x1195>
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x97 // vmovups %zmm6, (%rdi,%rdx,4) {%k1}
+	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
+	LONG $0x497cb162; WORD $0x2c11; BYTE $0x3f // vmovups %zmm5, (%rdi,%r15) {%k1}
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x497cb162; WORD $0x2411; BYTE $0x3f // vmovups %zmm4, (%rdi,%r15) {%k1}
+	LONG $0x497cb162; WORD $0x1c11; BYTE $0x27 // vmovups %zmm3, (%rdi,%r12) {%k1}
+	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
+	LONG $0x497cb162; WORD $0x1411; BYTE $0x3f // vmovups %zmm2, (%rdi,%r15) {%k1}
+	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
+	LONG $0x497cb162; WORD $0x0c11; BYTE $0x3f // vmovups %zmm1, (%rdi,%r15) {%k1}
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x37 // vmovups %zmm0, (%rdi,%rsi) {%k1}
+	LONG $0xfffd44e9; BYTE $0xff // jmp 0x1395 <k_gemm_outer+0x1195>
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x08578b4c // movq 0x8(%rdi), %r10
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
-	QUAD $0x00000000ad0c8d4e // leaq (,%r13,4), %r9
-	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
+	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	LONG $0x20478b4c // movq 0x20(%rdi), %r8
+	LONG $0x10770348 // addq 0x10(%rdi), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
 	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
 	WORD $0xe6d3 // shll %cl, %esi
-	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
-	LONG $0x241c8948 // movq %rbx, (%rsp)
-	LONG $0x485f8b48 // movq 0x48(%rdi), %rbx
-	LONG $0x245c8948; BYTE $0x08 // movq %rbx, 0x8(%rsp)
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
 	WORD $0xd6f7 // notl %esi
 	LONG $0xce92fbc5 // kmovd %esi, %k1
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x104f034c // addq 0x10(%rdi), %r9
-	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
-	LONG $0x28778b4c // movq 0x28(%rdi), %r14
-	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
-	LONG $0x247c214c; BYTE $0x58 // andq %r15, 0x58(%rsp)
-	QUAD $0x0000000495348d4a // leaq 0x4(,%r10,4), %rsi
-	LONG $0xf3af0f48 // imulq %rbx, %rsi
-	LONG $0x2444894c; BYTE $0x10 // movq %r8, 0x10(%rsp)
-	LONG $0x06248d4e // leaq (%rsi,%r8), %r12
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	QUAD $0xfffffffffffebe48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rsi # imm = 0x7FFFFFFFFFFFFFFE
+	WORD $0x2149; BYTE $0xf6 // andq %rsi, %r14
+	LONG $0x48778b48 // movq 0x48(%rdi), %rsi
+	LONG $0x24348948 // movq %rsi, (%rsp)
+	QUAD $0x000000048d348d4a // leaq 0x4(,%r9,4), %rsi
+	LONG $0xf0af0f49 // imulq %r8, %rsi
+	LONG $0x2454894c; BYTE $0x28 // movq %r10, 0x28(%rsp)
+	LONG $0x16248d4e // leaq (%rsi,%r10), %r12
 	LONG $0x04c48349 // addq $0x4, %r12
-	QUAD $0x00000000dd3c8d48 // leaq (,%rbx,8), %rdi
-	QUAD $0x00000000f52c8d4a // leaq (,%r14,8), %rbp
-	LONG $0x02e6c149 // shlq $0x2, %r14
-	WORD $0x21eb // jmp 0x40e1 <k_gemm_outer+0x1331>
-	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
-	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	QUAD $0x00000000c52c8d4e // leaq (,%r8,8), %r13
+	QUAD $0x00000000dd2c8d4a // leaq (,%r11,8), %rbp
+	LONG $0x02e3c149 // shlq $0x2, %r11
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	WORD $0x1feb // jmp 0x1703 <k_gemm_outer+0x1503>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4)
 	LONG $0x02418d49 // leaq 0x2(%r9), %rax
-	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
-	WORD $0x894d; BYTE $0xca // movq %r9, %r10
-	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xf98d8f0f; WORD $0xffff // jg 0x3a6e <k_gemm_outer+0xcbe>
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	LONG $0x24443b48; BYTE $0x18 // cmpq 0x18(%rsp), %rax
+	LONG $0xf9258f0f; WORD $0xffff // jg 0x1028 <k_gemm_outer+0xe28>
+	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0xc2af0f49 // imulq %r10, %rax
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x86048d4c // leaq (%rsi,%rax,4), %r8
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x2574 // je 0x4120 <k_gemm_outer+0x1370>
-	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x3c75 // jne 0x4140 <k_gemm_outer+0x1390>
-	LONG $0x487cd162; WORD $0x0810 // vmovups (%r8), %zmm1
-	LONG $0x487cf162; WORD $0x0010 // vmovups (%rax), %zmm0
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x407f // jg 0x4155 <k_gemm_outer+0x13a5>
-	LONG $0x000100e9; BYTE $0x00 // jmp 0x421a <k_gemm_outer+0x146a>
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x527e // jle 0x1760 <k_gemm_outer+0x1560>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xc0af0f49 // imulq %r8, %rax
+	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
+	LONG $0x86048d48 // leaq (%rsi,%rax,4), %rax
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	WORD $0x4675 // jne 0x1770 <k_gemm_outer+0x1570>
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	WORD $0xc3f6; BYTE $0x01 // testb $0x1, %bl
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x00c3840f; WORD $0x0000 // je 0x1804 <k_gemm_outer+0x1604>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x247c3948; BYTE $0x40 // cmpq %rdi, 0x40(%rsp)
+	LONG $0x0096850f; WORD $0x0000 // jne 0x17e7 <k_gemm_outer+0x15e7>
+	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
+	LONG $0x000091e9; BYTE $0x00 // jmp 0x17ed <k_gemm_outer+0x15ed>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x287f // jg 0x4155 <k_gemm_outer+0x13a5>
-	LONG $0x0000e8e9; BYTE $0x00 // jmp 0x421a <k_gemm_outer+0x146a>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	LONG $0xc97cf162; WORD $0x0010 // vmovups (%rax), %zmm0 {%k1} {z}
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0x00c58e0f; WORD $0x0000 // jle 0x421a <k_gemm_outer+0x146a>
-	LONG $0xd3af0f4c // imulq %rbx, %r10
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x90148d4e // leaq (%rax,%r10,4), %r10
-	LONG $0x01ff8349 // cmpq $0x1, %r15
-	WORD $0x2875 // jne 0x4190 <k_gemm_outer+0x13e0>
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0x00a3840f; WORD $0x0000 // je 0x421a <k_gemm_outer+0x146a>
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0x0087850f; WORD $0x0000 // jne 0x4207 <k_gemm_outer+0x1457>
-	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x420d <k_gemm_outer+0x145d>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x32eb // jmp 0x41cb <k_gemm_outer+0x141b>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487cd162; WORD $0x1310 // vmovups (%r11), %zmm2
-	LONG $0x586dd262; WORD $0x4ab8; BYTE $0x01 // vfmadd231ps 0x4(%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x84 // vfmadd231ps (%r12,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x02c08348 // addq $0x2, %rax
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x1804 <k_gemm_outer+0x1604>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
+	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x26eb // jmp 0x17a4 <k_gemm_outer+0x15a4>
+	WORD $0x9066 // nop
+	LONG $0x487cf162; WORD $0x1710 // vmovups (%rdi), %zmm2
+	LONG $0x586df262; WORD $0x48b8; BYTE $0x01 // vfmadd231ps 0x4(%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x586d9262; WORD $0x04b8; BYTE $0x94 // vfmadd231ps (%r12,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x08c08348 // addq $0x8, %rax
+	LONG $0x02c28349 // addq $0x2, %r10
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
-	LONG $0x24443948; BYTE $0x58 // cmpq %rax, 0x58(%rsp)
-	LONG $0x245c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r11
-	WORD $0xa274 // je 0x416d <k_gemm_outer+0x13bd>
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	WORD $0x1075 // jne 0x41e0 <k_gemm_outer+0x1430>
+	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
+	WORD $0x8f74 // je 0x1733 <k_gemm_outer+0x1533>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x247c3948; BYTE $0x40 // cmpq %rdi, 0x40(%rsp)
+	WORD $0x1075 // jne 0x17c0 <k_gemm_outer+0x15c0>
 	LONG $0x487cf162; WORD $0x1610 // vmovups (%rsi), %zmm2
-	WORD $0x0eeb // jmp 0x41e6 <k_gemm_outer+0x1436>
+	WORD $0x0eeb // jmp 0x17c6 <k_gemm_outer+0x15c6>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
-	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x361c8d4e // leaq (%rsi,%r14), %r11
-	QUAD $0xff8444b8586dd262 // vfmadd231ps -0x4(%r12,%rax,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x246c394c; BYTE $0x40 // cmpq %r13, 0x40(%rsp)
-	WORD $0xa174 // je 0x41a0 <k_gemm_outer+0x13f0>
-	LONG $0xc97cd162; WORD $0x1310 // vmovups (%r11), %zmm2 {%k1} {z}
-	WORD $0x9feb // jmp 0x41a6 <k_gemm_outer+0x13f6>
+	LONG $0x586df262; WORD $0x08b8 // vfmadd231ps (%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x1e3c8d4a // leaq (%rsi,%r11), %rdi
+	QUAD $0xff9444b8586d9262 // vfmadd231ps -0x4(%r12,%r10,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x247c394c; BYTE $0x40 // cmpq %r15, 0x40(%rsp)
+	WORD $0xa174 // je 0x1780 <k_gemm_outer+0x1580>
+	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
+	WORD $0x9feb // jmp 0x1786 <k_gemm_outer+0x1586>
 	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
-	LONG $0x586dd262; WORD $0x0ab8 // vfmadd231ps (%r10){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x586dd262; WORD $0x04b8; BYTE $0x9a // vfmadd231ps (%r10,%rbx,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x90048d49 // leaq (%r8,%rdx,4), %rax
-	WORD $0x394d; BYTE $0xeb // cmpq %r13, %r11
-	LONG $0xfe99840f; WORD $0xffff // je 0x40c0 <k_gemm_outer+0x1310>
-	LONG $0x497cd162; WORD $0x0811 // vmovups %zmm1, (%r8) {%k1}
-	LONG $0x497cf162; WORD $0x0011 // vmovups %zmm0, (%rax) {%k1}
-	LONG $0xfffe94e9; BYTE $0xff // jmp 0x40cc <k_gemm_outer+0x131c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x586df262; WORD $0x08b8 // vfmadd231ps (%rax){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x586df262; WORD $0x04b8; BYTE $0xb0 // vfmadd231ps (%rax,%rsi,4){1to16}, %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x2444394c; BYTE $0x40 // cmpq %r8, 0x40(%rsp)
+	WORD $0x2375 // jne 0x1840 <k_gemm_outer+0x1640>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	LONG $0xfebc840f; WORD $0xffff // je 0x16e4 <k_gemm_outer+0x14e4>
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x487cf162; WORD $0x0458; BYTE $0x90 // vaddps (%rax,%rdx,4), %zmm0, %zmm0
+	LONG $0xfffeaae9; BYTE $0xff // jmp 0x16ea <k_gemm_outer+0x14ea>
+	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
+	WORD $0x2b74 // je 0x1872 <k_gemm_outer+0x1672>
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0xc97cf162; WORD $0x0c10; BYTE $0x90 // vmovups (%rax,%rdx,4), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
+	LONG $0xfffe7fe9; BYTE $0xff // jmp 0x16f1 <k_gemm_outer+0x14f1>
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
+	LONG $0xfffe6de9; BYTE $0xff // jmp 0x16f1 <k_gemm_outer+0x14f1>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
 	// gemm_outer_64
 	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x0ae28e0f; WORD $0x0000 // jle 0x4d2f <k_gemm_outer_64+0xaef>
+	LONG $0x0bf28e0f; WORD $0x0000 // jle 0x248f <k_gemm_outer_64+0xbff>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3362,236 +1302,237 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x02c08348 // addq $0x2, %rax
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	WORD $0x1feb // jmp 0x429b <k_gemm_outer_64+0x5b>
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x243c8948 // movq %rdi, (%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x1feb // jmp 0x18ea <k_gemm_outer_64+0x5a>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	LONG $0x0a868d0f; WORD $0x0000 // jge 0x4d21 <k_gemm_outer_64+0xae1>
+	LONG $0x0b978d0f; WORD $0x0000 // jge 0x2481 <k_gemm_outer_64+0xbf1>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
-	LONG $0x01808c0f; WORD $0x0000 // jl 0x4430 <k_gemm_outer_64+0x1f0>
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x01918c0f; WORD $0x0000 // jl 0x1a90 <k_gemm_outer_64+0x200>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0x032d8d0f; WORD $0x0000 // jge 0x45f0 <k_gemm_outer_64+0x3b0>
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	LONG $0x034e8d0f; WORD $0x0000 // jge 0x1c60 <k_gemm_outer_64+0x3d0>
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	WORD $0xae7d // jge 0x4280 <k_gemm_outer_64+0x40>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x00000000c5248d4c // leaq (,%rax,8), %r12
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
-	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
-	LONG $0x1067034c // addq 0x10(%rdi), %r12
-	LONG $0x48478b4c // movq 0x48(%rdi), %r8
-	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
-	LONG $0x24542348; BYTE $0x58 // andq 0x58(%rsp), %rdx
-	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
-	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x28eb // jmp 0x433d <k_gemm_outer_64+0xfd>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xf6 // vmovupd %zmm1, (%rsi,%r14,8)
-	QUAD $0x01f6441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r14,8)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
-	LONG $0x05e3840f; WORD $0x0000 // je 0x4920 <k_gemm_outer_64+0x6e0>
-	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
-	LONG $0xf2af0f4d // imulq %r10, %r14
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	WORD $0xaf7d // jge 0x18d0 <k_gemm_outer_64+0x40>
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x08418b49 // movq 0x8(%r9), %rax
+	LONG $0x18498b49 // movq 0x18(%r9), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
+	WORD $0x8b49; BYTE $0x31 // movq (%r9), %rsi
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x20798b49 // movq 0x20(%r9), %rdi
+	LONG $0x10510349 // addq 0x10(%r9), %rdx
+	LONG $0x40418b4d // movq 0x40(%r9), %r8
+	LONG $0x48518b4d // movq 0x48(%r9), %r10
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x245c234c; BYTE $0x58 // andq 0x58(%rsp), %r11
+	WORD $0x32eb // jmp 0x198c <k_gemm_outer_64+0xfc>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48f5b162; WORD $0x0c58; BYTE $0xce // vaddpd (%rsi,%r9,8), %zmm1, %zmm1
+	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xce // vmovupd %zmm1, (%rsi,%r9,8)
+	QUAD $0x01ce445848fdb162 // vaddpd 0x40(%rsi,%r9,8), %zmm0, %zmm0
+	QUAD $0x01ce441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r9,8)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	LONG $0x00eb840f; WORD $0x0000 // je 0x1a77 <k_gemm_outer_64+0x1e7>
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x1774 // je 0x4360 <k_gemm_outer_64+0x120>
-	LONG $0x48fdb162; WORD $0x0c10; BYTE $0xf6 // vmovupd (%rsi,%r14,8), %zmm1
-	QUAD $0x01f6441048fdb162 // vmovupd 0x40(%rsi,%r14,8), %zmm0
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x107f // jg 0x436d <k_gemm_outer_64+0x12d>
-	WORD $0xc1eb // jmp 0x4320 <k_gemm_outer_64+0xe0>
-	BYTE $0x90 // nop
+	WORD $0x2f7e // jle 0x19c0 <k_gemm_outer_64+0x130>
+	WORD $0x8949; BYTE $0xf9 // movq %rdi, %r9
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	LONG $0xc81c8d4a // leaq (%rax,%r9,8), %rbx
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x01f88349 // cmpq $0x1, %r8
+	WORD $0x2a75 // jne 0x19d0 <k_gemm_outer_64+0x140>
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	LONG $0x0080850f; WORD $0x0000 // jne 0x1a37 <k_gemm_outer_64+0x1a7>
+	LONG $0x00008ee9; BYTE $0x00 // jmp 0x1a4a <k_gemm_outer_64+0x1ba>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xb37e // jle 0x4320 <k_gemm_outer_64+0xe0>
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0xd2af0f49 // imulq %r10, %rdx
-	LONG $0xd13c8d4d // leaq (%r9,%rdx,8), %r15
-	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1275 // jne 0x4390 <k_gemm_outer_64+0x150>
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x9974 // je 0x4320 <k_gemm_outer_64+0xe0>
-	LONG $0x000081e9; BYTE $0x00 // jmp 0x440d <k_gemm_outer_64+0x1cd>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
-	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x03e5c149 // shlq $0x3, %r13
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x00007de9; BYTE $0x00 // jmp 0x1a4a <k_gemm_outer_64+0x1ba>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x48fdd262; WORD $0x1719 // vbroadcastsd (%r15), %zmm2
-	LONG $0x48edd262; WORD $0x0cb8; BYTE $0x24 // vfmadd231pd (%r12), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x012444b848edd262 // vfmadd231pd 0x40(%r12), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x48fdd262; WORD $0x5719; BYTE $0x01 // vbroadcastsd 0x8(%r15), %zmm2
-	LONG $0x48ed9262; WORD $0x0cb8; BYTE $0x2c // vfmadd231pd (%r12,%r13), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	QUAD $0x012c44b848ed9262 // vfmadd231pd 0x40(%r12,%r13), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0x10c78349 // addq $0x10, %r15
-	WORD $0x014d; BYTE $0xec // addq %r13, %r12
-	LONG $0xfec58348 // addq $-0x2, %rbp
-	WORD $0xc275 // jne 0x43b0 <k_gemm_outer_64+0x170>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff13840f; WORD $0xffff // je 0x4320 <k_gemm_outer_64+0xe0>
-	LONG $0x48fdd262; WORD $0x1719 // vbroadcastsd (%r15), %zmm2
-	LONG $0x48edf262; WORD $0x0ab8 // vfmadd231pd (%rdx), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edf262; WORD $0x42b8; BYTE $0x01 // vfmadd231pd 0x40(%rdx), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0xfffefbe9; BYTE $0xff // jmp 0x4320 <k_gemm_outer_64+0xe0>
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x28798b4d // movq 0x28(%r9), %r15
+	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x03e7c149 // shlq $0x3, %r15
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x48fdf262; WORD $0x1319 // vbroadcastsd (%rbx), %zmm2
+	LONG $0x48edf262; WORD $0x4db8; BYTE $0x00 // vfmadd231pd (%rbp), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x45b8; BYTE $0x01 // vfmadd231pd 0x40(%rbp), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdf262; WORD $0x5319; BYTE $0x01 // vbroadcastsd 0x8(%rbx), %zmm2
+	QUAD $0x003d4cb848edb262 // vfmadd231pd (%rbp,%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	QUAD $0x013d44b848edb262 // vfmadd231pd 0x40(%rbp,%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0x10c38348 // addq $0x10, %rbx
+	WORD $0x014c; BYTE $0xfd // addq %r15, %rbp
+	LONG $0xfec58349 // addq $-0x2, %r13
+	WORD $0xc275 // jne 0x19f0 <k_gemm_outer_64+0x160>
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	LONG $0x01c0f641 // testb $0x1, %r8b
+	WORD $0x1374 // je 0x1a4a <k_gemm_outer_64+0x1ba>
+	LONG $0x48fdf262; WORD $0x1319 // vbroadcastsd (%rbx), %zmm2
+	LONG $0x48edd262; WORD $0x0eb8 // vfmadd231pd (%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edd262; WORD $0x46b8; BYTE $0x01 // vfmadd231pd 0x40(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0xccaf0f4d // imulq %r12, %r9
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0xff06850f; WORD $0xffff // jne 0x1960 <k_gemm_outer_64+0xd0>
+	LONG $0x48fdb162; WORD $0x0c11; BYTE $0xce // vmovupd %zmm1, (%rsi,%r9,8)
+	QUAD $0x01ce441148fdb162 // vmovupd %zmm0, 0x40(%rsi,%r9,8)
+	WORD $0xff49; BYTE $0xc4 // incq %r12
+	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
+	LONG $0xff15850f; WORD $0xffff // jne 0x198c <k_gemm_outer_64+0xfc>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
+	BYTE $0x90 // nop
+	LONG $0x304f8b4c // movq 0x30(%rdi), %r9
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x04fd8e0f; WORD $0x0000 // jle 0x4940 <k_gemm_outer_64+0x700>
-	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0x06c28d0f; WORD $0x0000 // jge 0x4b0f <k_gemm_outer_64+0x8cf>
+	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
+	LONG $0x059d8e0f; WORD $0x0000 // jle 0x2040 <k_gemm_outer_64+0x7b0>
+	LONG $0x08f98349 // cmpq $0x8, %r9
+	LONG $0x07608d0f; WORD $0x0000 // jge 0x220d <k_gemm_outer_64+0x97d>
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xfe1d8d0f; WORD $0xffff // jge 0x4280 <k_gemm_outer_64+0x40>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0xfe0d8d0f; WORD $0xffff // jge 0x18d0 <k_gemm_outer_64+0x40>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x085f8b4c // movq 0x8(%rdi), %r11
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x207f8b4c // movq 0x20(%rdi), %r15
-	LONG $0x105f034c // addq 0x10(%rdi), %r11
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
-	WORD $0x8941; BYTE $0xde // movl %ebx, %r14d
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0x205f8b48 // movq 0x20(%rdi), %rbx
+	LONG $0x10470348 // addq 0x10(%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	LONG $0x487f8b4c // movq 0x48(%rdi), %r15
+	WORD $0x8941; BYTE $0xc6 // movl %eax, %r14d
 	LONG $0x03e68341 // andl $0x3, %r14d
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xc2 // andq %rax, %rdx
-	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	LONG $0x245c894c; BYTE $0x10 // movq %r11, 0x10(%rsp)
-	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
-	WORD $0x1feb // jmp 0x44e3 <k_gemm_outer_64+0x2a3>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdb162; WORD $0x0411; BYTE $0xe6 // vmovupd %zmm0, (%rsi,%r12,8)
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x082a840f; WORD $0x0000 // je 0x4d0d <k_gemm_outer_64+0xacd>
-	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
-	LONG $0xe2af0f4d // imulq %r10, %r12
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x0f74 // je 0x4500 <k_gemm_outer_64+0x2c0>
-	LONG $0x48fdb162; WORD $0x0410; BYTE $0xe6 // vmovupd (%rsi,%r12,8), %zmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x0c7f // jg 0x4509 <k_gemm_outer_64+0x2c9>
-	WORD $0xd1eb // jmp 0x44d0 <k_gemm_outer_64+0x290>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2149; BYTE $0xd0 // andq %rdx, %r8
+	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
+	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x10 // movq %r15, 0x10(%rsp)
+	WORD $0x14eb // jmp 0x1b33 <k_gemm_outer_64+0x2a3>
 	BYTE $0x90 // nop
+	LONG $0x48fdf162; WORD $0x0411; BYTE $0xd6 // vmovupd %zmm0, (%rsi,%rdx,8)
+	WORD $0xff49; BYTE $0xc2 // incq %r10
+	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
+	LONG $0x093a840f; WORD $0x0000 // je 0x246d <k_gemm_outer_64+0xbdd>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x387e // jle 0x1b70 <k_gemm_outer_64+0x2e0>
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	LONG $0xd3248d4d // leaq (%r11,%rdx,8), %r12
+	LONG $0x286f8b4c // movq 0x28(%rdi), %r13
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0xc77e // jle 0x44d0 <k_gemm_outer_64+0x290>
-	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
-	LONG $0xc2af0f49 // imulq %r10, %rax
-	LONG $0xc12c8d4d // leaq (%r9,%rax,8), %r13
-	LONG $0x286f8b48 // movq 0x28(%rdi), %rbp
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	WORD $0x1273 // jae 0x4530 <k_gemm_outer_64+0x2f0>
-	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x2f73 // jae 0x1b80 <k_gemm_outer_64+0x2f0>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x009e850f; WORD $0x0000 // jne 0x45c8 <k_gemm_outer_64+0x388>
-	WORD $0xa4eb // jmp 0x44d0 <k_gemm_outer_64+0x290>
-	LONG $0x00401f0f // nopl (%rax)
-	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	QUAD $0x00000000ed3c8d4c // leaq (,%rbp,8), %r15
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x00b5850f; WORD $0x0000 // jne 0x1c14 <k_gemm_outer_64+0x384>
+	LONG $0x0000d4e9; BYTE $0x00 // jmp 0x1c38 <k_gemm_outer_64+0x3a8>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x0000bfe9; BYTE $0x00 // jmp 0x1c38 <k_gemm_outer_64+0x3a8>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x05e5c148 // shlq $0x5, %rbp
+	QUAD $0x00000000ed0c8d4e // leaq (,%r13,8), %r9
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	BYTE $0x90 // nop
 	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	LONG $0x48fdd262; WORD $0x4d19; BYTE $0x00 // vbroadcastsd (%r13), %zmm1
+	LONG $0x48fdd262; WORD $0x0c19; BYTE $0x24 // vbroadcastsd (%r12), %zmm1
 	LONG $0x48fdd262; WORD $0x0898 // vfmadd132pd (%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x48fdd262; WORD $0x4519; BYTE $0x01 // vbroadcastsd 0x8(%r13), %zmm0
-	LONG $0x48f59262; WORD $0x0498; BYTE $0x38 // vfmadd132pd (%r8,%r15), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x48fdd262; WORD $0x4d19; BYTE $0x02 // vbroadcastsd 0x10(%r13), %zmm1
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x48fd9262; WORD $0x0c98; BYTE $0x07 // vfmadd132pd (%r15,%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x48fdd262; WORD $0x4519; BYTE $0x03 // vbroadcastsd 0x18(%r13), %zmm0
-	LONG $0x48f59262; WORD $0x0498; BYTE $0x07 // vfmadd132pd (%r15,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0xfcc08348 // addq $-0x4, %rax
-	WORD $0xb075 // jne 0x4550 <k_gemm_outer_64+0x310>
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
-	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
-	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xff08840f; WORD $0xffff // je 0x44d0 <k_gemm_outer_64+0x290>
-	LONG $0x03e5c148 // shlq $0x3, %rbp
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x9066 // nop
-	QUAD $0x00c54c1948fdd262 // vbroadcastsd (%r13,%rax,8), %zmm1
-	LONG $0x48f5f262; WORD $0x02b8 // vfmadd231pd (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	WORD $0xff48; BYTE $0xc0 // incq %rax
+	QUAD $0x0124441948fdd262 // vbroadcastsd 0x8(%r12), %zmm0
+	LONG $0x48f59262; WORD $0x0498; BYTE $0x08 // vfmadd132pd (%r8,%r9), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	QUAD $0x02244c1948fdd262 // vbroadcastsd 0x10(%r12), %zmm1
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x48fd9262; WORD $0x0c98; BYTE $0x01 // vfmadd132pd (%r9,%r8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	QUAD $0x0324441948fdd262 // vbroadcastsd 0x18(%r12), %zmm0
+	LONG $0x48f59262; WORD $0x0498; BYTE $0x01 // vfmadd132pd (%r9,%r8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x20c48349 // addq $0x20, %r12
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0xad75 // jne 0x1ba0 <k_gemm_outer_64+0x310>
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
-	WORD $0x3949; BYTE $0xc6 // cmpq %rax, %r14
-	WORD $0xe775 // jne 0x45d0 <k_gemm_outer_64+0x390>
-	LONG $0xfffee2e9; BYTE $0xff // jmp 0x44d0 <k_gemm_outer_64+0x290>
-	WORD $0x9066 // nop
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	WORD $0x8948; BYTE $0xd9 // movq %rbx, %rcx
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x2474 // je 0x1c38 <k_gemm_outer_64+0x3a8>
+	LONG $0x03e5c149 // shlq $0x3, %r13
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x48fd9262; WORD $0x0c19; BYTE $0xc4 // vbroadcastsd (%r12,%r8,8), %zmm1
+	LONG $0x48f5f262; WORD $0x02b8 // vfmadd231pd (%rdx), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	WORD $0xff49; BYTE $0xc0 // incq %r8
+	WORD $0x014c; BYTE $0xea // addq %r13, %rdx
+	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
+	WORD $0xe875 // jne 0x1c20 <k_gemm_outer_64+0x390>
+	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
+	LONG $0xd2af0f49 // imulq %r10, %rdx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0xfed8840f; WORD $0xffff // je 0x1b20 <k_gemm_outer_64+0x290>
+	LONG $0x48fdf162; WORD $0x0458; BYTE $0xd6 // vaddpd (%rsi,%rdx,8), %zmm0, %zmm0
+	LONG $0xfffecce9; BYTE $0xff // jmp 0x1b20 <k_gemm_outer_64+0x290>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
 	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
 	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x085f8b48 // movq 0x8(%rdi), %rbx
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x10778b48 // movq 0x10(%rdi), %rsi
 	LONG $0x20778b4c // movq 0x20(%rdi), %r14
+	LONG $0x407f8b4c // movq 0x40(%rdi), %r15
 	LONG $0x48478b48 // movq 0x48(%rdi), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x40678b4c // movq 0x40(%rdi), %r12
 	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
 	LONG $0x04e5c149 // shlq $0x4, %r13
 	QUAD $0x00000000cd048d4a // leaq (,%r9,8), %rax
 	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
 	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	QUAD $0x000000006d048d4a // leaq (,%r13,2), %rax
 	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
 	LONG $0x38d16b49 // imulq $0x38, %r9, %rdx
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	LONG $0x06e0c148 // shlq $0x6, %rax
@@ -3602,303 +1543,321 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000f51c8d4e // leaq (,%r14,8), %r11
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	LONG $0x00009fe9; BYTE $0x00 // jmp 0x4728 <k_gemm_outer_64+0x4e8>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fdd162; WORD $0x1711 // vmovupd %zmm2, (%r15)
-	LONG $0x48fdd162; WORD $0x4f11; BYTE $0x01 // vmovupd %zmm1, 0x40(%r15)
-	LONG $0x48fd9162; WORD $0x0411; BYTE $0xcf // vmovupd %zmm0, (%r15,%r9,8)
-	QUAD $0x01cf5c1148fd9162 // vmovupd %zmm3, 0x40(%r15,%r9,8)
-	LONG $0x48fd9162; WORD $0x2411; BYTE $0x2f // vmovupd %zmm4, (%r15,%r13)
-	QUAD $0x012f6c1148fd9162 // vmovupd %zmm5, 0x40(%r15,%r13)
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48fdd162; WORD $0x3411; BYTE $0x07 // vmovupd %zmm6, (%r15,%rax)
-	QUAD $0x01077c1148fdd162 // vmovupd %zmm7, 0x40(%r15,%rax)
-	LONG $0x48fd5162; WORD $0x0411; BYTE $0x0f // vmovupd %zmm8, (%r15,%rcx)
-	QUAD $0x010f4c1148fd5162 // vmovupd %zmm9, 0x40(%r15,%rcx)
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x48fd5162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm10, (%r15,%rax)
-	QUAD $0x01075c1148fd5162 // vmovupd %zmm11, 0x40(%r15,%rax)
+	LONG $0x000119e9; BYTE $0x00 // jmp 0x1e13 <k_gemm_outer_64+0x583>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48857162; WORD $0x3f58 // vaddpd (%rdi), %zmm15, %zmm15
+	LONG $0x48fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi)
+	LONG $0x48bd7162; WORD $0x4758; BYTE $0x01 // vaddpd 0x40(%rdi), %zmm8, %zmm8
+	LONG $0x48fd7162; WORD $0x4711; BYTE $0x01 // vmovupd %zmm8, 0x40(%rdi)
+	LONG $0x488d3162; WORD $0x0458; BYTE $0xcf // vaddpd (%rdi,%r9,8), %zmm14, %zmm8
+	LONG $0x48fd3162; WORD $0x0411; BYTE $0xcf // vmovupd %zmm8, (%rdi,%r9,8)
+	QUAD $0x01cf445848953162 // vaddpd 0x40(%rdi,%r9,8), %zmm13, %zmm8
+	QUAD $0x01cf441148fd3162 // vmovupd %zmm8, 0x40(%rdi,%r9,8)
+	LONG $0x489d3162; WORD $0x0458; BYTE $0x2f // vaddpd (%rdi,%r13), %zmm12, %zmm8
+	LONG $0x48fd3162; WORD $0x0411; BYTE $0x2f // vmovupd %zmm8, (%rdi,%r13)
+	QUAD $0x012f445848a53162 // vaddpd 0x40(%rdi,%r13), %zmm11, %zmm8
+	QUAD $0x012f441148fd3162 // vmovupd %zmm8, 0x40(%rdi,%r13)
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x48fd5162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm12, (%r15,%rax)
-	QUAD $0x01076c1148fd5162 // vmovupd %zmm13, 0x40(%r15,%rax)
-	LONG $0x48fd5162; WORD $0x3411; BYTE $0x17 // vmovupd %zmm14, (%r15,%rdx)
-	QUAD $0x01177c1148fd5162 // vmovupd %zmm15, 0x40(%r15,%rdx)
-	LONG $0x08728d49 // leaq 0x8(%r10), %rsi
+	LONG $0x48ad7162; WORD $0x0458; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm10, %zmm8
+	LONG $0x48fd7162; WORD $0x0411; BYTE $0x07 // vmovupd %zmm8, (%rdi,%rax)
+	QUAD $0x0107445848b57162 // vaddpd 0x40(%rdi,%rax), %zmm9, %zmm8
+	QUAD $0x0107441148fd7162 // vmovupd %zmm8, 0x40(%rdi,%rax)
+	LONG $0x48c5f162; WORD $0x3c58; BYTE $0x0f // vaddpd (%rdi,%rcx), %zmm7, %zmm7
+	LONG $0x48fdf162; WORD $0x3c11; BYTE $0x0f // vmovupd %zmm7, (%rdi,%rcx)
+	QUAD $0x010f745848cdf162 // vaddpd 0x40(%rdi,%rcx), %zmm6, %zmm6
+	QUAD $0x010f741148fdf162 // vmovupd %zmm6, 0x40(%rdi,%rcx)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x48d5f162; WORD $0x2c58; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm5, %zmm5
+	LONG $0x48fdf162; WORD $0x2c11; BYTE $0x07 // vmovupd %zmm5, (%rdi,%rax)
+	QUAD $0x0107645848ddf162 // vaddpd 0x40(%rdi,%rax), %zmm4, %zmm4
+	QUAD $0x0107641148fdf162 // vmovupd %zmm4, 0x40(%rdi,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x48e5f162; WORD $0x1c58; BYTE $0x07 // vaddpd (%rdi,%rax), %zmm3, %zmm3
+	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x07 // vmovupd %zmm3, (%rdi,%rax)
+	QUAD $0x0107545848edf162 // vaddpd 0x40(%rdi,%rax), %zmm2, %zmm2
+	QUAD $0x0107541148fdf162 // vmovupd %zmm2, 0x40(%rdi,%rax)
+	LONG $0x48f5f162; WORD $0x0c58; BYTE $0x17 // vaddpd (%rdi,%rdx), %zmm1, %zmm1
+	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x17 // vmovupd %zmm1, (%rdi,%rdx)
+	QUAD $0x0117445848fdf162 // vaddpd 0x40(%rdi,%rdx), %zmm0, %zmm0
+	QUAD $0x0117441148fdf162 // vmovupd %zmm0, 0x40(%rdi,%rdx)
+	LONG $0x24748d49; BYTE $0x08 // leaq 0x8(%r12), %rsi
 	LONG $0x245c0348; BYTE $0x50 // addq 0x50(%rsp), %rbx
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
-	LONG $0xfb9e8f0f; WORD $0xffff // jg 0x42c6 <k_gemm_outer_64+0x86>
-	LONG $0xd1af0f4d // imulq %r9, %r10
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0xd03c8d4e // leaq (%rax,%r10,8), %r15
-	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x009c840f; WORD $0x0000 // je 0x47e0 <k_gemm_outer_64+0x5a0>
-	LONG $0x48fdd162; WORD $0x1710 // vmovupd (%r15), %zmm2
-	LONG $0x48fdd162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm1
-	LONG $0x48fd9162; WORD $0x0410; BYTE $0xcf // vmovupd (%r15,%r9,8), %zmm0
-	QUAD $0x01cf5c1048fd9162 // vmovupd 0x40(%r15,%r9,8), %zmm3
-	LONG $0x48fd9162; WORD $0x2410; BYTE $0x2f // vmovupd (%r15,%r13), %zmm4
-	QUAD $0x012f6c1048fd9162 // vmovupd 0x40(%r15,%r13), %zmm5
+	LONG $0xfb028f0f; WORD $0xffff // jg 0x1915 <k_gemm_outer_64+0x85>
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01318e0f; WORD $0x0000 // jle 0x1f50 <k_gemm_outer_64+0x6c0>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48fdd162; WORD $0x3410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm6
-	QUAD $0x01077c1048fdd162 // vmovupd 0x40(%r15,%rax), %zmm7
-	LONG $0x48fd5162; WORD $0x0410; BYTE $0x0f // vmovupd (%r15,%rcx), %zmm8
-	QUAD $0x010f4c1048fd5162 // vmovupd 0x40(%r15,%rcx), %zmm9
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x48fd5162; WORD $0x1410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm10
-	QUAD $0x01075c1048fd5162 // vmovupd 0x40(%r15,%rax), %zmm11
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x48fd5162; WORD $0x2410; BYTE $0x07 // vmovupd (%r15,%rax), %zmm12
-	QUAD $0x01076c1048fd5162 // vmovupd 0x40(%r15,%rax), %zmm13
-	LONG $0x48fd5162; WORD $0x3410; BYTE $0x17 // vmovupd (%r15,%rdx), %zmm14
-	QUAD $0x01177c1048fd5162 // vmovupd 0x40(%r15,%rdx), %zmm15
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x647f // jg 0x4831 <k_gemm_outer_64+0x5f1>
-	LONG $0xfffebee9; BYTE $0xff // jmp 0x4690 <k_gemm_outer_64+0x450>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
-	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
-	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
-	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
-	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
-	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
-	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
-	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
-	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfe5f8e0f; WORD $0xffff // jle 0x4690 <k_gemm_outer_64+0x450>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28408b4c // movq 0x28(%rax), %r8
 	LONG $0x03e0c149 // shlq $0x3, %r8
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
+	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
+	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xeb048d48 // leaq (%rbx,%rbp,8), %rax
 	LONG $0x48fde162; WORD $0x4710; BYTE $0xff // vmovupd -0x40(%rdi), %zmm16
 	LONG $0x48fde262; WORD $0x0c19; BYTE $0xeb // vbroadcastsd (%rbx,%rbp,8), %zmm17
 	LONG $0x48fde162; WORD $0x1710 // vmovupd (%rdi), %zmm18
-	LONG $0x40f5b262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm16) + zmm2
-	LONG $0x40edb262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
+	LONG $0x40f53262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm16) + zmm15
+	LONG $0x40ed3262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm17) + zmm8
 	LONG $0xf0348d4a // leaq (%rax,%r14,8), %rsi
 	LONG $0x48fda262; WORD $0x0c19; BYTE $0xf0 // vbroadcastsd (%rax,%r14,8), %zmm17
-	LONG $0x40f5b262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm16) + zmm0
-	LONG $0x40edb262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f5b262; WORD $0xe0b8 // vfmadd231pd %zmm16, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm16) + zmm4
-	LONG $0x40edb262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f5b262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm16) + zmm6
-	LONG $0x40edb262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
-	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40f53262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm16) + zmm8
-	LONG $0x48fdc262; WORD $0x1c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm19
-	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
-	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
-	LONG $0x40e53262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm19, %zmm10 # zmm10 = (zmm19 * zmm16) + zmm10
-	LONG $0x40ed3262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
+	LONG $0x40f53262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
+	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
 	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	LONG $0x40f53262; WORD $0xe0b8 // vfmadd231pd %zmm16, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm16) + zmm12
-	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
+	LONG $0x40ed3262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
 	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
-	LONG $0x40f53262; WORD $0xf0b8 // vfmadd231pd %zmm16, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm16) + zmm14
-	LONG $0x40f53262; WORD $0xfab8 // vfmadd231pd %zmm18, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm18) + zmm15
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f53262; WORD $0xd0b8 // vfmadd231pd %zmm16, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm16) + zmm10
+	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f5b262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
+	LONG $0x48fdc262; WORD $0x1c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm19
+	LONG $0x40edb262; WORD $0xf1b8 // vfmadd231pd %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40e5b262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm16) + zmm5
+	LONG $0x40edb262; WORD $0xe3b8 // vfmadd231pd %zmm19, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm19) + zmm4
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
+	LONG $0x40f5b262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
+	LONG $0x40edb262; WORD $0xd1b8 // vfmadd231pd %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
+	LONG $0x48fdc262; WORD $0x0c19; BYTE $0x33 // vbroadcastsd (%r11,%rsi), %zmm17
+	LONG $0x40f5b262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm17, %zmm1 # zmm1 = (zmm17 * zmm16) + zmm1
+	LONG $0x40f5b262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm0 # zmm0 = (zmm17 * zmm18) + zmm0
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
-	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xff35850f; WORD $0xffff // jne 0x4850 <k_gemm_outer_64+0x610>
-	LONG $0xfffd70e9; BYTE $0xff // jmp 0x4690 <k_gemm_outer_64+0x450>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
-	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
-	LONG $0xfff95be9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
+	LONG $0xff35850f; WORD $0xffff // jne 0x1e80 <k_gemm_outer_64+0x5f0>
+	WORD $0x4beb // jmp 0x1f98 <k_gemm_outer_64+0x708>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
+	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
+	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
+	LONG $0x571941c4; BYTE $0xe4 // vxorpd %xmm12, %xmm12, %xmm12
+	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
+	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
+	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xd1af0f4d // imulq %r9, %r10
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xd03c8d4a // leaq (%rax,%r10,8), %rdi
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xfd4f850f; WORD $0xffff // jne 0x1d00 <k_gemm_outer_64+0x470>
+	LONG $0x48fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi)
+	LONG $0x48fd7162; WORD $0x4711; BYTE $0x01 // vmovupd %zmm8, 0x40(%rdi)
+	LONG $0x48fd3162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm14, (%rdi,%r9,8)
+	QUAD $0x01cf6c1148fd3162 // vmovupd %zmm13, 0x40(%rdi,%r9,8)
+	LONG $0x48fd3162; WORD $0x2411; BYTE $0x2f // vmovupd %zmm12, (%rdi,%r13)
+	QUAD $0x012f5c1148fd3162 // vmovupd %zmm11, 0x40(%rdi,%r13)
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x48fd7162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm10, (%rdi,%rax)
+	QUAD $0x01074c1148fd7162 // vmovupd %zmm9, 0x40(%rdi,%rax)
+	LONG $0x48fdf162; WORD $0x3c11; BYTE $0x0f // vmovupd %zmm7, (%rdi,%rcx)
+	QUAD $0x010f741148fdf162 // vmovupd %zmm6, 0x40(%rdi,%rcx)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x48fdf162; WORD $0x2c11; BYTE $0x07 // vmovupd %zmm5, (%rdi,%rax)
+	QUAD $0x0107641148fdf162 // vmovupd %zmm4, 0x40(%rdi,%rax)
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x48fdf162; WORD $0x1c11; BYTE $0x07 // vmovupd %zmm3, (%rdi,%rax)
+	QUAD $0x0107541148fdf162 // vmovupd %zmm2, 0x40(%rdi,%rax)
+	LONG $0x48fdf162; WORD $0x0c11; BYTE $0x17 // vmovupd %zmm1, (%rdi,%rdx)
+	LONG $0xfffdc0e9; BYTE $0xff // jmp 0x1df3 <k_gemm_outer_64+0x563>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf9418e0f; WORD $0xffff // jle 0x428f <k_gemm_outer_64+0x4f>
-	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xf8908e0f; WORD $0xffff // jle 0x18de <k_gemm_outer_64+0x4e>
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x40578b4c // movq 0x40(%rdi), %r10
+	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x184f8b4c // movq 0x18(%rdi), %r9
-	LONG $0x40478b48 // movq 0x40(%rdi), %rax
-	QUAD $0x00000000d50c8d48 // leaq (,%rdx,8), %rcx
-	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	WORD $0x8941; BYTE $0xd3 // movl %edx, %r11d
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0x48478b48 // movq 0x48(%rdi), %rax
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	WORD $0x8945; BYTE $0xd3 // movl %r10d, %r11d
 	LONG $0x03e38341 // andl $0x3, %r11d
-	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
 	QUAD $0xfffffffffffcb848; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rax # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xc3 // andq %rax, %rbx
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x244c894c; BYTE $0x10 // movq %r9, 0x10(%rsp)
-	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
-	WORD $0x2eeb // jmp 0x49d0 <k_gemm_outer_64+0x790>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0411fbc5; BYTE $0xc1 // vmovsd %xmm0, (%rcx,%rax,8)
-	WORD $0xff49; BYTE $0xc7 // incq %r15
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	WORD $0x1beb // jmp 0x20b5 <k_gemm_outer_64+0x825>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x0411fbc5; BYTE $0xc2 // vmovsd %xmm0, (%rdx,%rax,8)
+	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x08c68349 // addq $0x8, %r14
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0x012b840f; WORD $0x0000 // je 0x4afb <k_gemm_outer_64+0x8bb>
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	WORD $0x1874 // je 0x49f0 <k_gemm_outer_64+0x7b0>
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0410fbc5; BYTE $0xc1 // vmovsd (%rcx,%rax,8), %xmm0
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c7f // jg 0x49f9 <k_gemm_outer_64+0x7b9>
-	WORD $0xc1eb // jmp 0x49b0 <k_gemm_outer_64+0x770>
-	BYTE $0x90 // nop
+	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
+	LONG $0x0140840f; WORD $0x0000 // je 0x21f5 <k_gemm_outer_64+0x965>
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	WORD $0x367e // jle 0x20f0 <k_gemm_outer_64+0x860>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0x08788b4c // movq 0x8(%rax), %r15
+	LONG $0x10408b4c // movq 0x10(%rax), %r8
+	LONG $0x20688b4c // movq 0x20(%rax), %r13
+	LONG $0x28608b4c // movq 0x28(%rax), %r12
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	WORD $0x2973 // jae 0x2100 <k_gemm_outer_64+0x870>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0xb77e // jle 0x49b0 <k_gemm_outer_64+0x770>
-	LONG $0x08578b4c // movq 0x8(%rdi), %r10
-	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
-	LONG $0x20478b4c // movq 0x20(%rdi), %r8
-	LONG $0x28678b4c // movq 0x28(%rdi), %r12
-	LONG $0x04fa8348 // cmpq $0x4, %rdx
-	WORD $0x1173 // jae 0x4a20 <k_gemm_outer_64+0x7e0>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x4a9a <k_gemm_outer_64+0x85a>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	QUAD $0x00000000c50c8d4c // leaq (,%rax,8), %r9
-	WORD $0x014d; BYTE $0xe9 // addq %r13, %r9
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x217a <k_gemm_outer_64+0x8ea>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x0000dde9; BYTE $0x00 // jmp 0x21d6 <k_gemm_outer_64+0x946>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0xc00c8d4d // leaq (%r8,%rax,8), %r9
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0xc6af0f49 // imulq %r14, %rax
-	LONG $0x02348d49 // leaq (%r10,%rax), %rsi
-	LONG $0x18c68348 // addq $0x18, %rsi
+	LONG $0x07148d49 // leaq (%r15,%rax), %rdx
+	LONG $0x18c28348 // addq $0x18, %rdx
 	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
+	LONG $0x05e2c149 // shlq $0x5, %r10
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x4c10fbc5; WORD $0xe8ee // vmovsd -0x18(%rsi,%rbp,8), %xmm1
-	LONG $0x5410fbc5; WORD $0xf0ee // vmovsd -0x10(%rsi,%rbp,8), %xmm2
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4c10fbc5; WORD $0xe8ea // vmovsd -0x18(%rdx,%rbp,8), %xmm1
+	LONG $0x5410fbc5; WORD $0xf0ea // vmovsd -0x10(%rdx,%rbp,8), %xmm2
 	LONG $0x99f9c2c4; BYTE $0x09 // vfmadd132sd (%r9), %xmm0, %xmm1 # xmm1 = (xmm1 * mem) + xmm0
 	LONG $0xb9e982c4; WORD $0xe10c // vfmadd231sd (%r9,%r12,8), %xmm2, %xmm1 # xmm1 = (xmm2 * mem) + xmm1
-	LONG $0x5410fbc5; WORD $0xf8ee // vmovsd -0x8(%rsi,%rbp,8), %xmm2
-	LONG $0x99f1c2c4; WORD $0x1114 // vfmadd132sd (%r9,%rdx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
-	LONG $0x0410fbc5; BYTE $0xee // vmovsd (%rsi,%rbp,8), %xmm0
+	LONG $0x5410fbc5; WORD $0xf8ea // vmovsd -0x8(%rdx,%rbp,8), %xmm2
+	LONG $0x99f1c2c4; WORD $0x0914 // vfmadd132sd (%r9,%rcx), %xmm1, %xmm2 # xmm2 = (xmm2 * mem) + xmm1
+	LONG $0x0410fbc5; BYTE $0xea // vmovsd (%rdx,%rbp,8), %xmm0
 	LONG $0x99e9c2c4; WORD $0x0104 // vfmadd132sd (%r9,%rax), %xmm2, %xmm0 # xmm0 = (xmm0 * mem) + xmm2
 	LONG $0x04c58348 // addq $0x4, %rbp
-	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
-	WORD $0xc675 // jne 0x4a60 <k_gemm_outer_64+0x820>
+	WORD $0xc675 // jne 0x2140 <k_gemm_outer_64+0x8b0>
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0xfef9840f; WORD $0xffff // je 0x49b0 <k_gemm_outer_64+0x770>
-	LONG $0x246c034c; BYTE $0x30 // addq 0x30(%rsp), %r13
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x4a74 // je 0x21d6 <k_gemm_outer_64+0x946>
+	LONG $0x2444034c; BYTE $0x08 // addq 0x8(%rsp), %r8
 	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
 	LONG $0xc4af0f49 // imulq %r12, %rax
-	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
 	LONG $0x03e4c149 // shlq $0x3, %r12
-	LONG $0xc6af0f4d // imulq %r14, %r8
-	LONG $0xe80c8d49 // leaq (%r8,%rbp,8), %rcx
-	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	LONG $0xeeaf0f4d // imulq %r14, %r13
+	QUAD $0x00000000ed0c8d48 // leaq (,%rbp,8), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x107bc1c4; WORD $0xca0c // vmovsd (%r10,%rcx,8), %xmm1
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x107bc1c4; WORD $0xcf0c // vmovsd (%r15,%rcx,8), %xmm1
 	LONG $0xb9f1e2c4; BYTE $0x00 // vfmadd231sd (%rax), %xmm1, %xmm0 # xmm0 = (xmm1 * mem) + xmm0
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x014c; BYTE $0xe0 // addq %r12, %rax
 	WORD $0x3949; BYTE $0xcb // cmpq %rcx, %r11
-	WORD $0xea75 // jne 0x4ae0 <k_gemm_outer_64+0x8a0>
-	LONG $0xfffeb5e9; BYTE $0xff // jmp 0x49b0 <k_gemm_outer_64+0x770>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0xea75 // jne 0x21c0 <k_gemm_outer_64+0x930>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xfeb5840f; WORD $0xffff // je 0x20a0 <k_gemm_outer_64+0x810>
+	LONG $0x0458fbc5; BYTE $0xc2 // vaddsd (%rdx,%rax,8), %xmm0, %xmm0
+	LONG $0xfffeabe9; BYTE $0xff // jmp 0x20a0 <k_gemm_outer_64+0x810>
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x000001b8; BYTE $0x00 // movl $0x1, %eax
-	LONG $0xfff780e9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
+	LONG $0xfff6d1e9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
 	QUAD $0x00000000d5148d48 // leaq (,%rdx,8), %rdx
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
-	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
 	LONG $0x204f8b4c // movq 0x20(%rdi), %r9
 	LONG $0x10570348 // addq 0x10(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x405f8b4c // movq 0x40(%rdi), %r11
 	LONG $0x48578b48 // movq 0x48(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
-	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x04e6c149 // shlq $0x4, %r14
 	QUAD $0x00000000cd148d48 // leaq (,%rcx,8), %rdx
 	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
+	LONG $0x24748948; BYTE $0x10 // movq %rsi, 0x10(%rsp)
 	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
 	LONG $0x05e4c149 // shlq $0x5, %r12
 	LONG $0x92148d48 // leaq (%rdx,%rdx,4), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x76148d4b // leaq (%r14,%r14,2), %rdx
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
 	LONG $0x38d16b48 // imulq $0x38, %rcx, %rdx
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	LONG $0x06e6c148 // shlq $0x6, %rsi
 	LONG $0x24748948; BYTE $0x50 // movq %rsi, 0x50(%rsp)
 	QUAD $0x00000000cd348d4a // leaq (,%r9,8), %rsi
-	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x63eb // jmp 0x4bf9 <k_gemm_outer_64+0x9b9>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdd162; WORD $0x3b11 // vmovupd %zmm7, (%r11)
-	LONG $0x48fdd162; WORD $0x3411; BYTE $0xcb // vmovupd %zmm6, (%r11,%rcx,8)
-	LONG $0x48fd9162; WORD $0x2c11; BYTE $0x33 // vmovupd %zmm5, (%r11,%r14)
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x2411; BYTE $0x3b // vmovupd %zmm4, (%r11,%rdi)
-	LONG $0x48fd9162; WORD $0x1c11; BYTE $0x23 // vmovupd %zmm3, (%r11,%r12)
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x1411; BYTE $0x3b // vmovupd %zmm2, (%r11,%rdi)
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x0c11; BYTE $0x3b // vmovupd %zmm1, (%r11,%rdi)
-	LONG $0x48fdd162; WORD $0x0411; BYTE $0x13 // vmovupd %zmm0, (%r11,%rdx)
-	LONG $0x087a8d49 // leaq 0x8(%r10), %rdi
+	LONG $0x0008b841; WORD $0x0000 // movl $0x8, %r8d
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0x2334 <k_gemm_outer_64+0xaa4>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48c5f162; WORD $0x3f58 // vaddpd (%rdi), %zmm7, %zmm7
+	LONG $0x48fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi)
+	LONG $0x48cdf162; WORD $0x3458; BYTE $0xcf // vaddpd (%rdi,%rcx,8), %zmm6, %zmm6
+	LONG $0x48fdf162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm6, (%rdi,%rcx,8)
+	LONG $0x48d5b162; WORD $0x2c58; BYTE $0x37 // vaddpd (%rdi,%r14), %zmm5, %zmm5
+	LONG $0x48fdb162; WORD $0x2c11; BYTE $0x37 // vmovupd %zmm5, (%rdi,%r14)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x48ddb162; WORD $0x2458; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm4, %zmm4
+	LONG $0x48fdb162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm4, (%rdi,%r8)
+	LONG $0x48e5b162; WORD $0x1c58; BYTE $0x27 // vaddpd (%rdi,%r12), %zmm3, %zmm3
+	LONG $0x48fdb162; WORD $0x1c11; BYTE $0x27 // vmovupd %zmm3, (%rdi,%r12)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x48edb162; WORD $0x1458; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm2, %zmm2
+	LONG $0x48fdb162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm2, (%rdi,%r8)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x48f5b162; WORD $0x0c58; BYTE $0x07 // vaddpd (%rdi,%r8), %zmm1, %zmm1
+	LONG $0x48fdb162; WORD $0x0c11; BYTE $0x07 // vmovupd %zmm1, (%rdi,%r8)
+	LONG $0x48fdf162; WORD $0x0458; BYTE $0x17 // vaddpd (%rdi,%rdx), %zmm0, %zmm0
+	LONG $0x48fdf162; WORD $0x0411; BYTE $0x17 // vmovupd %zmm0, (%rdi,%rdx)
+	LONG $0x08428d4d // leaq 0x8(%r10), %r8
 	LONG $0x24440348; BYTE $0x50 // addq 0x50(%rsp), %rax
-	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
-	LONG $0xf8578f0f; WORD $0xffff // jg 0x4450 <k_gemm_outer_64+0x210>
-	LONG $0xd1af0f4c // imulq %rcx, %r10
-	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
-	LONG $0xd01c8d4f // leaq (%r8,%r10,8), %r11
-	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
-	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	WORD $0x4f74 // je 0x4c60 <k_gemm_outer_64+0xa20>
-	LONG $0x48fdd162; WORD $0x3b10 // vmovupd (%r11), %zmm7
-	LONG $0x48fdd162; WORD $0x3410; BYTE $0xcb // vmovupd (%r11,%rcx,8), %zmm6
-	LONG $0x48fd9162; WORD $0x2c10; BYTE $0x33 // vmovupd (%r11,%r14), %zmm5
-	LONG $0x243c8b48 // movq (%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x2410; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm4
-	LONG $0x48fd9162; WORD $0x1c10; BYTE $0x23 // vmovupd (%r11,%r12), %zmm3
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x1410; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm2
-	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
-	LONG $0x48fdd162; WORD $0x0c10; BYTE $0x3b // vmovupd (%r11,%rdi), %zmm1
-	LONG $0x48fdd162; WORD $0x0410; BYTE $0x13 // vmovupd (%r11,%rdx), %zmm0
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	WORD $0x2e7f // jg 0x4c89 <k_gemm_outer_64+0xa49>
-	LONG $0xffff40e9; BYTE $0xff // jmp 0x4ba0 <k_gemm_outer_64+0x960>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
+	LONG $0xf77c8f0f; WORD $0xffff // jg 0x1ab0 <k_gemm_outer_64+0x220>
+	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x00b08e0f; WORD $0x0000 // jle 0x23f0 <k_gemm_outer_64+0xb60>
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x28588b49 // movq 0x28(%r8), %rbx
+	LONG $0x03e3c148 // shlq $0x3, %rbx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
@@ -3906,14 +1865,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0xff178e0f; WORD $0xffff // jle 0x4ba0 <k_gemm_outer_64+0x960>
-	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
-	LONG $0x287f8b48 // movq 0x28(%rdi), %rdi
-	LONG $0x03e7c148 // shlq $0x3, %rdi
-	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x9066 // nop
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xf82c8d4e // leaq (%rax,%r15,8), %r13
 	LONG $0x48fd5162; WORD $0x0010 // vmovupd (%r8), %zmm8
 	LONG $0x58bdb262; WORD $0x3cb8; BYTE $0xf8 // vfmadd231pd (%rax,%r15,8){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
@@ -3932,14 +1885,39 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
 	LONG $0x58bdf262; WORD $0x04b8; BYTE $0x2e // vfmadd231pd (%rsi,%rbp){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	WORD $0xff49; BYTE $0xc7 // incq %r15
-	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
-	WORD $0x394c; BYTE $0xfb // cmpq %r15, %rbx
-	WORD $0x9875 // jne 0x4ca0 <k_gemm_outer_64+0xa60>
-	LONG $0xfffe93e9; BYTE $0xff // jmp 0x4ba0 <k_gemm_outer_64+0x960>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0x9875 // jne 0x2380 <k_gemm_outer_64+0xaf0>
+	WORD $0x26eb // jmp 0x2410 <k_gemm_outer_64+0xb80>
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
+	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
+	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
+	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
+	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
+	LONG $0xf9af0f48 // imulq %rcx, %rdi
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0xf83c8d49 // leaq (%r8,%rdi,8), %rdi
+	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
+	LONG $0xfe77850f; WORD $0xffff // jne 0x22a0 <k_gemm_outer_64+0xa10>
+	LONG $0x48fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi)
+	LONG $0x48fdf162; WORD $0x3411; BYTE $0xcf // vmovupd %zmm6, (%rdi,%rcx,8)
+	LONG $0x48fdb162; WORD $0x2c11; BYTE $0x37 // vmovupd %zmm5, (%rdi,%r14)
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x48fdb162; WORD $0x2411; BYTE $0x07 // vmovupd %zmm4, (%rdi,%r8)
+	LONG $0x48fdb162; WORD $0x1c11; BYTE $0x27 // vmovupd %zmm3, (%rdi,%r12)
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x48fdb162; WORD $0x1411; BYTE $0x07 // vmovupd %zmm2, (%rdi,%r8)
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x48fdb162; WORD $0x0c11; BYTE $0x07 // vmovupd %zmm1, (%rdi,%r8)
+	LONG $0xfffea9e9; BYTE $0xff // jmp 0x2316 <k_gemm_outer_64+0xa86>
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
-	LONG $0xfff56ee9; BYTE $0xff // jmp 0x428f <k_gemm_outer_64+0x4f>
+	LONG $0xfff45de9; BYTE $0xff // jmp 0x18de <k_gemm_outer_64+0x4e>
 	LONG $0x60c48348 // addq $0x60, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -3954,7 +1932,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// gram_tile
 	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x249d8e0f; WORD $0x0000 // jle 0x71ea <k_gram_tile+0x24aa>
+	LONG $0x249d8e0f; WORD $0x0000 // jle 0x494a <k_gram_tile+0x24aa>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
 	WORD $0x5741 // pushq %r15
@@ -3966,7 +1944,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
 	LONG $0x306f8b4c // movq 0x30(%rdi), %r13
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0x246a8e0f; WORD $0x0000 // jle 0x71dc <k_gram_tile+0x249c>
+	LONG $0x246a8e0f; WORD $0x0000 // jle 0x493c <k_gram_tile+0x249c>
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
 	LONG $0x10478b48 // movq 0x10(%rdi), %rax
@@ -3989,13 +1967,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c894c; BYTE $0x68 // movq %r13, 0x68(%rsp)
 	QUAD $0x000001b024948948 // movq %rdx, 0x1b0(%rsp)
 	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
-	WORD $0x20eb // jmp 0x4e1d <k_gram_tile+0xdd>
+	WORD $0x20eb // jmp 0x257d <k_gram_tile+0xdd>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x0000015824b48b48 // movq 0x158(%rsp), %rsi
 	LONG $0x08c68348 // addq $0x8, %rsi
 	QUAD $0x00000150248c8b48 // movq 0x150(%rsp), %rcx
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x71dc <k_gram_tile+0x249c>
+	LONG $0x23bf8d0f; WORD $0x0000 // jge 0x493c <k_gram_tile+0x249c>
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
 	LONG $0x0018b841; WORD $0x0000 // movl $0x18, %r8d
 	LONG $0xc6420f4c // cmovbq %rsi, %r8
@@ -4114,7 +2092,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	QUAD $0x0000013824b48b4c // movq 0x138(%rsp), %r14
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x50c4 <k_gram_tile+0x384>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0x2824 <k_gram_tile+0x384>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x487cf162; WORD $0xc85a // vcvtps2pd %ymm0, %zmm1
 	QUAD $0x02cb4c5848f5b162 // vaddpd 0x80(%rbx,%r9,8), %zmm1, %zmm1
@@ -4133,10 +2111,10 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848148; LONG $0x00000100 // addq $0x100, 0x88(%rsp) # imm = 0x100
 	WORD $0x394d; BYTE $0xe9 // cmpq %r13, %r9
 	QUAD $0x000001b024948b48 // movq 0x1b0(%rsp), %rdx
-	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x4e00 <k_gram_tile+0xc0>
+	LONG $0xfd3c8d0f; WORD $0xffff // jge 0x2560 <k_gram_tile+0xc0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x010f8e0f; WORD $0x0000 // jle 0x51e0 <k_gram_tile+0x4a0>
+	LONG $0x010f8e0f; WORD $0x0000 // jle 0x2940 <k_gram_tile+0x4a0>
 	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
@@ -4183,8 +2161,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xff45850f; WORD $0xffff // jne 0x5120 <k_gram_tile+0x3e0>
-	WORD $0x47eb // jmp 0x5224 <k_gram_tile+0x4e4>
+	LONG $0xff45850f; WORD $0xffff // jne 0x2880 <k_gram_tile+0x3e0>
+	WORD $0x47eb // jmp 0x2984 <k_gram_tile+0x4e4>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -4222,7 +2200,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
 	LONG $0x5f247c80; BYTE $0x00 // cmpb $0x0, 0x5f(%rsp)
 	QUAD $0x000000c0249c8948 // movq %rbx, 0xc0(%rsp)
-	LONG $0x0402840f; WORD $0x0000 // je 0x5690 <k_gram_tile+0x950>
+	LONG $0x0402840f; WORD $0x0000 // je 0x2df0 <k_gram_tile+0x950>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
@@ -4232,7 +2210,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x367e // jle 0x52f0 <k_gram_tile+0x5b0>
+	WORD $0x367e // jle 0x2a50 <k_gram_tile+0x5b0>
 	LONG $0x487cc162; WORD $0xc75a // vcvtps2pd %ymm15, %zmm16
 	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
 	LONG $0x48fd5362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm15, %ymm15
@@ -4240,15 +2218,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm15, %zmm15
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm15, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x5490 <k_gram_tile+0x750>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x2bf0 <k_gram_tile+0x750>
 	LONG $0x00401f0f // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01978e0f; WORD $0x0000 // jle 0x5490 <k_gram_tile+0x750>
+	LONG $0x01978e0f; WORD $0x0000 // jle 0x2bf0 <k_gram_tile+0x750>
 	QUAD $0x1024bc11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm15, 0x10(%rsp)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x0777 // ja 0x5311 <k_gram_tile+0x5d1>
+	WORD $0x0777 // ja 0x2a71 <k_gram_tile+0x5d1>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000ede9; BYTE $0x00 // jmp 0x53fe <k_gram_tile+0x6be>
+	LONG $0x0000ede9; BYTE $0x00 // jmp 0x2b5e <k_gram_tile+0x6be>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -4258,12 +2236,12 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024943b4c // cmpq 0xa0(%rsp), %r10
-	WORD $0x1373 // jae 0x5355 <k_gram_tile+0x615>
+	WORD $0x1373 // jae 0x2ab5 <k_gram_tile+0x615>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x5355 <k_gram_tile+0x615>
+	WORD $0x0f74 // je 0x2ab5 <k_gram_tile+0x615>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x53fe <k_gram_tile+0x6be>
+	LONG $0x0000a9e9; BYTE $0x00 // jmp 0x2b5e <k_gram_tile+0x6be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
@@ -4285,15 +2263,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03ef541148fd8162 // vmovupd %zmm18, 0xc0(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x5370 <k_gram_tile+0x630>
+	WORD $0x8d75 // jne 0x2ad0 <k_gram_tile+0x630>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0092840f; WORD $0x0000 // je 0x5490 <k_gram_tile+0x750>
+	LONG $0x0092840f; WORD $0x0000 // je 0x2bf0 <k_gram_tile+0x750>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5423 <k_gram_tile+0x6e3>
+	WORD $0x1e74 // je 0x2b83 <k_gram_tile+0x6e3>
 	LONG $0x7c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm15
 	LONG $0x5a0241c4; BYTE $0xff // vcvtss2sd %xmm15, %xmm15, %xmm15
 	LONG $0x580341c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm15, %xmm15
@@ -4302,7 +2280,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5e74 // je 0x5490 <k_gram_tile+0x750>
+	WORD $0x5e74 // je 0x2bf0 <k_gram_tile+0x750>
 	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
 	QUAD $0x0000802494af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4318,14 +2296,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xfa7c; BYTE $0x08 // vmovsd %xmm15, 0x8(%rdx,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xc575 // jne 0x5450 <k_gram_tile+0x710>
+	WORD $0xc575 // jne 0x2bb0 <k_gram_tile+0x710>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	LONG $0x10cf8349 // orq $0x10, %r15
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xfa // subq %r15, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x54e0 <k_gram_tile+0x7a0>
+	WORD $0x3d7e // jle 0x2c40 <k_gram_tile+0x7a0>
 	LONG $0x487c5162; WORD $0xfe5a // vcvtps2pd %ymm14, %zmm15
 	LONG $0x48855162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm15, %zmm15
 	LONG $0x48fd5362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm14, %ymm14
@@ -4333,16 +2311,16 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm15, 0x80(%r10)
 	LONG $0x488d5162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm14, %zmm14
 	LONG $0x48fd5162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm14, 0xc0(%r10)
-	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x5690 <k_gram_tile+0x950>
+	LONG $0x0001b9e9; BYTE $0x00 // jmp 0x2df0 <k_gram_tile+0x950>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x5690 <k_gram_tile+0x950>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x2df0 <k_gram_tile+0x950>
 	LONG $0x80ea8349 // subq $-0x80, %r10
 	QUAD $0x1024b411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm14, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x5505 <k_gram_tile+0x7c5>
+	WORD $0x0773 // jae 0x2c65 <k_gram_tile+0x7c5>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x55ee <k_gram_tile+0x8ae>
+	LONG $0x0000e9e9; BYTE $0x00 // jmp 0x2d4e <k_gram_tile+0x8ae>
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
@@ -4352,12 +2330,12 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824943b4c // cmpq 0xa8(%rsp), %r10
-	WORD $0x1373 // jae 0x5549 <k_gram_tile+0x809>
+	WORD $0x1373 // jae 0x2ca9 <k_gram_tile+0x809>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x5549 <k_gram_tile+0x809>
+	WORD $0x0f74 // je 0x2ca9 <k_gram_tile+0x809>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x55ee <k_gram_tile+0x8ae>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x2d4e <k_gram_tile+0x8ae>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
@@ -4378,15 +2356,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02ef4c1148fd8162 // vmovupd %zmm17, 0x80(%r15,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x5560 <k_gram_tile+0x820>
+	WORD $0x8d75 // jne 0x2cc0 <k_gram_tile+0x820>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
-	LONG $0x00a2840f; WORD $0x0000 // je 0x5690 <k_gram_tile+0x950>
+	LONG $0x00a2840f; WORD $0x0000 // je 0x2df0 <k_gram_tile+0x950>
 	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x1e74 // je 0x5615 <k_gram_tile+0x8d5>
+	WORD $0x1e74 // je 0x2d75 <k_gram_tile+0x8d5>
 	LONG $0x74107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm14
 	LONG $0x5a0a41c4; BYTE $0xf6 // vcvtss2sd %xmm14, %xmm14, %xmm14
 	LONG $0x580b41c4; WORD $0xd234 // vaddsd (%r10,%rdx,8), %xmm14, %xmm14
@@ -4395,7 +2373,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cf8349 // orq $0x1, %r15
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	WORD $0x6c74 // je 0x5690 <k_gram_tile+0x950>
+	WORD $0x6c74 // je 0x2df0 <k_gram_tile+0x950>
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	QUAD $0x0000f82494af0f48; BYTE $0x00 // imulq 0xf8(%rsp), %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4411,14 +2389,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088f8b4117b01c4; WORD $0x0000 // vmovsd %xmm14, 0x88(%r8,%r15,8)
 	LONG $0x02c78349 // addq $0x2, %r15
 	WORD $0x394d; BYTE $0xfe // cmpq %r15, %r14
-	WORD $0xb775 // jne 0x5640 <k_gram_tile+0x900>
+	WORD $0xb775 // jne 0x2da0 <k_gram_tile+0x900>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x08e3c148 // shlq $0x8, %rbx
 	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
 	LONG $0x80938d48; WORD $0x0000; BYTE $0x00 // leaq 0x80(%rbx), %rdx
 	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
 	LONG $0x5e247c80; BYTE $0x00 // cmpb $0x0, 0x5e(%rsp)
-	LONG $0x041a840f; WORD $0x0000 // je 0x5ad0 <k_gram_tile+0xd90>
+	LONG $0x041a840f; WORD $0x0000 // je 0x3230 <k_gram_tile+0xd90>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4428,7 +2406,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x337e // jle 0x5710 <k_gram_tile+0x9d0>
+	WORD $0x337e // jle 0x2e70 <k_gram_tile+0x9d0>
 	LONG $0x487c5162; WORD $0xf55a // vcvtps2pd %ymm13, %zmm14
 	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
 	LONG $0x48fd5362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm13, %ymm13
@@ -4436,13 +2414,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm13, %zmm13
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm13, 0x40(%r10)
-	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x58c6 <k_gram_tile+0xb86>
+	LONG $0x0001b7e9; BYTE $0x00 // jmp 0x3026 <k_gram_tile+0xb86>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x58c6 <k_gram_tile+0xb86>
+	LONG $0x01ad8e0f; WORD $0x0000 // jle 0x3026 <k_gram_tile+0xb86>
 	QUAD $0x1024ac11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm13, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5771 <k_gram_tile+0xa31>
+	WORD $0x4772 // jb 0x2ed1 <k_gram_tile+0xa31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4455,13 +2433,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x00a7830f; WORD $0x0000 // jae 0x5810 <k_gram_tile+0xad0>
+	LONG $0x00a7830f; WORD $0x0000 // jae 0x2f70 <k_gram_tile+0xad0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x009f840f; WORD $0x0000 // je 0x5810 <k_gram_tile+0xad0>
+	LONG $0x009f840f; WORD $0x0000 // je 0x2f70 <k_gram_tile+0xad0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1f74 // je 0x579a <k_gram_tile+0xa5a>
+	WORD $0x1f74 // je 0x2efa <k_gram_tile+0xa5a>
 	LONG $0x107a21c4; WORD $0xac6c; BYTE $0x10 // vmovss 0x10(%rsp,%r13,4), %xmm13
 	LONG $0x5a1241c4; BYTE $0xed // vcvtss2sd %xmm13, %xmm13, %xmm13
 	LONG $0x581301c4; WORD $0xea2c // vaddsd (%r10,%r13,8), %xmm13, %xmm13
@@ -4470,7 +2448,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01ca8348 // orq $0x1, %rdx
 	LONG $0x246c034c; BYTE $0x78 // addq 0x78(%rsp), %r13
 	QUAD $0x0000009824ac394c // cmpq %r13, 0x98(%rsp)
-	LONG $0x010f840f; WORD $0x0000 // je 0x58bc <k_gram_tile+0xb7c>
+	LONG $0x010f840f; WORD $0x0000 // je 0x301c <k_gram_tile+0xb7c>
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
 	LONG $0xefaf0f4d // imulq %r15, %r13
 	LONG $0x246c034c; BYTE $0x08 // addq 0x8(%rsp), %r13
@@ -4486,8 +2464,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b41c4; WORD $0xd56c; BYTE $0x08 // vmovsd %xmm13, 0x8(%r13,%rdx,8)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xc575 // jne 0x57d0 <k_gram_tile+0xa90>
-	LONG $0x0000ace9; BYTE $0x00 // jmp 0x58bc <k_gram_tile+0xb7c>
+	WORD $0xc575 // jne 0x2f30 <k_gram_tile+0xa90>
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0x301c <k_gram_tile+0xb7c>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
 	LONG $0xe0e58349 // andq $-0x20, %r13
 	QUAD $0x000000f024948b48 // movq 0xf0(%rsp), %rdx
@@ -4511,9 +2489,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c2441148fda162 // vmovupd %zmm16, 0xc0(%rdx,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8d75 // jne 0x5840 <k_gram_tile+0xb00>
+	WORD $0x8d75 // jne 0x2fa0 <k_gram_tile+0xb00>
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	LONG $0xfeb8850f; WORD $0xffff // jne 0x5774 <k_gram_tile+0xa34>
+	LONG $0xfeb8850f; WORD $0xffff // jne 0x2ed4 <k_gram_tile+0xa34>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4521,7 +2499,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x377e // jle 0x5910 <k_gram_tile+0xbd0>
+	WORD $0x377e // jle 0x3070 <k_gram_tile+0xbd0>
 	LONG $0x487c5162; WORD $0xec5a // vcvtps2pd %ymm12, %zmm13
 	LONG $0x48955162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm13, %zmm13
 	LONG $0x48fd5362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm12, %ymm12
@@ -4529,13 +2507,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm13, 0x80(%r10)
 	LONG $0x489d5162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm12, %zmm12
 	LONG $0x48fd5162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm12, 0xc0(%r10)
-	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x5ad0 <k_gram_tile+0xd90>
+	LONG $0x0001c3e9; BYTE $0x00 // jmp 0x3230 <k_gram_tile+0xd90>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5ad0 <k_gram_tile+0xd90>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3230 <k_gram_tile+0xd90>
 	QUAD $0x1024a411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm12, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5971 <k_gram_tile+0xc31>
+	WORD $0x4772 // jb 0x30d1 <k_gram_tile+0xc31>
 	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4548,13 +2526,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x5a1e <k_gram_tile+0xcde>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x317e <k_gram_tile+0xcde>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x5a1e <k_gram_tile+0xcde>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x317e <k_gram_tile+0xcde>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x59a2 <k_gram_tile+0xc62>
+	WORD $0x2674 // je 0x3102 <k_gram_tile+0xc62>
 	LONG $0x64107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm12
 	LONG $0x5a1a41c4; BYTE $0xe4 // vcvtss2sd %xmm12, %xmm12, %xmm12
 	QUAD $0x0080d2a4581b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm12, %xmm12
@@ -4563,7 +2541,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x5abe <k_gram_tile+0xd7e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x321e <k_gram_tile+0xd7e>
 	QUAD $0x0000f024bcaf0f4c; BYTE $0x00 // imulq 0xf0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4578,8 +2556,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117b21c4; WORD $0x0000 // vmovsd %xmm12, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x59d0 <k_gram_tile+0xc90>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5abe <k_gram_tile+0xd7e>
+	WORD $0xb775 // jne 0x3130 <k_gram_tile+0xc90>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x321e <k_gram_tile+0xd7e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000f024ac8b4c // movq 0xf0(%rsp), %r13
@@ -4602,14 +2580,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd1162 // vmovupd %zmm15, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x5a40 <k_gram_tile+0xd00>
+	WORD $0x8b75 // jne 0x31a0 <k_gram_tile+0xd00>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5973 <k_gram_tile+0xc33>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x30d3 <k_gram_tile+0xc33>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5d247c80; BYTE $0x00 // cmpb $0x0, 0x5d(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x5ef0 <k_gram_tile+0x11b0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x3650 <k_gram_tile+0x11b0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4619,7 +2597,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x5b40 <k_gram_tile+0xe00>
+	WORD $0x3e7e // jle 0x32a0 <k_gram_tile+0xe00>
 	LONG $0x487c5162; WORD $0xe35a // vcvtps2pd %ymm11, %zmm12
 	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
 	LONG $0x48fd5362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm11, %ymm11
@@ -4627,13 +2605,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm11, %zmm11
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm11, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x5ce8 <k_gram_tile+0xfa8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x3448 <k_gram_tile+0xfa8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x5ce8 <k_gram_tile+0xfa8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x3448 <k_gram_tile+0xfa8>
 	QUAD $0x10249c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm11, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5ba1 <k_gram_tile+0xe61>
+	WORD $0x4772 // jb 0x3301 <k_gram_tile+0xe61>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4646,13 +2624,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x5c30 <k_gram_tile+0xef0>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x3390 <k_gram_tile+0xef0>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x5c30 <k_gram_tile+0xef0>
+	LONG $0x008f840f; WORD $0x0000 // je 0x3390 <k_gram_tile+0xef0>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5bc8 <k_gram_tile+0xe88>
+	WORD $0x1e74 // je 0x3328 <k_gram_tile+0xe88>
 	LONG $0x5c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm11
 	LONG $0x5a2241c4; BYTE $0xdb // vcvtss2sd %xmm11, %xmm11, %xmm11
 	LONG $0x582341c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm11, %xmm11
@@ -4661,7 +2639,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x5cde <k_gram_tile+0xf9e>
+	LONG $0x0103840f; WORD $0x0000 // je 0x343e <k_gram_tile+0xf9e>
 	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4677,8 +2655,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea5c; BYTE $0x08 // vmovsd %xmm11, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x5bf0 <k_gram_tile+0xeb0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x5cde <k_gram_tile+0xf9e>
+	WORD $0xc575 // jne 0x3350 <k_gram_tile+0xeb0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x343e <k_gram_tile+0xf9e>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4702,9 +2680,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5741148fd1162 // vmovupd %zmm14, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x5c60 <k_gram_tile+0xf20>
+	WORD $0x8b75 // jne 0x33c0 <k_gram_tile+0xf20>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x5ba3 <k_gram_tile+0xe63>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x3303 <k_gram_tile+0xe63>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4712,7 +2690,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x5d30 <k_gram_tile+0xff0>
+	WORD $0x357e // jle 0x3490 <k_gram_tile+0xff0>
 	LONG $0x487c5162; WORD $0xda5a // vcvtps2pd %ymm10, %zmm11
 	LONG $0x48a55162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm11, %zmm11
 	LONG $0x48fd5362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm10, %ymm10
@@ -4720,13 +2698,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm11, 0x80(%r10)
 	LONG $0x48ad5162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm10, %zmm10
 	LONG $0x48fd5162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm10, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x5ef0 <k_gram_tile+0x11b0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3650 <k_gram_tile+0x11b0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x5ef0 <k_gram_tile+0x11b0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3650 <k_gram_tile+0x11b0>
 	QUAD $0x10249411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm10, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x5d91 <k_gram_tile+0x1051>
+	WORD $0x4772 // jb 0x34f1 <k_gram_tile+0x1051>
 	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4739,13 +2717,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x5e3e <k_gram_tile+0x10fe>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x359e <k_gram_tile+0x10fe>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x5e3e <k_gram_tile+0x10fe>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x359e <k_gram_tile+0x10fe>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x5dc2 <k_gram_tile+0x1082>
+	WORD $0x2674 // je 0x3522 <k_gram_tile+0x1082>
 	LONG $0x54107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm10
 	LONG $0x5a2a41c4; BYTE $0xd2 // vcvtss2sd %xmm10, %xmm10, %xmm10
 	QUAD $0x0080d294582b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm10, %xmm10
@@ -4754,7 +2732,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x5ede <k_gram_tile+0x119e>
+	LONG $0x0109840f; WORD $0x0000 // je 0x363e <k_gram_tile+0x119e>
 	QUAD $0x0000e824bcaf0f4c; BYTE $0x00 // imulq 0xe8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4769,8 +2747,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb94117b21c4; WORD $0x0000 // vmovsd %xmm10, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x5df0 <k_gram_tile+0x10b0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x5ede <k_gram_tile+0x119e>
+	WORD $0xb775 // jne 0x3550 <k_gram_tile+0x10b0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x363e <k_gram_tile+0x119e>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e824ac8b4c // movq 0xe8(%rsp), %r13
@@ -4793,14 +2771,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c56c1148fd1162 // vmovupd %zmm13, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x5e60 <k_gram_tile+0x1120>
+	WORD $0x8b75 // jne 0x35c0 <k_gram_tile+0x1120>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x5d93 <k_gram_tile+0x1053>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x34f3 <k_gram_tile+0x1053>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5c247c80; BYTE $0x00 // cmpb $0x0, 0x5c(%rsp)
-	LONG $0x0415840f; WORD $0x0000 // je 0x6310 <k_gram_tile+0x15d0>
+	LONG $0x0415840f; WORD $0x0000 // je 0x3a70 <k_gram_tile+0x15d0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -4810,7 +2788,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x5f60 <k_gram_tile+0x1220>
+	WORD $0x3e7e // jle 0x36c0 <k_gram_tile+0x1220>
 	LONG $0x487c5162; WORD $0xd15a // vcvtps2pd %ymm9, %zmm10
 	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
 	LONG $0x48fd5362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm9, %ymm9
@@ -4818,13 +2796,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm9, %zmm9
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x01 // vmovupd %zmm9, 0x40(%r10)
-	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x6108 <k_gram_tile+0x13c8>
+	LONG $0x0001b4e9; BYTE $0x00 // jmp 0x3868 <k_gram_tile+0x13c8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x019f8e0f; WORD $0x0000 // jle 0x6108 <k_gram_tile+0x13c8>
+	LONG $0x019f8e0f; WORD $0x0000 // jle 0x3868 <k_gram_tile+0x13c8>
 	QUAD $0x10248c11487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm9, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x5fc1 <k_gram_tile+0x1281>
+	WORD $0x4772 // jb 0x3721 <k_gram_tile+0x1281>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -4837,13 +2815,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0097830f; WORD $0x0000 // jae 0x6050 <k_gram_tile+0x1310>
+	LONG $0x0097830f; WORD $0x0000 // jae 0x37b0 <k_gram_tile+0x1310>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008f840f; WORD $0x0000 // je 0x6050 <k_gram_tile+0x1310>
+	LONG $0x008f840f; WORD $0x0000 // je 0x37b0 <k_gram_tile+0x1310>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1e74 // je 0x5fe8 <k_gram_tile+0x12a8>
+	WORD $0x1e74 // je 0x3748 <k_gram_tile+0x12a8>
 	LONG $0x4c107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm9
 	LONG $0x5a3241c4; BYTE $0xc9 // vcvtss2sd %xmm9, %xmm9, %xmm9
 	LONG $0x583341c4; WORD $0xd20c // vaddsd (%r10,%rdx,8), %xmm9, %xmm9
@@ -4852,7 +2830,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x0103840f; WORD $0x0000 // je 0x60fe <k_gram_tile+0x13be>
+	LONG $0x0103840f; WORD $0x0000 // je 0x385e <k_gram_tile+0x13be>
 	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -4868,8 +2846,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117b21c4; WORD $0xea4c; BYTE $0x08 // vmovsd %xmm9, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc575 // jne 0x6010 <k_gram_tile+0x12d0>
-	LONG $0x0000aee9; BYTE $0x00 // jmp 0x60fe <k_gram_tile+0x13be>
+	WORD $0xc575 // jne 0x3770 <k_gram_tile+0x12d0>
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x385e <k_gram_tile+0x13be>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -4893,9 +2871,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5641148fd1162 // vmovupd %zmm12, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x6080 <k_gram_tile+0x1340>
+	WORD $0x8b75 // jne 0x37e0 <k_gram_tile+0x1340>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfec5850f; WORD $0xffff // jne 0x5fc3 <k_gram_tile+0x1283>
+	LONG $0xfec5850f; WORD $0xffff // jne 0x3723 <k_gram_tile+0x1283>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -4903,7 +2881,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x6150 <k_gram_tile+0x1410>
+	WORD $0x357e // jle 0x38b0 <k_gram_tile+0x1410>
 	LONG $0x487c5162; WORD $0xc85a // vcvtps2pd %ymm8, %zmm9
 	LONG $0x48b55162; WORD $0x4a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm9, %zmm9
 	LONG $0x48fd5362; WORD $0xc01b; BYTE $0x01 // vextractf64x4 $0x1, %zmm8, %ymm8
@@ -4911,13 +2889,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x4a11; BYTE $0x02 // vmovupd %zmm9, 0x80(%r10)
 	LONG $0x48bd5162; WORD $0x4258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm8, %zmm8
 	LONG $0x48fd5162; WORD $0x4211; BYTE $0x03 // vmovupd %zmm8, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6310 <k_gram_tile+0x15d0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3a70 <k_gram_tile+0x15d0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6310 <k_gram_tile+0x15d0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3a70 <k_gram_tile+0x15d0>
 	QUAD $0x10248411487c7162; WORD $0x0000; BYTE $0x00 // vmovups %zmm8, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x61b1 <k_gram_tile+0x1471>
+	WORD $0x4772 // jb 0x3911 <k_gram_tile+0x1471>
 	QUAD $0x0000011824948b48 // movq 0x118(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -4930,13 +2908,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b5830f; WORD $0x0000 // jae 0x625e <k_gram_tile+0x151e>
+	LONG $0x00b5830f; WORD $0x0000 // jae 0x39be <k_gram_tile+0x151e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ad840f; WORD $0x0000 // je 0x625e <k_gram_tile+0x151e>
+	LONG $0x00ad840f; WORD $0x0000 // je 0x39be <k_gram_tile+0x151e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2674 // je 0x61e2 <k_gram_tile+0x14a2>
+	WORD $0x2674 // je 0x3942 <k_gram_tile+0x14a2>
 	LONG $0x44107ac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm8
 	LONG $0x5a3a41c4; BYTE $0xc0 // vcvtss2sd %xmm8, %xmm8, %xmm8
 	QUAD $0x0080d284583b41c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm8, %xmm8
@@ -4945,7 +2923,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x0109840f; WORD $0x0000 // je 0x62fe <k_gram_tile+0x15be>
+	LONG $0x0109840f; WORD $0x0000 // je 0x3a5e <k_gram_tile+0x15be>
 	QUAD $0x0000e024bcaf0f4c; BYTE $0x00 // imulq 0xe0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -4960,8 +2938,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eb84117b21c4; WORD $0x0000 // vmovsd %xmm8, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb775 // jne 0x6210 <k_gram_tile+0x14d0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x62fe <k_gram_tile+0x15be>
+	WORD $0xb775 // jne 0x3970 <k_gram_tile+0x14d0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3a5e <k_gram_tile+0x15be>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000e024ac8b4c // movq 0xe0(%rsp), %r13
@@ -4984,14 +2962,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c55c1148fd1162 // vmovupd %zmm11, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6280 <k_gram_tile+0x1540>
+	WORD $0x8b75 // jne 0x39e0 <k_gram_tile+0x1540>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x61b3 <k_gram_tile+0x1473>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x3913 <k_gram_tile+0x1473>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5b247c80; BYTE $0x00 // cmpb $0x0, 0x5b(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x6720 <k_gram_tile+0x19e0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x3e80 <k_gram_tile+0x19e0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5001,7 +2979,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6380 <k_gram_tile+0x1640>
+	WORD $0x3e7e // jle 0x3ae0 <k_gram_tile+0x1640>
 	LONG $0x487c7162; WORD $0xc75a // vcvtps2pd %ymm7, %zmm8
 	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
 	LONG $0x48fdf362; WORD $0xff1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm7, %ymm7
@@ -5009,13 +2987,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm7, %zmm7
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x01 // vmovupd %zmm7, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6518 <k_gram_tile+0x17d8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x3c78 <k_gram_tile+0x17d8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6518 <k_gram_tile+0x17d8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x3c78 <k_gram_tile+0x17d8>
 	QUAD $0x1024bc11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm7, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x63e1 <k_gram_tile+0x16a1>
+	WORD $0x4772 // jb 0x3b41 <k_gram_tile+0x16a1>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -5028,13 +3006,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x646e <k_gram_tile+0x172e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x3bce <k_gram_tile+0x172e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x646e <k_gram_tile+0x172e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x3bce <k_gram_tile+0x172e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6407 <k_gram_tile+0x16c7>
+	WORD $0x1d74 // je 0x3b67 <k_gram_tile+0x16c7>
 	LONG $0x7c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm7
 	LONG $0xff5ac2c5 // vcvtss2sd %xmm7, %xmm7, %xmm7
 	LONG $0x5843c1c4; WORD $0xd23c // vaddsd (%r10,%rdx,8), %xmm7, %xmm7
@@ -5043,7 +3021,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x650e <k_gram_tile+0x17ce>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x3c6e <k_gram_tile+0x17ce>
 	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5059,8 +3037,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea7c; BYTE $0x08 // vmovsd %xmm7, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x6430 <k_gram_tile+0x16f0>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x650e <k_gram_tile+0x17ce>
+	WORD $0xc775 // jne 0x3b90 <k_gram_tile+0x16f0>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x3c6e <k_gram_tile+0x17ce>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -5084,9 +3062,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5541148fd1162 // vmovupd %zmm10, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x6490 <k_gram_tile+0x1750>
+	WORD $0x8b75 // jne 0x3bf0 <k_gram_tile+0x1750>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x63e3 <k_gram_tile+0x16a3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x3b43 <k_gram_tile+0x16a3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -5094,7 +3072,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x6560 <k_gram_tile+0x1820>
+	WORD $0x357e // jle 0x3cc0 <k_gram_tile+0x1820>
 	LONG $0x487cf162; WORD $0xfe5a // vcvtps2pd %ymm6, %zmm7
 	LONG $0x48c5d162; WORD $0x7a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm7, %zmm7
 	LONG $0x48fdf362; WORD $0xf61b; BYTE $0x01 // vextractf64x4 $0x1, %zmm6, %ymm6
@@ -5102,13 +3080,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x7a11; BYTE $0x02 // vmovupd %zmm7, 0x80(%r10)
 	LONG $0x48cdd162; WORD $0x7258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm6, %zmm6
 	LONG $0x48fdd162; WORD $0x7211; BYTE $0x03 // vmovupd %zmm6, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6720 <k_gram_tile+0x19e0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x3e80 <k_gram_tile+0x19e0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6720 <k_gram_tile+0x19e0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x3e80 <k_gram_tile+0x19e0>
 	QUAD $0x1024b411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm6, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x65c1 <k_gram_tile+0x1881>
+	WORD $0x4772 // jb 0x3d21 <k_gram_tile+0x1881>
 	QUAD $0x0000012024948b48 // movq 0x120(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -5121,13 +3099,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x666c <k_gram_tile+0x192c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x3dcc <k_gram_tile+0x192c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x666c <k_gram_tile+0x192c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x3dcc <k_gram_tile+0x192c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x65f1 <k_gram_tile+0x18b1>
+	WORD $0x2574 // je 0x3d51 <k_gram_tile+0x18b1>
 	LONG $0x7410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm6
 	LONG $0xf65acac5 // vcvtss2sd %xmm6, %xmm6, %xmm6
 	QUAD $0x0080d2b4584bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm6, %xmm6
@@ -5136,7 +3114,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x670e <k_gram_tile+0x19ce>
+	LONG $0x010a840f; WORD $0x0000 // je 0x3e6e <k_gram_tile+0x19ce>
 	QUAD $0x0000d824bcaf0f4c; BYTE $0x00 // imulq 0xd8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5151,8 +3129,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088ebb4117ba1c4; WORD $0x0000 // vmovsd %xmm6, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x6620 <k_gram_tile+0x18e0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x670e <k_gram_tile+0x19ce>
+	WORD $0xb975 // jne 0x3d80 <k_gram_tile+0x18e0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x3e6e <k_gram_tile+0x19ce>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d824ac8b4c // movq 0xd8(%rsp), %r13
@@ -5175,14 +3153,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c54c1148fd1162 // vmovupd %zmm9, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6690 <k_gram_tile+0x1950>
+	WORD $0x8b75 // jne 0x3df0 <k_gram_tile+0x1950>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x65c3 <k_gram_tile+0x1883>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x3d23 <k_gram_tile+0x1883>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x5a247c80; BYTE $0x00 // cmpb $0x0, 0x5a(%rsp)
-	LONG $0x0405840f; WORD $0x0000 // je 0x6b30 <k_gram_tile+0x1df0>
+	LONG $0x0405840f; WORD $0x0000 // je 0x4290 <k_gram_tile+0x1df0>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5192,7 +3170,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6790 <k_gram_tile+0x1a50>
+	WORD $0x3e7e // jle 0x3ef0 <k_gram_tile+0x1a50>
 	LONG $0x487cf162; WORD $0xf55a // vcvtps2pd %ymm5, %zmm6
 	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
 	LONG $0x48fdf362; WORD $0xed1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm5, %ymm5
@@ -5200,13 +3178,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm5, %zmm5
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x01 // vmovupd %zmm5, 0x40(%r10)
-	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x6928 <k_gram_tile+0x1be8>
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x4088 <k_gram_tile+0x1be8>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x018f8e0f; WORD $0x0000 // jle 0x6928 <k_gram_tile+0x1be8>
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x4088 <k_gram_tile+0x1be8>
 	QUAD $0x1024ac11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm5, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x4772 // jb 0x67f1 <k_gram_tile+0x1ab1>
+	WORD $0x4772 // jb 0x3f51 <k_gram_tile+0x1ab1>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
@@ -5219,13 +3197,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024843b4c // cmpq 0xa0(%rsp), %r8
-	LONG $0x0095830f; WORD $0x0000 // jae 0x687e <k_gram_tile+0x1b3e>
+	LONG $0x0095830f; WORD $0x0000 // jae 0x3fde <k_gram_tile+0x1b3e>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x008d840f; WORD $0x0000 // je 0x687e <k_gram_tile+0x1b3e>
+	LONG $0x008d840f; WORD $0x0000 // je 0x3fde <k_gram_tile+0x1b3e>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6817 <k_gram_tile+0x1ad7>
+	WORD $0x1d74 // je 0x3f77 <k_gram_tile+0x1ad7>
 	LONG $0x6c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm5
 	LONG $0xed5ad2c5 // vcvtss2sd %xmm5, %xmm5, %xmm5
 	LONG $0x5853c1c4; WORD $0xd22c // vaddsd (%r10,%rdx,8), %xmm5, %xmm5
@@ -5234,7 +3212,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	LONG $0x00f4840f; WORD $0x0000 // je 0x691e <k_gram_tile+0x1bde>
+	LONG $0x00f4840f; WORD $0x0000 // je 0x407e <k_gram_tile+0x1bde>
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5250,8 +3228,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xea6c; BYTE $0x08 // vmovsd %xmm5, 0x8(%rdx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
-	WORD $0xc775 // jne 0x6840 <k_gram_tile+0x1b00>
-	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x691e <k_gram_tile+0x1bde>
+	WORD $0xc775 // jne 0x3fa0 <k_gram_tile+0x1b00>
+	LONG $0x0000a0e9; BYTE $0x00 // jmp 0x407e <k_gram_tile+0x1bde>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -5275,9 +3253,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03c5441148fd1162 // vmovupd %zmm8, 0xc0(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394c; BYTE $0xc1 // cmpq %r8, %rcx
-	WORD $0x8b75 // jne 0x68a0 <k_gram_tile+0x1b60>
+	WORD $0x8b75 // jne 0x4000 <k_gram_tile+0x1b60>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0xfed5850f; WORD $0xffff // jne 0x67f3 <k_gram_tile+0x1ab3>
+	LONG $0xfed5850f; WORD $0xffff // jne 0x3f53 <k_gram_tile+0x1ab3>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
@@ -5285,7 +3263,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x357e // jle 0x6970 <k_gram_tile+0x1c30>
+	WORD $0x357e // jle 0x40d0 <k_gram_tile+0x1c30>
 	LONG $0x487cf162; WORD $0xec5a // vcvtps2pd %ymm4, %zmm5
 	LONG $0x48d5d162; WORD $0x6a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm5, %zmm5
 	LONG $0x48fdf362; WORD $0xe41b; BYTE $0x01 // vextractf64x4 $0x1, %zmm4, %ymm4
@@ -5293,13 +3271,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x6a11; BYTE $0x02 // vmovupd %zmm5, 0x80(%r10)
 	LONG $0x48ddd162; WORD $0x6258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm4, %zmm4
 	LONG $0x48fdd162; WORD $0x6211; BYTE $0x03 // vmovupd %zmm4, 0xc0(%r10)
-	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x6b30 <k_gram_tile+0x1df0>
+	LONG $0x0001c1e9; BYTE $0x00 // jmp 0x4290 <k_gram_tile+0x1df0>
 	BYTE $0x90 // nop
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01b78e0f; WORD $0x0000 // jle 0x6b30 <k_gram_tile+0x1df0>
+	LONG $0x01b78e0f; WORD $0x0000 // jle 0x4290 <k_gram_tile+0x1df0>
 	QUAD $0x1024a411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm4, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x4772 // jb 0x69d1 <k_gram_tile+0x1c91>
+	WORD $0x4772 // jb 0x4131 <k_gram_tile+0x1c91>
 	QUAD $0x0000012824948b48 // movq 0x128(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
@@ -5312,13 +3290,13 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824843b4c // cmpq 0xa8(%rsp), %r8
-	LONG $0x00b3830f; WORD $0x0000 // jae 0x6a7c <k_gram_tile+0x1d3c>
+	LONG $0x00b3830f; WORD $0x0000 // jae 0x41dc <k_gram_tile+0x1d3c>
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ab840f; WORD $0x0000 // je 0x6a7c <k_gram_tile+0x1d3c>
+	LONG $0x00ab840f; WORD $0x0000 // je 0x41dc <k_gram_tile+0x1d3c>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6a01 <k_gram_tile+0x1cc1>
+	WORD $0x2574 // je 0x4161 <k_gram_tile+0x1cc1>
 	LONG $0x6410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm4
 	LONG $0xe45adac5 // vcvtss2sd %xmm4, %xmm4, %xmm4
 	QUAD $0x0080d2a4585bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm4, %xmm4
@@ -5327,7 +3305,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01cd8349 // orq $0x1, %r13
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009024943948 // cmpq %rdx, 0x90(%rsp)
-	LONG $0x010a840f; WORD $0x0000 // je 0x6b1e <k_gram_tile+0x1dde>
+	LONG $0x010a840f; WORD $0x0000 // je 0x427e <k_gram_tile+0x1dde>
 	QUAD $0x0000d024bcaf0f4c; BYTE $0x00 // imulq 0xd0(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5342,8 +3320,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088eba4117ba1c4; WORD $0x0000 // vmovsd %xmm4, 0x88(%rbx,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394d; BYTE $0xee // cmpq %r13, %r14
-	WORD $0xb975 // jne 0x6a30 <k_gram_tile+0x1cf0>
-	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x6b1e <k_gram_tile+0x1dde>
+	WORD $0xb975 // jne 0x4190 <k_gram_tile+0x1cf0>
+	LONG $0x0000a2e9; BYTE $0x00 // jmp 0x427e <k_gram_tile+0x1dde>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000d024ac8b4c // movq 0xd0(%rsp), %r13
@@ -5366,14 +3344,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02c57c1148fd9162 // vmovupd %zmm7, 0x80(%r13,%r8,8)
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	WORD $0x8b75 // jne 0x6aa0 <k_gram_tile+0x1d60>
+	WORD $0x8b75 // jne 0x4200 <k_gram_tile+0x1d60>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
-	LONG $0xfeb5850f; WORD $0xffff // jne 0x69d3 <k_gram_tile+0x1c93>
+	LONG $0xfeb5850f; WORD $0xffff // jne 0x4133 <k_gram_tile+0x1c93>
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x59247c80; BYTE $0x00 // cmpb $0x0, 0x59(%rsp)
-	LONG $0x0435840f; WORD $0x0000 // je 0x6f70 <k_gram_tile+0x2230>
+	LONG $0x0435840f; WORD $0x0000 // je 0x46d0 <k_gram_tile+0x2230>
 	WORD $0x8b48; BYTE $0x1f // movq (%rdi), %rbx
 	LONG $0x187f8b4c // movq 0x18(%rdi), %r15
 	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
@@ -5383,7 +3361,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3e7e // jle 0x6ba0 <k_gram_tile+0x1e60>
+	WORD $0x3e7e // jle 0x4300 <k_gram_tile+0x1e60>
 	LONG $0x487cf162; WORD $0xe35a // vcvtps2pd %ymm3, %zmm4
 	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
 	LONG $0x48fdf362; WORD $0xdb1b; BYTE $0x01 // vextractf64x4 $0x1, %zmm3, %ymm3
@@ -5391,15 +3369,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x01 // vaddpd 0x40(%r10), %zmm3, %zmm3
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x01 // vmovupd %zmm3, 0x40(%r10)
-	LONG $0x0001bce9; BYTE $0x00 // jmp 0x6d50 <k_gram_tile+0x2010>
+	LONG $0x0001bce9; BYTE $0x00 // jmp 0x44b0 <k_gram_tile+0x2010>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01a78e0f; WORD $0x0000 // jle 0x6d50 <k_gram_tile+0x2010>
+	LONG $0x01a78e0f; WORD $0x0000 // jle 0x44b0 <k_gram_tile+0x2010>
 	QUAD $0x10249c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm3, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x6bc1 <k_gram_tile+0x1e81>
+	WORD $0x0773 // jae 0x4321 <k_gram_tile+0x1e81>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6cc6 <k_gram_tile+0x1f86>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x4426 <k_gram_tile+0x1f86>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -5413,12 +3391,12 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a024bc3b4c // cmpq 0xa0(%rsp), %r15
-	WORD $0x1373 // jae 0x6c16 <k_gram_tile+0x1ed6>
+	WORD $0x1373 // jae 0x4376 <k_gram_tile+0x1ed6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6c16 <k_gram_tile+0x1ed6>
+	WORD $0x0f74 // je 0x4376 <k_gram_tile+0x1ed6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6cc6 <k_gram_tile+0x1f86>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4426 <k_gram_tile+0x1f86>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -5443,14 +3421,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03e8741148fd9162 // vmovupd %zmm6, 0xc0(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394c; BYTE $0xe9 // cmpq %r13, %rcx
-	WORD $0x8d75 // jne 0x6c40 <k_gram_tile+0x1f00>
+	WORD $0x8d75 // jne 0x43a0 <k_gram_tile+0x1f00>
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x008a840f; WORD $0x0000 // je 0x6d50 <k_gram_tile+0x2010>
+	LONG $0x008a840f; WORD $0x0000 // je 0x44b0 <k_gram_tile+0x2010>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	WORD $0x01a8 // testb $0x1, %al
-	WORD $0x1d74 // je 0x6cea <k_gram_tile+0x1faa>
+	WORD $0x1d74 // je 0x444a <k_gram_tile+0x1faa>
 	LONG $0x5c10fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm3
 	LONG $0xdb5ae2c5 // vcvtss2sd %xmm3, %xmm3, %xmm3
 	LONG $0x5863c1c4; WORD $0xd21c // vaddsd (%r10,%rdx,8), %xmm3, %xmm3
@@ -5459,7 +3437,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01c88349 // orq $0x1, %r8
 	LONG $0x24540348; BYTE $0x78 // addq 0x78(%rsp), %rdx
 	QUAD $0x0000009824943948 // cmpq %rdx, 0x98(%rsp)
-	WORD $0x5774 // je 0x6d50 <k_gram_tile+0x2010>
+	WORD $0x5774 // je 0x44b0 <k_gram_tile+0x2010>
 	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5475,14 +3453,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xc25c; BYTE $0x08 // vmovsd %xmm3, 0x8(%rdx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
-	WORD $0xc775 // jne 0x6d10 <k_gram_tile+0x1fd0>
+	WORD $0xc775 // jne 0x4470 <k_gram_tile+0x1fd0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
 	LONG $0x10c88349 // orq $0x10, %r8
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x3d7e // jle 0x6da0 <k_gram_tile+0x2060>
+	WORD $0x3d7e // jle 0x4500 <k_gram_tile+0x2060>
 	LONG $0x487cf162; WORD $0xda5a // vcvtps2pd %ymm2, %zmm3
 	LONG $0x48e5d162; WORD $0x5a58; BYTE $0x02 // vaddpd 0x80(%r10), %zmm3, %zmm3
 	LONG $0x48fdf362; WORD $0xd21b; BYTE $0x01 // vextractf64x4 $0x1, %zmm2, %ymm2
@@ -5490,15 +3468,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdd162; WORD $0x5a11; BYTE $0x02 // vmovupd %zmm3, 0x80(%r10)
 	LONG $0x48edd162; WORD $0x5258; BYTE $0x03 // vaddpd 0xc0(%r10), %zmm2, %zmm2
 	LONG $0x48fdd162; WORD $0x5211; BYTE $0x03 // vmovupd %zmm2, 0xc0(%r10)
-	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x6f70 <k_gram_tile+0x2230>
+	LONG $0x0001d9e9; BYTE $0x00 // jmp 0x46d0 <k_gram_tile+0x2230>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x01c78e0f; WORD $0x0000 // jle 0x6f70 <k_gram_tile+0x2230>
+	LONG $0x01c78e0f; WORD $0x0000 // jle 0x46d0 <k_gram_tile+0x2230>
 	QUAD $0x10249411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm2, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0773 // jae 0x6dc1 <k_gram_tile+0x2081>
+	WORD $0x0773 // jae 0x4521 <k_gram_tile+0x2081>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000105e9; BYTE $0x00 // jmp 0x6ec6 <k_gram_tile+0x2186>
+	LONG $0x000105e9; BYTE $0x00 // jmp 0x4626 <k_gram_tile+0x2186>
 	QUAD $0x0000013024948b48 // movq 0x130(%rsp), %rdx
 	QUAD $0x000000b824bc894c // movq %r15, 0xb8(%rsp)
 	LONG $0xd7af0f49 // imulq %r15, %rdx
@@ -5512,12 +3490,12 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
 	WORD $0x920f; BYTE $0xc2 // setb %dl
 	QUAD $0x000000a824bc3b4c // cmpq 0xa8(%rsp), %r15
-	WORD $0x1373 // jae 0x6e16 <k_gram_tile+0x20d6>
+	WORD $0x1373 // jae 0x4576 <k_gram_tile+0x20d6>
 	WORD $0xd284 // testb %dl, %dl
-	WORD $0x0f74 // je 0x6e16 <k_gram_tile+0x20d6>
+	WORD $0x0f74 // je 0x4576 <k_gram_tile+0x20d6>
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x000000b824bc8b4c // movq 0xb8(%rsp), %r15
-	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x6ec6 <k_gram_tile+0x2186>
+	LONG $0x0000b0e9; BYTE $0x00 // jmp 0x4626 <k_gram_tile+0x2186>
 	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
 	LONG $0xe0e28348 // andq $-0x20, %rdx
 	QUAD $0x000000c824848b4c // movq 0xc8(%rsp), %r8
@@ -5541,14 +3519,14 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02e86c1148fd9162 // vmovupd %zmm5, 0x80(%r8,%r13,8)
 	LONG $0x20c58349 // addq $0x20, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	WORD $0x8d75 // jne 0x6e40 <k_gram_tile+0x2100>
+	WORD $0x8d75 // jne 0x45a0 <k_gram_tile+0x2100>
 	WORD $0x3949; BYTE $0xd6 // cmpq %rdx, %r14
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x246c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r13
-	LONG $0x00aa840f; WORD $0x0000 // je 0x6f70 <k_gram_tile+0x2230>
+	LONG $0x00aa840f; WORD $0x0000 // je 0x46d0 <k_gram_tile+0x2230>
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x2574 // je 0x6ef4 <k_gram_tile+0x21b4>
+	WORD $0x2574 // je 0x4654 <k_gram_tile+0x21b4>
 	LONG $0x5410fac5; WORD $0x1094 // vmovss 0x10(%rsp,%rdx,4), %xmm2
 	LONG $0xd25aeac5 // vcvtss2sd %xmm2, %xmm2, %xmm2
 	QUAD $0x0080d294586bc1c4; WORD $0x0000 // vaddsd 0x80(%r10,%rdx,8), %xmm2, %xmm2
@@ -5558,7 +3536,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
 	QUAD $0x000000902494394c // cmpq %r10, 0x90(%rsp)
-	WORD $0x6a74 // je 0x6f70 <k_gram_tile+0x2230>
+	WORD $0x6a74 // je 0x46d0 <k_gram_tile+0x2230>
 	QUAD $0x0000c824bcaf0f4c; BYTE $0x00 // imulq 0xc8(%rsp), %r15
 	LONG $0x247c034c; BYTE $0x08 // addq 0x8(%rsp), %r15
 	WORD $0x014c; BYTE $0xfb // addq %r15, %rbx
@@ -5573,10 +3551,10 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0088c394117ba1c4; WORD $0x0000 // vmovsd %xmm2, 0x88(%rbx,%r8,8)
 	LONG $0x02c08349 // addq $0x2, %r8
 	WORD $0x394d; BYTE $0xc6 // cmpq %r8, %r14
-	WORD $0xb975 // jne 0x6f20 <k_gram_tile+0x21e0>
+	WORD $0xb975 // jne 0x4680 <k_gram_tile+0x21e0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
-	LONG $0xe108840f; WORD $0xffff // je 0x5083 <k_gram_tile+0x343>
+	LONG $0xe108840f; WORD $0xffff // je 0x27e3 <k_gram_tile+0x343>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	LONG $0x18578b4c // movq 0x18(%rdi), %r10
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
@@ -5585,7 +3563,7 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
 	WORD $0x294c; BYTE $0xca // subq %r9, %rdx
 	LONG $0x0ffa8348 // cmpq $0xf, %rdx
-	WORD $0x427e // jle 0x6fe0 <k_gram_tile+0x22a0>
+	WORD $0x427e // jle 0x4740 <k_gram_tile+0x22a0>
 	LONG $0x487cf162; WORD $0xd15a // vcvtps2pd %ymm1, %zmm2
 	LONG $0x48edb162; WORD $0x1458; BYTE $0xcb // vaddpd (%rbx,%r9,8), %zmm2, %zmm2
 	LONG $0x48fdf362; WORD $0xc91b; BYTE $0x01 // vextractf64x4 $0x1, %zmm1, %ymm1
@@ -5593,15 +3571,15 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fdb162; WORD $0x1411; BYTE $0xcb // vmovupd %zmm2, (%rbx,%r9,8)
 	QUAD $0x01cb4c5848f5b162 // vaddpd 0x40(%rbx,%r9,8), %zmm1, %zmm1
 	QUAD $0x01cb4c1148fdb162 // vmovupd %zmm1, 0x40(%rbx,%r9,8)
-	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x70cc <k_gram_tile+0x238c>
+	LONG $0x0000f8e9; BYTE $0x00 // jmp 0x482c <k_gram_tile+0x238c>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x00e38e0f; WORD $0x0000 // jle 0x70cc <k_gram_tile+0x238c>
+	LONG $0x00e38e0f; WORD $0x0000 // jle 0x482c <k_gram_tile+0x238c>
 	QUAD $0x10248c11487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm1, 0x10(%rsp)
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x0773 // jae 0x7001 <k_gram_tile+0x22c1>
+	WORD $0x0773 // jae 0x4761 <k_gram_tile+0x22c1>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x7098 <k_gram_tile+0x2358>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x47f8 <k_gram_tile+0x2358>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -5623,9 +3601,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03fa641148fdb162 // vmovupd %zmm4, 0xc0(%rdx,%r15,8)
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0x8d75 // jne 0x7020 <k_gram_tile+0x22e0>
+	WORD $0x8d75 // jne 0x4780 <k_gram_tile+0x22e0>
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0x3474 // je 0x70cc <k_gram_tile+0x238c>
+	WORD $0x3474 // je 0x482c <k_gram_tile+0x238c>
 	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
 	LONG $0xd2af0f49 // imulq %r10, %rdx
 	LONG $0x24540348; BYTE $0x08 // addq 0x8(%rsp), %rdx
@@ -5637,20 +3615,20 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0c11fbc5; BYTE $0xca // vmovsd %xmm1, (%rdx,%rcx,8)
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe475 // jne 0x70b0 <k_gram_tile+0x2370>
+	WORD $0xe475 // jne 0x4810 <k_gram_tile+0x2370>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x10ca8348 // orq $0x10, %rdx
 	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
 	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
 	LONG $0x0ff98348 // cmpq $0xf, %rcx
-	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x5050 <k_gram_tile+0x310>
+	LONG $0xdf6d8f0f; WORD $0xffff // jg 0x27b0 <k_gram_tile+0x310>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xdf978e0f; WORD $0xffff // jle 0x5083 <k_gram_tile+0x343>
+	LONG $0xdf978e0f; WORD $0xffff // jle 0x27e3 <k_gram_tile+0x343>
 	QUAD $0x10248411487cf162; WORD $0x0000; BYTE $0x00 // vmovups %zmm0, 0x10(%rsp)
 	LONG $0x20fe8349 // cmpq $0x20, %r14
-	WORD $0x0873 // jae 0x7105 <k_gram_tile+0x23c5>
+	WORD $0x0873 // jae 0x4865 <k_gram_tile+0x23c5>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000097e9; BYTE $0x00 // jmp 0x719c <k_gram_tile+0x245c>
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x48fc <k_gram_tile+0x245c>
 	QUAD $0x00000100248c8b48 // movq 0x100(%rsp), %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
 	QUAD $0x00000088248c0348 // addq 0x88(%rsp), %rcx
@@ -5671,9 +3649,9 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x02d15c1148fdf162 // vmovupd %zmm3, 0x80(%rcx,%rdx,8)
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	WORD $0x8d75 // jne 0x7120 <k_gram_tile+0x23e0>
+	WORD $0x8d75 // jne 0x4880 <k_gram_tile+0x23e0>
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xdee7840f; WORD $0xffff // je 0x5083 <k_gram_tile+0x343>
+	LONG $0xdee7840f; WORD $0xffff // je 0x27e3 <k_gram_tile+0x343>
 	QUAD $0x0001002494af0f4c; BYTE $0x00 // imulq 0x100(%rsp), %r10
 	LONG $0x2454034c; BYTE $0x08 // addq 0x8(%rsp), %r10
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
@@ -5684,8 +3662,8 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0080e084117b81c4; WORD $0x0000 // vmovsd %xmm0, 0x80(%r8,%r12,8)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	WORD $0xd975 // jne 0x71b0 <k_gram_tile+0x2470>
-	LONG $0xffdea7e9; BYTE $0xff // jmp 0x5083 <k_gram_tile+0x343>
+	WORD $0xd975 // jne 0x4910 <k_gram_tile+0x2470>
+	LONG $0xffdea7e9; BYTE $0xff // jmp 0x27e3 <k_gram_tile+0x343>
 	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5713,11 +3691,35 @@ TEXT ·gemmAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0004 // addb $0x0, %al
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0008 // orb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x000c // orb $0x0, %al
-	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3

@@ -90,2183 +90,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xbd001800 // str s0, [x0, #0x18]
 	WORD $0xd65f03c0 // ret
 
-	// gemm_nt
-	WORD $0xd10503ff // sub sp, sp, #0x140
-	WORD $0xa9115ff8 // stp x24, x23, [sp, #0x110]
-	WORD $0xf9402017 // ldr x23, [x0, #0x40]
-	WORD $0x6d0a3bef // stp d15, d14, [sp, #0xa0]
-	WORD $0xf10006e8 // subs x8, x23, #0x1
-	WORD $0x6d0b33ed // stp d13, d12, [sp, #0xb0]
-	WORD $0x6d0c2beb // stp d11, d10, [sp, #0xc0]
-	WORD $0x6d0d23e9 // stp d9, d8, [sp, #0xd0]
-	WORD $0xf90073fd // str x29, [sp, #0xe0]
-	WORD $0xa90f6ffe // stp x30, x27, [sp, #0xf0]
-	WORD $0xa91067fa // stp x26, x25, [sp, #0x100]
-	WORD $0xa91257f6 // stp x22, x21, [sp, #0x120]
-	WORD $0xa9134ff4 // stp x20, x19, [sp, #0x130]
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0x54010c2b // b.lt 0x22e8 <k_gemm_nt+0x21bc>
-	WORD $0xf9401c03 // ldr x3, [x0, #0x38]
-	WORD $0xaa1f03f8 // mov x24, xzr
-	WORD $0xa9097fe0 // stp x0, xzr, [sp, #0x90]
-	WORD $0xf90007f7 // str x23, [sp, #0x8]
-	WORD $0xf90047e3 // str x3, [sp, #0x88]
-	WORD $0x1400000d // b 0x1b0 <k_gemm_nt+0x84>
-	WORD $0xad0049d3 // stp q19, q18, [x14]
-	WORD $0xad0141d1 // stp q17, q16, [x14, #0x20]
-	WORD $0xad0219c4 // stp q4, q6, [x14, #0x40]
-	WORD $0xad031dc5 // stp q5, q7, [x14, #0x60]
-	WORD $0xad0409c3 // stp q3, q2, [x14, #0x80]
-	WORD $0xad0501c1 // stp q1, q0, [x14, #0xa0]
-	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x91001108 // add x8, x8, #0x4
-	WORD $0xeb17011f // cmp x8, x23
-	WORD $0xf9004fe8 // str x8, [sp, #0x98]
-	WORD $0x540109ea // b.ge 0x22e8 <k_gemm_nt+0x21bc>
-	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xf9000ff8 // str x24, [sp, #0x18]
-	WORD $0x5400050a // b.ge 0x25c <k_gemm_nt+0x130>
-	WORD $0xcb0d0068 // sub x8, x3, x13
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54004eed // b.le 0xba4 <k_gemm_nt+0xa78>
-	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
-	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x540051e0 // b.eq 0xc14 <k_gemm_nt+0xae8>
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x540054a0 // b.eq 0xc74 <k_gemm_nt+0xb48>
-	WORD $0xf100151f // cmp x8, #0x5
-	WORD $0x54fffd81 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf9402811 // ldr x17, [x0, #0x50]
-	WORD $0x9b0b7c68 // mul x8, x3, x11
-	WORD $0xb240016a // orr x10, x11, #0x1
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0x8b08112a // add x10, x9, x8, lsl #4
-	WORD $0xb27f0169 // orr x9, x11, #0x2
-	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
-	WORD $0xeb17013f // cmp x9, x23
-	WORD $0xb240056b // orr x11, x11, #0x3
-	WORD $0x9a8cb129 // csel x9, x9, x12, lt
-	WORD $0xeb17017f // cmp x11, x23
-	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
-	WORD $0x9a8cb16a // csel x10, x11, x12, lt
-	WORD $0xb40082d1 // cbz x17, 0x1284 <k_gemm_nt+0x1158>
-	WORD $0xad4069d8 // ldp q24, q26, [x14]
-	WORD $0xad416dd9 // ldp q25, q27, [x14, #0x20]
-	WORD $0xad4259d7 // ldp q23, q22, [x14, #0x40]
-	WORD $0xad4351d5 // ldp q21, q20, [x14, #0x60]
-	WORD $0xad4449d0 // ldp q16, q18, [x14, #0x80]
-	WORD $0xad454dd1 // ldp q17, q19, [x14, #0xa0]
-	WORD $0xad4619c7 // ldp q7, q6, [x14, #0xc0]
-	WORD $0xad4711c5 // ldp q5, q4, [x14, #0xe0]
-	WORD $0xad4809c0 // ldp q0, q2, [x14, #0x100]
-	WORD $0xad490dc1 // ldp q1, q3, [x14, #0x120]
-	WORD $0x1400041f // b 0x12d4 <k_gemm_nt+0x11a8>
-	WORD $0xf9404fef // ldr x15, [sp, #0x98]
-	WORD $0xf9400bee // ldr x14, [sp, #0x10]
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
-	WORD $0xf9400410 // ldr x16, [x0, #0x8]
-	WORD $0xf9402402 // ldr x2, [x0, #0x48]
-	WORD $0xb24001ea // orr x10, x15, #0x1
-	WORD $0xb27f01ec // orr x12, x15, #0x2
-	WORD $0x9b0f7c69 // mul x9, x3, x15
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0x9a8fa5cb // csinc x11, x14, x15, ge
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0x9b0f7d0a // mul x10, x8, x15
-	WORD $0x9b0b7d11 // mul x17, x8, x11
-	WORD $0x9a8eb18b // csel x11, x12, x14, lt
-	WORD $0xb24005ec // orr x12, x15, #0x3
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0xcb0f02f7 // sub x23, x23, x15
-	WORD $0x9b0b7d05 // mul x5, x8, x11
-	WORD $0xa9412c06 // ldp x6, x11, [x0, #0x10]
-	WORD $0x9a8eb18c // csel x12, x12, x14, lt
-	WORD $0xf940140e // ldr x14, [x0, #0x28]
-	WORD $0x9b0c7d0c // mul x12, x8, x12
-	WORD $0x8b091169 // add x9, x11, x9, lsl #4
-	WORD $0xa945040b // ldp x11, x1, [x0, #0x50]
-	WORD $0x8b0e05c7 // add x7, x14, x14, lsl #1
-	WORD $0xd37ef5d6 // lsl x22, x14, #2
-	WORD $0xf90077e9 // str x9, [sp, #0xe8]
-	WORD $0x9b181909 // madd x9, x8, x24, x6
-	WORD $0x8b0a08c8 // add x8, x6, x10, lsl #2
-	WORD $0xd37ef574 // lsl x20, x11, #2
-	WORD $0xd37df0f5 // lsl x21, x7, #3
-	WORD $0x91001164 // add x4, x11, #0x4
-	WORD $0x8b0c08ca // add x10, x6, x12, lsl #2
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x528000cc // mov w12, #0x6 // =6
-	WORD $0xa907a7e8 // stp x8, x9, [sp, #0x78]
-	WORD $0x8b1108c9 // add x9, x6, x17, lsl #2
-	WORD $0x8b0508c8 // add x8, x6, x5, lsl #2
-	WORD $0x14000011 // b 0x338 <k_gemm_nt+0x20c>
-	WORD $0xad007b5c // stp q28, q30, [x26]
-	WORD $0xad017f5d // stp q29, q31, [x26, #0x20]
-	WORD $0xad026b58 // stp q24, q26, [x26, #0x40]
-	WORD $0xad036f59 // stp q25, q27, [x26, #0x60]
-	WORD $0xad045b54 // stp q20, q22, [x26, #0x80]
-	WORD $0xad055f55 // stp q21, q23, [x26, #0xa0]
-	WORD $0xad064b50 // stp q16, q18, [x26, #0xc0]
-	WORD $0xad074f51 // stp q17, q19, [x26, #0xe0]
-	WORD $0xad081b44 // stp q4, q6, [x26, #0x100]
-	WORD $0xad091f45 // stp q5, q7, [x26, #0x120]
-	WORD $0xad0a0b40 // stp q0, q2, [x26, #0x140]
-	WORD $0xad0b0f41 // stp q1, q3, [x26, #0x160]
-	WORD $0x910019ac // add x12, x13, #0x6
-	WORD $0x8b150318 // add x24, x24, x21
-	WORD $0xeb03019f // cmp x12, x3
-	WORD $0x54fff46c // b.gt 0x1c0 <k_gemm_nt+0x94>
-	WORD $0xaa0d03f9 // mov x25, x13
-	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
-	WORD $0x8b1919ba // add x26, x13, x25, lsl #6
-	WORD $0xaa0c03ed // mov x13, x12
-	WORD $0xb400022b // cbz x11, 0x38c <k_gemm_nt+0x260>
-	WORD $0xad407b5c // ldp q28, q30, [x26]
-	WORD $0xad417f5d // ldp q29, q31, [x26, #0x20]
-	WORD $0xad426b58 // ldp q24, q26, [x26, #0x40]
-	WORD $0xad436f59 // ldp q25, q27, [x26, #0x60]
-	WORD $0xad445b54 // ldp q20, q22, [x26, #0x80]
-	WORD $0xad455f55 // ldp q21, q23, [x26, #0xa0]
-	WORD $0xad464b50 // ldp q16, q18, [x26, #0xc0]
-	WORD $0xad474f51 // ldp q17, q19, [x26, #0xe0]
-	WORD $0xad481b44 // ldp q4, q6, [x26, #0x100]
-	WORD $0xad491f45 // ldp q5, q7, [x26, #0x120]
-	WORD $0xad4a0b40 // ldp q0, q2, [x26, #0x140]
-	WORD $0xad4b0f41 // ldp q1, q3, [x26, #0x160]
-	WORD $0xeb01009f // cmp x4, x1
-	WORD $0x540003ad // b.le 0x3f4 <k_gemm_nt+0x2c8>
-	WORD $0xaa0b03f1 // mov x17, x11
-	WORD $0x14000052 // b 0x4d0 <k_gemm_nt+0x3a4>
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
-	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xeb01009f // cmp x4, x1
-	WORD $0x54fffcac // b.gt 0x384 <k_gemm_nt+0x258>
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xaa1803fe // mov x30, x24
-	WORD $0xaa0903e6 // mov x6, x9
-	WORD $0xaa0803e7 // mov x7, x8
-	WORD $0xaa0a03f3 // mov x19, x10
-	WORD $0xaa0b03fb // mov x27, x11
-	WORD $0x8b1403cc // add x12, x30, x20
-	WORD $0x3cf46bab // ldr q11, [x29, x20]
-	WORD $0x3cf468c9 // ldr q9, [x6, x20]
-	WORD $0x3dc0018c // ldr q12, [x12]
-	WORD $0x3cf468ea // ldr q10, [x7, x20]
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0x3cf46a68 // ldr q8, [x19, x20]
-	WORD $0x3dc0018d // ldr q13, [x12]
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0x4e2ccd7c // fmla v28.4s, v11.4s, v12.4s
-	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
-	WORD $0x91001371 // add x17, x27, #0x4
-	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd1f // fmla v31.4s, v8.4s, v12.4s
-	WORD $0x3dc0018c // ldr q12, [x12]
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0x4e2dcd78 // fmla v24.4s, v11.4s, v13.4s
-	WORD $0x4e2dcd3a // fmla v26.4s, v9.4s, v13.4s
-	WORD $0x4e2dcd59 // fmla v25.4s, v10.4s, v13.4s
-	WORD $0x4e2dcd1b // fmla v27.4s, v8.4s, v13.4s
-	WORD $0x3dc0018d // ldr q13, [x12]
-	WORD $0x8b16018c // add x12, x12, x22
-	WORD $0x4e2ccd74 // fmla v20.4s, v11.4s, v12.4s
-	WORD $0x4e2ccd36 // fmla v22.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd55 // fmla v21.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd17 // fmla v23.4s, v8.4s, v12.4s
-	WORD $0x3dc0018c // ldr q12, [x12]
-	WORD $0x4e2dcd70 // fmla v16.4s, v11.4s, v13.4s
-	WORD $0x4e2dcd32 // fmla v18.4s, v9.4s, v13.4s
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x4e2dcd51 // fmla v17.4s, v10.4s, v13.4s
-	WORD $0x4e2dcd13 // fmla v19.4s, v8.4s, v13.4s
-	WORD $0x3cf6698d // ldr q13, [x12, x22]
-	WORD $0x4e2ccd64 // fmla v4.4s, v11.4s, v12.4s
-	WORD $0x4e2ccd26 // fmla v6.4s, v9.4s, v12.4s
-	WORD $0x9100236c // add x12, x27, #0x8
-	WORD $0x4e2ccd45 // fmla v5.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd07 // fmla v7.4s, v8.4s, v12.4s
-	WORD $0x910040e7 // add x7, x7, #0x10
-	WORD $0x4e2dcd60 // fmla v0.4s, v11.4s, v13.4s
-	WORD $0x4e2dcd22 // fmla v2.4s, v9.4s, v13.4s
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0x4e2dcd41 // fmla v1.4s, v10.4s, v13.4s
-	WORD $0x4e2dcd03 // fmla v3.4s, v8.4s, v13.4s
-	WORD $0xeb01019f // cmp x12, x1
-	WORD $0x910043de // add x30, x30, #0x10
-	WORD $0x910043bd // add x29, x29, #0x10
-	WORD $0xaa1103fb // mov x27, x17
-	WORD $0x54fffa0d // b.le 0x40c <k_gemm_nt+0x2e0>
-	WORD $0xeb11003e // subs x30, x1, x17
-	WORD $0x540013cd // b.le 0x74c <k_gemm_nt+0x620>
-	WORD $0xb2400325 // orr x5, x25, #0x1
-	WORD $0x91001333 // add x19, x25, #0x4
-	WORD $0x91000b26 // add x6, x25, #0x2
-	WORD $0x9b057dc5 // mul x5, x14, x5
-	WORD $0x91000f27 // add x7, x25, #0x3
-	WORD $0xf9403fef // ldr x15, [sp, #0x78]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x9b137ddd // mul x29, x14, x19
-	WORD $0x91001733 // add x19, x25, #0x5
-	WORD $0x9b197dcc // mul x12, x14, x25
-	WORD $0x8b050a1b // add x27, x16, x5, lsl #2
-	WORD $0x8b1109e5 // add x5, x15, x17, lsl #2
-	WORD $0x9b067dc6 // mul x6, x14, x6
-	WORD $0xbd4000ad // ldr s13, [x5]
-	WORD $0x9b077dc7 // mul x7, x14, x7
-	WORD $0x8b0c0a0c // add x12, x16, x12, lsl #2
-	WORD $0x9b137dc3 // mul x3, x14, x19
-	WORD $0x8b060a13 // add x19, x16, x6, lsl #2
-	WORD $0x8b1d0a06 // add x6, x16, x29, lsl #2
-	WORD $0x8b070a07 // add x7, x16, x7, lsl #2
-	WORD $0x8b030a1d // add x29, x16, x3, lsl #2
-	WORD $0x5400024b // b.lt 0x574 <k_gemm_nt+0x448>
-	WORD $0x910010a3 // add x3, x5, #0x4
-	WORD $0x0d40906d // ld1 { v13.s }[1], [x3]
-	WORD $0x54000701 // b.ne 0x618 <k_gemm_nt+0x4ec>
-	WORD $0xd37ef623 // lsl x3, x17, #2
-	WORD $0xfc636928 // ldr d8, [x9, x3]
-	WORD $0xfc63698c // ldr d12, [x12, x3]
-	WORD $0xad02b7e8 // stp q8, q13, [sp, #0x50]
-	WORD $0xfc636908 // ldr d8, [x8, x3]
-	WORD $0x3d8013e8 // str q8, [sp, #0x40]
-	WORD $0xfc636948 // ldr d8, [x10, x3]
-	WORD $0x3d800fe8 // str q8, [sp, #0x30]
-	WORD $0x8b110b6c // add x12, x27, x17, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfd400188 // ldr d8, [x12]
-	WORD $0x540008c1 // b.ne 0x684 <k_gemm_nt+0x558>
-	WORD $0x14000047 // b 0x68c <k_gemm_nt+0x560>
-	WORD $0xd37ef631 // lsl x17, x17, #2
-	WORD $0x8b11012f // add x15, x9, x17
-	WORD $0x8b11018c // add x12, x12, x17
-	WORD $0x8b110363 // add x3, x27, x17
-	WORD $0xbd4001e9 // ldr s9, [x15]
-	WORD $0x8b11010f // add x15, x8, x17
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0x8b11014c // add x12, x10, x17
-	WORD $0xbd4001ea // ldr s10, [x15]
-	WORD $0xbd40006c // ldr s12, [x3]
-	WORD $0xbd40018b // ldr s11, [x12]
-	WORD $0x8b11026c // add x12, x19, x17
-	WORD $0x4e28cdbc // fmla v28.4s, v13.4s, v8.4s
-	WORD $0x4e28cd3e // fmla v30.4s, v9.4s, v8.4s
-	WORD $0x4e28cd5d // fmla v29.4s, v10.4s, v8.4s
-	WORD $0x4e28cd7f // fmla v31.4s, v11.4s, v8.4s
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0x8b1100ec // add x12, x7, x17
-	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
-	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
-	WORD $0xbd40018c // ldr s12, [x12]
-	WORD $0x8b1100cc // add x12, x6, x17
-	WORD $0x4e28cdb4 // fmla v20.4s, v13.4s, v8.4s
-	WORD $0x4e28cd36 // fmla v22.4s, v9.4s, v8.4s
-	WORD $0x4e28cd55 // fmla v21.4s, v10.4s, v8.4s
-	WORD $0x4e28cd77 // fmla v23.4s, v11.4s, v8.4s
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0x8b1103ac // add x12, x29, x17
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0x4e2ccdb0 // fmla v16.4s, v13.4s, v12.4s
-	WORD $0x4e2ccd32 // fmla v18.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd51 // fmla v17.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd73 // fmla v19.4s, v11.4s, v12.4s
-	WORD $0xbd40018c // ldr s12, [x12]
-	WORD $0x4e28cda4 // fmla v4.4s, v13.4s, v8.4s
-	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
-	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
-	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
-	WORD $0x1400004a // b 0x73c <k_gemm_nt+0x610>
-	WORD $0xd37ef623 // lsl x3, x17, #2
-	WORD $0x8b03012f // add x15, x9, x3
-	WORD $0x8b03018c // add x12, x12, x3
-	WORD $0xfc4085e8 // ldr d8, [x15], #0x8
-	WORD $0xfc40858c // ldr d12, [x12], #0x8
-	WORD $0x4d4081e8 // ld1 { v8.s }[2], [x15]
-	WORD $0x8b03010f // add x15, x8, x3
-	WORD $0x8b030143 // add x3, x10, x3
-	WORD $0xfc4085e9 // ldr d9, [x15], #0x8
-	WORD $0x4d40818c // ld1 { v12.s }[2], [x12]
-	WORD $0xfc40846a // ldr d10, [x3], #0x8
-	WORD $0x910020ac // add x12, x5, #0x8
-	WORD $0x4d4081e9 // ld1 { v9.s }[2], [x15]
-	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
-	WORD $0x4d40818d // ld1 { v13.s }[2], [x12]
-	WORD $0x4d40806a // ld1 { v10.s }[2], [x3]
-	WORD $0x4e1c1fec // mov v12.s[3], wzr
-	WORD $0x4e1c1fe9 // mov v9.s[3], wzr
-	WORD $0x3d801bed // str q13, [sp, #0x60]
-	WORD $0x4e1c1fea // mov v10.s[3], wzr
-	WORD $0xad0223e9 // stp q9, q8, [sp, #0x40]
-	WORD $0x3d800fea // str q10, [sp, #0x30]
-	WORD $0x8b110b6c // add x12, x27, x17, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfd400188 // ldr d8, [x12]
-	WORD $0x54000060 // b.eq 0x68c <k_gemm_nt+0x560>
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d408188 // ld1 { v8.s }[2], [x12]
-	WORD $0x8b110a6c // add x12, x19, x17, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfd40018e // ldr d14, [x12]
-	WORD $0x54000ac1 // b.ne 0x7f0 <k_gemm_nt+0x6c4>
-	WORD $0x8b1108ec // add x12, x7, x17, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x3d800be8 // str q8, [sp, #0x20]
-	WORD $0xfd40018f // ldr d15, [x12]
-	WORD $0x54000b01 // b.ne 0x80c <k_gemm_nt+0x6e0>
-	WORD $0x8b1108cc // add x12, x6, x17, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfd400188 // ldr d8, [x12]
-	WORD $0x54000060 // b.eq 0x6c8 <k_gemm_nt+0x59c>
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d408188 // ld1 { v8.s }[2], [x12]
-	WORD $0xad42b7e9 // ldp q9, q13, [sp, #0x50]
-	WORD $0x8b110bac // add x12, x29, x17, lsl #2
-	WORD $0xad41abeb // ldp q11, q10, [sp, #0x30]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x4e2ccdbc // fmla v28.4s, v13.4s, v12.4s
-	WORD $0x4e2ccd3e // fmla v30.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd5d // fmla v29.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd7f // fmla v31.4s, v11.4s, v12.4s
-	WORD $0x3dc00bec // ldr q12, [sp, #0x20]
-	WORD $0x4e2ecdb4 // fmla v20.4s, v13.4s, v14.4s
-	WORD $0x4e2ecd36 // fmla v22.4s, v9.4s, v14.4s
-	WORD $0x4e2ccdb8 // fmla v24.4s, v13.4s, v12.4s
-	WORD $0x4e2ccd3a // fmla v26.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd59 // fmla v25.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd7b // fmla v27.4s, v11.4s, v12.4s
-	WORD $0xfd40018c // ldr d12, [x12]
-	WORD $0x4e2ecd55 // fmla v21.4s, v10.4s, v14.4s
-	WORD $0x4e2ecd77 // fmla v23.4s, v11.4s, v14.4s
-	WORD $0x4e2fcdb0 // fmla v16.4s, v13.4s, v15.4s
-	WORD $0x4e2fcd32 // fmla v18.4s, v9.4s, v15.4s
-	WORD $0x4e2fcd51 // fmla v17.4s, v10.4s, v15.4s
-	WORD $0x4e2fcd73 // fmla v19.4s, v11.4s, v15.4s
-	WORD $0x4e28cda4 // fmla v4.4s, v13.4s, v8.4s
-	WORD $0x4e28cd26 // fmla v6.4s, v9.4s, v8.4s
-	WORD $0x4e28cd45 // fmla v5.4s, v10.4s, v8.4s
-	WORD $0x4e28cd67 // fmla v7.4s, v11.4s, v8.4s
-	WORD $0x54000060 // b.eq 0x73c <k_gemm_nt+0x610>
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d40818c // ld1 { v12.s }[2], [x12]
-	WORD $0x4e2ccda0 // fmla v0.4s, v13.4s, v12.4s
-	WORD $0x4e2ccd22 // fmla v2.4s, v9.4s, v12.4s
-	WORD $0x4e2ccd41 // fmla v1.4s, v10.4s, v12.4s
-	WORD $0x4e2ccd63 // fmla v3.4s, v11.4s, v12.4s
-	WORD $0xeb02003f // cmp x1, x2
-	WORD $0x54ffdd4b // b.lt 0x2f8 <k_gemm_nt+0x1cc>
-	WORD $0x4ebc1f88 // mov v8.16b, v28.16b
-	WORD $0x4ebd1fa9 // mov v9.16b, v29.16b
-	WORD $0xf940101a // ldr x26, [x0, #0x20]
-	WORD $0x4ede7b9c // zip2 v28.2d, v28.2d, v30.2d
-	WORD $0x4edf7bbd // zip2 v29.2d, v29.2d, v31.2d
-	WORD $0xf940000f // ldr x15, [x0]
-	WORD $0x9b197f4c // mul x12, x26, x25
-	WORD $0xf9403019 // ldr x25, [x0, #0x60]
-	WORD $0xf10012ff // cmp x23, #0x4
-	WORD $0x6e1807c8 // mov v8.d[1], v30.d[0]
-	WORD $0x6e1807e9 // mov v9.d[1], v31.d[0]
-	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
-	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0x8b0c09ec // add x12, x15, x12, lsl #2
-	WORD $0xf9404fef // ldr x15, [sp, #0x98]
-	WORD $0x8b0f0991 // add x17, x12, x15, lsl #2
-	WORD $0x6e3dd79c // faddp v28.4s, v28.4s, v29.4s
-	WORD $0x540000cb // b.lt 0x7b0 <k_gemm_nt+0x684>
-	WORD $0xb4000079 // cbz x25, 0x7a8 <k_gemm_nt+0x67c>
-	WORD $0x3dc0023d // ldr q29, [x17]
-	WORD $0x4e3dd79c // fadd v28.4s, v28.4s, v29.4s
-	WORD $0x3d80023c // str q28, [x17]
-	WORD $0x1400002a // b 0x854 <k_gemm_nt+0x728>
-	WORD $0xb40003d9 // cbz x25, 0x828 <k_gemm_nt+0x6fc>
-	WORD $0xbd40023d // ldr s29, [x17]
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0x1e3d2b9d // fadd s29, s28, s29
-	WORD $0xbd00023d // str s29, [x17]
-	WORD $0x5400048d // b.le 0x854 <k_gemm_nt+0x728>
-	WORD $0x5e0c079d // mov s29, v28.s[1]
-	WORD $0xbd40063e // ldr s30, [x17, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e3e2bbd // fadd s29, s29, s30
-	WORD $0xbd00063d // str s29, [x17, #0x4]
-	WORD $0x540003c1 // b.ne 0x854 <k_gemm_nt+0x728>
-	WORD $0x5e14079c // mov s28, v28.s[2]
-	WORD $0xbd400a3d // ldr s29, [x17, #0x8]
-	WORD $0x1e3d2b9c // fadd s28, s28, s29
-	WORD $0x14000017 // b 0x848 <k_gemm_nt+0x71c>
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d40818e // ld1 { v14.s }[2], [x12]
-	WORD $0x8b1108ec // add x12, x7, x17, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x3d800be8 // str q8, [sp, #0x20]
-	WORD $0xfd40018f // ldr d15, [x12]
-	WORD $0x54fff540 // b.eq 0x6b0 <k_gemm_nt+0x584>
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d40818f // ld1 { v15.s }[2], [x12]
-	WORD $0x8b1108cc // add x12, x6, x17, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xfd400188 // ldr d8, [x12]
-	WORD $0x54fff501 // b.ne 0x6c0 <k_gemm_nt+0x594>
-	WORD $0x17ffffa9 // b 0x6c8 <k_gemm_nt+0x59c>
-	WORD $0xf10006ff // cmp x23, #0x1
-	WORD $0xbd00023c // str s28, [x17]
-	WORD $0x5400010d // b.le 0x850 <k_gemm_nt+0x724>
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d00919c // st1 { v28.s }[1], [x12]
-	WORD $0x54000081 // b.ne 0x850 <k_gemm_nt+0x724>
-	WORD $0x5e14079c // mov s28, v28.s[2]
-	WORD $0xbd000a3c // str s28, [x17, #0x8]
-	WORD $0x14000002 // b 0x854 <k_gemm_nt+0x728>
-	WORD $0xaa1f03f9 // mov x25, xzr
-	WORD $0x4eb81f1c // mov v28.16b, v24.16b
-	WORD $0x4eb91f3d // mov v29.16b, v25.16b
-	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
-	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
-	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
-	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
-	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
-	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
-	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
-	WORD $0x540000cd // b.le 0x898 <k_gemm_nt+0x76c>
-	WORD $0xb4000079 // cbz x25, 0x890 <k_gemm_nt+0x764>
-	WORD $0x3dc00239 // ldr q25, [x17]
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x3d800238 // str q24, [x17]
-	WORD $0x1400001a // b 0x8fc <k_gemm_nt+0x7d0>
-	WORD $0xb4000219 // cbz x25, 0x8d8 <k_gemm_nt+0x7ac>
-	WORD $0xbd400239 // ldr s25, [x17]
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x1e392b19 // fadd s25, s24, s25
-	WORD $0xbd000239 // str s25, [x17]
-	WORD $0x5400028b // b.lt 0x8fc <k_gemm_nt+0x7d0>
-	WORD $0x5e0c0719 // mov s25, v24.s[1]
-	WORD $0xbd40063a // ldr s26, [x17, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xbd000639 // str s25, [x17, #0x4]
-	WORD $0x540001c1 // b.ne 0x8fc <k_gemm_nt+0x7d0>
-	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd400a39 // ldr s25, [x17, #0x8]
-	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0x14000009 // b 0x8f8 <k_gemm_nt+0x7cc>
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd000238 // str s24, [x17]
-	WORD $0x540000eb // b.lt 0x8fc <k_gemm_nt+0x7d0>
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d009198 // st1 { v24.s }[1], [x12]
-	WORD $0x54000061 // b.ne 0x8fc <k_gemm_nt+0x7d0>
-	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd000a38 // str s24, [x17, #0x8]
-	WORD $0x4eb41e98 // mov v24.16b, v20.16b
-	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
-	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
-	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
-	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
-	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
-	WORD $0x540000cd // b.le 0x940 <k_gemm_nt+0x814>
-	WORD $0xb4000079 // cbz x25, 0x938 <k_gemm_nt+0x80c>
-	WORD $0x3dc00235 // ldr q21, [x17]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x3d800234 // str q20, [x17]
-	WORD $0x1400001a // b 0x9a4 <k_gemm_nt+0x878>
-	WORD $0xb4000219 // cbz x25, 0x980 <k_gemm_nt+0x854>
-	WORD $0xbd400235 // ldr s21, [x17]
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000235 // str s21, [x17]
-	WORD $0x5400028b // b.lt 0x9a4 <k_gemm_nt+0x878>
-	WORD $0x5e0c0695 // mov s21, v20.s[1]
-	WORD $0xbd400636 // ldr s22, [x17, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd000635 // str s21, [x17, #0x4]
-	WORD $0x540001c1 // b.ne 0x9a4 <k_gemm_nt+0x878>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd400a35 // ldr s21, [x17, #0x8]
-	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0x14000009 // b 0x9a0 <k_gemm_nt+0x874>
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd000234 // str s20, [x17]
-	WORD $0x540000eb // b.lt 0x9a4 <k_gemm_nt+0x878>
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d009194 // st1 { v20.s }[1], [x12]
-	WORD $0x54000061 // b.ne 0x9a4 <k_gemm_nt+0x878>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd000a34 // str s20, [x17, #0x8]
-	WORD $0x4eb01e14 // mov v20.16b, v16.16b
-	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
-	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
-	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
-	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
-	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
-	WORD $0x540000cd // b.le 0x9e8 <k_gemm_nt+0x8bc>
-	WORD $0xb4000079 // cbz x25, 0x9e0 <k_gemm_nt+0x8b4>
-	WORD $0x3dc00231 // ldr q17, [x17]
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x3d800230 // str q16, [x17]
-	WORD $0x1400001a // b 0xa4c <k_gemm_nt+0x920>
-	WORD $0xb4000219 // cbz x25, 0xa28 <k_gemm_nt+0x8fc>
-	WORD $0xbd400231 // ldr s17, [x17]
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x1e312a11 // fadd s17, s16, s17
-	WORD $0xbd000231 // str s17, [x17]
-	WORD $0x5400028b // b.lt 0xa4c <k_gemm_nt+0x920>
-	WORD $0x5e0c0611 // mov s17, v16.s[1]
-	WORD $0xbd400632 // ldr s18, [x17, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000631 // str s17, [x17, #0x4]
-	WORD $0x540001c1 // b.ne 0xa4c <k_gemm_nt+0x920>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd400a31 // ldr s17, [x17, #0x8]
-	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x14000009 // b 0xa48 <k_gemm_nt+0x91c>
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd000230 // str s16, [x17]
-	WORD $0x540000eb // b.lt 0xa4c <k_gemm_nt+0x920>
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d009190 // st1 { v16.s }[1], [x12]
-	WORD $0x54000061 // b.ne 0xa4c <k_gemm_nt+0x920>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd000a30 // str s16, [x17, #0x8]
-	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b1a0a31 // add x17, x17, x26, lsl #2
-	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
-	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
-	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0x540000cd // b.le 0xa90 <k_gemm_nt+0x964>
-	WORD $0xb4000079 // cbz x25, 0xa88 <k_gemm_nt+0x95c>
-	WORD $0x3dc00225 // ldr q5, [x17]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800224 // str q4, [x17]
-	WORD $0x1400001a // b 0xaf4 <k_gemm_nt+0x9c8>
-	WORD $0xb4000219 // cbz x25, 0xad0 <k_gemm_nt+0x9a4>
-	WORD $0xbd400225 // ldr s5, [x17]
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000225 // str s5, [x17]
-	WORD $0x5400028b // b.lt 0xaf4 <k_gemm_nt+0x9c8>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400626 // ldr s6, [x17, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000625 // str s5, [x17, #0x4]
-	WORD $0x540001c1 // b.ne 0xaf4 <k_gemm_nt+0x9c8>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400a25 // ldr s5, [x17, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0xaf0 <k_gemm_nt+0x9c4>
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd000224 // str s4, [x17]
-	WORD $0x540000eb // b.lt 0xaf4 <k_gemm_nt+0x9c8>
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
-	WORD $0x54000061 // b.ne 0xaf4 <k_gemm_nt+0x9c8>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000a24 // str s4, [x17, #0x8]
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b1a0a2c // add x12, x17, x26, lsl #2
-	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
-	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
-	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
-	WORD $0x540000cd // b.le 0xb38 <k_gemm_nt+0xa0c>
-	WORD $0xb4000079 // cbz x25, 0xb30 <k_gemm_nt+0xa04>
-	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800180 // str q0, [x12]
-	WORD $0x17fffdfd // b 0x328 <k_gemm_nt+0x1fc>
-	WORD $0xb4000239 // cbz x25, 0xb7c <k_gemm_nt+0xa50>
-	WORD $0xbd400181 // ldr s1, [x12]
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000181 // str s1, [x12]
-	WORD $0x54ffbeeb // b.lt 0x328 <k_gemm_nt+0x1fc>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400582 // ldr s2, [x12, #0x4]
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000581 // str s1, [x12, #0x4]
-	WORD $0x54ffbe21 // b.ne 0x328 <k_gemm_nt+0x1fc>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd400981 // ldr s1, [x12, #0x8]
-	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd000980 // str s0, [x12, #0x8]
-	WORD $0x17fffdec // b 0x328 <k_gemm_nt+0x1fc>
-	WORD $0xf1000aff // cmp x23, #0x2
-	WORD $0xbd000180 // str s0, [x12]
-	WORD $0x54ffbd2b // b.lt 0x328 <k_gemm_nt+0x1fc>
-	WORD $0x9100118f // add x15, x12, #0x4
-	WORD $0xf1000eff // cmp x23, #0x3
-	WORD $0x0d0091e0 // st1 { v0.s }[1], [x15]
-	WORD $0x54ffbca1 // b.ne 0x328 <k_gemm_nt+0x1fc>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd000980 // str s0, [x12, #0x8]
-	WORD $0x17fffde2 // b 0x328 <k_gemm_nt+0x1fc>
-	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
-	WORD $0xf9400ff8 // ldr x24, [sp, #0x18]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000960 // b.eq 0xcdc <k_gemm_nt+0xbb0>
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x54ffaf01 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf9400bef // ldr x15, [sp, #0x10]
-	WORD $0x9b0b7c68 // mul x8, x3, x11
-	WORD $0xb240016a // orr x10, x11, #0x1
-	WORD $0xb240056c // orr x12, x11, #0x3
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0x8b08112a // add x10, x9, x8, lsl #4
-	WORD $0xb27f0169 // orr x9, x11, #0x2
-	WORD $0x9a8ba5e8 // csinc x8, x15, x11, ge
-	WORD $0xeb17013f // cmp x9, x23
-	WORD $0xf940280b // ldr x11, [x0, #0x50]
-	WORD $0x9a8fb129 // csel x9, x9, x15, lt
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
-	WORD $0x9a8fb18a // csel x10, x12, x15, lt
-	WORD $0xb40046eb // cbz x11, 0x14d8 <k_gemm_nt+0x13ac>
-	WORD $0xad4019c4 // ldp q4, q6, [x14]
-	WORD $0xad411dc5 // ldp q5, q7, [x14, #0x20]
-	WORD $0xad4209c3 // ldp q3, q2, [x14, #0x40]
-	WORD $0xad4301c1 // ldp q1, q0, [x14, #0x60]
-	WORD $0x1400023a // b 0x14f8 <k_gemm_nt+0x13cc>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf9402802 // ldr x2, [x0, #0x50]
-	WORD $0x9b0b7c68 // mul x8, x3, x11
-	WORD $0xb240016a // orr x10, x11, #0x1
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0xb27f016a // orr x10, x11, #0x2
-	WORD $0x8b081129 // add x9, x9, x8, lsl #4
-	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0xb240056b // orr x11, x11, #0x3
-	WORD $0x9a8cb14a // csel x10, x10, x12, lt
-	WORD $0xeb17017f // cmp x11, x23
-	WORD $0x8b0d192e // add x14, x9, x13, lsl #6
-	WORD $0x9a8cb16b // csel x11, x11, x12, lt
-	WORD $0xb40006c2 // cbz x2, 0xd2c <k_gemm_nt+0xc00>
-	WORD $0xad4049d3 // ldp q19, q18, [x14]
-	WORD $0xad4141d1 // ldp q17, q16, [x14, #0x20]
-	WORD $0xad4219c4 // ldp q4, q6, [x14, #0x40]
-	WORD $0xad431dc5 // ldp q5, q7, [x14, #0x60]
-	WORD $0xad4409c3 // ldp q3, q2, [x14, #0x80]
-	WORD $0xad4501c1 // ldp q1, q0, [x14, #0xa0]
-	WORD $0x1400003b // b 0xd5c <k_gemm_nt+0xc30>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xf9400c09 // ldr x9, [x0, #0x18]
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf9402802 // ldr x2, [x0, #0x50]
-	WORD $0x9b0b7c68 // mul x8, x3, x11
-	WORD $0xb240016a // orr x10, x11, #0x1
-	WORD $0xeb17015f // cmp x10, x23
-	WORD $0x8b08112a // add x10, x9, x8, lsl #4
-	WORD $0xb27f0169 // orr x9, x11, #0x2
-	WORD $0x9a8ba588 // csinc x8, x12, x11, ge
-	WORD $0xeb17013f // cmp x9, x23
-	WORD $0xb240056b // orr x11, x11, #0x3
-	WORD $0x9a8cb129 // csel x9, x9, x12, lt
-	WORD $0xeb17017f // cmp x11, x23
-	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
-	WORD $0x9a8cb16a // csel x10, x11, x12, lt
-	WORD $0xb4001122 // cbz x2, 0xed8 <k_gemm_nt+0xdac>
-	WORD $0xad4059d4 // ldp q20, q22, [x14]
-	WORD $0xad415dd5 // ldp q21, q23, [x14, #0x20]
-	WORD $0xad4249d0 // ldp q16, q18, [x14, #0x40]
-	WORD $0xad434dd1 // ldp q17, q19, [x14, #0x60]
-	WORD $0xad4419c7 // ldp q7, q6, [x14, #0x80]
-	WORD $0xad4511c5 // ldp q5, q4, [x14, #0xa0]
-	WORD $0xad4609c0 // ldp q0, q2, [x14, #0xc0]
-	WORD $0xad470dc1 // ldp q1, q3, [x14, #0xe0]
-	WORD $0x14000090 // b 0xf18 <k_gemm_nt+0xdec>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
-	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
-	WORD $0x9b0b7c69 // mul x9, x3, x11
-	WORD $0xb2400168 // orr x8, x11, #0x1
-	WORD $0xb27f016c // orr x12, x11, #0x2
-	WORD $0xeb17011f // cmp x8, x23
-	WORD $0xb240056f // orr x15, x11, #0x3
-	WORD $0x9a8ba608 // csinc x8, x16, x11, ge
-	WORD $0xeb17019f // cmp x12, x23
-	WORD $0xf940280b // ldr x11, [x0, #0x50]
-	WORD $0x8b09114a // add x10, x10, x9, lsl #4
-	WORD $0x9a90b189 // csel x9, x12, x16, lt
-	WORD $0xeb1701ff // cmp x15, x23
-	WORD $0x8b0d194e // add x14, x10, x13, lsl #6
-	WORD $0x9a90b1ea // csel x10, x15, x16, lt
-	WORD $0xb400202b // cbz x11, 0x1120 <k_gemm_nt+0xff4>
-	WORD $0xad4009c3 // ldp q3, q2, [x14]
-	WORD $0xad4101c1 // ldp q1, q0, [x14, #0x20]
-	WORD $0x14000102 // b 0x1130 <k_gemm_nt+0x1004>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa942a404 // ldp x4, x9, [x0, #0x28]
-	WORD $0x910009af // add x15, x13, #0x2
-	WORD $0x9b0d7c8c // mul x12, x4, x13
-	WORD $0x9b0f7c90 // mul x16, x4, x15
-	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
-	WORD $0x9b087d28 // mul x8, x9, x8
-	WORD $0x9b0a7d2a // mul x10, x9, x10
-	WORD $0x9b0b7d21 // mul x1, x9, x11
-	WORD $0xa940940b // ldp x11, x5, [x0, #0x8]
-	WORD $0x8b0c0971 // add x17, x11, x12, lsl #2
-	WORD $0x8b100970 // add x16, x11, x16, lsl #2
-	WORD $0x8b0808a8 // add x8, x5, x8, lsl #2
-	WORD $0x9100104c // add x12, x2, #0x4
-	WORD $0x8b0a08a3 // add x3, x5, x10, lsl #2
-	WORD $0x8b0108a1 // add x1, x5, x1, lsl #2
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x5400008d // b.le 0xdac <k_gemm_nt+0xc80>
-	WORD $0xaa1803f9 // mov x25, x24
-	WORD $0xaa0203ea // mov x10, x2
-	WORD $0x1400002a // b 0xe50 <k_gemm_nt+0xd24>
-	WORD $0x9b0d108a // madd x10, x4, x13, x4
-	WORD $0xd37ef447 // lsl x7, x2, #2
-	WORD $0xaa1803f9 // mov x25, x24
-	WORD $0xaa1103f4 // mov x20, x17
-	WORD $0xaa0803f5 // mov x21, x8
-	WORD $0xaa0303f6 // mov x22, x3
-	WORD $0x9b181526 // madd x6, x9, x24, x5
-	WORD $0xaa0103f7 // mov x23, x1
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x8b0a0973 // add x19, x11, x10, lsl #2
-	WORD $0x3ce768d4 // ldr q20, [x6, x7]
-	WORD $0x3ce76a95 // ldr q21, [x20, x7]
-	WORD $0x9100104a // add x10, x2, #0x4
-	WORD $0x3ce76ab6 // ldr q22, [x21, x7]
-	WORD $0x3ce76ad7 // ldr q23, [x22, x7]
-	WORD $0x9100204c // add x12, x2, #0x8
-	WORD $0x3ce76af8 // ldr q24, [x23, x7]
-	WORD $0x3ce76a79 // ldr q25, [x19, x7]
-	WORD $0x4e35ce93 // fmla v19.4s, v20.4s, v21.4s
-	WORD $0x4e35ced2 // fmla v18.4s, v22.4s, v21.4s
-	WORD $0x4e35cef1 // fmla v17.4s, v23.4s, v21.4s
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x4e35cf10 // fmla v16.4s, v24.4s, v21.4s
-	WORD $0x3ce76b15 // ldr q21, [x24, x7]
-	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
-	WORD $0x4e39cec6 // fmla v6.4s, v22.4s, v25.4s
-	WORD $0x4e39cee5 // fmla v5.4s, v23.4s, v25.4s
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x4e39cf07 // fmla v7.4s, v24.4s, v25.4s
-	WORD $0x4e35ce83 // fmla v3.4s, v20.4s, v21.4s
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0x4e35cec2 // fmla v2.4s, v22.4s, v21.4s
-	WORD $0x4e35cee1 // fmla v1.4s, v23.4s, v21.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x4e35cf00 // fmla v0.4s, v24.4s, v21.4s
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0xaa0a03e2 // mov x2, x10
-	WORD $0x54fffc4d // b.le 0xdd4 <k_gemm_nt+0xca8>
-	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
-	WORD $0xeb0a01e2 // subs x2, x15, x10
-	WORD $0x5400034d // b.le 0xec0 <k_gemm_nt+0xd94>
-	WORD $0xf9404fec // ldr x12, [sp, #0x98]
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xaa1903f8 // mov x24, x25
-	WORD $0x9b0c7d29 // mul x9, x9, x12
-	WORD $0xb24001ac // orr x12, x13, #0x1
-	WORD $0x9b0c7c80 // mul x0, x4, x12
-	WORD $0x8b0908a9 // add x9, x5, x9, lsl #2
-	WORD $0x8b0a092c // add x12, x9, x10, lsl #2
-	WORD $0x8b000969 // add x9, x11, x0, lsl #2
-	WORD $0xbd400194 // ldr s20, [x12]
-	WORD $0x54003feb // b.lt 0x1680 <k_gemm_nt+0x1554>
-	WORD $0x9100118b // add x11, x12, #0x4
-	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
-	WORD $0xd37ef54b // lsl x11, x10, #2
-	WORD $0x54005341 // b.ne 0x18fc <k_gemm_nt+0x17d0>
-	WORD $0xfc6b6915 // ldr d21, [x8, x11]
-	WORD $0xfc6b6876 // ldr d22, [x3, x11]
-	WORD $0xfc6b6837 // ldr d23, [x1, x11]
-	WORD $0xfc6b6a38 // ldr d24, [x17, x11]
-	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xfd400119 // ldr d25, [x8]
-	WORD $0x54005541 // b.ne 0x1960 <k_gemm_nt+0x1834>
-	WORD $0x140002ab // b 0x1968 <k_gemm_nt+0x183c>
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xaa1903f8 // mov x24, x25
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x5400576a // b.ge 0x19bc <k_gemm_nt+0x1890>
-	WORD $0x17fffcab // b 0x180 <k_gemm_nt+0x54>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa9429c05 // ldp x5, x7, [x0, #0x28]
-	WORD $0x910009ac // add x12, x13, #0x2
-	WORD $0x91000daf // add x15, x13, #0x3
-	WORD $0xa940d414 // ldp x20, x21, [x0, #0x8]
-	WORD $0x9b0d7cab // mul x11, x5, x13
-	WORD $0x9b0c7cac // mul x12, x5, x12
-	WORD $0x9b0f7cb0 // mul x16, x5, x15
-	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
-	WORD $0x8b0b0a81 // add x1, x20, x11, lsl #2
-	WORD $0x9b087ce8 // mul x8, x7, x8
-	WORD $0x8b0c0a91 // add x17, x20, x12, lsl #2
-	WORD $0x9b097ce9 // mul x9, x7, x9
-	WORD $0x8b100a90 // add x16, x20, x16, lsl #2
-	WORD $0x9b0a7cea // mul x10, x7, x10
-	WORD $0x8b080aa6 // add x6, x21, x8, lsl #2
-	WORD $0x91001048 // add x8, x2, #0x4
-	WORD $0xeb0f011f // cmp x8, x15
-	WORD $0x8b090aa4 // add x4, x21, x9, lsl #2
-	WORD $0x8b0a0aa3 // add x3, x21, x10, lsl #2
-	WORD $0x5400008d // b.le 0xf74 <k_gemm_nt+0xe48>
-	WORD $0xaa1803fb // mov x27, x24
-	WORD $0xaa0203f3 // mov x19, x2
-	WORD $0x14000031 // b 0x1034 <k_gemm_nt+0xf08>
-	WORD $0x9b0d14aa // madd x10, x5, x13, x5
-	WORD $0xd37ef449 // lsl x9, x2, #2
-	WORD $0xaa1803fb // mov x27, x24
-	WORD $0xaa0103eb // mov x11, x1
-	WORD $0xaa0603f6 // mov x22, x6
-	WORD $0xaa0403f7 // mov x23, x4
-	WORD $0x9b1854e8 // madd x8, x7, x24, x21
-	WORD $0xaa0303f8 // mov x24, x3
-	WORD $0xaa1103f9 // mov x25, x17
-	WORD $0xaa1003fa // mov x26, x16
-	WORD $0x8b0a0a8a // add x10, x20, x10, lsl #2
-	WORD $0x3ce96918 // ldr q24, [x8, x9]
-	WORD $0x3ce96ad9 // ldr q25, [x22, x9]
-	WORD $0x91001053 // add x19, x2, #0x4
-	WORD $0x3ce9697a // ldr q26, [x11, x9]
-	WORD $0x3ce96afb // ldr q27, [x23, x9]
-	WORD $0x9100204c // add x12, x2, #0x8
-	WORD $0x3ce96b1c // ldr q28, [x24, x9]
-	WORD $0x3ce9695d // ldr q29, [x10, x9]
-	WORD $0x9100414a // add x10, x10, #0x10
-	WORD $0x4e3acf14 // fmla v20.4s, v24.4s, v26.4s
-	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
-	WORD $0x91004318 // add x24, x24, #0x10
-	WORD $0x4e3acf75 // fmla v21.4s, v27.4s, v26.4s
-	WORD $0x4e3acf97 // fmla v23.4s, v28.4s, v26.4s
-	WORD $0x3ce96b3a // ldr q26, [x25, x9]
-	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
-	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
-	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0x4e3dcf71 // fmla v17.4s, v27.4s, v29.4s
-	WORD $0x4e3dcf93 // fmla v19.4s, v28.4s, v29.4s
-	WORD $0x3ce96b5d // ldr q29, [x26, x9]
-	WORD $0x4e3acf07 // fmla v7.4s, v24.4s, v26.4s
-	WORD $0x4e3acf26 // fmla v6.4s, v25.4s, v26.4s
-	WORD $0x9100435a // add x26, x26, #0x10
-	WORD $0x4e3acf65 // fmla v5.4s, v27.4s, v26.4s
-	WORD $0x4e3acf84 // fmla v4.4s, v28.4s, v26.4s
-	WORD $0x910042f7 // add x23, x23, #0x10
-	WORD $0x4e3dcf00 // fmla v0.4s, v24.4s, v29.4s
-	WORD $0x4e3dcf22 // fmla v2.4s, v25.4s, v29.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x4e3dcf61 // fmla v1.4s, v27.4s, v29.4s
-	WORD $0x4e3dcf83 // fmla v3.4s, v28.4s, v29.4s
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0xaa1303e2 // mov x2, x19
-	WORD $0x54fffb8d // b.le 0xfa0 <k_gemm_nt+0xe74>
-	WORD $0xf94007f7 // ldr x23, [sp, #0x8]
-	WORD $0xeb1301e8 // subs x8, x15, x19
-	WORD $0x5400034d // b.le 0x10a4 <k_gemm_nt+0xf78>
-	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
-	WORD $0xb24001aa // orr x10, x13, #0x1
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x9b0a7cab // mul x11, x5, x10
-	WORD $0xaa1b03f8 // mov x24, x27
-	WORD $0x9b097ce9 // mul x9, x7, x9
-	WORD $0x8b090aa9 // add x9, x21, x9, lsl #2
-	WORD $0x8b13092a // add x10, x9, x19, lsl #2
-	WORD $0x8b0b0a89 // add x9, x20, x11, lsl #2
-	WORD $0xbd400158 // ldr s24, [x10]
-	WORD $0x540033ab // b.lt 0x16dc <k_gemm_nt+0x15b0>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54004f41 // b.ne 0x1a5c <k_gemm_nt+0x1930>
-	WORD $0xd37ef66a // lsl x10, x19, #2
-	WORD $0xfc6a68d9 // ldr d25, [x6, x10]
-	WORD $0xfc6a689a // ldr d26, [x4, x10]
-	WORD $0xfc6a687b // ldr d27, [x3, x10]
-	WORD $0xfc6a683c // ldr d28, [x1, x10]
-	WORD $0x8b130929 // add x9, x9, x19, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40013d // ldr d29, [x9]
-	WORD $0x54005121 // b.ne 0x1ac0 <k_gemm_nt+0x1994>
-	WORD $0x1400028a // b 0x1ac8 <k_gemm_nt+0x199c>
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xaa1b03f8 // mov x24, x27
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x5400548b // b.lt 0x1b44 <k_gemm_nt+0x1a18>
-	WORD $0x4eb41e98 // mov v24.16b, v20.16b
-	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0x4ed67a94 // zip2 v20.2d, v20.2d, v22.2d
-	WORD $0x4ed77ab5 // zip2 v21.2d, v21.2d, v23.2d
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0x9b0d7dc8 // mul x8, x14, x13
-	WORD $0xf940300f // ldr x15, [x0, #0x60]
-	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
-	WORD $0x6e1806f9 // mov v25.d[1], v23.d[0]
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0x4e35d735 // fadd v21.4s, v25.4s, v21.4s
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
-	WORD $0xcb0902ed // sub x13, x23, x9
-	WORD $0x8b090908 // add x8, x8, x9, lsl #2
-	WORD $0x6e35d694 // faddp v20.4s, v20.4s, v21.4s
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x5400772a // b.ge 0x1fe4 <k_gemm_nt+0x1eb8>
-	WORD $0xb400686f // cbz x15, 0x1e10 <k_gemm_nt+0x1ce4>
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000115 // str s21, [x8]
-	WORD $0x540076ed // b.le 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0x140003dd // b 0x2090 <k_gemm_nt+0x1f64>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa942c40c // ldp x12, x17, [x0, #0x28]
-	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
-	WORD $0x9b0d7d8c // mul x12, x12, x13
-	WORD $0x9b087e30 // mul x16, x17, x8
-	WORD $0xa9408408 // ldp x8, x1, [x0, #0x8]
-	WORD $0x9b097e29 // mul x9, x17, x9
-	WORD $0x8b0c0908 // add x8, x8, x12, lsl #2
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x9b0a7e22 // mul x2, x17, x10
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x8b100830 // add x16, x1, x16, lsl #2
-	WORD $0x8b09082a // add x10, x1, x9, lsl #2
-	WORD $0x8b020829 // add x9, x1, x2, lsl #2
-	WORD $0x5400006d // b.le 0x1170 <k_gemm_nt+0x1044>
-	WORD $0xaa0b03e7 // mov x7, x11
-	WORD $0x1400001a // b 0x11d4 <k_gemm_nt+0x10a8>
-	WORD $0x9b180622 // madd x2, x17, x24, x1
-	WORD $0xd37ef563 // lsl x3, x11, #2
-	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0xaa1003e5 // mov x5, x16
-	WORD $0xaa0a03ec // mov x12, x10
-	WORD $0xaa0903e6 // mov x6, x9
-	WORD $0x3ce36844 // ldr q4, [x2, x3]
-	WORD $0x3ce368a5 // ldr q5, [x5, x3]
-	WORD $0x91001167 // add x7, x11, #0x4
-	WORD $0x3ce36886 // ldr q6, [x4, x3]
-	WORD $0x3ce36987 // ldr q7, [x12, x3]
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x3ce368d0 // ldr q16, [x6, x3]
-	WORD $0x910040c6 // add x6, x6, #0x10
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x4e26cc83 // fmla v3.4s, v4.4s, v6.4s
-	WORD $0x4e26cca2 // fmla v2.4s, v5.4s, v6.4s
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x4e26cce1 // fmla v1.4s, v7.4s, v6.4s
-	WORD $0x4e26ce00 // fmla v0.4s, v16.4s, v6.4s
-	WORD $0xeb0f017f // cmp x11, x15
-	WORD $0x91004084 // add x4, x4, #0x10
-	WORD $0x91004042 // add x2, x2, #0x10
-	WORD $0xaa0703eb // mov x11, x7
-	WORD $0x54fffdcd // b.le 0x1188 <k_gemm_nt+0x105c>
-	WORD $0xeb0701ec // subs x12, x15, x7
-	WORD $0x5400024d // b.le 0x1220 <k_gemm_nt+0x10f4>
-	WORD $0xa9492fe0 // ldp x0, x11, [sp, #0x90]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0xf94047e3 // ldr x3, [sp, #0x88]
-	WORD $0x9b0b7e2b // mul x11, x17, x11
-	WORD $0x8b0b082b // add x11, x1, x11, lsl #2
-	WORD $0x8b07096b // add x11, x11, x7, lsl #2
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0x54002acb // b.lt 0x1750 <k_gemm_nt+0x1624>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x54004b21 // b.ne 0x1b68 <k_gemm_nt+0x1a3c>
-	WORD $0xd37ef4eb // lsl x11, x7, #2
-	WORD $0xfc6b6a05 // ldr d5, [x16, x11]
-	WORD $0xfc6b6946 // ldr d6, [x10, x11]
-	WORD $0xfc6b6927 // ldr d7, [x9, x11]
-	WORD $0xfc6b6910 // ldr d16, [x8, x11]
-	WORD $0x14000267 // b 0x1bb8 <k_gemm_nt+0x1a8c>
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54004d4b // b.lt 0x1bd4 <k_gemm_nt+0x1aa8>
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0xf9404fea // ldr x10, [sp, #0x98]
-	WORD $0x9b0d7d08 // mul x8, x8, x13
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
-	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
-	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
-	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0xcb0a02e9 // sub x9, x23, x10
-	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
-	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x8b0a0908 // add x8, x8, x10, lsl #2
-	WORD $0xf940300a // ldr x10, [x0, #0x60]
-	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0x5400280b // b.lt 0x1778 <k_gemm_nt+0x164c>
-	WORD $0xb50079ea // cbnz x10, 0x21b8 <k_gemm_nt+0x208c>
-	WORD $0x140003d0 // b 0x21c0 <k_gemm_nt+0x2094>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa9429c04 // ldp x4, x7, [x0, #0x28]
-	WORD $0x9100122c // add x12, x17, #0x4
-	WORD $0xa940cc06 // ldp x6, x19, [x0, #0x8]
-	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
-	WORD $0x9b0d7c8b // mul x11, x4, x13
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x9b087ce8 // mul x8, x7, x8
-	WORD $0x9b097ce9 // mul x9, x7, x9
-	WORD $0x8b0b08d0 // add x16, x6, x11, lsl #2
-	WORD $0x9b0a7cea // mul x10, x7, x10
-	WORD $0x8b080a63 // add x3, x19, x8, lsl #2
-	WORD $0x8b090a62 // add x2, x19, x9, lsl #2
-	WORD $0x8b0a0a61 // add x1, x19, x10, lsl #2
-	WORD $0x5400006d // b.le 0x1314 <k_gemm_nt+0x11e8>
-	WORD $0xaa1103e5 // mov x5, x17
-	WORD $0x14000033 // b 0x13dc <k_gemm_nt+0x12b0>
-	WORD $0x9b184ce8 // madd x8, x7, x24, x19
-	WORD $0xd37ef629 // lsl x9, x17, #2
-	WORD $0xd37ef48a // lsl x10, x4, #2
-	WORD $0xaa1003eb // mov x11, x16
-	WORD $0xaa0303f4 // mov x20, x3
-	WORD $0xaa0203f5 // mov x21, x2
-	WORD $0xaa0103f6 // mov x22, x1
-	WORD $0x8b09016c // add x12, x11, x9
-	WORD $0x3ce9691c // ldr q28, [x8, x9]
-	WORD $0x3ce96a9d // ldr q29, [x20, x9]
-	WORD $0x3dc0019e // ldr q30, [x12]
-	WORD $0x3ce96abf // ldr q31, [x21, x9]
-	WORD $0x8b0a018c // add x12, x12, x10
-	WORD $0x3ce96ac8 // ldr q8, [x22, x9]
-	WORD $0x3dc00189 // ldr q9, [x12]
-	WORD $0x8b0a018c // add x12, x12, x10
-	WORD $0x4e3ecf98 // fmla v24.4s, v28.4s, v30.4s
-	WORD $0x4e3ecfba // fmla v26.4s, v29.4s, v30.4s
-	WORD $0x91001225 // add x5, x17, #0x4
-	WORD $0x4e3ecff9 // fmla v25.4s, v31.4s, v30.4s
-	WORD $0x4e3ecd1b // fmla v27.4s, v8.4s, v30.4s
-	WORD $0x3dc0019e // ldr q30, [x12]
-	WORD $0x8b0a018c // add x12, x12, x10
-	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
-	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
-	WORD $0x4e29cff5 // fmla v21.4s, v31.4s, v9.4s
-	WORD $0x4e29cd14 // fmla v20.4s, v8.4s, v9.4s
-	WORD $0x3dc00189 // ldr q9, [x12]
-	WORD $0x4e3ecf90 // fmla v16.4s, v28.4s, v30.4s
-	WORD $0x4e3ecfb2 // fmla v18.4s, v29.4s, v30.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x4e3ecff1 // fmla v17.4s, v31.4s, v30.4s
-	WORD $0x4e3ecd13 // fmla v19.4s, v8.4s, v30.4s
-	WORD $0x3cea699e // ldr q30, [x12, x10]
-	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
-	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
-	WORD $0x9100222c // add x12, x17, #0x8
-	WORD $0x4e29cfe5 // fmla v5.4s, v31.4s, v9.4s
-	WORD $0x4e29cd04 // fmla v4.4s, v8.4s, v9.4s
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x4e3ecf80 // fmla v0.4s, v28.4s, v30.4s
-	WORD $0x4e3ecfa2 // fmla v2.4s, v29.4s, v30.4s
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x4e3ecfe1 // fmla v1.4s, v31.4s, v30.4s
-	WORD $0x4e3ecd03 // fmla v3.4s, v8.4s, v30.4s
-	WORD $0xeb0f019f // cmp x12, x15
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0xaa0503f1 // mov x17, x5
-	WORD $0x54fffacd // b.le 0x1330 <k_gemm_nt+0x1204>
-	WORD $0xeb0501e8 // subs x8, x15, x5
-	WORD $0x5400044d // b.le 0x1468 <k_gemm_nt+0x133c>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0x91000dac // add x12, x13, #0x3
-	WORD $0xb24001a9 // orr x9, x13, #0x1
-	WORD $0x910009aa // add x10, x13, #0x2
-	WORD $0x9b0c7c91 // mul x17, x4, x12
-	WORD $0x910011ac // add x12, x13, #0x4
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x9b0b7ceb // mul x11, x7, x11
-	WORD $0x9b097c89 // mul x9, x4, x9
-	WORD $0x9b0a7c8a // mul x10, x4, x10
-	WORD $0x8b0b0a6b // add x11, x19, x11, lsl #2
-	WORD $0x9b0c7c80 // mul x0, x4, x12
-	WORD $0x8b05096c // add x12, x11, x5, lsl #2
-	WORD $0x8b0908cb // add x11, x6, x9, lsl #2
-	WORD $0x8b1108c9 // add x9, x6, x17, lsl #2
-	WORD $0x8b0a08ca // add x10, x6, x10, lsl #2
-	WORD $0xbd40019c // ldr s28, [x12]
-	WORD $0x8b0008d1 // add x17, x6, x0, lsl #2
-	WORD $0x54001c0b // b.lt 0x17ac <k_gemm_nt+0x1680>
-	WORD $0x91001180 // add x0, x12, #0x4
-	WORD $0x0d40901c // ld1 { v28.s }[1], [x0]
-	WORD $0x54003d41 // b.ne 0x1be0 <k_gemm_nt+0x1ab4>
-	WORD $0xd37ef4ac // lsl x12, x5, #2
-	WORD $0xfc6c687d // ldr d29, [x3, x12]
-	WORD $0xfc6c685e // ldr d30, [x2, x12]
-	WORD $0xfc6c683f // ldr d31, [x1, x12]
-	WORD $0xfc6c6a08 // ldr d8, [x16, x12]
-	WORD $0x8b05096b // add x11, x11, x5, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd400169 // ldr d9, [x11]
-	WORD $0x54003f21 // b.ne 0x1c44 <k_gemm_nt+0x1b18>
-	WORD $0x140001fa // b 0x1c4c <k_gemm_nt+0x1b20>
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x540043ab // b.lt 0x1ce8 <k_gemm_nt+0x1bbc>
-	WORD $0x4eb81f1c // mov v28.16b, v24.16b
-	WORD $0x4eb91f3d // mov v29.16b, v25.16b
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0x4eda7b18 // zip2 v24.2d, v24.2d, v26.2d
-	WORD $0x4edb7b39 // zip2 v25.2d, v25.2d, v27.2d
-	WORD $0xf9400009 // ldr x9, [x0]
-	WORD $0x9b0d7dc8 // mul x8, x14, x13
-	WORD $0xf940300f // ldr x15, [x0, #0x60]
-	WORD $0x6e18075c // mov v28.d[1], v26.d[0]
-	WORD $0x6e18077d // mov v29.d[1], v27.d[0]
-	WORD $0x4e38d798 // fadd v24.4s, v28.4s, v24.4s
-	WORD $0x4e39d7b9 // fadd v25.4s, v29.4s, v25.4s
-	WORD $0x8b080928 // add x8, x9, x8, lsl #2
-	WORD $0xf9404fe9 // ldr x9, [sp, #0x98]
-	WORD $0xcb0902ed // sub x13, x23, x9
-	WORD $0x8b090908 // add x8, x8, x9, lsl #2
-	WORD $0x6e39d718 // faddp v24.4s, v24.4s, v25.4s
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54001bcb // b.lt 0x1838 <k_gemm_nt+0x170c>
-	WORD $0xb400006f // cbz x15, 0x14d0 <k_gemm_nt+0x13a4>
-	WORD $0x3dc00119 // ldr q25, [x8]
-	WORD $0x4e39d718 // fadd v24.4s, v24.4s, v25.4s
-	WORD $0x3d800118 // str q24, [x8]
-	WORD $0x140002b8 // b 0x1fb4 <k_gemm_nt+0x1e88>
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xa9428811 // ldp x17, x2, [x0, #0x28]
-	WORD $0x91001161 // add x1, x11, #0x4
-	WORD $0xa9409003 // ldp x3, x4, [x0, #0x8]
-	WORD $0xf9402c0f // ldr x15, [x0, #0x58]
-	WORD $0x9b0d7e2c // mul x12, x17, x13
-	WORD $0xeb0f003f // cmp x1, x15
-	WORD $0x9b087c50 // mul x16, x2, x8
-	WORD $0x9b097c49 // mul x9, x2, x9
-	WORD $0x8b0c0868 // add x8, x3, x12, lsl #2
-	WORD $0x9b0a7c45 // mul x5, x2, x10
-	WORD $0x8b100890 // add x16, x4, x16, lsl #2
-	WORD $0x8b09088a // add x10, x4, x9, lsl #2
-	WORD $0x8b050889 // add x9, x4, x5, lsl #2
-	WORD $0x5400006d // b.le 0x1538 <k_gemm_nt+0x140c>
-	WORD $0xaa0b03e1 // mov x1, x11
-	WORD $0x14000022 // b 0x15bc <k_gemm_nt+0x1490>
-	WORD $0x9b0d462c // madd x12, x17, x13, x17
-	WORD $0xd37ef566 // lsl x6, x11, #2
-	WORD $0xaa0803f3 // mov x19, x8
-	WORD $0xaa1003f4 // mov x20, x16
-	WORD $0xaa0a03f5 // mov x21, x10
-	WORD $0xaa0903f6 // mov x22, x9
-	WORD $0x9b181045 // madd x5, x2, x24, x4
-	WORD $0x8b0c0867 // add x7, x3, x12, lsl #2
-	WORD $0x3ce668b0 // ldr q16, [x5, x6]
-	WORD $0x3ce66a91 // ldr q17, [x20, x6]
-	WORD $0x91001161 // add x1, x11, #0x4
-	WORD $0x3ce66a72 // ldr q18, [x19, x6]
-	WORD $0x3ce66ab3 // ldr q19, [x21, x6]
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x3ce66ad4 // ldr q20, [x22, x6]
-	WORD $0x3ce668f5 // ldr q21, [x7, x6]
-	WORD $0x910040e7 // add x7, x7, #0x10
-	WORD $0x4e32ce04 // fmla v4.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x910042d6 // add x22, x22, #0x10
-	WORD $0x4e32ce65 // fmla v5.4s, v19.4s, v18.4s
-	WORD $0x4e32ce87 // fmla v7.4s, v20.4s, v18.4s
-	WORD $0x910042b5 // add x21, x21, #0x10
-	WORD $0x4e35ce03 // fmla v3.4s, v16.4s, v21.4s
-	WORD $0x4e35ce22 // fmla v2.4s, v17.4s, v21.4s
-	WORD $0x91004294 // add x20, x20, #0x10
-	WORD $0x4e35ce61 // fmla v1.4s, v19.4s, v21.4s
-	WORD $0x4e35ce80 // fmla v0.4s, v20.4s, v21.4s
-	WORD $0xeb0f017f // cmp x11, x15
-	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0xaa0103eb // mov x11, x1
-	WORD $0x54fffd0d // b.le 0x1558 <k_gemm_nt+0x142c>
-	WORD $0xeb0101e5 // subs x5, x15, x1
-	WORD $0x5400028d // b.le 0x1610 <k_gemm_nt+0x14e4>
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0xb24001ac // orr x12, x13, #0x1
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0x9b0c7e31 // mul x17, x17, x12
-	WORD $0x9b0b7c4b // mul x11, x2, x11
-	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
-	WORD $0x8b01096c // add x12, x11, x1, lsl #2
-	WORD $0x8b11086b // add x11, x3, x17, lsl #2
-	WORD $0xbd400190 // ldr s16, [x12]
-	WORD $0x5400148b // b.lt 0x1878 <k_gemm_nt+0x174c>
-	WORD $0x91001191 // add x17, x12, #0x4
-	WORD $0x0d409230 // ld1 { v16.s }[1], [x17]
-	WORD $0x540039e1 // b.ne 0x1d30 <k_gemm_nt+0x1c04>
-	WORD $0xd37ef42c // lsl x12, x1, #2
-	WORD $0xfc6c6a11 // ldr d17, [x16, x12]
-	WORD $0xfc6c6952 // ldr d18, [x10, x12]
-	WORD $0xfc6c6933 // ldr d19, [x9, x12]
-	WORD $0xfc6c6914 // ldr d20, [x8, x12]
-	WORD $0x140001dc // b 0x1d7c <k_gemm_nt+0x1c50>
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54003d4b // b.lt 0x1dc4 <k_gemm_nt+0x1c98>
-	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0xf9401009 // ldr x9, [x0, #0x20]
-	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
-	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0x9b0d7d28 // mul x8, x9, x13
-	WORD $0xf9404feb // ldr x11, [sp, #0x98]
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
-	WORD $0x8b08094a // add x10, x10, x8, lsl #2
-	WORD $0xcb0b02e8 // sub x8, x23, x11
-	WORD $0x8b0b094a // add x10, x10, x11, lsl #2
-	WORD $0xf940300b // ldr x11, [x0, #0x60]
-	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0x540012ab // b.lt 0x18bc <k_gemm_nt+0x1790>
-	WORD $0xb400006b // cbz x11, 0x1678 <k_gemm_nt+0x154c>
-	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800144 // str q4, [x10]
-	WORD $0x140002ef // b 0x2238 <k_gemm_nt+0x210c>
-	WORD $0xd37ef54a // lsl x10, x10, #2
-	WORD $0x8b0a0108 // add x8, x8, x10
-	WORD $0x8b0a006b // add x11, x3, x10
-	WORD $0x8b0a022c // add x12, x17, x10
-	WORD $0x8b0a0031 // add x17, x1, x10
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0x8b0a0128 // add x8, x9, x10
-	WORD $0xbd400176 // ldr s22, [x11]
-	WORD $0xbd400237 // ldr s23, [x17]
-	WORD $0xbd400119 // ldr s25, [x8]
-	WORD $0x8b0a0208 // add x8, x16, x10
-	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
-	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
-	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
-	WORD $0xbd400118 // ldr s24, [x8]
-	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
-	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
-	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
-	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
-	WORD $0x140000b2 // b 0x19a0 <k_gemm_nt+0x1874>
-	WORD $0xd37ef668 // lsl x8, x19, #2
-	WORD $0x8b0800ca // add x10, x6, x8
-	WORD $0x8b08008b // add x11, x4, x8
-	WORD $0x8b08002c // add x12, x1, x8
-	WORD $0x8b080060 // add x0, x3, x8
-	WORD $0xbd400159 // ldr s25, [x10]
-	WORD $0xbd40019c // ldr s28, [x12]
-	WORD $0x8b080129 // add x9, x9, x8
-	WORD $0xbd40017a // ldr s26, [x11]
-	WORD $0xbd40001b // ldr s27, [x0]
-	WORD $0xbd40013d // ldr s29, [x9]
-	WORD $0x8b080229 // add x9, x17, x8
-	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
-	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
-	WORD $0x8b080208 // add x8, x16, x8
-	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
-	WORD $0xbd40013c // ldr s28, [x9]
-	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
-	WORD $0x4e3ccf07 // fmla v7.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf26 // fmla v6.4s, v25.4s, v28.4s
-	WORD $0x4e3ccf45 // fmla v5.4s, v26.4s, v28.4s
-	WORD $0x4e3ccf64 // fmla v4.4s, v27.4s, v28.4s
-	WORD $0xbd40011c // ldr s28, [x8]
-	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
-	WORD $0x4e3dcf73 // fmla v19.4s, v27.4s, v29.4s
-	WORD $0x140000f7 // b 0x1b28 <k_gemm_nt+0x19fc>
-	WORD $0xd37ef4eb // lsl x11, x7, #2
-	WORD $0x8b0b020c // add x12, x16, x11
-	WORD $0x8b0b014a // add x10, x10, x11
-	WORD $0x8b0b0129 // add x9, x9, x11
-	WORD $0x8b0b0108 // add x8, x8, x11
-	WORD $0xbd400185 // ldr s5, [x12]
-	WORD $0xbd400146 // ldr s6, [x10]
-	WORD $0xbd400127 // ldr s7, [x9]
-	WORD $0xbd400110 // ldr s16, [x8]
-	WORD $0x14000111 // b 0x1bb8 <k_gemm_nt+0x1a8c>
-	WORD $0xb40035ea // cbz x10, 0x1e34 <k_gemm_nt+0x1d08>
-	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54ff506d // b.le 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400502 // ldr s2, [x8, #0x4]
-	WORD $0xf1000d3f // cmp x9, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000501 // str s1, [x8, #0x4]
-	WORD $0x54ff4fa1 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x14000294 // b 0x21f8 <k_gemm_nt+0x20cc>
-	WORD $0xd37ef4a8 // lsl x8, x5, #2
-	WORD $0x8b08006c // add x12, x3, x8
-	WORD $0x8b080040 // add x0, x2, x8
-	WORD $0x8b080210 // add x16, x16, x8
-	WORD $0x8b080021 // add x1, x1, x8
-	WORD $0xbd40019d // ldr s29, [x12]
-	WORD $0xbd400208 // ldr s8, [x16]
-	WORD $0x8b08016b // add x11, x11, x8
-	WORD $0xbd40001e // ldr s30, [x0]
-	WORD $0xbd40003f // ldr s31, [x1]
-	WORD $0xbd400169 // ldr s9, [x11]
-	WORD $0x8b08014a // add x10, x10, x8
-	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
-	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
-	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
-	WORD $0x8b080129 // add x9, x9, x8
-	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
-	WORD $0xbd400148 // ldr s8, [x10]
-	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
-	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
-	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
-	WORD $0x8b080228 // add x8, x17, x8
-	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
-	WORD $0xbd400129 // ldr s9, [x9]
-	WORD $0x4e28cf90 // fmla v16.4s, v28.4s, v8.4s
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0x4e28cfb2 // fmla v18.4s, v29.4s, v8.4s
-	WORD $0x4e28cfd1 // fmla v17.4s, v30.4s, v8.4s
-	WORD $0x4e28cff3 // fmla v19.4s, v31.4s, v8.4s
-	WORD $0xbd400108 // ldr s8, [x8]
-	WORD $0x4e29cf87 // fmla v7.4s, v28.4s, v9.4s
-	WORD $0x4e29cfa6 // fmla v6.4s, v29.4s, v9.4s
-	WORD $0x4e29cfc5 // fmla v5.4s, v30.4s, v9.4s
-	WORD $0x4e29cfe4 // fmla v4.4s, v31.4s, v9.4s
-	WORD $0x14000126 // b 0x1ccc <k_gemm_nt+0x1ba0>
-	WORD $0xb40030ef // cbz x15, 0x1e54 <k_gemm_nt+0x1d28>
-	WORD $0xbd400119 // ldr s25, [x8]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x1e392b19 // fadd s25, s24, s25
-	WORD $0xbd000119 // str s25, [x8]
-	WORD $0x54003b4d // b.le 0x1fb4 <k_gemm_nt+0x1e88>
-	WORD $0x5e0c0719 // mov s25, v24.s[1]
-	WORD $0xbd40051a // ldr s26, [x8, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e3a2b39 // fadd s25, s25, s26
-	WORD $0xbd000519 // str s25, [x8, #0x4]
-	WORD $0x54003a81 // b.ne 0x1fb4 <k_gemm_nt+0x1e88>
-	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd400919 // ldr s25, [x8, #0x8]
-	WORD $0x1e392b18 // fadd s24, s24, s25
-	WORD $0x14000180 // b 0x1e74 <k_gemm_nt+0x1d48>
-	WORD $0xd37ef42c // lsl x12, x1, #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0x8b0c014a // add x10, x10, x12
-	WORD $0x8b0c0108 // add x8, x8, x12
-	WORD $0x8b0c0129 // add x9, x9, x12
-	WORD $0xbd400211 // ldr s17, [x16]
-	WORD $0xbd400114 // ldr s20, [x8]
-	WORD $0xbd400152 // ldr s18, [x10]
-	WORD $0xbd400133 // ldr s19, [x9]
-	WORD $0x8b0c0168 // add x8, x11, x12
-	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
-	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
-	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
-	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
-	WORD $0xbd400114 // ldr s20, [x8]
-	WORD $0x1400013c // b 0x1da8 <k_gemm_nt+0x1c7c>
-	WORD $0xb4002e0b // cbz x11, 0x1e7c <k_gemm_nt+0x1d50>
-	WORD $0xbd400145 // ldr s5, [x10]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000145 // str s5, [x10]
-	WORD $0x5400288d // b.le 0x1de0 <k_gemm_nt+0x1cb4>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400546 // ldr s6, [x10, #0x4]
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000545 // str s5, [x10, #0x4]
-	WORD $0x540027c1 // b.ne 0x1de0 <k_gemm_nt+0x1cb4>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400945 // ldr s5, [x10, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000169 // b 0x1e9c <k_gemm_nt+0x1d70>
-	WORD $0x8b0b0108 // add x8, x8, x11
-	WORD $0x8b0b0060 // add x0, x3, x11
-	WORD $0x8b0b0021 // add x1, x1, x11
-	WORD $0x8b0b022b // add x11, x17, x11
-	WORD $0xfc408515 // ldr d21, [x8], #0x8
-	WORD $0xfd400016 // ldr d22, [x0]
-	WORD $0xfd400037 // ldr d23, [x1]
-	WORD $0x91002011 // add x17, x0, #0x8
-	WORD $0xfc408578 // ldr d24, [x11], #0x8
-	WORD $0x91002020 // add x0, x1, #0x8
-	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
-	WORD $0x4d408236 // ld1 { v22.s }[2], [x17]
-	WORD $0x4d408017 // ld1 { v23.s }[2], [x0]
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x91002188 // add x8, x12, #0x8
-	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
-	WORD $0x4e1c1ff5 // mov v21.s[3], wzr
-	WORD $0x4e1c1ff6 // mov v22.s[3], wzr
-	WORD $0x4e1c1ff7 // mov v23.s[3], wzr
-	WORD $0x4e1c1ff8 // mov v24.s[3], wzr
-	WORD $0x8b0a0928 // add x8, x9, x10, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xfd400119 // ldr d25, [x8]
-	WORD $0x54000060 // b.eq 0x1968 <k_gemm_nt+0x183c>
-	WORD $0x91002108 // add x8, x8, #0x8
-	WORD $0x4d408119 // ld1 { v25.s }[2], [x8]
-	WORD $0x4e38ce93 // fmla v19.4s, v20.4s, v24.4s
-	WORD $0x4e38ceb2 // fmla v18.4s, v21.4s, v24.4s
-	WORD $0x8b0a0a08 // add x8, x16, x10, lsl #2
-	WORD $0x4e38ced1 // fmla v17.4s, v22.4s, v24.4s
-	WORD $0x4e38cef0 // fmla v16.4s, v23.4s, v24.4s
-	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x4e39ce84 // fmla v4.4s, v20.4s, v25.4s
-	WORD $0x4e39cea6 // fmla v6.4s, v21.4s, v25.4s
-	WORD $0xfd400118 // ldr d24, [x8]
-	WORD $0x4e39cec5 // fmla v5.4s, v22.4s, v25.4s
-	WORD $0x4e39cee7 // fmla v7.4s, v23.4s, v25.4s
-	WORD $0x54000060 // b.eq 0x19a0 <k_gemm_nt+0x1874>
-	WORD $0x91002108 // add x8, x8, #0x8
-	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
-	WORD $0x4e38ce83 // fmla v3.4s, v20.4s, v24.4s
-	WORD $0x4e38cea2 // fmla v2.4s, v21.4s, v24.4s
-	WORD $0x4e38cec1 // fmla v1.4s, v22.4s, v24.4s
-	WORD $0x4e38cee0 // fmla v0.4s, v23.4s, v24.4s
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ff3e4b // b.lt 0x180 <k_gemm_nt+0x54>
-	WORD $0x4eb31e74 // mov v20.16b, v19.16b
-	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf940000a // ldr x10, [x0]
-	WORD $0x9b0d7d09 // mul x9, x8, x13
-	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
-	WORD $0x4ed27a72 // zip2 v18.2d, v19.2d, v18.2d
-	WORD $0x6e180615 // mov v21.d[1], v16.d[0]
-	WORD $0x4ed07a30 // zip2 v16.2d, v17.2d, v16.2d
-	WORD $0x4e32d691 // fadd v17.4s, v20.4s, v18.4s
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0xf9404fea // ldr x10, [sp, #0x98]
-	WORD $0x4e30d6b0 // fadd v16.4s, v21.4s, v16.4s
-	WORD $0xcb0a02ed // sub x13, x23, x10
-	WORD $0x8b0a092a // add x10, x9, x10, lsl #2
-	WORD $0xf9403009 // ldr x9, [x0, #0x60]
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x6e30d630 // faddp v16.4s, v17.4s, v16.4s
-	WORD $0x540000cb // b.lt 0x1a1c <k_gemm_nt+0x18f0>
-	WORD $0xb4000069 // cbz x9, 0x1a14 <k_gemm_nt+0x18e8>
-	WORD $0x3dc00151 // ldr q17, [x10]
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x3d800150 // str q16, [x10]
-	WORD $0x14000124 // b 0x1ea8 <k_gemm_nt+0x1d7c>
-	WORD $0xb4001e69 // cbz x9, 0x1de8 <k_gemm_nt+0x1cbc>
-	WORD $0xbd400151 // ldr s17, [x10]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x1e312a11 // fadd s17, s16, s17
-	WORD $0xbd000151 // str s17, [x10]
-	WORD $0x54001d4d // b.le 0x1dd8 <k_gemm_nt+0x1cac>
-	WORD $0x5e0c0611 // mov s17, v16.s[1]
-	WORD $0xbd400552 // ldr s18, [x10, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000551 // str s17, [x10, #0x4]
-	WORD $0x54001c81 // b.ne 0x1dd8 <k_gemm_nt+0x1cac>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd400951 // ldr s17, [x10, #0x8]
-	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x140000ec // b 0x1e08 <k_gemm_nt+0x1cdc>
-	WORD $0xd37ef66b // lsl x11, x19, #2
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d408158 // ld1 { v24.s }[2], [x10]
-	WORD $0x8b0b00cc // add x12, x6, x11
-	WORD $0x8b0b0080 // add x0, x4, x11
-	WORD $0x8b0b0062 // add x2, x3, x11
-	WORD $0x8b0b002b // add x11, x1, x11
-	WORD $0xfc408599 // ldr d25, [x12], #0x8
-	WORD $0xfc40841a // ldr d26, [x0], #0x8
-	WORD $0xfd40005b // ldr d27, [x2]
-	WORD $0xfc40857c // ldr d28, [x11], #0x8
-	WORD $0x91002041 // add x1, x2, #0x8
-	WORD $0x4d408199 // ld1 { v25.s }[2], [x12]
-	WORD $0x4d40801a // ld1 { v26.s }[2], [x0]
-	WORD $0x4d40803b // ld1 { v27.s }[2], [x1]
-	WORD $0x4d40817c // ld1 { v28.s }[2], [x11]
-	WORD $0x4e1c1ff9 // mov v25.s[3], wzr
-	WORD $0x4e1c1ffa // mov v26.s[3], wzr
-	WORD $0x4e1c1ffb // mov v27.s[3], wzr
-	WORD $0x4e1c1ffc // mov v28.s[3], wzr
-	WORD $0x8b130929 // add x9, x9, x19, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40013d // ldr d29, [x9]
-	WORD $0x54000060 // b.eq 0x1ac8 <k_gemm_nt+0x199c>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d40813d // ld1 { v29.s }[2], [x9]
-	WORD $0x8b130a29 // add x9, x17, x19, lsl #2
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40013e // ldr d30, [x9]
-	WORD $0x54000060 // b.eq 0x1ae0 <k_gemm_nt+0x19b4>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d40813e // ld1 { v30.s }[2], [x9]
-	WORD $0x4e3ccf14 // fmla v20.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
-	WORD $0x8b130a09 // add x9, x16, x19, lsl #2
-	WORD $0x4e3ccf55 // fmla v21.4s, v26.4s, v28.4s
-	WORD $0x4e3ccf77 // fmla v23.4s, v27.4s, v28.4s
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x4e3dcf10 // fmla v16.4s, v24.4s, v29.4s
-	WORD $0x4e3dcf32 // fmla v18.4s, v25.4s, v29.4s
-	WORD $0xfd40013c // ldr d28, [x9]
-	WORD $0x4e3dcf51 // fmla v17.4s, v26.4s, v29.4s
-	WORD $0x4e3dcf73 // fmla v19.4s, v27.4s, v29.4s
-	WORD $0x4e3ecf07 // fmla v7.4s, v24.4s, v30.4s
-	WORD $0x4e3ecf26 // fmla v6.4s, v25.4s, v30.4s
-	WORD $0x4e3ecf45 // fmla v5.4s, v26.4s, v30.4s
-	WORD $0x4e3ecf64 // fmla v4.4s, v27.4s, v30.4s
-	WORD $0x54000060 // b.eq 0x1b28 <k_gemm_nt+0x19fc>
-	WORD $0x91002128 // add x8, x9, #0x8
-	WORD $0x4d40811c // ld1 { v28.s }[2], [x8]
-	WORD $0x4e3ccf00 // fmla v0.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf22 // fmla v2.4s, v25.4s, v28.4s
-	WORD $0x4e3ccf41 // fmla v1.4s, v26.4s, v28.4s
-	WORD $0x4e3ccf63 // fmla v3.4s, v27.4s, v28.4s
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffabca // b.ge 0x10b8 <k_gemm_nt+0xf8c>
-	WORD $0xad0059d4 // stp q20, q22, [x14]
-	WORD $0xad015dd5 // stp q21, q23, [x14, #0x20]
-	WORD $0xad0249d0 // stp q16, q18, [x14, #0x40]
-	WORD $0xad034dd1 // stp q17, q19, [x14, #0x60]
-	WORD $0xad0419c7 // stp q7, q6, [x14, #0x80]
-	WORD $0xad0511c5 // stp q5, q4, [x14, #0xa0]
-	WORD $0xad0609c0 // stp q0, q2, [x14, #0xc0]
-	WORD $0xad070dc1 // stp q1, q3, [x14, #0xe0]
-	WORD $0x17fff98d // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xd37ef4ec // lsl x12, x7, #2
-	WORD $0x8b0c0210 // add x16, x16, x12
-	WORD $0x8b0c014a // add x10, x10, x12
-	WORD $0x8b0c0129 // add x9, x9, x12
-	WORD $0x8b0c0108 // add x8, x8, x12
-	WORD $0xfd400205 // ldr d5, [x16]
-	WORD $0x9100220c // add x12, x16, #0x8
-	WORD $0xfc408546 // ldr d6, [x10], #0x8
-	WORD $0xfc408527 // ldr d7, [x9], #0x8
-	WORD $0x4d408185 // ld1 { v5.s }[2], [x12]
-	WORD $0xfc408510 // ldr d16, [x8], #0x8
-	WORD $0x4d408146 // ld1 { v6.s }[2], [x10]
-	WORD $0x4d408127 // ld1 { v7.s }[2], [x9]
-	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
-	WORD $0x91002168 // add x8, x11, #0x8
-	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
-	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
-	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
-	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
-	WORD $0x4e1c1ff0 // mov v16.s[3], wzr
-	WORD $0x4e30cc83 // fmla v3.4s, v4.4s, v16.4s
-	WORD $0x4e30cca2 // fmla v2.4s, v5.4s, v16.4s
-	WORD $0x4e30ccc1 // fmla v1.4s, v6.4s, v16.4s
-	WORD $0x4e30cce0 // fmla v0.4s, v7.4s, v16.4s
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffb30a // b.ge 0x1230 <k_gemm_nt+0x1104>
-	WORD $0xad0009c3 // stp q3, q2, [x14]
-	WORD $0xad0101c1 // stp q1, q0, [x14, #0x20]
-	WORD $0x17fff96f // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xd37ef4a0 // lsl x0, x5, #2
-	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x4d40819c // ld1 { v28.s }[2], [x12]
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b000042 // add x2, x2, x0
-	WORD $0x8b000021 // add x1, x1, x0
-	WORD $0x8b000210 // add x16, x16, x0
-	WORD $0xfd40007d // ldr d29, [x3]
-	WORD $0x91002060 // add x0, x3, #0x8
-	WORD $0xfc40845e // ldr d30, [x2], #0x8
-	WORD $0xfc40843f // ldr d31, [x1], #0x8
-	WORD $0x4d40801d // ld1 { v29.s }[2], [x0]
-	WORD $0xfc408608 // ldr d8, [x16], #0x8
-	WORD $0x4d40805e // ld1 { v30.s }[2], [x2]
-	WORD $0x4d40803f // ld1 { v31.s }[2], [x1]
-	WORD $0x4d408208 // ld1 { v8.s }[2], [x16]
-	WORD $0x4e1c1ffd // mov v29.s[3], wzr
-	WORD $0x4e1c1ffe // mov v30.s[3], wzr
-	WORD $0x4e1c1fff // mov v31.s[3], wzr
-	WORD $0x4e1c1fe8 // mov v8.s[3], wzr
-	WORD $0x8b05096b // add x11, x11, x5, lsl #2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd400169 // ldr d9, [x11]
-	WORD $0x54000060 // b.eq 0x1c4c <k_gemm_nt+0x1b20>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x8b05094a // add x10, x10, x5, lsl #2
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40014a // ldr d10, [x10]
-	WORD $0x540005e1 // b.ne 0x1d14 <k_gemm_nt+0x1be8>
-	WORD $0x8b050929 // add x9, x9, x5, lsl #2
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40012b // ldr d11, [x9]
-	WORD $0x54000060 // b.eq 0x1c74 <k_gemm_nt+0x1b48>
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0x4d40812b // ld1 { v11.s }[2], [x9]
-	WORD $0x4e28cf98 // fmla v24.4s, v28.4s, v8.4s
-	WORD $0x4e28cfba // fmla v26.4s, v29.4s, v8.4s
-	WORD $0x8b050a29 // add x9, x17, x5, lsl #2
-	WORD $0x4e28cfd9 // fmla v25.4s, v30.4s, v8.4s
-	WORD $0x4e28cffb // fmla v27.4s, v31.4s, v8.4s
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x4e29cf97 // fmla v23.4s, v28.4s, v9.4s
-	WORD $0x4e29cfb6 // fmla v22.4s, v29.4s, v9.4s
-	WORD $0xfd400128 // ldr d8, [x9]
-	WORD $0x4e29cfd5 // fmla v21.4s, v30.4s, v9.4s
-	WORD $0x4e29cff4 // fmla v20.4s, v31.4s, v9.4s
-	WORD $0x4e2acf90 // fmla v16.4s, v28.4s, v10.4s
-	WORD $0x4e2acfb2 // fmla v18.4s, v29.4s, v10.4s
-	WORD $0x4e2acfd1 // fmla v17.4s, v30.4s, v10.4s
-	WORD $0x4e2acff3 // fmla v19.4s, v31.4s, v10.4s
-	WORD $0x4e2bcf87 // fmla v7.4s, v28.4s, v11.4s
-	WORD $0x4e2bcfa6 // fmla v6.4s, v29.4s, v11.4s
-	WORD $0x4e2bcfc5 // fmla v5.4s, v30.4s, v11.4s
-	WORD $0x4e2bcfe4 // fmla v4.4s, v31.4s, v11.4s
-	WORD $0x54000060 // b.eq 0x1ccc <k_gemm_nt+0x1ba0>
-	WORD $0x91002128 // add x8, x9, #0x8
-	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
-	WORD $0x4e28cf80 // fmla v0.4s, v28.4s, v8.4s
-	WORD $0x4e28cfa2 // fmla v2.4s, v29.4s, v8.4s
-	WORD $0x4e28cfc1 // fmla v1.4s, v30.4s, v8.4s
-	WORD $0x4e28cfe3 // fmla v3.4s, v31.4s, v8.4s
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffbcaa // b.ge 0x1478 <k_gemm_nt+0x134c>
-	WORD $0xad0069d8 // stp q24, q26, [x14]
-	WORD $0xad016dd9 // stp q25, q27, [x14, #0x20]
-	WORD $0xad0259d7 // stp q23, q22, [x14, #0x40]
-	WORD $0xad0351d5 // stp q21, q20, [x14, #0x60]
-	WORD $0xad0449d0 // stp q16, q18, [x14, #0x80]
-	WORD $0xad054dd1 // stp q17, q19, [x14, #0xa0]
-	WORD $0xad0619c7 // stp q7, q6, [x14, #0xc0]
-	WORD $0xad0711c5 // stp q5, q4, [x14, #0xe0]
-	WORD $0xad0809c0 // stp q0, q2, [x14, #0x100]
-	WORD $0xad090dc1 // stp q1, q3, [x14, #0x120]
-	WORD $0x17fff922 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0x9100214a // add x10, x10, #0x8
-	WORD $0x4d40814a // ld1 { v10.s }[2], [x10]
-	WORD $0x8b050929 // add x9, x9, x5, lsl #2
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xfd40012b // ldr d11, [x9]
-	WORD $0x54fffa21 // b.ne 0x1c6c <k_gemm_nt+0x1b40>
-	WORD $0x17ffffd2 // b 0x1c74 <k_gemm_nt+0x1b48>
-	WORD $0xd37ef431 // lsl x17, x1, #2
-	WORD $0x8b110210 // add x16, x16, x17
-	WORD $0x8b11014a // add x10, x10, x17
-	WORD $0x8b110129 // add x9, x9, x17
-	WORD $0x8b110108 // add x8, x8, x17
-	WORD $0xfc408611 // ldr d17, [x16], #0x8
-	WORD $0xfc408552 // ldr d18, [x10], #0x8
-	WORD $0xfc408533 // ldr d19, [x9], #0x8
-	WORD $0x4d408211 // ld1 { v17.s }[2], [x16]
-	WORD $0xfc408514 // ldr d20, [x8], #0x8
-	WORD $0x4d408152 // ld1 { v18.s }[2], [x10]
-	WORD $0x4d408133 // ld1 { v19.s }[2], [x9]
-	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
-	WORD $0x91002188 // add x8, x12, #0x8
-	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
-	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
-	WORD $0x4e1c1ff2 // mov v18.s[3], wzr
-	WORD $0x4e1c1ff3 // mov v19.s[3], wzr
-	WORD $0x4e1c1ff4 // mov v20.s[3], wzr
-	WORD $0x4e34ce04 // fmla v4.4s, v16.4s, v20.4s
-	WORD $0x4e34ce26 // fmla v6.4s, v17.4s, v20.4s
-	WORD $0x8b010968 // add x8, x11, x1, lsl #2
-	WORD $0x4e34ce45 // fmla v5.4s, v18.4s, v20.4s
-	WORD $0x4e34ce67 // fmla v7.4s, v19.4s, v20.4s
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0xa94883e3 // ldp x3, x0, [sp, #0x88]
-	WORD $0xfd400114 // ldr d20, [x8]
-	WORD $0x54000060 // b.eq 0x1da8 <k_gemm_nt+0x1c7c>
-	WORD $0x91002108 // add x8, x8, #0x8
-	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
-	WORD $0x4e34ce03 // fmla v3.4s, v16.4s, v20.4s
-	WORD $0x4e34ce22 // fmla v2.4s, v17.4s, v20.4s
-	WORD $0x4e34ce41 // fmla v1.4s, v18.4s, v20.4s
-	WORD $0x4e34ce60 // fmla v0.4s, v19.4s, v20.4s
-	WORD $0xf9402408 // ldr x8, [x0, #0x48]
-	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54ffc30a // b.ge 0x1620 <k_gemm_nt+0x14f4>
-	WORD $0xad0019c4 // stp q4, q6, [x14]
-	WORD $0xad011dc5 // stp q5, q7, [x14, #0x20]
-	WORD $0xad0209c3 // stp q3, q2, [x14, #0x40]
-	WORD $0xad0301c1 // stp q1, q0, [x14, #0x60]
-	WORD $0x17fff8f1 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0x52800029 // mov w9, #0x1 // =1
-	WORD $0x14000033 // b 0x1ea8 <k_gemm_nt+0x1d7c>
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000115 // b 0x2238 <k_gemm_nt+0x210c>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xbd000150 // str s16, [x10]
-	WORD $0x540005ad // b.le 0x1ea4 <k_gemm_nt+0x1d78>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
-	WORD $0x54000521 // b.ne 0x1ea4 <k_gemm_nt+0x1d78>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd000950 // str s16, [x10, #0x8]
-	WORD $0x14000027 // b 0x1ea8 <k_gemm_nt+0x1d7c>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x540000ad // b.le 0x1e2c <k_gemm_nt+0x1d00>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
-	WORD $0x54002000 // b.eq 0x2228 <k_gemm_nt+0x20fc>
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x14000071 // b 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54ff1aed // b.le 0x198 <k_gemm_nt+0x6c>
-	WORD $0x9100110a // add x10, x8, #0x4
-	WORD $0xf1000d3f // cmp x9, #0x3
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0x54ff1a61 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x14000056 // b 0x1fa8 <k_gemm_nt+0x1e7c>
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xbd000118 // str s24, [x8]
-	WORD $0x54000aad // b.le 0x1fb0 <k_gemm_nt+0x1e84>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009138 // st1 { v24.s }[1], [x9]
-	WORD $0x54000a21 // b.ne 0x1fb0 <k_gemm_nt+0x1e84>
-	WORD $0x5e140718 // mov s24, v24.s[2]
-	WORD $0xbd000918 // str s24, [x8, #0x8]
-	WORD $0x1400004f // b 0x1fb4 <k_gemm_nt+0x1e88>
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0xbd000144 // str s4, [x10]
-	WORD $0x54001d8d // b.le 0x2234 <k_gemm_nt+0x2108>
-	WORD $0x9100114c // add x12, x10, #0x4
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
-	WORD $0x54001d01 // b.ne 0x2234 <k_gemm_nt+0x2108>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000944 // str s4, [x10, #0x8]
-	WORD $0x140000e6 // b 0x2238 <k_gemm_nt+0x210c>
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0x4ea41c90 // mov v16.16b, v4.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b08094a // add x10, x10, x8, lsl #2
-	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
-	WORD $0x4ec778a5 // zip2 v5.2d, v5.2d, v7.2d
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x6e1804f1 // mov v17.d[1], v7.d[0]
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x4e25d625 // fadd v5.4s, v17.4s, v5.4s
-	WORD $0x6e25d484 // faddp v4.4s, v4.4s, v5.4s
-	WORD $0x540000cd // b.le 0x1eec <k_gemm_nt+0x1dc0>
-	WORD $0xb4000069 // cbz x9, 0x1ee4 <k_gemm_nt+0x1db8>
-	WORD $0x3dc00145 // ldr q5, [x10]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800144 // str q4, [x10]
-	WORD $0x1400001a // b 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0xb4000209 // cbz x9, 0x1f2c <k_gemm_nt+0x1e00>
-	WORD $0xbd400145 // ldr s5, [x10]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000145 // str s5, [x10]
-	WORD $0x5400028b // b.lt 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400546 // ldr s6, [x10, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000545 // str s5, [x10, #0x4]
-	WORD $0x540001c1 // b.ne 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400945 // ldr s5, [x10, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0x1f4c <k_gemm_nt+0x1e20>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0xbd000144 // str s4, [x10]
-	WORD $0x540000eb // b.lt 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0x9100114b // add x11, x10, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x54000061 // b.ne 0x1f50 <k_gemm_nt+0x1e24>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000944 // str s4, [x10, #0x8]
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b080948 // add x8, x10, x8, lsl #2
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
-	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
-	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
-	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
-	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
-	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0x5400006d // b.le 0x1f88 <k_gemm_nt+0x1e5c>
-	WORD $0xb50011c9 // cbnz x9, 0x21b8 <k_gemm_nt+0x208c>
-	WORD $0x1400008f // b 0x21c0 <k_gemm_nt+0x2094>
-	WORD $0xb5001229 // cbnz x9, 0x21cc <k_gemm_nt+0x20a0>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54ff102b // b.lt 0x198 <k_gemm_nt+0x6c>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54ff0fa1 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0x14000096 // b 0x2204 <k_gemm_nt+0x20d8>
-	WORD $0xaa1f03ef // mov x15, xzr
-	WORD $0x4eb71ef8 // mov v24.16b, v23.16b
-	WORD $0x4eb51eb9 // mov v25.16b, v21.16b
-	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e1806d8 // mov v24.d[1], v22.d[0]
-	WORD $0x4ed67af6 // zip2 v22.2d, v23.2d, v22.2d
-	WORD $0x6e180699 // mov v25.d[1], v20.d[0]
-	WORD $0x4ed47ab4 // zip2 v20.2d, v21.2d, v20.2d
-	WORD $0x4e36d715 // fadd v21.4s, v24.4s, v22.4s
-	WORD $0x4e34d734 // fadd v20.4s, v25.4s, v20.4s
-	WORD $0x6e34d6b4 // faddp v20.4s, v21.4s, v20.4s
-	WORD $0x540004cd // b.le 0x2078 <k_gemm_nt+0x1f4c>
-	WORD $0xb400006f // cbz x15, 0x1ff0 <k_gemm_nt+0x1ec4>
-	WORD $0x3dc00115 // ldr q21, [x8]
-	WORD $0x4e35d694 // fadd v20.4s, v20.4s, v21.4s
-	WORD $0x3d800114 // str q20, [x8]
-	WORD $0x4eb01e14 // mov v20.16b, v16.16b
-	WORD $0x4eb11e35 // mov v21.16b, v17.16b
-	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
-	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
-	WORD $0x4ed37a31 // zip2 v17.2d, v17.2d, v19.2d
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e180654 // mov v20.d[1], v18.d[0]
-	WORD $0x6e180675 // mov v21.d[1], v19.d[0]
-	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0x6e31d610 // faddp v16.4s, v16.4s, v17.4s
-	WORD $0x540000cd // b.le 0x2038 <k_gemm_nt+0x1f0c>
-	WORD $0xb400006f // cbz x15, 0x2030 <k_gemm_nt+0x1f04>
-	WORD $0x3dc00111 // ldr q17, [x8]
-	WORD $0x4e31d610 // fadd v16.4s, v16.4s, v17.4s
-	WORD $0x3d800110 // str q16, [x8]
-	WORD $0x1400002a // b 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0xb400040f // cbz x15, 0x20b8 <k_gemm_nt+0x1f8c>
-	WORD $0xbd400111 // ldr s17, [x8]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x1e312a11 // fadd s17, s16, s17
-	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x5400048b // b.lt 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0x5e0c0611 // mov s17, v16.s[1]
-	WORD $0xbd400512 // ldr s18, [x8, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e322a31 // fadd s17, s17, s18
-	WORD $0xbd000511 // str s17, [x8, #0x4]
-	WORD $0x540003c1 // b.ne 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd400911 // ldr s17, [x8, #0x8]
-	WORD $0x1e312a10 // fadd s16, s16, s17
-	WORD $0x14000019 // b 0x20d8 <k_gemm_nt+0x1fac>
-	WORD $0xb4000caf // cbz x15, 0x220c <k_gemm_nt+0x20e0>
-	WORD $0xbd400115 // ldr s21, [x8]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x1e352a95 // fadd s21, s20, s21
-	WORD $0xbd000115 // str s21, [x8]
-	WORD $0x54fffb4b // b.lt 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0x5e0c0695 // mov s21, v20.s[1]
-	WORD $0xbd400516 // ldr s22, [x8, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e362ab5 // fadd s21, s21, s22
-	WORD $0xbd000515 // str s21, [x8, #0x4]
-	WORD $0x54fffa81 // b.ne 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd400915 // ldr s21, [x8, #0x8]
-	WORD $0x1e352a94 // fadd s20, s20, s21
-	WORD $0x1400005e // b 0x222c <k_gemm_nt+0x2100>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0xbd000110 // str s16, [x8]
-	WORD $0x540000eb // b.lt 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x20dc <k_gemm_nt+0x1fb0>
-	WORD $0x5e140610 // mov s16, v16.s[2]
-	WORD $0xbd000910 // str s16, [x8, #0x8]
-	WORD $0x4ea71cf0 // mov v16.16b, v7.16b
-	WORD $0x4ea51cb1 // mov v17.16b, v5.16b
-	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e1804d0 // mov v16.d[1], v6.d[0]
-	WORD $0x4ec678e6 // zip2 v6.2d, v7.2d, v6.2d
-	WORD $0x6e180491 // mov v17.d[1], v4.d[0]
-	WORD $0x4ec478a4 // zip2 v4.2d, v5.2d, v4.2d
-	WORD $0x4e26d605 // fadd v5.4s, v16.4s, v6.4s
-	WORD $0x4e24d624 // fadd v4.4s, v17.4s, v4.4s
-	WORD $0x6e24d4a4 // faddp v4.4s, v5.4s, v4.4s
-	WORD $0x540000cd // b.le 0x2120 <k_gemm_nt+0x1ff4>
-	WORD $0xb400006f // cbz x15, 0x2118 <k_gemm_nt+0x1fec>
-	WORD $0x3dc00105 // ldr q5, [x8]
-	WORD $0x4e25d484 // fadd v4.4s, v4.4s, v5.4s
-	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x1400001a // b 0x2184 <k_gemm_nt+0x2058>
-	WORD $0xb400020f // cbz x15, 0x2160 <k_gemm_nt+0x2034>
-	WORD $0xbd400105 // ldr s5, [x8]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x1e252885 // fadd s5, s4, s5
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x5400028b // b.lt 0x2184 <k_gemm_nt+0x2058>
-	WORD $0x5e0c0485 // mov s5, v4.s[1]
-	WORD $0xbd400506 // ldr s6, [x8, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e2628a5 // fadd s5, s5, s6
-	WORD $0xbd000505 // str s5, [x8, #0x4]
-	WORD $0x540001c1 // b.ne 0x2184 <k_gemm_nt+0x2058>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd400905 // ldr s5, [x8, #0x8]
-	WORD $0x1e252884 // fadd s4, s4, s5
-	WORD $0x14000009 // b 0x2180 <k_gemm_nt+0x2054>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x540000eb // b.lt 0x2184 <k_gemm_nt+0x2058>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x54000061 // b.ne 0x2184 <k_gemm_nt+0x2058>
-	WORD $0x5e140484 // mov s4, v4.s[2]
-	WORD $0xbd000904 // str s4, [x8, #0x8]
-	WORD $0x4ea01c04 // mov v4.16b, v0.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b0e0908 // add x8, x8, x14, lsl #2
-	WORD $0x4ec27800 // zip2 v0.2d, v0.2d, v2.2d
-	WORD $0x4ec37821 // zip2 v1.2d, v1.2d, v3.2d
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x6e180465 // mov v5.d[1], v3.d[0]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
-	WORD $0x6e21d400 // faddp v0.4s, v0.4s, v1.4s
-	WORD $0x540000cd // b.le 0x21c8 <k_gemm_nt+0x209c>
-	WORD $0xb400006f // cbz x15, 0x21c0 <k_gemm_nt+0x2094>
-	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x17fff7f5 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xb4ffee2f // cbz x15, 0x1f8c <k_gemm_nt+0x1e60>
-	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fefdeb // b.lt 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400502 // ldr s2, [x8, #0x4]
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000501 // str s1, [x8, #0x4]
-	WORD $0x54fefd21 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd400901 // ldr s1, [x8, #0x8]
-	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0x17fff7e4 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0xbd000114 // str s20, [x8]
-	WORD $0x54ffef0b // b.lt 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0x91001109 // add x9, x8, #0x4
-	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
-	WORD $0x54ffee81 // b.ne 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0x5e140694 // mov s20, v20.s[2]
-	WORD $0xbd000914 // str s20, [x8, #0x8]
-	WORD $0x17ffff71 // b 0x1ff4 <k_gemm_nt+0x1ec8>
-	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x4ea31c64 // mov v4.16b, v3.16b
-	WORD $0x4ea11c25 // mov v5.16b, v1.16b
-	WORD $0x8b090949 // add x9, x10, x9, lsl #2
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x6e180444 // mov v4.d[1], v2.d[0]
-	WORD $0x4ec27862 // zip2 v2.2d, v3.2d, v2.2d
-	WORD $0x6e180405 // mov v5.d[1], v0.d[0]
-	WORD $0x4ec07820 // zip2 v0.2d, v1.2d, v0.2d
-	WORD $0x4e22d481 // fadd v1.4s, v4.4s, v2.4s
-	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
-	WORD $0x6e20d420 // faddp v0.4s, v1.4s, v0.4s
-	WORD $0x540000cd // b.le 0x227c <k_gemm_nt+0x2150>
-	WORD $0xb400006b // cbz x11, 0x2274 <k_gemm_nt+0x2148>
-	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
-	WORD $0x3d800120 // str q0, [x9]
-	WORD $0x17fff7c8 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xb400022b // cbz x11, 0x22c0 <k_gemm_nt+0x2194>
-	WORD $0xbd400121 // ldr s1, [x9]
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x1e212801 // fadd s1, s0, s1
-	WORD $0xbd000121 // str s1, [x9]
-	WORD $0x54fef84b // b.lt 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e0c0401 // mov s1, v0.s[1]
-	WORD $0xbd400522 // ldr s2, [x9, #0x4]
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x1e222821 // fadd s1, s1, s2
-	WORD $0xbd000521 // str s1, [x9, #0x4]
-	WORD $0x54fef781 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd400921 // ldr s1, [x9, #0x8]
-	WORD $0x1e212800 // fadd s0, s0, s1
-	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fff7b7 // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0xbd000120 // str s0, [x9]
-	WORD $0x54fef68b // b.lt 0x198 <k_gemm_nt+0x6c>
-	WORD $0x9100112a // add x10, x9, #0x4
-	WORD $0xf1000d1f // cmp x8, #0x3
-	WORD $0x0d009140 // st1 { v0.s }[1], [x10]
-	WORD $0x54fef601 // b.ne 0x198 <k_gemm_nt+0x6c>
-	WORD $0x5e140400 // mov s0, v0.s[2]
-	WORD $0xbd000920 // str s0, [x9, #0x8]
-	WORD $0x17fff7ad // b 0x198 <k_gemm_nt+0x6c>
-	WORD $0xa9534ff4 // ldp x20, x19, [sp, #0x130]
-	WORD $0xf94073fd // ldr x29, [sp, #0xe0]
-	WORD $0xa95257f6 // ldp x22, x21, [sp, #0x120]
-	WORD $0xa9515ff8 // ldp x24, x23, [sp, #0x110]
-	WORD $0xa95067fa // ldp x26, x25, [sp, #0x100]
-	WORD $0xa94f6ffe // ldp x30, x27, [sp, #0xf0]
-	WORD $0x6d4d23e9 // ldp d9, d8, [sp, #0xd0]
-	WORD $0x6d4c2beb // ldp d11, d10, [sp, #0xc0]
-	WORD $0x6d4b33ed // ldp d13, d12, [sp, #0xb0]
-	WORD $0x6d4a3bef // ldp d15, d14, [sp, #0xa0]
-	WORD $0x910503ff // add sp, sp, #0x140
-	WORD $0xd65f03c0 // ret
-
 	// gemm_outer
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400414b // b.lt 0x2b48 <k_gemm_outer+0x830>
+	WORD $0x5400500b // b.lt 0xb34 <k_gemm_outer+0xa08>
 	WORD $0xf81a0ffd // str x29, [sp, #-0x60]!
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9016ffe // stp x30, x27, [sp, #0x10]
@@ -2274,122 +101,36 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9035ff8 // stp x24, x23, [sp, #0x30]
 	WORD $0xa90457f6 // stp x22, x21, [sp, #0x40]
 	WORD $0xa9054ff4 // stp x20, x19, [sp, #0x50]
-	WORD $0x14000005 // b 0x2354 <k_gemm_outer+0x3c>
+	WORD $0x14000005 // b 0x168 <k_gemm_outer+0x3c>
 	WORD $0x5280010a // mov w10, #0x8 // =8
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54003f0a // b.ge 0x2b30 <k_gemm_outer+0x818>
+	WORD $0x54004dca // b.ge 0xb1c <k_gemm_outer+0x9f0>
 	WORD $0xcb09010b // sub x11, x8, x9
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400060b // b.lt 0x241c <k_gemm_outer+0x104>
+	WORD $0x540000cb // b.lt 0x188 <k_gemm_outer+0x5c>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54000c0a // b.ge 0x24e8 <k_gemm_outer+0x1d0>
+	WORD $0x5400014a // b.ge 0x1a4 <k_gemm_outer+0x78>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27f0173 // orr x19, x11, #0x2
-	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x54001a2d // b.le 0x26bc <k_gemm_outer+0x3a4>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffe0a // b.ge 0x2344 <k_gemm_outer+0x2c>
-	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
-	WORD $0xd37ef521 // lsl x1, x9, #2
-	WORD $0xa942400d // ldp x13, x16, [x0, #0x20]
-	WORD $0xa9403802 // ldp x2, x14, [x0]
-	WORD $0x8b0101e3 // add x3, x15, x1
-	WORD $0xd37ef60f // lsl x15, x16, #2
-	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x91004062 // add x2, x3, #0x10
-	WORD $0x14000005 // b 0x23c0 <k_gemm_outer+0xa8>
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0xad000061 // stp q1, q0, [x3]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54fffc40 // b.eq 0x2344 <k_gemm_outer+0x2c>
-	WORD $0x9b0c7d63 // mul x3, x11, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x23dc <k_gemm_outer+0xc4>
-	WORD $0xad400061 // ldp q1, q0, [x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000ca // b.ge 0x23ec <k_gemm_outer+0xd4>
-	WORD $0x17fffff6 // b 0x23b0 <k_gemm_outer+0x98>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe4b // b.lt 0x23b0 <k_gemm_outer+0x98>
-	WORD $0x9b0c7da4 // mul x4, x13, x12
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x8b0409c4 // add x4, x14, x4, lsl #2
-	WORD $0xad7f8ca2 // ldp q2, q3, [x5, #-0x10]
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x4ddfc884 // ld1r { v4.4s }, [x4], #4
-	WORD $0x8b0f00a5 // add x5, x5, x15
-	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
-	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff41 // b.ne 0x23fc <k_gemm_outer+0xe4>
-	WORD $0x17ffffe6 // b 0x23b0 <k_gemm_outer+0x98>
+	WORD $0x140000a7 // b 0x420 <k_gemm_outer+0x2f4>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf1000d7f // cmp x11, #0x3
-	WORD $0x54002ccd // b.le 0x29bc <k_gemm_outer+0x6a4>
+	WORD $0x54003f8d // b.le 0x980 <k_gemm_outer+0x854>
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54001b4a // b.ge 0x2794 <k_gemm_outer+0x47c>
+	WORD $0x5400230a // b.ge 0x5f8 <k_gemm_outer+0x4cc>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xb27f0173 // orr x19, x11, #0x2
-	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x540025ed // b.le 0x28f8 <k_gemm_outer+0x5e0>
-	WORD $0xaa0b03ec // mov x12, x11
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x5400046a // b.ge 0x24d4 <k_gemm_outer+0x1bc>
-	WORD $0xa9423c0b // ldp x11, x15, [x0, #0x20]
-	WORD $0xd37ef522 // lsl x2, x9, #2
-	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0xa9413803 // ldp x3, x14, [x0, #0x10]
-	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
-	WORD $0xd37ef5ef // lsl x15, x15, #2
-	WORD $0x8b020021 // add x1, x1, x2
-	WORD $0x8b020062 // add x2, x3, x2
-	WORD $0x14000005 // b 0x2480 <k_gemm_outer+0x168>
-	WORD $0x9100058c // add x12, x12, #0x1
-	WORD $0x3d800060 // str q0, [x3]
-	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x540002c0 // b.eq 0x24d4 <k_gemm_outer+0x1bc>
-	WORD $0x9b0c7dc3 // mul x3, x14, x12
-	WORD $0x8b030823 // add x3, x1, x3, lsl #2
-	WORD $0xb40000b0 // cbz x16, 0x249c <k_gemm_outer+0x184>
-	WORD $0x3dc00060 // ldr q0, [x3]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540000aa // b.ge 0x24a8 <k_gemm_outer+0x190>
-	WORD $0x17fffff6 // b 0x2470 <k_gemm_outer+0x158>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffe6b // b.lt 0x2470 <k_gemm_outer+0x158>
-	WORD $0x9b0c7d64 // mul x4, x11, x12
-	WORD $0xaa0203e5 // mov x5, x2
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
-	WORD $0x3dc000a1 // ldr q1, [x5]
-	WORD $0xbc404482 // ldr s2, [x4], #0x4
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0f00a5 // add x5, x5, x15
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x24b8 <k_gemm_outer+0x1a0>
-	WORD $0x17ffffe8 // b 0x2470 <k_gemm_outer+0x158>
-	WORD $0x5280008a // mov w10, #0x4 // =4
-	WORD $0x8b0a0129 // add x9, x9, x10
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54fff3ab // b.lt 0x2354 <k_gemm_outer+0x3c>
-	WORD $0x14000193 // b 0x2b30 <k_gemm_outer+0x818>
+	WORD $0x1400018c // b 0x7d0 <k_gemm_outer+0x6a4>
 	WORD $0xa9413406 // ldp x6, x13, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa940300f // ldp x15, x12, [x0]
-	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0xa9421c0e // ldp x14, x7, [x0, #0x20]
-	WORD $0x52800118 // mov w24, #0x8 // =8
+	WORD $0x52800116 // mov w22, #0x8 // =8
 	WORD $0xd37ef5b3 // lsl x19, x13, #2
 	WORD $0x8b0d05a5 // add x5, x13, x13, lsl #1
 	WORD $0xd37be9b4 // lsl x20, x13, #5
-	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
 	WORD $0x8b0b01ef // add x15, x15, x11
 	WORD $0x8b0d0264 // add x4, x19, x13
 	WORD $0xd37df1a1 // lsl x1, x13, #3
@@ -2402,107 +143,154 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5c7 // lsl x7, x14, #2
 	WORD $0xcb130293 // sub x19, x20, x19
 	WORD $0x91004174 // add x20, x11, #0x10
-	WORD $0x14000014 // b 0x2590 <k_gemm_outer+0x278>
-	WORD $0xad0012a2 // stp q2, q4, [x21]
-	WORD $0x91002178 // add x24, x11, #0x8
-	WORD $0xaa0b03f7 // mov x23, x11
-	WORD $0xad0042c6 // stp q6, q16, [x22]
+	WORD $0x14000014 // b 0x24c <k_gemm_outer+0x120>
+	WORD $0xad005eb6 // stp q22, q23, [x21]
+	WORD $0xad0056d4 // stp q20, q21, [x22]
 	WORD $0x8b0102b6 // add x22, x21, x1
-	WORD $0xeb0a031f // cmp x24, x10
-	WORD $0xad0006c0 // stp q0, q1, [x22]
+	WORD $0xad004ed2 // stp q18, q19, [x22]
 	WORD $0x8b0202b6 // add x22, x21, x2
-	WORD $0xad0016c3 // stp q3, q5, [x22]
+	WORD $0xad0046d0 // stp q16, q17, [x22]
 	WORD $0x8b0302b6 // add x22, x21, x3
 	WORD $0x3d8006c7 // str q7, [x22, #0x10]
 	WORD $0x8b0402b6 // add x22, x21, x4
-	WORD $0x3cad7ab7 // str q23, [x21, x13, lsl #4]
-	WORD $0xad004ed1 // stp q17, q19, [x22]
+	WORD $0x3cad7aa6 // str q6, [x21, x13, lsl #4]
+	WORD $0xad0016c4 // stp q4, q5, [x22]
 	WORD $0x8b0502b6 // add x22, x21, x5
 	WORD $0x8b1302b5 // add x21, x21, x19
-	WORD $0xad005ad5 // stp q21, q22, [x22]
-	WORD $0xad0052b2 // stp q18, q20, [x21]
-	WORD $0x54ffef2c // b.gt 0x2370 <k_gemm_outer+0x58>
-	WORD $0x9b177dab // mul x11, x13, x23
-	WORD $0x8b0b09f5 // add x21, x15, x11, lsl #2
-	WORD $0xaa1803eb // mov x11, x24
-	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
-	WORD $0xb4000270 // cbz x16, 0x25ec <k_gemm_outer+0x2d4>
-	WORD $0x8b0102b8 // add x24, x21, x1
-	WORD $0xad4012a2 // ldp q2, q4, [x21]
-	WORD $0xad400700 // ldp q0, q1, [x24]
-	WORD $0x8b0202b8 // add x24, x21, x2
-	WORD $0xad401703 // ldp q3, q5, [x24]
-	WORD $0x8b0302b8 // add x24, x21, x3
-	WORD $0x3dc00707 // ldr q7, [x24, #0x10]
-	WORD $0x8b0402b8 // add x24, x21, x4
-	WORD $0x3ced7ab7 // ldr q23, [x21, x13, lsl #4]
-	WORD $0xad404f11 // ldp q17, q19, [x24]
-	WORD $0x8b0502b8 // add x24, x21, x5
-	WORD $0xad405b15 // ldp q21, q22, [x24]
-	WORD $0x8b1302b8 // add x24, x21, x19
-	WORD $0xad4042c6 // ldp q6, q16, [x22]
-	WORD $0xad405312 // ldp q18, q20, [x24]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400028a // b.ge 0x2634 <k_gemm_outer+0x31c>
-	WORD $0x17ffffd7 // b 0x2544 <k_gemm_outer+0x22c>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0xad000ec2 // stp q2, q3, [x22]
+	WORD $0x91002176 // add x22, x11, #0x8
+	WORD $0xad0006a0 // stp q0, q1, [x21]
+	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54000ecc // b.gt 0x420 <k_gemm_outer+0x2f4>
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xaa1603eb // mov x11, x22
+	WORD $0x5400066b // b.lt 0x330 <k_gemm_outer+0x204>
+	WORD $0x9b157dd6 // mul x22, x14, x21
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1403f7 // mov x23, x20
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fff8ab // b.lt 0x2544 <k_gemm_outer+0x22c>
-	WORD $0x9b177dd7 // mul x23, x14, x23
-	WORD $0xaa1403f8 // mov x24, x20
-	WORD $0xaa1103f9 // mov x25, x17
-	WORD $0x8b170997 // add x23, x12, x23, lsl #2
-	WORD $0xad7fe718 // ldp q24, q25, [x24, #-0x10]
-	WORD $0x8b0e0afa // add x26, x23, x14, lsl #2
-	WORD $0x4ddfcafa // ld1r { v26.4s }, [x23], #4
-	WORD $0xf1000739 // subs x25, x25, #0x1
-	WORD $0x4dc7cb5b // ld1r { v27.4s }, [x26], x7
-	WORD $0x8b060318 // add x24, x24, x6
-	WORD $0x4e3acf02 // fmla v2.4s, v24.4s, v26.4s
-	WORD $0x4e3acf24 // fmla v4.4s, v25.4s, v26.4s
-	WORD $0x4dc7cb5a // ld1r { v26.4s }, [x26], x7
-	WORD $0x4e3bcf06 // fmla v6.4s, v24.4s, v27.4s
-	WORD $0x4dc7cb5c // ld1r { v28.4s }, [x26], x7
-	WORD $0x4e3bcf30 // fmla v16.4s, v25.4s, v27.4s
-	WORD $0x4dc7cb5b // ld1r { v27.4s }, [x26], x7
-	WORD $0x4e3acf00 // fmla v0.4s, v24.4s, v26.4s
-	WORD $0x4e3acf21 // fmla v1.4s, v25.4s, v26.4s
-	WORD $0x4dc7cb5a // ld1r { v26.4s }, [x26], x7
-	WORD $0x4e3ccf03 // fmla v3.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf25 // fmla v5.4s, v25.4s, v28.4s
-	WORD $0x4dc7cb5c // ld1r { v28.4s }, [x26], x7
-	WORD $0x4e3bcf17 // fmla v23.4s, v24.4s, v27.4s
-	WORD $0x4e3bcf27 // fmla v7.4s, v25.4s, v27.4s
-	WORD $0x4e3acf11 // fmla v17.4s, v24.4s, v26.4s
+	WORD $0x8b160996 // add x22, x12, x22, lsl #2
+	WORD $0xad7fe6f8 // ldp q24, q25, [x23, #-0x10]
+	WORD $0x8b0e0ad9 // add x25, x22, x14, lsl #2
+	WORD $0x4ddfcada // ld1r { v26.4s }, [x22], #4
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0x4dc7cb3b // ld1r { v27.4s }, [x25], x7
+	WORD $0x8b0602f7 // add x23, x23, x6
+	WORD $0x4e3acf16 // fmla v22.4s, v24.4s, v26.4s
+	WORD $0x4e3acf37 // fmla v23.4s, v25.4s, v26.4s
+	WORD $0x4dc7cb3a // ld1r { v26.4s }, [x25], x7
+	WORD $0x4e3bcf14 // fmla v20.4s, v24.4s, v27.4s
+	WORD $0x4dc7cb3c // ld1r { v28.4s }, [x25], x7
+	WORD $0x4e3bcf35 // fmla v21.4s, v25.4s, v27.4s
+	WORD $0x4dc7cb3b // ld1r { v27.4s }, [x25], x7
+	WORD $0x4e3acf12 // fmla v18.4s, v24.4s, v26.4s
 	WORD $0x4e3acf33 // fmla v19.4s, v25.4s, v26.4s
-	WORD $0xbd40035a // ldr s26, [x26]
-	WORD $0x4e3ccf15 // fmla v21.4s, v24.4s, v28.4s
-	WORD $0x4e3ccf36 // fmla v22.4s, v25.4s, v28.4s
-	WORD $0x4f9a1312 // fmla v18.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
-	WORD $0x54fffc81 // b.ne 0x2644 <k_gemm_outer+0x32c>
-	WORD $0x17ffffa3 // b 0x2544 <k_gemm_outer+0x22c>
+	WORD $0x4dc7cb3a // ld1r { v26.4s }, [x25], x7
+	WORD $0x4e3ccf10 // fmla v16.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf31 // fmla v17.4s, v25.4s, v28.4s
+	WORD $0x4dc7cb3c // ld1r { v28.4s }, [x25], x7
+	WORD $0x4e3bcf06 // fmla v6.4s, v24.4s, v27.4s
+	WORD $0x4e3bcf27 // fmla v7.4s, v25.4s, v27.4s
+	WORD $0x4e3acf04 // fmla v4.4s, v24.4s, v26.4s
+	WORD $0x4e3acf25 // fmla v5.4s, v25.4s, v26.4s
+	WORD $0xbd40033a // ldr s26, [x25]
+	WORD $0x4e3ccf02 // fmla v2.4s, v24.4s, v28.4s
+	WORD $0x4e3ccf23 // fmla v3.4s, v25.4s, v28.4s
+	WORD $0x4f9a1300 // fmla v0.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
+	WORD $0x54fffc81 // b.ne 0x2a8 <k_gemm_outer+0x17c>
+	WORD $0x9b157db5 // mul x21, x13, x21
+	WORD $0x8b1509f5 // add x21, x15, x21, lsl #2
+	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
+	WORD $0xb5000251 // cbnz x17, 0x370 <k_gemm_outer+0x244>
+	WORD $0x17ffffb5 // b 0x200 <k_gemm_outer+0xd4>
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b157db5 // mul x21, x13, x21
+	WORD $0x8b1509f5 // add x21, x15, x21, lsl #2
+	WORD $0x8b0d0ab6 // add x22, x21, x13, lsl #2
+	WORD $0xb4fff4b1 // cbz x17, 0x200 <k_gemm_outer+0xd4>
+	WORD $0xad4066b8 // ldp q24, q25, [x21]
+	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
+	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
+	WORD $0xad005eb6 // stp q22, q23, [x21]
+	WORD $0xad405ed6 // ldp q22, q23, [x22]
+	WORD $0x4e34d6d4 // fadd v20.4s, v22.4s, v20.4s
+	WORD $0x4e35d6f5 // fadd v21.4s, v23.4s, v21.4s
+	WORD $0xad0056d4 // stp q20, q21, [x22]
+	WORD $0x8b0102b6 // add x22, x21, x1
+	WORD $0xad4056d4 // ldp q20, q21, [x22]
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e33d6b3 // fadd v19.4s, v21.4s, v19.4s
+	WORD $0xad004ed2 // stp q18, q19, [x22]
+	WORD $0x8b0202b6 // add x22, x21, x2
+	WORD $0xad404ed2 // ldp q18, q19, [x22]
+	WORD $0x4e30d650 // fadd v16.4s, v18.4s, v16.4s
+	WORD $0x4e31d671 // fadd v17.4s, v19.4s, v17.4s
+	WORD $0xad0046d0 // stp q16, q17, [x22]
+	WORD $0x8b0302b6 // add x22, x21, x3
+	WORD $0x3dc006d0 // ldr q16, [x22, #0x10]
+	WORD $0x3ce36ab1 // ldr q17, [x21, x3]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0x3ca36aa6 // str q6, [x21, x3]
+	WORD $0x3d8006c7 // str q7, [x22, #0x10]
+	WORD $0x8b0402b6 // add x22, x21, x4
+	WORD $0xad401ec6 // ldp q6, q7, [x22]
+	WORD $0x4e24d4c4 // fadd v4.4s, v6.4s, v4.4s
+	WORD $0x4e25d4e5 // fadd v5.4s, v7.4s, v5.4s
+	WORD $0xad0016c4 // stp q4, q5, [x22]
+	WORD $0x8b0502b6 // add x22, x21, x5
+	WORD $0x8b1302b5 // add x21, x21, x19
+	WORD $0xad4016c4 // ldp q4, q5, [x22]
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0x4e23d4a3 // fadd v3.4s, v5.4s, v3.4s
+	WORD $0xad000ec2 // stp q2, q3, [x22]
+	WORD $0xad400ea2 // ldp q2, q3, [x21]
+	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x91002176 // add x22, x11, #0x8
+	WORD $0xad0006a0 // stp q0, q1, [x21]
+	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54fff18d // b.le 0x24c <k_gemm_outer+0x120>
+	WORD $0xb27f0166 // orr x6, x11, #0x2
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x5400006d // b.le 0x434 <k_gemm_outer+0x308>
+	WORD $0xaa0b03ec // mov x12, x11
+	WORD $0x14000047 // b 0x54c <k_gemm_outer+0x420>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
 	WORD $0xa940940e // ldp x14, x5, [x0, #0x8]
 	WORD $0xd37ef524 // lsl x4, x9, #2
 	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0xa9444401 // ldp x1, x17, [x0, #0x40]
+	WORD $0xa9440411 // ldp x17, x1, [x0, #0x40]
 	WORD $0x9b0c39af // madd x15, x13, x12, x14
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
@@ -2511,56 +299,115 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b040184 // add x4, x12, x4
 	WORD $0x910040a5 // add x5, x5, #0x10
-	WORD $0x14000008 // b 0x2714 <k_gemm_outer+0x3fc>
-	WORD $0x91000993 // add x19, x12, #0x2
+	WORD $0x14000008 // b 0x48c <k_gemm_outer+0x360>
+	WORD $0xad000cc0 // stp q0, q3, [x6]
+	WORD $0xad000961 // stp q1, q2, [x11]
+	WORD $0x91000986 // add x6, x12, #0x2
 	WORD $0x8b0201ef // add x15, x15, x2
 	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0xad000ce2 // stp q2, q3, [x7]
-	WORD $0xad0000c1 // stp q1, q0, [x6]
-	WORD $0x54ffe38c // b.gt 0x2380 <k_gemm_outer+0x68>
-	WORD $0x9b0b7e0c // mul x12, x16, x11
-	WORD $0x8b0c0887 // add x7, x4, x12, lsl #2
-	WORD $0xaa1303ec // mov x12, x19
-	WORD $0x8b1008e6 // add x6, x7, x16, lsl #2
-	WORD $0xb40000d1 // cbz x17, 0x273c <k_gemm_outer+0x424>
-	WORD $0xad400ce2 // ldp q2, q3, [x7]
-	WORD $0xad4000c1 // ldp q1, q0, [x6]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400010a // b.ge 0x2754 <k_gemm_outer+0x43c>
-	WORD $0x17fffff0 // b 0x26f8 <k_gemm_outer+0x3e0>
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x5400062c // b.gt 0x54c <k_gemm_outer+0x420>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa0603ec // mov x12, x6
+	WORD $0x5400032b // b.lt 0x4f8 <k_gemm_outer+0x3cc>
+	WORD $0x9b0b7da6 // mul x6, x13, x11
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd4b // b.lt 0x26f8 <k_gemm_outer+0x3e0>
-	WORD $0x9b0b7dab // mul x11, x13, x11
-	WORD $0xaa0503f3 // mov x19, x5
-	WORD $0xaa0103f4 // mov x20, x1
-	WORD $0xaa0f03f5 // mov x21, x15
-	WORD $0x8b0b09cb // add x11, x14, x11, lsl #2
-	WORD $0xad7f9664 // ldp q4, q5, [x19, #-0x10]
-	WORD $0xf1000694 // subs x20, x20, #0x1
-	WORD $0x4ddfc966 // ld1r { v6.4s }, [x11], #4
-	WORD $0x8b030273 // add x19, x19, x3
-	WORD $0x4ddfcaa7 // ld1r { v7.4s }, [x21], #4
-	WORD $0x4e26cc82 // fmla v2.4s, v4.4s, v6.4s
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa0503e7 // mov x7, x5
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0xaa0f03f4 // mov x20, x15
+	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
+	WORD $0xad7f94e4 // ldp q4, q5, [x7, #-0x10]
+	WORD $0xf1000673 // subs x19, x19, #0x1
+	WORD $0x4ddfc8c6 // ld1r { v6.4s }, [x6], #4
+	WORD $0x8b0300e7 // add x7, x7, x3
+	WORD $0x4ddfca87 // ld1r { v7.4s }, [x20], #4
+	WORD $0x4e26cc80 // fmla v0.4s, v4.4s, v6.4s
 	WORD $0x4e26cca3 // fmla v3.4s, v5.4s, v6.4s
 	WORD $0x4e27cc81 // fmla v1.4s, v4.4s, v7.4s
-	WORD $0x4e27cca0 // fmla v0.4s, v5.4s, v7.4s
-	WORD $0x54fffee1 // b.ne 0x2768 <k_gemm_outer+0x450>
-	WORD $0x17ffffda // b 0x26f8 <k_gemm_outer+0x3e0>
+	WORD $0x4e27cca2 // fmla v2.4s, v5.4s, v7.4s
+	WORD $0x54fffee1 // b.ne 0x4bc <k_gemm_outer+0x390>
+	WORD $0x9b0b7e0b // mul x11, x16, x11
+	WORD $0x8b0b0886 // add x6, x4, x11, lsl #2
+	WORD $0x8b1008cb // add x11, x6, x16, lsl #2
+	WORD $0xb5000141 // cbnz x1, 0x518 <k_gemm_outer+0x3ec>
+	WORD $0x17ffffdf // b 0x470 <k_gemm_outer+0x344>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b0b7e0b // mul x11, x16, x11
+	WORD $0x8b0b0886 // add x6, x4, x11, lsl #2
+	WORD $0x8b1008cb // add x11, x6, x16, lsl #2
+	WORD $0xb4fffae1 // cbz x1, 0x470 <k_gemm_outer+0x344>
+	WORD $0xad4014c4 // ldp q4, q5, [x6]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x4e23d4a3 // fadd v3.4s, v5.4s, v3.4s
+	WORD $0xad000cc0 // stp q0, q3, [x6]
+	WORD $0xad400d60 // ldp q0, q3, [x11]
+	WORD $0x4e21d400 // fadd v0.4s, v0.4s, v1.4s
+	WORD $0x4e22d461 // fadd v1.4s, v3.4s, v2.4s
+	WORD $0xad000560 // stp q0, q1, [x11]
+	WORD $0x91000986 // add x6, x12, #0x2
+	WORD $0x8b0201ef // add x15, x15, x2
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x54fffa2d // b.le 0x48c <k_gemm_outer+0x360>
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54ffe04a // b.ge 0x158 <k_gemm_outer+0x2c>
+	WORD $0xa9412c0f // ldp x15, x11, [x0, #0x10]
+	WORD $0xd37ef521 // lsl x1, x9, #2
+	WORD $0xa942400d // ldp x13, x16, [x0, #0x20]
+	WORD $0xa9403802 // ldp x2, x14, [x0]
+	WORD $0x8b0101e3 // add x3, x15, x1
+	WORD $0xd37ef60f // lsl x15, x16, #2
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
+	WORD $0x8b010041 // add x1, x2, x1
+	WORD $0x91004062 // add x2, x3, #0x10
+	WORD $0x1400000d // b 0x5ac <k_gemm_outer+0x480>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b0c7d63 // mul x3, x11, x12
+	WORD $0x8b030823 // add x3, x1, x3, lsl #2
+	WORD $0xb4000091 // cbz x17, 0x59c <k_gemm_outer+0x470>
+	WORD $0xad400c62 // ldp q2, q3, [x3]
+	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0xad000460 // stp q0, q1, [x3]
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54ffdd80 // b.eq 0x158 <k_gemm_outer+0x2c>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffe6b // b.lt 0x57c <k_gemm_outer+0x450>
+	WORD $0x9b0c7da3 // mul x3, x13, x12
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa0203e4 // mov x4, x2
+	WORD $0xaa1003e5 // mov x5, x16
+	WORD $0x8b0309c3 // add x3, x14, x3, lsl #2
+	WORD $0xad7f8c82 // ldp q2, q3, [x4, #-0x10]
+	WORD $0xf10004a5 // subs x5, x5, #0x1
+	WORD $0x4ddfc864 // ld1r { v4.4s }, [x3], #4
+	WORD $0x8b0f0084 // add x4, x4, x15
+	WORD $0x4e24cc40 // fmla v0.4s, v2.4s, v4.4s
+	WORD $0x4e24cc61 // fmla v1.4s, v3.4s, v4.4s
+	WORD $0x54ffff41 // b.ne 0x5cc <k_gemm_outer+0x4a0>
+	WORD $0x9b0c7d63 // mul x3, x11, x12
+	WORD $0x8b030823 // add x3, x1, x3, lsl #2
+	WORD $0xb5fffd11 // cbnz x17, 0x590 <k_gemm_outer+0x464>
+	WORD $0x17ffffea // b 0x59c <k_gemm_outer+0x470>
 	WORD $0xa9413013 // ldp x19, x12, [x0, #0x10]
 	WORD $0xd37ef52b // lsl x11, x9, #2
 	WORD $0xa942180e // ldp x14, x6, [x0, #0x20]
-	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa1f03f5 // mov x21, xzr
 	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0x52800117 // mov w23, #0x8 // =8
+	WORD $0x52800116 // mov w22, #0x8 // =8
 	WORD $0xd37ef58f // lsl x15, x12, #2
 	WORD $0x8b0c0585 // add x5, x12, x12, lsl #1
 	WORD $0xd37be994 // lsl x20, x12, #5
-	WORD $0xa9444011 // ldp x17, x16, [x0, #0x40]
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
 	WORD $0xd37df182 // lsl x2, x12, #3
 	WORD $0x8b0c01e4 // add x4, x15, x12
 	WORD $0xd37ef4a3 // lsl x3, x5, #2
@@ -2571,47 +418,33 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0b0021 // add x1, x1, x11
 	WORD $0x8b0b0273 // add x19, x19, x11
 	WORD $0xcb0f0294 // sub x20, x20, x15
-	WORD $0x1400000d // b 0x2818 <k_gemm_outer+0x500>
-	WORD $0x91002177 // add x23, x11, #0x8
-	WORD $0xaa0b03f6 // mov x22, x11
+	WORD $0x1400000d // b 0x67c <k_gemm_outer+0x550>
 	WORD $0x3d8002a7 // str q7, [x21]
-	WORD $0xeb0a02ff // cmp x23, x10
 	WORD $0x3caf6aa6 // str q6, [x21, x15]
 	WORD $0x3ca26aa5 // str q5, [x21, x2]
 	WORD $0x3ca36aa4 // str q4, [x21, x3]
 	WORD $0x3cac7aa3 // str q3, [x21, x12, lsl #4]
 	WORD $0x3ca46aa2 // str q2, [x21, x4]
 	WORD $0x3ca56aa1 // str q1, [x21, x5]
+	WORD $0x91002176 // add x22, x11, #0x8
 	WORD $0x3cb46aa0 // str q0, [x21, x20]
-	WORD $0x54ffe10c // b.gt 0x2434 <k_gemm_outer+0x11c>
-	WORD $0x9b167d8b // mul x11, x12, x22
-	WORD $0x8b0b0835 // add x21, x1, x11, lsl #2
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xb4000190 // cbz x16, 0x2854 <k_gemm_outer+0x53c>
-	WORD $0x3dc002a7 // ldr q7, [x21]
-	WORD $0x3cef6aa6 // ldr q6, [x21, x15]
-	WORD $0x3ce26aa5 // ldr q5, [x21, x2]
-	WORD $0x3ce36aa4 // ldr q4, [x21, x3]
-	WORD $0x3cec7aa3 // ldr q3, [x21, x12, lsl #4]
-	WORD $0x3ce46aa2 // ldr q2, [x21, x4]
-	WORD $0x3ce56aa1 // ldr q1, [x21, x5]
-	WORD $0x3cf46aa0 // ldr q0, [x21, x20]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400018a // b.ge 0x287c <k_gemm_outer+0x564>
-	WORD $0x17ffffe6 // b 0x27e8 <k_gemm_outer+0x4d0>
+	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54000acc // b.gt 0x7d0 <k_gemm_outer+0x6a4>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xaa1603eb // mov x11, x22
+	WORD $0x5400056b // b.lt 0x730 <k_gemm_outer+0x604>
+	WORD $0x9b157dd6 // mul x22, x14, x21
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0xaa1003f8 // mov x24, x16
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fffb8b // b.lt 0x27e8 <k_gemm_outer+0x4d0>
-	WORD $0x9b167dd6 // mul x22, x14, x22
-	WORD $0xaa1303f7 // mov x23, x19
-	WORD $0xaa1103f8 // mov x24, x17
 	WORD $0x8b1609b6 // add x22, x13, x22, lsl #2
 	WORD $0x8b0e0ad9 // add x25, x22, x14, lsl #2
 	WORD $0x3dc002f0 // ldr q16, [x23]
@@ -2638,150 +471,262 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
 	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffce1 // b.ne 0x288c <k_gemm_outer+0x574>
-	WORD $0x17ffffbd // b 0x27e8 <k_gemm_outer+0x4d0>
+	WORD $0x54fffce1 // b.ne 0x6b8 <k_gemm_outer+0x58c>
+	WORD $0x9b157d95 // mul x21, x12, x21
+	WORD $0x8b150835 // add x21, x1, x21, lsl #2
+	WORD $0xb50001b1 // cbnz x17, 0x75c <k_gemm_outer+0x630>
+	WORD $0x17ffffc8 // b 0x64c <k_gemm_outer+0x520>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x9b157d95 // mul x21, x12, x21
+	WORD $0x8b150835 // add x21, x1, x21, lsl #2
+	WORD $0xb4fff7b1 // cbz x17, 0x64c <k_gemm_outer+0x520>
+	WORD $0x3dc002b0 // ldr q16, [x21]
+	WORD $0xd37ced96 // lsl x22, x12, #4
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x3d8002a7 // str q7, [x21]
+	WORD $0x3cef6aa7 // ldr q7, [x21, x15]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x3caf6aa6 // str q6, [x21, x15]
+	WORD $0x3ce26aa6 // ldr q6, [x21, x2]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0x3ca26aa5 // str q5, [x21, x2]
+	WORD $0x3ce36aa5 // ldr q5, [x21, x3]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x3ca36aa4 // str q4, [x21, x3]
+	WORD $0x3cf66aa4 // ldr q4, [x21, x22]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x3cb66aa3 // str q3, [x21, x22]
+	WORD $0x3ce46aa3 // ldr q3, [x21, x4]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x3ca46aa2 // str q2, [x21, x4]
+	WORD $0x3ce56aa2 // ldr q2, [x21, x5]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3ca56aa1 // str q1, [x21, x5]
+	WORD $0x3cf46aa1 // ldr q1, [x21, x20]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x91002176 // add x22, x11, #0x8
+	WORD $0x3cb46aa0 // str q0, [x21, x20]
+	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0xeb0a02df // cmp x22, x10
+	WORD $0x54fff58d // b.le 0x67c <k_gemm_outer+0x550>
+	WORD $0xb27f0166 // orr x6, x11, #0x2
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0x5400006d // b.le 0x7e4 <k_gemm_outer+0x6b8>
+	WORD $0xaa0b03ec // mov x12, x11
+	WORD $0x1400003d // b 0x8d4 <k_gemm_outer+0x7a8>
 	WORD $0xd37ef56c // lsl x12, x11, #2
 	WORD $0xa9420c0d // ldp x13, x3, [x0, #0x20]
-	WORD $0xa940980e // ldp x14, x6, [x0, #0x8]
+	WORD $0xa9409c0e // ldp x14, x7, [x0, #0x8]
 	WORD $0xd37ef525 // lsl x5, x9, #2
 	WORD $0x9100118c // add x12, x12, #0x4
-	WORD $0xa9444401 // ldp x1, x17, [x0, #0x40]
+	WORD $0xa9440411 // ldp x17, x1, [x0, #0x40]
 	WORD $0x9b0c39af // madd x15, x13, x12, x14
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0xf9400c10 // ldr x16, [x0, #0x18]
 	WORD $0xd37df1a2 // lsl x2, x13, #3
 	WORD $0xd37ef463 // lsl x3, x3, #2
 	WORD $0x8b050184 // add x4, x12, x5
-	WORD $0x8b0500c5 // add x5, x6, x5
-	WORD $0x14000008 // b 0x294c <k_gemm_outer+0x634>
-	WORD $0x91000993 // add x19, x12, #0x2
-	WORD $0x8b0201ef // add x15, x15, x2
-	WORD $0xaa0c03eb // mov x11, x12
-	WORD $0xeb0a027f // cmp x19, x10
-	WORD $0x3d8000c1 // str q1, [x6]
-	WORD $0x3ca768c0 // str q0, [x6, x7]
-	WORD $0x54ffd7ec // b.gt 0x2444 <k_gemm_outer+0x12c>
-	WORD $0x9b0b7e0c // mul x12, x16, x11
-	WORD $0xd37ef607 // lsl x7, x16, #2
-	WORD $0x8b0c0886 // add x6, x4, x12, lsl #2
-	WORD $0xaa1303ec // mov x12, x19
-	WORD $0xb40000d1 // cbz x17, 0x2974 <k_gemm_outer+0x65c>
-	WORD $0x3dc000c1 // ldr q1, [x6]
-	WORD $0x3ce768c0 // ldr q0, [x6, x7]
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000ca // b.ge 0x2984 <k_gemm_outer+0x66c>
-	WORD $0x17fffff0 // b 0x2930 <k_gemm_outer+0x618>
+	WORD $0x8b0500e5 // add x5, x7, x5
+	WORD $0x14000012 // b 0x860 <k_gemm_outer+0x734>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffd8b // b.lt 0x2930 <k_gemm_outer+0x618>
-	WORD $0x9b0b7dab // mul x11, x13, x11
-	WORD $0xaa0503f3 // mov x19, x5
-	WORD $0xaa0103f4 // mov x20, x1
-	WORD $0xaa0f03f5 // mov x21, x15
-	WORD $0x8b0b09cb // add x11, x14, x11, lsl #2
-	WORD $0xbc404562 // ldr s2, [x11], #0x4
-	WORD $0x3dc00263 // ldr q3, [x19]
-	WORD $0xbc4046a4 // ldr s4, [x21], #0x4
-	WORD $0xf1000694 // subs x20, x20, #0x1
+	WORD $0x9b0b7e0b // mul x11, x16, x11
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
+	WORD $0xb4000441 // cbz x1, 0x8b8 <k_gemm_outer+0x78c>
+	WORD $0x3dc00162 // ldr q2, [x11]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x3ce66961 // ldr q1, [x11, x6]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x3ca66960 // str q0, [x11, x6]
+	WORD $0x91000986 // add x6, x12, #0x2
+	WORD $0x8b0201ef // add x15, x15, x2
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0x540003cc // b.gt 0x8d4 <k_gemm_outer+0x7a8>
+	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xaa0603ec // mov x12, x6
+	WORD $0x54fffdab // b.lt 0x81c <k_gemm_outer+0x6f0>
+	WORD $0x9b0b7da6 // mul x6, x13, x11
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa0503e7 // mov x7, x5
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0xaa0f03f4 // mov x20, x15
+	WORD $0x8b0609c6 // add x6, x14, x6, lsl #2
+	WORD $0xbc4044c2 // ldr s2, [x6], #0x4
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0xbc404684 // ldr s4, [x20], #0x4
+	WORD $0xf1000673 // subs x19, x19, #0x1
 	WORD $0x4f821061 // fmla v1.4s, v3.4s, v2.s[0]
-	WORD $0x8b030273 // add x19, x19, x3
+	WORD $0x8b0300e7 // add x7, x7, x3
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54ffff21 // b.ne 0x2998 <k_gemm_outer+0x680>
-	WORD $0x17ffffde // b 0x2930 <k_gemm_outer+0x618>
+	WORD $0x54ffff21 // b.ne 0x888 <k_gemm_outer+0x75c>
+	WORD $0x9b0b7e0b // mul x11, x16, x11
+	WORD $0xd37ef606 // lsl x6, x16, #2
+	WORD $0x8b0b088b // add x11, x4, x11, lsl #2
+	WORD $0xb5fffc01 // cbnz x1, 0x834 <k_gemm_outer+0x708>
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x3ca66960 // str q0, [x11, x6]
+	WORD $0x91000986 // add x6, x12, #0x2
+	WORD $0x8b0201ef // add x15, x15, x2
+	WORD $0xeb0a00df // cmp x6, x10
+	WORD $0xaa0c03eb // mov x11, x12
+	WORD $0x54fffc8d // b.le 0x860 <k_gemm_outer+0x734>
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x540004aa // b.ge 0x96c <k_gemm_outer+0x840>
+	WORD $0xa9423c0b // ldp x11, x15, [x0, #0x20]
+	WORD $0xd37ef522 // lsl x2, x9, #2
+	WORD $0xa9403401 // ldp x1, x13, [x0]
+	WORD $0xa9413803 // ldp x3, x14, [x0, #0x10]
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
+	WORD $0xd37ef5ef // lsl x15, x15, #2
+	WORD $0x8b020021 // add x1, x1, x2
+	WORD $0x8b020062 // add x2, x3, x2
+	WORD $0x1400000b // b 0x928 <k_gemm_outer+0x7fc>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x9b0c7dc3 // mul x3, x14, x12
+	WORD $0x8b030823 // add x3, x1, x3, lsl #2
+	WORD $0xb4000071 // cbz x17, 0x918 <k_gemm_outer+0x7ec>
+	WORD $0x3dc00061 // ldr q1, [x3]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x9100058c // add x12, x12, #0x1
+	WORD $0x3d800060 // str q0, [x3]
+	WORD $0xeb0a019f // cmp x12, x10
+	WORD $0x54000240 // b.eq 0x96c <k_gemm_outer+0x840>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54fffeab // b.lt 0x900 <k_gemm_outer+0x7d4>
+	WORD $0x9b0c7d63 // mul x3, x11, x12
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xaa0203e4 // mov x4, x2
+	WORD $0xaa1003e5 // mov x5, x16
+	WORD $0x8b0309a3 // add x3, x13, x3, lsl #2
+	WORD $0x3dc00081 // ldr q1, [x4]
+	WORD $0xbc404462 // ldr s2, [x3], #0x4
+	WORD $0xf10004a5 // subs x5, x5, #0x1
+	WORD $0x8b0f0084 // add x4, x4, x15
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54ffff61 // b.ne 0x944 <k_gemm_outer+0x818>
+	WORD $0x9b0c7dc3 // mul x3, x14, x12
+	WORD $0x8b030823 // add x3, x1, x3, lsl #2
+	WORD $0xb5fffd71 // cbnz x17, 0x910 <k_gemm_outer+0x7e4>
+	WORD $0x17ffffec // b 0x918 <k_gemm_outer+0x7ec>
+	WORD $0x5280008a // mov w10, #0x4 // =4
+	WORD $0x8b0a0129 // add x9, x9, x10
+	WORD $0xeb08013f // cmp x9, x8
+	WORD $0x54ffbf8b // b.lt 0x168 <k_gemm_outer+0x3c>
+	WORD $0x14000068 // b 0xb1c <k_gemm_outer+0x9f0>
 	WORD $0xd37ef52d // lsl x13, x9, #2
 	WORD $0xf100215f // cmp x10, #0x8
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x54000c2a // b.ge 0x2b4c <k_gemm_outer+0x834>
+	WORD $0xf90007ed // str x13, [sp, #0x8]
+	WORD $0x54000d4a // b.ge 0xb38 <k_gemm_outer+0xa0c>
 	WORD $0xb27f0195 // orr x21, x12, #0x2
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x5400274d // b.le 0x2ebc <k_gemm_outer+0xba4>
+	WORD $0x540033cd // b.le 0x1014 <k_gemm_outer+0xee8>
+	WORD $0xf94007f9 // ldr x25, [sp, #0x8]
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000aaa // b.ge 0x2b30 <k_gemm_outer+0x818>
-	WORD $0xa9413811 // ldp x17, x14, [x0, #0x10]
-	WORD $0xa942040f // ldp x15, x1, [x0, #0x20]
-	WORD $0xa9404003 // ldp x3, x16, [x0]
-	WORD $0xa9440800 // ldp x0, x2, [x0, #0x40]
-	WORD $0x8b0d0231 // add x17, x17, x13
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0x8b0d006d // add x13, x3, x13
-	WORD $0x91002223 // add x3, x17, #0x8
-	WORD $0x14000005 // b 0x2a14 <k_gemm_outer+0x6fc>
-	WORD $0x3d800080 // str q0, [x4]
+	WORD $0x54000baa // b.ge 0xb1c <k_gemm_outer+0x9f0>
+	WORD $0xa9444410 // ldp x16, x17, [x0, #0x40]
+	WORD $0xa941380d // ldp x13, x14, [x0, #0x10]
+	WORD $0xa942080f // ldp x15, x2, [x0, #0x20]
+	WORD $0xa9400003 // ldp x3, x0, [x0]
+	WORD $0x9e670220 // fmov d0, x17
+	WORD $0x8b1901a1 // add x1, x13, x25
+	WORD $0xd37ef442 // lsl x2, x2, #2
+	WORD $0x8b19006d // add x13, x3, x25
+	WORD $0x91002023 // add x3, x1, #0x8
+	WORD $0x1400000b // b 0x9fc <k_gemm_outer+0x8d0>
+	WORD $0x9e6703e2 // fmov d2, xzr
+	WORD $0x3dc00083 // ldr q3, [x4]
+	WORD $0x4e21d463 // fadd v3.4s, v3.4s, v1.4s
+	WORD $0x6ee28c02 // cmeq v2.2d, v0.2d, v2.2d
+	WORD $0x4e080442 // dup v2.2d, v2.d[0]
+	WORD $0x6ee21c61 // bif v1.16b, v3.16b, v2.16b
+	WORD $0x3d800081 // str q1, [x4]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0a019f // cmp x12, x10
-	WORD $0x54000900 // b.eq 0x2b30 <k_gemm_outer+0x818>
-	WORD $0x9b0c7dc4 // mul x4, x14, x12
-	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
-	WORD $0xb4000122 // cbz x2, 0x2a40 <k_gemm_outer+0x728>
+	WORD $0x54000920 // b.eq 0xb1c <k_gemm_outer+0x9f0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x540004ab // b.lt 0xa98 <k_gemm_outer+0x96c>
+	WORD $0x9b0c7de4 // mul x4, x15, x12
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000121 // b.ne 0x2a48 <k_gemm_outer+0x730>
-	WORD $0x3dc00080 // ldr q0, [x4]
-	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x54fffead // b.le 0x2a04 <k_gemm_outer+0x6ec>
-	WORD $0x9b0c7de5 // mul x5, x15, x12
-	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x14000012 // b 0x2a84 <k_gemm_outer+0x76c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x1400000a // b 0x2a6c <k_gemm_outer+0x754>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000eb // b.lt 0x2a68 <k_gemm_outer+0x750>
-	WORD $0xfd400080 // ldr d0, [x4]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000a0 // b.eq 0x2a6c <k_gemm_outer+0x754>
-	WORD $0x91002085 // add x5, x4, #0x8
-	WORD $0x4d4080a0 // ld1 { v0.s }[2], [x5]
-	WORD $0x14000002 // b 0x2a6c <k_gemm_outer+0x754>
-	WORD $0xbd400080 // ldr s0, [x4]
-	WORD $0xf100001f // cmp x0, #0x0
-	WORD $0x540004ad // b.le 0x2b04 <k_gemm_outer+0x7ec>
-	WORD $0x9b0c7de5 // mul x5, x15, x12
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x8b050a05 // add x5, x16, x5, lsl #2
-	WORD $0x54000141 // b.ne 0x2aa8 <k_gemm_outer+0x790>
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0xaa0003e7 // mov x7, x0
-	WORD $0x3dc000c1 // ldr q1, [x6]
-	WORD $0xbc4044a2 // ldr s2, [x5], #0x4
-	WORD $0xf10004e7 // subs x7, x7, #0x1
-	WORD $0x8b0100c6 // add x6, x6, x1
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x2a8c <k_gemm_outer+0x774>
-	WORD $0x14000018 // b 0x2b04 <k_gemm_outer+0x7ec>
+	WORD $0x8b040804 // add x4, x0, x4, lsl #2
+	WORD $0x54000141 // b.ne 0xa3c <k_gemm_outer+0x910>
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x3dc000a2 // ldr q2, [x5]
+	WORD $0xbc404483 // ldr s3, [x4], #0x4
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x54ffff61 // b.ne 0xa20 <k_gemm_outer+0x8f4>
+	WORD $0x14000018 // b 0xa98 <k_gemm_outer+0x96c>
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x2ae4 <k_gemm_outer+0x7cc>
-	WORD $0xaa0303e6 // mov x6, x3
-	WORD $0xaa0003e7 // mov x7, x0
-	WORD $0x14000006 // b 0x2ad0 <k_gemm_outer+0x7b8>
-	WORD $0xbc4044a2 // ldr s2, [x5], #0x4
-	WORD $0xf10004e7 // subs x7, x7, #0x1
-	WORD $0x8b0100c6 // add x6, x6, x1
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x540001c0 // b.eq 0x2b04 <k_gemm_outer+0x7ec>
-	WORD $0xfc5f80c1 // ldur d1, [x6, #-0x8]
+	WORD $0x540001cd // b.le 0xa78 <k_gemm_outer+0x94c>
+	WORD $0xaa0303e5 // mov x5, x3
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0x14000006 // b 0xa64 <k_gemm_outer+0x938>
+	WORD $0xbc404483 // ldr s3, [x4], #0x4
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x540001c0 // b.eq 0xa98 <k_gemm_outer+0x96c>
+	WORD $0xfc5f80a2 // ldur d2, [x5, #-0x8]
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54ffff20 // b.eq 0x2abc <k_gemm_outer+0x7a4>
-	WORD $0x4d4080c1 // ld1 { v1.s }[2], [x6]
-	WORD $0x17fffff7 // b 0x2abc <k_gemm_outer+0x7a4>
-	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0xaa0003e7 // mov x7, x0
-	WORD $0xbd4000c1 // ldr s1, [x6]
-	WORD $0xbc4044a2 // ldr s2, [x5], #0x4
-	WORD $0xf10004e7 // subs x7, x7, #0x1
-	WORD $0x8b0100c6 // add x6, x6, x1
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff61 // b.ne 0x2aec <k_gemm_outer+0x7d4>
+	WORD $0x54ffff20 // b.eq 0xa50 <k_gemm_outer+0x924>
+	WORD $0x4d4080a2 // ld1 { v2.s }[2], [x5]
+	WORD $0x17fffff7 // b 0xa50 <k_gemm_outer+0x924>
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xaa1003e6 // mov x6, x16
+	WORD $0xbd4000a2 // ldr s2, [x5]
+	WORD $0xbc404483 // ldr s3, [x4], #0x4
+	WORD $0xf10004c6 // subs x6, x6, #0x1
+	WORD $0x8b0200a5 // add x5, x5, x2
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x54ffff61 // b.ne 0xa80 <k_gemm_outer+0x954>
+	WORD $0x9b0c7dc4 // mul x4, x14, x12
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff7e0 // b.eq 0x2a04 <k_gemm_outer+0x6ec>
+	WORD $0x8b0409a4 // add x4, x13, x4, lsl #2
+	WORD $0x54fff980 // b.eq 0x9d4 <k_gemm_outer+0x8a8>
+	WORD $0xb40001b1 // cbz x17, 0xadc <k_gemm_outer+0x9b0>
+	WORD $0xbd400083 // ldr s3, [x4]
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400022d // b.le 0xaf8 <k_gemm_outer+0x9cc>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x91001085 // add x5, x4, #0x4
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000cb // b.lt 0x2b28 <k_gemm_outer+0x810>
-	WORD $0x54000060 // b.eq 0x2b20 <k_gemm_outer+0x808>
+	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
+	WORD $0x0d4090a2 // ld1 { v2.s }[1], [x5]
+	WORD $0x540001a1 // b.ne 0xb00 <k_gemm_outer+0x9d4>
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x0d0090a1 // st1 { v1.s }[1], [x5]
+	WORD $0x1400000f // b 0xb14 <k_gemm_outer+0x9e8>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x540001ab // b.lt 0xb14 <k_gemm_outer+0x9e8>
+	WORD $0x54000060 // b.eq 0xaf0 <k_gemm_outer+0x9c4>
 	WORD $0x91002085 // add x5, x4, #0x8
-	WORD $0x4d0080a0 // st1 { v0.s }[2], [x5]
-	WORD $0xfd000080 // str d0, [x4]
-	WORD $0x17ffffb9 // b 0x2a08 <k_gemm_outer+0x6f0>
-	WORD $0xbd000080 // str s0, [x4]
-	WORD $0x17ffffb7 // b 0x2a08 <k_gemm_outer+0x6f0>
+	WORD $0x4d0080a1 // st1 { v1.s }[2], [x5]
+	WORD $0xfd000081 // str d1, [x4]
+	WORD $0x17ffffbf // b 0x9f0 <k_gemm_outer+0x8c4>
+	WORD $0x1e212861 // fadd s1, s3, s1
+	WORD $0x14000006 // b 0xb14 <k_gemm_outer+0x9e8>
+	WORD $0x91002085 // add x5, x4, #0x8
+	WORD $0x4d4080a2 // ld1 { v2.s }[2], [x5]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x6e012022 // ext v2.16b, v1.16b, v1.16b, #0x4
+	WORD $0xfc004082 // stur d2, [x4, #0x4]
+	WORD $0xbd000081 // str s1, [x4]
+	WORD $0x17ffffb6 // b 0x9f0 <k_gemm_outer+0x8c4>
 	WORD $0xa9454ff4 // ldp x20, x19, [sp, #0x50]
 	WORD $0xa94457f6 // ldp x22, x21, [sp, #0x40]
 	WORD $0xa9435ff8 // ldp x24, x23, [sp, #0x30]
@@ -2789,437 +734,487 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9416ffe // ldp x30, x27, [sp, #0x10]
 	WORD $0xf84607fd // ldr x29, [sp], #0x60
 	WORD $0xd65f03c0 // ret
-	WORD $0xa9413816 // ldp x22, x14, [x0, #0x10]
+	WORD $0xa9413c02 // ldp x2, x15, [x0, #0x10]
 	WORD $0x5280011a // mov w26, #0x8 // =8
-	WORD $0xa9425010 // ldp x16, x20, [x0, #0x20]
-	WORD $0xa9403c03 // ldp x3, x15, [x0]
-	WORD $0xd37ef5d1 // lsl x17, x14, #2
-	WORD $0x8b0e05d3 // add x19, x14, x14, lsl #1
-	WORD $0xd37be9d7 // lsl x23, x14, #5
-	WORD $0xa9440402 // ldp x2, x1, [x0, #0x40]
-	WORD $0xd37df1c4 // lsl x4, x14, #3
-	WORD $0x8b0e0227 // add x7, x17, x14
-	WORD $0xd37cedc5 // lsl x5, x14, #4
-	WORD $0xd37ef666 // lsl x6, x19, #2
+	WORD $0xa9425410 // ldp x16, x21, [x0, #0x20]
+	WORD $0xa9403811 // ldp x17, x14, [x0]
+	WORD $0xd37ef5e1 // lsl x1, x15, #2
+	WORD $0x8b0f05e6 // add x6, x15, x15, lsl #1
+	WORD $0xd37be9f7 // lsl x23, x15, #5
+	WORD $0xa9445013 // ldp x19, x20, [x0, #0x40]
+	WORD $0x8b0d0042 // add x2, x2, x13
+	WORD $0x8b0f0027 // add x7, x1, x15
+	WORD $0xd37df1e3 // lsl x3, x15, #3
+	WORD $0xd37cede4 // lsl x4, x15, #4
+	WORD $0xd37ef4c5 // lsl x5, x6, #2
+	WORD $0xd37df0c6 // lsl x6, x6, #3
 	WORD $0xd37ef4e7 // lsl x7, x7, #2
-	WORD $0xd37df273 // lsl x19, x19, #3
-	WORD $0xd37ef694 // lsl x20, x20, #2
-	WORD $0xd37ef615 // lsl x21, x16, #2
-	WORD $0x8b0d0063 // add x3, x3, x13
-	WORD $0x8b0d02d6 // add x22, x22, x13
-	WORD $0xcb1102f7 // sub x23, x23, x17
-	WORD $0x1400000c // b 0x2bc8 <k_gemm_outer+0x8b0>
-	WORD $0x3d800300 // str q0, [x24]
-	WORD $0x3cb16b05 // str q5, [x24, x17]
-	WORD $0x3ca46b01 // str q1, [x24, x4]
-	WORD $0x3ca66b03 // str q3, [x24, x6]
-	WORD $0x3cae7b02 // str q2, [x24, x14, lsl #4]
-	WORD $0x3ca76b07 // str q7, [x24, x7]
-	WORD $0x3cb36b06 // str q6, [x24, x19]
-	WORD $0x3cb76b04 // str q4, [x24, x23]
+	WORD $0xd37ef6b5 // lsl x21, x21, #2
+	WORD $0xd37ef616 // lsl x22, x16, #2
+	WORD $0x8b0d0231 // add x17, x17, x13
+	WORD $0xcb0102f7 // sub x23, x23, x1
+	WORD $0x91001058 // add x24, x2, #0x4
+	WORD $0x1400001d // b 0xbfc <k_gemm_outer+0xad0>
+	WORD $0xb4001294 // cbz x20, 0xddc <k_gemm_outer+0xcb0>
+	WORD $0x3dc00330 // ldr q16, [x25]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x3d800327 // str q7, [x25]
+	WORD $0x3ce16b27 // ldr q7, [x25, x1]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x3ca16b26 // str q6, [x25, x1]
+	WORD $0x3ce36b26 // ldr q6, [x25, x3]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0x3ca36b25 // str q5, [x25, x3]
+	WORD $0x3ce56b25 // ldr q5, [x25, x5]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x3ca56b24 // str q4, [x25, x5]
+	WORD $0x3ce46b24 // ldr q4, [x25, x4]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x3ca46b23 // str q3, [x25, x4]
+	WORD $0x3ce76b23 // ldr q3, [x25, x7]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x3ca76b22 // str q2, [x25, x7]
+	WORD $0x3ce66b22 // ldr q2, [x25, x6]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3ca66b21 // str q1, [x25, x6]
+	WORD $0x3cf76b21 // ldr q1, [x25, x23]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x3cb76b20 // str q0, [x25, x23]
 	WORD $0x9100219a // add x26, x12, #0x8
 	WORD $0xeb0a035f // cmp x26, x10
-	WORD $0x54fff04c // b.gt 0x29cc <k_gemm_outer+0x6b4>
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0x9b0c7dcc // mul x12, x14, x12
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x54ffecec // b.gt 0x994 <k_gemm_outer+0x868>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100067f // cmp x19, #0x1
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b0c0878 // add x24, x3, x12, lsl #2
 	WORD $0xaa1a03ec // mov x12, x26
-	WORD $0xb4000581 // cbz x1, 0x2ca8 <k_gemm_outer+0x990>
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x5400042b // b.lt 0xcac <k_gemm_outer+0xb80>
+	WORD $0x9b197e1a // mul x26, x16, x25
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54000181 // b.ne 0x2c30 <k_gemm_outer+0x918>
-	WORD $0x3dc00300 // ldr q0, [x24]
-	WORD $0x3cf16b05 // ldr q5, [x24, x17]
-	WORD $0x3ce46b01 // ldr q1, [x24, x4]
-	WORD $0x3ce66b03 // ldr q3, [x24, x6]
-	WORD $0x3cee7b02 // ldr q2, [x24, x14, lsl #4]
-	WORD $0x3ce76b07 // ldr q7, [x24, x7]
-	WORD $0x3cf36b06 // ldr q6, [x24, x19]
-	WORD $0x3cf76b04 // ldr q4, [x24, x23]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044a // b.ge 0x2cb0 <k_gemm_outer+0x998>
-	WORD $0x1400006c // b 0x2ddc <k_gemm_outer+0xac4>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001cd // b.le 0x2c6c <k_gemm_outer+0x954>
-	WORD $0xfd400300 // ldr d0, [x24]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540008c1 // b.ne 0x2d58 <k_gemm_outer+0xa40>
-	WORD $0xfc716b05 // ldr d5, [x24, x17]
-	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
-	WORD $0xfc666b03 // ldr d3, [x24, x6]
-	WORD $0xfc656b02 // ldr d2, [x24, x5]
-	WORD $0xfc676b07 // ldr d7, [x24, x7]
-	WORD $0xfc736b06 // ldr d6, [x24, x19]
-	WORD $0xfc776b04 // ldr d4, [x24, x23]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400026a // b.ge 0x2cb0 <k_gemm_outer+0x998>
-	WORD $0x1400005d // b 0x2ddc <k_gemm_outer+0xac4>
-	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
-	WORD $0xaa1803fa // mov x26, x24
-	WORD $0x8b04031d // add x29, x24, x4
-	WORD $0x0dd78340 // ld1 { v0.s }[0], [x26], x23
-	WORD $0xbd4003a1 // ldr s1, [x29]
-	WORD $0xbd400365 // ldr s5, [x27]
-	WORD $0x8b06031b // add x27, x24, x6
-	WORD $0x8b05031d // add x29, x24, x5
-	WORD $0xbd400363 // ldr s3, [x27]
-	WORD $0x8b07031b // add x27, x24, x7
-	WORD $0xbd4003a2 // ldr s2, [x29]
-	WORD $0x8b13031d // add x29, x24, x19
-	WORD $0xbd400367 // ldr s7, [x27]
-	WORD $0xbd400344 // ldr s4, [x26]
-	WORD $0xbd4003a6 // ldr s6, [x29]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400098b // b.lt 0x2ddc <k_gemm_outer+0xac4>
-	WORD $0x9b197e19 // mul x25, x16, x25
-	WORD $0xaa1603fa // mov x26, x22
+	WORD $0x8b1a09da // add x26, x14, x26, lsl #2
+	WORD $0x540008a1 // b.ne 0xd4c <k_gemm_outer+0xc20>
 	WORD $0xaa0203fb // mov x27, x2
-	WORD $0x8b1909f9 // add x25, x15, x25, lsl #2
-	WORD $0x1400001b // b 0x2d2c <k_gemm_outer+0xa14>
-	WORD $0x3dc00350 // ldr q16, [x26]
-	WORD $0x8b100b3d // add x29, x25, x16, lsl #2
-	WORD $0xbc404731 // ldr s17, [x25], #0x4
-	WORD $0xf100077b // subs x27, x27, #0x1
-	WORD $0x8b14035a // add x26, x26, x20
-	WORD $0x8b1503be // add x30, x29, x21
-	WORD $0xbd4003b2 // ldr s18, [x29]
-	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
-	WORD $0x8b1503dd // add x29, x30, x21
-	WORD $0xbd4003d3 // ldr s19, [x30]
-	WORD $0xbd4003b1 // ldr s17, [x29]
-	WORD $0x8b1503bd // add x29, x29, x21
-	WORD $0x4f921205 // fmla v5.4s, v16.4s, v18.s[0]
-	WORD $0xbd4003b2 // ldr s18, [x29]
-	WORD $0x8b1503bd // add x29, x29, x21
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0xbd4003b3 // ldr s19, [x29]
-	WORD $0x8b1503bd // add x29, x29, x21
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0xbd4003b1 // ldr s17, [x29]
-	WORD $0xbc756bb4 // ldr s20, [x29, x21]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x4f931207 // fmla v7.4s, v16.4s, v19.s[0]
-	WORD $0x4f911206 // fmla v6.4s, v16.4s, v17.s[0]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x540005a0 // b.eq 0x2ddc <k_gemm_outer+0xac4>
+	WORD $0xaa1303fd // mov x29, x19
+	WORD $0x8b100b5e // add x30, x26, x16, lsl #2
+	WORD $0x3dc00370 // ldr q16, [x27]
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0xbc404751 // ldr s17, [x26], #0x4
+	WORD $0x8b15037b // add x27, x27, x21
+	WORD $0x8b1603cd // add x13, x30, x22
+	WORD $0xbd4003d2 // ldr s18, [x30]
+	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xbd4001b2 // ldr s18, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0xbc7669b4 // ldr s20, [x13, x22]
+	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
+	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fffce1 // b.ne 0xc44 <k_gemm_outer+0xb18>
+	WORD $0x9b197ded // mul x13, x15, x25
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffca0 // b.eq 0x2cc4 <k_gemm_outer+0x9ac>
-	WORD $0xbd400350 // ldr s16, [x26]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffc6b // b.lt 0x2cc8 <k_gemm_outer+0x9b0>
-	WORD $0x9100135d // add x29, x26, #0x4
-	WORD $0x0d4093b0 // ld1 { v16.s }[1], [x29]
-	WORD $0x54fffc00 // b.eq 0x2cc8 <k_gemm_outer+0x9b0>
-	WORD $0x9100235d // add x29, x26, #0x8
-	WORD $0x4d4083b0 // ld1 { v16.s }[2], [x29]
-	WORD $0x17ffffdd // b 0x2cc8 <k_gemm_outer+0x9b0>
-	WORD $0x8b04031a // add x26, x24, x4
-	WORD $0xfc6e7b01 // ldr d1, [x24, x14, lsl #3]
-	WORD $0x8b0e0b1b // add x27, x24, x14, lsl #2
-	WORD $0x9100235a // add x26, x26, #0x8
-	WORD $0x8b06031d // add x29, x24, x6
-	WORD $0x4d408341 // ld1 { v1.s }[2], [x26]
-	WORD $0x8b05031a // add x26, x24, x5
-	WORD $0xfc4087a3 // ldr d3, [x29], #0x8
-	WORD $0xfc408765 // ldr d5, [x27], #0x8
-	WORD $0xfc408742 // ldr d2, [x26], #0x8
-	WORD $0x4d4083a3 // ld1 { v3.s }[2], [x29]
-	WORD $0x4d408365 // ld1 { v5.s }[2], [x27]
-	WORD $0x8b13031b // add x27, x24, x19
-	WORD $0x8b17031d // add x29, x24, x23
-	WORD $0x4d408342 // ld1 { v2.s }[2], [x26]
-	WORD $0x8b07031a // add x26, x24, x7
-	WORD $0x4e1c1fe1 // mov v1.s[3], wzr
-	WORD $0xfc408747 // ldr d7, [x26], #0x8
-	WORD $0x4e1c1fe3 // mov v3.s[3], wzr
-	WORD $0xfc408766 // ldr d6, [x27], #0x8
-	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
-	WORD $0xfc4087a4 // ldr d4, [x29], #0x8
-	WORD $0x4d408347 // ld1 { v7.s }[2], [x26]
-	WORD $0x4d408366 // ld1 { v6.s }[2], [x27]
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4e1c1fe2 // mov v2.s[3], wzr
-	WORD $0x4d4083a4 // ld1 { v4.s }[2], [x29]
-	WORD $0x4d408340 // ld1 { v0.s }[2], [x26]
-	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
-	WORD $0x4e1c1fe6 // mov v6.s[3], wzr
-	WORD $0x4e1c1fe4 // mov v4.s[3], wzr
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fff6ca // b.ge 0x2cb0 <k_gemm_outer+0x998>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54ffede0 // b.eq 0x2b9c <k_gemm_outer+0x884>
+	WORD $0x8b0d0a39 // add x25, x17, x13, lsl #2
+	WORD $0x54fff6a0 // b.eq 0xb8c <k_gemm_outer+0xa60>
+	WORD $0xb4000a14 // cbz x20, 0xdfc <k_gemm_outer+0xcd0>
+	WORD $0xbd400331 // ldr s17, [x25]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540001ad // b.le 0x2e1c <k_gemm_outer+0xb04>
+	WORD $0x54000b6d // b.le 0xe34 <k_gemm_outer+0xd08>
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x9100132d // add x13, x25, #0x4
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000281 // b.ne 0x2e40 <k_gemm_outer+0xb28>
-	WORD $0x8b170319 // add x25, x24, x23
-	WORD $0xfd000300 // str d0, [x24]
-	WORD $0xfc316b05 // str d5, [x24, x17]
-	WORD $0xfc2e7b01 // str d1, [x24, x14, lsl #3]
-	WORD $0xfc266b03 // str d3, [x24, x6]
-	WORD $0xfc256b02 // str d2, [x24, x5]
-	WORD $0xfc276b07 // str d7, [x24, x7]
-	WORD $0xfc336b06 // str d6, [x24, x19]
-	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff69 // b 0x2bbc <k_gemm_outer+0x8a4>
-	WORD $0xbd000300 // str s0, [x24]
-	WORD $0xbc2e7b05 // str s5, [x24, x14, lsl #2]
-	WORD $0xbc246b01 // str s1, [x24, x4]
-	WORD $0xbc266b03 // str s3, [x24, x6]
-	WORD $0xbc256b02 // str s2, [x24, x5]
-	WORD $0xbc276b07 // str s7, [x24, x7]
-	WORD $0xbc336b06 // str s6, [x24, x19]
-	WORD $0xbc376b04 // str s4, [x24, x23]
-	WORD $0x17ffff60 // b 0x2bbc <k_gemm_outer+0x8a4>
-	WORD $0x91002319 // add x25, x24, #0x8
-	WORD $0x8b0e0b1a // add x26, x24, x14, lsl #2
-	WORD $0xfd000300 // str d0, [x24]
-	WORD $0x4d008320 // st1 { v0.s }[2], [x25]
-	WORD $0x8b040319 // add x25, x24, x4
-	WORD $0x91002339 // add x25, x25, #0x8
-	WORD $0xfc008745 // str d5, [x26], #0x8
-	WORD $0x4d008345 // st1 { v5.s }[2], [x26]
-	WORD $0x4d008321 // st1 { v1.s }[2], [x25]
-	WORD $0x8b060319 // add x25, x24, x6
-	WORD $0x9100233a // add x26, x25, #0x8
-	WORD $0xfc2e7b01 // str d1, [x24, x14, lsl #3]
-	WORD $0x4d008343 // st1 { v3.s }[2], [x26]
-	WORD $0x8b05031a // add x26, x24, x5
-	WORD $0xfd000323 // str d3, [x25]
-	WORD $0x91002359 // add x25, x26, #0x8
-	WORD $0x4d008322 // st1 { v2.s }[2], [x25]
-	WORD $0x8b070319 // add x25, x24, x7
-	WORD $0xfd000342 // str d2, [x26]
-	WORD $0x9100233a // add x26, x25, #0x8
-	WORD $0x4d008347 // st1 { v7.s }[2], [x26]
-	WORD $0x8b13031a // add x26, x24, x19
+	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000ec1 // b.ne 0xeb8 <k_gemm_outer+0xd8c>
+	WORD $0x0e27d607 // fadd v7.2s, v16.2s, v7.2s
 	WORD $0xfd000327 // str d7, [x25]
-	WORD $0x91002359 // add x25, x26, #0x8
-	WORD $0x4d008326 // st1 { v6.s }[2], [x25]
-	WORD $0x8b170319 // add x25, x24, x23
-	WORD $0x91002338 // add x24, x25, #0x8
+	WORD $0xfc616b27 // ldr d7, [x25, x1]
+	WORD $0x0e26d4e6 // fadd v6.2s, v7.2s, v6.2s
+	WORD $0xfc216b26 // str d6, [x25, x1]
+	WORD $0xfc6f7b26 // ldr d6, [x25, x15, lsl #3]
+	WORD $0x0e25d4c5 // fadd v5.2s, v6.2s, v5.2s
+	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
+	WORD $0xfc656b25 // ldr d5, [x25, x5]
+	WORD $0x0e24d4a4 // fadd v4.2s, v5.2s, v4.2s
+	WORD $0xfc256b24 // str d4, [x25, x5]
+	WORD $0xfc646b24 // ldr d4, [x25, x4]
+	WORD $0x0e23d483 // fadd v3.2s, v4.2s, v3.2s
+	WORD $0xfc246b23 // str d3, [x25, x4]
+	WORD $0xfc676b23 // ldr d3, [x25, x7]
+	WORD $0x0e22d462 // fadd v2.2s, v3.2s, v2.2s
+	WORD $0xfc276b22 // str d2, [x25, x7]
+	WORD $0xfc666b22 // ldr d2, [x25, x6]
+	WORD $0x0e21d441 // fadd v1.2s, v2.2s, v1.2s
+	WORD $0xfc266b21 // str d1, [x25, x6]
+	WORD $0x8b170339 // add x25, x25, x23
+	WORD $0xfd400321 // ldr d1, [x25]
+	WORD $0x9100132d // add x13, x25, #0x4
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
+	WORD $0x14000092 // b 0xf90 <k_gemm_outer+0xe64>
+	WORD $0xaa1803fb // mov x27, x24
+	WORD $0xaa1303fd // mov x29, x19
+	WORD $0x1400001a // b 0xdbc <k_gemm_outer+0xc90>
+	WORD $0x8b100b4d // add x13, x26, x16, lsl #2
+	WORD $0xbc404751 // ldr s17, [x26], #0x4
+	WORD $0xf10007bd // subs x29, x29, #0x1
+	WORD $0x8b15037b // add x27, x27, x21
+	WORD $0x8b1601be // add x30, x13, x22
+	WORD $0xbd4001b2 // ldr s18, [x13]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x8b1603cd // add x13, x30, x22
+	WORD $0xbd4003d3 // ldr s19, [x30]
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xbd4001b2 // ldr s18, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4f911204 // fmla v4.4s, v16.4s, v17.s[0]
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0xbc7669b4 // ldr s20, [x13, x22]
+	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
+	WORD $0x4f931202 // fmla v2.4s, v16.4s, v19.s[0]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fff7a0 // b.eq 0xcac <k_gemm_outer+0xb80>
+	WORD $0xbc5fc370 // ldur s16, [x27, #-0x4]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54fffcab // b.lt 0xd58 <k_gemm_outer+0xc2c>
+	WORD $0x0d409370 // ld1 { v16.s }[1], [x27]
+	WORD $0x54fffc60 // b.eq 0xd58 <k_gemm_outer+0xc2c>
+	WORD $0x9100136d // add x13, x27, #0x4
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x17ffffe0 // b 0xd58 <k_gemm_outer+0xc2c>
+	WORD $0x3d800327 // str q7, [x25]
+	WORD $0x3ca16b26 // str q6, [x25, x1]
+	WORD $0x3ca36b25 // str q5, [x25, x3]
+	WORD $0x3ca56b24 // str q4, [x25, x5]
+	WORD $0x3caf7b23 // str q3, [x25, x15, lsl #4]
+	WORD $0x3ca76b22 // str q2, [x25, x7]
+	WORD $0x3ca66b21 // str q1, [x25, x6]
+	WORD $0x17ffff7d // b 0xbec <k_gemm_outer+0xac0>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x540004ad // b.le 0xe94 <k_gemm_outer+0xd68>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000c81 // b.ne 0xf98 <k_gemm_outer+0xe6c>
+	WORD $0x8b17033a // add x26, x25, x23
+	WORD $0xfd000327 // str d7, [x25]
+	WORD $0xfc216b26 // str d6, [x25, x1]
+	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
+	WORD $0xfc256b24 // str d4, [x25, x5]
+	WORD $0xfc246b23 // str d3, [x25, x4]
+	WORD $0xfc276b22 // str d2, [x25, x7]
+	WORD $0xfc266b21 // str d1, [x25, x6]
+	WORD $0xfd000340 // str d0, [x26]
+	WORD $0x17ffff70 // b 0xbf0 <k_gemm_outer+0xac4>
+	WORD $0x1e272a27 // fadd s7, s17, s7
+	WORD $0xbd000327 // str s7, [x25]
+	WORD $0xbc6f7b27 // ldr s7, [x25, x15, lsl #2]
+	WORD $0x1e2628e6 // fadd s6, s7, s6
+	WORD $0xbc2f7b26 // str s6, [x25, x15, lsl #2]
+	WORD $0xbc636b26 // ldr s6, [x25, x3]
+	WORD $0x1e2528c5 // fadd s5, s6, s5
+	WORD $0xbc236b25 // str s5, [x25, x3]
+	WORD $0xbc656b25 // ldr s5, [x25, x5]
+	WORD $0x1e2428a4 // fadd s4, s5, s4
+	WORD $0xbc256b24 // str s4, [x25, x5]
+	WORD $0xbc646b24 // ldr s4, [x25, x4]
+	WORD $0x1e232883 // fadd s3, s4, s3
+	WORD $0xbc246b23 // str s3, [x25, x4]
+	WORD $0xbc676b23 // ldr s3, [x25, x7]
+	WORD $0x1e222862 // fadd s2, s3, s2
+	WORD $0xbc276b22 // str s2, [x25, x7]
+	WORD $0xbc666b22 // ldr s2, [x25, x6]
+	WORD $0x1e212841 // fadd s1, s2, s1
+	WORD $0xbc266b21 // str s1, [x25, x6]
+	WORD $0x8b170339 // add x25, x25, x23
+	WORD $0xbd400321 // ldr s1, [x25]
+	WORD $0x1e202820 // fadd s0, s1, s0
+	WORD $0x14000040 // b 0xf90 <k_gemm_outer+0xe64>
+	WORD $0xbd000327 // str s7, [x25]
+	WORD $0xbc2f7b26 // str s6, [x25, x15, lsl #2]
+	WORD $0xbc236b25 // str s5, [x25, x3]
+	WORD $0xbc256b24 // str s4, [x25, x5]
+	WORD $0xbc246b23 // str s3, [x25, x4]
+	WORD $0xbc276b22 // str s2, [x25, x7]
+	WORD $0xbc266b21 // str s1, [x25, x6]
+	WORD $0xbc376b20 // str s0, [x25, x23]
+	WORD $0x17ffff4f // b 0xbf0 <k_gemm_outer+0xac4>
+	WORD $0x9100232d // add x13, x25, #0x8
+	WORD $0x8b0f0b3a // add x26, x25, x15, lsl #2
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
+	WORD $0x9100234d // add x13, x26, #0x8
+	WORD $0xfd000327 // str d7, [x25]
+	WORD $0xfd400347 // ldr d7, [x26]
+	WORD $0x4d4081a7 // ld1 { v7.s }[2], [x13]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x4d0081a6 // st1 { v6.s }[2], [x13]
+	WORD $0x8b03032d // add x13, x25, x3
 	WORD $0xfd000346 // str d6, [x26]
-	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
-	WORD $0xfd000324 // str d4, [x25]
-	WORD $0x17ffff41 // b 0x2bbc <k_gemm_outer+0x8a4>
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0x8b05033a // add x26, x25, x5
+	WORD $0xfc6f7b26 // ldr d6, [x25, x15, lsl #3]
+	WORD $0x4d4081a6 // ld1 { v6.s }[2], [x13]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
+	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
+	WORD $0x9100234d // add x13, x26, #0x8
+	WORD $0xfd400345 // ldr d5, [x26]
+	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0x8b04032d // add x13, x25, x4
+	WORD $0xfd000344 // str d4, [x26]
+	WORD $0x910021ba // add x26, x13, #0x8
+	WORD $0xfd4001a4 // ldr d4, [x13]
+	WORD $0x4d408344 // ld1 { v4.s }[2], [x26]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x4d008343 // st1 { v3.s }[2], [x26]
+	WORD $0x8b07033a // add x26, x25, x7
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0x9100234d // add x13, x26, #0x8
+	WORD $0xfd400343 // ldr d3, [x26]
+	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0x8b06032d // add x13, x25, x6
+	WORD $0x8b170339 // add x25, x25, x23
+	WORD $0xfd000342 // str d2, [x26]
+	WORD $0x910021ba // add x26, x13, #0x8
+	WORD $0xfd4001a2 // ldr d2, [x13]
+	WORD $0x4d408342 // ld1 { v2.s }[2], [x26]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4d008341 // st1 { v1.s }[2], [x26]
+	WORD $0xfd0001a1 // str d1, [x13]
+	WORD $0x9100232d // add x13, x25, #0x8
+	WORD $0xfd400321 // ldr d1, [x25]
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
+	WORD $0xfc004321 // stur d1, [x25, #0x4]
+	WORD $0xbd000320 // str s0, [x25]
+	WORD $0x17ffff17 // b 0xbf0 <k_gemm_outer+0xac4>
+	WORD $0x9100232d // add x13, x25, #0x8
+	WORD $0x8b0f0b3a // add x26, x25, x15, lsl #2
+	WORD $0xfd000327 // str d7, [x25]
+	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
+	WORD $0x8b03032d // add x13, x25, x3
+	WORD $0x8b06033b // add x27, x25, x6
+	WORD $0x910021ad // add x13, x13, #0x8
+	WORD $0xfc008746 // str d6, [x26], #0x8
+	WORD $0x4d008346 // st1 { v6.s }[2], [x26]
+	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
+	WORD $0x8b05032d // add x13, x25, x5
+	WORD $0x910021ba // add x26, x13, #0x8
+	WORD $0xfc2f7b25 // str d5, [x25, x15, lsl #3]
+	WORD $0x4d008344 // st1 { v4.s }[2], [x26]
+	WORD $0x8b04033a // add x26, x25, x4
+	WORD $0xfd0001a4 // str d4, [x13]
+	WORD $0x9100234d // add x13, x26, #0x8
+	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
+	WORD $0x8b07032d // add x13, x25, x7
+	WORD $0xfd000343 // str d3, [x26]
+	WORD $0x910021ba // add x26, x13, #0x8
+	WORD $0x4d008342 // st1 { v2.s }[2], [x26]
+	WORD $0x8b17033a // add x26, x25, x23
+	WORD $0xfd0001a2 // str d2, [x13]
+	WORD $0x9100236d // add x13, x27, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100234d // add x13, x26, #0x8
+	WORD $0xfd000361 // str d1, [x27]
+	WORD $0x4d0081a0 // st1 { v0.s }[2], [x13]
+	WORD $0xfd000340 // str d0, [x26]
+	WORD $0x17fffef8 // b 0xbf0 <k_gemm_outer+0xac4>
+	WORD $0xa942140e // ldp x14, x5, [x0, #0x20]
 	WORD $0xd37ef58f // lsl x15, x12, #2
-	WORD $0xa942100e // ldp x14, x4, [x0, #0x20]
-	WORD $0xa9414407 // ldp x7, x17, [x0, #0x10]
+	WORD $0xf94007f9 // ldr x25, [sp, #0x8]
+	WORD $0xf9400007 // ldr x7, [x0]
+	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0x910011f0 // add x16, x15, #0x4
-	WORD $0xa9403c06 // ldp x6, x15, [x0]
+	WORD $0xa940840f // ldp x15, x1, [x0, #0x8]
+	WORD $0x9b0e7d86 // mul x6, x12, x14
+	WORD $0xa9440c02 // ldp x2, x3, [x0, #0x40]
+	WORD $0xd37df1c4 // lsl x4, x14, #3
+	WORD $0xd37ef4a5 // lsl x5, x5, #2
+	WORD $0x8b1900e7 // add x7, x7, x25
 	WORD $0x9b103dd0 // madd x16, x14, x16, x15
-	WORD $0xa9440402 // ldp x2, x1, [x0, #0x40]
-	WORD $0xd37df1c3 // lsl x3, x14, #3
-	WORD $0xd37ef484 // lsl x4, x4, #2
-	WORD $0xd37ef625 // lsl x5, x17, #2
-	WORD $0x8b0d00c6 // add x6, x6, x13
-	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x14000007 // b 0x2f08 <k_gemm_outer+0xbf0>
-	WORD $0x3d800260 // str q0, [x19]
-	WORD $0x3ca56a61 // str q1, [x19, x5]
+	WORD $0x8b190021 // add x1, x1, x25
+	WORD $0x91002033 // add x19, x1, #0x8
+	WORD $0x8b0609e6 // add x6, x15, x6, lsl #2
+	WORD $0x1400000e // b 0x108c <k_gemm_outer+0xf60>
+	WORD $0xb4000983 // cbz x3, 0x1188 <k_gemm_outer+0x105c>
+	WORD $0x3dc00282 // ldr q2, [x20]
+	WORD $0xd37ef62d // lsl x13, x17, #2
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x3d800281 // str q1, [x20]
+	WORD $0x3ced6a81 // ldr q1, [x20, x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x3cad6a80 // str q0, [x20, x13]
 	WORD $0x91000995 // add x21, x12, #0x2
-	WORD $0x8b030210 // add x16, x16, x3
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0x8b0400c6 // add x6, x6, x4
 	WORD $0xeb0a02bf // cmp x21, x10
-	WORD $0x54ffd6ac // b.gt 0x29d8 <k_gemm_outer+0x6c0>
-	WORD $0xaa0c03f4 // mov x20, x12
-	WORD $0x9b0c7e2c // mul x12, x17, x12
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x54ffc8ec // b.gt 0x9a4 <k_gemm_outer+0x878>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x8b0c08d3 // add x19, x6, x12, lsl #2
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100045f // cmp x2, #0x1
+	WORD $0xaa0c03f4 // mov x20, x12
 	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xb4000281 // cbz x1, 0x2f70 <k_gemm_outer+0xc58>
+	WORD $0x540001cb // b.lt 0x10d8 <k_gemm_outer+0xfac>
 	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x540000c1 // b.ne 0x2f40 <k_gemm_outer+0xc28>
-	WORD $0x3dc00260 // ldr q0, [x19]
-	WORD $0x3ce56a61 // ldr q1, [x19, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400020a // b.ge 0x2f78 <k_gemm_outer+0xc60>
-	WORD $0x14000030 // b 0x2ffc <k_gemm_outer+0xce4>
+	WORD $0x54000441 // b.ne 0x1130 <k_gemm_outer+0x1004>
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa0103f6 // mov x22, x1
+	WORD $0x3dc002c2 // ldr q2, [x22]
+	WORD $0xbc7578c3 // ldr s3, [x6, x21, lsl #2]
+	WORD $0x8b0502d6 // add x22, x22, x5
+	WORD $0xbc757a04 // ldr s4, [x16, x21, lsl #2]
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0xeb15005f // cmp x2, x21
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54ffff01 // b.ne 0x10b4 <k_gemm_outer+0xf88>
+	WORD $0x9b147e2d // mul x13, x17, x20
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x8b0d08f4 // add x20, x7, x13, lsl #2
+	WORD $0x54fffba0 // b.eq 0x1058 <k_gemm_outer+0xf2c>
+	WORD $0xb4000563 // cbz x3, 0x1194 <k_gemm_outer+0x1068>
+	WORD $0xbd400283 // ldr s3, [x20]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400010d // b.le 0x2f64 <k_gemm_outer+0xc4c>
-	WORD $0xfd400260 // ldr d0, [x19]
+	WORD $0x540005cd // b.le 0x11ac <k_gemm_outer+0x1080>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9100128d // add x13, x20, #0x4
 	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000461 // b.ne 0x2fdc <k_gemm_outer+0xcc4>
-	WORD $0xfc656a61 // ldr d1, [x19, x5]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540000ea // b.ge 0x2f78 <k_gemm_outer+0xc60>
-	WORD $0x14000027 // b 0x2ffc <k_gemm_outer+0xce4>
-	WORD $0xaa1303f5 // mov x21, x19
-	WORD $0x0dc582a0 // ld1 { v0.s }[0], [x21], x5
+	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
+	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
+	WORD $0x54000621 // b.ne 0x11d0 <k_gemm_outer+0x10a4>
+	WORD $0x0e21d441 // fadd v1.2s, v2.2s, v1.2s
+	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
+	WORD $0x910012ad // add x13, x21, #0x4
+	WORD $0xfd000281 // str d1, [x20]
+	WORD $0xfd4002a1 // ldr d1, [x21]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
+	WORD $0x14000035 // b 0x1200 <k_gemm_outer+0x10d4>
+	WORD $0x9b147dcd // mul x13, x14, x20
+	WORD $0xaa1303f6 // mov x22, x19
+	WORD $0xaa0203f7 // mov x23, x2
+	WORD $0xaa1003f8 // mov x24, x16
+	WORD $0x8b0d09f5 // add x21, x15, x13, lsl #2
+	WORD $0x14000008 // b 0x1164 <k_gemm_outer+0x1038>
+	WORD $0xbc4046a3 // ldr s3, [x21], #0x4
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0xbc404704 // ldr s4, [x24], #0x4
+	WORD $0x8b0502d6 // add x22, x22, x5
+	WORD $0x4f831041 // fmla v1.4s, v2.4s, v3.s[0]
+	WORD $0x4f841040 // fmla v0.4s, v2.4s, v4.s[0]
+	WORD $0x54fffbc0 // b.eq 0x10d8 <k_gemm_outer+0xfac>
+	WORD $0xbc5f82c2 // ldur s2, [x22, #-0x8]
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54fffeeb // b.lt 0x1148 <k_gemm_outer+0x101c>
+	WORD $0xd10012cd // sub x13, x22, #0x4
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
+	WORD $0x54fffe60 // b.eq 0x1148 <k_gemm_outer+0x101c>
+	WORD $0x4d4082c2 // ld1 { v2.s }[2], [x22]
+	WORD $0x17fffff1 // b 0x1148 <k_gemm_outer+0x101c>
+	WORD $0xd37ef62d // lsl x13, x17, #2
+	WORD $0x3d800281 // str q1, [x20]
+	WORD $0x17ffffb9 // b 0x1074 <k_gemm_outer+0xf48>
+	WORD $0xf100057f // cmp x11, #0x1
+	WORD $0x5400016d // b.le 0x11c4 <k_gemm_outer+0x1098>
+	WORD $0xf100097f // cmp x11, #0x2
+	WORD $0x54000341 // b.ne 0x1208 <k_gemm_outer+0x10dc>
+	WORD $0xfd000281 // str d1, [x20]
+	WORD $0x1400001e // b 0x1220 <k_gemm_outer+0x10f4>
+	WORD $0x1e212861 // fadd s1, s3, s1
+	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
+	WORD $0xbd000281 // str s1, [x20]
 	WORD $0xbd4002a1 // ldr s1, [x21]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400044b // b.lt 0x2ffc <k_gemm_outer+0xce4>
-	WORD $0x9b147dd4 // mul x20, x14, x20
-	WORD $0xaa0703f5 // mov x21, x7
-	WORD $0xaa0203f6 // mov x22, x2
-	WORD $0xaa1003f7 // mov x23, x16
-	WORD $0x8b1409f4 // add x20, x15, x20, lsl #2
-	WORD $0x14000009 // b 0x2fb0 <k_gemm_outer+0xc98>
-	WORD $0x3dc002a2 // ldr q2, [x21]
-	WORD $0xbc404683 // ldr s3, [x20], #0x4
-	WORD $0xf10006d6 // subs x22, x22, #0x1
-	WORD $0xbc4046e4 // ldr s4, [x23], #0x4
-	WORD $0x8b0402b5 // add x21, x21, x4
-	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
-	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
-	WORD $0x54000280 // b.eq 0x2ffc <k_gemm_outer+0xce4>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fffee0 // b.eq 0x2f90 <k_gemm_outer+0xc78>
-	WORD $0xbd4002a2 // ldr s2, [x21]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54fffeab // b.lt 0x2f94 <k_gemm_outer+0xc7c>
-	WORD $0x910012b8 // add x24, x21, #0x4
-	WORD $0x0d409302 // ld1 { v2.s }[1], [x24]
-	WORD $0x54fffe40 // b.eq 0x2f94 <k_gemm_outer+0xc7c>
-	WORD $0x910022b8 // add x24, x21, #0x8
-	WORD $0x4d408302 // ld1 { v2.s }[2], [x24]
-	WORD $0x17ffffef // b 0x2f94 <k_gemm_outer+0xc7c>
-	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
-	WORD $0xfc4086a1 // ldr d1, [x21], #0x8
-	WORD $0x4d4082a1 // ld1 { v1.s }[2], [x21]
-	WORD $0x91002275 // add x21, x19, #0x8
-	WORD $0x4d4082a0 // ld1 { v0.s }[2], [x21]
-	WORD $0x4e1c1fe1 // mov v1.s[3], wzr
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54fffc0a // b.ge 0x2f78 <k_gemm_outer+0xc60>
-	WORD $0xeb09011f // cmp x8, x9
-	WORD $0x54fff780 // b.eq 0x2ef0 <k_gemm_outer+0xbd8>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540000cd // b.le 0x3020 <k_gemm_outer+0xd08>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000e1 // b.ne 0x302c <k_gemm_outer+0xd14>
-	WORD $0xfd000260 // str d0, [x19]
-	WORD $0xfc256a61 // str d1, [x19, x5]
-	WORD $0x17ffffb7 // b 0x2ef8 <k_gemm_outer+0xbe0>
-	WORD $0xbd000260 // str s0, [x19]
-	WORD $0xbc317a61 // str s1, [x19, x17, lsl #2]
-	WORD $0x17ffffb4 // b 0x2ef8 <k_gemm_outer+0xbe0>
-	WORD $0x8b110a75 // add x21, x19, x17, lsl #2
-	WORD $0x91002274 // add x20, x19, #0x8
-	WORD $0xfd000260 // str d0, [x19]
-	WORD $0x4d008280 // st1 { v0.s }[2], [x20]
-	WORD $0x910022b4 // add x20, x21, #0x8
-	WORD $0xfc256a61 // str d1, [x19, x5]
-	WORD $0x4d008281 // st1 { v1.s }[2], [x20]
-	WORD $0x17ffffac // b 0x2ef8 <k_gemm_outer+0xbe0>
+	WORD $0x1e202820 // fadd s0, s1, s0
+	WORD $0x14000010 // b 0x1200 <k_gemm_outer+0x10d4>
+	WORD $0xbd000281 // str s1, [x20]
+	WORD $0xbc317a80 // str s0, [x20, x17, lsl #2]
+	WORD $0x17ffffab // b 0x1078 <k_gemm_outer+0xf4c>
+	WORD $0x9100228d // add x13, x20, #0x8
+	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
+	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x910022ad // add x13, x21, #0x8
+	WORD $0xfd000281 // str d1, [x20]
+	WORD $0xfd4002a1 // ldr d1, [x21]
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
+	WORD $0xfc0042a1 // stur d1, [x21, #0x4]
+	WORD $0xbd0002a0 // str s0, [x21]
+	WORD $0x17ffff9d // b 0x1078 <k_gemm_outer+0xf4c>
+	WORD $0x8b110a95 // add x21, x20, x17, lsl #2
+	WORD $0x9100228d // add x13, x20, #0x8
+	WORD $0xfd000281 // str d1, [x20]
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x910022ad // add x13, x21, #0x8
+	WORD $0x4d0081a0 // st1 { v0.s }[2], [x13]
+	WORD $0xd37ef62d // lsl x13, x17, #2
+	WORD $0xfc2d6a80 // str d0, [x20, x13]
+	WORD $0x17ffff94 // b 0x1078 <k_gemm_outer+0xf4c>
 
 	// gemm_outer_64
 	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002c2b // b.lt 0x35d8 <k_gemm_outer_64+0x58c>
-	WORD $0xa9bc67fa // stp x26, x25, [sp, #-0x40]!
+	WORD $0x540036cb // b.lt 0x190c <k_gemm_outer_64+0x6e0>
+	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
 	WORD $0xaa1f03e9 // mov x9, xzr
 	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
 	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
 	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x14000005 // b 0x3080 <k_gemm_outer_64+0x34>
+	WORD $0x14000005 // b 0x1260 <k_gemm_outer_64+0x34>
 	WORD $0x5280008a // mov w10, #0x4 // =4
 	WORD $0x8b0a0129 // add x9, x9, x10
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54002a6a // b.ge 0x35c8 <k_gemm_outer_64+0x57c>
+	WORD $0x5400350a // b.ge 0x18fc <k_gemm_outer_64+0x6d0>
 	WORD $0xcb09010b // sub x11, x8, x9
 	WORD $0xf100117f // cmp x11, #0x4
-	WORD $0x540005ab // b.lt 0x313c <k_gemm_outer_64+0xf0>
+	WORD $0x540000cb // b.lt 0x1280 <k_gemm_outer_64+0x54>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x54000aaa // b.ge 0x31e8 <k_gemm_outer_64+0x19c>
+	WORD $0x5400014a // b.ge 0x129c <k_gemm_outer_64+0x70>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54fffe8a // b.ge 0x3070 <k_gemm_outer_64+0x24>
-	WORD $0xa941300f // ldp x15, x12, [x0, #0x10]
-	WORD $0xd37df131 // lsl x17, x9, #3
-	WORD $0xa9403401 // ldp x1, x13, [x0]
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0x8b1101e2 // add x2, x15, x17
-	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
-	WORD $0x8b110031 // add x17, x1, x17
-	WORD $0x91004041 // add x1, x2, #0x10
-	WORD $0x14000005 // b 0x30d8 <k_gemm_outer_64+0x8c>
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0xad000041 // stp q1, q0, [x2]
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54fffce0 // b.eq 0x3070 <k_gemm_outer_64+0x24>
-	WORD $0x9b0b7d82 // mul x2, x12, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb40000af // cbz x15, 0x30f4 <k_gemm_outer_64+0xa8>
-	WORD $0xad400041 // ldp q1, q0, [x2]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000ca // b.ge 0x3104 <k_gemm_outer_64+0xb8>
-	WORD $0x17fffff6 // b 0x30c8 <k_gemm_outer_64+0x7c>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffe4b // b.lt 0x30c8 <k_gemm_outer_64+0x7c>
-	WORD $0x9b0b7dc3 // mul x3, x14, x11
-	WORD $0xf9401404 // ldr x4, [x0, #0x28]
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0xd37df084 // lsl x4, x4, #3
-	WORD $0x8b030da3 // add x3, x13, x3, lsl #3
-	WORD $0xad7f8ca2 // ldp q2, q3, [x5, #-0x10]
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x4ddfcc64 // ld1r { v4.2d }, [x3], #8
-	WORD $0x8b0400a5 // add x5, x5, x4
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff41 // b.ne 0x311c <k_gemm_outer_64+0xd0>
-	WORD $0x17ffffe4 // b 0x30c8 <k_gemm_outer_64+0x7c>
+	WORD $0x140000ab // b 0x1528 <k_gemm_outer_64+0x2fc>
 	WORD $0xf940180a // ldr x10, [x0, #0x30]
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540013cd // b.le 0x33bc <k_gemm_outer_64+0x370>
+	WORD $0x54001a8d // b.le 0x15d8 <k_gemm_outer_64+0x3ac>
 	WORD $0xf100215f // cmp x10, #0x8
-	WORD $0x540018aa // b.ge 0x3460 <k_gemm_outer_64+0x414>
+	WORD $0x54001f4a // b.ge 0x1678 <k_gemm_outer_64+0x44c>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x5400180a // b.ge 0x3458 <k_gemm_outer_64+0x40c>
-	WORD $0xa9403011 // ldp x17, x12, [x0]
-	WORD $0xd37df121 // lsl x1, x9, #3
-	WORD $0xa9413402 // ldp x2, x13, [x0, #0x10]
-	WORD $0xf940100e // ldr x14, [x0, #0x20]
-	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
-	WORD $0x8b010231 // add x17, x17, x1
-	WORD $0x8b010041 // add x1, x2, x1
-	WORD $0x14000005 // b 0x318c <k_gemm_outer_64+0x140>
-	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0x3d800040 // str q0, [x2]
-	WORD $0xeb0a017f // cmp x11, x10
-	WORD $0x54001680 // b.eq 0x3458 <k_gemm_outer_64+0x40c>
-	WORD $0x9b0b7da2 // mul x2, x13, x11
-	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
-	WORD $0xb40000af // cbz x15, 0x31a8 <k_gemm_outer_64+0x15c>
-	WORD $0x3dc00040 // ldr q0, [x2]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540000aa // b.ge 0x31b4 <k_gemm_outer_64+0x168>
-	WORD $0x17fffff6 // b 0x317c <k_gemm_outer_64+0x130>
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffe6b // b.lt 0x317c <k_gemm_outer_64+0x130>
-	WORD $0x9b0b7dc3 // mul x3, x14, x11
-	WORD $0xf9401404 // ldr x4, [x0, #0x28]
-	WORD $0xaa0103e5 // mov x5, x1
-	WORD $0xaa1003e6 // mov x6, x16
-	WORD $0xd37df084 // lsl x4, x4, #3
-	WORD $0x8b030d83 // add x3, x12, x3, lsl #3
-	WORD $0x3dc000a1 // ldr q1, [x5]
-	WORD $0xfc408462 // ldr d2, [x3], #0x8
-	WORD $0xf10004c6 // subs x6, x6, #0x1
-	WORD $0x8b0400a5 // add x5, x5, x4
-	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff61 // b.ne 0x31cc <k_gemm_outer_64+0x180>
-	WORD $0x17ffffe6 // b 0x317c <k_gemm_outer_64+0x130>
+	WORD $0x14000170 // b 0x1858 <k_gemm_outer_64+0x62c>
 	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
 	WORD $0xd37df12b // lsl x11, x9, #3
 	WORD $0xa9403407 // ldp x7, x13, [x0]
-	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xf9400806 // ldr x6, [x0, #0x10]
-	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
 	WORD $0x8b0c0584 // add x4, x12, x12, lsl #1
 	WORD $0x8b0c0983 // add x3, x12, x12, lsl #2
 	WORD $0xd37ae585 // lsl x5, x12, #6
@@ -3233,151 +1228,240 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1c6 // lsl x6, x14, #3
 	WORD $0x8b0b00e7 // add x7, x7, x11
 	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x52800117 // mov w23, #0x8 // =8
-	WORD $0x14000014 // b 0x3288 <k_gemm_outer_64+0x23c>
-	WORD $0xad000282 // stp q2, q0, [x20]
-	WORD $0x91002177 // add x23, x11, #0x8
-	WORD $0xaa0b03f6 // mov x22, x11
-	WORD $0xad000ea1 // stp q1, q3, [x21]
+	WORD $0x52800115 // mov w21, #0x8 // =8
+	WORD $0x14000014 // b 0x133c <k_gemm_outer_64+0x110>
+	WORD $0xad005297 // stp q23, q20, [x20]
+	WORD $0xad005ab5 // stp q21, q22, [x21]
 	WORD $0x8b110295 // add x21, x20, x17
-	WORD $0xeb0a02ff // cmp x23, x10
-	WORD $0x3d8006a4 // str q4, [x21, #0x10]
+	WORD $0x3d8006b3 // str q19, [x21, #0x10]
 	WORD $0x8b020295 // add x21, x20, x2
-	WORD $0x3cac7a97 // str q23, [x20, x12, lsl #4]
-	WORD $0xad001aa5 // stp q5, q6, [x21]
+	WORD $0x3cac7a92 // str q18, [x20, x12, lsl #4]
+	WORD $0xad0046b0 // stp q16, q17, [x21]
 	WORD $0x8b010295 // add x21, x20, x1
-	WORD $0xad0042a7 // stp q7, q16, [x21]
+	WORD $0xad001ea6 // stp q6, q7, [x21]
 	WORD $0x8b030295 // add x21, x20, x3
-	WORD $0xad004eb1 // stp q17, q19, [x21]
+	WORD $0xad0016a4 // stp q4, q5, [x21]
 	WORD $0x8b040295 // add x21, x20, x4
 	WORD $0x8b050294 // add x20, x20, x5
-	WORD $0xad005ab5 // stp q21, q22, [x21]
-	WORD $0xad005292 // stp q18, q20, [x20]
-	WORD $0x54fff0cc // b.gt 0x309c <k_gemm_outer_64+0x50>
-	WORD $0x9b167d8b // mul x11, x12, x22
-	WORD $0x8b0b0cf4 // add x20, x7, x11, lsl #3
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
-	WORD $0xb400026f // cbz x15, 0x32e4 <k_gemm_outer_64+0x298>
-	WORD $0x8b110297 // add x23, x20, x17
-	WORD $0xad400282 // ldp q2, q0, [x20]
-	WORD $0x3dc006e4 // ldr q4, [x23, #0x10]
-	WORD $0x8b020297 // add x23, x20, x2
-	WORD $0x3cec7a97 // ldr q23, [x20, x12, lsl #4]
-	WORD $0xad401ae5 // ldp q5, q6, [x23]
-	WORD $0x8b010297 // add x23, x20, x1
-	WORD $0xad4042e7 // ldp q7, q16, [x23]
-	WORD $0x8b030297 // add x23, x20, x3
-	WORD $0xad404ef1 // ldp q17, q19, [x23]
-	WORD $0x8b040297 // add x23, x20, x4
-	WORD $0xad405af5 // ldp q21, q22, [x23]
-	WORD $0x8b050297 // add x23, x20, x5
-	WORD $0xad400ea1 // ldp q1, q3, [x21]
-	WORD $0xad4052f2 // ldp q18, q20, [x23]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400028a // b.ge 0x332c <k_gemm_outer_64+0x2e0>
-	WORD $0x17ffffd7 // b 0x323c <k_gemm_outer_64+0x1f0>
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xad000ea2 // stp q2, q3, [x21]
+	WORD $0x91002175 // add x21, x11, #0x8
+	WORD $0xad000680 // stp q0, q1, [x20]
+	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x54000f8c // b.gt 0x1528 <k_gemm_outer_64+0x2fc>
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0xaa1503eb // mov x11, x21
+	WORD $0x5400072b // b.lt 0x1428 <k_gemm_outer_64+0x1fc>
+	WORD $0x9b147dd5 // mul x21, x14, x20
+	WORD $0xf9401416 // ldr x22, [x0, #0x28]
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fff8ab // b.lt 0x323c <k_gemm_outer_64+0x1f0>
-	WORD $0x9b167dd6 // mul x22, x14, x22
-	WORD $0xf9401417 // ldr x23, [x0, #0x28]
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0xd37df2d6 // lsl x22, x22, #3
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xaa0f03f7 // mov x23, x15
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0xaa1003f9 // mov x25, x16
-	WORD $0xd37df2f7 // lsl x23, x23, #3
-	WORD $0x8b160db6 // add x22, x13, x22, lsl #3
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x8b150db5 // add x21, x13, x21, lsl #3
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xad7fe718 // ldp q24, q25, [x24, #-0x10]
-	WORD $0x8b0e0eda // add x26, x22, x14, lsl #3
-	WORD $0x4ddfceda // ld1r { v26.2d }, [x22], #8
-	WORD $0xf1000739 // subs x25, x25, #0x1
-	WORD $0x4dc6cf5b // ld1r { v27.2d }, [x26], x6
-	WORD $0x8b170318 // add x24, x24, x23
-	WORD $0x4e7acf02 // fmla v2.2d, v24.2d, v26.2d
-	WORD $0x4e7acf20 // fmla v0.2d, v25.2d, v26.2d
-	WORD $0x4dc6cf5a // ld1r { v26.2d }, [x26], x6
-	WORD $0x4e7bcf01 // fmla v1.2d, v24.2d, v27.2d
-	WORD $0x4dc6cf5c // ld1r { v28.2d }, [x26], x6
-	WORD $0x4e7bcf23 // fmla v3.2d, v25.2d, v27.2d
-	WORD $0x4dc6cf5b // ld1r { v27.2d }, [x26], x6
+	WORD $0x8b0e0eb9 // add x25, x21, x14, lsl #3
+	WORD $0x4ddfceba // ld1r { v26.2d }, [x21], #8
+	WORD $0xf10006f7 // subs x23, x23, #0x1
+	WORD $0x4dc6cf3b // ld1r { v27.2d }, [x25], x6
+	WORD $0x8b160318 // add x24, x24, x22
 	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
-	WORD $0x4e7acf24 // fmla v4.2d, v25.2d, v26.2d
-	WORD $0x4dc6cf5a // ld1r { v26.2d }, [x26], x6
-	WORD $0x4e7ccf05 // fmla v5.2d, v24.2d, v28.2d
-	WORD $0x4e7ccf26 // fmla v6.2d, v25.2d, v28.2d
-	WORD $0x4dc6cf5c // ld1r { v28.2d }, [x26], x6
-	WORD $0x4e7bcf07 // fmla v7.2d, v24.2d, v27.2d
-	WORD $0x4e7bcf30 // fmla v16.2d, v25.2d, v27.2d
-	WORD $0x4e7acf11 // fmla v17.2d, v24.2d, v26.2d
+	WORD $0x4e7acf34 // fmla v20.2d, v25.2d, v26.2d
+	WORD $0x4dc6cf3a // ld1r { v26.2d }, [x25], x6
+	WORD $0x4e7bcf15 // fmla v21.2d, v24.2d, v27.2d
+	WORD $0x4dc6cf3c // ld1r { v28.2d }, [x25], x6
+	WORD $0x4e7bcf36 // fmla v22.2d, v25.2d, v27.2d
+	WORD $0x4dc6cf3b // ld1r { v27.2d }, [x25], x6
+	WORD $0x4e7acf12 // fmla v18.2d, v24.2d, v26.2d
 	WORD $0x4e7acf33 // fmla v19.2d, v25.2d, v26.2d
-	WORD $0xfd40035a // ldr d26, [x26]
-	WORD $0x4e7ccf15 // fmla v21.2d, v24.2d, v28.2d
-	WORD $0x4e7ccf36 // fmla v22.2d, v25.2d, v28.2d
-	WORD $0x4fda1312 // fmla v18.2d, v24.2d, v26.d[0]
-	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
-	WORD $0x54fffc81 // b.ne 0x3344 <k_gemm_outer_64+0x2f8>
-	WORD $0x17ffffa1 // b 0x323c <k_gemm_outer_64+0x1f0>
+	WORD $0x4dc6cf3a // ld1r { v26.2d }, [x25], x6
+	WORD $0x4e7ccf10 // fmla v16.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf31 // fmla v17.2d, v25.2d, v28.2d
+	WORD $0x4dc6cf3c // ld1r { v28.2d }, [x25], x6
+	WORD $0x4e7bcf06 // fmla v6.2d, v24.2d, v27.2d
+	WORD $0x4e7bcf27 // fmla v7.2d, v25.2d, v27.2d
+	WORD $0x4e7acf04 // fmla v4.2d, v24.2d, v26.2d
+	WORD $0x4e7acf25 // fmla v5.2d, v25.2d, v26.2d
+	WORD $0xfd40033a // ldr d26, [x25]
+	WORD $0x4e7ccf02 // fmla v2.2d, v24.2d, v28.2d
+	WORD $0x4e7ccf23 // fmla v3.2d, v25.2d, v28.2d
+	WORD $0x4fda1300 // fmla v0.2d, v24.2d, v26.d[0]
+	WORD $0x4fda1321 // fmla v1.2d, v25.2d, v26.d[0]
+	WORD $0x54fffc81 // b.ne 0x13a0 <k_gemm_outer_64+0x174>
+	WORD $0x9b147d94 // mul x20, x12, x20
+	WORD $0x8b140cf4 // add x20, x7, x20, lsl #3
+	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
+	WORD $0xb50002d0 // cbnz x16, 0x1478 <k_gemm_outer_64+0x24c>
+	WORD $0x17ffffb3 // b 0x12f0 <k_gemm_outer_64+0xc4>
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b147d94 // mul x20, x12, x20
+	WORD $0x8b140cf4 // add x20, x7, x20, lsl #3
+	WORD $0x8b0c0e95 // add x21, x20, x12, lsl #3
+	WORD $0xb4fff3f0 // cbz x16, 0x12f0 <k_gemm_outer_64+0xc4>
+	WORD $0xad406698 // ldp q24, q25, [x20]
+	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
+	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
+	WORD $0xad005297 // stp q23, q20, [x20]
+	WORD $0xad405eb4 // ldp q20, q23, [x21]
+	WORD $0x4e75d694 // fadd v20.2d, v20.2d, v21.2d
+	WORD $0x4e76d6f5 // fadd v21.2d, v23.2d, v22.2d
+	WORD $0xad0056b4 // stp q20, q21, [x21]
+	WORD $0x8b110295 // add x21, x20, x17
+	WORD $0x3dc006b4 // ldr q20, [x21, #0x10]
+	WORD $0x3cf16a95 // ldr q21, [x20, x17]
+	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
+	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
+	WORD $0x3cb16a92 // str q18, [x20, x17]
+	WORD $0x3d8006b3 // str q19, [x21, #0x10]
+	WORD $0x8b020295 // add x21, x20, x2
+	WORD $0xad404eb2 // ldp q18, q19, [x21]
+	WORD $0x4e70d650 // fadd v16.2d, v18.2d, v16.2d
+	WORD $0x4e71d671 // fadd v17.2d, v19.2d, v17.2d
+	WORD $0xad0046b0 // stp q16, q17, [x21]
+	WORD $0x8b010295 // add x21, x20, x1
+	WORD $0xad4046b0 // ldp q16, q17, [x21]
+	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
+	WORD $0x4e67d627 // fadd v7.2d, v17.2d, v7.2d
+	WORD $0xad001ea6 // stp q6, q7, [x21]
+	WORD $0x8b030295 // add x21, x20, x3
+	WORD $0xad401ea6 // ldp q6, q7, [x21]
+	WORD $0x4e64d4c4 // fadd v4.2d, v6.2d, v4.2d
+	WORD $0x4e65d4e5 // fadd v5.2d, v7.2d, v5.2d
+	WORD $0xad0016a4 // stp q4, q5, [x21]
+	WORD $0x8b040295 // add x21, x20, x4
+	WORD $0x8b050294 // add x20, x20, x5
+	WORD $0xad4016a4 // ldp q4, q5, [x21]
+	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
+	WORD $0x4e63d4a3 // fadd v3.2d, v5.2d, v3.2d
+	WORD $0xad000ea2 // stp q2, q3, [x21]
+	WORD $0xad400e82 // ldp q2, q3, [x20]
+	WORD $0x4e60d440 // fadd v0.2d, v2.2d, v0.2d
+	WORD $0x4e61d461 // fadd v1.2d, v3.2d, v1.2d
+	WORD $0x91002175 // add x21, x11, #0x8
+	WORD $0xad000680 // stp q0, q1, [x20]
+	WORD $0xaa0b03f4 // mov x20, x11
+	WORD $0xeb0a02bf // cmp x21, x10
+	WORD $0x54fff0cd // b.le 0x133c <k_gemm_outer_64+0x110>
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54ffe92a // b.ge 0x1250 <k_gemm_outer_64+0x24>
+	WORD $0xa941300f // ldp x15, x12, [x0, #0x10]
+	WORD $0xd37df131 // lsl x17, x9, #3
+	WORD $0xa9403401 // ldp x1, x13, [x0]
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0x8b1101e2 // add x2, x15, x17
+	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
+	WORD $0x8b110031 // add x17, x1, x17
+	WORD $0x91004041 // add x1, x2, #0x10
+	WORD $0x1400000d // b 0x1584 <k_gemm_outer_64+0x358>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b0b7d82 // mul x2, x12, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb4000090 // cbz x16, 0x1574 <k_gemm_outer_64+0x348>
+	WORD $0xad400c42 // ldp q2, q3, [x2]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0xad000041 // stp q1, q0, [x2]
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54ffe680 // b.eq 0x1250 <k_gemm_outer_64+0x24>
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffe6b // b.lt 0x1554 <k_gemm_outer_64+0x328>
+	WORD $0x9b0b7dc2 // mul x2, x14, x11
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xd37df063 // lsl x3, x3, #3
+	WORD $0x8b020da2 // add x2, x13, x2, lsl #3
+	WORD $0xad7f8ca2 // ldp q2, q3, [x5, #-0x10]
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x4ddfcc44 // ld1r { v4.2d }, [x2], #8
+	WORD $0x8b0300a5 // add x5, x5, x3
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0x54ffff41 // b.ne 0x15ac <k_gemm_outer_64+0x380>
+	WORD $0x9b0b7d82 // mul x2, x12, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb5fffcd0 // cbnz x16, 0x1568 <k_gemm_outer_64+0x33c>
+	WORD $0x17ffffe8 // b 0x1574 <k_gemm_outer_64+0x348>
 	WORD $0xf100055f // cmp x10, #0x1
-	WORD $0x5400048b // b.lt 0x3450 <k_gemm_outer_64+0x404>
-	WORD $0xf940000f // ldr x15, [x0]
-	WORD $0xa944300d // ldp x13, x12, [x0, #0x40]
-	WORD $0xf9400c0e // ldr x14, [x0, #0x18]
+	WORD $0x540004ab // b.lt 0x1670 <k_gemm_outer_64+0x444>
+	WORD $0xf940000d // ldr x13, [x0]
+	WORD $0xa9443c0e // ldp x14, x15, [x0, #0x40]
+	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x8b090def // add x15, x15, x9, lsl #3
-	WORD $0x14000007 // b 0x33f8 <k_gemm_outer_64+0x3ac>
-	WORD $0x9b107dd1 // mul x17, x14, x16
+	WORD $0x8b090dad // add x13, x13, x9, lsl #3
+	WORD $0x14000006 // b 0x1610 <k_gemm_outer_64+0x3e4>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x9100216b // add x11, x11, #0x8
+	WORD $0xfc3179a0 // str d0, [x13, x17, lsl #3]
 	WORD $0xeb0a021f // cmp x16, x10
-	WORD $0xfc3179e0 // str d0, [x15, x17, lsl #3]
-	WORD $0x540002e0 // b.eq 0x3450 <k_gemm_outer_64+0x404>
-	WORD $0xb40000cc // cbz x12, 0x3410 <k_gemm_outer_64+0x3c4>
-	WORD $0x9b107dd1 // mul x17, x14, x16
-	WORD $0xfc7179e0 // ldr d0, [x15, x17, lsl #3]
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540000aa // b.ge 0x341c <k_gemm_outer_64+0x3d0>
-	WORD $0x17fffff5 // b 0x33e0 <k_gemm_outer_64+0x394>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54fffe4b // b.lt 0x33e0 <k_gemm_outer_64+0x394>
+	WORD $0x54000320 // b.eq 0x1670 <k_gemm_outer_64+0x444>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400022b // b.lt 0x1658 <k_gemm_outer_64+0x42c>
 	WORD $0xa9420c11 // ldp x17, x3, [x0, #0x20]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xa9408801 // ldp x1, x2, [x0, #0x8]
 	WORD $0x9b0b0631 // madd x17, x17, x11, x1
 	WORD $0x8b090c41 // add x1, x2, x9, lsl #3
 	WORD $0xd37df062 // lsl x2, x3, #3
-	WORD $0xaa0d03e3 // mov x3, x13
+	WORD $0xaa0e03e3 // mov x3, x14
 	WORD $0xfc408621 // ldr d1, [x17], #0x8
 	WORD $0xfd400022 // ldr d2, [x1]
 	WORD $0xf1000463 // subs x3, x3, #0x1
 	WORD $0x8b020021 // add x1, x1, x2
 	WORD $0x1f420020 // fmadd d0, d1, d2, d0
-	WORD $0x54ffff61 // b.ne 0x3434 <k_gemm_outer_64+0x3e8>
-	WORD $0x17ffffe5 // b 0x33e0 <k_gemm_outer_64+0x394>
+	WORD $0x54ffff61 // b.ne 0x1634 <k_gemm_outer_64+0x408>
+	WORD $0x9b107d91 // mul x17, x12, x16
+	WORD $0xb50000af // cbnz x15, 0x1664 <k_gemm_outer_64+0x438>
+	WORD $0x17ffffea // b 0x15fc <k_gemm_outer_64+0x3d0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x9b107d91 // mul x17, x12, x16
+	WORD $0xb4fffcef // cbz x15, 0x15fc <k_gemm_outer_64+0x3d0>
+	WORD $0xfc7179a1 // ldr d1, [x13, x17, lsl #3]
+	WORD $0x1e612800 // fadd d0, d0, d1
+	WORD $0x17ffffe4 // b 0x15fc <k_gemm_outer_64+0x3d0>
 	WORD $0x5280002a // mov w10, #0x1 // =1
-	WORD $0x17ffff08 // b 0x3074 <k_gemm_outer_64+0x28>
-	WORD $0x5280004a // mov w10, #0x2 // =2
-	WORD $0x17ffff06 // b 0x3074 <k_gemm_outer_64+0x28>
+	WORD $0x17fffef8 // b 0x1254 <k_gemm_outer_64+0x28>
 	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
 	WORD $0xd37df12b // lsl x11, x9, #3
 	WORD $0xa9403406 // ldp x6, x13, [x0]
-	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0xf9400807 // ldr x7, [x0, #0x10]
-	WORD $0xa9443c10 // ldp x16, x15, [x0, #0x40]
+	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
 	WORD $0x8b0c0583 // add x3, x12, x12, lsl #1
 	WORD $0x8b0c0982 // add x2, x12, x12, lsl #2
 	WORD $0xd37ae584 // lsl x4, x12, #6
@@ -3389,36 +1473,68 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37cec63 // lsl x3, x3, #4
 	WORD $0xcb0c0c84 // sub x4, x4, x12, lsl #3
 	WORD $0x8b0b00e7 // add x7, x7, x11
-	WORD $0x52800116 // mov w22, #0x8 // =8
-	WORD $0x1400000d // b 0x34dc <k_gemm_outer_64+0x490>
-	WORD $0x91002176 // add x22, x11, #0x8
-	WORD $0xaa0b03f5 // mov x21, x11
+	WORD $0x52800114 // mov w20, #0x8 // =8
+	WORD $0x1400000d // b 0x16f4 <k_gemm_outer_64+0x4c8>
 	WORD $0x3d800267 // str q7, [x19]
-	WORD $0xeb0a02df // cmp x22, x10
 	WORD $0x3cb46a66 // str q6, [x19, x20]
 	WORD $0x3cac7a65 // str q5, [x19, x12, lsl #4]
 	WORD $0x3ca16a64 // str q4, [x19, x1]
 	WORD $0x3cb16a63 // str q3, [x19, x17]
 	WORD $0x3ca26a62 // str q2, [x19, x2]
 	WORD $0x3ca36a61 // str q1, [x19, x3]
+	WORD $0x91002174 // add x20, x11, #0x8
 	WORD $0x3ca46a60 // str q0, [x19, x4]
-	WORD $0x54ffe3ec // b.gt 0x3154 <k_gemm_outer_64+0x108>
-	WORD $0x9b157d8b // mul x11, x12, x21
+	WORD $0xaa0b03f3 // mov x19, x11
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54000b4c // b.gt 0x1858 <k_gemm_outer_64+0x62c>
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0xaa1403eb // mov x11, x20
+	WORD $0x540005cb // b.lt 0x17b4 <k_gemm_outer_64+0x588>
+	WORD $0x9b137dd4 // mul x20, x14, x19
+	WORD $0xf9401415 // ldr x21, [x0, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xd37df2b5 // lsl x21, x21, #3
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0xaa0703f7 // mov x23, x7
+	WORD $0x8b140db4 // add x20, x13, x20, lsl #3
+	WORD $0x8b0e0e98 // add x24, x20, x14, lsl #3
+	WORD $0x3dc002f0 // ldr q16, [x23]
+	WORD $0xf10006d6 // subs x22, x22, #0x1
+	WORD $0xfc408691 // ldr d17, [x20], #0x8
+	WORD $0x8b1502f7 // add x23, x23, x21
+	WORD $0x8b050319 // add x25, x24, x5
+	WORD $0xfd400312 // ldr d18, [x24]
+	WORD $0x8b050338 // add x24, x25, x5
+	WORD $0xfd400333 // ldr d19, [x25]
+	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
+	WORD $0xfd400311 // ldr d17, [x24]
+	WORD $0x8b050318 // add x24, x24, x5
+	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
+	WORD $0xfd400312 // ldr d18, [x24]
+	WORD $0x8b050318 // add x24, x24, x5
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0xfd400313 // ldr d19, [x24]
+	WORD $0x8b050318 // add x24, x24, x5
+	WORD $0x4fd11204 // fmla v4.2d, v16.2d, v17.d[0]
+	WORD $0xfd400311 // ldr d17, [x24]
+	WORD $0xfc656b14 // ldr d20, [x24, x5]
+	WORD $0x4fd21203 // fmla v3.2d, v16.2d, v18.d[0]
+	WORD $0x4fd31202 // fmla v2.2d, v16.2d, v19.d[0]
+	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
+	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
+	WORD $0x54fffce1 // b.ne 0x1738 <k_gemm_outer_64+0x50c>
+	WORD $0x9b137d93 // mul x19, x12, x19
 	WORD $0xd37df194 // lsl x20, x12, #3
-	WORD $0x8b0b0cd3 // add x19, x6, x11, lsl #3
-	WORD $0xaa1603eb // mov x11, x22
-	WORD $0xb400018f // cbz x15, 0x351c <k_gemm_outer_64+0x4d0>
-	WORD $0x3dc00267 // ldr q7, [x19]
-	WORD $0x3cf46a66 // ldr q6, [x19, x20]
-	WORD $0x3cec7a65 // ldr q5, [x19, x12, lsl #4]
-	WORD $0x3ce16a64 // ldr q4, [x19, x1]
-	WORD $0x3cf16a63 // ldr q3, [x19, x17]
-	WORD $0x3ce26a62 // ldr q2, [x19, x2]
-	WORD $0x3ce36a61 // ldr q1, [x19, x3]
-	WORD $0x3ce46a60 // ldr q0, [x19, x4]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400018a // b.ge 0x3544 <k_gemm_outer_64+0x4f8>
-	WORD $0x17ffffe5 // b 0x34ac <k_gemm_outer_64+0x460>
+	WORD $0x8b130cd3 // add x19, x6, x19, lsl #3
+	WORD $0xb50001d0 // cbnz x16, 0x17e4 <k_gemm_outer_64+0x5b8>
+	WORD $0x17ffffc5 // b 0x16c4 <k_gemm_outer_64+0x498>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
@@ -3427,51 +1543,90 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fffb6b // b.lt 0x34ac <k_gemm_outer_64+0x460>
-	WORD $0x9b157dd5 // mul x21, x14, x21
-	WORD $0xf9401416 // ldr x22, [x0, #0x28]
-	WORD $0xaa0703f7 // mov x23, x7
-	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0xd37df2d6 // lsl x22, x22, #3
-	WORD $0x8b150db5 // add x21, x13, x21, lsl #3
-	WORD $0x8b0e0eb9 // add x25, x21, x14, lsl #3
-	WORD $0x3dc002f0 // ldr q16, [x23]
-	WORD $0xf1000718 // subs x24, x24, #0x1
-	WORD $0xfc4086b1 // ldr d17, [x21], #0x8
-	WORD $0x8b1602f7 // add x23, x23, x22
-	WORD $0x8b05033a // add x26, x25, x5
-	WORD $0xfd400332 // ldr d18, [x25]
-	WORD $0x8b050359 // add x25, x26, x5
-	WORD $0xfd400353 // ldr d19, [x26]
-	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
-	WORD $0xfd400331 // ldr d17, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0xfd400332 // ldr d18, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0xfd400333 // ldr d19, [x25]
-	WORD $0x8b050339 // add x25, x25, x5
-	WORD $0x4fd11204 // fmla v4.2d, v16.2d, v17.d[0]
-	WORD $0xfd400331 // ldr d17, [x25]
-	WORD $0xfc656b34 // ldr d20, [x25, x5]
-	WORD $0x4fd21203 // fmla v3.2d, v16.2d, v18.d[0]
-	WORD $0x4fd31202 // fmla v2.2d, v16.2d, v19.d[0]
-	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
-	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffce1 // b.ne 0x355c <k_gemm_outer_64+0x510>
-	WORD $0x17ffffba // b 0x34ac <k_gemm_outer_64+0x460>
+	WORD $0x9b137d93 // mul x19, x12, x19
+	WORD $0xd37df194 // lsl x20, x12, #3
+	WORD $0x8b130cd3 // add x19, x6, x19, lsl #3
+	WORD $0xb4fff730 // cbz x16, 0x16c4 <k_gemm_outer_64+0x498>
+	WORD $0x3dc00270 // ldr q16, [x19]
+	WORD $0xd37ced95 // lsl x21, x12, #4
+	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
+	WORD $0x3d800267 // str q7, [x19]
+	WORD $0x3cf46a67 // ldr q7, [x19, x20]
+	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
+	WORD $0x3cb46a66 // str q6, [x19, x20]
+	WORD $0x3cf56a66 // ldr q6, [x19, x21]
+	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
+	WORD $0x3cb56a65 // str q5, [x19, x21]
+	WORD $0x3ce16a65 // ldr q5, [x19, x1]
+	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
+	WORD $0x3ca16a64 // str q4, [x19, x1]
+	WORD $0x3cf16a64 // ldr q4, [x19, x17]
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0x3cb16a63 // str q3, [x19, x17]
+	WORD $0x3ce26a63 // ldr q3, [x19, x2]
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x3ca26a62 // str q2, [x19, x2]
+	WORD $0x3ce36a62 // ldr q2, [x19, x3]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x3ca36a61 // str q1, [x19, x3]
+	WORD $0x3ce46a61 // ldr q1, [x19, x4]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x91002174 // add x20, x11, #0x8
+	WORD $0x3ca46a60 // str q0, [x19, x4]
+	WORD $0xaa0b03f3 // mov x19, x11
+	WORD $0xeb0a029f // cmp x20, x10
+	WORD $0x54fff50d // b.le 0x16f4 <k_gemm_outer_64+0x4c8>
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x540004ca // b.ge 0x18f4 <k_gemm_outer_64+0x6c8>
+	WORD $0xa9403011 // ldp x17, x12, [x0]
+	WORD $0xd37df121 // lsl x1, x9, #3
+	WORD $0xa9413402 // ldp x2, x13, [x0, #0x10]
+	WORD $0xf940100e // ldr x14, [x0, #0x20]
+	WORD $0xa944400f // ldp x15, x16, [x0, #0x40]
+	WORD $0x8b010231 // add x17, x17, x1
+	WORD $0x8b010041 // add x1, x2, x1
+	WORD $0x1400000b // b 0x18a8 <k_gemm_outer_64+0x67c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x9b0b7da2 // mul x2, x13, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb4000070 // cbz x16, 0x1898 <k_gemm_outer_64+0x66c>
+	WORD $0x3dc00041 // ldr q1, [x2]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x9100056b // add x11, x11, #0x1
+	WORD $0x3d800040 // str q0, [x2]
+	WORD $0xeb0a017f // cmp x11, x10
+	WORD $0x54000280 // b.eq 0x18f4 <k_gemm_outer_64+0x6c8>
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x54fffeab // b.lt 0x1880 <k_gemm_outer_64+0x654>
+	WORD $0x9b0b7dc2 // mul x2, x14, x11
+	WORD $0xf9401403 // ldr x3, [x0, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0xaa0103e5 // mov x5, x1
+	WORD $0xd37df063 // lsl x3, x3, #3
+	WORD $0x8b020d82 // add x2, x12, x2, lsl #3
+	WORD $0x3dc000a1 // ldr q1, [x5]
+	WORD $0xfc408442 // ldr d2, [x2], #0x8
+	WORD $0xf1000484 // subs x4, x4, #0x1
+	WORD $0x8b0300a5 // add x5, x5, x3
+	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
+	WORD $0x54ffff61 // b.ne 0x18cc <k_gemm_outer_64+0x6a0>
+	WORD $0x9b0b7da2 // mul x2, x13, x11
+	WORD $0x8b020e22 // add x2, x17, x2, lsl #3
+	WORD $0xb5fffd30 // cbnz x16, 0x1890 <k_gemm_outer_64+0x664>
+	WORD $0x17ffffea // b 0x1898 <k_gemm_outer_64+0x66c>
+	WORD $0x5280004a // mov w10, #0x2 // =2
+	WORD $0x17fffe57 // b 0x1254 <k_gemm_outer_64+0x28>
 	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
 	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
 	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
-	WORD $0xa8c467fa // ldp x26, x25, [sp], #0x40
+	WORD $0xf84407f9 // ldr x25, [sp], #0x40
 	WORD $0xd65f03c0 // ret
 
 	// gram_tile
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54009e8b // b.lt 0x49b4 <k_gram_tile+0x13d8>
+	WORD $0x54009e8b // b.lt 0x2ce8 <k_gram_tile+0x13d8>
 	WORD $0xd10603ff // sub sp, sp, #0x180
 	WORD $0xa91467fa // stp x26, x25, [sp, #0x140]
 	WORD $0xf940181a // ldr x26, [x0, #0x30]
@@ -3481,7 +1636,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9155ff8 // stp x24, x23, [sp, #0x150]
 	WORD $0xa91657f6 // stp x22, x21, [sp, #0x160]
 	WORD $0xa9174ff4 // stp x20, x19, [sp, #0x170]
-	WORD $0x54009c6b // b.lt 0x4998 <k_gram_tile+0x13bc>
+	WORD $0x54009c6b // b.lt 0x2ccc <k_gram_tile+0x13bc>
 	WORD $0xa940f40a // ldp x10, x29, [x0, #0x8]
 	WORD $0xd37ef758 // lsl x24, x26, #2
 	WORD $0xf940100e // ldr x14, [x0, #0x20]
@@ -3497,11 +1652,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9001bfd // str x29, [sp, #0x30]
 	WORD $0xf90053e5 // str x5, [sp, #0xa0]
 	WORD $0xf90013e9 // str x9, [sp, #0x20]
-	WORD $0x14000005 // b 0x3660 <k_gram_tile+0x84>
+	WORD $0x14000005 // b 0x1994 <k_gram_tile+0x84>
 	WORD $0xa9422fe9 // ldp x9, x11, [sp, #0x20]
 	WORD $0x9100216b // add x11, x11, #0x8
 	WORD $0xeb09017f // cmp x11, x9
-	WORD $0x540099ea // b.ge 0x4998 <k_gram_tile+0x13bc>
+	WORD $0x540099ea // b.ge 0x2ccc <k_gram_tile+0x13bc>
 	WORD $0xf100617f // cmp x11, #0x18
 	WORD $0x52800308 // mov w8, #0x18 // =24
 	WORD $0xf90017eb // str x11, [sp, #0x28]
@@ -3579,7 +1734,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1a03e9 // mov x9, x26
 	WORD $0xf90057e2 // str x2, [sp, #0xa8]
 	WORD $0xf90077e1 // str x1, [sp, #0xe8]
-	WORD $0x1400000f // b 0x37d0 <k_gram_tile+0x1f4>
+	WORD $0x1400000f // b 0x1b04 <k_gram_tile+0x1f4>
 	WORD $0x0e617801 // fcvtl v1.2d, v0.2s
 	WORD $0x4e617800 // fcvtl2 v0.2d, v0.4s
 	WORD $0xad410e22 // ldp q2, q3, [x17, #0x20]
@@ -3593,7 +1748,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910004e7 // add x7, x7, #0x1
 	WORD $0x910102f7 // add x23, x23, #0x40
 	WORD $0x910100c6 // add x6, x6, #0x40
-	WORD $0x54fff42a // b.ge 0x3650 <k_gram_tile+0x74>
+	WORD $0x54fff42a // b.ge 0x1984 <k_gram_tile+0x74>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0xf10005df // cmp x14, #0x1
@@ -3611,7 +1766,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540003cb // b.lt 0x388c <k_gram_tile+0x2b0>
+	WORD $0x540003cb // b.lt 0x1bc0 <k_gram_tile+0x2b0>
 	WORD $0x8b130bab // add x11, x29, x19, lsl #2
 	WORD $0xf9407bf1 // ldr x17, [sp, #0xf0]
 	WORD $0xaa0e03ec // mov x12, x14
@@ -3640,7 +1795,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x3824 <k_gram_tile+0x248>
+	WORD $0x54fffce1 // b.ne 0x1b58 <k_gram_tile+0x248>
 	WORD $0xd37be8eb // lsl x11, x7, #5
 	WORD $0xf94083ed // ldr x13, [sp, #0x100]
 	WORD $0x927df37e // and x30, x27, #0xfffffffffffffff8
@@ -3650,7 +1805,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb9412fed // ldr w13, [sp, #0x12c]
 	WORD $0x8b0c020c // add x12, x16, x12
 	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x36000a2d // tbz w13, #0x0, 0x39f4 <k_gram_tile+0x418>
+	WORD $0x36000a2d // tbz w13, #0x0, 0x1d28 <k_gram_tile+0x418>
 	WORD $0xf9400c02 // ldr x2, [x0, #0x18]
 	WORD $0xf94073ed // ldr x13, [sp, #0xe0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3659,27 +1814,27 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c34 // add x20, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x38f4 <k_gram_tile+0x318>
+	WORD $0x5400010d // b.le 0x1c28 <k_gram_tile+0x318>
 	WORD $0x0e617af8 // fcvtl v24.2d, v23.2s
 	WORD $0x4e617af7 // fcvtl2 v23.2d, v23.4s
 	WORD $0xad406a99 // ldp q25, q26, [x20]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x4e77d757 // fadd v23.2d, v26.2d, v23.2d
 	WORD $0xad005e98 // stp q24, q23, [x20]
-	WORD $0x1400001a // b 0x3958 <k_gram_tile+0x37c>
+	WORD $0x1400001a // b 0x1c8c <k_gram_tile+0x37c>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400030b // b.lt 0x3958 <k_gram_tile+0x37c>
+	WORD $0x5400030b // b.lt 0x1c8c <k_gram_tile+0x37c>
 	WORD $0xf1001d3f // cmp x9, #0x7
 	WORD $0x3d8047f7 // str q23, [sp, #0x110]
-	WORD $0x54000129 // b.ls 0x3928 <k_gram_tile+0x34c>
+	WORD $0x54000129 // b.ls 0x1c5c <k_gram_tile+0x34c>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c029f // cmp x20, x12
-	WORD $0x54005982 // b.hs 0x4450 <k_gram_tile+0xe74>
-	WORD $0x3600596d // tbz w13, #0x0, 0x4450 <k_gram_tile+0xe74>
+	WORD $0x54005982 // b.hs 0x2784 <k_gram_tile+0xe74>
+	WORD $0x3600596d // tbz w13, #0x0, 0x2784 <k_gram_tile+0xe74>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b0219ad // madd x13, x13, x2, x6
@@ -3691,23 +1846,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2379b7 // str d23, [x13, x3, lsl #3]
 	WORD $0x91000463 // add x3, x3, #0x1
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffff21 // b.ne 0x3938 <k_gram_tile+0x35c>
+	WORD $0x54ffff21 // b.ne 0x1c6c <k_gram_tile+0x35c>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3984 <k_gram_tile+0x3a8>
+	WORD $0x5400010d // b.le 0x1cb8 <k_gram_tile+0x3a8>
 	WORD $0x0e617ad7 // fcvtl v23.2d, v22.2s
 	WORD $0x4e617ad6 // fcvtl2 v22.2d, v22.4s
 	WORD $0xad416698 // ldp q24, q25, [x20, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
 	WORD $0xad015a97 // stp q23, q22, [x20, #0x20]
-	WORD $0x1400001d // b 0x39f4 <k_gram_tile+0x418>
+	WORD $0x1400001d // b 0x1d28 <k_gram_tile+0x418>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x39f4 <k_gram_tile+0x418>
+	WORD $0x5400036b // b.lt 0x1d28 <k_gram_tile+0x418>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f6 // str q22, [sp, #0x110]
-	WORD $0x54000143 // b.lo 0x39bc <k_gram_tile+0x3e0>
+	WORD $0x54000143 // b.lo 0x1cf0 <k_gram_tile+0x3e0>
 	WORD $0xf94077e1 // ldr x1, [sp, #0xe8]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x9b02342d // madd x13, x1, x2, x13
@@ -3715,8 +1870,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54005882 // b.hs 0x44c4 <k_gram_tile+0xee8>
-	WORD $0x3600586d // tbz w13, #0x0, 0x44c4 <k_gram_tile+0xee8>
+	WORD $0x54005882 // b.hs 0x27f8 <k_gram_tile+0xee8>
+	WORD $0x3600586d // tbz w13, #0x0, 0x27f8 <k_gram_tile+0xee8>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x9b027dad // mul x13, x13, x2
@@ -3730,12 +1885,12 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e762af6 // fadd d22, d23, d22
 	WORD $0xfc3769b6 // str d22, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x39d0 <k_gram_tile+0x3f4>
+	WORD $0x54ffff01 // b.ne 0x1d04 <k_gram_tile+0x3f4>
 	WORD $0x52800419 // mov w25, #0x20 // =32
 	WORD $0xd37ae4e2 // lsl x2, x7, #6
 	WORD $0xb9412bed // ldr w13, [sp, #0x128]
 	WORD $0xb37ae4f9 // bfi x25, x7, #6, #58
-	WORD $0x34000acd // cbz w13, 0x3b5c <k_gram_tile+0x580>
+	WORD $0x34000acd // cbz w13, 0x1e90 <k_gram_tile+0x580>
 	WORD $0xf9400c11 // ldr x17, [x0, #0x18]
 	WORD $0xf9406fed // ldr x13, [sp, #0xd8]
 	WORD $0xf9400014 // ldr x20, [x0]
@@ -3744,19 +1899,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3a48 <k_gram_tile+0x46c>
+	WORD $0x5400010d // b.le 0x1d7c <k_gram_tile+0x46c>
 	WORD $0x0e617ab6 // fcvtl v22.2d, v21.2s
 	WORD $0x4e617ab5 // fcvtl2 v21.2d, v21.4s
 	WORD $0xad406077 // ldp q23, q24, [x3]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
 	WORD $0xad005476 // stp q22, q21, [x3]
-	WORD $0x1400001d // b 0x3ab8 <k_gram_tile+0x4dc>
+	WORD $0x1400001d // b 0x1dec <k_gram_tile+0x4dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3ab8 <k_gram_tile+0x4dc>
+	WORD $0x5400036b // b.lt 0x1dec <k_gram_tile+0x4dc>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f5 // str q21, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3a88 <k_gram_tile+0x4ac>
+	WORD $0x54000183 // b.lo 0x1dbc <k_gram_tile+0x4ac>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b020284 // add x4, x20, x2
@@ -3766,8 +1921,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54005582 // b.hs 0x4530 <k_gram_tile+0xf54>
-	WORD $0x3600556d // tbz w13, #0x0, 0x4530 <k_gram_tile+0xf54>
+	WORD $0x54005582 // b.hs 0x2864 <k_gram_tile+0xf54>
+	WORD $0x3600556d // tbz w13, #0x0, 0x2864 <k_gram_tile+0xf54>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94047e1 // ldr x1, [sp, #0x88]
 	WORD $0x9b111821 // madd x1, x1, x17, x6
@@ -3779,23 +1934,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7835 // str d21, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3a98 <k_gram_tile+0x4bc>
+	WORD $0x54ffff21 // b.ne 0x1dcc <k_gram_tile+0x4bc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3ae4 <k_gram_tile+0x508>
+	WORD $0x5400010d // b.le 0x1e18 <k_gram_tile+0x508>
 	WORD $0x0e617a95 // fcvtl v21.2d, v20.2s
 	WORD $0x4e617a94 // fcvtl2 v20.2d, v20.4s
 	WORD $0xad415c76 // ldp q22, q23, [x3, #0x20]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x4e74d6f4 // fadd v20.2d, v23.2d, v20.2d
 	WORD $0xad015075 // stp q21, q20, [x3, #0x20]
-	WORD $0x1400001f // b 0x3b5c <k_gram_tile+0x580>
+	WORD $0x1400001f // b 0x1e90 <k_gram_tile+0x580>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3b5c <k_gram_tile+0x580>
+	WORD $0x540003ab // b.lt 0x1e90 <k_gram_tile+0x580>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f4 // str q20, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3b24 <k_gram_tile+0x548>
+	WORD $0x54000183 // b.lo 0x1e58 <k_gram_tile+0x548>
 	WORD $0xf9401fed // ldr x13, [sp, #0x38]
 	WORD $0x8b050281 // add x1, x20, x5
 	WORD $0x8b190283 // add x3, x20, x25
@@ -3805,8 +1960,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54005462 // b.hs 0x45a8 <k_gram_tile+0xfcc>
-	WORD $0x3600544d // tbz w13, #0x0, 0x45a8 <k_gram_tile+0xfcc>
+	WORD $0x54005462 // b.hs 0x28dc <k_gram_tile+0xfcc>
+	WORD $0x3600544d // tbz w13, #0x0, 0x28dc <k_gram_tile+0xfcc>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0x9b117dad // mul x13, x13, x17
@@ -3820,9 +1975,9 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e742ab4 // fadd d20, d21, d20
 	WORD $0xfc3769b4 // str d20, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3b38 <k_gram_tile+0x55c>
+	WORD $0x54ffff01 // b.ne 0x1e6c <k_gram_tile+0x55c>
 	WORD $0xb9410fed // ldr w13, [sp, #0x10c]
-	WORD $0x34000acd // cbz w13, 0x3cb8 <k_gram_tile+0x6dc>
+	WORD $0x34000acd // cbz w13, 0x1fec <k_gram_tile+0x6dc>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9406bed // ldr x13, [sp, #0xd0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3831,19 +1986,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3ba4 <k_gram_tile+0x5c8>
+	WORD $0x5400010d // b.le 0x1ed8 <k_gram_tile+0x5c8>
 	WORD $0x0e617a74 // fcvtl v20.2d, v19.2s
 	WORD $0x4e617a73 // fcvtl2 v19.2d, v19.4s
 	WORD $0xad405875 // ldp q21, q22, [x3]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x4e73d6d3 // fadd v19.2d, v22.2d, v19.2d
 	WORD $0xad004c74 // stp q20, q19, [x3]
-	WORD $0x1400001d // b 0x3c14 <k_gram_tile+0x638>
+	WORD $0x1400001d // b 0x1f48 <k_gram_tile+0x638>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3c14 <k_gram_tile+0x638>
+	WORD $0x5400036b // b.lt 0x1f48 <k_gram_tile+0x638>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f3 // str q19, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3be4 <k_gram_tile+0x608>
+	WORD $0x54000183 // b.lo 0x1f18 <k_gram_tile+0x608>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3853,8 +2008,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x540051c2 // b.hs 0x4614 <k_gram_tile+0x1038>
-	WORD $0x360051ad // tbz w13, #0x0, 0x4614 <k_gram_tile+0x1038>
+	WORD $0x540051c2 // b.hs 0x2948 <k_gram_tile+0x1038>
+	WORD $0x360051ad // tbz w13, #0x0, 0x2948 <k_gram_tile+0x1038>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf94043e1 // ldr x1, [sp, #0x80]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3866,23 +2021,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7833 // str d19, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3bf4 <k_gram_tile+0x618>
+	WORD $0x54ffff21 // b.ne 0x1f28 <k_gram_tile+0x618>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3c40 <k_gram_tile+0x664>
+	WORD $0x5400010d // b.le 0x1f74 <k_gram_tile+0x664>
 	WORD $0x0e617a53 // fcvtl v19.2d, v18.2s
 	WORD $0x4e617a52 // fcvtl2 v18.2d, v18.4s
 	WORD $0xad415474 // ldp q20, q21, [x3, #0x20]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
 	WORD $0xad014873 // stp q19, q18, [x3, #0x20]
-	WORD $0x1400001f // b 0x3cb8 <k_gram_tile+0x6dc>
+	WORD $0x1400001f // b 0x1fec <k_gram_tile+0x6dc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3cb8 <k_gram_tile+0x6dc>
+	WORD $0x540003ab // b.lt 0x1fec <k_gram_tile+0x6dc>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f2 // str q18, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3c80 <k_gram_tile+0x6a4>
+	WORD $0x54000183 // b.lo 0x1fb4 <k_gram_tile+0x6a4>
 	WORD $0xf94023ed // ldr x13, [sp, #0x40]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3892,8 +2047,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x540050a2 // b.hs 0x468c <k_gram_tile+0x10b0>
-	WORD $0x3600508d // tbz w13, #0x0, 0x468c <k_gram_tile+0x10b0>
+	WORD $0x540050a2 // b.hs 0x29c0 <k_gram_tile+0x10b0>
+	WORD $0x3600508d // tbz w13, #0x0, 0x29c0 <k_gram_tile+0x10b0>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3907,9 +2062,9 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e722a72 // fadd d18, d19, d18
 	WORD $0xfc3769b2 // str d18, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3c94 <k_gram_tile+0x6b8>
+	WORD $0x54ffff01 // b.ne 0x1fc8 <k_gram_tile+0x6b8>
 	WORD $0xb9410bed // ldr w13, [sp, #0x108]
-	WORD $0x34000acd // cbz w13, 0x3e14 <k_gram_tile+0x838>
+	WORD $0x34000acd // cbz w13, 0x2148 <k_gram_tile+0x838>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94067ed // ldr x13, [sp, #0xc8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -3918,19 +2073,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3d00 <k_gram_tile+0x724>
+	WORD $0x5400010d // b.le 0x2034 <k_gram_tile+0x724>
 	WORD $0x0e617a32 // fcvtl v18.2d, v17.2s
 	WORD $0x4e617a31 // fcvtl2 v17.2d, v17.4s
 	WORD $0xad405073 // ldp q19, q20, [x3]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
 	WORD $0xad004472 // stp q18, q17, [x3]
-	WORD $0x1400001d // b 0x3d70 <k_gram_tile+0x794>
+	WORD $0x1400001d // b 0x20a4 <k_gram_tile+0x794>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3d70 <k_gram_tile+0x794>
+	WORD $0x5400036b // b.lt 0x20a4 <k_gram_tile+0x794>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047f1 // str q17, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3d40 <k_gram_tile+0x764>
+	WORD $0x54000183 // b.lo 0x2074 <k_gram_tile+0x764>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -3940,8 +2095,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004e02 // b.hs 0x46f8 <k_gram_tile+0x111c>
-	WORD $0x36004ded // tbz w13, #0x0, 0x46f8 <k_gram_tile+0x111c>
+	WORD $0x54004e02 // b.hs 0x2a2c <k_gram_tile+0x111c>
+	WORD $0x36004ded // tbz w13, #0x0, 0x2a2c <k_gram_tile+0x111c>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -3953,23 +2108,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7831 // str d17, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3d50 <k_gram_tile+0x774>
+	WORD $0x54ffff21 // b.ne 0x2084 <k_gram_tile+0x774>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3d9c <k_gram_tile+0x7c0>
+	WORD $0x5400010d // b.le 0x20d0 <k_gram_tile+0x7c0>
 	WORD $0x0e617a11 // fcvtl v17.2d, v16.2s
 	WORD $0x4e617a10 // fcvtl2 v16.2d, v16.4s
 	WORD $0xad414c72 // ldp q18, q19, [x3, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x4e70d670 // fadd v16.2d, v19.2d, v16.2d
 	WORD $0xad014071 // stp q17, q16, [x3, #0x20]
-	WORD $0x1400001f // b 0x3e14 <k_gram_tile+0x838>
+	WORD $0x1400001f // b 0x2148 <k_gram_tile+0x838>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3e14 <k_gram_tile+0x838>
+	WORD $0x540003ab // b.lt 0x2148 <k_gram_tile+0x838>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047f0 // str q16, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3ddc <k_gram_tile+0x800>
+	WORD $0x54000183 // b.lo 0x2110 <k_gram_tile+0x800>
 	WORD $0xf94027ed // ldr x13, [sp, #0x48]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -3979,8 +2134,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004ce2 // b.hs 0x4770 <k_gram_tile+0x1194>
-	WORD $0x36004ccd // tbz w13, #0x0, 0x4770 <k_gram_tile+0x1194>
+	WORD $0x54004ce2 // b.hs 0x2aa4 <k_gram_tile+0x1194>
+	WORD $0x36004ccd // tbz w13, #0x0, 0x2aa4 <k_gram_tile+0x1194>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -3994,8 +2149,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e702a30 // fadd d16, d17, d16
 	WORD $0xfc3769b0 // str d16, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3df0 <k_gram_tile+0x814>
-	WORD $0x34000acf // cbz w15, 0x3f6c <k_gram_tile+0x990>
+	WORD $0x54ffff01 // b.ne 0x2124 <k_gram_tile+0x814>
+	WORD $0x34000acf // cbz w15, 0x22a0 <k_gram_tile+0x990>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf94063ed // ldr x13, [sp, #0xc0]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -4004,19 +2159,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3e58 <k_gram_tile+0x87c>
+	WORD $0x5400010d // b.le 0x218c <k_gram_tile+0x87c>
 	WORD $0x0e6178f0 // fcvtl v16.2d, v7.2s
 	WORD $0x4e6178e7 // fcvtl2 v7.2d, v7.4s
 	WORD $0xad404871 // ldp q17, q18, [x3]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x4e67d647 // fadd v7.2d, v18.2d, v7.2d
 	WORD $0xad001c70 // stp q16, q7, [x3]
-	WORD $0x1400001d // b 0x3ec8 <k_gram_tile+0x8ec>
+	WORD $0x1400001d // b 0x21fc <k_gram_tile+0x8ec>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x3ec8 <k_gram_tile+0x8ec>
+	WORD $0x5400036b // b.lt 0x21fc <k_gram_tile+0x8ec>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e7 // str q7, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3e98 <k_gram_tile+0x8bc>
+	WORD $0x54000183 // b.lo 0x21cc <k_gram_tile+0x8bc>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020224 // add x4, x17, x2
@@ -4026,8 +2181,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c009f // cmp x4, x12
-	WORD $0x54004a62 // b.hs 0x47dc <k_gram_tile+0x1200>
-	WORD $0x36004a4d // tbz w13, #0x0, 0x47dc <k_gram_tile+0x1200>
+	WORD $0x54004a62 // b.hs 0x2b10 <k_gram_tile+0x1200>
+	WORD $0x36004a4d // tbz w13, #0x0, 0x2b10 <k_gram_tile+0x1200>
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
 	WORD $0x9b141821 // madd x1, x1, x20, x6
@@ -4039,23 +2194,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7827 // str d7, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x3ea8 <k_gram_tile+0x8cc>
+	WORD $0x54ffff21 // b.ne 0x21dc <k_gram_tile+0x8cc>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x3ef4 <k_gram_tile+0x918>
+	WORD $0x5400010d // b.le 0x2228 <k_gram_tile+0x918>
 	WORD $0x0e6178c7 // fcvtl v7.2d, v6.2s
 	WORD $0x4e6178c6 // fcvtl2 v6.2d, v6.4s
 	WORD $0xad414470 // ldp q16, q17, [x3, #0x20]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
 	WORD $0xad011867 // stp q7, q6, [x3, #0x20]
-	WORD $0x1400001f // b 0x3f6c <k_gram_tile+0x990>
+	WORD $0x1400001f // b 0x22a0 <k_gram_tile+0x990>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540003ab // b.lt 0x3f6c <k_gram_tile+0x990>
+	WORD $0x540003ab // b.lt 0x22a0 <k_gram_tile+0x990>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e6 // str q6, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3f34 <k_gram_tile+0x958>
+	WORD $0x54000183 // b.lo 0x2268 <k_gram_tile+0x958>
 	WORD $0xf9402bed // ldr x13, [sp, #0x50]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b190223 // add x3, x17, x25
@@ -4065,8 +2220,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0b007f // cmp x3, x11
-	WORD $0x54004942 // b.hs 0x4854 <k_gram_tile+0x1278>
-	WORD $0x3600492d // tbz w13, #0x0, 0x4854 <k_gram_tile+0x1278>
+	WORD $0x54004942 // b.hs 0x2b88 <k_gram_tile+0x1278>
+	WORD $0x3600492d // tbz w13, #0x0, 0x2b88 <k_gram_tile+0x1278>
 	WORD $0xaa1f03e3 // mov x3, xzr
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0x9b147dad // mul x13, x13, x20
@@ -4080,8 +2235,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6628e6 // fadd d6, d7, d6
 	WORD $0xfc3769a6 // str d6, [x13, x23]
 	WORD $0x910021ad // add x13, x13, #0x8
-	WORD $0x54ffff01 // b.ne 0x3f48 <k_gram_tile+0x96c>
-	WORD $0x34000ac8 // cbz w8, 0x40c4 <k_gram_tile+0xae8>
+	WORD $0x54ffff01 // b.ne 0x227c <k_gram_tile+0x96c>
+	WORD $0x34000ac8 // cbz w8, 0x23f8 <k_gram_tile+0xae8>
 	WORD $0xf9400c14 // ldr x20, [x0, #0x18]
 	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
 	WORD $0xf9400011 // ldr x17, [x0]
@@ -4090,19 +2245,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130c23 // add x3, x1, x19, lsl #3
-	WORD $0x5400010d // b.le 0x3fb0 <k_gram_tile+0x9d4>
+	WORD $0x5400010d // b.le 0x22e4 <k_gram_tile+0x9d4>
 	WORD $0x0e6178a6 // fcvtl v6.2d, v5.2s
 	WORD $0x4e6178a5 // fcvtl2 v5.2d, v5.4s
 	WORD $0xad404067 // ldp q7, q16, [x3]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
 	WORD $0xad001466 // stp q6, q5, [x3]
-	WORD $0x1400001d // b 0x4020 <k_gram_tile+0xa44>
+	WORD $0x1400001d // b 0x2354 <k_gram_tile+0xa44>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400036b // b.lt 0x4020 <k_gram_tile+0xa44>
+	WORD $0x5400036b // b.lt 0x2354 <k_gram_tile+0xa44>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e5 // str q5, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x3ff0 <k_gram_tile+0xa14>
+	WORD $0x54000183 // b.lo 0x2324 <k_gram_tile+0xa14>
 	WORD $0xf9402fed // ldr x13, [sp, #0x58]
 	WORD $0x8b050221 // add x1, x17, x5
 	WORD $0x8b020222 // add x2, x17, x2
@@ -4112,8 +2267,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb01021f // cmp x16, x1
 	WORD $0x1a9f27ed // cset w13, lo
 	WORD $0xeb0c005f // cmp x2, x12
-	WORD $0x540046c2 // b.hs 0x48c0 <k_gram_tile+0x12e4>
-	WORD $0x360046ad // tbz w13, #0x0, 0x48c0 <k_gram_tile+0x12e4>
+	WORD $0x540046c2 // b.hs 0x2bf4 <k_gram_tile+0x12e4>
+	WORD $0x360046ad // tbz w13, #0x0, 0x2bf4 <k_gram_tile+0x12e4>
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xf94037ed // ldr x13, [sp, #0x68]
 	WORD $0x9b1419ad // madd x13, x13, x20, x6
@@ -4125,23 +2280,23 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2c79a5 // str d5, [x13, x12, lsl #3]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffff21 // b.ne 0x4000 <k_gram_tile+0xa24>
+	WORD $0x54ffff21 // b.ne 0x2334 <k_gram_tile+0xa24>
 	WORD $0xb27e026c // orr x12, x19, #0x4
 	WORD $0xcb0c034c // sub x12, x26, x12
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400010d // b.le 0x404c <k_gram_tile+0xa70>
+	WORD $0x5400010d // b.le 0x2380 <k_gram_tile+0xa70>
 	WORD $0x0e617885 // fcvtl v5.2d, v4.2s
 	WORD $0x4e617884 // fcvtl2 v4.2d, v4.4s
 	WORD $0xad411c66 // ldp q6, q7, [x3, #0x20]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x4e64d4e4 // fadd v4.2d, v7.2d, v4.2d
 	WORD $0xad011065 // stp q5, q4, [x3, #0x20]
-	WORD $0x1400001f // b 0x40c4 <k_gram_tile+0xae8>
+	WORD $0x1400001f // b 0x23f8 <k_gram_tile+0xae8>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540003ab // b.lt 0x40c4 <k_gram_tile+0xae8>
+	WORD $0x540003ab // b.lt 0x23f8 <k_gram_tile+0xae8>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e4 // str q4, [sp, #0x110]
-	WORD $0x54000183 // b.lo 0x408c <k_gram_tile+0xab0>
+	WORD $0x54000183 // b.lo 0x23c0 <k_gram_tile+0xab0>
 	WORD $0xf9402fec // ldr x12, [sp, #0x58]
 	WORD $0x8b05022d // add x13, x17, x5
 	WORD $0x8b190221 // add x1, x17, x25
@@ -4151,8 +2306,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d021f // cmp x16, x13
 	WORD $0x1a9f27ec // cset w12, lo
 	WORD $0xeb0b003f // cmp x1, x11
-	WORD $0x54004562 // b.hs 0x4930 <k_gram_tile+0x1354>
-	WORD $0x3600454c // tbz w12, #0x0, 0x4930 <k_gram_tile+0x1354>
+	WORD $0x54004562 // b.hs 0x2c64 <k_gram_tile+0x1354>
+	WORD $0x3600454c // tbz w12, #0x0, 0x2c64 <k_gram_tile+0x1354>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0x9b147d8c // mul x12, x12, x20
@@ -4166,8 +2321,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e6428a4 // fadd d4, d5, d4
 	WORD $0xfc376984 // str d4, [x12, x23]
 	WORD $0x9100218c // add x12, x12, #0x8
-	WORD $0x54ffff01 // b.ne 0x40a0 <k_gram_tile+0xac4>
-	WORD $0x34000eca // cbz w10, 0x429c <k_gram_tile+0xcc0>
+	WORD $0x54ffff01 // b.ne 0x23d4 <k_gram_tile+0xac4>
+	WORD $0x34000eca // cbz w10, 0x25d0 <k_gram_tile+0xcc0>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf9405beb // ldr x11, [sp, #0xb0]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -4176,21 +2331,21 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x4108 <k_gram_tile+0xb2c>
+	WORD $0x5400010d // b.le 0x243c <k_gram_tile+0xb2c>
 	WORD $0x0e617864 // fcvtl v4.2d, v3.2s
 	WORD $0x4e617863 // fcvtl2 v3.2d, v3.4s
 	WORD $0xad401a25 // ldp q5, q6, [x17]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x4e63d4c3 // fadd v3.2d, v6.2d, v3.2d
 	WORD $0xad000e24 // stp q4, q3, [x17]
-	WORD $0x1400002e // b 0x41bc <k_gram_tile+0xbe0>
+	WORD $0x1400002e // b 0x24f0 <k_gram_tile+0xbe0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x41bc <k_gram_tile+0xbe0>
+	WORD $0x5400058b // b.lt 0x24f0 <k_gram_tile+0xbe0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e3 // str q3, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x4124 <k_gram_tile+0xb48>
+	WORD $0x54000062 // b.hs 0x2458 <k_gram_tile+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001c // b 0x4190 <k_gram_tile+0xbb4>
+	WORD $0x1400001c // b 0x24c4 <k_gram_tile+0xbb4>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe3 // ldr x3, [sp, #0xf8]
 	WORD $0xaa1603e2 // mov x2, x22
@@ -4214,10 +2369,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
 	WORD $0xad001483 // stp q3, q5, [x4]
 	WORD $0xad0018a4 // stp q4, q6, [x5]
-	WORD $0x54fffdc1 // b.ne 0x4138 <k_gram_tile+0xb5c>
+	WORD $0x54fffdc1 // b.ne 0x246c <k_gram_tile+0xb5c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x41bc <k_gram_tile+0xbe0>
+	WORD $0x54000180 // b.eq 0x24f0 <k_gram_tile+0xbe0>
 	WORD $0xf9404fe1 // ldr x1, [sp, #0x98]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -4228,25 +2383,25 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7823 // str d3, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x419c <k_gram_tile+0xbc0>
+	WORD $0x54ffff21 // b.ne 0x24d0 <k_gram_tile+0xbc0>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x5400010d // b.le 0x41e8 <k_gram_tile+0xc0c>
+	WORD $0x5400010d // b.le 0x251c <k_gram_tile+0xc0c>
 	WORD $0x0e617843 // fcvtl v3.2d, v2.2s
 	WORD $0x4e617842 // fcvtl2 v2.2d, v2.4s
 	WORD $0xad411624 // ldp q4, q5, [x17, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
 	WORD $0xad010a23 // stp q3, q2, [x17, #0x20]
-	WORD $0x1400002e // b 0x429c <k_gram_tile+0xcc0>
+	WORD $0x1400002e // b 0x25d0 <k_gram_tile+0xcc0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400058b // b.lt 0x429c <k_gram_tile+0xcc0>
+	WORD $0x5400058b // b.lt 0x25d0 <k_gram_tile+0xcc0>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e2 // str q2, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x4204 <k_gram_tile+0xc28>
+	WORD $0x54000062 // b.hs 0x2538 <k_gram_tile+0xc28>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400001a // b 0x4268 <k_gram_tile+0xc8c>
+	WORD $0x1400001a // b 0x259c <k_gram_tile+0xc8c>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4269,9 +2424,9 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
 	WORD $0xad011062 // stp q2, q4, [x3, #0x20]
 	WORD $0xad021463 // stp q3, q5, [x3, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4218 <k_gram_tile+0xc3c>
+	WORD $0x54fffde1 // b.ne 0x254c <k_gram_tile+0xc3c>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x540001c0 // b.eq 0x429c <k_gram_tile+0xcc0>
+	WORD $0x540001c0 // b.eq 0x25d0 <k_gram_tile+0xcc0>
 	WORD $0xf9404fed // ldr x13, [sp, #0x98]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4284,8 +2439,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e622862 // fadd d2, d3, d2
 	WORD $0xfc376962 // str d2, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x4278 <k_gram_tile+0xc9c>
-	WORD $0x34ffa8b5 // cbz w21, 0x37b0 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x25ac <k_gram_tile+0xc9c>
+	WORD $0x34ffa8b5 // cbz w21, 0x1ae4 <k_gram_tile+0x1d4>
 	WORD $0xf9400c0c // ldr x12, [x0, #0x18]
 	WORD $0xf94057eb // ldr x11, [sp, #0xa8]
 	WORD $0x9b0b7d8d // mul x13, x12, x11
@@ -4294,21 +2449,21 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb13034d // sub x13, x26, x19
 	WORD $0xf1000dbf // cmp x13, #0x3
 	WORD $0x8b130e31 // add x17, x17, x19, lsl #3
-	WORD $0x5400010d // b.le 0x42e0 <k_gram_tile+0xd04>
+	WORD $0x5400010d // b.le 0x2614 <k_gram_tile+0xd04>
 	WORD $0x0e617822 // fcvtl v2.2d, v1.2s
 	WORD $0x4e617821 // fcvtl2 v1.2d, v1.4s
 	WORD $0xad401223 // ldp q3, q4, [x17]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
 	WORD $0xad000622 // stp q2, q1, [x17]
-	WORD $0x1400002c // b 0x438c <k_gram_tile+0xdb0>
+	WORD $0x1400002c // b 0x26c0 <k_gram_tile+0xdb0>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x5400054b // b.lt 0x438c <k_gram_tile+0xdb0>
+	WORD $0x5400054b // b.lt 0x26c0 <k_gram_tile+0xdb0>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x3d8047e1 // str q1, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x42fc <k_gram_tile+0xd20>
+	WORD $0x54000062 // b.hs 0x2630 <k_gram_tile+0xd20>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001a // b 0x4360 <k_gram_tile+0xd84>
+	WORD $0x1400001a // b 0x2694 <k_gram_tile+0xd84>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0x9b0c2da1 // madd x1, x13, x12, x11
@@ -4331,9 +2486,9 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e62d4e2 // fadd v2.2d, v7.2d, v2.2d
 	WORD $0xad000c61 // stp q1, q3, [x3]
 	WORD $0xad001082 // stp q2, q4, [x4]
-	WORD $0x54fffdc1 // b.ne 0x430c <k_gram_tile+0xd30>
+	WORD $0x54fffdc1 // b.ne 0x2640 <k_gram_tile+0xd30>
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54000180 // b.eq 0x438c <k_gram_tile+0xdb0>
+	WORD $0x54000180 // b.eq 0x26c0 <k_gram_tile+0xdb0>
 	WORD $0xf9404be1 // ldr x1, [sp, #0x90]
 	WORD $0x9b0c1821 // madd x1, x1, x12, x6
 	WORD $0x8b010161 // add x1, x11, x1
@@ -4344,18 +2499,18 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc2d7821 // str d1, [x1, x13, lsl #3]
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0xeb0d013f // cmp x9, x13
-	WORD $0x54ffff21 // b.ne 0x436c <k_gram_tile+0xd90>
+	WORD $0x54ffff21 // b.ne 0x26a0 <k_gram_tile+0xd90>
 	WORD $0xb27e026d // orr x13, x19, #0x4
 	WORD $0xcb0d034d // sub x13, x26, x13
 	WORD $0xf1000dbf // cmp x13, #0x3
-	WORD $0x54ffa00c // b.gt 0x3798 <k_gram_tile+0x1bc>
+	WORD $0x54ffa00c // b.gt 0x1acc <k_gram_tile+0x1bc>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54ffa08b // b.lt 0x37b0 <k_gram_tile+0x1d4>
+	WORD $0x54ffa08b // b.lt 0x1ae4 <k_gram_tile+0x1d4>
 	WORD $0xf100237f // cmp x27, #0x8
 	WORD $0x3d8047e0 // str q0, [sp, #0x110]
-	WORD $0x54000062 // b.hs 0x43b8 <k_gram_tile+0xddc>
+	WORD $0x54000062 // b.hs 0x26ec <k_gram_tile+0xddc>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x14000019 // b 0x4418 <k_gram_tile+0xe3c>
+	WORD $0x14000019 // b 0x274c <k_gram_tile+0xe3c>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0x927df371 // and x17, x27, #0xfffffffffffffff8
@@ -4377,9 +2532,9 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
 	WORD $0xad010840 // stp q0, q2, [x2, #0x20]
 	WORD $0xad020c41 // stp q1, q3, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x43c8 <k_gram_tile+0xdec>
+	WORD $0x54fffde1 // b.ne 0x26fc <k_gram_tile+0xdec>
 	WORD $0xeb11037f // cmp x27, x17
-	WORD $0x54ff9ce0 // b.eq 0x37b0 <k_gram_tile+0x1d4>
+	WORD $0x54ff9ce0 // b.eq 0x1ae4 <k_gram_tile+0x1d4>
 	WORD $0xf9404bed // ldr x13, [sp, #0x90]
 	WORD $0x9b0c7dac // mul x12, x13, x12
 	WORD $0x8b110d8c // add x12, x12, x17, lsl #3
@@ -4392,8 +2547,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e602820 // fadd d0, d1, d0
 	WORD $0xfc376960 // str d0, [x11, x23]
 	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x54ffff01 // b.ne 0x4428 <k_gram_tile+0xe4c>
-	WORD $0x17fffcd9 // b 0x37b0 <k_gram_tile+0x1d4>
+	WORD $0x54ffff01 // b.ne 0x275c <k_gram_tile+0xe4c>
+	WORD $0x17fffcd9 // b 0x1ae4 <k_gram_tile+0x1d4>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0x8b060224 // add x4, x17, x6
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
@@ -4418,11 +2573,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e78d7b8 // fadd v24.2d, v29.2d, v24.2d
 	WORD $0xac826437 // stp q23, q25, [x1], #0x40
 	WORD $0xac8269b8 // stp q24, q26, [x13], #0x40
-	WORD $0x54fffe21 // b.ne 0x4474 <k_gram_tile+0xe98>
+	WORD $0x54fffe21 // b.ne 0x27a8 <k_gram_tile+0xe98>
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb03013f // cmp x9, x3
-	WORD $0x54ffa381 // b.ne 0x392c <k_gram_tile+0x350>
-	WORD $0x17fffd26 // b 0x3958 <k_gram_tile+0x37c>
+	WORD $0x54ffa381 // b.ne 0x1c60 <k_gram_tile+0x350>
+	WORD $0x17fffd26 // b 0x1c8c <k_gram_tile+0x37c>
 	WORD $0xf94077ed // ldr x13, [sp, #0xe8]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4445,11 +2600,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e77d797 // fadd v23.2d, v28.2d, v23.2d
 	WORD $0xad0160b6 // stp q22, q24, [x5, #0x20]
 	WORD $0xad0264b7 // stp q23, q25, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x44d8 <k_gram_tile+0xefc>
+	WORD $0x54fffde1 // b.ne 0x280c <k_gram_tile+0xefc>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffa660 // b.eq 0x39f4 <k_gram_tile+0x418>
-	WORD $0x17fffd25 // b 0x39c0 <k_gram_tile+0x3e4>
+	WORD $0x54ffa660 // b.eq 0x1d28 <k_gram_tile+0x418>
+	WORD $0x17fffd25 // b 0x1cf4 <k_gram_tile+0x3e4>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4473,13 +2628,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e76d776 // fadd v22.2d, v27.2d, v22.2d
 	WORD $0xad005fb5 // stp q21, q23, [x29]
 	WORD $0xad0060b6 // stp q22, q24, [x5]
-	WORD $0x54fffdc1 // b.ne 0x4544 <k_gram_tile+0xf68>
+	WORD $0x54fffdc1 // b.ne 0x2878 <k_gram_tile+0xf68>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffa8c0 // b.eq 0x3ab8 <k_gram_tile+0x4dc>
-	WORD $0x17fffd3a // b 0x3a8c <k_gram_tile+0x4b0>
+	WORD $0x54ffa8c0 // b.eq 0x1dec <k_gram_tile+0x4dc>
+	WORD $0x17fffd3a // b 0x1dc0 <k_gram_tile+0x4b0>
 	WORD $0xf94047ed // ldr x13, [sp, #0x88]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4502,11 +2657,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
 	WORD $0xad0158b4 // stp q20, q22, [x5, #0x20]
 	WORD $0xad025cb5 // stp q21, q23, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x45bc <k_gram_tile+0xfe0>
+	WORD $0x54fffde1 // b.ne 0x28f0 <k_gram_tile+0xfe0>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffaa80 // b.eq 0x3b5c <k_gram_tile+0x580>
-	WORD $0x17fffd46 // b 0x3b28 <k_gram_tile+0x54c>
+	WORD $0x54ffaa80 // b.eq 0x1e90 <k_gram_tile+0x580>
+	WORD $0x17fffd46 // b 0x1e5c <k_gram_tile+0x54c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4530,13 +2685,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
 	WORD $0xad0054b3 // stp q19, q21, [x5]
 	WORD $0xad005bb4 // stp q20, q22, [x29]
-	WORD $0x54fffdc1 // b.ne 0x4628 <k_gram_tile+0x104c>
+	WORD $0x54fffdc1 // b.ne 0x295c <k_gram_tile+0x104c>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffac80 // b.eq 0x3c14 <k_gram_tile+0x638>
-	WORD $0x17fffd58 // b 0x3be8 <k_gram_tile+0x60c>
+	WORD $0x54ffac80 // b.eq 0x1f48 <k_gram_tile+0x638>
+	WORD $0x17fffd58 // b 0x1f1c <k_gram_tile+0x60c>
 	WORD $0xf94043ed // ldr x13, [sp, #0x80]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4559,11 +2714,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
 	WORD $0xad0150b2 // stp q18, q20, [x5, #0x20]
 	WORD $0xad0254b3 // stp q19, q21, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x46a0 <k_gram_tile+0x10c4>
+	WORD $0x54fffde1 // b.ne 0x29d4 <k_gram_tile+0x10c4>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffae40 // b.eq 0x3cb8 <k_gram_tile+0x6dc>
-	WORD $0x17fffd64 // b 0x3c84 <k_gram_tile+0x6a8>
+	WORD $0x54ffae40 // b.eq 0x1fec <k_gram_tile+0x6dc>
+	WORD $0x17fffd64 // b 0x1fb8 <k_gram_tile+0x6a8>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4587,13 +2742,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e72d6f2 // fadd v18.2d, v23.2d, v18.2d
 	WORD $0xad004cb1 // stp q17, q19, [x5]
 	WORD $0xad0053b2 // stp q18, q20, [x29]
-	WORD $0x54fffdc1 // b.ne 0x470c <k_gram_tile+0x1130>
+	WORD $0x54fffdc1 // b.ne 0x2a40 <k_gram_tile+0x1130>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb040 // b.eq 0x3d70 <k_gram_tile+0x794>
-	WORD $0x17fffd76 // b 0x3d44 <k_gram_tile+0x768>
+	WORD $0x54ffb040 // b.eq 0x20a4 <k_gram_tile+0x794>
+	WORD $0x17fffd76 // b 0x2078 <k_gram_tile+0x768>
 	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4616,11 +2771,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
 	WORD $0xad0148b0 // stp q16, q18, [x5, #0x20]
 	WORD $0xad024cb1 // stp q17, q19, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4784 <k_gram_tile+0x11a8>
+	WORD $0x54fffde1 // b.ne 0x2ab8 <k_gram_tile+0x11a8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb200 // b.eq 0x3e14 <k_gram_tile+0x838>
-	WORD $0x17fffd82 // b 0x3de0 <k_gram_tile+0x804>
+	WORD $0x54ffb200 // b.eq 0x2148 <k_gram_tile+0x838>
+	WORD $0x17fffd82 // b 0x2114 <k_gram_tile+0x804>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407ff8 // ldr x24, [sp, #0xf8]
 	WORD $0xaa1603e4 // mov x4, x22
@@ -4644,13 +2799,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e70d6b0 // fadd v16.2d, v21.2d, v16.2d
 	WORD $0xad0044a7 // stp q7, q17, [x5]
 	WORD $0xad004bb0 // stp q16, q18, [x29]
-	WORD $0x54fffdc1 // b.ne 0x47f0 <k_gram_tile+0x1214>
+	WORD $0x54fffdc1 // b.ne 0x2b24 <k_gram_tile+0x1214>
 	WORD $0xf9401bfd // ldr x29, [sp, #0x30]
 	WORD $0xf94033f8 // ldr x24, [sp, #0x60]
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
-	WORD $0x54ffb3e0 // b.eq 0x3ec8 <k_gram_tile+0x8ec>
-	WORD $0x17fffd93 // b 0x3e9c <k_gram_tile+0x8c0>
+	WORD $0x54ffb3e0 // b.eq 0x21fc <k_gram_tile+0x8ec>
+	WORD $0x17fffd93 // b 0x21d0 <k_gram_tile+0x8c0>
 	WORD $0xf9403bed // ldr x13, [sp, #0x70]
 	WORD $0xf9407fe4 // ldr x4, [sp, #0xf8]
 	WORD $0x927df363 // and x3, x27, #0xfffffffffffffff8
@@ -4673,11 +2828,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e67d687 // fadd v7.2d, v20.2d, v7.2d
 	WORD $0xad0140a6 // stp q6, q16, [x5, #0x20]
 	WORD $0xad0244a7 // stp q7, q17, [x5, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4868 <k_gram_tile+0x128c>
+	WORD $0x54fffde1 // b.ne 0x2b9c <k_gram_tile+0x128c>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb03037f // cmp x27, x3
-	WORD $0x54ffb5a0 // b.eq 0x3f6c <k_gram_tile+0x990>
-	WORD $0x17fffd9f // b 0x3f38 <k_gram_tile+0x95c>
+	WORD $0x54ffb5a0 // b.eq 0x22a0 <k_gram_tile+0x990>
+	WORD $0x17fffd9f // b 0x226c <k_gram_tile+0x95c>
 	WORD $0xf94037ec // ldr x12, [sp, #0x68]
 	WORD $0xf9407fe2 // ldr x2, [sp, #0xf8]
 	WORD $0xaa1603e1 // mov x1, x22
@@ -4701,11 +2856,11 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e66d666 // fadd v6.2d, v19.2d, v6.2d
 	WORD $0xad001c85 // stp q5, q7, [x4]
 	WORD $0xad0040a6 // stp q6, q16, [x5]
-	WORD $0x54fffdc1 // b.ne 0x48d4 <k_gram_tile+0x12f8>
+	WORD $0x54fffdc1 // b.ne 0x2c08 <k_gram_tile+0x12f8>
 	WORD $0xf94053e5 // ldr x5, [sp, #0xa0]
 	WORD $0xeb0c013f // cmp x9, x12
-	WORD $0x54ffb7c0 // b.eq 0x4020 <k_gram_tile+0xa44>
-	WORD $0x17fffdb2 // b 0x3ff4 <k_gram_tile+0xa18>
+	WORD $0x54ffb7c0 // b.eq 0x2354 <k_gram_tile+0xa44>
+	WORD $0x17fffdb2 // b 0x2328 <k_gram_tile+0xa18>
 	WORD $0xf94037eb // ldr x11, [sp, #0x68]
 	WORD $0xf9407fe1 // ldr x1, [sp, #0xf8]
 	WORD $0xaa1e03ed // mov x13, x30
@@ -4728,10 +2883,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0xad011844 // stp q4, q6, [x2, #0x20]
 	WORD $0xad021c45 // stp q5, q7, [x2, #0x40]
-	WORD $0x54fffde1 // b.ne 0x4944 <k_gram_tile+0x1368>
+	WORD $0x54fffde1 // b.ne 0x2c78 <k_gram_tile+0x1368>
 	WORD $0xeb0b037f // cmp x27, x11
-	WORD $0x54ffb9a0 // b.eq 0x40c4 <k_gram_tile+0xae8>
-	WORD $0x17fffdbf // b 0x4090 <k_gram_tile+0xab4>
+	WORD $0x54ffb9a0 // b.eq 0x23f8 <k_gram_tile+0xae8>
+	WORD $0x17fffdbf // b 0x23c4 <k_gram_tile+0xab4>
 	WORD $0xa9574ff4 // ldp x20, x19, [sp, #0x170]
 	WORD $0xf94093fd // ldr x29, [sp, #0x120]
 	WORD $0xa95657f6 // ldp x22, x21, [sp, #0x160]
@@ -4740,5 +2895,8 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9536ffe // ldp x30, x27, [sp, #0x130]
 	WORD $0x910603ff // add sp, sp, #0x180
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

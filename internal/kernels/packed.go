@@ -76,6 +76,34 @@ func (p *packed[T]) at(row, k int) unsafe.Pointer {
 	return unsafe.Pointer(&p.data[k*p.padded()+row*min(pieceK, p.k-k)])
 }
 
+// operand is a matrix of a product, [rows, k]: as it lies, or where columns is set, transposed.
+type operand[T float32 | float64] struct {
+	Dense[T]
+	columns bool
+}
+
+func (o operand[T]) rows() int {
+	if o.columns {
+		return o.Cols
+	}
+	return o.Rows
+}
+
+func (o operand[T]) k() int {
+	if o.columns {
+		return o.Rows
+	}
+	return o.Cols
+}
+
+// part is rows [lo,hi) over [k0,k1).
+func (o operand[T]) part(lo, hi, k0, k1 int) operand[T] {
+	if o.columns {
+		return operand[T]{o.Slice(k0, k1, lo, hi), true}
+	}
+	return operand[T]{o.Slice(lo, hi, k0, k1), false}
+}
+
 // shape is what a level's kernels take at a time.
 type shape struct{ left, vectors, lanes int }
 
@@ -118,8 +146,7 @@ func (s *Set) LeftLen(rows, k int) int {
 
 // RightLen is the number of float32 that packing a right operand [n, k] needs.
 func (s *Set) RightLen(n, k int) int {
-	g := s.RightGroup()
-	return (n + g - 1) / g * g * k
+	return roundTo(s.RightGroup())(n)*k + alignment
 }
 
 // NewLeft lays out a left operand [rows, k] in buf, which holds LeftLen numbers; PackLeft fills it.
@@ -127,7 +154,13 @@ func (s *Set) NewLeft(buf []float32, rows, k int) Left {
 	return Left{newPacked(buf, rows, k, s.shape.left, leftRound)}
 }
 
+// alignment is how many float32 a panel may begin behind the start of its buffer, on a cache line.
+const alignment = 15
+
 func (s *Set) newRight(buf []float32, n, k int) Right {
+	if len(buf) > alignment {
+		buf = buf[-uintptr(at(buf))%64/4:]
+	}
 	return Right{newPacked(buf, n, k, s.shape.right(), roundTo(s.shape.lanes))}
 }
 
@@ -146,18 +179,18 @@ func (s *Set) PackLeft(l Left, x Matrix, lo, hi int) {
 func (s *Set) PackRight(buf []float32, w Matrix) Right {
 	w.check("w")
 	r := s.newRight(buf, w.Rows, w.Cols)
-	packRows(s, fnPackRows, &r.packed, w, 0, w.Rows)
+	packRows(s, fnPackPanel, &r.packed, w, 0, w.Rows)
 	return r
 }
 
 // PackStored returns a PackRight for n adjacent rows of k numbers as they are stored in f16 or bf16;
 // nil for other types, whose rows are decoded first.
 func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int) Right {
-	fn, decode := fnPackF16, s.DecodeRow(name)
+	fn, decode := fnPackPanelF16, s.DecodeRow(name)
 	switch name {
 	case "f16":
 	case "bf16":
-		fn = fnPackBf16
+		fn = fnPackPanelBf16
 	default:
 		return nil
 	}
@@ -170,7 +203,7 @@ func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int)
 			decode(r.data, rows)
 			return r
 		}
-		r.fill(s.code, fn, at(rows), k, 2, 0, n)
+		r.fill(s.code, fn, at(rows), k, 2*k, 2, 0, n)
 		return r
 	}
 }
@@ -178,8 +211,12 @@ func (s *Set) PackStored(name string) func(buf []float32, rows []byte, n, k int)
 // Rows is the view of rows [lo,hi): lo is a multiple of LeftGroup, and so is hi unless it is the last.
 func (l Left) Rows(lo, hi int) Left {
 	l.checkPart(lo, hi)
-	l.lo, l.hi = lo, hi
-	return l
+	return Left{l.slice(lo, hi)}
+}
+
+func (p packed[T]) slice(lo, hi int) packed[T] {
+	p.lo, p.hi = lo, hi
+	return p
 }
 
 func (p *packed[T]) checkPart(lo, hi int) {
@@ -194,26 +231,33 @@ type packArgs struct {
 }
 
 // packRows packs rows [lo,hi) of x.
-func packRows[T float32 | float64](s *Set, fn int, p *packed[T], x Dense[T], lo, hi int) {
-	if lo == hi || p.k == 0 {
-		return
-	}
+func packRows(s *Set, fn int, p *packed[float32], x Matrix, lo, hi int) {
 	if s.code == nil {
-		for i := lo; i < hi; i++ {
+		for i := lo; i < hi && p.k > 0; i++ {
 			copy(p.data[i*p.k:(i+1)*p.k], x.Row(i))
 		}
 		return
 	}
-	p.fill(s.code, fn, at(x.Data), x.Stride, int(unsafe.Sizeof(x.Data[0])), lo, hi)
+	p.pack(s.code, fn, 0, operand[float32]{x, false}, lo, hi)
 }
 
-// fill packs rows [lo,hi) of a matrix of stored numbers of the given size, stride numbers apart.
-func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, size, lo, hi int) {
+// pack packs rows [lo,hi) of an operand by the kernel for rows or that for columns.
+func (p *packed[T]) pack(c *code, rows, cols int, x operand[T], lo, hi int) {
+	size := int(unsafe.Sizeof(T(0)))
+	if x.columns {
+		p.fill(c, cols, at(x.Data), x.Stride, size, size*x.Stride, lo, hi)
+	} else {
+		p.fill(c, rows, at(x.Data), x.Stride, size*x.Stride, size, lo, hi)
+	}
+}
+
+// fill packs rows [lo,hi) from src, where rows and the numbers of a row lie so many bytes apart.
+func (p *packed[T]) fill(c *code, fn int, src unsafe.Pointer, stride, byRow, byK, lo, hi int) {
 	for k := 0; k < p.k && lo < hi; k += pieceK {
 		args := packArgs{ld: stride, k: min(pieceK, p.k-k)}
 		for row := lo; row < hi; row += p.group {
 			args.n, args.width = min(p.group, hi-row), p.width(row)
-			args.dst, args.src = p.at(row, k), unsafe.Add(src, (row*stride+k)*size)
+			args.dst, args.src = p.at(row, k), unsafe.Add(src, row*byRow+k*byK)
 			c.call(fn, unsafe.Pointer(&args))
 		}
 	}
@@ -234,7 +278,13 @@ func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 		gemmNTPortable(dst, View(x.data[x.lo*x.k:], dst.Rows, x.k), View(w.data, w.rows, w.k), add)
 		return
 	}
-	mulPacked(s.code, fnMulPanels, dst, &x.packed, &w.packed, add)
+	if x.k == 0 {
+		clearProduct(dst, add)
+		return
+	}
+	for k := 0; k < x.k; k += pieceK {
+		mulPiece(s.code, fnMulPanels, dst, &x.packed, &w.packed, k, k, add || k > 0)
+	}
 }
 
 type mulPanelsArgs struct {
@@ -245,28 +295,16 @@ type mulPanelsArgs struct {
 // mulWork is the most multiplications in one call of a kernel, well below a millisecond.
 const mulWork = 1 << 24
 
-func mulPacked[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], add bool) {
-	if x.k == 0 {
-		if !add {
-			for i := range dst.Rows {
-				clear(dst.Row(i))
-			}
-		}
-		return
-	}
-	args := mulPanelsArgs{ldd: dst.Stride}
+// mulPiece multiplies a piece of k, which begins at kx in x and at kw in w.
+func mulPiece[T float32 | float64](c *code, fn int, dst Dense[T], x, w *packed[T], kx, kw int, add bool) {
+	args := mulPanelsArgs{right: w.at(0, kw), ldd: dst.Stride, n: dst.Cols, k: min(pieceK, x.k-kx)}
 	if add {
 		args.add = 1
 	}
-	for k := 0; k < x.k; k += pieceK {
-		args.k = min(pieceK, x.k-k)
-		step := max(1, mulWork/(args.k*dst.Cols*x.group)) * x.group
-		args.right, args.n = w.at(0, k), dst.Cols
-		for i := 0; i < dst.Rows; i += step {
-			args.m = min(step, dst.Rows-i)
-			args.left, args.dst = x.at(x.lo+i, k), unsafe.Pointer(&dst.Data[i*dst.Stride])
-			c.call(fn, unsafe.Pointer(&args))
-		}
-		args.add = 1
+	step := max(1, mulWork/(args.k*dst.Cols*x.group)) * x.group
+	for i := 0; i < dst.Rows; i += step {
+		args.m = min(step, dst.Rows-i)
+		args.left, args.dst = x.at(x.lo+i, kx), unsafe.Pointer(&dst.Data[i*dst.Stride])
+		c.call(fn, unsafe.Pointer(&args))
 	}
 }

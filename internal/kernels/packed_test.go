@@ -51,9 +51,9 @@ func packedProduct(t *testing.T, s *Set, dst, x, w Matrix, add bool) {
 func TestMulPacked(t *testing.T) {
 	levels(t, func(t *testing.T, s *Set) {
 		rng := newRand()
-		for _, m := range []int{0, 1, 2, 3, 4, 5, 8, 9, 11, 12, 13, 16, 20, 61} {
-			for _, n := range []int{0, 1, 3, 4, 7, 12, 15, 16, 17, 24, 31, 32, 33, 50, 71} {
-				for _, k := range []int{0, 1, 2, 3, 5, 64, 255, 256, 257, 600} {
+		for _, m := range []int{0, 1, 2, 4, 5, 9, 12, 13, 20, 61} {
+			for _, n := range []int{0, 1, 4, 7, 12, 16, 17, 31, 33, 71} {
+				for _, k := range []int{0, 1, 3, 64, 255, 257, 600} {
 					if k > 64 && m > 12 && n > 17 && k != 257 {
 						continue
 					}
@@ -74,7 +74,7 @@ func TestMulPacked(t *testing.T) {
 									size += math.Abs(want)
 								}
 								near(t, what, float64(got), want, 32*eps*size)
-								if s.Level() == cpu.Portable || (i+j)%5 > 0 {
+								if s.Level() == cpu.Portable || (i+j)%7 > 0 {
 									continue
 								}
 								if exact := pieceSum(x.Row(i), w.Row(j), was, add); exact != got {

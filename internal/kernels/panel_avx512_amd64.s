@@ -23,38 +23,38 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul_panels
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x37978e0f; WORD $0x0000 // jle 0x37c4 <k_mul_panels+0x37a4>
+	LONG $0x38b18e0f; WORD $0x0000 // jle 0x38de <k_mul_panels+0x38be>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xc0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xc0, %rsp
-	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0xb8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb8, %rsp
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
 	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
 	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
 	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x28578b4c // movq 0x28(%rdi), %r10
-	LONG $0x385f8d48 // leaq 0x38(%rdi), %rbx
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	LONG $0x386f8d48 // leaq 0x38(%rdi), %rbp
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24048948 // movq %rax, (%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
+	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
 	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	WORD $0x32eb // jmp 0xb1 <k_mul_panels+0x91>
-	BYTE $0x90 // nop
+	WORD $0x32eb // jmp 0xb0 <k_mul_panels+0x90>
+	WORD $0x9066 // nop
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	LONG $0x0cc18348 // addq $0xc, %rcx
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	QUAD $0x0000982484af0f48; BYTE $0x00 // imulq 0x98(%rsp), %rax
 	LONG $0x810c8d4d // leaq (%r9,%rax,4), %r9
-	LONG $0x24048348; BYTE $0xf4 // addq $-0xc, (%rsp)
+	LONG $0xf4c68348 // addq $-0xc, %rsi
 	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0x37028d0f; WORD $0x0000 // jge 0x37b3 <k_mul_panels+0x3793>
+	LONG $0x381d8d0f; WORD $0x0000 // jge 0x38cd <k_mul_panels+0x38ad>
 	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
 	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
@@ -66,183 +66,181 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
 	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
 	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x9b7e // jle 0x80 <k_mul_panels+0x60>
-	LONG $0x18738b49 // movq 0x18(%r11), %rsi
-	LONG $0x304b8b49 // movq 0x30(%r11), %rcx
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x9c7e // jle 0x80 <k_mul_panels+0x60>
+	LONG $0x187e8b49 // movq 0x18(%r14), %rdi
+	LONG $0x305e8b49 // movq 0x30(%r14), %rbx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x44af0f48; WORD $0x6824 // imulq 0x68(%rsp), %rax
 	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0349; BYTE $0x03 // addq (%r11), %rax
+	WORD $0x0349; BYTE $0x06 // addq (%r14), %rax
 	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
 	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
 	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	LONG $0x04e3c148 // shlq $0x4, %rbx
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
 	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
-	LONG $0xce4d0f48 // cmovgeq %rsi, %rcx
+	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
 	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	WORD $0xc001 // addl %eax, %eax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x05fa8348 // cmpq $0x5, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0xe0c1; BYTE $0x02 // shll $0x2, %eax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
 	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
-	LONG $0xf94d0f48 // cmovgeq %rcx, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
 	LONG $0x000007b9; BYTE $0x00 // movl $0x7, %ecx
-	LONG $0xf94d0f48 // cmovgeq %rcx, %rdi
+	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
 	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	LONG $0x247c8948; BYTE $0x40 // movq %rdi, 0x40(%rsp)
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x09fa8348 // cmpq $0x9, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0xe0c1; BYTE $0x03 // shll $0x3, %eax
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x0afa8348 // cmpq $0xa, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
-	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x0bfa8348 // cmpq $0xb, %rdx
-	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
 	LONG $0x00000ab9; BYTE $0x00 // movl $0xa, %ecx
-	LONG $0xf94d0f48 // cmovgeq %rcx, %rdi
-	LONG $0xfeaf0f48 // imulq %rsi, %rdi
-	QUAD $0x0000008024bc8948 // movq %rdi, 0x80(%rsp)
+	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
+	LONG $0xc7af0f4c // imulq %rdi, %r8
+	QUAD $0x000000802484894c // movq %r8, 0x80(%rsp)
 	LONG $0x0cfa8348 // cmpq $0xc, %rdx
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
 	LONG $0x00000bb9; BYTE $0x00 // movl $0xb, %ecx
 	LONG $0xd14d0f48 // cmovgeq %rcx, %rdx
 	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0xd6af0f48 // imulq %rsi, %rdx
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
 	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
-	WORD $0x3eeb // jmp 0x27a <k_mul_panels+0x25a>
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x253 <k_mul_panels+0x233>
-	LONG $0xc97cd162; WORD $0x0810 // vmovups (%r8), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x497cd162; WORD $0x0011 // vmovups %zmm0, (%r8) {%k1}
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	QUAD $0x0000b824acaf0f4c; BYTE $0x00 // imulq 0xb8(%rsp), %r13
-	LONG $0xae348d4a // leaq (%rsi,%r13,4), %rsi
-	LONG $0x20c58348 // addq $0x20, %rbp
-	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfe068d0f; WORD $0xffff // jge 0x80 <k_mul_panels+0x60>
-	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
-	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0000009024948b4c // movq 0x90(%rsp), %r10
+	LONG $0x241c8948 // movq %rbx, (%rsp)
+	WORD $0x2aeb // jmp 0x265 <k_mul_panels+0x245>
+	LONG $0x497cf162; WORD $0x0211 // vmovups %zmm0, (%rdx) {%k1}
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xebaf0f4c // imulq %rbx, %r13
+	LONG $0xaa148d4f // leaq (%r10,%r13,4), %r10
+	LONG $0x20c08349 // addq $0x20, %r8
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xfe1b8d0f; WORD $0xffff // jge 0x80 <k_mul_panels+0x60>
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x0002bd41; WORD $0x0000 // movl $0x2, %r13d
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x137f // jg 0x29f <k_mul_panels+0x27f>
+	WORD $0x137f // jg 0x28a <k_mul_panels+0x26a>
 	LONG $0x0f488d48 // leaq 0xf(%rax), %rcx
 	LONG $0x1e688d4c // leaq 0x1e(%rax), %r13
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xe9490f4c // cmovnsq %rcx, %r13
 	LONG $0x04fdc149 // sarq $0x4, %r13
 	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
-	LONG $0xa9048d4c // leaq (%rcx,%rbp,4), %r8
+	LONG $0x81248d4e // leaq (%rcx,%r8,4), %r12
 	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x00a08f0f; WORD $0x0000 // jg 0x360 <k_mul_panels+0x340>
+	LONG $0x00a58f0f; WORD $0x0000 // jg 0x350 <k_mul_panels+0x330>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0x02568f0f; WORD $0x0000 // jg 0x520 <k_mul_panels+0x500>
+	LONG $0x028b8f0f; WORD $0x0000 // jg 0x540 <k_mul_panels+0x520>
 	LONG $0x05f98348 // cmpq $0x5, %rcx
-	LONG $0x05ac840f; WORD $0x0000 // je 0x880 <k_mul_panels+0x860>
+	LONG $0x0636840f; WORD $0x0000 // je 0x8f5 <k_mul_panels+0x8d5>
 	LONG $0x06f98348 // cmpq $0x6, %rcx
-	WORD $0x8675 // jne 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x2e6 <k_mul_panels+0x2c6>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x30638b4d // movq 0x30(%r11), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x099e8e0f; WORD $0x0000 // jle 0xc91 <k_mul_panels+0xc71>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x03e28349 // andq $0x3, %r10
-	LONG $0x13ca840f; WORD $0x0000 // je 0x16ca <k_mul_panels+0x16aa>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	QUAD $0xfffffffffffcbf48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf9 // andq %rdi, %rcx
+	WORD $0x8b75 // jne 0x250 <k_mul_panels+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x0a298e0f; WORD $0x0000 // jle 0xd06 <k_mul_panels+0xce6>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x1482840f; WORD $0x0000 // je 0x176c <k_mul_panels+0x174c>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x9066 // nop
-	LONG $0x487dd262; WORD $0x1618 // vbroadcastss (%r14), %zmm2
-	LONG $0x486dd262; WORD $0x0fb8 // vfmadd231ps (%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x04c68349 // addq $0x4, %r14
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xe075 // jne 0x320 <k_mul_panels+0x300>
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x1397830f; WORD $0x0000 // jae 0x16e6 <k_mul_panels+0x16c6>
-	LONG $0x001403e9; BYTE $0x00 // jmp 0x1757 <k_mul_panels+0x1737>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487df262; WORD $0x1218 // vbroadcastss (%rdx), %zmm2
+	LONG $0x486df262; WORD $0x0fb8 // vfmadd231ps (%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xe075 // jne 0x310 <k_mul_panels+0x2f0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x1449830f; WORD $0x0000 // jae 0x1788 <k_mul_panels+0x1768>
+	LONG $0x0014b3e9; BYTE $0x00 // jmp 0x17f7 <k_mul_panels+0x17d7>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x30f98348 // cmpq $0x30, %rcx
-	LONG $0x02c68f0f; WORD $0x0000 // jg 0x630 <k_mul_panels+0x610>
+	LONG $0x03068f0f; WORD $0x0000 // jg 0x660 <k_mul_panels+0x640>
 	LONG $0x21f98348 // cmpq $0x21, %rcx
-	LONG $0x0594840f; WORD $0x0000 // je 0x908 <k_mul_panels+0x8e8>
+	LONG $0x0618840f; WORD $0x0000 // je 0x97c <k_mul_panels+0x95c>
 	LONG $0x22f98348 // cmpq $0x22, %rcx
-	LONG $0xfee2850f; WORD $0xffff // jne 0x260 <k_mul_panels+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x4a74 // je 0x3ce <k_mul_panels+0x3ae>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0xfee2850f; WORD $0xffff // jne 0x250 <k_mul_panels+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30638b4d // movq 0x30(%r11), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x08c38e0f; WORD $0x0000 // jle 0xc9e <k_mul_panels+0xc7e>
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	LONG $0x03e68349 // andq $0x3, %r14
-	LONG $0x13f5840f; WORD $0x0000 // je 0x17dd <k_mul_panels+0x17bd>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
+	LONG $0x306e8b49 // movq 0x30(%r14), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x091d8e0f; WORD $0x0000 // jle 0xd13 <k_mul_panels+0xcf3>
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x03e78349 // andq $0x3, %r15
+	LONG $0x1499840f; WORD $0x0000 // je 0x189c <k_mul_panels+0x187c>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -262,10 +260,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487cc162; WORD $0x0710 // vmovups (%r15), %zmm16
-	LONG $0x487cc162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm17
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487ce162; WORD $0x0710 // vmovups (%rdi), %zmm16
+	LONG $0x487ce162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm17
 	LONG $0x487de262; WORD $0x1218 // vbroadcastss (%rdx), %zmm18
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
 	LONG $0x40753262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
@@ -291,33 +289,35 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x406db262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xff4b850f; WORD $0xffff // jne 0x450 <k_mul_panels+0x430>
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x1329830f; WORD $0x0000 // jae 0x1838 <k_mul_panels+0x1818>
-	LONG $0x0015fce9; BYTE $0x00 // jmp 0x1b10 <k_mul_panels+0x1af0>
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0xff4b850f; WORD $0xffff // jne 0x470 <k_mul_panels+0x450>
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x13c8830f; WORD $0x0000 // jae 0x18f7 <k_mul_panels+0x18d7>
+	LONG $0x00169ce9; BYTE $0x00 // jmp 0x1bd0 <k_mul_panels+0x1bb0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x11f98348 // cmpq $0x11, %rcx
-	LONG $0x04df840f; WORD $0x0000 // je 0xa09 <k_mul_panels+0x9e9>
+	LONG $0x0534840f; WORD $0x0000 // je 0xa7e <k_mul_panels+0xa5e>
 	LONG $0x12f98348 // cmpq $0x12, %rcx
-	LONG $0xfd2c850f; WORD $0xffff // jne 0x260 <k_mul_panels+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x2274 // je 0x55c <k_mul_panels+0x53c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0xfcfc850f; WORD $0xffff // jne 0x250 <k_mul_panels+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30738b4d // movq 0x30(%r11), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x07828e0f; WORD $0x0000 // jle 0xceb <k_mul_panels+0xccb>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x16d1840f; WORD $0x0000 // je 0x1c47 <k_mul_panels+0x1c27>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x07c48e0f; WORD $0x0000 // jle 0xd60 <k_mul_panels+0xd40>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x1760840f; WORD $0x0000 // je 0x1d09 <k_mul_panels+0x1ce9>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -329,10 +329,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487c5162; WORD $0x0710 // vmovups (%r15), %zmm8
-	LONG $0x487c5162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm9
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	BYTE $0x90 // nop
+	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
+	LONG $0x487c7162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm9
 	LONG $0x487d7262; WORD $0x1218 // vbroadcastss (%rdx), %zmm10
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
 	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
@@ -346,49 +346,60 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
 	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0x9b75 // jne 0x5b0 <k_mul_panels+0x590>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x165b830f; WORD $0x0000 // jae 0x1c7a <k_mul_panels+0x1c5a>
-	LONG $0x0017fce9; BYTE $0x00 // jmp 0x1e20 <k_mul_panels+0x1e00>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0x9b75 // jne 0x5e0 <k_mul_panels+0x5c0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x16ed830f; WORD $0x0000 // jae 0x1d41 <k_mul_panels+0x1d21>
+	LONG $0x001887e9; BYTE $0x00 // jmp 0x1ee0 <k_mul_panels+0x1ec0>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x31f98348 // cmpq $0x31, %rcx
-	LONG $0x0483840f; WORD $0x0000 // je 0xabd <k_mul_panels+0xa9d>
+	LONG $0x04c8840f; WORD $0x0000 // je 0xb32 <k_mul_panels+0xb12>
 	LONG $0x32f98348 // cmpq $0x32, %rcx
-	LONG $0xfc1c850f; WORD $0xffff // jne 0x260 <k_mul_panels+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x7874 // je 0x6c2 <k_mul_panels+0x6a2>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0xfbdc850f; WORD $0xffff // jne 0x250 <k_mul_panels+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30738b4d // movq 0x30(%r11), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x06418e0f; WORD $0x0000 // jle 0xd10 <k_mul_panels+0xcf0>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x187b840f; WORD $0x0000 // je 0x1f57 <k_mul_panels+0x1f37>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x4c180f41; WORD $0x408c // prefetcht0 0x40(%r12,%rcx,4)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x06438e0f; WORD $0x0000 // jle 0xd85 <k_mul_panels+0xd65>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x18c5840f; WORD $0x0000 // je 0x2014 <k_mul_panels+0x1ff4>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
@@ -416,10 +427,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c4162; WORD $0x0710 // vmovups (%r15), %zmm24
-	LONG $0x487c4162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm25
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487c6162; WORD $0x0710 // vmovups (%rdi), %zmm24
+	LONG $0x487c6162; WORD $0x4f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm25
 	LONG $0x487d6262; WORD $0x1218 // vbroadcastss (%rdx), %zmm26
 	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -457,69 +468,66 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
 	LONG $0x30c28348 // addq $0x30, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0xfeff850f; WORD $0xffff // jne 0x770 <k_mul_panels+0x750>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x1767830f; WORD $0x0000 // jae 0x1fe2 <k_mul_panels+0x1fc2>
-	LONG $0x001b52e9; BYTE $0x00 // jmp 0x23d2 <k_mul_panels+0x23b2>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x88c <k_mul_panels+0x86c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x30638b4d // movq 0x30(%r11), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x037c8e0f; WORD $0x0000 // jle 0xc15 <k_mul_panels+0xbf5>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x03e28349 // andq $0x3, %r10
-	LONG $0x04e7840f; WORD $0x0000 // je 0xd8d <k_mul_panels+0xd6d>
-	QUAD $0x00000000950c8d42 // leal (,%r10,4), %ecx
-	WORD $0x8945; BYTE $0xd6 // movl %r10d, %r14d
-	LONG $0x06e6c141 // shll $0x6, %r14d
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	QUAD $0xfffffffffffcbf48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2149; BYTE $0xff // andq %rdi, %r15
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0xfeff850f; WORD $0xffff // jne 0x7e0 <k_mul_panels+0x7c0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x17b4830f; WORD $0x0000 // jae 0x20a4 <k_mul_panels+0x2084>
+	LONG $0x001b9de9; BYTE $0x00 // jmp 0x2492 <k_mul_panels+0x2472>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x03838e0f; WORD $0x0000 // jle 0xc8a <k_mul_panels+0xc6a>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x04ee840f; WORD $0x0000 // je 0xe02 <k_mul_panels+0xde2>
+	LONG $0x00ad0c8d; WORD $0x0000; BYTE $0x00 // leal (,%rbp,4), %ecx
+	WORD $0xea89 // movl %ebp, %edx
+	WORD $0xe2c1; BYTE $0x06 // shll $0x6, %edx
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	QUAD $0xfffffffffffcbb48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xdf // andq %rbx, %rdi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	BYTE $0x90 // nop
-	LONG $0x487d9262; WORD $0x0c18; BYTE $0x99 // vbroadcastss (%r9,%r11,4), %zmm1
-	LONG $0x4875f262; WORD $0x07b8 // vfmadd231ps (%rdi), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	LONG $0x40c78348 // addq $0x40, %rdi
-	WORD $0xff49; BYTE $0xc3 // incq %r11
-	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xe775 // jne 0x8d0 <k_mul_panels+0x8b0>
+	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487dd262; WORD $0x0c18; BYTE $0x99 // vbroadcastss (%r9,%rbx,4), %zmm1
+	LONG $0x4875d262; WORD $0x06b8 // vfmadd231ps (%r14), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x40c68349 // addq $0x40, %r14
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
+	WORD $0xe775 // jne 0x940 <k_mul_panels+0x920>
 	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x04a2830f; WORD $0x0000 // jae 0xda5 <k_mul_panels+0xd85>
-	LONG $0x0004f3e9; BYTE $0x00 // jmp 0xdfb <k_mul_panels+0xddb>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x4a74 // je 0x958 <k_mul_panels+0x938>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	WORD $0x014c; BYTE $0xd2 // addq %r10, %rdx
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x04a3830f; WORD $0x0000 // jae 0xe1a <k_mul_panels+0xdfa>
+	LONG $0x0004efe9; BYTE $0x00 // jmp 0xe6b <k_mul_panels+0xe4b>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30738b4d // movq 0x30(%r11), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x02b98e0f; WORD $0x0000 // jle 0xc1e <k_mul_panels+0xbfe>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x04be840f; WORD $0x0000 // je 0xe30 <k_mul_panels+0xe10>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x02bf8e0f; WORD $0x0000 // jle 0xc93 <k_mul_panels+0xc73>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x04e5840f; WORD $0x0000 // je 0xec6 <k_mul_panels+0xea6>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -531,9 +539,9 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x487c5162; WORD $0x0710 // vmovups (%r15), %zmm8
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
 	LONG $0x583df262; WORD $0x3ab8 // vfmadd231ps (%rdx){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
 	LONG $0x583df262; WORD $0x72b8; BYTE $0x01 // vfmadd231ps 0x4(%rdx){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x583df262; WORD $0x6ab8; BYTE $0x02 // vfmadd231ps 0x8(%rdx){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
@@ -543,82 +551,79 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x583df262; WORD $0x4ab8; BYTE $0x06 // vfmadd231ps 0x18(%rdx){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	LONG $0x583df262; WORD $0x42b8; BYTE $0x07 // vfmadd231ps 0x1c(%rdx){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0xb675 // jne 0x9b0 <k_mul_panels+0x990>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x045f830f; WORD $0x0000 // jae 0xe63 <k_mul_panels+0xe43>
-	LONG $0x000597e9; BYTE $0x00 // jmp 0xfa0 <k_mul_panels+0xf80>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2274 // je 0xa33 <k_mul_panels+0xa13>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xb675 // jne 0xa20 <k_mul_panels+0xa00>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0485830f; WORD $0x0000 // jae 0xefe <k_mul_panels+0xede>
+	LONG $0x0005c2e9; BYTE $0x00 // jmp 0x1040 <k_mul_panels+0x1020>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30538b4d // movq 0x30(%r11), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x02038e0f; WORD $0x0000 // jle 0xc43 <k_mul_panels+0xc23>
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x06bc840f; WORD $0x0000 // je 0x1109 <k_mul_panels+0x10e9>
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	QUAD $0xfffffffffffcbf48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdi # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x2148; BYTE $0xf9 // andq %rdi, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x020a8e0f; WORD $0x0000 // jle 0xcb8 <k_mul_panels+0xc98>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x06ef840f; WORD $0x0000 // je 0x11aa <k_mul_panels+0x118a>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487cd162; WORD $0x2710 // vmovups (%r15), %zmm4
-	LONG $0x585dd262; WORD $0x1eb8 // vfmadd231ps (%r14){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x585dd262; WORD $0x56b8; BYTE $0x01 // vfmadd231ps 0x4(%r14){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x585dd262; WORD $0x4eb8; BYTE $0x02 // vfmadd231ps 0x8(%r14){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x585dd262; WORD $0x46b8; BYTE $0x03 // vfmadd231ps 0xc(%r14){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x10c68349 // addq $0x10, %r14
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0xd275 // jne 0xa80 <k_mul_panels+0xa60>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x0670820f; WORD $0x0000 // jb 0x1128 <k_mul_panels+0x1108>
-	LONG $0x000675e9; BYTE $0x00 // jmp 0x1132 <k_mul_panels+0x1112>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x7874 // je 0xb3b <k_mul_panels+0xb1b>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x2710 // vmovups (%rdi), %zmm4
+	LONG $0x585df262; WORD $0x1ab8 // vfmadd231ps (%rdx){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x585df262; WORD $0x52b8; BYTE $0x01 // vfmadd231ps 0x4(%rdx){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x585df262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x8(%rdx){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x585df262; WORD $0x42b8; BYTE $0x03 // vfmadd231ps 0xc(%rdx){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xd275 // jne 0xaf0 <k_mul_panels+0xad0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x06a5830f; WORD $0x0000 // jae 0x11d2 <k_mul_panels+0x11b2>
+	LONG $0x00075ee9; BYTE $0x00 // jmp 0x1290 <k_mul_panels+0x1270>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0x88 // prefetcht0 (%r8,%rcx,4)
-	LONG $0x30738b4d // movq 0x30(%r11), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x01108e0f; WORD $0x0000 // jle 0xc58 <k_mul_panels+0xc38>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x0784840f; WORD $0x0000 // je 0x12d9 <k_mul_panels+0x12b9>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0x8c // prefetcht0 (%r12,%rcx,4)
+	LONG $0x307e8b4d // movq 0x30(%r14), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01158e0f; WORD $0x0000 // jle 0xccd <k_mul_panels+0xcad>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x07b9840f; WORD $0x0000 // je 0x137e <k_mul_panels+0x135e>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -634,9 +639,9 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
 	BYTE $0x90 // nop
-	LONG $0x487c5162; WORD $0x2710 // vmovups (%r15), %zmm12
+	LONG $0x487c7162; WORD $0x2710 // vmovups (%rdi), %zmm12
 	LONG $0x581d7262; WORD $0x1ab8 // vfmadd231ps (%rdx){1to16}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
 	LONG $0x581d7262; WORD $0x52b8; BYTE $0x01 // vfmadd231ps 0x4(%rdx){1to16}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
 	LONG $0x581d7262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x8(%rdx){1to16}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
@@ -650,14 +655,15 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x581df262; WORD $0x4ab8; BYTE $0x0a // vfmadd231ps 0x28(%rdx){1to16}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
 	LONG $0x581df262; WORD $0x42b8; BYTE $0x0b // vfmadd231ps 0x2c(%rdx){1to16}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
 	LONG $0x30c28348 // addq $0x30, %rdx
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0x9a75 // jne 0xba0 <k_mul_panels+0xb80>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x0710830f; WORD $0x0000 // jae 0x1320 <k_mul_panels+0x1300>
-	LONG $0x0008a1e9; BYTE $0x00 // jmp 0x14b6 <k_mul_panels+0x1496>
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0x9a75 // jne 0xc10 <k_mul_panels+0xbf0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0745830f; WORD $0x0000 // jae 0x13ca <k_mul_panels+0x13aa>
+	LONG $0x0008cce9; BYTE $0x00 // jmp 0x1556 <k_mul_panels+0x1536>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x0001dde9; BYTE $0x00 // jmp 0xdfb <k_mul_panels+0xddb>
+	LONG $0x0001d8e9; BYTE $0x00 // jmp 0xe6b <k_mul_panels+0xe4b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -666,12 +672,12 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x00035de9; BYTE $0x00 // jmp 0xfa0 <k_mul_panels+0xf80>
+	LONG $0x000388e9; BYTE $0x00 // jmp 0x1040 <k_mul_panels+0x1020>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x0004d0e9; BYTE $0x00 // jmp 0x1128 <k_mul_panels+0x1108>
+	LONG $0x0005c3e9; BYTE $0x00 // jmp 0x1290 <k_mul_panels+0x1270>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -684,10 +690,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x000825e9; BYTE $0x00 // jmp 0x14b6 <k_mul_panels+0x1496>
+	LONG $0x000850e9; BYTE $0x00 // jmp 0x1556 <k_mul_panels+0x1536>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x000ab9e9; BYTE $0x00 // jmp 0x1757 <k_mul_panels+0x1737>
+	LONG $0x000ae4e9; BYTE $0x00 // jmp 0x17f7 <k_mul_panels+0x17d7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -704,7 +710,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x000e25e9; BYTE $0x00 // jmp 0x1b10 <k_mul_panels+0x1af0>
+	LONG $0x000e70e9; BYTE $0x00 // jmp 0x1bd0 <k_mul_panels+0x1bb0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -713,7 +719,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x001110e9; BYTE $0x00 // jmp 0x1e20 <k_mul_panels+0x1e00>
+	LONG $0x00115be9; BYTE $0x00 // jmp 0x1ee0 <k_mul_panels+0x1ec0>
 	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
@@ -738,41 +744,50 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x001645e9; BYTE $0x00 // jmp 0x23d2 <k_mul_panels+0x23b2>
+	LONG $0x001690e9; BYTE $0x00 // jmp 0x2492 <k_mul_panels+0x2472>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
-	WORD $0x8949; BYTE $0xf6 // movq %rsi, %r14
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	WORD $0x5672 // jb 0xdfb <k_mul_panels+0xddb>
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487df262; WORD $0x0918 // vbroadcastss (%rcx), %zmm1
-	LONG $0x487dd262; WORD $0x0e98 // vfmadd132ps (%r14), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x487df262; WORD $0x4118; BYTE $0x01 // vbroadcastss 0x4(%rcx), %zmm0
-	LONG $0x4875d262; WORD $0x4698; BYTE $0x01 // vfmadd132ps 0x40(%r14), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x487df262; WORD $0x4918; BYTE $0x02 // vbroadcastss 0x8(%rcx), %zmm1
-	LONG $0x487dd262; WORD $0x4e98; BYTE $0x02 // vfmadd132ps 0x80(%r14), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	LONG $0x487df262; WORD $0x4118; BYTE $0x03 // vbroadcastss 0xc(%rcx), %zmm0
-	LONG $0x4875d262; WORD $0x4698; BYTE $0x03 // vfmadd132ps 0xc0(%r14), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x10c18348 // addq $0x10, %rcx
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
-	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0xb57f // jg 0xdb0 <k_mul_panels+0xd90>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x5172 // jb 0xe6b <k_mul_panels+0xe4b>
+	LONG $0x04c78348 // addq $0x4, %rdi
+	WORD $0x9066 // nop
+	LONG $0x487df262; WORD $0x0918 // vbroadcastss (%rcx), %zmm1
+	LONG $0x487df262; WORD $0x0a98 // vfmadd132ps (%rdx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4118; BYTE $0x01 // vbroadcastss 0x4(%rcx), %zmm0
+	LONG $0x4875f262; WORD $0x4298; BYTE $0x01 // vfmadd132ps 0x40(%rdx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x487df262; WORD $0x4918; BYTE $0x02 // vbroadcastss 0x8(%rcx), %zmm1
+	LONG $0x487df262; WORD $0x4a98; BYTE $0x02 // vfmadd132ps 0x80(%rdx), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	LONG $0x487df262; WORD $0x4118; BYTE $0x03 // vbroadcastss 0xc(%rcx), %zmm0
+	LONG $0x4875f262; WORD $0x4298; BYTE $0x03 // vfmadd132ps 0xc0(%rdx), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0xb57f // jg 0xe20 <k_mul_panels+0xe00>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xe2d3 // shll %cl, %edx
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0xf4508e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
+	LONG $0xf3d08e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0xf4228c0f; WORD $0xffff // jl 0x23c <k_mul_panels+0x21c>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0xe25 <k_mul_panels+0xe05>
-	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
-	LONG $0xfff430e9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
+	WORD $0x187c // jl 0xea2 <k_mul_panels+0xe82>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0xe96 <k_mul_panels+0xe76>
+	LONG $0x487cd162; WORD $0x0458; BYTE $0x24 // vaddps (%r12), %zmm0, %zmm0
+	LONG $0x487cd162; WORD $0x0411; BYTE $0x24 // vmovups %zmm0, (%r12)
+	LONG $0xfff3aee9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0d74 // je 0xeba <k_mul_panels+0xe9a>
+	LONG $0xc97cd162; WORD $0x0c10; BYTE $0x24 // vmovups (%r12), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x497cd162; WORD $0x0411; BYTE $0x24 // vmovups %zmm0, (%r12) {%k1}
+	LONG $0xfff38ae9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -782,223 +797,223 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x013d820f; WORD $0x0000 // jb 0xfa0 <k_mul_panels+0xf80>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0142820f; WORD $0x0000 // jb 0x1040 <k_mul_panels+0x1020>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487c1162; WORD $0x0410; BYTE $0x77 // vmovups (%r15,%r14,2), %zmm8
-	QUAD $0x01774c10487c1162 // vmovups 0x40(%r15,%r14,2), %zmm9
-	QUAD $0x02775410487c1162 // vmovups 0x80(%r15,%r14,2), %zmm10
-	QUAD $0x03775c10487c1162 // vmovups 0xc0(%r15,%r14,2), %zmm11
-	LONG $0x583db262; WORD $0x3cb8; BYTE $0x32 // vfmadd231ps (%rdx,%r14){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	QUAD $0x013274b8583db262 // vfmadd231ps 0x4(%rdx,%r14){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	QUAD $0x02326cb8583db262 // vfmadd231ps 0x8(%rdx,%r14){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	QUAD $0x033264b8583db262 // vfmadd231ps 0xc(%rdx,%r14){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	QUAD $0x04325cb8583db262 // vfmadd231ps 0x10(%rdx,%r14){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	QUAD $0x053254b8583db262 // vfmadd231ps 0x14(%rdx,%r14){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	QUAD $0x06324cb8583db262 // vfmadd231ps 0x18(%rdx,%r14){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	QUAD $0x073244b8583db262 // vfmadd231ps 0x1c(%rdx,%r14){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	QUAD $0x08327cb85835b262 // vfmadd231ps 0x20(%rdx,%r14){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
-	QUAD $0x093274b85835b262 // vfmadd231ps 0x24(%rdx,%r14){1to16}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
-	QUAD $0x0a326cb85835b262 // vfmadd231ps 0x28(%rdx,%r14){1to16}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
-	QUAD $0x0b3264b85835b262 // vfmadd231ps 0x2c(%rdx,%r14){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
-	QUAD $0x0c325cb85835b262 // vfmadd231ps 0x30(%rdx,%r14){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
-	QUAD $0x0d3254b85835b262 // vfmadd231ps 0x34(%rdx,%r14){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
-	QUAD $0x0e324cb85835b262 // vfmadd231ps 0x38(%rdx,%r14){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
-	QUAD $0x0f3244b85835b262 // vfmadd231ps 0x3c(%rdx,%r14){1to16}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
-	QUAD $0x10327cb8582db262 // vfmadd231ps 0x40(%rdx,%r14){1to16}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
-	QUAD $0x113274b8582db262 // vfmadd231ps 0x44(%rdx,%r14){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
-	QUAD $0x12326cb8582db262 // vfmadd231ps 0x48(%rdx,%r14){1to16}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
-	QUAD $0x133264b8582db262 // vfmadd231ps 0x4c(%rdx,%r14){1to16}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
-	QUAD $0x14325cb8582db262 // vfmadd231ps 0x50(%rdx,%r14){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
-	QUAD $0x153254b8582db262 // vfmadd231ps 0x54(%rdx,%r14){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
-	QUAD $0x16324cb8582db262 // vfmadd231ps 0x58(%rdx,%r14){1to16}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
-	QUAD $0x173244b8582db262 // vfmadd231ps 0x5c(%rdx,%r14){1to16}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
-	QUAD $0x18327cb85825b262 // vfmadd231ps 0x60(%rdx,%r14){1to16}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
-	QUAD $0x193274b85825b262 // vfmadd231ps 0x64(%rdx,%r14){1to16}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
-	QUAD $0x1a326cb85825b262 // vfmadd231ps 0x68(%rdx,%r14){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
-	QUAD $0x1b3264b85825b262 // vfmadd231ps 0x6c(%rdx,%r14){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
-	QUAD $0x1c325cb85825b262 // vfmadd231ps 0x70(%rdx,%r14){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
-	QUAD $0x1d3254b85825b262 // vfmadd231ps 0x74(%rdx,%r14){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
-	QUAD $0x1e324cb85825b262 // vfmadd231ps 0x78(%rdx,%r14){1to16}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
-	QUAD $0x1f3244b85825b262 // vfmadd231ps 0x7c(%rdx,%r14){1to16}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
-	LONG $0x80ee8349 // subq $-0x80, %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487c3162; WORD $0x0410; BYTE $0x7f // vmovups (%rdi,%r15,2), %zmm8
+	QUAD $0x017f4c10487c3162 // vmovups 0x40(%rdi,%r15,2), %zmm9
+	QUAD $0x027f5410487c3162 // vmovups 0x80(%rdi,%r15,2), %zmm10
+	QUAD $0x037f5c10487c3162 // vmovups 0xc0(%rdi,%r15,2), %zmm11
+	LONG $0x583db262; WORD $0x3cb8; BYTE $0x3a // vfmadd231ps (%rdx,%r15){1to16}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	QUAD $0x013a74b8583db262 // vfmadd231ps 0x4(%rdx,%r15){1to16}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	QUAD $0x023a6cb8583db262 // vfmadd231ps 0x8(%rdx,%r15){1to16}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x033a64b8583db262 // vfmadd231ps 0xc(%rdx,%r15){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	QUAD $0x043a5cb8583db262 // vfmadd231ps 0x10(%rdx,%r15){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x053a54b8583db262 // vfmadd231ps 0x14(%rdx,%r15){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0x063a4cb8583db262 // vfmadd231ps 0x18(%rdx,%r15){1to16}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	QUAD $0x073a44b8583db262 // vfmadd231ps 0x1c(%rdx,%r15){1to16}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	QUAD $0x083a7cb85835b262 // vfmadd231ps 0x20(%rdx,%r15){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	QUAD $0x093a74b85835b262 // vfmadd231ps 0x24(%rdx,%r15){1to16}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	QUAD $0x0a3a6cb85835b262 // vfmadd231ps 0x28(%rdx,%r15){1to16}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	QUAD $0x0b3a64b85835b262 // vfmadd231ps 0x2c(%rdx,%r15){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	QUAD $0x0c3a5cb85835b262 // vfmadd231ps 0x30(%rdx,%r15){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0x0d3a54b85835b262 // vfmadd231ps 0x34(%rdx,%r15){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	QUAD $0x0e3a4cb85835b262 // vfmadd231ps 0x38(%rdx,%r15){1to16}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	QUAD $0x0f3a44b85835b262 // vfmadd231ps 0x3c(%rdx,%r15){1to16}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
+	QUAD $0x103a7cb8582db262 // vfmadd231ps 0x40(%rdx,%r15){1to16}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	QUAD $0x113a74b8582db262 // vfmadd231ps 0x44(%rdx,%r15){1to16}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	QUAD $0x123a6cb8582db262 // vfmadd231ps 0x48(%rdx,%r15){1to16}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	QUAD $0x133a64b8582db262 // vfmadd231ps 0x4c(%rdx,%r15){1to16}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	QUAD $0x143a5cb8582db262 // vfmadd231ps 0x50(%rdx,%r15){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	QUAD $0x153a54b8582db262 // vfmadd231ps 0x54(%rdx,%r15){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	QUAD $0x163a4cb8582db262 // vfmadd231ps 0x58(%rdx,%r15){1to16}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
+	QUAD $0x173a44b8582db262 // vfmadd231ps 0x5c(%rdx,%r15){1to16}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
+	QUAD $0x183a7cb85825b262 // vfmadd231ps 0x60(%rdx,%r15){1to16}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
+	QUAD $0x193a74b85825b262 // vfmadd231ps 0x64(%rdx,%r15){1to16}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
+	QUAD $0x1a3a6cb85825b262 // vfmadd231ps 0x68(%rdx,%r15){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	QUAD $0x1b3a64b85825b262 // vfmadd231ps 0x6c(%rdx,%r15){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	QUAD $0x1c3a5cb85825b262 // vfmadd231ps 0x70(%rdx,%r15){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	QUAD $0x1d3a54b85825b262 // vfmadd231ps 0x74(%rdx,%r15){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	QUAD $0x1e3a4cb85825b262 // vfmadd231ps 0x78(%rdx,%r15){1to16}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
+	QUAD $0x1f3a44b85825b262 // vfmadd231ps 0x7c(%rdx,%r15){1to16}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
+	LONG $0x80ef8349 // subq $-0x80, %r15
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfed08f0f; WORD $0xffff // jg 0xe70 <k_mul_panels+0xe50>
+	LONG $0xfed08f0f; WORD $0xffff // jg 0xf10 <k_mul_panels+0xef0>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xf2ac8e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xf1fe8e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x277c // jl 0xfe4 <k_mul_panels+0xfc4>
+	WORD $0x287c // jl 0x1084 <k_mul_panels+0x1064>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0674 // je 0xfc8 <k_mul_panels+0xfa8>
-	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xf287840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x0774 // je 0x1068 <k_mul_panels+0x1048>
+	LONG $0x4844d162; WORD $0x3c58; BYTE $0x24 // vaddps (%r12), %zmm7, %zmm7
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm7, (%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xf1d7840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x800c8d49 // leaq (%r8,%rax,4), %rcx
-	WORD $0x3beb // jmp 0x101f <k_mul_panels+0xfff>
+	LONG $0x840c8d49 // leaq (%r12,%rax,4), %rcx
+	WORD $0x3ceb // jmp 0x10c0 <k_mul_panels+0x10a0>
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0c74 // je 0xffb <k_mul_panels+0xfdb>
-	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
+	WORD $0x0d74 // je 0x109c <k_mul_panels+0x107c>
+	LONG $0xc97c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8 {%k1} {z}
 	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xf254840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497cd162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm7, (%r12) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xf1a3840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
+	LONG $0x8c0c8d49 // leaq (%r12,%rcx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x177b8e0f; WORD $0x0000 // jle 0x279a <k_mul_panels+0x277a>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x102b <k_mul_panels+0x100b>
+	LONG $0x17a08e0f; WORD $0x0000 // jle 0x2860 <k_mul_panels+0x2840>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x10cd <k_mul_panels+0x10ad>
 	LONG $0x484cf162; WORD $0x3158 // vaddps (%rcx), %zmm6, %zmm6
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x3411; BYTE $0x80 // vmovups %zmm6, (%r8,%rax,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xf21e840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x84 // vmovups %zmm6, (%r12,%rax,4)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xf16d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88048d49 // leaq (%r8,%rcx,4), %rax
+	LONG $0x8c048d49 // leaq (%r12,%rcx,4), %rax
 	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x105b <k_mul_panels+0x103b>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x10fd <k_mul_panels+0x10dd>
 	LONG $0x4854f162; WORD $0x2958 // vaddps (%rcx), %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xf1f4840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xf143840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1081 <k_mul_panels+0x1061>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1123 <k_mul_panels+0x1103>
 	LONG $0x485cf162; WORD $0x2158 // vaddps (%rcx), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xf1ce840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xf11d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x10a7 <k_mul_panels+0x1087>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1149 <k_mul_panels+0x1129>
 	LONG $0x4864f162; WORD $0x1958 // vaddps (%rcx), %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xf1a8840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xf0f7840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x10cd <k_mul_panels+0x10ad>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x116f <k_mul_panels+0x114f>
 	LONG $0x486cf162; WORD $0x1158 // vaddps (%rcx), %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0xf182840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xf0d1840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x10f3 <k_mul_panels+0x10d3>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1195 <k_mul_panels+0x1175>
 	LONG $0x4874f162; WORD $0x0958 // vaddps (%rcx), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0xf15c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0001b0e9; BYTE $0x00 // jmp 0x12b9 <k_mul_panels+0x1299>
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xf0ab840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0001b3e9; BYTE $0x00 // jmp 0x135d <k_mul_panels+0x133d>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	WORD $0x0a73 // jae 0x1132 <k_mul_panels+0x1112>
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x0000bee9; BYTE $0x00 // jmp 0x11f0 <k_mul_panels+0x11d0>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x00be820f; WORD $0x0000 // jb 0x1290 <k_mul_panels+0x1270>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	WORD $0x9066 // nop
-	LONG $0x487c9162; WORD $0x2410; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm4
-	QUAD $0x01a76c10487c9162 // vmovups 0x40(%r15,%r12,4), %zmm5
-	QUAD $0x02a77410487c9162 // vmovups 0x80(%r15,%r12,4), %zmm6
-	QUAD $0x03a77c10487c9162 // vmovups 0xc0(%r15,%r12,4), %zmm7
-	LONG $0x585d9262; WORD $0x1cb8; BYTE $0x26 // vfmadd231ps (%r14,%r12){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	QUAD $0x012654b8585d9262 // vfmadd231ps 0x4(%r14,%r12){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0x02264cb8585d9262 // vfmadd231ps 0x8(%r14,%r12){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x032644b8585d9262 // vfmadd231ps 0xc(%r14,%r12){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	QUAD $0x04265cb858559262 // vfmadd231ps 0x10(%r14,%r12){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
-	QUAD $0x052654b858559262 // vfmadd231ps 0x14(%r14,%r12){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	QUAD $0x06264cb858559262 // vfmadd231ps 0x18(%r14,%r12){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
-	QUAD $0x072644b858559262 // vfmadd231ps 0x1c(%r14,%r12){1to16}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
-	QUAD $0x08265cb8584d9262 // vfmadd231ps 0x20(%r14,%r12){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	QUAD $0x092654b8584d9262 // vfmadd231ps 0x24(%r14,%r12){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	QUAD $0x0a264cb8584d9262 // vfmadd231ps 0x28(%r14,%r12){1to16}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
-	QUAD $0x0b2644b8584d9262 // vfmadd231ps 0x2c(%r14,%r12){1to16}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
-	QUAD $0x0c265cb858459262 // vfmadd231ps 0x30(%r14,%r12){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	QUAD $0x0d2654b858459262 // vfmadd231ps 0x34(%r14,%r12){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
-	QUAD $0x0e264cb858459262 // vfmadd231ps 0x38(%r14,%r12){1to16}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
-	QUAD $0x0f2644b858459262 // vfmadd231ps 0x3c(%r14,%r12){1to16}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
-	LONG $0x40c48349 // addq $0x40, %r12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x487cb162; WORD $0x2410; BYTE $0xbf // vmovups (%rdi,%r15,4), %zmm4
+	QUAD $0x01bf6c10487cb162 // vmovups 0x40(%rdi,%r15,4), %zmm5
+	QUAD $0x02bf7410487cb162 // vmovups 0x80(%rdi,%r15,4), %zmm6
+	QUAD $0x03bf7c10487cb162 // vmovups 0xc0(%rdi,%r15,4), %zmm7
+	LONG $0x585db262; WORD $0x1cb8; BYTE $0x3a // vfmadd231ps (%rdx,%r15){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x013a54b8585db262 // vfmadd231ps 0x4(%rdx,%r15){1to16}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x023a4cb8585db262 // vfmadd231ps 0x8(%rdx,%r15){1to16}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x033a44b8585db262 // vfmadd231ps 0xc(%rdx,%r15){1to16}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	QUAD $0x043a5cb85855b262 // vfmadd231ps 0x10(%rdx,%r15){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x053a54b85855b262 // vfmadd231ps 0x14(%rdx,%r15){1to16}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	QUAD $0x063a4cb85855b262 // vfmadd231ps 0x18(%rdx,%r15){1to16}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	QUAD $0x073a44b85855b262 // vfmadd231ps 0x1c(%rdx,%r15){1to16}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
+	QUAD $0x083a5cb8584db262 // vfmadd231ps 0x20(%rdx,%r15){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	QUAD $0x093a54b8584db262 // vfmadd231ps 0x24(%rdx,%r15){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	QUAD $0x0a3a4cb8584db262 // vfmadd231ps 0x28(%rdx,%r15){1to16}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
+	QUAD $0x0b3a44b8584db262 // vfmadd231ps 0x2c(%rdx,%r15){1to16}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
+	QUAD $0x0c3a5cb85845b262 // vfmadd231ps 0x30(%rdx,%r15){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0x0d3a54b85845b262 // vfmadd231ps 0x34(%rdx,%r15){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	QUAD $0x0e3a4cb85845b262 // vfmadd231ps 0x38(%rdx,%r15){1to16}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
+	QUAD $0x0f3a44b85845b262 // vfmadd231ps 0x3c(%rdx,%r15){1to16}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
+	LONG $0x40c78349 // addq $0x40, %r15
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xff508f0f; WORD $0xffff // jg 0x1140 <k_mul_panels+0x1120>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0xff508f0f; WORD $0xffff // jg 0x11e0 <k_mul_panels+0x11c0>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xf05c8e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xefae8e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x277c // jl 0x1231 <k_mul_panels+0x1211>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1215 <k_mul_panels+0x11f5>
-	LONG $0x4864d162; WORD $0x1858 // vaddps (%r8), %zmm3, %zmm3
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xf03a840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x287c // jl 0x12d4 <k_mul_panels+0x12b4>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0x12b8 <k_mul_panels+0x1298>
+	LONG $0x4864d162; WORD $0x1c58; BYTE $0x24 // vaddps (%r12), %zmm3, %zmm3
+	LONG $0x487cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xef87840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x800c8d49 // leaq (%r8,%rax,4), %rcx
-	WORD $0x3beb // jmp 0x126c <k_mul_panels+0x124c>
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x1248 <k_mul_panels+0x1228>
-	LONG $0xc97cd162; WORD $0x2010 // vmovups (%r8), %zmm4 {%k1} {z}
+	LONG $0x840c8d49 // leaq (%r12,%rax,4), %rcx
+	WORD $0x3ceb // jmp 0x1310 <k_mul_panels+0x12f0>
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0d74 // je 0x12ec <k_mul_panels+0x12cc>
+	LONG $0xc97cd162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm4 {%k1} {z}
 	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x497cd162; WORD $0x1811 // vmovups %zmm3, (%r8) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xf007840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497cd162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm3, (%r12) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xef53840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
+	LONG $0x8c0c8d49 // leaq (%r12,%rcx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x16618e0f; WORD $0x0000 // jle 0x28cd <k_mul_panels+0x28ad>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1278 <k_mul_panels+0x1258>
+	LONG $0x16838e0f; WORD $0x0000 // jle 0x2993 <k_mul_panels+0x2973>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x131d <k_mul_panels+0x12fd>
 	LONG $0x486cf162; WORD $0x1158 // vaddps (%rcx), %zmm2, %zmm2
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487cd162; WORD $0x1411; BYTE $0x80 // vmovups %zmm2, (%r8,%rax,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xefd1840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x84 // vmovups %zmm2, (%r12,%rax,4)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xef1d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88048d49 // leaq (%r8,%rcx,4), %rax
+	LONG $0x8c048d49 // leaq (%r12,%rcx,4), %rax
 	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x12a8 <k_mul_panels+0x1288>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x134d <k_mul_panels+0x132d>
 	LONG $0x4874f162; WORD $0x0958 // vaddps (%rcx), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xefa7840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xeef3840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x12ce <k_mul_panels+0x12ae>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1373 <k_mul_panels+0x1353>
 	LONG $0x487cf162; WORD $0x0158 // vaddps (%rcx), %zmm0, %zmm0
 	LONG $0x487cf162; WORD $0x0111 // vmovups %zmm0, (%rcx)
-	LONG $0xffef87e9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
+	LONG $0xffeed2e9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1012,16 +1027,17 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x0196820f; WORD $0x0000 // jb 0x14b6 <k_mul_panels+0x1496>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x018c820f; WORD $0x0000 // jb 0x1556 <k_mul_panels+0x1536>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x487c5162; WORD $0x3710 // vmovups (%r15), %zmm14
-	LONG $0x487c5162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%r15), %zmm15
-	LONG $0x487c5162; WORD $0x6f10; BYTE $0x02 // vmovups 0x80(%r15), %zmm13
-	LONG $0x487c5162; WORD $0x6710; BYTE $0x03 // vmovups 0xc0(%r15), %zmm12
+	WORD $0x9066 // nop
+	LONG $0x487c7162; WORD $0x3710 // vmovups (%rdi), %zmm14
+	LONG $0x487c7162; WORD $0x7f10; BYTE $0x01 // vmovups 0x40(%rdi), %zmm15
+	LONG $0x487c7162; WORD $0x6f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm13
+	LONG $0x487c7162; WORD $0x6710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm12
 	LONG $0x580d7262; WORD $0x1ab8 // vfmadd231ps (%rdx){1to16}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
 	LONG $0x580d7262; WORD $0x52b8; BYTE $0x01 // vfmadd231ps 0x4(%rdx){1to16}, %zmm14, %zmm10 # zmm10 = (zmm14 * mem) + zmm10
 	LONG $0x580d7262; WORD $0x4ab8; BYTE $0x02 // vfmadd231ps 0x8(%rdx){1to16}, %zmm14, %zmm9 # zmm9 = (zmm14 * mem) + zmm9
@@ -1071,186 +1087,191 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x581df262; WORD $0x4ab8; BYTE $0x2e // vfmadd231ps 0xb8(%rdx){1to16}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
 	LONG $0x581df262; WORD $0x42b8; BYTE $0x2f // vfmadd231ps 0xbc(%rdx){1to16}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
 	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfe7a8f0f; WORD $0xffff // jg 0x1330 <k_mul_panels+0x1310>
+	LONG $0xfe7a8f0f; WORD $0xffff // jg 0x13d0 <k_mul_panels+0x13b0>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xed968e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xece88e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x004d8b48 // movq (%rbp), %rcx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x277c // jl 0x14fa <k_mul_panels+0x14da>
+	WORD $0x287c // jl 0x159a <k_mul_panels+0x157a>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0674 // je 0x14de <k_mul_panels+0x14be>
-	LONG $0x48245162; WORD $0x1858 // vaddps (%r8), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0x1811 // vmovups %zmm11, (%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xed71840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x0774 // je 0x157e <k_mul_panels+0x155e>
+	LONG $0x48245162; WORD $0x1c58; BYTE $0x24 // vaddps (%r12), %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm11, (%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xecc1840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x800c8d49 // leaq (%r8,%rax,4), %rcx
-	WORD $0x3beb // jmp 0x1535 <k_mul_panels+0x1515>
+	LONG $0x840c8d49 // leaq (%r12,%rax,4), %rcx
+	WORD $0x3ceb // jmp 0x15d6 <k_mul_panels+0x15b6>
 	WORD $0xd2f7 // notl %edx
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0c74 // je 0x1511 <k_mul_panels+0x14f1>
-	LONG $0xc97c5162; WORD $0x2010 // vmovups (%r8), %zmm12 {%k1} {z}
+	WORD $0x0d74 // je 0x15b2 <k_mul_panels+0x1592>
+	LONG $0xc97c5162; WORD $0x2410; BYTE $0x24 // vmovups (%r12), %zmm12 {%k1} {z}
 	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
-	LONG $0x497c5162; WORD $0x1811 // vmovups %zmm11, (%r8) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xed3e840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497c5162; WORD $0x1c11; BYTE $0x24 // vmovups %zmm11, (%r12) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xec8d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x880c8d49 // leaq (%r8,%rcx,4), %rcx
+	LONG $0x8c0c8d49 // leaq (%r12,%rcx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x14218e0f; WORD $0x0000 // jle 0x2956 <k_mul_panels+0x2936>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1541 <k_mul_panels+0x1521>
+	LONG $0x14478e0f; WORD $0x0000 // jle 0x2a1d <k_mul_panels+0x29fd>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x15e3 <k_mul_panels+0x15c3>
 	LONG $0x482c7162; WORD $0x1158 // vaddps (%rcx), %zmm10, %zmm10
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x487c5162; WORD $0x1411; BYTE $0x80 // vmovups %zmm10, (%r8,%rax,4)
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xed08840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x84 // vmovups %zmm10, (%r12,%rax,4)
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xec57840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88048d49 // leaq (%r8,%rcx,4), %rax
+	LONG $0x8c048d49 // leaq (%r12,%rcx,4), %rax
 	LONG $0x880c8d48 // leaq (%rax,%rcx,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1571 <k_mul_panels+0x1551>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1613 <k_mul_panels+0x15f3>
 	LONG $0x48347162; WORD $0x0958 // vaddps (%rcx), %zmm9, %zmm9
 	LONG $0x487c7162; WORD $0x0911 // vmovups %zmm9, (%rcx)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xecde840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xec2d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1597 <k_mul_panels+0x1577>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1639 <k_mul_panels+0x1619>
 	LONG $0x483c7162; WORD $0x0158 // vaddps (%rcx), %zmm8, %zmm8
 	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xecb8840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xec07840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x15bd <k_mul_panels+0x159d>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x165f <k_mul_panels+0x163f>
 	LONG $0x4844f162; WORD $0x3958 // vaddps (%rcx), %zmm7, %zmm7
 	LONG $0x487cf162; WORD $0x3911 // vmovups %zmm7, (%rcx)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xec92840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xebe1840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x15e3 <k_mul_panels+0x15c3>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1685 <k_mul_panels+0x1665>
 	LONG $0x484cf162; WORD $0x3158 // vaddps (%rcx), %zmm6, %zmm6
 	LONG $0x487cf162; WORD $0x3111 // vmovups %zmm6, (%rcx)
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0xec6c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xebbb840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1609 <k_mul_panels+0x15e9>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x16ab <k_mul_panels+0x168b>
 	LONG $0x4854f162; WORD $0x2958 // vaddps (%rcx), %zmm5, %zmm5
 	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0xec46840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xeb95840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x162f <k_mul_panels+0x160f>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x16d1 <k_mul_panels+0x16b1>
 	LONG $0x485cf162; WORD $0x2158 // vaddps (%rcx), %zmm4, %zmm4
 	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
-	LONG $0x243c8348; BYTE $0x08 // cmpq $0x8, (%rsp)
-	LONG $0xec20840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xeb6f840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1655 <k_mul_panels+0x1635>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x16f7 <k_mul_panels+0x16d7>
 	LONG $0x4864f162; WORD $0x1958 // vaddps (%rcx), %zmm3, %zmm3
 	LONG $0x487cf162; WORD $0x1911 // vmovups %zmm3, (%rcx)
-	LONG $0x243c8348; BYTE $0x09 // cmpq $0x9, (%rsp)
-	LONG $0xebfa840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xeb49840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x167b <k_mul_panels+0x165b>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x171d <k_mul_panels+0x16fd>
 	LONG $0x486cf162; WORD $0x1158 // vaddps (%rcx), %zmm2, %zmm2
 	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
-	LONG $0x243c8348; BYTE $0x0a // cmpq $0xa, (%rsp)
-	LONG $0xebd4840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x0afe8348 // cmpq $0xa, %rsi
+	LONG $0xeb23840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x16a1 <k_mul_panels+0x1681>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1743 <k_mul_panels+0x1723>
 	LONG $0x4874f162; WORD $0x0958 // vaddps (%rcx), %zmm1, %zmm1
 	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x243c8348; BYTE $0x0b // cmpq $0xb, (%rsp)
-	LONG $0xebae840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0xeafd840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0xfc03850f; WORD $0xffff // jne 0x12c8 <k_mul_panels+0x12a8>
-	LONG $0xfffc04e9; BYTE $0xff // jmp 0x12ce <k_mul_panels+0x12ae>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0xfc06850f; WORD $0xffff // jne 0x136d <k_mul_panels+0x134d>
+	LONG $0xfffc07e9; BYTE $0xff // jmp 0x1373 <k_mul_panels+0x1353>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	WORD $0x7172 // jb 0x1757 <k_mul_panels+0x1737>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x6f72 // jb 0x17f7 <k_mul_panels+0x17d7>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x487dd262; WORD $0x1618 // vbroadcastss (%r14), %zmm2
-	LONG $0x486dd262; WORD $0x0fb8 // vfmadd231ps (%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487dd262; WORD $0x5618; BYTE $0x01 // vbroadcastss 0x4(%r14), %zmm2
-	LONG $0x486dd262; WORD $0x4fb8; BYTE $0x02 // vfmadd231ps 0x80(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0x03 // vfmadd231ps 0xc0(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487dd262; WORD $0x5618; BYTE $0x02 // vbroadcastss 0x8(%r14), %zmm2
-	LONG $0x486dd262; WORD $0x4fb8; BYTE $0x04 // vfmadd231ps 0x100(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0x05 // vfmadd231ps 0x140(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x487dd262; WORD $0x5618; BYTE $0x03 // vbroadcastss 0xc(%r14), %zmm2
-	LONG $0x486dd262; WORD $0x4fb8; BYTE $0x06 // vfmadd231ps 0x180(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x486dd262; WORD $0x47b8; BYTE $0x07 // vfmadd231ps 0x1c0(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x10c68349 // addq $0x10, %r14
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487df262; WORD $0x1218 // vbroadcastss (%rdx), %zmm2
+	LONG $0x486df262; WORD $0x0fb8 // vfmadd231ps (%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x47b8; BYTE $0x01 // vfmadd231ps 0x40(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5218; BYTE $0x01 // vbroadcastss 0x4(%rdx), %zmm2
+	LONG $0x486df262; WORD $0x4fb8; BYTE $0x02 // vfmadd231ps 0x80(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x47b8; BYTE $0x03 // vfmadd231ps 0xc0(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5218; BYTE $0x02 // vbroadcastss 0x8(%rdx), %zmm2
+	LONG $0x486df262; WORD $0x4fb8; BYTE $0x04 // vfmadd231ps 0x100(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x47b8; BYTE $0x05 // vfmadd231ps 0x140(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x487df262; WORD $0x5218; BYTE $0x03 // vbroadcastss 0xc(%rdx), %zmm2
+	LONG $0x486df262; WORD $0x4fb8; BYTE $0x06 // vfmadd231ps 0x180(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x486df262; WORD $0x47b8; BYTE $0x07 // vfmadd231ps 0x1c0(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x997f // jg 0x16f0 <k_mul_panels+0x16d0>
+	WORD $0x997f // jg 0x1790 <k_mul_panels+0x1770>
 	LONG $0x247c8348; WORD $0x0058 // cmpq $0x0, 0x58(%rsp)
-	LONG $0xeafd8e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
+	LONG $0xea4d8e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
+	LONG $0x007d8b48 // movq (%rbp), %rdi
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x2a7e // jle 0x1793 <k_mul_panels+0x1773>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1774 <k_mul_panels+0x1754>
-	LONG $0x4874d162; WORD $0x0858 // vaddps (%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
-	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x317e // jle 0x1843 <k_mul_panels+0x1823>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0774 // je 0x181e <k_mul_panels+0x17fe>
+	LONG $0x4874d162; WORD $0x0c58; BYTE $0x24 // vaddps (%r12), %zmm1, %zmm1
+	LONG $0x487cd162; WORD $0x0c11; BYTE $0x24 // vmovups %zmm1, (%r12)
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x3976 // jbe 0x17bd <k_mul_panels+0x179d>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0xf691850f; WORD $0xffff // jne 0xe1f <k_mul_panels+0xdff>
-	LONG $0xfff692e9; BYTE $0xff // jmp 0xe25 <k_mul_panels+0xe05>
+	WORD $0x4476 // jbe 0x186f <k_mul_panels+0x184f>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1838 <k_mul_panels+0x1818>
+	LONG $0x487cf162; WORD $0x0258 // vaddps (%rdx), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0211 // vmovups %zmm0, (%rdx)
+	LONG $0xffea0de9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0d74 // je 0x1864 <k_mul_panels+0x1844>
+	LONG $0xc97cd162; WORD $0x1410; BYTE $0x24 // vmovups (%r12), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x497cd162; WORD $0x0c11; BYTE $0x24 // vmovups %zmm1, (%r12) {%k1}
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0xf004 // addb $-0x10, %al
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe7d3 // shll %cl, %edi
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x17b3 <k_mul_panels+0x1793>
-	LONG $0xc97cd162; WORD $0x1010 // vmovups (%r8), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cd162; WORD $0x0811 // vmovups %zmm1, (%r8) {%k1}
-	LONG $0x40c08349 // addq $0x40, %r8
-	WORD $0xf004 // addb $-0x10, %al
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xea6f850f; WORD $0xffff // jne 0x247 <k_mul_panels+0x227>
-	LONG $0xffea76e9; BYTE $0xff // jmp 0x253 <k_mul_panels+0x233>
+	LONG $0xe9b0840f; WORD $0xffff // je 0x23b <k_mul_panels+0x21b>
+	LONG $0xc97cf162; WORD $0x0a10 // vmovups (%rdx), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0xffe99fe9; BYTE $0xff // jmp 0x23b <k_mul_panels+0x21b>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1268,194 +1289,193 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x02d8820f; WORD $0x0000 // jb 0x1b10 <k_mul_panels+0x1af0>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02d9820f; WORD $0x0000 // jb 0x1bd0 <k_mul_panels+0x1bb0>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	BYTE $0x90 // nop
-	LONG $0x487da262; WORD $0x1418; BYTE $0x22 // vbroadcastss (%rdx,%r12), %zmm18
-	LONG $0x487c8162; WORD $0x1c10; BYTE $0xa7 // vmovups (%r15,%r12,4), %zmm19
-	QUAD $0x01a76410487c8162 // vmovups 0x40(%r15,%r12,4), %zmm20
-	QUAD $0x02a74c10487c8162 // vmovups 0x80(%r15,%r12,4), %zmm17
-	QUAD $0x03a74410487c8162 // vmovups 0xc0(%r15,%r12,4), %zmm16
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x487de262; WORD $0x1418; BYTE $0x2a // vbroadcastss (%rdx,%rbp), %zmm18
+	LONG $0x487ce162; WORD $0x1c10; BYTE $0xaf // vmovups (%rdi,%rbp,4), %zmm19
+	QUAD $0x01af6410487ce162 // vmovups 0x40(%rdi,%rbp,4), %zmm20
+	QUAD $0x02af4c10487ce162 // vmovups 0x80(%rdi,%rbp,4), %zmm17
+	QUAD $0x03af4410487ce162 // vmovups 0xc0(%rdi,%rbp,4), %zmm16
 	LONG $0x406d3262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm19) + zmm15
 	LONG $0x405d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm18) + zmm14
-	QUAD $0x01225418487da262 // vbroadcastss 0x4(%rdx,%r12), %zmm18
+	QUAD $0x012a5418487de262 // vbroadcastss 0x4(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xebb8 // vfmadd231ps %zmm19, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm19) + zmm13
 	LONG $0x405d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm18) + zmm12
-	QUAD $0x02225418487da262 // vbroadcastss 0x8(%rdx,%r12), %zmm18
+	QUAD $0x022a5418487de262 // vbroadcastss 0x8(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xdbb8 // vfmadd231ps %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
 	LONG $0x405d3262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm18) + zmm10
-	QUAD $0x03225418487da262 // vbroadcastss 0xc(%rdx,%r12), %zmm18
+	QUAD $0x032a5418487de262 // vbroadcastss 0xc(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm19) + zmm9
 	LONG $0x405d3262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm18) + zmm8
-	QUAD $0x04225418487da262 // vbroadcastss 0x10(%rdx,%r12), %zmm18
+	QUAD $0x042a5418487de262 // vbroadcastss 0x10(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xfbb8 // vfmadd231ps %zmm19, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm19) + zmm7
 	LONG $0x405db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
-	QUAD $0x05225418487da262 // vbroadcastss 0x14(%rdx,%r12), %zmm18
+	QUAD $0x052a5418487de262 // vbroadcastss 0x14(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xebb8 // vfmadd231ps %zmm19, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm19) + zmm5
 	LONG $0x405db262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm18) + zmm4
-	QUAD $0x06225418487da262 // vbroadcastss 0x18(%rdx,%r12), %zmm18
+	QUAD $0x062a5418487de262 // vbroadcastss 0x18(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xdbb8 // vfmadd231ps %zmm19, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm19) + zmm3
 	LONG $0x405db262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm18) + zmm2
-	QUAD $0x07225418487da262 // vbroadcastss 0x1c(%rdx,%r12), %zmm18
+	QUAD $0x072a5418487de262 // vbroadcastss 0x1c(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xcbb8 // vfmadd231ps %zmm19, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm19) + zmm1
 	LONG $0x406db262; WORD $0xc4b8 // vfmadd231ps %zmm20, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm20) + zmm0
-	QUAD $0x08225418487da262 // vbroadcastss 0x20(%rdx,%r12), %zmm18
+	QUAD $0x082a5418487de262 // vbroadcastss 0x20(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
 	LONG $0x407d3262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm16, %zmm14 # zmm14 = (zmm16 * zmm18) + zmm14
-	QUAD $0x09225418487da262 // vbroadcastss 0x24(%rdx,%r12), %zmm18
+	QUAD $0x092a5418487de262 // vbroadcastss 0x24(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
 	LONG $0x407d3262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm18) + zmm12
-	QUAD $0x0a225418487da262 // vbroadcastss 0x28(%rdx,%r12), %zmm18
+	QUAD $0x0a2a5418487de262 // vbroadcastss 0x28(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
 	LONG $0x407d3262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm18) + zmm10
-	QUAD $0x0b225418487da262 // vbroadcastss 0x2c(%rdx,%r12), %zmm18
+	QUAD $0x0b2a5418487de262 // vbroadcastss 0x2c(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
 	LONG $0x407d3262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm18) + zmm8
-	QUAD $0x0c225418487da262 // vbroadcastss 0x30(%rdx,%r12), %zmm18
+	QUAD $0x0c2a5418487de262 // vbroadcastss 0x30(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xf9b8 // vfmadd231ps %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
 	LONG $0x407db262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm18) + zmm6
-	QUAD $0x0d225418487da262 // vbroadcastss 0x34(%rdx,%r12), %zmm18
+	QUAD $0x0d2a5418487de262 // vbroadcastss 0x34(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xe9b8 // vfmadd231ps %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
 	LONG $0x407db262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm18) + zmm4
-	QUAD $0x0e225418487da262 // vbroadcastss 0x38(%rdx,%r12), %zmm18
+	QUAD $0x0e2a5418487de262 // vbroadcastss 0x38(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xd9b8 // vfmadd231ps %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
 	LONG $0x407db262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm18) + zmm2
-	QUAD $0x0f225418487da262 // vbroadcastss 0x3c(%rdx,%r12), %zmm18
+	QUAD $0x0f2a5418487de262 // vbroadcastss 0x3c(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xc9b8 // vfmadd231ps %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
 	LONG $0x406db262; WORD $0xc0b8 // vfmadd231ps %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
-	QUAD $0x04a74410487c8162 // vmovups 0x100(%r15,%r12,4), %zmm16
-	QUAD $0x10224c18487da262 // vbroadcastss 0x40(%rdx,%r12), %zmm17
-	QUAD $0x05a75410487c8162 // vmovups 0x140(%r15,%r12,4), %zmm18
+	QUAD $0x04af4410487ce162 // vmovups 0x100(%rdi,%rbp,4), %zmm16
+	QUAD $0x102a4c18487de262 // vbroadcastss 0x40(%rdx,%rbp), %zmm17
+	QUAD $0x05af5410487ce162 // vmovups 0x140(%rdi,%rbp,4), %zmm18
 	LONG $0x40753262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm16) + zmm15
-	QUAD $0x11225c18487da262 // vbroadcastss 0x44(%rdx,%r12), %zmm19
+	QUAD $0x112a5c18487de262 // vbroadcastss 0x44(%rdx,%rbp), %zmm19
 	LONG $0x406d3262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x40653262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm16) + zmm13
-	QUAD $0x12224c18487da262 // vbroadcastss 0x48(%rdx,%r12), %zmm17
+	QUAD $0x122a4c18487de262 // vbroadcastss 0x48(%rdx,%rbp), %zmm17
 	LONG $0x406d3262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm19) + zmm12
 	LONG $0x40753262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm16) + zmm11
-	QUAD $0x13225c18487da262 // vbroadcastss 0x4c(%rdx,%r12), %zmm19
+	QUAD $0x132a5c18487de262 // vbroadcastss 0x4c(%rdx,%rbp), %zmm19
 	LONG $0x406d3262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
 	LONG $0x40653262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm16) + zmm9
-	QUAD $0x14224c18487da262 // vbroadcastss 0x50(%rdx,%r12), %zmm17
+	QUAD $0x142a4c18487de262 // vbroadcastss 0x50(%rdx,%rbp), %zmm17
 	LONG $0x406d3262; WORD $0xc3b8 // vfmadd231ps %zmm19, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm19) + zmm8
 	LONG $0x4075b262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
-	QUAD $0x15225c18487da262 // vbroadcastss 0x54(%rdx,%r12), %zmm19
+	QUAD $0x152a5c18487de262 // vbroadcastss 0x54(%rdx,%rbp), %zmm19
 	LONG $0x406db262; WORD $0xf1b8 // vfmadd231ps %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
 	LONG $0x4065b262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm16) + zmm5
-	QUAD $0x16224c18487da262 // vbroadcastss 0x58(%rdx,%r12), %zmm17
+	QUAD $0x162a4c18487de262 // vbroadcastss 0x58(%rdx,%rbp), %zmm17
 	LONG $0x406db262; WORD $0xe3b8 // vfmadd231ps %zmm19, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm19) + zmm4
 	LONG $0x4075b262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
-	QUAD $0x17225c18487da262 // vbroadcastss 0x5c(%rdx,%r12), %zmm19
+	QUAD $0x172a5c18487de262 // vbroadcastss 0x5c(%rdx,%rbp), %zmm19
 	LONG $0x406db262; WORD $0xd1b8 // vfmadd231ps %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
 	LONG $0x4065b262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm19, %zmm1 # zmm1 = (zmm19 * zmm16) + zmm1
 	LONG $0x4065b262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm19, %zmm0 # zmm0 = (zmm19 * zmm18) + zmm0
-	QUAD $0x06a74410487c8162 // vmovups 0x180(%r15,%r12,4), %zmm16
-	QUAD $0x07a74c10487c8162 // vmovups 0x1c0(%r15,%r12,4), %zmm17
-	QUAD $0x18225418487da262 // vbroadcastss 0x60(%rdx,%r12), %zmm18
+	QUAD $0x06af4410487ce162 // vmovups 0x180(%rdi,%rbp,4), %zmm16
+	QUAD $0x07af4c10487ce162 // vmovups 0x1c0(%rdi,%rbp,4), %zmm17
+	QUAD $0x182a5418487de262 // vbroadcastss 0x60(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
 	LONG $0x40753262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
-	QUAD $0x19225418487da262 // vbroadcastss 0x64(%rdx,%r12), %zmm18
+	QUAD $0x192a5418487de262 // vbroadcastss 0x64(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
 	LONG $0x40753262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
-	QUAD $0x1a225418487da262 // vbroadcastss 0x68(%rdx,%r12), %zmm18
+	QUAD $0x1a2a5418487de262 // vbroadcastss 0x68(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
 	LONG $0x40753262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
-	QUAD $0x1b225418487da262 // vbroadcastss 0x6c(%rdx,%r12), %zmm18
+	QUAD $0x1b2a5418487de262 // vbroadcastss 0x6c(%rdx,%rbp), %zmm18
 	LONG $0x406d3262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
 	LONG $0x40753262; WORD $0xc2b8 // vfmadd231ps %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
-	QUAD $0x1c225418487da262 // vbroadcastss 0x70(%rdx,%r12), %zmm18
+	QUAD $0x1c2a5418487de262 // vbroadcastss 0x70(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xf8b8 // vfmadd231ps %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
 	LONG $0x4075b262; WORD $0xf2b8 // vfmadd231ps %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
-	QUAD $0x1d225418487da262 // vbroadcastss 0x74(%rdx,%r12), %zmm18
+	QUAD $0x1d2a5418487de262 // vbroadcastss 0x74(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xe8b8 // vfmadd231ps %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
 	LONG $0x4075b262; WORD $0xe2b8 // vfmadd231ps %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
-	QUAD $0x1e225418487da262 // vbroadcastss 0x78(%rdx,%r12), %zmm18
+	QUAD $0x1e2a5418487de262 // vbroadcastss 0x78(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xd8b8 // vfmadd231ps %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
 	LONG $0x4075b262; WORD $0xd2b8 // vfmadd231ps %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
-	QUAD $0x1f225418487da262 // vbroadcastss 0x7c(%rdx,%r12), %zmm18
+	QUAD $0x1f2a5418487de262 // vbroadcastss 0x7c(%rdx,%rbp), %zmm18
 	LONG $0x406db262; WORD $0xc8b8 // vfmadd231ps %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
 	LONG $0x406db262; WORD $0xc1b8 // vfmadd231ps %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
-	LONG $0x80ec8349 // subq $-0x80, %r12
+	LONG $0x80ed8348 // subq $-0x80, %rbp
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfd308f0f; WORD $0xffff // jg 0x1840 <k_mul_panels+0x1820>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xe7458e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
+	LONG $0xfd308f0f; WORD $0xffff // jg 0x1900 <k_mul_panels+0x18e0>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0xe6728e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
+	LONG $0x00558b48 // movq (%rbp), %rdx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x5c7c // jl 0x1b80 <k_mul_panels+0x1b60>
+	WORD $0x577c // jl 0x1c44 <k_mul_panels+0x1c24>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1b2f <k_mul_panels+0x1b0f>
-	LONG $0x48045162; WORD $0x3858 // vaddps (%r8), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0x3811 // vmovups %zmm15, (%r8)
+	WORD $0x0774 // je 0x1bf9 <k_mul_panels+0x1bd9>
+	LONG $0x48045162; WORD $0x3c58; BYTE $0x24 // vaddps (%r12), %zmm15, %zmm15
+	LONG $0x487c5162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm15, (%r12)
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x6b76 // jbe 0x1bae <k_mul_panels+0x1b8e>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1b4f <k_mul_panels+0x1b2f>
-	LONG $0x480c5162; WORD $0x3258 // vaddps (%r10), %zmm14, %zmm14
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x487c5162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xe6fa840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x6676 // jbe 0x1c70 <k_mul_panels+0x1c50>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1c17 <k_mul_panels+0x1bf7>
+	LONG $0x480c7162; WORD $0x3758 // vaddps (%rdi), %zmm14, %zmm14
+	QUAD $0x01247411487c5162 // vmovups %zmm14, 0x40(%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe627840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d4d // leaq (%r12,%rcx,4), %r15
 	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0085850f; WORD $0x0000 // jne 0x1c00 <k_mul_panels+0x1be0>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x1c06 <k_mul_panels+0x1be6>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0x0083850f; WORD $0x0000 // jne 0x1cc2 <k_mul_panels+0x1ca2>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x1cc8 <k_mul_panels+0x1ca8>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x1ba0 <k_mul_panels+0x1b80>
-	LONG $0xc97cc162; WORD $0x0010 // vmovups (%r8), %zmm16 {%k1} {z}
+	WORD $0x0d74 // je 0x1c65 <k_mul_panels+0x1c45>
+	LONG $0xc97cc162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm16 {%k1} {z}
 	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
-	LONG $0x497c5162; WORD $0x3811 // vmovups %zmm15, (%r8) {%k1}
+	LONG $0x497c5162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm15, (%r12) {%k1}
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x1bcf <k_mul_panels+0x1baf>
-	LONG $0xc97c5162; WORD $0x3a10 // vmovups (%r10), %zmm15 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x1c92 <k_mul_panels+0x1c72>
+	LONG $0xc97c7162; WORD $0x3f10 // vmovups (%rdi), %zmm15 {%k1} {z}
 	LONG $0x48045162; WORD $0xf658 // vaddps %zmm14, %zmm15, %zmm14
-	LONG $0x497c5162; WORD $0x3211 // vmovups %zmm14, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xe67b840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c7162; WORD $0x3711 // vmovups %zmm14, (%rdi) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe5aa840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d4d // leaq (%r12,%rcx,4), %r15
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x09118e0f; WORD $0x0000 // jle 0x2509 <k_mul_panels+0x24e9>
+	LONG $0x09118e0f; WORD $0x0000 // jle 0x25ca <k_mul_panels+0x25aa>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1c06 <k_mul_panels+0x1be6>
-	LONG $0x48145162; WORD $0x2e58 // vaddps (%r14), %zmm13, %zmm13
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1cc8 <k_mul_panels+0x1ca8>
+	LONG $0x48145162; WORD $0x2f58 // vaddps (%r15), %zmm13, %zmm13
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487c5162; WORD $0x2c11; BYTE $0xb8 // vmovups %zmm13, (%r8,%rdi,4)
-	LONG $0xb8048d4d // leaq (%r8,%rdi,4), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x487c5162; WORD $0x2c11; BYTE $0xbc // vmovups %zmm13, (%r12,%rdi,4)
+	LONG $0xbc3c8d49 // leaq (%r12,%rdi,4), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0912840f; WORD $0x0000 // je 0x2534 <k_mul_panels+0x2514>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1c2e <k_mul_panels+0x1c0e>
-	LONG $0x481c5162; WORD $0x2058 // vaddps (%r8), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0x2011 // vmovups %zmm12, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xe61e840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000922e9; BYTE $0x00 // jmp 0x2569 <k_mul_panels+0x2549>
+	LONG $0x0912840f; WORD $0x0000 // je 0x25f6 <k_mul_panels+0x25d6>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1cf1 <k_mul_panels+0x1cd1>
+	LONG $0x481c7162; WORD $0x2758 // vaddps (%rdi), %zmm12, %zmm12
+	LONG $0x487c7162; WORD $0x2711 // vmovups %zmm12, (%rdi)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xe54c840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x000925e9; BYTE $0x00 // jmp 0x262e <k_mul_panels+0x260e>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1465,146 +1485,145 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x01a6820f; WORD $0x0000 // jb 0x1e20 <k_mul_panels+0x1e00>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x019f820f; WORD $0x0000 // jb 0x1ee0 <k_mul_panels+0x1ec0>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487d3262; WORD $0x0418; BYTE $0x32 // vbroadcastss (%rdx,%r14), %zmm8
-	LONG $0x487c1162; WORD $0x0c10; BYTE $0xf7 // vmovups (%r15,%r14,8), %zmm9
-	QUAD $0x01f75410487c1162 // vmovups 0x40(%r15,%r14,8), %zmm10
-	QUAD $0x02f75c10487c1162 // vmovups 0x80(%r15,%r14,8), %zmm11
-	QUAD $0x03f76410487c1162 // vmovups 0xc0(%r15,%r14,8), %zmm12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487d3262; WORD $0x0418; BYTE $0x3a // vbroadcastss (%rdx,%r15), %zmm8
+	LONG $0x487c3162; WORD $0x0c10; BYTE $0xff // vmovups (%rdi,%r15,8), %zmm9
+	QUAD $0x01ff5410487c3162 // vmovups 0x40(%rdi,%r15,8), %zmm10
+	QUAD $0x02ff5c10487c3162 // vmovups 0x80(%rdi,%r15,8), %zmm11
+	QUAD $0x03ff6410487c3162 // vmovups 0xc0(%rdi,%r15,8), %zmm12
 	LONG $0x483dd262; WORD $0xf9b8 // vfmadd231ps %zmm9, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm9) + zmm7
 	LONG $0x482dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
-	QUAD $0x01324418487d3262 // vbroadcastss 0x4(%rdx,%r14), %zmm8
+	QUAD $0x013a4418487d3262 // vbroadcastss 0x4(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xe9b8 // vfmadd231ps %zmm9, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm9) + zmm5
 	LONG $0x482dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
-	QUAD $0x02324418487d3262 // vbroadcastss 0x8(%rdx,%r14), %zmm8
+	QUAD $0x023a4418487d3262 // vbroadcastss 0x8(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xd9b8 // vfmadd231ps %zmm9, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm9) + zmm3
 	LONG $0x482dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
-	QUAD $0x03324418487d3262 // vbroadcastss 0xc(%rdx,%r14), %zmm8
+	QUAD $0x033a4418487d3262 // vbroadcastss 0xc(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xc9b8 // vfmadd231ps %zmm9, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm9) + zmm1
 	LONG $0x483dd262; WORD $0xc2b8 // vfmadd231ps %zmm10, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm10) + zmm0
-	QUAD $0x04324418487d3262 // vbroadcastss 0x10(%rdx,%r14), %zmm8
+	QUAD $0x043a4418487d3262 // vbroadcastss 0x10(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xfbb8 // vfmadd231ps %zmm11, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm11) + zmm7
 	LONG $0x481dd262; WORD $0xf0b8 // vfmadd231ps %zmm8, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm8) + zmm6
-	QUAD $0x05324418487d3262 // vbroadcastss 0x14(%rdx,%r14), %zmm8
+	QUAD $0x053a4418487d3262 // vbroadcastss 0x14(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xebb8 // vfmadd231ps %zmm11, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm11) + zmm5
 	LONG $0x481dd262; WORD $0xe0b8 // vfmadd231ps %zmm8, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm8) + zmm4
-	QUAD $0x06324418487d3262 // vbroadcastss 0x18(%rdx,%r14), %zmm8
+	QUAD $0x063a4418487d3262 // vbroadcastss 0x18(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xdbb8 // vfmadd231ps %zmm11, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm11) + zmm3
 	LONG $0x481dd262; WORD $0xd0b8 // vfmadd231ps %zmm8, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm8) + zmm2
-	QUAD $0x07324418487d3262 // vbroadcastss 0x1c(%rdx,%r14), %zmm8
+	QUAD $0x073a4418487d3262 // vbroadcastss 0x1c(%rdx,%r15), %zmm8
 	LONG $0x483dd262; WORD $0xcbb8 // vfmadd231ps %zmm11, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm11) + zmm1
 	LONG $0x483dd262; WORD $0xc4b8 // vfmadd231ps %zmm12, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm12) + zmm0
-	QUAD $0x04f74410487c1162 // vmovups 0x100(%r15,%r14,8), %zmm8
-	QUAD $0x08324c18487d3262 // vbroadcastss 0x20(%rdx,%r14), %zmm9
-	QUAD $0x05f75410487c1162 // vmovups 0x140(%r15,%r14,8), %zmm10
+	QUAD $0x04ff4410487c3162 // vmovups 0x100(%rdi,%r15,8), %zmm8
+	QUAD $0x083a4c18487d3262 // vbroadcastss 0x20(%rdx,%r15), %zmm9
+	QUAD $0x05ff5410487c3162 // vmovups 0x140(%rdi,%r15,8), %zmm10
 	LONG $0x4835d262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm8) + zmm7
-	QUAD $0x09325c18487d3262 // vbroadcastss 0x24(%rdx,%r14), %zmm11
+	QUAD $0x093a5c18487d3262 // vbroadcastss 0x24(%rdx,%r15), %zmm11
 	LONG $0x482dd262; WORD $0xf1b8 // vfmadd231ps %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x4825d262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm11, %zmm5 # zmm5 = (zmm11 * zmm8) + zmm5
-	QUAD $0x0a324c18487d3262 // vbroadcastss 0x28(%rdx,%r14), %zmm9
+	QUAD $0x0a3a4c18487d3262 // vbroadcastss 0x28(%rdx,%r15), %zmm9
 	LONG $0x482dd262; WORD $0xe3b8 // vfmadd231ps %zmm11, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm11) + zmm4
 	LONG $0x4835d262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm8) + zmm3
-	QUAD $0x0b325c18487d3262 // vbroadcastss 0x2c(%rdx,%r14), %zmm11
+	QUAD $0x0b3a5c18487d3262 // vbroadcastss 0x2c(%rdx,%r15), %zmm11
 	LONG $0x482dd262; WORD $0xd1b8 // vfmadd231ps %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
 	LONG $0x4825d262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm11, %zmm1 # zmm1 = (zmm11 * zmm8) + zmm1
 	LONG $0x4825d262; WORD $0xc2b8 // vfmadd231ps %zmm10, %zmm11, %zmm0 # zmm0 = (zmm11 * zmm10) + zmm0
-	QUAD $0x06f74410487c1162 // vmovups 0x180(%r15,%r14,8), %zmm8
-	QUAD $0x07f74c10487c1162 // vmovups 0x1c0(%r15,%r14,8), %zmm9
-	QUAD $0x0c325418487d3262 // vbroadcastss 0x30(%rdx,%r14), %zmm10
+	QUAD $0x06ff4410487c3162 // vmovups 0x180(%rdi,%r15,8), %zmm8
+	QUAD $0x07ff4c10487c3162 // vmovups 0x1c0(%rdi,%r15,8), %zmm9
+	QUAD $0x0c3a5418487d3262 // vbroadcastss 0x30(%rdx,%r15), %zmm10
 	LONG $0x482dd262; WORD $0xf8b8 // vfmadd231ps %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
 	LONG $0x4835d262; WORD $0xf2b8 // vfmadd231ps %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
-	QUAD $0x0d325418487d3262 // vbroadcastss 0x34(%rdx,%r14), %zmm10
+	QUAD $0x0d3a5418487d3262 // vbroadcastss 0x34(%rdx,%r15), %zmm10
 	LONG $0x482dd262; WORD $0xe8b8 // vfmadd231ps %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
 	LONG $0x4835d262; WORD $0xe2b8 // vfmadd231ps %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
-	QUAD $0x0e325418487d3262 // vbroadcastss 0x38(%rdx,%r14), %zmm10
+	QUAD $0x0e3a5418487d3262 // vbroadcastss 0x38(%rdx,%r15), %zmm10
 	LONG $0x482dd262; WORD $0xd8b8 // vfmadd231ps %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
 	LONG $0x4835d262; WORD $0xd2b8 // vfmadd231ps %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
-	QUAD $0x0f325418487d3262 // vbroadcastss 0x3c(%rdx,%r14), %zmm10
+	QUAD $0x0f3a5418487d3262 // vbroadcastss 0x3c(%rdx,%r15), %zmm10
 	LONG $0x482dd262; WORD $0xc8b8 // vfmadd231ps %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
 	LONG $0x482dd262; WORD $0xc1b8 // vfmadd231ps %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
-	LONG $0x40c68349 // addq $0x40, %r14
+	LONG $0x40c78349 // addq $0x40, %r15
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfe708f0f; WORD $0xffff // jg 0x1c90 <k_mul_panels+0x1c70>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xe4358e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
+	LONG $0xfe708f0f; WORD $0xffff // jg 0x1d50 <k_mul_panels+0x1d30>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xe3678e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
+	LONG $0x00558b48 // movq (%rbp), %rdx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x5c7c // jl 0x1e90 <k_mul_panels+0x1e70>
+	WORD $0x577c // jl 0x1f4f <k_mul_panels+0x1f2f>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x1e3f <k_mul_panels+0x1e1f>
-	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
+	WORD $0x0774 // je 0x1f04 <k_mul_panels+0x1ee4>
+	LONG $0x4844d162; WORD $0x3c58; BYTE $0x24 // vaddps (%r12), %zmm7, %zmm7
+	LONG $0x487cd162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm7, (%r12)
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x6b76 // jbe 0x1ebe <k_mul_panels+0x1e9e>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1e5f <k_mul_panels+0x1e3f>
-	LONG $0x484cd162; WORD $0x3258 // vaddps (%r10), %zmm6, %zmm6
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xe3ea840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x6676 // jbe 0x1f7b <k_mul_panels+0x1f5b>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1f22 <k_mul_panels+0x1f02>
+	LONG $0x484cf162; WORD $0x3758 // vaddps (%rdi), %zmm6, %zmm6
+	QUAD $0x01247411487cd162 // vmovups %zmm6, 0x40(%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe31c840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d4d // leaq (%r12,%rcx,4), %r15
 	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0085850f; WORD $0x0000 // jne 0x1f10 <k_mul_panels+0x1ef0>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x1f16 <k_mul_panels+0x1ef6>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0x0083850f; WORD $0x0000 // jne 0x1fcd <k_mul_panels+0x1fad>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x1fd3 <k_mul_panels+0x1fb3>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x1eb0 <k_mul_panels+0x1e90>
-	LONG $0xc97c5162; WORD $0x0010 // vmovups (%r8), %zmm8 {%k1} {z}
+	WORD $0x0d74 // je 0x1f70 <k_mul_panels+0x1f50>
+	LONG $0xc97c5162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm8 {%k1} {z}
 	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x497cd162; WORD $0x3811 // vmovups %zmm7, (%r8) {%k1}
+	LONG $0x497cd162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm7, (%r12) {%k1}
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x1edf <k_mul_panels+0x1ebf>
-	LONG $0xc97cd162; WORD $0x3a10 // vmovups (%r10), %zmm7 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x1f9d <k_mul_panels+0x1f7d>
+	LONG $0xc97cf162; WORD $0x3f10 // vmovups (%rdi), %zmm7 {%k1} {z}
 	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xe36b840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xe29f840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d4d // leaq (%r12,%rcx,4), %r15
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x06dc8e0f; WORD $0x0000 // jle 0x25e4 <k_mul_panels+0x25c4>
+	LONG $0x06e38e0f; WORD $0x0000 // jle 0x26a7 <k_mul_panels+0x2687>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1f16 <k_mul_panels+0x1ef6>
-	LONG $0x4854d162; WORD $0x2e58 // vaddps (%r14), %zmm5, %zmm5
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1fd3 <k_mul_panels+0x1fb3>
+	LONG $0x4854d162; WORD $0x2f58 // vaddps (%r15), %zmm5, %zmm5
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487cd162; WORD $0x2c11; BYTE $0xb8 // vmovups %zmm5, (%r8,%rdi,4)
-	LONG $0xb8048d4d // leaq (%r8,%rdi,4), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0xbc // vmovups %zmm5, (%r12,%rdi,4)
+	LONG $0xbc3c8d49 // leaq (%r12,%rdi,4), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x06dd840f; WORD $0x0000 // je 0x260f <k_mul_panels+0x25ef>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x1f3e <k_mul_panels+0x1f1e>
-	LONG $0x485cd162; WORD $0x2058 // vaddps (%r8), %zmm4, %zmm4
-	LONG $0x487cd162; WORD $0x2011 // vmovups %zmm4, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xe30e840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0006ede9; BYTE $0x00 // jmp 0x2644 <k_mul_panels+0x2624>
+	LONG $0x06e4840f; WORD $0x0000 // je 0x26d3 <k_mul_panels+0x26b3>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x1ffc <k_mul_panels+0x1fdc>
+	LONG $0x485cf162; WORD $0x2758 // vaddps (%rdi), %zmm4, %zmm4
+	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xe241840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0006f7e9; BYTE $0x00 // jmp 0x270b <k_mul_panels+0x26eb>
 	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
@@ -1630,17 +1649,18 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x03f0820f; WORD $0x0000 // jb 0x23d2 <k_mul_panels+0x23b2>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x03ee820f; WORD $0x0000 // jb 0x2492 <k_mul_panels+0x2472>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487d6262; WORD $0x1218 // vbroadcastss (%rdx), %zmm26
-	LONG $0x487c4162; WORD $0x1f10 // vmovups (%r15), %zmm27
-	LONG $0x487c4162; WORD $0x6710; BYTE $0x01 // vmovups 0x40(%r15), %zmm28
-	LONG $0x487c4162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%r15), %zmm25
-	LONG $0x487c4162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%r15), %zmm24
+	LONG $0x487c6162; WORD $0x1f10 // vmovups (%rdi), %zmm27
+	LONG $0x487c6162; WORD $0x6710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm28
+	LONG $0x487c6162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm25
+	LONG $0x487c6162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm24
 	LONG $0x402d8262; WORD $0xfbb8 // vfmadd231ps %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm27) + zmm23
 	LONG $0x401d8262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm28, %zmm22 # zmm22 = (zmm28 * zmm26) + zmm22
 	LONG $0x487d6262; WORD $0x5218; BYTE $0x01 // vbroadcastss 0x4(%rdx), %zmm26
@@ -1712,8 +1732,8 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487d6262; WORD $0x5218; BYTE $0x17 // vbroadcastss 0x5c(%rdx), %zmm26
 	LONG $0x402d9262; WORD $0xc9b8 // vfmadd231ps %zmm25, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm25) + zmm1
 	LONG $0x402d9262; WORD $0xc0b8 // vfmadd231ps %zmm24, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm24) + zmm0
-	LONG $0x487c4162; WORD $0x4710; BYTE $0x04 // vmovups 0x100(%r15), %zmm24
-	LONG $0x487c4162; WORD $0x4f10; BYTE $0x05 // vmovups 0x140(%r15), %zmm25
+	LONG $0x487c6162; WORD $0x4710; BYTE $0x04 // vmovups 0x100(%rdi), %zmm24
+	LONG $0x487c6162; WORD $0x4f10; BYTE $0x05 // vmovups 0x140(%rdi), %zmm25
 	LONG $0x487d6262; WORD $0x5218; BYTE $0x18 // vbroadcastss 0x60(%rdx), %zmm26
 	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -1750,8 +1770,8 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487d6262; WORD $0x5218; BYTE $0x23 // vbroadcastss 0x8c(%rdx), %zmm26
 	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
-	LONG $0x487c4162; WORD $0x4710; BYTE $0x06 // vmovups 0x180(%r15), %zmm24
-	LONG $0x487c4162; WORD $0x4f10; BYTE $0x07 // vmovups 0x1c0(%r15), %zmm25
+	LONG $0x487c6162; WORD $0x4710; BYTE $0x06 // vmovups 0x180(%rdi), %zmm24
+	LONG $0x487c6162; WORD $0x4f10; BYTE $0x07 // vmovups 0x1c0(%rdi), %zmm25
 	LONG $0x487d6262; WORD $0x5218; BYTE $0x24 // vbroadcastss 0x90(%rdx), %zmm26
 	LONG $0x402d8262; WORD $0xf8b8 // vfmadd231ps %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40358262; WORD $0xf2b8 // vfmadd231ps %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -1789,1176 +1809,1221 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x402d9262; WORD $0xc8b8 // vfmadd231ps %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x402d9262; WORD $0xc1b8 // vfmadd231ps %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
 	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfc1e8f0f; WORD $0xffff // jg 0x1ff0 <k_mul_panels+0x1fd0>
-	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xde838e0f; WORD $0xffff // jle 0x260 <k_mul_panels+0x240>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
+	LONG $0xfc1e8f0f; WORD $0xffff // jg 0x20b0 <k_mul_panels+0x2090>
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0xddb58e0f; WORD $0xffff // jle 0x250 <k_mul_panels+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
+	LONG $0x00558b48 // movq (%rbp), %rdx
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x5c7c // jl 0x2442 <k_mul_panels+0x2422>
+	WORD $0x577c // jl 0x2501 <k_mul_panels+0x24e1>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x23f1 <k_mul_panels+0x23d1>
-	LONG $0x4044c162; WORD $0x3858 // vaddps (%r8), %zmm23, %zmm23
-	LONG $0x487cc162; WORD $0x3811 // vmovups %zmm23, (%r8)
+	WORD $0x0774 // je 0x24b6 <k_mul_panels+0x2496>
+	LONG $0x4044c162; WORD $0x3c58; BYTE $0x24 // vaddps (%r12), %zmm23, %zmm23
+	LONG $0x487cc162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm23, (%r12)
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x6b76 // jbe 0x2470 <k_mul_panels+0x2450>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x2411 <k_mul_panels+0x23f1>
-	LONG $0x404cc162; WORD $0x3258 // vaddps (%r10), %zmm22, %zmm22
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x487cc162; WORD $0x7011; BYTE $0x01 // vmovups %zmm22, 0x40(%r8)
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0xde38840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0x6676 // jbe 0x252d <k_mul_panels+0x250d>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x24d4 <k_mul_panels+0x24b4>
+	LONG $0x404ce162; WORD $0x3758 // vaddps (%rdi), %zmm22, %zmm22
+	QUAD $0x01247411487cc162 // vmovups %zmm22, 0x40(%r12)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xdd6a840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d49 // leaq (%r12,%rcx,4), %rdi
 	WORD $0x01b1 // movb $0x1, %cl
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0085850f; WORD $0x0000 // jne 0x24c2 <k_mul_panels+0x24a2>
-	LONG $0x000086e9; BYTE $0x00 // jmp 0x24c8 <k_mul_panels+0x24a8>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0x0083850f; WORD $0x0000 // jne 0x257f <k_mul_panels+0x255f>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x2585 <k_mul_panels+0x2565>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x2462 <k_mul_panels+0x2442>
-	LONG $0xc97c4162; WORD $0x0010 // vmovups (%r8), %zmm24 {%k1} {z}
+	WORD $0x0d74 // je 0x2522 <k_mul_panels+0x2502>
+	LONG $0xc97c4162; WORD $0x0410; BYTE $0x24 // vmovups (%r12), %zmm24 {%k1} {z}
 	LONG $0x403ca162; WORD $0xff58 // vaddps %zmm23, %zmm24, %zmm23
-	LONG $0x497cc162; WORD $0x3811 // vmovups %zmm23, (%r8) {%k1}
+	LONG $0x497cc162; WORD $0x3c11; BYTE $0x24 // vmovups %zmm23, (%r12) {%k1}
 	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x2491 <k_mul_panels+0x2471>
-	LONG $0xc97cc162; WORD $0x3a10 // vmovups (%r10), %zmm23 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x254f <k_mul_panels+0x252f>
+	LONG $0xc97ce162; WORD $0x3f10 // vmovups (%rdi), %zmm23 {%k1} {z}
 	LONG $0x4044a162; WORD $0xf658 // vaddps %zmm22, %zmm23, %zmm22
-	LONG $0x497cc162; WORD $0x3211 // vmovups %zmm22, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x01 // cmpq $0x1, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xddb9840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497ce162; WORD $0x3711 // vmovups %zmm22, (%rdi) {%k1}
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xdced840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x88348d4d // leaq (%r8,%rcx,4), %r14
+	LONG $0x8c3c8d49 // leaq (%r12,%rcx,4), %rdi
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x02058e0f; WORD $0x0000 // jle 0x26bf <k_mul_panels+0x269f>
+	LONG $0x020e8e0f; WORD $0x0000 // jle 0x2784 <k_mul_panels+0x2764>
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x24c8 <k_mul_panels+0x24a8>
-	LONG $0x4054c162; WORD $0x2e58 // vaddps (%r14), %zmm21, %zmm21
-	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
-	LONG $0x487cc162; WORD $0x2c11; BYTE $0xb8 // vmovups %zmm21, (%r8,%rdi,4)
-	LONG $0xb8048d4d // leaq (%r8,%rdi,4), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0674 // je 0x2585 <k_mul_panels+0x2565>
+	LONG $0x4054e162; WORD $0x2f58 // vaddps (%rdi), %zmm21, %zmm21
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x487cc162; WORD $0x2c11; BYTE $0x9c // vmovups %zmm21, (%r12,%rbx,4)
+	LONG $0x9c3c8d4d // leaq (%r12,%rbx,4), %r15
+	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x0206840f; WORD $0x0000 // je 0x26ea <k_mul_panels+0x26ca>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x24f0 <k_mul_panels+0x24d0>
-	LONG $0x405cc162; WORD $0x2058 // vaddps (%r8), %zmm20, %zmm20
-	LONG $0x487cc162; WORD $0x2011 // vmovups %zmm20, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xdd5c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000216e9; BYTE $0x00 // jmp 0x271f <k_mul_panels+0x26ff>
+	LONG $0x020f840f; WORD $0x0000 // je 0x27b0 <k_mul_panels+0x2790>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x0674 // je 0x25b2 <k_mul_panels+0x2592>
+	LONG $0x405cc162; WORD $0x2758 // vaddps (%r15), %zmm20, %zmm20
+	LONG $0x487cc162; WORD $0x2711 // vmovups %zmm20, (%r15)
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xdc8b840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x00021fe9; BYTE $0x00 // jmp 0x27e9 <k_mul_panels+0x27c9>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x252a <k_mul_panels+0x250a>
-	LONG $0xc97c5162; WORD $0x3610 // vmovups (%r14), %zmm14 {%k1} {z}
+	WORD $0x0c74 // je 0x25ec <k_mul_panels+0x25cc>
+	LONG $0xc97c5162; WORD $0x3710 // vmovups (%r15), %zmm14 {%k1} {z}
 	LONG $0x480c5162; WORD $0xed58 // vaddps %zmm13, %zmm14, %zmm13
-	LONG $0x497c5162; WORD $0x2e11 // vmovups %zmm13, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x497c5162; WORD $0x2f11 // vmovups %zmm13, (%r15) {%k1}
+	LONG $0x407f8d49 // leaq 0x40(%r15), %rdi
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x2555 <k_mul_panels+0x2535>
-	LONG $0xc97c5162; WORD $0x2810 // vmovups (%r8), %zmm13 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x2618 <k_mul_panels+0x25f8>
+	LONG $0xc97c7162; WORD $0x2f10 // vmovups (%rdi), %zmm13 {%k1} {z}
 	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
-	LONG $0x497c5162; WORD $0x2011 // vmovups %zmm12, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xdcf7840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c7162; WORD $0x2711 // vmovups %zmm12, (%rdi) {%k1}
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xdc22840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x05e08e0f; WORD $0x0000 // jle 0x2b5f <k_mul_panels+0x2b3f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x258a <k_mul_panels+0x256a>
-	LONG $0x48245162; WORD $0x1e58 // vaddps (%r14), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0x1e11 // vmovups %zmm11, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x05f9850f; WORD $0x0000 // jne 0x2b99 <k_mul_panels+0x2b79>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x05ea8e0f; WORD $0x0000 // jle 0x2c2f <k_mul_panels+0x2c0f>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2650 <k_mul_panels+0x2630>
+	LONG $0x48245162; WORD $0x1f58 // vaddps (%r15), %zmm11, %zmm11
+	LONG $0x487c5162; WORD $0x1f11 // vmovups %zmm11, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0604850f; WORD $0x0000 // jne 0x2c6b <k_mul_panels+0x2c4b>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x25c4 <k_mul_panels+0x25a4>
-	LONG $0xc97c5162; WORD $0x1a10 // vmovups (%r10), %zmm11 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x2688 <k_mul_panels+0x2668>
+	LONG $0xc97c5162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm11 {%k1} {z}
 	LONG $0x48245162; WORD $0xd258 // vaddps %zmm10, %zmm11, %zmm10
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xdc81840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0005d6e9; BYTE $0x00 // jmp 0x2bba <k_mul_panels+0x2b9a>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x1411; BYTE $0x24 // vmovups %zmm10, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xdbae840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0005e5e9; BYTE $0x00 // jmp 0x2c8c <k_mul_panels+0x2c6c>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x2605 <k_mul_panels+0x25e5>
-	LONG $0xc97cd162; WORD $0x3610 // vmovups (%r14), %zmm6 {%k1} {z}
+	WORD $0x0c74 // je 0x26c9 <k_mul_panels+0x26a9>
+	LONG $0xc97cd162; WORD $0x3710 // vmovups (%r15), %zmm6 {%k1} {z}
 	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
-	LONG $0x497cd162; WORD $0x2e11 // vmovups %zmm5, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x497cd162; WORD $0x2f11 // vmovups %zmm5, (%r15) {%k1}
+	LONG $0x407f8d49 // leaq 0x40(%r15), %rdi
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x2630 <k_mul_panels+0x2610>
-	LONG $0xc97cd162; WORD $0x2810 // vmovups (%r8), %zmm5 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x26f5 <k_mul_panels+0x26d5>
+	LONG $0xc97cf162; WORD $0x2f10 // vmovups (%rdi), %zmm5 {%k1} {z}
 	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
-	LONG $0x497cd162; WORD $0x2011 // vmovups %zmm4, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xdc1c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xdb45840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x05db8e0f; WORD $0x0000 // jle 0x2c35 <k_mul_panels+0x2c15>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2665 <k_mul_panels+0x2645>
-	LONG $0x4864d162; WORD $0x1e58 // vaddps (%r14), %zmm3, %zmm3
-	LONG $0x487cd162; WORD $0x1e11 // vmovups %zmm3, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x05f4850f; WORD $0x0000 // jne 0x2c6f <k_mul_panels+0x2c4f>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x05e38e0f; WORD $0x0000 // jle 0x2d05 <k_mul_panels+0x2ce5>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x272d <k_mul_panels+0x270d>
+	LONG $0x4864d162; WORD $0x1f58 // vaddps (%r15), %zmm3, %zmm3
+	LONG $0x487cd162; WORD $0x1f11 // vmovups %zmm3, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x05fd850f; WORD $0x0000 // jne 0x2d41 <k_mul_panels+0x2d21>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x269f <k_mul_panels+0x267f>
-	LONG $0xc97cd162; WORD $0x1a10 // vmovups (%r10), %zmm3 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x2765 <k_mul_panels+0x2745>
+	LONG $0xc97cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3 {%k1} {z}
 	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xdba6840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0005d1e9; BYTE $0x00 // jmp 0x2c90 <k_mul_panels+0x2c70>
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xdad1840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0005dee9; BYTE $0x00 // jmp 0x2d62 <k_mul_panels+0x2d42>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x26e0 <k_mul_panels+0x26c0>
-	LONG $0xc97cc162; WORD $0x3610 // vmovups (%r14), %zmm22 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x27a6 <k_mul_panels+0x2786>
+	LONG $0xc97ce162; WORD $0x3710 // vmovups (%rdi), %zmm22 {%k1} {z}
 	LONG $0x404ca162; WORD $0xed58 // vaddps %zmm21, %zmm22, %zmm21
-	LONG $0x497cc162; WORD $0x2e11 // vmovups %zmm21, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
-	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	LONG $0x497ce162; WORD $0x2f11 // vmovups %zmm21, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe7d3 // shll %cl, %edi
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd7f7 // notl %edi
-	LONG $0xcf92fbc5 // kmovd %edi, %k1
-	WORD $0x0c74 // je 0x270b <k_mul_panels+0x26eb>
-	LONG $0xc97cc162; WORD $0x2810 // vmovups (%r8), %zmm21 {%k1} {z}
+	WORD $0xe3d3 // shll %cl, %ebx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x0c74 // je 0x27d2 <k_mul_panels+0x27b2>
+	LONG $0xc97cc162; WORD $0x2f10 // vmovups (%r15), %zmm21 {%k1} {z}
 	LONG $0x4054a162; WORD $0xe458 // vaddps %zmm20, %zmm21, %zmm20
-	LONG $0x497cc162; WORD $0x2011 // vmovups %zmm20, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xdb41840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cc162; WORD $0x2711 // vmovups %zmm20, (%r15) {%k1}
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xda67840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x05bd8e0f; WORD $0x0000 // jle 0x2cf2 <k_mul_panels+0x2cd2>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2740 <k_mul_panels+0x2720>
-	LONG $0x4064c162; WORD $0x1e58 // vaddps (%r14), %zmm19, %zmm19
-	LONG $0x487cc162; WORD $0x1e11 // vmovups %zmm19, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x05d6850f; WORD $0x0000 // jne 0x2d2c <k_mul_panels+0x2d0c>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x05b58e0f; WORD $0x0000 // jle 0x2db5 <k_mul_panels+0x2d95>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x280b <k_mul_panels+0x27eb>
+	LONG $0x4064e162; WORD $0x1f58 // vaddps (%rdi), %zmm19, %zmm19
+	LONG $0x487ce162; WORD $0x1f11 // vmovups %zmm19, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x05cf850f; WORD $0x0000 // jne 0x2df1 <k_mul_panels+0x2dd1>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x277a <k_mul_panels+0x275a>
-	LONG $0xc97cc162; WORD $0x1a10 // vmovups (%r10), %zmm19 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2842 <k_mul_panels+0x2822>
+	LONG $0xc97cc162; WORD $0x1f10 // vmovups (%r15), %zmm19 {%k1} {z}
 	LONG $0x4064a162; WORD $0xd258 // vaddps %zmm18, %zmm19, %zmm18
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cc162; WORD $0x1211 // vmovups %zmm18, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xdacb840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0005b3e9; BYTE $0x00 // jmp 0x2d4d <k_mul_panels+0x2d2d>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x27ac <k_mul_panels+0x278c>
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cc162; WORD $0x1711 // vmovups %zmm18, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd9f5840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0005b0e9; BYTE $0x00 // jmp 0x2e10 <k_mul_panels+0x2df0>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2873 <k_mul_panels+0x2853>
 	LONG $0xc97cf162; WORD $0x3910 // vmovups (%rcx), %zmm7 {%k1} {z}
 	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
 	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xdaa3840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xd9cd840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe87f8f0f; WORD $0xffff // jg 0x104f <k_mul_panels+0x102f>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x27e2 <k_mul_panels+0x27c2>
+	LONG $0xe85a8f0f; WORD $0xffff // jg 0x10f0 <k_mul_panels+0x10d0>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x28a9 <k_mul_panels+0x2889>
 	LONG $0xc97cf162; WORD $0x3110 // vmovups (%rcx), %zmm6 {%k1} {z}
 	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
 	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xda6d840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd997840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe86f8f0f; WORD $0xffff // jg 0x1075 <k_mul_panels+0x1055>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2818 <k_mul_panels+0x27f8>
+	LONG $0xe84a8f0f; WORD $0xffff // jg 0x1116 <k_mul_panels+0x10f6>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x28df <k_mul_panels+0x28bf>
 	LONG $0xc97cf162; WORD $0x2910 // vmovups (%rcx), %zmm5 {%k1} {z}
 	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
 	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xda37840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd961840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe85f8f0f; WORD $0xffff // jg 0x109b <k_mul_panels+0x107b>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x284e <k_mul_panels+0x282e>
+	LONG $0xe83a8f0f; WORD $0xffff // jg 0x113c <k_mul_panels+0x111c>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2915 <k_mul_panels+0x28f5>
 	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
 	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
 	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xda01840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd92b840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe84f8f0f; WORD $0xffff // jg 0x10c1 <k_mul_panels+0x10a1>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2884 <k_mul_panels+0x2864>
-	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
-	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0xd9cb840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe83f8f0f; WORD $0xffff // jg 0x10e7 <k_mul_panels+0x10c7>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x28ba <k_mul_panels+0x289a>
-	LONG $0xc97cf162; WORD $0x1110 // vmovups (%rcx), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0xd995840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	WORD $0x59eb // jmp 0x2926 <k_mul_panels+0x2906>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x28df <k_mul_panels+0x28bf>
-	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
-	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xd970840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe9998f0f; WORD $0xffff // jg 0x129c <k_mul_panels+0x127c>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2915 <k_mul_panels+0x28f5>
-	LONG $0xc97cf162; WORD $0x1110 // vmovups (%rcx), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xd93a840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xe9898f0f; WORD $0xffff // jg 0x12c2 <k_mul_panels+0x12a2>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	LONG $0xe82a8f0f; WORD $0xffff // jg 0x1162 <k_mul_panels+0x1142>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
 	WORD $0x0c74 // je 0x294b <k_mul_panels+0x292b>
+	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd8f5840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0xe81a8f0f; WORD $0xffff // jg 0x1188 <k_mul_panels+0x1168>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2981 <k_mul_panels+0x2961>
+	LONG $0xc97cf162; WORD $0x1110 // vmovups (%rcx), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xd8bf840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	WORD $0x59eb // jmp 0x29ec <k_mul_panels+0x29cc>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x29a6 <k_mul_panels+0x2986>
+	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xd89a840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0xe9778f0f; WORD $0xffff // jg 0x1340 <k_mul_panels+0x1320>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x29dc <k_mul_panels+0x29bc>
+	LONG $0xc97cf162; WORD $0x1110 // vmovups (%rcx), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd864840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0xe9678f0f; WORD $0xffff // jg 0x1366 <k_mul_panels+0x1346>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2a12 <k_mul_panels+0x29f2>
 	LONG $0xc97cf162; WORD $0x0910 // vmovups (%rcx), %zmm1 {%k1} {z}
 	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
 	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0xffd90ae9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2968 <k_mul_panels+0x2948>
+	LONG $0xffd833e9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2a30 <k_mul_panels+0x2a10>
 	LONG $0xc97c7162; WORD $0x1910 // vmovups (%rcx), %zmm11 {%k1} {z}
 	LONG $0x48245162; WORD $0xd258 // vaddps %zmm10, %zmm11, %zmm10
 	LONG $0x497c7162; WORD $0x1111 // vmovups %zmm10, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	LONG $0xd8e7840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xd810840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xebd98f0f; WORD $0xffff // jg 0x1565 <k_mul_panels+0x1545>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x299e <k_mul_panels+0x297e>
+	LONG $0xebb38f0f; WORD $0xffff // jg 0x1606 <k_mul_panels+0x15e6>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2a66 <k_mul_panels+0x2a46>
 	LONG $0xc97c7162; WORD $0x1110 // vmovups (%rcx), %zmm10 {%k1} {z}
 	LONG $0x482c5162; WORD $0xc958 // vaddps %zmm9, %zmm10, %zmm9
 	LONG $0x497c7162; WORD $0x0911 // vmovups %zmm9, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0xd8b1840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd7da840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xebc98f0f; WORD $0xffff // jg 0x158b <k_mul_panels+0x156b>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x29d4 <k_mul_panels+0x29b4>
+	LONG $0xeba38f0f; WORD $0xffff // jg 0x162c <k_mul_panels+0x160c>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2a9c <k_mul_panels+0x2a7c>
 	LONG $0xc97c7162; WORD $0x0910 // vmovups (%rcx), %zmm9 {%k1} {z}
 	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
 	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xd87b840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd7a4840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xebb98f0f; WORD $0xffff // jg 0x15b1 <k_mul_panels+0x1591>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2a0a <k_mul_panels+0x29ea>
+	LONG $0xeb938f0f; WORD $0xffff // jg 0x1652 <k_mul_panels+0x1632>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2ad2 <k_mul_panels+0x2ab2>
 	LONG $0xc97c7162; WORD $0x0110 // vmovups (%rcx), %zmm8 {%k1} {z}
 	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
 	LONG $0x497cf162; WORD $0x3911 // vmovups %zmm7, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0xd845840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd76e840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xeba98f0f; WORD $0xffff // jg 0x15d7 <k_mul_panels+0x15b7>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2a40 <k_mul_panels+0x2a20>
+	LONG $0xeb838f0f; WORD $0xffff // jg 0x1678 <k_mul_panels+0x1658>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2b08 <k_mul_panels+0x2ae8>
 	LONG $0xc97cf162; WORD $0x3910 // vmovups (%rcx), %zmm7 {%k1} {z}
 	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
 	LONG $0x497cf162; WORD $0x3111 // vmovups %zmm6, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0xd80f840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd738840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xeb998f0f; WORD $0xffff // jg 0x15fd <k_mul_panels+0x15dd>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2a76 <k_mul_panels+0x2a56>
+	LONG $0xeb738f0f; WORD $0xffff // jg 0x169e <k_mul_panels+0x167e>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2b3e <k_mul_panels+0x2b1e>
 	LONG $0xc97cf162; WORD $0x3110 // vmovups (%rcx), %zmm6 {%k1} {z}
 	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
 	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0xd7d9840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xd702840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xeb898f0f; WORD $0xffff // jg 0x1623 <k_mul_panels+0x1603>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2aac <k_mul_panels+0x2a8c>
+	LONG $0xeb638f0f; WORD $0xffff // jg 0x16c4 <k_mul_panels+0x16a4>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2b74 <k_mul_panels+0x2b54>
 	LONG $0xc97cf162; WORD $0x2910 // vmovups (%rcx), %zmm5 {%k1} {z}
 	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
 	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x08 // cmpq $0x8, (%rsp)
-	LONG $0xd7a3840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xd6cc840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xeb798f0f; WORD $0xffff // jg 0x1649 <k_mul_panels+0x1629>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2ae2 <k_mul_panels+0x2ac2>
+	LONG $0xeb538f0f; WORD $0xffff // jg 0x16ea <k_mul_panels+0x16ca>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2baa <k_mul_panels+0x2b8a>
 	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
 	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
 	LONG $0x497cf162; WORD $0x1911 // vmovups %zmm3, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x09 // cmpq $0x9, (%rsp)
-	LONG $0xd76d840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xd696840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xeb698f0f; WORD $0xffff // jg 0x166f <k_mul_panels+0x164f>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x2b18 <k_mul_panels+0x2af8>
+	LONG $0xeb438f0f; WORD $0xffff // jg 0x1710 <k_mul_panels+0x16f0>
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	WORD $0x0c74 // je 0x2be0 <k_mul_panels+0x2bc0>
 	LONG $0xc97cf162; WORD $0x1910 // vmovups (%rcx), %zmm3 {%k1} {z}
 	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
 	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x0a // cmpq $0xa, (%rsp)
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd72d840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x0afe8348 // cmpq $0xa, %rsi
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0xd652840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x0bf18e0f; WORD $0x0000 // jle 0x3737 <k_mul_panels+0x3717>
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0xeb41850f; WORD $0xffff // jne 0x169b <k_mul_panels+0x167b>
-	LONG $0xffeb42e9; BYTE $0xff // jmp 0x16a1 <k_mul_panels+0x1681>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x0c2a8e0f; WORD $0x0000 // jle 0x383b <k_mul_panels+0x381b>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0xeb13850f; WORD $0xffff // jne 0x173d <k_mul_panels+0x171d>
+	LONG $0xffeb14e9; BYTE $0xff // jmp 0x1743 <k_mul_panels+0x1723>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2b83 <k_mul_panels+0x2b63>
-	LONG $0xc97c5162; WORD $0x2610 // vmovups (%r14), %zmm12 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2c4f <k_mul_panels+0x2c2f>
+	LONG $0xc97c5162; WORD $0x2710 // vmovups (%r15), %zmm12 {%k1} {z}
 	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
-	LONG $0x497c5162; WORD $0x1e11 // vmovups %zmm11, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa07840f; WORD $0xffff // je 0x25a0 <k_mul_panels+0x2580>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2ba4 <k_mul_panels+0x2b84>
-	LONG $0x482c5162; WORD $0x1258 // vaddps (%r10), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd6a6840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497c5162; WORD $0x1f11 // vmovups %zmm11, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xf9fc840f; WORD $0xffff // je 0x2667 <k_mul_panels+0x2647>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x2c77 <k_mul_panels+0x2c57>
+	LONG $0x482c5162; WORD $0x1458; BYTE $0x24 // vaddps (%r12), %zmm10, %zmm10
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x1411; BYTE $0x24 // vmovups %zmm10, (%r12)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd5c4840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x024d8e0f; WORD $0x0000 // jle 0x2e1d <k_mul_panels+0x2dfd>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2bdb <k_mul_panels+0x2bbb>
-	LONG $0x48345162; WORD $0x0e58 // vaddps (%r14), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0x0e11 // vmovups %zmm9, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0266850f; WORD $0x0000 // jne 0x2e57 <k_mul_panels+0x2e37>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x024f8e0f; WORD $0x0000 // jle 0x2ef2 <k_mul_panels+0x2ed2>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2cae <k_mul_panels+0x2c8e>
+	LONG $0x48345162; WORD $0x0f58 // vaddps (%r15), %zmm9, %zmm9
+	LONG $0x487c5162; WORD $0x0f11 // vmovups %zmm9, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0269850f; WORD $0x0000 // jne 0x2f2e <k_mul_panels+0x2f0e>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2c15 <k_mul_panels+0x2bf5>
-	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x2ce6 <k_mul_panels+0x2cc6>
+	LONG $0xc97c5162; WORD $0x0c10; BYTE $0x24 // vmovups (%r12), %zmm9 {%k1} {z}
 	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd630840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000243e9; BYTE $0x00 // jmp 0x2e78 <k_mul_panels+0x2e58>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x0411; BYTE $0x24 // vmovups %zmm8, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd550840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x00024ae9; BYTE $0x00 // jmp 0x2f4f <k_mul_panels+0x2f2f>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2c59 <k_mul_panels+0x2c39>
-	LONG $0xc97cd162; WORD $0x2610 // vmovups (%r14), %zmm4 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2d25 <k_mul_panels+0x2d05>
+	LONG $0xc97cd162; WORD $0x2710 // vmovups (%r15), %zmm4 {%k1} {z}
 	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x497cd162; WORD $0x1e11 // vmovups %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa0c840f; WORD $0xffff // je 0x267b <k_mul_panels+0x265b>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2c7a <k_mul_panels+0x2c5a>
-	LONG $0x486cd162; WORD $0x1258 // vaddps (%r10), %zmm2, %zmm2
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd5d0840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497cd162; WORD $0x1f11 // vmovups %zmm3, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfa03840f; WORD $0xffff // je 0x2744 <k_mul_panels+0x2724>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x2d4d <k_mul_panels+0x2d2d>
+	LONG $0x486cd162; WORD $0x1458; BYTE $0x24 // vaddps (%r12), %zmm2, %zmm2
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd4ee840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01228e0f; WORD $0x0000 // jle 0x2dc8 <k_mul_panels+0x2da8>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2cb1 <k_mul_panels+0x2c91>
-	LONG $0x4874d162; WORD $0x0e58 // vaddps (%r14), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x0e11 // vmovups %zmm1, (%r14)
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0140850f; WORD $0x0000 // jne 0x2e07 <k_mul_panels+0x2de7>
+	LONG $0x010e8e0f; WORD $0x0000 // jle 0x2e87 <k_mul_panels+0x2e67>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2d84 <k_mul_panels+0x2d64>
+	LONG $0x4874d162; WORD $0x0f58 // vaddps (%r15), %zmm1, %zmm1
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x0f11 // vmovups %zmm1, (%r15)
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x00458b48 // movq (%rbp), %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0128840f; WORD $0x0000 // je 0x2ec7 <k_mul_panels+0x2ea7>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0674 // je 0x2daa <k_mul_panels+0x2d8a>
+	LONG $0x487cd162; WORD $0x0758 // vaddps (%r15), %zmm0, %zmm0
+	LONG $0x487cd162; WORD $0x0711 // vmovups %zmm0, (%r15)
+	LONG $0xffd49be9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2dd5 <k_mul_panels+0x2db5>
+	LONG $0xc97ce162; WORD $0x2710 // vmovups (%rdi), %zmm20 {%k1} {z}
+	LONG $0x405ca162; WORD $0xdb58 // vaddps %zmm19, %zmm20, %zmm19
+	LONG $0x497ce162; WORD $0x1f11 // vmovups %zmm19, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfa31840f; WORD $0xffff // je 0x2822 <k_mul_panels+0x2802>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2dfc <k_mul_panels+0x2ddc>
+	LONG $0x406cc162; WORD $0x1758 // vaddps (%r15), %zmm18, %zmm18
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cc162; WORD $0x1711 // vmovups %zmm18, (%r15)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd440840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01a18e0f; WORD $0x0000 // jle 0x2fc8 <k_mul_panels+0x2fa8>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2e32 <k_mul_panels+0x2e12>
+	LONG $0x4074e162; WORD $0x0f58 // vaddps (%rdi), %zmm17, %zmm17
+	LONG $0x487ce162; WORD $0x0f11 // vmovups %zmm17, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x01bb850f; WORD $0x0000 // jne 0x3004 <k_mul_panels+0x2fe4>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2e69 <k_mul_panels+0x2e49>
+	LONG $0xc97cc162; WORD $0x0f10 // vmovups (%r15), %zmm17 {%k1} {z}
+	LONG $0x4074a162; WORD $0xc058 // vaddps %zmm16, %zmm17, %zmm16
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cc162; WORD $0x0711 // vmovups %zmm16, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd3ce840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x00019ce9; BYTE $0x00 // jmp 0x3023 <k_mul_panels+0x3003>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2ea7 <k_mul_panels+0x2e87>
+	LONG $0xc97cd162; WORD $0x1710 // vmovups (%r15), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x0f11 // vmovups %zmm1, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x00458b48 // movq (%rbp), %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfed8850f; WORD $0xffff // jne 0x2d9f <k_mul_panels+0x2d7f>
 	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
 	WORD $0xe7d3 // shll %cl, %edi
 	WORD $0xd7f7 // notl %edi
 	LONG $0xcf92fbc5 // kmovd %edi, %k1
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0c74 // je 0x2ce7 <k_mul_panels+0x2cc7>
-	LONG $0xc97cd162; WORD $0x0e10 // vmovups (%r14), %zmm1 {%k1} {z}
+	WORD $0x0c74 // je 0x2ee7 <k_mul_panels+0x2ec7>
+	LONG $0xc97cd162; WORD $0x0f10 // vmovups (%r15), %zmm1 {%k1} {z}
 	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x497cd162; WORD $0x0611 // vmovups %zmm0, (%r14) {%k1}
-	LONG $0xffd56ee9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x497cd162; WORD $0x0711 // vmovups %zmm0, (%r15) {%k1}
+	LONG $0xffd35ee9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2d16 <k_mul_panels+0x2cf6>
-	LONG $0xc97cc162; WORD $0x2610 // vmovups (%r14), %zmm20 {%k1} {z}
-	LONG $0x405ca162; WORD $0xdb58 // vaddps %zmm19, %zmm20, %zmm19
-	LONG $0x497cc162; WORD $0x1e11 // vmovups %zmm19, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa2a840f; WORD $0xffff // je 0x2756 <k_mul_panels+0x2736>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2d37 <k_mul_panels+0x2d17>
-	LONG $0x406cc162; WORD $0x1258 // vaddps (%r10), %zmm18, %zmm18
-	LONG $0x487cc162; WORD $0x1211 // vmovups %zmm18, (%r10)
-	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd513840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01908e0f; WORD $0x0000 // jle 0x2ef3 <k_mul_panels+0x2ed3>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2d6e <k_mul_panels+0x2d4e>
-	LONG $0x4074c162; WORD $0x0e58 // vaddps (%r14), %zmm17, %zmm17
-	LONG $0x487cc162; WORD $0x0e11 // vmovups %zmm17, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x01a9850f; WORD $0x0000 // jne 0x2f2d <k_mul_panels+0x2f0d>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2da8 <k_mul_panels+0x2d88>
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x4074a162; WORD $0xc058 // vaddps %zmm16, %zmm17, %zmm16
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cc162; WORD $0x0211 // vmovups %zmm16, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd49d840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000186e9; BYTE $0x00 // jmp 0x2f4e <k_mul_panels+0x2f2e>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2dec <k_mul_panels+0x2dcc>
-	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cd162; WORD $0x0e11 // vmovups %zmm1, (%r14) {%k1}
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec0840f; WORD $0xffff // je 0x2cc7 <k_mul_panels+0x2ca7>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0x2e12 <k_mul_panels+0x2df2>
-	LONG $0x487cd162; WORD $0x0658 // vaddps (%r14), %zmm0, %zmm0
-	LONG $0x487cd162; WORD $0x0611 // vmovups %zmm0, (%r14)
-	LONG $0xffd443e9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2e41 <k_mul_panels+0x2e21>
-	LONG $0xc97c5162; WORD $0x1610 // vmovups (%r14), %zmm10 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2f12 <k_mul_panels+0x2ef2>
+	LONG $0xc97c5162; WORD $0x1710 // vmovups (%r15), %zmm10 {%k1} {z}
 	LONG $0x482c5162; WORD $0xc958 // vaddps %zmm9, %zmm10, %zmm9
-	LONG $0x497c5162; WORD $0x0e11 // vmovups %zmm9, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfd9a840f; WORD $0xffff // je 0x2bf1 <k_mul_panels+0x2bd1>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2e62 <k_mul_panels+0x2e42>
-	LONG $0x483c5162; WORD $0x0258 // vaddps (%r10), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd3e8840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497c5162; WORD $0x0f11 // vmovups %zmm9, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfd97840f; WORD $0xffff // je 0x2cc5 <k_mul_panels+0x2ca5>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x2f3a <k_mul_panels+0x2f1a>
+	LONG $0x483c5162; WORD $0x0458; BYTE $0x24 // vaddps (%r12), %zmm8, %zmm8
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x0411; BYTE $0x24 // vmovups %zmm8, (%r12)
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd301840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x013b8e0f; WORD $0x0000 // jle 0x2fc9 <k_mul_panels+0x2fa9>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2e99 <k_mul_panels+0x2e79>
-	LONG $0x4844d162; WORD $0x3e58 // vaddps (%r14), %zmm7, %zmm7
-	LONG $0x487cd162; WORD $0x3e11 // vmovups %zmm7, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0154850f; WORD $0x0000 // jne 0x3003 <k_mul_panels+0x2fe3>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x309a <k_mul_panels+0x307a>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x2f71 <k_mul_panels+0x2f51>
+	LONG $0x4844d162; WORD $0x3f58 // vaddps (%r15), %zmm7, %zmm7
+	LONG $0x487cd162; WORD $0x3f11 // vmovups %zmm7, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x014e850f; WORD $0x0000 // jne 0x30d6 <k_mul_panels+0x30b6>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2ed3 <k_mul_panels+0x2eb3>
-	LONG $0xc97cd162; WORD $0x3a10 // vmovups (%r10), %zmm7 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x2fa9 <k_mul_panels+0x2f89>
+	LONG $0xc97cd162; WORD $0x3c10; BYTE $0x24 // vmovups (%r12), %zmm7 {%k1} {z}
 	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd372840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000131e9; BYTE $0x00 // jmp 0x3024 <k_mul_panels+0x3004>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd28d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x30f7 <k_mul_panels+0x30d7>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2f17 <k_mul_panels+0x2ef7>
-	LONG $0xc97cc162; WORD $0x1610 // vmovups (%r14), %zmm18 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x2fe8 <k_mul_panels+0x2fc8>
+	LONG $0xc97ce162; WORD $0x1710 // vmovups (%rdi), %zmm18 {%k1} {z}
 	LONG $0x406ca162; WORD $0xc958 // vaddps %zmm17, %zmm18, %zmm17
-	LONG $0x497cc162; WORD $0x0e11 // vmovups %zmm17, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfe57840f; WORD $0xffff // je 0x2d84 <k_mul_panels+0x2d64>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2f38 <k_mul_panels+0x2f18>
-	LONG $0x407cc162; WORD $0x0258 // vaddps (%r10), %zmm16, %zmm16
-	LONG $0x487cc162; WORD $0x0211 // vmovups %zmm16, (%r10)
-	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd312840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497ce162; WORD $0x0f11 // vmovups %zmm17, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfe45840f; WORD $0xffff // je 0x2e49 <k_mul_panels+0x2e29>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x300f <k_mul_panels+0x2fef>
+	LONG $0x407cc162; WORD $0x0758 // vaddps (%r15), %zmm16, %zmm16
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cc162; WORD $0x0711 // vmovups %zmm16, (%r15)
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd22d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x013b8e0f; WORD $0x0000 // jle 0x309f <k_mul_panels+0x307f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x2f6f <k_mul_panels+0x2f4f>
-	LONG $0x48045162; WORD $0x3e58 // vaddps (%r14), %zmm15, %zmm15
-	LONG $0x487c5162; WORD $0x3e11 // vmovups %zmm15, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0154850f; WORD $0x0000 // jne 0x30d9 <k_mul_panels+0x30b9>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2fa9 <k_mul_panels+0x2f89>
-	LONG $0xc97c5162; WORD $0x3a10 // vmovups (%r10), %zmm15 {%k1} {z}
-	LONG $0x48045162; WORD $0xf658 // vaddps %zmm14, %zmm15, %zmm14
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x3211 // vmovups %zmm14, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd29c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000131e9; BYTE $0x00 // jmp 0x30fa <k_mul_panels+0x30da>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x2fed <k_mul_panels+0x2fcd>
-	LONG $0xc97c5162; WORD $0x0610 // vmovups (%r14), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x497cd162; WORD $0x3e11 // vmovups %zmm7, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfeac840f; WORD $0xffff // je 0x2eaf <k_mul_panels+0x2e8f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x300e <k_mul_panels+0x2fee>
-	LONG $0x484cd162; WORD $0x3258 // vaddps (%r10), %zmm6, %zmm6
-	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd23c840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x013b8e0f; WORD $0x0000 // jle 0x3175 <k_mul_panels+0x3155>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x01368e0f; WORD $0x0000 // jle 0x3170 <k_mul_panels+0x3150>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
 	WORD $0x0674 // je 0x3045 <k_mul_panels+0x3025>
-	LONG $0x4854d162; WORD $0x2e58 // vaddps (%r14), %zmm5, %zmm5
-	LONG $0x487cd162; WORD $0x2e11 // vmovups %zmm5, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0154850f; WORD $0x0000 // jne 0x31af <k_mul_panels+0x318f>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x48047162; WORD $0x3f58 // vaddps (%rdi), %zmm15, %zmm15
+	LONG $0x487c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0150850f; WORD $0x0000 // jne 0x31ac <k_mul_panels+0x318c>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x307f <k_mul_panels+0x305f>
-	LONG $0xc97cd162; WORD $0x2a10 // vmovups (%r10), %zmm5 {%k1} {z}
-	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd1c6840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000131e9; BYTE $0x00 // jmp 0x31d0 <k_mul_panels+0x31b0>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x307c <k_mul_panels+0x305c>
+	LONG $0xc97c5162; WORD $0x3f10 // vmovups (%r15), %zmm15 {%k1} {z}
+	LONG $0x48045162; WORD $0xf658 // vaddps %zmm14, %zmm15, %zmm14
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x3711 // vmovups %zmm14, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd1bb840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x000131e9; BYTE $0x00 // jmp 0x31cb <k_mul_panels+0x31ab>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x30c3 <k_mul_panels+0x30a3>
-	LONG $0xc97cc162; WORD $0x0610 // vmovups (%r14), %zmm16 {%k1} {z}
-	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
-	LONG $0x497c5162; WORD $0x3e11 // vmovups %zmm15, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfeac840f; WORD $0xffff // je 0x2f85 <k_mul_panels+0x2f65>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x30e4 <k_mul_panels+0x30c4>
-	LONG $0x480c5162; WORD $0x3258 // vaddps (%r10), %zmm14, %zmm14
-	LONG $0x487c5162; WORD $0x3211 // vmovups %zmm14, (%r10)
-	LONG $0x243c8348; BYTE $0x05 // cmpq $0x5, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd166840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x013b8e0f; WORD $0x0000 // jle 0x324b <k_mul_panels+0x322b>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x311b <k_mul_panels+0x30fb>
-	LONG $0x48145162; WORD $0x2e58 // vaddps (%r14), %zmm13, %zmm13
-	LONG $0x487c5162; WORD $0x2e11 // vmovups %zmm13, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0154850f; WORD $0x0000 // jne 0x3285 <k_mul_panels+0x3265>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3155 <k_mul_panels+0x3135>
-	LONG $0xc97c5162; WORD $0x2a10 // vmovups (%r10), %zmm13 {%k1} {z}
-	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x2211 // vmovups %zmm12, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd0f0840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x000131e9; BYTE $0x00 // jmp 0x32a6 <k_mul_panels+0x3286>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3199 <k_mul_panels+0x3179>
-	LONG $0xc97cd162; WORD $0x3610 // vmovups (%r14), %zmm6 {%k1} {z}
-	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
-	LONG $0x497cd162; WORD $0x2e11 // vmovups %zmm5, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfeac840f; WORD $0xffff // je 0x305b <k_mul_panels+0x303b>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x31ba <k_mul_panels+0x319a>
-	LONG $0x485cd162; WORD $0x2258 // vaddps (%r10), %zmm4, %zmm4
-	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd090840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x013b8e0f; WORD $0x0000 // jle 0x3321 <k_mul_panels+0x3301>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x31f1 <k_mul_panels+0x31d1>
-	LONG $0x4864d162; WORD $0x1e58 // vaddps (%r14), %zmm3, %zmm3
-	LONG $0x487cd162; WORD $0x1e11 // vmovups %zmm3, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0154850f; WORD $0x0000 // jne 0x335b <k_mul_panels+0x333b>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x322b <k_mul_panels+0x320b>
-	LONG $0xc97cd162; WORD $0x1a10 // vmovups (%r10), %zmm3 {%k1} {z}
-	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xd01a840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0xfffa45e9; BYTE $0xff // jmp 0x2c90 <k_mul_panels+0x2c70>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x326f <k_mul_panels+0x324f>
-	LONG $0xc97c5162; WORD $0x3610 // vmovups (%r14), %zmm14 {%k1} {z}
-	LONG $0x480c5162; WORD $0xed58 // vaddps %zmm13, %zmm14, %zmm13
-	LONG $0x497c5162; WORD $0x2e11 // vmovups %zmm13, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfeac840f; WORD $0xffff // je 0x3131 <k_mul_panels+0x3111>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x3290 <k_mul_panels+0x3270>
-	LONG $0x481c5162; WORD $0x2258 // vaddps (%r10), %zmm12, %zmm12
-	LONG $0x487c5162; WORD $0x2211 // vmovups %zmm12, (%r10)
-	LONG $0x243c8348; BYTE $0x06 // cmpq $0x6, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcfba840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x00c58e0f; WORD $0x0000 // jle 0x3381 <k_mul_panels+0x3361>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x32c7 <k_mul_panels+0x32a7>
-	LONG $0x48245162; WORD $0x1e58 // vaddps (%r14), %zmm11, %zmm11
-	LONG $0x487c5162; WORD $0x1e11 // vmovups %zmm11, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x00de850f; WORD $0x0000 // jne 0x33bb <k_mul_panels+0x339b>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3301 <k_mul_panels+0x32e1>
-	LONG $0xc97c5162; WORD $0x1a10 // vmovups (%r10), %zmm11 {%k1} {z}
-	LONG $0x48245162; WORD $0xd258 // vaddps %zmm10, %zmm11, %zmm10
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcf44840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x0000bbe9; BYTE $0x00 // jmp 0x33dc <k_mul_panels+0x33bc>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3345 <k_mul_panels+0x3325>
-	LONG $0xc97cd162; WORD $0x2610 // vmovups (%r14), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x497cd162; WORD $0x1e11 // vmovups %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfeac840f; WORD $0xffff // je 0x3207 <k_mul_panels+0x31e7>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x3366 <k_mul_panels+0x3346>
-	LONG $0x486cd162; WORD $0x1258 // vaddps (%r10), %zmm2, %zmm2
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcee4840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0xfff90fe9; BYTE $0xff // jmp 0x2c90 <k_mul_panels+0x2c70>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x33a5 <k_mul_panels+0x3385>
-	LONG $0xc97c5162; WORD $0x2610 // vmovups (%r14), %zmm12 {%k1} {z}
-	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
-	LONG $0x497c5162; WORD $0x1e11 // vmovups %zmm11, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xff22840f; WORD $0xffff // je 0x32dd <k_mul_panels+0x32bd>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x33c6 <k_mul_panels+0x33a6>
-	LONG $0x482c5162; WORD $0x1258 // vaddps (%r10), %zmm10, %zmm10
-	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
-	LONG $0x243c8348; BYTE $0x07 // cmpq $0x7, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xce84840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x5e7e // jle 0x344c <k_mul_panels+0x342c>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x33f9 <k_mul_panels+0x33d9>
-	LONG $0x48345162; WORD $0x0e58 // vaddps (%r14), %zmm9, %zmm9
-	LONG $0x487c5162; WORD $0x0e11 // vmovups %zmm9, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x7775 // jne 0x3482 <k_mul_panels+0x3462>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x342f <k_mul_panels+0x340f>
-	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
-	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x08 // cmpq $0x8, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xce16840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	WORD $0x57eb // jmp 0x34a3 <k_mul_panels+0x3483>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3470 <k_mul_panels+0x3450>
-	LONG $0xc97c5162; WORD $0x1610 // vmovups (%r14), %zmm10 {%k1} {z}
-	LONG $0x482c5162; WORD $0xc958 // vaddps %zmm9, %zmm10, %zmm9
-	LONG $0x497c5162; WORD $0x0e11 // vmovups %zmm9, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x8974 // je 0x340b <k_mul_panels+0x33eb>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x348d <k_mul_panels+0x346d>
-	LONG $0x483c5162; WORD $0x0258 // vaddps (%r10), %zmm8, %zmm8
-	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
-	LONG $0x243c8348; BYTE $0x08 // cmpq $0x8, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcdbd840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x5e7e // jle 0x3513 <k_mul_panels+0x34f3>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x34c0 <k_mul_panels+0x34a0>
-	LONG $0x4844d162; WORD $0x3e58 // vaddps (%r14), %zmm7, %zmm7
-	LONG $0x487cd162; WORD $0x3e11 // vmovups %zmm7, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x7775 // jne 0x3549 <k_mul_panels+0x3529>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x34f6 <k_mul_panels+0x34d6>
-	LONG $0xc97cd162; WORD $0x3a10 // vmovups (%r10), %zmm7 {%k1} {z}
-	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x09 // cmpq $0x9, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcd4f840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	WORD $0x57eb // jmp 0x356a <k_mul_panels+0x354a>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3537 <k_mul_panels+0x3517>
-	LONG $0xc97c5162; WORD $0x0610 // vmovups (%r14), %zmm8 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x30ba <k_mul_panels+0x309a>
+	LONG $0xc97c5162; WORD $0x0710 // vmovups (%r15), %zmm8 {%k1} {z}
 	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x497cd162; WORD $0x3e11 // vmovups %zmm7, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x8974 // je 0x34d2 <k_mul_panels+0x34b2>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x3554 <k_mul_panels+0x3534>
-	LONG $0x484cd162; WORD $0x3258 // vaddps (%r10), %zmm6, %zmm6
-	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
-	LONG $0x243c8348; BYTE $0x09 // cmpq $0x9, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xccf6840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x497cd162; WORD $0x3f11 // vmovups %zmm7, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfeb2840f; WORD $0xffff // je 0x2f88 <k_mul_panels+0x2f68>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x30e2 <k_mul_panels+0x30c2>
+	LONG $0x484cd162; WORD $0x3458; BYTE $0x24 // vaddps (%r12), %zmm6, %zmm6
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x3411; BYTE $0x24 // vmovups %zmm6, (%r12)
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd159840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x4e7e // jle 0x35ca <k_mul_panels+0x35aa>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x3587 <k_mul_panels+0x3567>
-	LONG $0x4854d162; WORD $0x2e58 // vaddps (%r14), %zmm5, %zmm5
-	LONG $0x487cd162; WORD $0x2e11 // vmovups %zmm5, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x6775 // jne 0x3600 <k_mul_panels+0x35e0>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x3242 <k_mul_panels+0x3222>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3119 <k_mul_panels+0x30f9>
+	LONG $0x4854d162; WORD $0x2f58 // vaddps (%r15), %zmm5, %zmm5
+	LONG $0x487cd162; WORD $0x2f11 // vmovups %zmm5, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x014e850f; WORD $0x0000 // jne 0x327e <k_mul_panels+0x325e>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x35bd <k_mul_panels+0x359d>
-	LONG $0xc97cd162; WORD $0x2a10 // vmovups (%r10), %zmm5 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x3151 <k_mul_panels+0x3131>
+	LONG $0xc97cd162; WORD $0x2c10; BYTE $0x24 // vmovups (%r12), %zmm5 {%k1} {z}
 	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
-	WORD $0x47eb // jmp 0x3611 <k_mul_panels+0x35f1>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x2411; BYTE $0x24 // vmovups %zmm4, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd0e5840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x00012fe9; BYTE $0x00 // jmp 0x329f <k_mul_panels+0x327f>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x35ee <k_mul_panels+0x35ce>
-	LONG $0xc97cd162; WORD $0x3610 // vmovups (%r14), %zmm6 {%k1} {z}
-	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
-	LONG $0x497cd162; WORD $0x2e11 // vmovups %zmm5, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x9974 // je 0x3599 <k_mul_panels+0x3579>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x360b <k_mul_panels+0x35eb>
-	LONG $0x485cd162; WORD $0x2258 // vaddps (%r10), %zmm4, %zmm4
-	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
-	LONG $0x243c8348; BYTE $0x0a // cmpq $0xa, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcc3f840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x3190 <k_mul_panels+0x3170>
+	LONG $0xc97ce162; WORD $0x0710 // vmovups (%rdi), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
+	LONG $0x497c7162; WORD $0x3f11 // vmovups %zmm15, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfeb0840f; WORD $0xffff // je 0x305c <k_mul_panels+0x303c>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x31b7 <k_mul_panels+0x3197>
+	LONG $0x480c5162; WORD $0x3758 // vaddps (%r15), %zmm14, %zmm14
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x3711 // vmovups %zmm14, (%r15)
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd085840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x137e // jle 0x3646 <k_mul_panels+0x3626>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x363e <k_mul_panels+0x361e>
-	LONG $0x4864d162; WORD $0x1e58 // vaddps (%r14), %zmm3, %zmm3
-	LONG $0x487cd162; WORD $0x1e11 // vmovups %zmm3, (%r14)
-	WORD $0x2aeb // jmp 0x3670 <k_mul_panels+0x3650>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x366a <k_mul_panels+0x364a>
-	LONG $0xc97cd162; WORD $0x2610 // vmovups (%r14), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x497cd162; WORD $0x1e11 // vmovups %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x1374 // je 0x368f <k_mul_panels+0x366f>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x3687 <k_mul_panels+0x3667>
-	LONG $0x486cd162; WORD $0x1258 // vaddps (%r10), %zmm2, %zmm2
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	WORD $0x2feb // jmp 0x36be <k_mul_panels+0x369e>
-	LONG $0xffffbb41; WORD $0xffff // movl $0xffffffff, %r11d # imm = 0xFFFFFFFF
+	LONG $0x01368e0f; WORD $0x0000 // jle 0x3318 <k_mul_panels+0x32f8>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x31ed <k_mul_panels+0x31cd>
+	LONG $0x48147162; WORD $0x2f58 // vaddps (%rdi), %zmm13, %zmm13
+	LONG $0x487c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0150850f; WORD $0x0000 // jne 0x3354 <k_mul_panels+0x3334>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe3 // shll %cl, %r11d
-	WORD $0xf741; BYTE $0xd3 // notl %r11d
-	LONG $0x927bc1c4; BYTE $0xcb // kmovd %r11d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x36b3 <k_mul_panels+0x3693>
-	LONG $0xc97cd162; WORD $0x1a10 // vmovups (%r10), %zmm3 {%k1} {z}
-	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x243c8348; BYTE $0x0b // cmpq $0xb, (%rsp)
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcb92840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x8e348d4d // leaq (%r14,%rcx,4), %r14
-	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x137e // jle 0x36f3 <k_mul_panels+0x36d3>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0674 // je 0x36eb <k_mul_panels+0x36cb>
-	LONG $0x4874d162; WORD $0x0e58 // vaddps (%r14), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x0e11 // vmovups %zmm1, (%r14)
-	WORD $0x2feb // jmp 0x3722 <k_mul_panels+0x3702>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x3224 <k_mul_panels+0x3204>
+	LONG $0xc97c5162; WORD $0x2f10 // vmovups (%r15), %zmm13 {%k1} {z}
+	LONG $0x48145162; WORD $0xe458 // vaddps %zmm12, %zmm13, %zmm12
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x2711 // vmovups %zmm12, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd013840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x000131e9; BYTE $0x00 // jmp 0x3373 <k_mul_panels+0x3353>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0c74 // je 0x3717 <k_mul_panels+0x36f7>
-	LONG $0xc97cd162; WORD $0x1610 // vmovups (%r14), %zmm2 {%k1} {z}
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x3262 <k_mul_panels+0x3242>
+	LONG $0xc97cd162; WORD $0x3710 // vmovups (%r15), %zmm6 {%k1} {z}
+	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
+	LONG $0x497cd162; WORD $0x2f11 // vmovups %zmm5, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfeb2840f; WORD $0xffff // je 0x3130 <k_mul_panels+0x3110>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x328a <k_mul_panels+0x326a>
+	LONG $0x485cd162; WORD $0x2458; BYTE $0x24 // vaddps (%r12), %zmm4, %zmm4
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x2411; BYTE $0x24 // vmovups %zmm4, (%r12)
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xcfb1840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d4d // leaq (%r15,%rcx,4), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x01348e0f; WORD $0x0000 // jle 0x33ea <k_mul_panels+0x33ca>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x32c1 <k_mul_panels+0x32a1>
+	LONG $0x4864d162; WORD $0x1f58 // vaddps (%r15), %zmm3, %zmm3
+	LONG $0x487cd162; WORD $0x1f11 // vmovups %zmm3, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x014e850f; WORD $0x0000 // jne 0x3426 <k_mul_panels+0x3406>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0d74 // je 0x32f9 <k_mul_panels+0x32d9>
+	LONG $0xc97cd162; WORD $0x1c10; BYTE $0x24 // vmovups (%r12), %zmm3 {%k1} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xcf3d840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0xfffa4ae9; BYTE $0xff // jmp 0x2d62 <k_mul_panels+0x2d42>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x3338 <k_mul_panels+0x3318>
+	LONG $0xc97c7162; WORD $0x3710 // vmovups (%rdi), %zmm14 {%k1} {z}
+	LONG $0x480c5162; WORD $0xed58 // vaddps %zmm13, %zmm14, %zmm13
+	LONG $0x497c7162; WORD $0x2f11 // vmovups %zmm13, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfeb0840f; WORD $0xffff // je 0x3204 <k_mul_panels+0x31e4>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x335f <k_mul_panels+0x333f>
+	LONG $0x481c5162; WORD $0x2758 // vaddps (%r15), %zmm12, %zmm12
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x2711 // vmovups %zmm12, (%r15)
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xcedd840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	LONG $0x00c28e0f; WORD $0x0000 // jle 0x344c <k_mul_panels+0x342c>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3395 <k_mul_panels+0x3375>
+	LONG $0x48247162; WORD $0x1f58 // vaddps (%rdi), %zmm11, %zmm11
+	LONG $0x487c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x00dc850f; WORD $0x0000 // jne 0x3488 <k_mul_panels+0x3468>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x33cc <k_mul_panels+0x33ac>
+	LONG $0xc97c5162; WORD $0x1f10 // vmovups (%r15), %zmm11 {%k1} {z}
+	LONG $0x48245162; WORD $0xd258 // vaddps %zmm10, %zmm11, %zmm10
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x1711 // vmovups %zmm10, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xce6b840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x0000bde9; BYTE $0x00 // jmp 0x34a7 <k_mul_panels+0x3487>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x340a <k_mul_panels+0x33ea>
+	LONG $0xc97cd162; WORD $0x2710 // vmovups (%r15), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
+	LONG $0x497cd162; WORD $0x1f11 // vmovups %zmm3, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfeb2840f; WORD $0xffff // je 0x32d8 <k_mul_panels+0x32b8>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0774 // je 0x3432 <k_mul_panels+0x3412>
+	LONG $0x486cd162; WORD $0x1458; BYTE $0x24 // vaddps (%r12), %zmm2, %zmm2
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x1411; BYTE $0x24 // vmovups %zmm2, (%r12)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xce09840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0xfff916e9; BYTE $0xff // jmp 0x2d62 <k_mul_panels+0x2d42>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x346c <k_mul_panels+0x344c>
+	LONG $0xc97c7162; WORD $0x2710 // vmovups (%rdi), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
+	LONG $0x497c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xff24840f; WORD $0xffff // je 0x33ac <k_mul_panels+0x338c>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3493 <k_mul_panels+0x3473>
+	LONG $0x482c5162; WORD $0x1758 // vaddps (%r15), %zmm10, %zmm10
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x1711 // vmovups %zmm10, (%r15)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xcda9840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x597e // jle 0x3513 <k_mul_panels+0x34f3>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x34c5 <k_mul_panels+0x34a5>
+	LONG $0x48347162; WORD $0x0f58 // vaddps (%rdi), %zmm9, %zmm9
+	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x7375 // jne 0x354b <k_mul_panels+0x352b>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x34f8 <k_mul_panels+0x34d8>
+	LONG $0xc97c5162; WORD $0x0f10 // vmovups (%r15), %zmm9 {%k1} {z}
+	LONG $0x48345162; WORD $0xc058 // vaddps %zmm8, %zmm9, %zmm8
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497c5162; WORD $0x0711 // vmovups %zmm8, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xcd3f840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	WORD $0x57eb // jmp 0x356a <k_mul_panels+0x354a>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x3533 <k_mul_panels+0x3513>
+	LONG $0xc97c7162; WORD $0x1710 // vmovups (%rdi), %zmm10 {%k1} {z}
+	LONG $0x482c5162; WORD $0xc958 // vaddps %zmm9, %zmm10, %zmm9
+	LONG $0x497c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x8d74 // je 0x34d8 <k_mul_panels+0x34b8>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3556 <k_mul_panels+0x3536>
+	LONG $0x483c5162; WORD $0x0758 // vaddps (%r15), %zmm8, %zmm8
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487c5162; WORD $0x0711 // vmovups %zmm8, (%r15)
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xcce6840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x597e // jle 0x35d6 <k_mul_panels+0x35b6>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3588 <k_mul_panels+0x3568>
+	LONG $0x4844f162; WORD $0x3f58 // vaddps (%rdi), %zmm7, %zmm7
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x7375 // jne 0x360e <k_mul_panels+0x35ee>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x35bb <k_mul_panels+0x359b>
+	LONG $0xc97cd162; WORD $0x3f10 // vmovups (%r15), %zmm7 {%k1} {z}
+	LONG $0x4844f162; WORD $0xf658 // vaddps %zmm6, %zmm7, %zmm6
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x3711 // vmovups %zmm6, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xcc7c840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	WORD $0x57eb // jmp 0x362d <k_mul_panels+0x360d>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x35f6 <k_mul_panels+0x35d6>
+	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x8d74 // je 0x359b <k_mul_panels+0x357b>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3619 <k_mul_panels+0x35f9>
+	LONG $0x484cd162; WORD $0x3758 // vaddps (%r15), %zmm6, %zmm6
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x3711 // vmovups %zmm6, (%r15)
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xcc23840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x4f7e // jle 0x368f <k_mul_panels+0x366f>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x364b <k_mul_panels+0x362b>
+	LONG $0x4854f162; WORD $0x2f58 // vaddps (%rdi), %zmm5, %zmm5
+	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x6975 // jne 0x36c7 <k_mul_panels+0x36a7>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x367e <k_mul_panels+0x365e>
+	LONG $0xc97cd162; WORD $0x2f10 // vmovups (%r15), %zmm5 {%k1} {z}
+	LONG $0x4854f162; WORD $0xe458 // vaddps %zmm4, %zmm5, %zmm4
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x2711 // vmovups %zmm4, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	WORD $0x4deb // jmp 0x36dc <k_mul_panels+0x36bc>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x36af <k_mul_panels+0x368f>
+	LONG $0xc97cf162; WORD $0x3710 // vmovups (%rdi), %zmm6 {%k1} {z}
+	LONG $0x484cf162; WORD $0xed58 // vaddps %zmm5, %zmm6, %zmm5
+	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x9774 // je 0x365e <k_mul_panels+0x363e>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x36d2 <k_mul_panels+0x36b2>
+	LONG $0x485cd162; WORD $0x2758 // vaddps (%r15), %zmm4, %zmm4
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x2711 // vmovups %zmm4, (%r15)
+	LONG $0x0afe8348 // cmpq $0xa, %rsi
+	LONG $0xcb6a840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x137e // jle 0x370c <k_mul_panels+0x36ec>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x3704 <k_mul_panels+0x36e4>
+	LONG $0x4864f162; WORD $0x1f58 // vaddps (%rdi), %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	WORD $0x2beb // jmp 0x3737 <k_mul_panels+0x3717>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x372c <k_mul_panels+0x370c>
+	LONG $0xc97cf162; WORD $0x2710 // vmovups (%rdi), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x1774 // je 0x375b <k_mul_panels+0x373b>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x374f <k_mul_panels+0x372f>
+	LONG $0x486cd162; WORD $0x1758 // vaddps (%r15), %zmm2, %zmm2
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x487cd162; WORD $0x1711 // vmovups %zmm2, (%r15)
+	WORD $0x2feb // jmp 0x378a <k_mul_panels+0x376a>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x377b <k_mul_panels+0x375b>
+	LONG $0xc97cd162; WORD $0x1f10 // vmovups (%r15), %zmm3 {%k1} {z}
+	LONG $0x4864f162; WORD $0xd258 // vaddps %zmm2, %zmm3, %zmm2
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cd162; WORD $0x1711 // vmovups %zmm2, (%r15) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0xcabc840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x8f3c8d48 // leaq (%rdi,%rcx,4), %rdi
+	LONG $0x005d8b48 // movq (%rbp), %rbx
+	LONG $0x0ff88348 // cmpq $0xf, %rax
+	WORD $0x137e // jle 0x37ba <k_mul_panels+0x379a>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0674 // je 0x37b2 <k_mul_panels+0x3792>
+	LONG $0x4874f162; WORD $0x0f58 // vaddps (%rdi), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
+	WORD $0x2beb // jmp 0x37e5 <k_mul_panels+0x37c5>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xd5f7 // notl %ebp
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x0c74 // je 0x37da <k_mul_panels+0x37ba>
+	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x497cd162; WORD $0x0e11 // vmovups %zmm1, (%r14) {%k1}
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xf595840f; WORD $0xffff // je 0x2cc7 <k_mul_panels+0x2ca7>
-	LONG $0xfff6d0e9; BYTE $0xff // jmp 0x2e07 <k_mul_panels+0x2de7>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x3749 <k_mul_panels+0x3729>
+	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x00458b48 // movq (%rbp), %rax
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x1a74 // je 0x380c <k_mul_panels+0x37ec>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x0674 // je 0x3801 <k_mul_panels+0x37e1>
+	LONG $0x487cf162; WORD $0x0758 // vaddps (%rdi), %zmm0, %zmm0
+	LONG $0x487cf162; WORD $0x0711 // vmovups %zmm0, (%rdi)
+	LONG $0xffca44e9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe3d3 // shll %cl, %ebx
+	WORD $0xd3f7 // notl %ebx
+	LONG $0xcb92fbc5 // kmovd %ebx, %k1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0c74 // je 0x382c <k_mul_panels+0x380c>
+	LONG $0xc97cf162; WORD $0x0f10 // vmovups (%rdi), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x497cf162; WORD $0x0711 // vmovups %zmm0, (%rdi) {%k1}
+	LONG $0xffca15e9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x003a8348 // cmpq $0x0, (%rdx)
+	WORD $0x0c74 // je 0x3852 <k_mul_panels+0x3832>
 	LONG $0xc97cf162; WORD $0x1110 // vmovups (%rcx), %zmm2 {%k1} {z}
 	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
 	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x243c8348; BYTE $0x0b // cmpq $0xb, (%rsp)
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xcafc840f; WORD $0xffff // je 0x260 <k_mul_panels+0x240>
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0xc9e0840f; WORD $0xffff // je 0x250 <k_mul_panels+0x230>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x197e // jle 0x378c <k_mul_panels+0x376c>
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0xdb41850f; WORD $0xffff // jne 0x12c8 <k_mul_panels+0x12a8>
-	LONG $0xffdb42e9; BYTE $0xff // jmp 0x12ce <k_mul_panels+0x12ae>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x379e <k_mul_panels+0x377e>
+	WORD $0x1e7e // jle 0x389d <k_mul_panels+0x387d>
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x007d8348; BYTE $0x00 // cmpq $0x0, (%rbp)
+	LONG $0xdad5850f; WORD $0xffff // jne 0x136d <k_mul_panels+0x134d>
+	LONG $0xffdad6e9; BYTE $0xff // jmp 0x1373 <k_mul_panels+0x1353>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x00388348 // cmpq $0x0, (%rax)
+	WORD $0x0c74 // je 0x38b4 <k_mul_panels+0x3894>
 	LONG $0xc97cf162; WORD $0x0910 // vmovups (%rcx), %zmm1 {%k1} {z}
 	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
 	LONG $0x497cf162; WORD $0x0111 // vmovups %zmm0, (%rcx) {%k1}
-	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
-	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
-	LONG $0xffcaade9; BYTE $0xff // jmp 0x260 <k_mul_panels+0x240>
-	LONG $0xc0c48148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsp
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0xffc983e9; BYTE $0xff // jmp 0x250 <k_mul_panels+0x230>
+	LONG $0xb8c48148; WORD $0x0000; BYTE $0x00 // addq $0xb8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -2967,91 +3032,90 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// mul_panels_64
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x37fa8e0f; WORD $0x0000 // jle 0x70f7 <k_mul_panels_64+0x3807>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
-	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
-	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x35888e0f; WORD $0x0000 // jle 0x6d7b <k_mul_panels_64+0x35ab>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x08488b4c // movq 0x8(%rax), %r9
-	LONG $0x10508b48 // movq 0x10(%rax), %rdx
-	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
-	LONG $0x28588b4c // movq 0x28(%rax), %r11
-	LONG $0x38588d48 // leaq 0x38(%rax), %rbx
-	LONG $0x30408b48 // movq 0x30(%rax), %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0xb8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb8, %rsp
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x084f8b4c // movq 0x8(%rdi), %r9
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	QUAD $0x00000088248c8948 // movq %rcx, 0x88(%rsp)
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	LONG $0x385f8d48 // leaq 0x38(%rdi), %rbx
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	WORD $0x35eb // jmp 0x3860 <k_mul_panels_64+0x90>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	LONG $0x247c8948; BYTE $0x08 // movq %rdi, 0x8(%rsp)
+	LONG $0x245c8948; BYTE $0x10 // movq %rbx, 0x10(%rsp)
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x32eb // jmp 0x3980 <k_mul_panels_64+0x90>
+	WORD $0x9066 // nop
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x0cc18348 // addq $0xc, %rcx
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x0cc08348 // addq $0xc, %rax
-	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
-	QUAD $0x000088248caf0f48; BYTE $0x00 // imulq 0x88(%rsp), %rcx
-	LONG $0xc90c8d4d // leaq (%r9,%rcx,8), %r9
+	QUAD $0x0000902484af0f48; BYTE $0x00 // imulq 0x90(%rsp), %rax
+	LONG $0xc10c8d4d // leaq (%r9,%rax,8), %r9
 	LONG $0xf4c68348 // addq $-0xc, %rsi
-	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
-	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	LONG $0x351b8d0f; WORD $0x0000 // jge 0x6d7b <k_mul_panels_64+0x35ab>
-	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	WORD $0x2948; BYTE $0xc2 // subq %rax, %rdx
-	LONG $0x034a8d48 // leaq 0x3(%rdx), %rcx
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	LONG $0x37668d0f; WORD $0x0000 // jge 0x70e6 <k_mul_panels_64+0x37f6>
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
 	LONG $0xfce18348 // andq $-0x4, %rcx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xca440f48 // cmoveq %rdx, %rcx
-	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
-	LONG $0x0cfa8348 // cmpq $0xc, %rdx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0xc8440f48 // cmoveq %rax, %rcx
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x0cf88348 // cmpq $0xc, %rax
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
 	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
-	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x997e // jle 0x3830 <k_mul_panels_64+0x60>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x18788b48 // movq 0x18(%rax), %rdi
-	LONG $0x30488b48 // movq 0x30(%rax), %rcx
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x54af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rdx
-	LONG $0x03e2c148 // shlq $0x3, %rdx
-	WORD $0x0348; BYTE $0x10 // addq (%rax), %rdx
-	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
-	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x9c7e // jle 0x3950 <k_mul_panels_64+0x60>
+	LONG $0x187a8b49 // movq 0x18(%r10), %rdi
+	LONG $0x304a8b49 // movq 0x30(%r10), %rcx
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0x44af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rax
+	LONG $0x03e0c148 // shlq $0x3, %rax
+	WORD $0x0349; BYTE $0x02 // addq (%r10), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
-	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x03e1c148 // shlq $0x3, %rcx
-	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
 	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
 	LONG $0xcf4d0f48 // cmovgeq %rdi, %rcx
-	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
+	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	WORD $0xc001 // addl %eax, %eax
 	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	LONG $0xc7af0f48 // imulq %rdi, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x05fa8348 // cmpq $0x5, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0xe0c1; BYTE $0x02 // shll $0x2, %eax
 	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x06fa8348 // cmpq $0x6, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
@@ -3061,21 +3125,21 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000006b9; BYTE $0x00 // movl $0x6, %ecx
 	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
 	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
 	LONG $0x08fa8348 // cmpq $0x8, %rdx
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
 	LONG $0x000007b9; BYTE $0x00 // movl $0x7, %ecx
 	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
 	LONG $0x80048d48 // leaq (%rax,%rax,4), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	LONG $0x2444894c; BYTE $0x38 // movq %r8, 0x38(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x09fa8348 // cmpq $0x9, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
 	WORD $0xe0c1; BYTE $0x03 // shll $0x3, %eax
 	LONG $0xc7af0f48 // imulq %rdi, %rax
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x0afa8348 // cmpq $0xa, %rdx
 	WORD $0x9d0f; BYTE $0xc0 // setge %al
@@ -3085,115 +3149,111 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00000ab9; BYTE $0x00 // movl $0xa, %ecx
 	LONG $0xc14d0f4c // cmovgeq %rcx, %r8
 	LONG $0xc7af0f4c // imulq %rdi, %r8
-	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
 	LONG $0x0cfa8348 // cmpq $0xc, %rdx
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
 	LONG $0x00000bb9; BYTE $0x00 // movl $0xb, %ecx
 	LONG $0xd14d0f48 // cmovgeq %rcx, %rdx
 	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
 	LONG $0xd7af0f48 // imulq %rdi, %rdx
-	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
-	WORD $0xed31 // xorl %ebp, %ebp
-	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
-	WORD $0x3beb // jmp 0x3a2a <k_mul_panels_64+0x25a>
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x3a08 <k_mul_panels_64+0x238>
-	LONG $0xc9fdd162; WORD $0x0810 // vmovupd (%r8), %zmm1 {%k1} {z}
-	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
-	LONG $0x49fdd162; WORD $0x0011 // vmovupd %zmm0, (%r8) {%k1}
-	WORD $0x9066 // nop
-	QUAD $0x0000a824acaf0f4c; BYTE $0x00 // imulq 0xa8(%rsp), %r13
-	LONG $0xef3c8d4a // leaq (%rdi,%r13,8), %rdi
-	LONG $0x10c58348 // addq $0x10, %rbp
-	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
-	LONG $0xfe068d0f; WORD $0xffff // jge 0x3830 <k_mul_panels_64+0x60>
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
+	WORD $0x2feb // jmp 0x3b3a <k_mul_panels_64+0x24a>
+	LONG $0x49fdf162; WORD $0x0211 // vmovupd %zmm0, (%rdx) {%k1}
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000b024acaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r13
+	LONG $0xee348d4f // leaq (%r14,%r13,8), %r14
+	LONG $0x10c08349 // addq $0x10, %r8
+	WORD $0x394d; BYTE $0xd8 // cmpq %r11, %r8
+	LONG $0xfe168d0f; WORD $0xffff // jge 0x3950 <k_mul_panels_64+0x60>
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
-	WORD $0x2948; BYTE $0xe8 // subq %rbp, %rax
+	WORD $0x294c; BYTE $0xc0 // subq %r8, %rax
 	LONG $0x0002bd41; WORD $0x0000 // movl $0x2, %r13d
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x137f // jg 0x3a4f <k_mul_panels_64+0x27f>
+	WORD $0x137f // jg 0x3b5f <k_mul_panels_64+0x26f>
 	LONG $0x07488d48 // leaq 0x7(%rax), %rcx
 	LONG $0x0e688d4c // leaq 0xe(%rax), %r13
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xe9490f4c // cmovnsq %rcx, %r13
 	LONG $0x03fdc149 // sarq $0x3, %r13
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0xc1248d4e // leaq (%rcx,%r8,8), %r12
 	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
-	LONG $0xe9048d4c // leaq (%rcx,%rbp,8), %r8
-	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
 	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
 	LONG $0x20f98348 // cmpq $0x20, %rcx
-	LONG $0x00a08f0f; WORD $0x0000 // jg 0x3b10 <k_mul_panels_64+0x340>
+	LONG $0x00908f0f; WORD $0x0000 // jg 0x3c10 <k_mul_panels_64+0x320>
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	LONG $0x02568f0f; WORD $0x0000 // jg 0x3cd0 <k_mul_panels_64+0x500>
+	LONG $0x02768f0f; WORD $0x0000 // jg 0x3e00 <k_mul_panels_64+0x510>
 	LONG $0x05f98348 // cmpq $0x5, %rcx
-	LONG $0x05bc840f; WORD $0x0000 // je 0x4040 <k_mul_panels_64+0x870>
+	LONG $0x061c840f; WORD $0x0000 // je 0x41b0 <k_mul_panels_64+0x8c0>
 	LONG $0x06f98348 // cmpq $0x6, %rcx
-	WORD $0x8675 // jne 0x3a10 <k_mul_panels_64+0x240>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x3a96 <k_mul_panels_64+0x2c6>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30618b4c // movq 0x30(%rcx), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x09a98e0f; WORD $0x0000 // jle 0x4451 <k_mul_panels_64+0xc81>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x03e28349 // andq $0x3, %r10
-	LONG $0x1388840f; WORD $0x0000 // je 0x4e3d <k_mul_panels_64+0x166d>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	QUAD $0xfffffffffffcbe49; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r14 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xf1 // andq %r14, %rcx
+	WORD $0x8675 // jne 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x09df8e0f; WORD $0x0000 // jle 0x4591 <k_mul_panels_64+0xca1>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x13f4840f; WORD $0x0000 // je 0x4fb3 <k_mul_panels_64+0x16c3>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fdd262; WORD $0x1619 // vbroadcastsd (%r14), %zmm2
-	LONG $0x48edd262; WORD $0x0fb8 // vfmadd231pd (%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x47b8; BYTE $0x01 // vfmadd231pd 0x40(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x08c68349 // addq $0x8, %r14
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xe075 // jne 0x3ae0 <k_mul_panels_64+0x310>
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x134a830f; WORD $0x0000 // jae 0x4e54 <k_mul_panels_64+0x1684>
-	LONG $0x0013b8e9; BYTE $0x00 // jmp 0x4ec7 <k_mul_panels_64+0x16f7>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x48fdf262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm2
+	LONG $0x48edf262; WORD $0x0fb8 // vfmadd231pd (%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x47b8; BYTE $0x01 // vfmadd231pd 0x40(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xe075 // jne 0x3be0 <k_mul_panels_64+0x2f0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x13c0830f; WORD $0x0000 // jae 0x4fca <k_mul_panels_64+0x16da>
+	LONG $0x001428e9; BYTE $0x00 // jmp 0x5037 <k_mul_panels_64+0x1747>
 	BYTE $0x90 // nop
 	LONG $0x30f98348 // cmpq $0x30, %rcx
-	LONG $0x02d68f0f; WORD $0x0000 // jg 0x3df0 <k_mul_panels_64+0x620>
+	LONG $0x03068f0f; WORD $0x0000 // jg 0x3f20 <k_mul_panels_64+0x630>
 	LONG $0x21f98348 // cmpq $0x21, %rcx
-	LONG $0x0598840f; WORD $0x0000 // je 0x40bc <k_mul_panels_64+0x8ec>
+	LONG $0x05f8840f; WORD $0x0000 // je 0x421c <k_mul_panels_64+0x92c>
 	LONG $0x22f98348 // cmpq $0x22, %rcx
-	LONG $0xfee2850f; WORD $0xffff // jne 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x4a74 // je 0x3b7e <k_mul_panels_64+0x3ae>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0xfef2850f; WORD $0xffff // jne 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30618b4c // movq 0x30(%rcx), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x08ce8e0f; WORD $0x0000 // jle 0x445e <k_mul_panels_64+0xc8e>
-	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
-	LONG $0x03e68349 // andq $0x3, %r14
-	LONG $0x13b4840f; WORD $0x0000 // je 0x4f51 <k_mul_panels_64+0x1781>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x306a8b49 // movq 0x30(%r10), %rbp
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0x08e88e0f; WORD $0x0000 // jle 0x459e <k_mul_panels_64+0xcae>
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	LONG $0x03e78349 // andq $0x3, %r15
+	LONG $0x141c840f; WORD $0x0000 // je 0x50df <k_mul_panels_64+0x17ef>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
@@ -3213,10 +3273,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x48fdc162; WORD $0x0710 // vmovupd (%r15), %zmm16
-	LONG $0x48fdc162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm17
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x48fde162; WORD $0x0710 // vmovupd (%rdi), %zmm16
+	LONG $0x48fde162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%rdi), %zmm17
 	LONG $0x48fde262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm18
 	LONG $0x40ed3262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
 	LONG $0x40f53262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
@@ -3242,34 +3302,35 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40edb262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
 	LONG $0x40edb262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
 	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xce // decq %r14
-	LONG $0xff4b850f; WORD $0xffff // jne 0x3c00 <k_mul_panels_64+0x430>
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x12ed830f; WORD $0x0000 // jae 0x4fac <k_mul_panels_64+0x17dc>
-	LONG $0x0015cfe9; BYTE $0x00 // jmp 0x5293 <k_mul_panels_64+0x1ac3>
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff49; BYTE $0xcf // decq %r15
+	LONG $0xff4b850f; WORD $0xffff // jne 0x3d30 <k_mul_panels_64+0x440>
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x134b830f; WORD $0x0000 // jae 0x513a <k_mul_panels_64+0x184a>
+	LONG $0x00161fe9; BYTE $0x00 // jmp 0x5413 <k_mul_panels_64+0x1b23>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x11f98348 // cmpq $0x11, %rcx
-	LONG $0x04ef840f; WORD $0x0000 // je 0x41c9 <k_mul_panels_64+0x9f9>
+	LONG $0x050f840f; WORD $0x0000 // je 0x4319 <k_mul_panels_64+0xa29>
 	LONG $0x12f98348 // cmpq $0x12, %rcx
-	LONG $0xfd2c850f; WORD $0xffff // jne 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x2274 // je 0x3d0c <k_mul_panels_64+0x53c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0xfd0c850f; WORD $0xffff // jne 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30718b4c // movq 0x30(%rcx), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x078d8e0f; WORD $0x0000 // jle 0x44ab <k_mul_panels_64+0xcdb>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x1695840f; WORD $0x0000 // je 0x53c0 <k_mul_panels_64+0x1bf0>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x078f8e0f; WORD $0x0000 // jle 0x45eb <k_mul_panels_64+0xcfb>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x16cc840f; WORD $0x0000 // je 0x5535 <k_mul_panels_64+0x1c45>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
@@ -3281,10 +3342,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fd5162; WORD $0x0710 // vmovupd (%r15), %zmm8
-	LONG $0x48fd5162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm9
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	BYTE $0x90 // nop
+	LONG $0x48fd7162; WORD $0x0710 // vmovupd (%rdi), %zmm8
+	LONG $0x48fd7162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%rdi), %zmm9
 	LONG $0x48fd7262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm10
 	LONG $0x48add262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
 	LONG $0x48b5d262; WORD $0xf2b8 // vfmadd231pd %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
@@ -3298,50 +3359,59 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48add262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
 	LONG $0x48add262; WORD $0xc1b8 // vfmadd231pd %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
 	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0x9b75 // jne 0x3d70 <k_mul_panels_64+0x5a0>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x1614830f; WORD $0x0000 // jae 0x53f3 <k_mul_panels_64+0x1c23>
-	LONG $0x0017ace9; BYTE $0x00 // jmp 0x5590 <k_mul_panels_64+0x1dc0>
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0x9b75 // jne 0x3ea0 <k_mul_panels_64+0x5b0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x1659830f; WORD $0x0000 // jae 0x5568 <k_mul_panels_64+0x1c78>
+	LONG $0x0017ece9; BYTE $0x00 // jmp 0x5700 <k_mul_panels_64+0x1e10>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x31f98348 // cmpq $0x31, %rcx
-	LONG $0x0483840f; WORD $0x0000 // je 0x427d <k_mul_panels_64+0xaad>
+	LONG $0x0493840f; WORD $0x0000 // je 0x43bd <k_mul_panels_64+0xacd>
 	LONG $0x32f98348 // cmpq $0x32, %rcx
-	LONG $0xfc0c850f; WORD $0xffff // jne 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x7274 // je 0x3e7c <k_mul_panels_64+0x6ac>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0xfbec850f; WORD $0xffff // jne 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30718b4c // movq 0x30(%rcx), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x06428e0f; WORD $0x0000 // jle 0x44d0 <k_mul_panels_64+0xd00>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x1822840f; WORD $0x0000 // je 0x56bd <k_mul_panels_64+0x1eed>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x4c180f41; WORD $0x40cc // prefetcht0 0x40(%r12,%rcx,8)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x06118e0f; WORD $0x0000 // jle 0x4610 <k_mul_panels_64+0xd20>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x1816840f; WORD $0x0000 // je 0x5822 <k_mul_panels_64+0x1f32>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0x00c5a162; WORD $0xff57 // vxorpd %xmm23, %xmm23, %xmm23
@@ -3369,10 +3439,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fd4162; WORD $0x0710 // vmovupd (%r15), %zmm24
-	LONG $0x48fd4162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm25
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x48fd6162; WORD $0x0710 // vmovupd (%rdi), %zmm24
+	LONG $0x48fd6162; WORD $0x4f10; BYTE $0x01 // vmovupd 0x40(%rdi), %zmm25
 	LONG $0x48fd6262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm26
 	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -3410,66 +3480,59 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
 	LONG $0x60c28348 // addq $0x60, %rdx
-	LONG $0x80ef8349 // subq $-0x80, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0xfeff850f; WORD $0xffff // jne 0x3f30 <k_mul_panels_64+0x760>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x170d830f; WORD $0x0000 // jae 0x5748 <k_mul_panels_64+0x1f78>
-	LONG $0x001af2e9; BYTE $0x00 // jmp 0x5b32 <k_mul_panels_64+0x2362>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0474 // je 0x404c <k_mul_panels_64+0x87c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30618b4c // movq 0x30(%rcx), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x03778e0f; WORD $0x0000 // jle 0x43d5 <k_mul_panels_64+0xc05>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	LONG $0xfeff850f; WORD $0xffff // jne 0x40a0 <k_mul_panels_64+0x7b0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x1702830f; WORD $0x0000 // jae 0x58ad <k_mul_panels_64+0x1fbd>
+	LONG $0x001af2e9; BYTE $0x00 // jmp 0x5ca2 <k_mul_panels_64+0x23b2>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x03538e0f; WORD $0x0000 // jle 0x4515 <k_mul_panels_64+0xc25>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	LONG $0x03e18348 // andq $0x3, %rcx
-	LONG $0x04e2840f; WORD $0x0000 // je 0x454d <k_mul_panels_64+0xd7d>
-	QUAD $0x00000000cd348d44 // leal (,%rcx,8), %r14d
+	LONG $0x04be840f; WORD $0x0000 // je 0x468d <k_mul_panels_64+0xd9d>
+	LONG $0x00cd148d; WORD $0x0000; BYTE $0x00 // leal (,%rcx,8), %edx
 	WORD $0xe1c1; BYTE $0x06 // shll $0x6, %ecx
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	QUAD $0xfffffffffffcba49; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r10 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214d; BYTE $0xd7 // andq %r10, %r15
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	QUAD $0xfffffffffffcbd48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rbp # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xef // andq %rbp, %rdi
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fd9262; WORD $0x0c19; BYTE $0x11 // vbroadcastsd (%r9,%r10), %zmm1
-	LONG $0x48f5b262; WORD $0x04b8; BYTE $0xd7 // vfmadd231pd (%rdi,%r10,8), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
-	LONG $0x08c28349 // addq $0x8, %r10
-	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	WORD $0xe975 // jne 0x4090 <k_mul_panels_64+0x8c0>
-	WORD $0x014d; BYTE $0xce // addq %r9, %r14
-	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x04a9830f; WORD $0x0000 // jae 0x4560 <k_mul_panels_64+0xd90>
-	LONG $0x000500e9; BYTE $0x00 // jmp 0x45bc <k_mul_panels_64+0xdec>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x4a74 // je 0x410c <k_mul_panels_64+0x93c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	WORD $0xed31 // xorl %ebp, %ebp
+	BYTE $0x90 // nop
+	LONG $0x48fdd262; WORD $0x0c19; BYTE $0x29 // vbroadcastsd (%r9,%rbp), %zmm1
+	LONG $0x48f5d262; WORD $0x04b8; BYTE $0xee // vfmadd231pd (%r14,%rbp,8), %zmm1, %zmm0 # zmm0 = (zmm1 * mem) + zmm0
+	LONG $0x08c58348 // addq $0x8, %rbp
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	WORD $0xe975 // jne 0x41f0 <k_mul_panels_64+0x900>
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x0489830f; WORD $0x0000 // jae 0x46a0 <k_mul_panels_64+0xdb0>
+	LONG $0x0004e0e9; BYTE $0x00 // jmp 0x46fc <k_mul_panels_64+0xe0c>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30718b4c // movq 0x30(%rcx), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x02c08e0f; WORD $0x0000 // jle 0x43de <k_mul_panels_64+0xc0e>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x04c8840f; WORD $0x0000 // je 0x45f3 <k_mul_panels_64+0xe23>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x451e <k_mul_panels_64+0xc2e>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x04d5840f; WORD $0x0000 // je 0x4756 <k_mul_panels_64+0xe66>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
@@ -3481,9 +3544,9 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fd5162; WORD $0x0710 // vmovupd (%r15), %zmm8
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fd7162; WORD $0x0710 // vmovupd (%rdi), %zmm8
 	LONG $0x58bdf262; WORD $0x3ab8 // vfmadd231pd (%rdx){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
 	LONG $0x58bdf262; WORD $0x72b8; BYTE $0x01 // vfmadd231pd 0x8(%rdx){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
 	LONG $0x58bdf262; WORD $0x6ab8; BYTE $0x02 // vfmadd231pd 0x10(%rdx){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
@@ -3493,84 +3556,77 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x58bdf262; WORD $0x4ab8; BYTE $0x06 // vfmadd231pd 0x30(%rdx){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
 	LONG $0x58bdf262; WORD $0x42b8; BYTE $0x07 // vfmadd231pd 0x38(%rdx){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
 	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0xb675 // jne 0x4170 <k_mul_panels_64+0x9a0>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x0462830f; WORD $0x0000 // jae 0x4626 <k_mul_panels_64+0xe56>
-	LONG $0x00059ae9; BYTE $0x00 // jmp 0x4763 <k_mul_panels_64+0xf93>
-	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x2274 // je 0x41f3 <k_mul_panels_64+0xa23>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xb675 // jne 0x42c0 <k_mul_panels_64+0x9d0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x0475830f; WORD $0x0000 // jae 0x4789 <k_mul_panels_64+0xe99>
+	LONG $0x0005aae9; BYTE $0x00 // jmp 0x48c3 <k_mul_panels_64+0xfd3>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30518b4c // movq 0x30(%rcx), %r10
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x01fe8e0f; WORD $0x0000 // jle 0x4403 <k_mul_panels_64+0xc33>
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x06a8840f; WORD $0x0000 // je 0x48ba <k_mul_panels_64+0x10ea>
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	QUAD $0xfffffffffffcbe49; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %r14 # imm = 0x7FFFFFFFFFFFFFFC
-	WORD $0x214c; BYTE $0xf1 // andq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01fa8e0f; WORD $0x0000 // jle 0x4543 <k_mul_panels_64+0xc53>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x06c8840f; WORD $0x0000 // je 0x4a1e <k_mul_panels_64+0x112e>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
+	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fdd162; WORD $0x2710 // vmovupd (%r15), %zmm4
-	LONG $0x58ddd262; WORD $0x1eb8 // vfmadd231pd (%r14){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	LONG $0x58ddd262; WORD $0x56b8; BYTE $0x01 // vfmadd231pd 0x8(%r14){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	LONG $0x58ddd262; WORD $0x4eb8; BYTE $0x02 // vfmadd231pd 0x10(%r14){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	LONG $0x58ddd262; WORD $0x46b8; BYTE $0x03 // vfmadd231pd 0x18(%r14){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0xd275 // jne 0x4240 <k_mul_panels_64+0xa70>
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x0665830f; WORD $0x0000 // jae 0x48dd <k_mul_panels_64+0x110d>
-	LONG $0x000723e9; BYTE $0x00 // jmp 0x49a0 <k_mul_panels_64+0x11d0>
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x7274 // je 0x42f5 <k_mul_panels_64+0xb25>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x48fdf162; WORD $0x2710 // vmovupd (%rdi), %zmm4
+	LONG $0x58ddf262; WORD $0x1ab8 // vfmadd231pd (%rdx){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x58ddf262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%rdx){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	LONG $0x58ddf262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%rdx){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	LONG $0x58ddf262; WORD $0x42b8; BYTE $0x03 // vfmadd231pd 0x18(%rdx){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0xd275 // jne 0x4380 <k_mul_panels_64+0xa90>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x0689830f; WORD $0x0000 // jae 0x4a41 <k_mul_panels_64+0x1151>
+	LONG $0x000743e9; BYTE $0x00 // jmp 0x4b00 <k_mul_panels_64+0x1210>
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0c180f41; BYTE $0xc8 // prefetcht0 (%r8,%rcx,8)
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x30718b4c // movq 0x30(%rcx), %r14
-	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0x01118e0f; WORD $0x0000 // jle 0x4418 <k_mul_panels_64+0xc48>
-	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
-	LONG $0x03e48349 // andq $0x3, %r12
-	LONG $0x076e840f; WORD $0x0000 // je 0x4a82 <k_mul_panels_64+0x12b2>
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x0c180f41; BYTE $0xcc // prefetcht0 (%r12,%rcx,8)
+	LONG $0x307a8b4d // movq 0x30(%r10), %r15
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	LONG $0x01188e0f; WORD $0x0000 // jle 0x4558 <k_mul_panels_64+0xc68>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x0798840f; WORD $0x0000 // je 0x4be5 <k_mul_panels_64+0x12f5>
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	QUAD $0xfffffffffffcba48; WORD $0x7fff // movabsq $0x7ffffffffffffffc, %rdx # imm = 0x7FFFFFFFFFFFFFFC
 	WORD $0x2148; BYTE $0xd1 // andq %rdx, %rcx
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
@@ -3586,9 +3642,9 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x9066 // nop
-	LONG $0x48fd5162; WORD $0x2710 // vmovupd (%r15), %zmm12
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fd7162; WORD $0x2710 // vmovupd (%rdi), %zmm12
 	LONG $0x589d7262; WORD $0x1ab8 // vfmadd231pd (%rdx){1to8}, %zmm12, %zmm11 # zmm11 = (zmm12 * mem) + zmm11
 	LONG $0x589d7262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%rdx){1to8}, %zmm12, %zmm10 # zmm10 = (zmm12 * mem) + zmm10
 	LONG $0x589d7262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%rdx){1to8}, %zmm12, %zmm9 # zmm9 = (zmm12 * mem) + zmm9
@@ -3602,14 +3658,14 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x589df262; WORD $0x4ab8; BYTE $0x0a // vfmadd231pd 0x50(%rdx){1to8}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
 	LONG $0x589df262; WORD $0x42b8; BYTE $0x0b // vfmadd231pd 0x58(%rdx){1to8}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
 	LONG $0x60c28348 // addq $0x60, %rdx
-	LONG $0x40c78349 // addq $0x40, %r15
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	WORD $0x9a75 // jne 0x4360 <k_mul_panels_64+0xb90>
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x06f9830f; WORD $0x0000 // jae 0x4ac9 <k_mul_panels_64+0x12f9>
-	LONG $0x000881e9; BYTE $0x00 // jmp 0x4c56 <k_mul_panels_64+0x1486>
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff48; BYTE $0xcd // decq %rbp
+	WORD $0x9a75 // jne 0x44a0 <k_mul_panels_64+0xbb0>
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x071c830f; WORD $0x0000 // jae 0x4c2c <k_mul_panels_64+0x133c>
+	LONG $0x0008a1e9; BYTE $0x00 // jmp 0x4db6 <k_mul_panels_64+0x14c6>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0001dee9; BYTE $0x00 // jmp 0x45bc <k_mul_panels_64+0xdec>
+	LONG $0x0001dee9; BYTE $0x00 // jmp 0x46fc <k_mul_panels_64+0xe0c>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3618,12 +3674,12 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x000360e9; BYTE $0x00 // jmp 0x4763 <k_mul_panels_64+0xf93>
+	LONG $0x000380e9; BYTE $0x00 // jmp 0x48c3 <k_mul_panels_64+0xfd3>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0x000588e9; BYTE $0x00 // jmp 0x49a0 <k_mul_panels_64+0x11d0>
+	LONG $0x0005a8e9; BYTE $0x00 // jmp 0x4b00 <k_mul_panels_64+0x1210>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3636,10 +3692,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
 	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
-	LONG $0x000805e9; BYTE $0x00 // jmp 0x4c56 <k_mul_panels_64+0x1486>
+	LONG $0x000825e9; BYTE $0x00 // jmp 0x4db6 <k_mul_panels_64+0x14c6>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x000a69e9; BYTE $0x00 // jmp 0x4ec7 <k_mul_panels_64+0x16f7>
+	LONG $0x000a99e9; BYTE $0x00 // jmp 0x5037 <k_mul_panels_64+0x1747>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3656,7 +3712,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571141c4; BYTE $0xed // vxorpd %xmm13, %xmm13, %xmm13
 	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
-	LONG $0x000de8e9; BYTE $0x00 // jmp 0x5293 <k_mul_panels_64+0x1ac3>
+	LONG $0x000e28e9; BYTE $0x00 // jmp 0x5413 <k_mul_panels_64+0x1b23>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3665,7 +3721,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
-	LONG $0x0010c0e9; BYTE $0x00 // jmp 0x5590 <k_mul_panels_64+0x1dc0>
+	LONG $0x0010f0e9; BYTE $0x00 // jmp 0x5700 <k_mul_panels_64+0x1e10>
 	LONG $0x00c5a162; WORD $0xff57 // vxorpd %xmm23, %xmm23, %xmm23
 	LONG $0x00cda162; WORD $0xf657 // vxorpd %xmm22, %xmm22, %xmm22
 	LONG $0x00d5a162; WORD $0xed57 // vxorpd %xmm21, %xmm21, %xmm21
@@ -3690,40 +3746,49 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x0015e5e9; BYTE $0x00 // jmp 0x5b32 <k_mul_panels_64+0x2362>
+	LONG $0x001615e9; BYTE $0x00 // jmp 0x5ca2 <k_mul_panels_64+0x23b2>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
-	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x5c72 // jb 0x45bc <k_mul_panels_64+0xdec>
-	LONG $0x04c78349 // addq $0x4, %r15
-	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x48fd9262; WORD $0x0c19; BYTE $0x16 // vbroadcastsd (%r14,%r10), %zmm1
-	LONG $0x48fdb262; WORD $0x0c98; BYTE $0xd1 // vfmadd132pd (%rcx,%r10,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0x0116441948fd9262 // vbroadcastsd 0x8(%r14,%r10), %zmm0
-	QUAD $0x01d1449848f5b262 // vfmadd132pd 0x40(%rcx,%r10,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	QUAD $0x02164c1948fd9262 // vbroadcastsd 0x10(%r14,%r10), %zmm1
-	QUAD $0x02d14c9848fdb262 // vfmadd132pd 0x80(%rcx,%r10,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
-	QUAD $0x0316441948fd9262 // vbroadcastsd 0x18(%r14,%r10), %zmm0
-	QUAD $0x03d1449848f5b262 // vfmadd132pd 0xc0(%rcx,%r10,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
-	LONG $0x20c28349 // addq $0x20, %r10
-	LONG $0xfcc78349 // addq $-0x4, %r15
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	WORD $0xb47f // jg 0x4570 <k_mul_panels_64+0xda0>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x5c72 // jb 0x46fc <k_mul_panels_64+0xe0c>
+	LONG $0x04c78348 // addq $0x4, %rdi
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x48fdb262; WORD $0x0c19; BYTE $0x3a // vbroadcastsd (%rdx,%r15), %zmm1
+	LONG $0x48fdb262; WORD $0x0c98; BYTE $0xf9 // vfmadd132pd (%rcx,%r15,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	QUAD $0x013a441948fdb262 // vbroadcastsd 0x8(%rdx,%r15), %zmm0
+	QUAD $0x01f9449848f5b262 // vfmadd132pd 0x40(%rcx,%r15,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	QUAD $0x023a4c1948fdb262 // vbroadcastsd 0x10(%rdx,%r15), %zmm1
+	QUAD $0x02f94c9848fdb262 // vfmadd132pd 0x80(%rcx,%r15,8), %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
+	QUAD $0x033a441948fdb262 // vbroadcastsd 0x18(%rdx,%r15), %zmm0
+	QUAD $0x03f9449848f5b262 // vfmadd132pd 0xc0(%rcx,%r15,8), %zmm1, %zmm0 # zmm0 = (zmm0 * mem) + zmm1
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	WORD $0xb47f // jg 0x46b0 <k_mul_panels_64+0xdc0>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xf43d8e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0xf40f8e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	LONG $0xf4128c0f; WORD $0xffff // jl 0x39ef <k_mul_panels_64+0x21f>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x45e8 <k_mul_panels_64+0xe18>
-	LONG $0x48fdd162; WORD $0x0058 // vaddpd (%r8), %zmm0, %zmm0
-	LONG $0x48fdd162; WORD $0x0011 // vmovupd %zmm0, (%r8)
-	LONG $0xfff41de9; BYTE $0xff // jmp 0x3a10 <k_mul_panels_64+0x240>
+	WORD $0x187c // jl 0x4732 <k_mul_panels_64+0xe42>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0x4726 <k_mul_panels_64+0xe36>
+	LONG $0x48fdd162; WORD $0x0458; BYTE $0x24 // vaddpd (%r12), %zmm0, %zmm0
+	LONG $0x48fdd162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%r12)
+	LONG $0xfff3eee9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0d74 // je 0x474a <k_mul_panels_64+0xe5a>
+	LONG $0xc9fdd162; WORD $0x0c10; BYTE $0x24 // vmovupd (%r12), %zmm1 {%k1} {z}
+	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
+	LONG $0x49fdd162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm0, (%r12) {%k1}
+	LONG $0xfff3cae9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3733,220 +3798,220 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x013d820f; WORD $0x0000 // jb 0x4763 <k_mul_panels_64+0xf93>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x013a820f; WORD $0x0000 // jb 0x48c3 <k_mul_panels_64+0xfd3>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fd1162; WORD $0x0410; BYTE $0x37 // vmovupd (%r15,%r14), %zmm8
-	QUAD $0x01374c1048fd1162 // vmovupd 0x40(%r15,%r14), %zmm9
-	QUAD $0x0237541048fd1162 // vmovupd 0x80(%r15,%r14), %zmm10
-	QUAD $0x03375c1048fd1162 // vmovupd 0xc0(%r15,%r14), %zmm11
-	LONG $0x58bdb262; WORD $0x3cb8; BYTE $0x32 // vfmadd231pd (%rdx,%r14){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
-	QUAD $0x013274b858bdb262 // vfmadd231pd 0x8(%rdx,%r14){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
-	QUAD $0x02326cb858bdb262 // vfmadd231pd 0x10(%rdx,%r14){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
-	QUAD $0x033264b858bdb262 // vfmadd231pd 0x18(%rdx,%r14){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
-	QUAD $0x04325cb858bdb262 // vfmadd231pd 0x20(%rdx,%r14){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
-	QUAD $0x053254b858bdb262 // vfmadd231pd 0x28(%rdx,%r14){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
-	QUAD $0x06324cb858bdb262 // vfmadd231pd 0x30(%rdx,%r14){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
-	QUAD $0x073244b858bdb262 // vfmadd231pd 0x38(%rdx,%r14){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
-	QUAD $0x08327cb858b5b262 // vfmadd231pd 0x40(%rdx,%r14){1to8}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
-	QUAD $0x093274b858b5b262 // vfmadd231pd 0x48(%rdx,%r14){1to8}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
-	QUAD $0x0a326cb858b5b262 // vfmadd231pd 0x50(%rdx,%r14){1to8}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
-	QUAD $0x0b3264b858b5b262 // vfmadd231pd 0x58(%rdx,%r14){1to8}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
-	QUAD $0x0c325cb858b5b262 // vfmadd231pd 0x60(%rdx,%r14){1to8}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
-	QUAD $0x0d3254b858b5b262 // vfmadd231pd 0x68(%rdx,%r14){1to8}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
-	QUAD $0x0e324cb858b5b262 // vfmadd231pd 0x70(%rdx,%r14){1to8}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
-	QUAD $0x0f3244b858b5b262 // vfmadd231pd 0x78(%rdx,%r14){1to8}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
-	QUAD $0x10327cb858adb262 // vfmadd231pd 0x80(%rdx,%r14){1to8}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
-	QUAD $0x113274b858adb262 // vfmadd231pd 0x88(%rdx,%r14){1to8}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
-	QUAD $0x12326cb858adb262 // vfmadd231pd 0x90(%rdx,%r14){1to8}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
-	QUAD $0x133264b858adb262 // vfmadd231pd 0x98(%rdx,%r14){1to8}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
-	QUAD $0x14325cb858adb262 // vfmadd231pd 0xa0(%rdx,%r14){1to8}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
-	QUAD $0x153254b858adb262 // vfmadd231pd 0xa8(%rdx,%r14){1to8}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
-	QUAD $0x16324cb858adb262 // vfmadd231pd 0xb0(%rdx,%r14){1to8}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
-	QUAD $0x173244b858adb262 // vfmadd231pd 0xb8(%rdx,%r14){1to8}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
-	QUAD $0x18327cb858a5b262 // vfmadd231pd 0xc0(%rdx,%r14){1to8}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
-	QUAD $0x193274b858a5b262 // vfmadd231pd 0xc8(%rdx,%r14){1to8}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
-	QUAD $0x1a326cb858a5b262 // vfmadd231pd 0xd0(%rdx,%r14){1to8}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
-	QUAD $0x1b3264b858a5b262 // vfmadd231pd 0xd8(%rdx,%r14){1to8}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
-	QUAD $0x1c325cb858a5b262 // vfmadd231pd 0xe0(%rdx,%r14){1to8}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
-	QUAD $0x1d3254b858a5b262 // vfmadd231pd 0xe8(%rdx,%r14){1to8}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
-	QUAD $0x1e324cb858a5b262 // vfmadd231pd 0xf0(%rdx,%r14){1to8}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
-	QUAD $0x1f3244b858a5b262 // vfmadd231pd 0xf8(%rdx,%r14){1to8}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
-	LONG $0x00c68149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r14 # imm = 0x100
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x48fd3162; WORD $0x0410; BYTE $0x3f // vmovupd (%rdi,%r15), %zmm8
+	QUAD $0x013f4c1048fd3162 // vmovupd 0x40(%rdi,%r15), %zmm9
+	QUAD $0x023f541048fd3162 // vmovupd 0x80(%rdi,%r15), %zmm10
+	QUAD $0x033f5c1048fd3162 // vmovupd 0xc0(%rdi,%r15), %zmm11
+	LONG $0x58bdb262; WORD $0x3cb8; BYTE $0x3a // vfmadd231pd (%rdx,%r15){1to8}, %zmm8, %zmm7 # zmm7 = (zmm8 * mem) + zmm7
+	QUAD $0x013a74b858bdb262 // vfmadd231pd 0x8(%rdx,%r15){1to8}, %zmm8, %zmm6 # zmm6 = (zmm8 * mem) + zmm6
+	QUAD $0x023a6cb858bdb262 // vfmadd231pd 0x10(%rdx,%r15){1to8}, %zmm8, %zmm5 # zmm5 = (zmm8 * mem) + zmm5
+	QUAD $0x033a64b858bdb262 // vfmadd231pd 0x18(%rdx,%r15){1to8}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	QUAD $0x043a5cb858bdb262 // vfmadd231pd 0x20(%rdx,%r15){1to8}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x053a54b858bdb262 // vfmadd231pd 0x28(%rdx,%r15){1to8}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	QUAD $0x063a4cb858bdb262 // vfmadd231pd 0x30(%rdx,%r15){1to8}, %zmm8, %zmm1 # zmm1 = (zmm8 * mem) + zmm1
+	QUAD $0x073a44b858bdb262 // vfmadd231pd 0x38(%rdx,%r15){1to8}, %zmm8, %zmm0 # zmm0 = (zmm8 * mem) + zmm0
+	QUAD $0x083a7cb858b5b262 // vfmadd231pd 0x40(%rdx,%r15){1to8}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	QUAD $0x093a74b858b5b262 // vfmadd231pd 0x48(%rdx,%r15){1to8}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	QUAD $0x0a3a6cb858b5b262 // vfmadd231pd 0x50(%rdx,%r15){1to8}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	QUAD $0x0b3a64b858b5b262 // vfmadd231pd 0x58(%rdx,%r15){1to8}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	QUAD $0x0c3a5cb858b5b262 // vfmadd231pd 0x60(%rdx,%r15){1to8}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0x0d3a54b858b5b262 // vfmadd231pd 0x68(%rdx,%r15){1to8}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	QUAD $0x0e3a4cb858b5b262 // vfmadd231pd 0x70(%rdx,%r15){1to8}, %zmm9, %zmm1 # zmm1 = (zmm9 * mem) + zmm1
+	QUAD $0x0f3a44b858b5b262 // vfmadd231pd 0x78(%rdx,%r15){1to8}, %zmm9, %zmm0 # zmm0 = (zmm9 * mem) + zmm0
+	QUAD $0x103a7cb858adb262 // vfmadd231pd 0x80(%rdx,%r15){1to8}, %zmm10, %zmm7 # zmm7 = (zmm10 * mem) + zmm7
+	QUAD $0x113a74b858adb262 // vfmadd231pd 0x88(%rdx,%r15){1to8}, %zmm10, %zmm6 # zmm6 = (zmm10 * mem) + zmm6
+	QUAD $0x123a6cb858adb262 // vfmadd231pd 0x90(%rdx,%r15){1to8}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	QUAD $0x133a64b858adb262 // vfmadd231pd 0x98(%rdx,%r15){1to8}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	QUAD $0x143a5cb858adb262 // vfmadd231pd 0xa0(%rdx,%r15){1to8}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	QUAD $0x153a54b858adb262 // vfmadd231pd 0xa8(%rdx,%r15){1to8}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	QUAD $0x163a4cb858adb262 // vfmadd231pd 0xb0(%rdx,%r15){1to8}, %zmm10, %zmm1 # zmm1 = (zmm10 * mem) + zmm1
+	QUAD $0x173a44b858adb262 // vfmadd231pd 0xb8(%rdx,%r15){1to8}, %zmm10, %zmm0 # zmm0 = (zmm10 * mem) + zmm0
+	QUAD $0x183a7cb858a5b262 // vfmadd231pd 0xc0(%rdx,%r15){1to8}, %zmm11, %zmm7 # zmm7 = (zmm11 * mem) + zmm7
+	QUAD $0x193a74b858a5b262 // vfmadd231pd 0xc8(%rdx,%r15){1to8}, %zmm11, %zmm6 # zmm6 = (zmm11 * mem) + zmm6
+	QUAD $0x1a3a6cb858a5b262 // vfmadd231pd 0xd0(%rdx,%r15){1to8}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	QUAD $0x1b3a64b858a5b262 // vfmadd231pd 0xd8(%rdx,%r15){1to8}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	QUAD $0x1c3a5cb858a5b262 // vfmadd231pd 0xe0(%rdx,%r15){1to8}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	QUAD $0x1d3a54b858a5b262 // vfmadd231pd 0xe8(%rdx,%r15){1to8}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	QUAD $0x1e3a4cb858a5b262 // vfmadd231pd 0xf0(%rdx,%r15){1to8}, %zmm11, %zmm1 # zmm1 = (zmm11 * mem) + zmm1
+	QUAD $0x1f3a44b858a5b262 // vfmadd231pd 0xf8(%rdx,%r15){1to8}, %zmm11, %zmm0 # zmm0 = (zmm11 * mem) + zmm0
+	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfecd8f0f; WORD $0xffff // jg 0x4630 <k_mul_panels_64+0xe60>
+	LONG $0xfecd8f0f; WORD $0xffff // jg 0x4790 <k_mul_panels_64+0xea0>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf29b8e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf24b8e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
 	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x257c // jl 0x47a3 <k_mul_panels_64+0xfd3>
+	WORD $0x277c // jl 0x4905 <k_mul_panels_64+0x1015>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0674 // je 0x4789 <k_mul_panels_64+0xfb9>
-	LONG $0x48c5d162; WORD $0x3858 // vaddpd (%r8), %zmm7, %zmm7
-	LONG $0x48fdd162; WORD $0x3811 // vmovupd %zmm7, (%r8)
+	WORD $0x0774 // je 0x48ea <k_mul_panels_64+0xffa>
+	LONG $0x48c5d162; WORD $0x3c58; BYTE $0x24 // vaddpd (%r12), %zmm7, %zmm7
+	LONG $0x48fdd162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm7, (%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xf277840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf225840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xc00c8d49 // leaq (%r8,%rax,8), %rcx
-	WORD $0x39eb // jmp 0x47dc <k_mul_panels_64+0x100c>
+	LONG $0xc40c8d49 // leaq (%r12,%rax,8), %rcx
+	WORD $0x3beb // jmp 0x4940 <k_mul_panels_64+0x1050>
 	WORD $0xd2f6 // notb %dl
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0c74 // je 0x47ba <k_mul_panels_64+0xfea>
-	LONG $0xc9fd5162; WORD $0x0010 // vmovupd (%r8), %zmm8 {%k1} {z}
+	WORD $0x0d74 // je 0x491d <k_mul_panels_64+0x102d>
+	LONG $0xc9fd5162; WORD $0x0410; BYTE $0x24 // vmovupd (%r12), %zmm8 {%k1} {z}
 	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
-	LONG $0x49fdd162; WORD $0x3811 // vmovupd %zmm7, (%r8) {%k1}
+	LONG $0x49fdd162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm7, (%r12) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xf246840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf1f2840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc80c8d49 // leaq (%r8,%rcx,8), %rcx
+	LONG $0xcc0c8d49 // leaq (%r12,%rcx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x17058e0f; WORD $0x0000 // jle 0x5ee1 <k_mul_panels_64+0x2711>
+	LONG $0x17158e0f; WORD $0x0000 // jle 0x6055 <k_mul_panels_64+0x2765>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x47e8 <k_mul_panels_64+0x1018>
+	WORD $0x0674 // je 0x494c <k_mul_panels_64+0x105c>
 	LONG $0x48cdf162; WORD $0x3158 // vaddpd (%rcx), %zmm6, %zmm6
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48fdd162; WORD $0x3411; BYTE $0xc0 // vmovupd %zmm6, (%r8,%rax,8)
+	LONG $0x48fdd162; WORD $0x3411; BYTE $0xc4 // vmovupd %zmm6, (%r12,%rax,8)
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xf213840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf1bf840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8048d49 // leaq (%r8,%rcx,8), %rax
+	LONG $0xcc048d49 // leaq (%r12,%rcx,8), %rax
 	LONG $0xc80c8d48 // leaq (%rax,%rcx,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4815 <k_mul_panels_64+0x1045>
+	WORD $0x0674 // je 0x4979 <k_mul_panels_64+0x1089>
 	LONG $0x48d5f162; WORD $0x2958 // vaddpd (%rcx), %zmm5, %zmm5
 	LONG $0x48fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx)
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xf1eb840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf197840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4839 <k_mul_panels_64+0x1069>
+	WORD $0x0674 // je 0x499d <k_mul_panels_64+0x10ad>
 	LONG $0x48ddf162; WORD $0x2158 // vaddpd (%rcx), %zmm4, %zmm4
 	LONG $0x48fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx)
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xf1c7840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf173840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x485d <k_mul_panels_64+0x108d>
+	WORD $0x0674 // je 0x49c1 <k_mul_panels_64+0x10d1>
 	LONG $0x48e5f162; WORD $0x1958 // vaddpd (%rcx), %zmm3, %zmm3
 	LONG $0x48fdf162; WORD $0x1911 // vmovupd %zmm3, (%rcx)
 	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xf1a3840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf14f840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4881 <k_mul_panels_64+0x10b1>
+	WORD $0x0674 // je 0x49e5 <k_mul_panels_64+0x10f5>
 	LONG $0x48edf162; WORD $0x1158 // vaddpd (%rcx), %zmm2, %zmm2
 	LONG $0x48fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx)
 	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xf17f840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf12b840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x48a5 <k_mul_panels_64+0x10d5>
+	WORD $0x0674 // je 0x4a09 <k_mul_panels_64+0x1119>
 	LONG $0x48f5f162; WORD $0x0958 // vaddpd (%rcx), %zmm1, %zmm1
 	LONG $0x48fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx)
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xf15b840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x0001a9e9; BYTE $0x00 // jmp 0x4a63 <k_mul_panels_64+0x1293>
+	LONG $0xf107840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0001a8e9; BYTE $0x00 // jmp 0x4bc6 <k_mul_panels_64+0x12d6>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x00c3820f; WORD $0x0000 // jb 0x49a0 <k_mul_panels_64+0x11d0>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x00bf820f; WORD $0x0000 // jb 0x4b00 <k_mul_panels_64+0x1210>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x48fd9162; WORD $0x2410; BYTE $0x67 // vmovupd (%r15,%r12,2), %zmm4
-	QUAD $0x01676c1048fd9162 // vmovupd 0x40(%r15,%r12,2), %zmm5
-	QUAD $0x0267741048fd9162 // vmovupd 0x80(%r15,%r12,2), %zmm6
-	QUAD $0x03677c1048fd9162 // vmovupd 0xc0(%r15,%r12,2), %zmm7
-	LONG $0x58dd9262; WORD $0x1cb8; BYTE $0x26 // vfmadd231pd (%r14,%r12){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
-	QUAD $0x012654b858dd9262 // vfmadd231pd 0x8(%r14,%r12){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
-	QUAD $0x02264cb858dd9262 // vfmadd231pd 0x10(%r14,%r12){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
-	QUAD $0x032644b858dd9262 // vfmadd231pd 0x18(%r14,%r12){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
-	QUAD $0x04265cb858d59262 // vfmadd231pd 0x20(%r14,%r12){1to8}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
-	QUAD $0x052654b858d59262 // vfmadd231pd 0x28(%r14,%r12){1to8}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
-	QUAD $0x06264cb858d59262 // vfmadd231pd 0x30(%r14,%r12){1to8}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
-	QUAD $0x072644b858d59262 // vfmadd231pd 0x38(%r14,%r12){1to8}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
-	QUAD $0x08265cb858cd9262 // vfmadd231pd 0x40(%r14,%r12){1to8}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
-	QUAD $0x092654b858cd9262 // vfmadd231pd 0x48(%r14,%r12){1to8}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
-	QUAD $0x0a264cb858cd9262 // vfmadd231pd 0x50(%r14,%r12){1to8}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
-	QUAD $0x0b2644b858cd9262 // vfmadd231pd 0x58(%r14,%r12){1to8}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
-	QUAD $0x0c265cb858c59262 // vfmadd231pd 0x60(%r14,%r12){1to8}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
-	QUAD $0x0d2654b858c59262 // vfmadd231pd 0x68(%r14,%r12){1to8}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
-	QUAD $0x0e264cb858c59262 // vfmadd231pd 0x70(%r14,%r12){1to8}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
-	QUAD $0x0f2644b858c59262 // vfmadd231pd 0x78(%r14,%r12){1to8}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
-	LONG $0x80ec8349 // subq $-0x80, %r12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x48fdb162; WORD $0x2410; BYTE $0x7f // vmovupd (%rdi,%r15,2), %zmm4
+	QUAD $0x017f6c1048fdb162 // vmovupd 0x40(%rdi,%r15,2), %zmm5
+	QUAD $0x027f741048fdb162 // vmovupd 0x80(%rdi,%r15,2), %zmm6
+	QUAD $0x037f7c1048fdb162 // vmovupd 0xc0(%rdi,%r15,2), %zmm7
+	LONG $0x58ddb262; WORD $0x1cb8; BYTE $0x3a // vfmadd231pd (%rdx,%r15){1to8}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	QUAD $0x013a54b858ddb262 // vfmadd231pd 0x8(%rdx,%r15){1to8}, %zmm4, %zmm2 # zmm2 = (zmm4 * mem) + zmm2
+	QUAD $0x023a4cb858ddb262 // vfmadd231pd 0x10(%rdx,%r15){1to8}, %zmm4, %zmm1 # zmm1 = (zmm4 * mem) + zmm1
+	QUAD $0x033a44b858ddb262 // vfmadd231pd 0x18(%rdx,%r15){1to8}, %zmm4, %zmm0 # zmm0 = (zmm4 * mem) + zmm0
+	QUAD $0x043a5cb858d5b262 // vfmadd231pd 0x20(%rdx,%r15){1to8}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	QUAD $0x053a54b858d5b262 // vfmadd231pd 0x28(%rdx,%r15){1to8}, %zmm5, %zmm2 # zmm2 = (zmm5 * mem) + zmm2
+	QUAD $0x063a4cb858d5b262 // vfmadd231pd 0x30(%rdx,%r15){1to8}, %zmm5, %zmm1 # zmm1 = (zmm5 * mem) + zmm1
+	QUAD $0x073a44b858d5b262 // vfmadd231pd 0x38(%rdx,%r15){1to8}, %zmm5, %zmm0 # zmm0 = (zmm5 * mem) + zmm0
+	QUAD $0x083a5cb858cdb262 // vfmadd231pd 0x40(%rdx,%r15){1to8}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	QUAD $0x093a54b858cdb262 // vfmadd231pd 0x48(%rdx,%r15){1to8}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	QUAD $0x0a3a4cb858cdb262 // vfmadd231pd 0x50(%rdx,%r15){1to8}, %zmm6, %zmm1 # zmm1 = (zmm6 * mem) + zmm1
+	QUAD $0x0b3a44b858cdb262 // vfmadd231pd 0x58(%rdx,%r15){1to8}, %zmm6, %zmm0 # zmm0 = (zmm6 * mem) + zmm0
+	QUAD $0x0c3a5cb858c5b262 // vfmadd231pd 0x60(%rdx,%r15){1to8}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0x0d3a54b858c5b262 // vfmadd231pd 0x68(%rdx,%r15){1to8}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	QUAD $0x0e3a4cb858c5b262 // vfmadd231pd 0x70(%rdx,%r15){1to8}, %zmm7, %zmm1 # zmm1 = (zmm7 * mem) + zmm1
+	QUAD $0x0f3a44b858c5b262 // vfmadd231pd 0x78(%rdx,%r15){1to8}, %zmm7, %zmm0 # zmm0 = (zmm7 * mem) + zmm0
+	LONG $0x80ef8349 // subq $-0x80, %r15
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xff508f0f; WORD $0xffff // jg 0x48f0 <k_mul_panels_64+0x1120>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0xff508f0f; WORD $0xffff // jg 0x4a50 <k_mul_panels_64+0x1160>
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xf05c8e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xf00e8e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x257c // jl 0x49df <k_mul_panels_64+0x120f>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x49c5 <k_mul_panels_64+0x11f5>
-	LONG $0x48e5d162; WORD $0x1858 // vaddpd (%r8), %zmm3, %zmm3
-	LONG $0x48fdd162; WORD $0x1811 // vmovupd %zmm3, (%r8)
+	WORD $0x277c // jl 0x4b42 <k_mul_panels_64+0x1252>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0774 // je 0x4b27 <k_mul_panels_64+0x1237>
+	LONG $0x48e5d162; WORD $0x1c58; BYTE $0x24 // vaddpd (%r12), %zmm3, %zmm3
+	LONG $0x48fdd162; WORD $0x1c11; BYTE $0x24 // vmovupd %zmm3, (%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xf03b840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xefe8840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xc00c8d49 // leaq (%r8,%rax,8), %rcx
-	WORD $0x3beb // jmp 0x4a1a <k_mul_panels_64+0x124a>
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x49f8 <k_mul_panels_64+0x1228>
-	LONG $0xc9fdd162; WORD $0x2010 // vmovupd (%r8), %zmm4 {%k1} {z}
+	LONG $0xc40c8d49 // leaq (%r12,%rax,8), %rcx
+	WORD $0x3beb // jmp 0x4b7d <k_mul_panels_64+0x128d>
+	WORD $0xd2f6 // notb %dl
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x0d74 // je 0x4b5a <k_mul_panels_64+0x126a>
+	LONG $0xc9fdd162; WORD $0x2410; BYTE $0x24 // vmovupd (%r12), %zmm4 {%k1} {z}
 	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
-	LONG $0x49fdd162; WORD $0x1811 // vmovupd %zmm3, (%r8) {%k1}
+	LONG $0x49fdd162; WORD $0x1c11; BYTE $0x24 // vmovupd %zmm3, (%r12) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xf008840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xefb5840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc80c8d49 // leaq (%r8,%rcx,8), %rcx
+	LONG $0xcc0c8d49 // leaq (%r12,%rcx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x15ef8e0f; WORD $0x0000 // jle 0x6009 <k_mul_panels_64+0x2839>
+	LONG $0x16008e0f; WORD $0x0000 // jle 0x617d <k_mul_panels_64+0x288d>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4a26 <k_mul_panels_64+0x1256>
+	WORD $0x0674 // je 0x4b89 <k_mul_panels_64+0x1299>
 	LONG $0x48edf162; WORD $0x1158 // vaddpd (%rcx), %zmm2, %zmm2
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48fdd162; WORD $0x1411; BYTE $0xc0 // vmovupd %zmm2, (%r8,%rax,8)
+	LONG $0x48fdd162; WORD $0x1411; BYTE $0xc4 // vmovupd %zmm2, (%r12,%rax,8)
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xefd5840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xef82840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8048d49 // leaq (%r8,%rcx,8), %rax
+	LONG $0xcc048d49 // leaq (%r12,%rcx,8), %rax
 	LONG $0xc80c8d48 // leaq (%rax,%rcx,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4a53 <k_mul_panels_64+0x1283>
+	WORD $0x0674 // je 0x4bb6 <k_mul_panels_64+0x12c6>
 	LONG $0x48f5f162; WORD $0x0958 // vaddpd (%rcx), %zmm1, %zmm1
 	LONG $0x48fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx)
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xefad840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xef5a840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4a77 <k_mul_panels_64+0x12a7>
+	WORD $0x0674 // je 0x4bda <k_mul_panels_64+0x12ea>
 	LONG $0x48fdf162; WORD $0x0158 // vaddpd (%rcx), %zmm0, %zmm0
 	LONG $0x48fdf162; WORD $0x0111 // vmovupd %zmm0, (%rcx)
-	LONG $0xffef8ee9; BYTE $0xff // jmp 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xffef3be9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -3960,16 +4025,15 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x018d820f; WORD $0x0000 // jb 0x4c56 <k_mul_panels_64+0x1486>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x018a820f; WORD $0x0000 // jb 0x4db6 <k_mul_panels_64+0x14c6>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x48fd5162; WORD $0x3710 // vmovupd (%r15), %zmm14
-	LONG $0x48fd5162; WORD $0x7f10; BYTE $0x01 // vmovupd 0x40(%r15), %zmm15
-	LONG $0x48fd5162; WORD $0x6f10; BYTE $0x02 // vmovupd 0x80(%r15), %zmm13
-	LONG $0x48fd5162; WORD $0x6710; BYTE $0x03 // vmovupd 0xc0(%r15), %zmm12
+	LONG $0x48fd7162; WORD $0x3710 // vmovupd (%rdi), %zmm14
+	LONG $0x48fd7162; WORD $0x7f10; BYTE $0x01 // vmovupd 0x40(%rdi), %zmm15
+	LONG $0x48fd7162; WORD $0x6f10; BYTE $0x02 // vmovupd 0x80(%rdi), %zmm13
+	LONG $0x48fd7162; WORD $0x6710; BYTE $0x03 // vmovupd 0xc0(%rdi), %zmm12
 	LONG $0x588d7262; WORD $0x1ab8 // vfmadd231pd (%rdx){1to8}, %zmm14, %zmm11 # zmm11 = (zmm14 * mem) + zmm11
 	LONG $0x588d7262; WORD $0x52b8; BYTE $0x01 // vfmadd231pd 0x8(%rdx){1to8}, %zmm14, %zmm10 # zmm10 = (zmm14 * mem) + zmm10
 	LONG $0x588d7262; WORD $0x4ab8; BYTE $0x02 // vfmadd231pd 0x10(%rdx){1to8}, %zmm14, %zmm9 # zmm9 = (zmm14 * mem) + zmm9
@@ -4019,181 +4083,190 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x589df262; WORD $0x4ab8; BYTE $0x2e // vfmadd231pd 0x170(%rdx){1to8}, %zmm12, %zmm1 # zmm1 = (zmm12 * mem) + zmm1
 	LONG $0x589df262; WORD $0x42b8; BYTE $0x2f // vfmadd231pd 0x178(%rdx){1to8}, %zmm12, %zmm0 # zmm0 = (zmm12 * mem) + zmm0
 	LONG $0x80c28148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdx # imm = 0x180
-	LONG $0x00c78149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r15 # imm = 0x100
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfe7a8f0f; WORD $0xffff // jg 0x4ad0 <k_mul_panels_64+0x1300>
+	LONG $0xfe7a8f0f; WORD $0xffff // jg 0x4c30 <k_mul_panels_64+0x1340>
 	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xe2d3 // shll %cl, %edx
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xeda88e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xed588e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
 	WORD $0x8b48; BYTE $0x0b // movq (%rbx), %rcx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x257c // jl 0x4c96 <k_mul_panels_64+0x14c6>
+	WORD $0x277c // jl 0x4df8 <k_mul_panels_64+0x1508>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0674 // je 0x4c7c <k_mul_panels_64+0x14ac>
-	LONG $0x48a55162; WORD $0x1858 // vaddpd (%r8), %zmm11, %zmm11
-	LONG $0x48fd5162; WORD $0x1811 // vmovupd %zmm11, (%r8)
+	WORD $0x0774 // je 0x4ddd <k_mul_panels_64+0x14ed>
+	LONG $0x48a55162; WORD $0x1c58; BYTE $0x24 // vaddpd (%r12), %zmm11, %zmm11
+	LONG $0x48fd5162; WORD $0x1c11; BYTE $0x24 // vmovupd %zmm11, (%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xed84840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xed32840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xc00c8d49 // leaq (%r8,%rax,8), %rcx
-	WORD $0x39eb // jmp 0x4ccf <k_mul_panels_64+0x14ff>
+	LONG $0xc40c8d49 // leaq (%r12,%rax,8), %rcx
+	WORD $0x3beb // jmp 0x4e33 <k_mul_panels_64+0x1543>
 	WORD $0xd2f6 // notb %dl
 	LONG $0xca92fbc5 // kmovd %edx, %k1
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	WORD $0x0c74 // je 0x4cad <k_mul_panels_64+0x14dd>
-	LONG $0xc9fd5162; WORD $0x2010 // vmovupd (%r8), %zmm12 {%k1} {z}
+	WORD $0x0d74 // je 0x4e10 <k_mul_panels_64+0x1520>
+	LONG $0xc9fd5162; WORD $0x2410; BYTE $0x24 // vmovupd (%r12), %zmm12 {%k1} {z}
 	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
-	LONG $0x49fd5162; WORD $0x1811 // vmovupd %zmm11, (%r8) {%k1}
+	LONG $0x49fd5162; WORD $0x1c11; BYTE $0x24 // vmovupd %zmm11, (%r12) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xed53840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xecff840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc80c8d49 // leaq (%r8,%rcx,8), %rcx
+	LONG $0xcc0c8d49 // leaq (%r12,%rcx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x13bf8e0f; WORD $0x0000 // jle 0x608e <k_mul_panels_64+0x28be>
+	LONG $0x13cf8e0f; WORD $0x0000 // jle 0x6202 <k_mul_panels_64+0x2912>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4cdb <k_mul_panels_64+0x150b>
+	WORD $0x0674 // je 0x4e3f <k_mul_panels_64+0x154f>
 	LONG $0x48ad7162; WORD $0x1158 // vaddpd (%rcx), %zmm10, %zmm10
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x48fd5162; WORD $0x1411; BYTE $0xc0 // vmovupd %zmm10, (%r8,%rax,8)
+	LONG $0x48fd5162; WORD $0x1411; BYTE $0xc4 // vmovupd %zmm10, (%r12,%rax,8)
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xed20840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xeccc840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8048d49 // leaq (%r8,%rcx,8), %rax
+	LONG $0xcc048d49 // leaq (%r12,%rcx,8), %rax
 	LONG $0xc80c8d48 // leaq (%rax,%rcx,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4d08 <k_mul_panels_64+0x1538>
+	WORD $0x0674 // je 0x4e6c <k_mul_panels_64+0x157c>
 	LONG $0x48b57162; WORD $0x0958 // vaddpd (%rcx), %zmm9, %zmm9
 	LONG $0x48fd7162; WORD $0x0911 // vmovupd %zmm9, (%rcx)
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xecf8840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xeca4840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4d2c <k_mul_panels_64+0x155c>
+	WORD $0x0674 // je 0x4e90 <k_mul_panels_64+0x15a0>
 	LONG $0x48bd7162; WORD $0x0158 // vaddpd (%rcx), %zmm8, %zmm8
 	LONG $0x48fd7162; WORD $0x0111 // vmovupd %zmm8, (%rcx)
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xecd4840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xec80840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4d50 <k_mul_panels_64+0x1580>
+	WORD $0x0674 // je 0x4eb4 <k_mul_panels_64+0x15c4>
 	LONG $0x48c5f162; WORD $0x3958 // vaddpd (%rcx), %zmm7, %zmm7
 	LONG $0x48fdf162; WORD $0x3911 // vmovupd %zmm7, (%rcx)
 	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xecb0840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xec5c840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4d74 <k_mul_panels_64+0x15a4>
+	WORD $0x0674 // je 0x4ed8 <k_mul_panels_64+0x15e8>
 	LONG $0x48cdf162; WORD $0x3158 // vaddpd (%rcx), %zmm6, %zmm6
 	LONG $0x48fdf162; WORD $0x3111 // vmovupd %zmm6, (%rcx)
 	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xec8c840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xec38840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4d98 <k_mul_panels_64+0x15c8>
+	WORD $0x0674 // je 0x4efc <k_mul_panels_64+0x160c>
 	LONG $0x48d5f162; WORD $0x2958 // vaddpd (%rcx), %zmm5, %zmm5
 	LONG $0x48fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx)
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xec68840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xec14840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4dbc <k_mul_panels_64+0x15ec>
+	WORD $0x0674 // je 0x4f20 <k_mul_panels_64+0x1630>
 	LONG $0x48ddf162; WORD $0x2158 // vaddpd (%rcx), %zmm4, %zmm4
 	LONG $0x48fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx)
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0xec44840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xebf0840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4de0 <k_mul_panels_64+0x1610>
+	WORD $0x0674 // je 0x4f44 <k_mul_panels_64+0x1654>
 	LONG $0x48e5f162; WORD $0x1958 // vaddpd (%rcx), %zmm3, %zmm3
 	LONG $0x48fdf162; WORD $0x1911 // vmovupd %zmm3, (%rcx)
 	LONG $0x09fe8348 // cmpq $0x9, %rsi
-	LONG $0xec20840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xebcc840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4e04 <k_mul_panels_64+0x1634>
+	WORD $0x0674 // je 0x4f68 <k_mul_panels_64+0x1678>
 	LONG $0x48edf162; WORD $0x1158 // vaddpd (%rcx), %zmm2, %zmm2
 	LONG $0x48fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx)
 	LONG $0x0afe8348 // cmpq $0xa, %rsi
-	LONG $0xebfc840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xeba8840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x4e28 <k_mul_panels_64+0x1658>
+	WORD $0x0674 // je 0x4f8c <k_mul_panels_64+0x169c>
 	LONG $0x48f5f162; WORD $0x0958 // vaddpd (%rcx), %zmm1, %zmm1
 	LONG $0x48fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx)
 	LONG $0x0bfe8348 // cmpq $0xb, %rsi
-	LONG $0xebd8840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xfffc26e9; BYTE $0xff // jmp 0x4a63 <k_mul_panels_64+0x1293>
+	LONG $0xeb84840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x24048b48 // movq (%rsp), %rax
+	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
+	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	LONG $0xfc26850f; WORD $0xffff // jne 0x4bd4 <k_mul_panels_64+0x12e4>
+	LONG $0xfffc27e9; BYTE $0xff // jmp 0x4bda <k_mul_panels_64+0x12ea>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	WORD $0x894d; BYTE $0xce // movq %r9, %r14
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x7372 // jb 0x4ec7 <k_mul_panels_64+0x16f7>
+	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	WORD $0x6d72 // jb 0x5037 <k_mul_panels_64+0x1747>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x48fdd262; WORD $0x1619 // vbroadcastsd (%r14), %zmm2
-	LONG $0x48edd262; WORD $0x0fb8 // vfmadd231pd (%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x47b8; BYTE $0x01 // vfmadd231pd 0x40(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x48fdd262; WORD $0x5619; BYTE $0x01 // vbroadcastsd 0x8(%r14), %zmm2
-	LONG $0x48edd262; WORD $0x4fb8; BYTE $0x02 // vfmadd231pd 0x80(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x47b8; BYTE $0x03 // vfmadd231pd 0xc0(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x48fdd262; WORD $0x5619; BYTE $0x02 // vbroadcastsd 0x10(%r14), %zmm2
-	LONG $0x48edd262; WORD $0x4fb8; BYTE $0x04 // vfmadd231pd 0x100(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x47b8; BYTE $0x05 // vfmadd231pd 0x140(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x48fdd262; WORD $0x5619; BYTE $0x03 // vbroadcastsd 0x18(%r14), %zmm2
-	LONG $0x48edd262; WORD $0x4fb8; BYTE $0x06 // vfmadd231pd 0x180(%r15), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
-	LONG $0x48edd262; WORD $0x47b8; BYTE $0x07 // vfmadd231pd 0x1c0(%r15), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	WORD $0x9066 // nop
+	LONG $0x48fdf262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm2
+	LONG $0x48edf262; WORD $0x0fb8 // vfmadd231pd (%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x47b8; BYTE $0x01 // vfmadd231pd 0x40(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdf262; WORD $0x5219; BYTE $0x01 // vbroadcastsd 0x8(%rdx), %zmm2
+	LONG $0x48edf262; WORD $0x4fb8; BYTE $0x02 // vfmadd231pd 0x80(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x47b8; BYTE $0x03 // vfmadd231pd 0xc0(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdf262; WORD $0x5219; BYTE $0x02 // vbroadcastsd 0x10(%rdx), %zmm2
+	LONG $0x48edf262; WORD $0x4fb8; BYTE $0x04 // vfmadd231pd 0x100(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x47b8; BYTE $0x05 // vfmadd231pd 0x140(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x48fdf262; WORD $0x5219; BYTE $0x03 // vbroadcastsd 0x18(%rdx), %zmm2
+	LONG $0x48edf262; WORD $0x4fb8; BYTE $0x06 // vfmadd231pd 0x180(%rdi), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
+	LONG $0x48edf262; WORD $0x47b8; BYTE $0x07 // vfmadd231pd 0x1c0(%rdi), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	WORD $0x997f // jg 0x4e60 <k_mul_panels_64+0x1690>
-	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0xeb3d8e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	WORD $0x997f // jg 0x4fd0 <k_mul_panels_64+0x16e0>
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	LONG $0xeadd8e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x24548d49; BYTE $0x40 // leaq 0x40(%r12), %rdx
+	WORD $0x8b48; BYTE $0x3b // movq (%rbx), %rdi
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x2a7e // jle 0x4f03 <k_mul_panels_64+0x1733>
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x4ee4 <k_mul_panels_64+0x1714>
-	LONG $0x48f5d162; WORD $0x0858 // vaddpd (%r8), %zmm1, %zmm1
-	LONG $0x48fdd162; WORD $0x0811 // vmovupd %zmm1, (%r8)
-	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x307e // jle 0x5081 <k_mul_panels_64+0x1791>
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0774 // je 0x505d <k_mul_panels_64+0x176d>
+	LONG $0x48f5d162; WORD $0x0c58; BYTE $0x24 // vaddpd (%r12), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%r12)
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x3d76 // jbe 0x4f31 <k_mul_panels_64+0x1761>
+	WORD $0x4876 // jbe 0x50b2 <k_mul_panels_64+0x17c2>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0xf6e4850f; WORD $0xffff // jne 0x45e2 <k_mul_panels_64+0xe12>
-	LONG $0xfff6e5e9; BYTE $0xff // jmp 0x45e8 <k_mul_panels_64+0xe18>
+	WORD $0x0674 // je 0x5076 <k_mul_panels_64+0x1786>
+	LONG $0x48fdf162; WORD $0x0258 // vaddpd (%rdx), %zmm0, %zmm0
+	LONG $0x48fdf162; WORD $0x0211 // vmovupd %zmm0, (%rdx)
+	LONG $0xffea9fe9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
 	WORD $0xf641; BYTE $0xd2 // notb %r10b
 	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x4f27 <k_mul_panels_64+0x1757>
-	LONG $0xc9fdd162; WORD $0x1010 // vmovupd (%r8), %zmm2 {%k1} {z}
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	WORD $0x0d74 // je 0x50a6 <k_mul_panels_64+0x17b6>
+	LONG $0xc9fdd162; WORD $0x1410; BYTE $0x24 // vmovupd (%r12), %zmm2 {%k1} {z}
 	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
-	LONG $0x49fdd162; WORD $0x0811 // vmovupd %zmm1, (%r8) {%k1}
-	LONG $0x40c08349 // addq $0x40, %r8
+	LONG $0x49fdd162; WORD $0x0c11; BYTE $0x24 // vmovupd %zmm1, (%r12) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	WORD $0xf804 // addb $-0x8, %al
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xe7d3 // shll %cl, %edi
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xd2f6 // notb %dl
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xeab0850f; WORD $0xffff // jne 0x39fc <k_mul_panels_64+0x22c>
-	LONG $0xffeab7e9; BYTE $0xff // jmp 0x3a08 <k_mul_panels_64+0x238>
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xea3d840f; WORD $0xffff // je 0x3b0b <k_mul_panels_64+0x21b>
+	LONG $0xc9fdf162; WORD $0x0a10 // vmovupd (%rdx), %zmm1 {%k1} {z}
+	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
+	LONG $0xffea2ce9; BYTE $0xff // jmp 0x3b0b <k_mul_panels_64+0x21b>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -4211,192 +4284,190 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
 	LONG $0x570141c4; BYTE $0xff // vxorpd %xmm15, %xmm15, %xmm15
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x02e7820f; WORD $0x0000 // jb 0x5293 <k_mul_panels_64+0x1ac3>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02d9820f; WORD $0x0000 // jb 0x5413 <k_mul_panels_64+0x1b23>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x48fda262; WORD $0x1419; BYTE $0x22 // vbroadcastsd (%rdx,%r12), %zmm18
-	LONG $0x48fd8162; WORD $0x1c10; BYTE $0x67 // vmovupd (%r15,%r12,2), %zmm19
-	QUAD $0x0167641048fd8162 // vmovupd 0x40(%r15,%r12,2), %zmm20
-	QUAD $0x02674c1048fd8162 // vmovupd 0x80(%r15,%r12,2), %zmm17
-	QUAD $0x0367441048fd8162 // vmovupd 0xc0(%r15,%r12,2), %zmm16
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x48fde262; WORD $0x1419; BYTE $0x2a // vbroadcastsd (%rdx,%rbp), %zmm18
+	LONG $0x48fde162; WORD $0x1c10; BYTE $0x6f // vmovupd (%rdi,%rbp,2), %zmm19
+	QUAD $0x016f641048fde162 // vmovupd 0x40(%rdi,%rbp,2), %zmm20
+	QUAD $0x026f4c1048fde162 // vmovupd 0x80(%rdi,%rbp,2), %zmm17
+	QUAD $0x036f441048fde162 // vmovupd 0xc0(%rdi,%rbp,2), %zmm16
 	LONG $0x40ed3262; WORD $0xfbb8 // vfmadd231pd %zmm19, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm19) + zmm15
 	LONG $0x40dd3262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm20, %zmm14 # zmm14 = (zmm20 * zmm18) + zmm14
-	QUAD $0x0122541948fda262 // vbroadcastsd 0x8(%rdx,%r12), %zmm18
+	QUAD $0x012a541948fde262 // vbroadcastsd 0x8(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xebb8 // vfmadd231pd %zmm19, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm19) + zmm13
 	LONG $0x40dd3262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm20, %zmm12 # zmm12 = (zmm20 * zmm18) + zmm12
-	QUAD $0x0222541948fda262 // vbroadcastsd 0x10(%rdx,%r12), %zmm18
+	QUAD $0x022a541948fde262 // vbroadcastsd 0x10(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm19) + zmm11
 	LONG $0x40dd3262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm20, %zmm10 # zmm10 = (zmm20 * zmm18) + zmm10
-	QUAD $0x0322541948fda262 // vbroadcastsd 0x18(%rdx,%r12), %zmm18
+	QUAD $0x032a541948fde262 // vbroadcastsd 0x18(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xcbb8 // vfmadd231pd %zmm19, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm19) + zmm9
 	LONG $0x40dd3262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm20, %zmm8 # zmm8 = (zmm20 * zmm18) + zmm8
-	QUAD $0x0422541948fda262 // vbroadcastsd 0x20(%rdx,%r12), %zmm18
+	QUAD $0x042a541948fde262 // vbroadcastsd 0x20(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xfbb8 // vfmadd231pd %zmm19, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm19) + zmm7
 	LONG $0x40ddb262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm20, %zmm6 # zmm6 = (zmm20 * zmm18) + zmm6
-	QUAD $0x0522541948fda262 // vbroadcastsd 0x28(%rdx,%r12), %zmm18
+	QUAD $0x052a541948fde262 // vbroadcastsd 0x28(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xebb8 // vfmadd231pd %zmm19, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm19) + zmm5
 	LONG $0x40ddb262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm20, %zmm4 # zmm4 = (zmm20 * zmm18) + zmm4
-	QUAD $0x0622541948fda262 // vbroadcastsd 0x30(%rdx,%r12), %zmm18
+	QUAD $0x062a541948fde262 // vbroadcastsd 0x30(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xdbb8 // vfmadd231pd %zmm19, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm19) + zmm3
 	LONG $0x40ddb262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm20, %zmm2 # zmm2 = (zmm20 * zmm18) + zmm2
-	QUAD $0x0722541948fda262 // vbroadcastsd 0x38(%rdx,%r12), %zmm18
+	QUAD $0x072a541948fde262 // vbroadcastsd 0x38(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xcbb8 // vfmadd231pd %zmm19, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm19) + zmm1
 	LONG $0x40edb262; WORD $0xc4b8 // vfmadd231pd %zmm20, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm20) + zmm0
-	QUAD $0x0822541948fda262 // vbroadcastsd 0x40(%rdx,%r12), %zmm18
+	QUAD $0x082a541948fde262 // vbroadcastsd 0x40(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm17) + zmm15
 	LONG $0x40fd3262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm16, %zmm14 # zmm14 = (zmm16 * zmm18) + zmm14
-	QUAD $0x0922541948fda262 // vbroadcastsd 0x48(%rdx,%r12), %zmm18
+	QUAD $0x092a541948fde262 // vbroadcastsd 0x48(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm17) + zmm13
 	LONG $0x40fd3262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm16, %zmm12 # zmm12 = (zmm16 * zmm18) + zmm12
-	QUAD $0x0a22541948fda262 // vbroadcastsd 0x50(%rdx,%r12), %zmm18
+	QUAD $0x0a2a541948fde262 // vbroadcastsd 0x50(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm17) + zmm11
 	LONG $0x40fd3262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm16, %zmm10 # zmm10 = (zmm16 * zmm18) + zmm10
-	QUAD $0x0b22541948fda262 // vbroadcastsd 0x58(%rdx,%r12), %zmm18
+	QUAD $0x0b2a541948fde262 // vbroadcastsd 0x58(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm17) + zmm9
 	LONG $0x40fd3262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm16, %zmm8 # zmm8 = (zmm16 * zmm18) + zmm8
-	QUAD $0x0c22541948fda262 // vbroadcastsd 0x60(%rdx,%r12), %zmm18
+	QUAD $0x0c2a541948fde262 // vbroadcastsd 0x60(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xf9b8 // vfmadd231pd %zmm17, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm17) + zmm7
 	LONG $0x40fdb262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm16, %zmm6 # zmm6 = (zmm16 * zmm18) + zmm6
-	QUAD $0x0d22541948fda262 // vbroadcastsd 0x68(%rdx,%r12), %zmm18
+	QUAD $0x0d2a541948fde262 // vbroadcastsd 0x68(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xe9b8 // vfmadd231pd %zmm17, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm17) + zmm5
 	LONG $0x40fdb262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm16, %zmm4 # zmm4 = (zmm16 * zmm18) + zmm4
-	QUAD $0x0e22541948fda262 // vbroadcastsd 0x70(%rdx,%r12), %zmm18
+	QUAD $0x0e2a541948fde262 // vbroadcastsd 0x70(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xd9b8 // vfmadd231pd %zmm17, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm17) + zmm3
 	LONG $0x40fdb262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm16, %zmm2 # zmm2 = (zmm16 * zmm18) + zmm2
-	QUAD $0x0f22541948fda262 // vbroadcastsd 0x78(%rdx,%r12), %zmm18
+	QUAD $0x0f2a541948fde262 // vbroadcastsd 0x78(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xc9b8 // vfmadd231pd %zmm17, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm17) + zmm1
 	LONG $0x40edb262; WORD $0xc0b8 // vfmadd231pd %zmm16, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm16) + zmm0
-	QUAD $0x0467441048fd8162 // vmovupd 0x100(%r15,%r12,2), %zmm16
-	QUAD $0x10224c1948fda262 // vbroadcastsd 0x80(%rdx,%r12), %zmm17
-	QUAD $0x0567541048fd8162 // vmovupd 0x140(%r15,%r12,2), %zmm18
+	QUAD $0x046f441048fde162 // vmovupd 0x100(%rdi,%rbp,2), %zmm16
+	QUAD $0x102a4c1948fde262 // vbroadcastsd 0x80(%rdx,%rbp), %zmm17
+	QUAD $0x056f541048fde162 // vmovupd 0x140(%rdi,%rbp,2), %zmm18
 	LONG $0x40f53262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm15 # zmm15 = (zmm17 * zmm16) + zmm15
-	QUAD $0x11225c1948fda262 // vbroadcastsd 0x88(%rdx,%r12), %zmm19
+	QUAD $0x112a5c1948fde262 // vbroadcastsd 0x88(%rdx,%rbp), %zmm19
 	LONG $0x40ed3262; WORD $0xf1b8 // vfmadd231pd %zmm17, %zmm18, %zmm14 # zmm14 = (zmm18 * zmm17) + zmm14
 	LONG $0x40e53262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm19, %zmm13 # zmm13 = (zmm19 * zmm16) + zmm13
-	QUAD $0x12224c1948fda262 // vbroadcastsd 0x90(%rdx,%r12), %zmm17
+	QUAD $0x122a4c1948fde262 // vbroadcastsd 0x90(%rdx,%rbp), %zmm17
 	LONG $0x40ed3262; WORD $0xe3b8 // vfmadd231pd %zmm19, %zmm18, %zmm12 # zmm12 = (zmm18 * zmm19) + zmm12
 	LONG $0x40f53262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm17, %zmm11 # zmm11 = (zmm17 * zmm16) + zmm11
-	QUAD $0x13225c1948fda262 // vbroadcastsd 0x98(%rdx,%r12), %zmm19
+	QUAD $0x132a5c1948fde262 // vbroadcastsd 0x98(%rdx,%rbp), %zmm19
 	LONG $0x40ed3262; WORD $0xd1b8 // vfmadd231pd %zmm17, %zmm18, %zmm10 # zmm10 = (zmm18 * zmm17) + zmm10
 	LONG $0x40e53262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm19, %zmm9 # zmm9 = (zmm19 * zmm16) + zmm9
-	QUAD $0x14224c1948fda262 // vbroadcastsd 0xa0(%rdx,%r12), %zmm17
+	QUAD $0x142a4c1948fde262 // vbroadcastsd 0xa0(%rdx,%rbp), %zmm17
 	LONG $0x40ed3262; WORD $0xc3b8 // vfmadd231pd %zmm19, %zmm18, %zmm8 # zmm8 = (zmm18 * zmm19) + zmm8
 	LONG $0x40f5b262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm17, %zmm7 # zmm7 = (zmm17 * zmm16) + zmm7
-	QUAD $0x15225c1948fda262 // vbroadcastsd 0xa8(%rdx,%r12), %zmm19
+	QUAD $0x152a5c1948fde262 // vbroadcastsd 0xa8(%rdx,%rbp), %zmm19
 	LONG $0x40edb262; WORD $0xf1b8 // vfmadd231pd %zmm17, %zmm18, %zmm6 # zmm6 = (zmm18 * zmm17) + zmm6
 	LONG $0x40e5b262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm19, %zmm5 # zmm5 = (zmm19 * zmm16) + zmm5
-	QUAD $0x16224c1948fda262 // vbroadcastsd 0xb0(%rdx,%r12), %zmm17
+	QUAD $0x162a4c1948fde262 // vbroadcastsd 0xb0(%rdx,%rbp), %zmm17
 	LONG $0x40edb262; WORD $0xe3b8 // vfmadd231pd %zmm19, %zmm18, %zmm4 # zmm4 = (zmm18 * zmm19) + zmm4
 	LONG $0x40f5b262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm17, %zmm3 # zmm3 = (zmm17 * zmm16) + zmm3
-	QUAD $0x17225c1948fda262 // vbroadcastsd 0xb8(%rdx,%r12), %zmm19
+	QUAD $0x172a5c1948fde262 // vbroadcastsd 0xb8(%rdx,%rbp), %zmm19
 	LONG $0x40edb262; WORD $0xd1b8 // vfmadd231pd %zmm17, %zmm18, %zmm2 # zmm2 = (zmm18 * zmm17) + zmm2
 	LONG $0x40e5b262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm19, %zmm1 # zmm1 = (zmm19 * zmm16) + zmm1
 	LONG $0x40e5b262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm19, %zmm0 # zmm0 = (zmm19 * zmm18) + zmm0
-	QUAD $0x0667441048fd8162 // vmovupd 0x180(%r15,%r12,2), %zmm16
-	QUAD $0x07674c1048fd8162 // vmovupd 0x1c0(%r15,%r12,2), %zmm17
-	QUAD $0x1822541948fda262 // vbroadcastsd 0xc0(%rdx,%r12), %zmm18
+	QUAD $0x066f441048fde162 // vmovupd 0x180(%rdi,%rbp,2), %zmm16
+	QUAD $0x076f4c1048fde162 // vmovupd 0x1c0(%rdi,%rbp,2), %zmm17
+	QUAD $0x182a541948fde262 // vbroadcastsd 0xc0(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm15 # zmm15 = (zmm18 * zmm16) + zmm15
 	LONG $0x40f53262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm14 # zmm14 = (zmm17 * zmm18) + zmm14
-	QUAD $0x1922541948fda262 // vbroadcastsd 0xc8(%rdx,%r12), %zmm18
+	QUAD $0x192a541948fde262 // vbroadcastsd 0xc8(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm13 # zmm13 = (zmm18 * zmm16) + zmm13
 	LONG $0x40f53262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm12 # zmm12 = (zmm17 * zmm18) + zmm12
-	QUAD $0x1a22541948fda262 // vbroadcastsd 0xd0(%rdx,%r12), %zmm18
+	QUAD $0x1a2a541948fde262 // vbroadcastsd 0xd0(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm11 # zmm11 = (zmm18 * zmm16) + zmm11
 	LONG $0x40f53262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm10 # zmm10 = (zmm17 * zmm18) + zmm10
-	QUAD $0x1b22541948fda262 // vbroadcastsd 0xd8(%rdx,%r12), %zmm18
+	QUAD $0x1b2a541948fde262 // vbroadcastsd 0xd8(%rdx,%rbp), %zmm18
 	LONG $0x40ed3262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm9 # zmm9 = (zmm18 * zmm16) + zmm9
 	LONG $0x40f53262; WORD $0xc2b8 // vfmadd231pd %zmm18, %zmm17, %zmm8 # zmm8 = (zmm17 * zmm18) + zmm8
-	QUAD $0x1c22541948fda262 // vbroadcastsd 0xe0(%rdx,%r12), %zmm18
+	QUAD $0x1c2a541948fde262 // vbroadcastsd 0xe0(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xf8b8 // vfmadd231pd %zmm16, %zmm18, %zmm7 # zmm7 = (zmm18 * zmm16) + zmm7
 	LONG $0x40f5b262; WORD $0xf2b8 // vfmadd231pd %zmm18, %zmm17, %zmm6 # zmm6 = (zmm17 * zmm18) + zmm6
-	QUAD $0x1d22541948fda262 // vbroadcastsd 0xe8(%rdx,%r12), %zmm18
+	QUAD $0x1d2a541948fde262 // vbroadcastsd 0xe8(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xe8b8 // vfmadd231pd %zmm16, %zmm18, %zmm5 # zmm5 = (zmm18 * zmm16) + zmm5
 	LONG $0x40f5b262; WORD $0xe2b8 // vfmadd231pd %zmm18, %zmm17, %zmm4 # zmm4 = (zmm17 * zmm18) + zmm4
-	QUAD $0x1e22541948fda262 // vbroadcastsd 0xf0(%rdx,%r12), %zmm18
+	QUAD $0x1e2a541948fde262 // vbroadcastsd 0xf0(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xd8b8 // vfmadd231pd %zmm16, %zmm18, %zmm3 # zmm3 = (zmm18 * zmm16) + zmm3
 	LONG $0x40f5b262; WORD $0xd2b8 // vfmadd231pd %zmm18, %zmm17, %zmm2 # zmm2 = (zmm17 * zmm18) + zmm2
-	QUAD $0x1f22541948fda262 // vbroadcastsd 0xf8(%rdx,%r12), %zmm18
+	QUAD $0x1f2a541948fde262 // vbroadcastsd 0xf8(%rdx,%rbp), %zmm18
 	LONG $0x40edb262; WORD $0xc8b8 // vfmadd231pd %zmm16, %zmm18, %zmm1 # zmm1 = (zmm18 * zmm16) + zmm1
 	LONG $0x40edb262; WORD $0xc1b8 // vfmadd231pd %zmm17, %zmm18, %zmm0 # zmm0 = (zmm18 * zmm17) + zmm0
-	LONG $0x00c48149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r12 # imm = 0x100
+	LONG $0x00c58148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rbp # imm = 0x100
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfd2d8f0f; WORD $0xffff // jg 0x4fc0 <k_mul_panels_64+0x17f0>
+	LONG $0xfd2d8f0f; WORD $0xffff // jg 0x5140 <k_mul_panels_64+0x1850>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xe7748e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe7048e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
 	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x557c // jl 0x52fa <k_mul_panels_64+0x1b2a>
+	WORD $0x4d7c // jl 0x5477 <k_mul_panels_64+0x1b87>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x52b0 <k_mul_panels_64+0x1ae0>
-	LONG $0x48855162; WORD $0x3858 // vaddpd (%r8), %zmm15, %zmm15
-	LONG $0x48fd5162; WORD $0x3811 // vmovupd %zmm15, (%r8)
+	WORD $0x0774 // je 0x5436 <k_mul_panels_64+0x1b46>
+	LONG $0x48855162; WORD $0x3c58; BYTE $0x24 // vaddpd (%r12), %zmm15, %zmm15
+	LONG $0x48fd5162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm15, (%r12)
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x6876 // jbe 0x532c <k_mul_panels_64+0x1b5c>
+	WORD $0x5d76 // jbe 0x54a4 <k_mul_panels_64+0x1bb4>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x52d0 <k_mul_panels_64+0x1b00>
-	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
-	LONG $0x48fd5162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm14, 0x40(%r8)
+	WORD $0x0674 // je 0x5453 <k_mul_panels_64+0x1b63>
+	LONG $0x488d7162; WORD $0x3758 // vaddpd (%rdi), %zmm14, %zmm14
+	QUAD $0x0124741148fd5162 // vmovupd %zmm14, 0x40(%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xe72f840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe6bb840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d4d // leaq (%r12,%rcx,8), %r15
 	WORD $0x01b1 // movb $0x1, %cl
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0086850f; WORD $0x0000 // jne 0x537b <k_mul_panels_64+0x1bab>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x5381 <k_mul_panels_64+0x1bb1>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x7b75 // jne 0x54f0 <k_mul_panels_64+0x1c00>
+	WORD $0x7feb // jmp 0x54f6 <k_mul_panels_64+0x1c06>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x531e <k_mul_panels_64+0x1b4e>
-	LONG $0xc9fdc162; WORD $0x0010 // vmovupd (%r8), %zmm16 {%k1} {z}
+	WORD $0x0d74 // je 0x5499 <k_mul_panels_64+0x1ba9>
+	LONG $0xc9fdc162; WORD $0x0410; BYTE $0x24 // vmovupd (%r12), %zmm16 {%k1} {z}
 	LONG $0x40fd5162; WORD $0xff58 // vaddpd %zmm15, %zmm16, %zmm15
-	LONG $0x49fd5162; WORD $0x3811 // vmovupd %zmm15, (%r8) {%k1}
+	LONG $0x49fd5162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm15, (%r12) {%k1}
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
+	WORD $0xe5d3 // shll %cl, %ebp
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd6 // notb %r14b
-	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	WORD $0x0c74 // je 0x5351 <k_mul_panels_64+0x1b81>
-	LONG $0xc9fd5162; WORD $0x3a10 // vmovupd (%r10), %zmm15 {%k1} {z}
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x54c6 <k_mul_panels_64+0x1bd6>
+	LONG $0xc9fd7162; WORD $0x3f10 // vmovupd (%rdi), %zmm15 {%k1} {z}
 	LONG $0x48855162; WORD $0xf658 // vaddpd %zmm14, %zmm15, %zmm14
-	LONG $0x49fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10) {%k1}
+	LONG $0x49fd7162; WORD $0x3711 // vmovupd %zmm14, (%rdi) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xe6af840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe64a840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d4d // leaq (%r12,%rcx,8), %r15
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x08ec8e0f; WORD $0x0000 // jle 0x5c5f <k_mul_panels_64+0x248f>
+	LONG $0x08dc8e0f; WORD $0x0000 // jle 0x5dc4 <k_mul_panels_64+0x24d4>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x5381 <k_mul_panels_64+0x1bb1>
-	LONG $0x48955162; WORD $0x2e58 // vaddpd (%r14), %zmm13, %zmm13
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x48fd1162; WORD $0x2c11; BYTE $0xd0 // vmovupd %zmm13, (%r8,%r10,8)
-	LONG $0xd0048d4f // leaq (%r8,%r10,8), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x0674 // je 0x54f6 <k_mul_panels_64+0x1c06>
+	LONG $0x48955162; WORD $0x2f58 // vaddpd (%r15), %zmm13, %zmm13
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x48fd5162; WORD $0x2c11; BYTE $0xfc // vmovupd %zmm13, (%r12,%rdi,8)
+	LONG $0xfc3c8d49 // leaq (%r12,%rdi,8), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x08f2840f; WORD $0x0000 // je 0x5c8e <k_mul_panels_64+0x24be>
+	LONG $0x08df840f; WORD $0x0000 // je 0x5df0 <k_mul_panels_64+0x2500>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x53a8 <k_mul_panels_64+0x1bd8>
-	LONG $0x489d5162; WORD $0x2058 // vaddpd (%r8), %zmm12, %zmm12
-	LONG $0x48fd5162; WORD $0x2011 // vmovupd %zmm12, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x0674 // je 0x551d <k_mul_panels_64+0x1c2d>
+	LONG $0x489d7162; WORD $0x2758 // vaddpd (%rdi), %zmm12, %zmm12
+	LONG $0x48fd7162; WORD $0x2711 // vmovupd %zmm12, (%rdi)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xe655840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000906e9; BYTE $0x00 // jmp 0x5cc6 <k_mul_panels_64+0x24f6>
+	LONG $0xe5f0840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0008efe9; BYTE $0x00 // jmp 0x5e24 <k_mul_panels_64+0x2534>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
@@ -4406,144 +4477,143 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x019d820f; WORD $0x0000 // jb 0x5590 <k_mul_panels_64+0x1dc0>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x0198820f; WORD $0x0000 // jb 0x5700 <k_mul_panels_64+0x1e10>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x48fd3262; WORD $0x0419; BYTE $0x32 // vbroadcastsd (%rdx,%r14), %zmm8
-	LONG $0x48fd1162; WORD $0x0c10; BYTE $0xb7 // vmovupd (%r15,%r14,4), %zmm9
-	QUAD $0x01b7541048fd1162 // vmovupd 0x40(%r15,%r14,4), %zmm10
-	QUAD $0x02b75c1048fd1162 // vmovupd 0x80(%r15,%r14,4), %zmm11
-	QUAD $0x03b7641048fd1162 // vmovupd 0xc0(%r15,%r14,4), %zmm12
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	BYTE $0x90 // nop
+	LONG $0x48fd3262; WORD $0x0419; BYTE $0x3a // vbroadcastsd (%rdx,%r15), %zmm8
+	LONG $0x48fd3162; WORD $0x0c10; BYTE $0xbf // vmovupd (%rdi,%r15,4), %zmm9
+	QUAD $0x01bf541048fd3162 // vmovupd 0x40(%rdi,%r15,4), %zmm10
+	QUAD $0x02bf5c1048fd3162 // vmovupd 0x80(%rdi,%r15,4), %zmm11
+	QUAD $0x03bf641048fd3162 // vmovupd 0xc0(%rdi,%r15,4), %zmm12
 	LONG $0x48bdd262; WORD $0xf9b8 // vfmadd231pd %zmm9, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm9) + zmm7
 	LONG $0x48add262; WORD $0xf0b8 // vfmadd231pd %zmm8, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm8) + zmm6
-	QUAD $0x0132441948fd3262 // vbroadcastsd 0x8(%rdx,%r14), %zmm8
+	QUAD $0x013a441948fd3262 // vbroadcastsd 0x8(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xe9b8 // vfmadd231pd %zmm9, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm9) + zmm5
 	LONG $0x48add262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm8) + zmm4
-	QUAD $0x0232441948fd3262 // vbroadcastsd 0x10(%rdx,%r14), %zmm8
+	QUAD $0x023a441948fd3262 // vbroadcastsd 0x10(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xd9b8 // vfmadd231pd %zmm9, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm9) + zmm3
 	LONG $0x48add262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm8) + zmm2
-	QUAD $0x0332441948fd3262 // vbroadcastsd 0x18(%rdx,%r14), %zmm8
+	QUAD $0x033a441948fd3262 // vbroadcastsd 0x18(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xc9b8 // vfmadd231pd %zmm9, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm9) + zmm1
 	LONG $0x48bdd262; WORD $0xc2b8 // vfmadd231pd %zmm10, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm10) + zmm0
-	QUAD $0x0432441948fd3262 // vbroadcastsd 0x20(%rdx,%r14), %zmm8
+	QUAD $0x043a441948fd3262 // vbroadcastsd 0x20(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xfbb8 // vfmadd231pd %zmm11, %zmm8, %zmm7 # zmm7 = (zmm8 * zmm11) + zmm7
 	LONG $0x489dd262; WORD $0xf0b8 // vfmadd231pd %zmm8, %zmm12, %zmm6 # zmm6 = (zmm12 * zmm8) + zmm6
-	QUAD $0x0532441948fd3262 // vbroadcastsd 0x28(%rdx,%r14), %zmm8
+	QUAD $0x053a441948fd3262 // vbroadcastsd 0x28(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xebb8 // vfmadd231pd %zmm11, %zmm8, %zmm5 # zmm5 = (zmm8 * zmm11) + zmm5
 	LONG $0x489dd262; WORD $0xe0b8 // vfmadd231pd %zmm8, %zmm12, %zmm4 # zmm4 = (zmm12 * zmm8) + zmm4
-	QUAD $0x0632441948fd3262 // vbroadcastsd 0x30(%rdx,%r14), %zmm8
+	QUAD $0x063a441948fd3262 // vbroadcastsd 0x30(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xdbb8 // vfmadd231pd %zmm11, %zmm8, %zmm3 # zmm3 = (zmm8 * zmm11) + zmm3
 	LONG $0x489dd262; WORD $0xd0b8 // vfmadd231pd %zmm8, %zmm12, %zmm2 # zmm2 = (zmm12 * zmm8) + zmm2
-	QUAD $0x0732441948fd3262 // vbroadcastsd 0x38(%rdx,%r14), %zmm8
+	QUAD $0x073a441948fd3262 // vbroadcastsd 0x38(%rdx,%r15), %zmm8
 	LONG $0x48bdd262; WORD $0xcbb8 // vfmadd231pd %zmm11, %zmm8, %zmm1 # zmm1 = (zmm8 * zmm11) + zmm1
 	LONG $0x48bdd262; WORD $0xc4b8 // vfmadd231pd %zmm12, %zmm8, %zmm0 # zmm0 = (zmm8 * zmm12) + zmm0
-	QUAD $0x04b7441048fd1162 // vmovupd 0x100(%r15,%r14,4), %zmm8
-	QUAD $0x08324c1948fd3262 // vbroadcastsd 0x40(%rdx,%r14), %zmm9
-	QUAD $0x05b7541048fd1162 // vmovupd 0x140(%r15,%r14,4), %zmm10
+	QUAD $0x04bf441048fd3162 // vmovupd 0x100(%rdi,%r15,4), %zmm8
+	QUAD $0x083a4c1948fd3262 // vbroadcastsd 0x40(%rdx,%r15), %zmm9
+	QUAD $0x05bf541048fd3162 // vmovupd 0x140(%rdi,%r15,4), %zmm10
 	LONG $0x48b5d262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm9, %zmm7 # zmm7 = (zmm9 * zmm8) + zmm7
-	QUAD $0x09325c1948fd3262 // vbroadcastsd 0x48(%rdx,%r14), %zmm11
+	QUAD $0x093a5c1948fd3262 // vbroadcastsd 0x48(%rdx,%r15), %zmm11
 	LONG $0x48add262; WORD $0xf1b8 // vfmadd231pd %zmm9, %zmm10, %zmm6 # zmm6 = (zmm10 * zmm9) + zmm6
 	LONG $0x48a5d262; WORD $0xe8b8 // vfmadd231pd %zmm8, %zmm11, %zmm5 # zmm5 = (zmm11 * zmm8) + zmm5
-	QUAD $0x0a324c1948fd3262 // vbroadcastsd 0x50(%rdx,%r14), %zmm9
+	QUAD $0x0a3a4c1948fd3262 // vbroadcastsd 0x50(%rdx,%r15), %zmm9
 	LONG $0x48add262; WORD $0xe3b8 // vfmadd231pd %zmm11, %zmm10, %zmm4 # zmm4 = (zmm10 * zmm11) + zmm4
 	LONG $0x48b5d262; WORD $0xd8b8 // vfmadd231pd %zmm8, %zmm9, %zmm3 # zmm3 = (zmm9 * zmm8) + zmm3
-	QUAD $0x0b325c1948fd3262 // vbroadcastsd 0x58(%rdx,%r14), %zmm11
+	QUAD $0x0b3a5c1948fd3262 // vbroadcastsd 0x58(%rdx,%r15), %zmm11
 	LONG $0x48add262; WORD $0xd1b8 // vfmadd231pd %zmm9, %zmm10, %zmm2 # zmm2 = (zmm10 * zmm9) + zmm2
 	LONG $0x48a5d262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm11, %zmm1 # zmm1 = (zmm11 * zmm8) + zmm1
 	LONG $0x48a5d262; WORD $0xc2b8 // vfmadd231pd %zmm10, %zmm11, %zmm0 # zmm0 = (zmm11 * zmm10) + zmm0
-	QUAD $0x06b7441048fd1162 // vmovupd 0x180(%r15,%r14,4), %zmm8
-	QUAD $0x07b74c1048fd1162 // vmovupd 0x1c0(%r15,%r14,4), %zmm9
-	QUAD $0x0c32541948fd3262 // vbroadcastsd 0x60(%rdx,%r14), %zmm10
+	QUAD $0x06bf441048fd3162 // vmovupd 0x180(%rdi,%r15,4), %zmm8
+	QUAD $0x07bf4c1048fd3162 // vmovupd 0x1c0(%rdi,%r15,4), %zmm9
+	QUAD $0x0c3a541948fd3262 // vbroadcastsd 0x60(%rdx,%r15), %zmm10
 	LONG $0x48add262; WORD $0xf8b8 // vfmadd231pd %zmm8, %zmm10, %zmm7 # zmm7 = (zmm10 * zmm8) + zmm7
 	LONG $0x48b5d262; WORD $0xf2b8 // vfmadd231pd %zmm10, %zmm9, %zmm6 # zmm6 = (zmm9 * zmm10) + zmm6
-	QUAD $0x0d32541948fd3262 // vbroadcastsd 0x68(%rdx,%r14), %zmm10
+	QUAD $0x0d3a541948fd3262 // vbroadcastsd 0x68(%rdx,%r15), %zmm10
 	LONG $0x48add262; WORD $0xe8b8 // vfmadd231pd %zmm8, %zmm10, %zmm5 # zmm5 = (zmm10 * zmm8) + zmm5
 	LONG $0x48b5d262; WORD $0xe2b8 // vfmadd231pd %zmm10, %zmm9, %zmm4 # zmm4 = (zmm9 * zmm10) + zmm4
-	QUAD $0x0e32541948fd3262 // vbroadcastsd 0x70(%rdx,%r14), %zmm10
+	QUAD $0x0e3a541948fd3262 // vbroadcastsd 0x70(%rdx,%r15), %zmm10
 	LONG $0x48add262; WORD $0xd8b8 // vfmadd231pd %zmm8, %zmm10, %zmm3 # zmm3 = (zmm10 * zmm8) + zmm3
 	LONG $0x48b5d262; WORD $0xd2b8 // vfmadd231pd %zmm10, %zmm9, %zmm2 # zmm2 = (zmm9 * zmm10) + zmm2
-	QUAD $0x0f32541948fd3262 // vbroadcastsd 0x78(%rdx,%r14), %zmm10
+	QUAD $0x0f3a541948fd3262 // vbroadcastsd 0x78(%rdx,%r15), %zmm10
 	LONG $0x48add262; WORD $0xc8b8 // vfmadd231pd %zmm8, %zmm10, %zmm1 # zmm1 = (zmm10 * zmm8) + zmm1
 	LONG $0x48add262; WORD $0xc1b8 // vfmadd231pd %zmm9, %zmm10, %zmm0 # zmm0 = (zmm10 * zmm9) + zmm0
-	LONG $0x80ee8349 // subq $-0x80, %r14
+	LONG $0x80ef8349 // subq $-0x80, %r15
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfe708f0f; WORD $0xffff // jg 0x5400 <k_mul_panels_64+0x1c30>
+	LONG $0xfe708f0f; WORD $0xffff // jg 0x5570 <k_mul_panels_64+0x1c80>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xe4778e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe4178e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
 	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x557c // jl 0x55f7 <k_mul_panels_64+0x1e27>
+	WORD $0x4d7c // jl 0x5764 <k_mul_panels_64+0x1e74>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x55ad <k_mul_panels_64+0x1ddd>
-	LONG $0x48c5d162; WORD $0x3858 // vaddpd (%r8), %zmm7, %zmm7
-	LONG $0x48fdd162; WORD $0x3811 // vmovupd %zmm7, (%r8)
+	WORD $0x0774 // je 0x5723 <k_mul_panels_64+0x1e33>
+	LONG $0x48c5d162; WORD $0x3c58; BYTE $0x24 // vaddpd (%r12), %zmm7, %zmm7
+	LONG $0x48fdd162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm7, (%r12)
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x6876 // jbe 0x5629 <k_mul_panels_64+0x1e59>
+	WORD $0x5d76 // jbe 0x5791 <k_mul_panels_64+0x1ea1>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x55cd <k_mul_panels_64+0x1dfd>
-	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
-	LONG $0x48fdd162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm6, 0x40(%r8)
+	WORD $0x0674 // je 0x5740 <k_mul_panels_64+0x1e50>
+	LONG $0x48cdf162; WORD $0x3758 // vaddpd (%rdi), %zmm6, %zmm6
+	QUAD $0x0124741148fdd162 // vmovupd %zmm6, 0x40(%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xe432840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe3ce840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d4d // leaq (%r12,%rcx,8), %r15
 	WORD $0x01b1 // movb $0x1, %cl
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0086850f; WORD $0x0000 // jne 0x5678 <k_mul_panels_64+0x1ea8>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x567e <k_mul_panels_64+0x1eae>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x7b75 // jne 0x57dd <k_mul_panels_64+0x1eed>
+	WORD $0x7feb // jmp 0x57e3 <k_mul_panels_64+0x1ef3>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x561b <k_mul_panels_64+0x1e4b>
-	LONG $0xc9fd5162; WORD $0x0010 // vmovupd (%r8), %zmm8 {%k1} {z}
+	WORD $0x0d74 // je 0x5786 <k_mul_panels_64+0x1e96>
+	LONG $0xc9fd5162; WORD $0x0410; BYTE $0x24 // vmovupd (%r12), %zmm8 {%k1} {z}
 	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
-	LONG $0x49fdd162; WORD $0x3811 // vmovupd %zmm7, (%r8) {%k1}
+	LONG $0x49fdd162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm7, (%r12) {%k1}
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
+	WORD $0xe5d3 // shll %cl, %ebp
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd6 // notb %r14b
-	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	WORD $0x0c74 // je 0x564e <k_mul_panels_64+0x1e7e>
-	LONG $0xc9fdd162; WORD $0x3a10 // vmovupd (%r10), %zmm7 {%k1} {z}
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x57b3 <k_mul_panels_64+0x1ec3>
+	LONG $0xc9fdf162; WORD $0x3f10 // vmovupd (%rdi), %zmm7 {%k1} {z}
 	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
-	LONG $0x49fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10) {%k1}
+	LONG $0x49fdf162; WORD $0x3711 // vmovupd %zmm6, (%rdi) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xe3b2840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xe35d840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d4d // leaq (%r12,%rcx,8), %r15
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x06c58e0f; WORD $0x0000 // jle 0x5d35 <k_mul_panels_64+0x2565>
+	LONG $0x06c88e0f; WORD $0x0000 // jle 0x5e9d <k_mul_panels_64+0x25ad>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x567e <k_mul_panels_64+0x1eae>
-	LONG $0x48d5d162; WORD $0x2e58 // vaddpd (%r14), %zmm5, %zmm5
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x48fd9162; WORD $0x2c11; BYTE $0xd0 // vmovupd %zmm5, (%r8,%r10,8)
-	LONG $0xd0048d4f // leaq (%r8,%r10,8), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x0674 // je 0x57e3 <k_mul_panels_64+0x1ef3>
+	LONG $0x48d5d162; WORD $0x2f58 // vaddpd (%r15), %zmm5, %zmm5
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x48fdd162; WORD $0x2c11; BYTE $0xfc // vmovupd %zmm5, (%r12,%rdi,8)
+	LONG $0xfc3c8d49 // leaq (%r12,%rdi,8), %rdi
+	LONG $0x40c78348 // addq $0x40, %rdi
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x06cb840f; WORD $0x0000 // je 0x5d64 <k_mul_panels_64+0x2594>
+	LONG $0x06cb840f; WORD $0x0000 // je 0x5ec9 <k_mul_panels_64+0x25d9>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x56a5 <k_mul_panels_64+0x1ed5>
-	LONG $0x48ddd162; WORD $0x2058 // vaddpd (%r8), %zmm4, %zmm4
-	LONG $0x48fdd162; WORD $0x2011 // vmovupd %zmm4, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x0674 // je 0x580a <k_mul_panels_64+0x1f1a>
+	LONG $0x48ddf162; WORD $0x2758 // vaddpd (%rdi), %zmm4, %zmm4
+	LONG $0x48fdf162; WORD $0x2711 // vmovupd %zmm4, (%rdi)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xe358840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x0006dfe9; BYTE $0x00 // jmp 0x5d9c <k_mul_panels_64+0x25cc>
+	LONG $0xe303840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0006dbe9; BYTE $0x00 // jmp 0x5efd <k_mul_panels_64+0x260d>
 	LONG $0x00c5a162; WORD $0xff57 // vxorpd %xmm23, %xmm23, %xmm23
 	LONG $0x00cda162; WORD $0xf657 // vxorpd %xmm22, %xmm22, %xmm22
 	LONG $0x00d5a162; WORD $0xed57 // vxorpd %xmm21, %xmm21, %xmm21
@@ -4569,17 +4639,17 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
-	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
-	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x03ea820f; WORD $0x0000 // jb 0x5b32 <k_mul_panels_64+0x2362>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x03f5820f; WORD $0x0000 // jb 0x5ca2 <k_mul_panels_64+0x23b2>
 	LONG $0x04c18348 // addq $0x4, %rcx
-	LONG $0x00401f0f // nopl (%rax)
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fd6262; WORD $0x1219 // vbroadcastsd (%rdx), %zmm26
-	LONG $0x48fd4162; WORD $0x1f10 // vmovupd (%r15), %zmm27
-	LONG $0x48fd4162; WORD $0x6710; BYTE $0x01 // vmovupd 0x40(%r15), %zmm28
-	LONG $0x48fd4162; WORD $0x4f10; BYTE $0x02 // vmovupd 0x80(%r15), %zmm25
-	LONG $0x48fd4162; WORD $0x4710; BYTE $0x03 // vmovupd 0xc0(%r15), %zmm24
+	LONG $0x48fd6162; WORD $0x1f10 // vmovupd (%rdi), %zmm27
+	LONG $0x48fd6162; WORD $0x6710; BYTE $0x01 // vmovupd 0x40(%rdi), %zmm28
+	LONG $0x48fd6162; WORD $0x4f10; BYTE $0x02 // vmovupd 0x80(%rdi), %zmm25
+	LONG $0x48fd6162; WORD $0x4710; BYTE $0x03 // vmovupd 0xc0(%rdi), %zmm24
 	LONG $0x40ad8262; WORD $0xfbb8 // vfmadd231pd %zmm27, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm27) + zmm23
 	LONG $0x409d8262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm28, %zmm22 # zmm22 = (zmm28 * zmm26) + zmm22
 	LONG $0x48fd6262; WORD $0x5219; BYTE $0x01 // vbroadcastsd 0x8(%rdx), %zmm26
@@ -4651,8 +4721,8 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0x5219; BYTE $0x17 // vbroadcastsd 0xb8(%rdx), %zmm26
 	LONG $0x40ad9262; WORD $0xc9b8 // vfmadd231pd %zmm25, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm25) + zmm1
 	LONG $0x40ad9262; WORD $0xc0b8 // vfmadd231pd %zmm24, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm24) + zmm0
-	LONG $0x48fd4162; WORD $0x4710; BYTE $0x04 // vmovupd 0x100(%r15), %zmm24
-	LONG $0x48fd4162; WORD $0x4f10; BYTE $0x05 // vmovupd 0x140(%r15), %zmm25
+	LONG $0x48fd6162; WORD $0x4710; BYTE $0x04 // vmovupd 0x100(%rdi), %zmm24
+	LONG $0x48fd6162; WORD $0x4f10; BYTE $0x05 // vmovupd 0x140(%rdi), %zmm25
 	LONG $0x48fd6262; WORD $0x5219; BYTE $0x18 // vbroadcastsd 0xc0(%rdx), %zmm26
 	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -4689,8 +4759,8 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x48fd6262; WORD $0x5219; BYTE $0x23 // vbroadcastsd 0x118(%rdx), %zmm26
 	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
-	LONG $0x48fd4162; WORD $0x4710; BYTE $0x06 // vmovupd 0x180(%r15), %zmm24
-	LONG $0x48fd4162; WORD $0x4f10; BYTE $0x07 // vmovupd 0x1c0(%r15), %zmm25
+	LONG $0x48fd6162; WORD $0x4710; BYTE $0x06 // vmovupd 0x180(%rdi), %zmm24
+	LONG $0x48fd6162; WORD $0x4f10; BYTE $0x07 // vmovupd 0x1c0(%rdi), %zmm25
 	LONG $0x48fd6262; WORD $0x5219; BYTE $0x24 // vbroadcastsd 0x120(%rdx), %zmm26
 	LONG $0x40ad8262; WORD $0xf8b8 // vfmadd231pd %zmm24, %zmm26, %zmm23 # zmm23 = (zmm26 * zmm24) + zmm23
 	LONG $0x40b58262; WORD $0xf2b8 // vfmadd231pd %zmm26, %zmm25, %zmm22 # zmm22 = (zmm25 * zmm26) + zmm22
@@ -4728,1104 +4798,1251 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40ad9262; WORD $0xc8b8 // vfmadd231pd %zmm24, %zmm26, %zmm1 # zmm1 = (zmm26 * zmm24) + zmm1
 	LONG $0x40ad9262; WORD $0xc1b8 // vfmadd231pd %zmm25, %zmm26, %zmm0 # zmm0 = (zmm26 * zmm25) + zmm0
 	LONG $0x80c28148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdx # imm = 0x180
-	LONG $0x00c78149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r15 # imm = 0x200
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
 	LONG $0xfcc18348 // addq $-0x4, %rcx
 	LONG $0x04f98348 // cmpq $0x4, %rcx
-	LONG $0xfc1e8f0f; WORD $0xffff // jg 0x5750 <k_mul_panels_64+0x1f80>
+	LONG $0xfc1e8f0f; WORD $0xffff // jg 0x58c0 <k_mul_panels_64+0x1fd0>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xded58e0f; WORD $0xffff // jle 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xde758e0f; WORD $0xffff // jle 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x247c8d49; BYTE $0x40 // leaq 0x40(%r12), %rdi
 	WORD $0x8b48; BYTE $0x13 // movq (%rbx), %rdx
 	LONG $0x08f88348 // cmpq $0x8, %rax
-	WORD $0x557c // jl 0x5b99 <k_mul_panels_64+0x23c9>
+	WORD $0x4d7c // jl 0x5d06 <k_mul_panels_64+0x2416>
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0674 // je 0x5b4f <k_mul_panels_64+0x237f>
-	LONG $0x40c5c162; WORD $0x3858 // vaddpd (%r8), %zmm23, %zmm23
-	LONG $0x48fdc162; WORD $0x3811 // vmovupd %zmm23, (%r8)
+	WORD $0x0774 // je 0x5cc5 <k_mul_panels_64+0x23d5>
+	LONG $0x40c5c162; WORD $0x3c58; BYTE $0x24 // vaddpd (%r12), %zmm23, %zmm23
+	LONG $0x48fdc162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm23, (%r12)
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
 	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x6876 // jbe 0x5bcb <k_mul_panels_64+0x23fb>
+	WORD $0x5d76 // jbe 0x5d33 <k_mul_panels_64+0x2443>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x5b6f <k_mul_panels_64+0x239f>
-	LONG $0x40cdc162; WORD $0x3258 // vaddpd (%r10), %zmm22, %zmm22
-	LONG $0x48fdc162; WORD $0x7011; BYTE $0x01 // vmovupd %zmm22, 0x40(%r8)
+	WORD $0x0674 // je 0x5ce2 <k_mul_panels_64+0x23f2>
+	LONG $0x40cde162; WORD $0x3758 // vaddpd (%rdi), %zmm22, %zmm22
+	QUAD $0x0124741148fdc162 // vmovupd %zmm22, 0x40(%r12)
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xde90840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xde2c840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d49 // leaq (%r12,%rcx,8), %rdi
 	WORD $0x01b1 // movb $0x1, %cl
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	LONG $0x0086850f; WORD $0x0000 // jne 0x5c1a <k_mul_panels_64+0x244a>
-	LONG $0x000087e9; BYTE $0x00 // jmp 0x5c20 <k_mul_panels_64+0x2450>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0x7b75 // jne 0x5d7f <k_mul_panels_64+0x248f>
+	WORD $0x7feb // jmp 0x5d85 <k_mul_panels_64+0x2495>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	WORD $0x0c74 // je 0x5bbd <k_mul_panels_64+0x23ed>
-	LONG $0xc9fd4162; WORD $0x0010 // vmovupd (%r8), %zmm24 {%k1} {z}
+	WORD $0x0d74 // je 0x5d28 <k_mul_panels_64+0x2438>
+	LONG $0xc9fd4162; WORD $0x0410; BYTE $0x24 // vmovupd (%r12), %zmm24 {%k1} {z}
 	LONG $0x40bda162; WORD $0xff58 // vaddpd %zmm23, %zmm24, %zmm23
-	LONG $0x49fdc162; WORD $0x3811 // vmovupd %zmm23, (%r8) {%k1}
+	LONG $0x49fdc162; WORD $0x3c11; BYTE $0x24 // vmovupd %zmm23, (%r12) {%k1}
 	LONG $0xf8508d48 // leaq -0x8(%rax), %rdx
-	LONG $0x40508d4d // leaq 0x40(%r8), %r10
-	LONG $0xffffbe41; WORD $0xffff // movl $0xffffffff, %r14d # imm = 0xFFFFFFFF
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe6 // shll %cl, %r14d
+	WORD $0xe5d3 // shll %cl, %ebp
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd6 // notb %r14b
-	LONG $0x927bc1c4; BYTE $0xce // kmovd %r14d, %k1
-	WORD $0x0c74 // je 0x5bf0 <k_mul_panels_64+0x2420>
-	LONG $0xc9fdc162; WORD $0x3a10 // vmovupd (%r10), %zmm23 {%k1} {z}
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x5d55 <k_mul_panels_64+0x2465>
+	LONG $0xc9fde162; WORD $0x3f10 // vmovupd (%rdi), %zmm23 {%k1} {z}
 	LONG $0x40c5a162; WORD $0xf658 // vaddpd %zmm22, %zmm23, %zmm22
-	LONG $0x49fdc162; WORD $0x3211 // vmovupd %zmm22, (%r10) {%k1}
+	LONG $0x49fde162; WORD $0x3711 // vmovupd %zmm22, (%rdi) {%k1}
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
-	LONG $0xde10840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xddbb840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xc8348d4d // leaq (%r8,%rcx,8), %r14
+	LONG $0xcc3c8d49 // leaq (%r12,%rcx,8), %rdi
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x01f98e0f; WORD $0x0000 // jle 0x5e0b <k_mul_panels_64+0x263b>
+	LONG $0x01fc8e0f; WORD $0x0000 // jle 0x5f73 <k_mul_panels_64+0x2683>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x5c20 <k_mul_panels_64+0x2450>
-	LONG $0x40d5c162; WORD $0x2e58 // vaddpd (%r14), %zmm21, %zmm21
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x48fd8162; WORD $0x2c11; BYTE $0xd0 // vmovupd %zmm21, (%r8,%r10,8)
-	LONG $0xd0048d4f // leaq (%r8,%r10,8), %r8
-	LONG $0x40c08349 // addq $0x40, %r8
+	WORD $0x0674 // je 0x5d85 <k_mul_panels_64+0x2495>
+	LONG $0x40d5e162; WORD $0x2f58 // vaddpd (%rdi), %zmm21, %zmm21
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0x48fd8162; WORD $0x2c11; BYTE $0xfc // vmovupd %zmm21, (%r12,%r15,8)
+	LONG $0xfc3c8d4f // leaq (%r12,%r15,8), %r15
+	LONG $0x40c78349 // addq $0x40, %r15
 	WORD $0xc984 // testb %cl, %cl
-	LONG $0x01ff840f; WORD $0x0000 // je 0x5e3a <k_mul_panels_64+0x266a>
+	LONG $0x01ff840f; WORD $0x0000 // je 0x5f9f <k_mul_panels_64+0x26af>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0674 // je 0x5c47 <k_mul_panels_64+0x2477>
-	LONG $0x40ddc162; WORD $0x2058 // vaddpd (%r8), %zmm20, %zmm20
-	LONG $0x48fdc162; WORD $0x2011 // vmovupd %zmm20, (%r8)
-	WORD $0xb041; BYTE $0x01 // movb $0x1, %r8b
+	WORD $0x0674 // je 0x5dac <k_mul_panels_64+0x24bc>
+	LONG $0x40ddc162; WORD $0x2758 // vaddpd (%r15), %zmm20, %zmm20
+	LONG $0x48fdc162; WORD $0x2711 // vmovupd %zmm20, (%r15)
+	WORD $0xb441; BYTE $0x01 // movb $0x1, %r12b
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xddb6840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000213e9; BYTE $0x00 // jmp 0x5e72 <k_mul_panels_64+0x26a2>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0xdd61840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x000210e9; BYTE $0x00 // jmp 0x5fd4 <k_mul_panels_64+0x26e4>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xe7d3 // shll %cl, %edi
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd0 // notb %r8b
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	WORD $0x0c74 // je 0x5c84 <k_mul_panels_64+0x24b4>
-	LONG $0xc9fd5162; WORD $0x3610 // vmovupd (%r14), %zmm14 {%k1} {z}
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x0c74 // je 0x5de6 <k_mul_panels_64+0x24f6>
+	LONG $0xc9fd5162; WORD $0x3710 // vmovupd (%r15), %zmm14 {%k1} {z}
 	LONG $0x488d5162; WORD $0xed58 // vaddpd %zmm13, %zmm14, %zmm13
-	LONG $0x49fd5162; WORD $0x2e11 // vmovupd %zmm13, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x49fd5162; WORD $0x2f11 // vmovupd %zmm13, (%r15) {%k1}
+	LONG $0x407f8d49 // leaq 0x40(%r15), %rdi
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xe5d3 // shll %cl, %ebp
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x0c74 // je 0x5cb3 <k_mul_panels_64+0x24e3>
-	LONG $0xc9fd5162; WORD $0x2810 // vmovupd (%r8), %zmm13 {%k1} {z}
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x5e12 <k_mul_panels_64+0x2522>
+	LONG $0xc9fd7162; WORD $0x2f10 // vmovupd (%rdi), %zmm13 {%k1} {z}
 	LONG $0x48955162; WORD $0xe458 // vaddpd %zmm12, %zmm13, %zmm12
-	LONG $0x49fd5162; WORD $0x2011 // vmovupd %zmm12, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x49fd7162; WORD $0x2711 // vmovupd %zmm12, (%rdi) {%k1}
+	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xdd4a840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xdcfc840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x05ae8e0f; WORD $0x0000 // jle 0x6289 <k_mul_panels_64+0x2ab9>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x5ce6 <k_mul_panels_64+0x2516>
-	LONG $0x48a55162; WORD $0x1e58 // vaddpd (%r14), %zmm11, %zmm11
-	LONG $0x48fd5162; WORD $0x1e11 // vmovupd %zmm11, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x05c7850f; WORD $0x0000 // jne 0x62c3 <k_mul_panels_64+0x2af3>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	LONG $0x05c08e0f; WORD $0x0000 // jle 0x63f9 <k_mul_panels_64+0x2b09>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x5e44 <k_mul_panels_64+0x2554>
+	LONG $0x48a55162; WORD $0x1f58 // vaddpd (%r15), %zmm11, %zmm11
+	LONG $0x48fd5162; WORD $0x1f11 // vmovupd %zmm11, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x05d6850f; WORD $0x0000 // jne 0x6430 <k_mul_panels_64+0x2b40>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x5d20 <k_mul_panels_64+0x2550>
-	LONG $0xc9fd5162; WORD $0x1a10 // vmovupd (%r10), %zmm11 {%k1} {z}
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x5e7f <k_mul_panels_64+0x258f>
+	LONG $0xc9fd5162; WORD $0x1c10; BYTE $0x24 // vmovupd (%r12), %zmm11 {%k1} {z}
 	LONG $0x48a55162; WORD $0xd258 // vaddpd %zmm10, %zmm11, %zmm10
-	LONG $0x49fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10) {%k1}
+	LONG $0x49fd5162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm10, (%r12) {%k1}
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xdce0840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x0005a9e9; BYTE $0x00 // jmp 0x62de <k_mul_panels_64+0x2b0e>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
+	LONG $0xdc88840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0005b0e9; BYTE $0x00 // jmp 0x644d <k_mul_panels_64+0x2b5d>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
 	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
+	WORD $0xe7d3 // shll %cl, %edi
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd0 // notb %r8b
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	WORD $0x0c74 // je 0x5d5a <k_mul_panels_64+0x258a>
-	LONG $0xc9fdd162; WORD $0x3610 // vmovupd (%r14), %zmm6 {%k1} {z}
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x0c74 // je 0x5ebf <k_mul_panels_64+0x25cf>
+	LONG $0xc9fdd162; WORD $0x3710 // vmovupd (%r15), %zmm6 {%k1} {z}
 	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
-	LONG $0x49fdd162; WORD $0x2e11 // vmovupd %zmm5, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	LONG $0x49fdd162; WORD $0x2f11 // vmovupd %zmm5, (%r15) {%k1}
+	LONG $0x407f8d49 // leaq 0x40(%r15), %rdi
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xe5d3 // shll %cl, %ebp
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd2 // notb %r10b
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x0c74 // je 0x5d89 <k_mul_panels_64+0x25b9>
-	LONG $0xc9fdd162; WORD $0x2810 // vmovupd (%r8), %zmm5 {%k1} {z}
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x5eeb <k_mul_panels_64+0x25fb>
+	LONG $0xc9fdf162; WORD $0x2f10 // vmovupd (%rdi), %zmm5 {%k1} {z}
 	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
-	LONG $0x49fdd162; WORD $0x2011 // vmovupd %zmm4, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	LONG $0x49fdf162; WORD $0x2711 // vmovupd %zmm4, (%rdi) {%k1}
+	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xdc74840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xdc23840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x059c8e0f; WORD $0x0000 // jle 0x634d <k_mul_panels_64+0x2b7d>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x5dbc <k_mul_panels_64+0x25ec>
-	LONG $0x48e5d162; WORD $0x1e58 // vaddpd (%r14), %zmm3, %zmm3
-	LONG $0x48fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x05b5850f; WORD $0x0000 // jne 0x6387 <k_mul_panels_64+0x2bb7>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x5df6 <k_mul_panels_64+0x2626>
-	LONG $0xc9fdd162; WORD $0x1a10 // vmovupd (%r10), %zmm3 {%k1} {z}
-	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
-	LONG $0x49fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10) {%k1}
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xdc0a840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000597e9; BYTE $0x00 // jmp 0x63a2 <k_mul_panels_64+0x2bd2>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0xf641; BYTE $0xd0 // notb %r8b
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	WORD $0x0c74 // je 0x5e30 <k_mul_panels_64+0x2660>
-	LONG $0xc9fdc162; WORD $0x3610 // vmovupd (%r14), %zmm22 {%k1} {z}
-	LONG $0x40cda162; WORD $0xed58 // vaddpd %zmm21, %zmm22, %zmm21
-	LONG $0x49fdc162; WORD $0x2e11 // vmovupd %zmm21, (%r14) {%k1}
-	LONG $0x40468d4d // leaq 0x40(%r14), %r8
+	LONG $0x05b48e0f; WORD $0x0000 // jle 0x64c6 <k_mul_panels_64+0x2bd6>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x5f1d <k_mul_panels_64+0x262d>
+	LONG $0x48e5d162; WORD $0x1f58 // vaddpd (%r15), %zmm3, %zmm3
+	LONG $0x48fdd162; WORD $0x1f11 // vmovupd %zmm3, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x05ca850f; WORD $0x0000 // jne 0x64fd <k_mul_panels_64+0x2c0d>
 	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
 	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	LONG $0x003b8348 // cmpq $0x0, (%rbx)
 	WORD $0xf641; BYTE $0xd2 // notb %r10b
 	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	WORD $0x0c74 // je 0x5e5f <k_mul_panels_64+0x268f>
-	LONG $0xc9fdc162; WORD $0x2810 // vmovupd (%r8), %zmm21 {%k1} {z}
-	LONG $0x40d5a162; WORD $0xe458 // vaddpd %zmm20, %zmm21, %zmm20
-	LONG $0x49fdc162; WORD $0x2011 // vmovupd %zmm20, (%r8) {%k1}
-	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xdb9e840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x05808e0f; WORD $0x0000 // jle 0x6407 <k_mul_panels_64+0x2c37>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x5e92 <k_mul_panels_64+0x26c2>
-	LONG $0x40e5c162; WORD $0x1e58 // vaddpd (%r14), %zmm19, %zmm19
-	LONG $0x48fdc162; WORD $0x1e11 // vmovupd %zmm19, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0599850f; WORD $0x0000 // jne 0x6441 <k_mul_panels_64+0x2c71>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x5f58 <k_mul_panels_64+0x2668>
+	LONG $0xc9fdd162; WORD $0x1c10; BYTE $0x24 // vmovupd (%r12), %zmm3 {%k1} {z}
+	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x49fdd162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm2, (%r12) {%k1}
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xdbb2840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0005a7e9; BYTE $0x00 // jmp 0x651a <k_mul_panels_64+0x2c2a>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x5f95 <k_mul_panels_64+0x26a5>
+	LONG $0xc9fde162; WORD $0x3710 // vmovupd (%rdi), %zmm22 {%k1} {z}
+	LONG $0x40cda162; WORD $0xed58 // vaddpd %zmm21, %zmm22, %zmm21
+	LONG $0x49fde162; WORD $0x2f11 // vmovupd %zmm21, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
 	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x0c74 // je 0x5fc1 <k_mul_panels_64+0x26d1>
+	LONG $0xc9fdc162; WORD $0x2f10 // vmovupd (%r15), %zmm21 {%k1} {z}
+	LONG $0x40d5a162; WORD $0xe458 // vaddpd %zmm20, %zmm21, %zmm20
+	LONG $0x49fdc162; WORD $0x2711 // vmovupd %zmm20, (%r15) {%k1}
+	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0xdb4c840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x057d8e0f; WORD $0x0000 // jle 0x6566 <k_mul_panels_64+0x2c76>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x5ff4 <k_mul_panels_64+0x2704>
+	LONG $0x40e5e162; WORD $0x1f58 // vaddpd (%rdi), %zmm19, %zmm19
+	LONG $0x48fde162; WORD $0x1f11 // vmovupd %zmm19, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0593850f; WORD $0x0000 // jne 0x659d <k_mul_panels_64+0x2cad>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8945; BYTE $0xe2 // movl %r12d, %r10d
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
 	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
 	WORD $0xf641; BYTE $0xd4 // notb %r12b
 	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x5ecc <k_mul_panels_64+0x26fc>
-	LONG $0xc9fdc162; WORD $0x1a10 // vmovupd (%r10), %zmm19 {%k1} {z}
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6035 <k_mul_panels_64+0x2745>
+	LONG $0xc9fdc162; WORD $0x1f10 // vmovupd (%r15), %zmm19 {%k1} {z}
 	LONG $0x40e5a162; WORD $0xd258 // vaddpd %zmm18, %zmm19, %zmm18
-	LONG $0x49fdc162; WORD $0x1211 // vmovupd %zmm18, (%r10) {%k1}
+	LONG $0x49fdc162; WORD $0x1711 // vmovupd %zmm18, (%r15) {%k1}
+	WORD $0x8945; BYTE $0xd4 // movl %r10d, %r12d
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xdb34840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x00057be9; BYTE $0x00 // jmp 0x645c <k_mul_panels_64+0x2c8c>
+	LONG $0xdad0840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x000563e9; BYTE $0x00 // jmp 0x65b8 <k_mul_panels_64+0x2cc8>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5ef3 <k_mul_panels_64+0x2723>
+	WORD $0x0c74 // je 0x6067 <k_mul_panels_64+0x2777>
 	LONG $0xc9fdf162; WORD $0x3910 // vmovupd (%rcx), %zmm7 {%k1} {z}
 	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
 	LONG $0x49fdf162; WORD $0x3111 // vmovupd %zmm6, (%rcx) {%k1}
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xdb0d840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xdaa9840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe8f48f0f; WORD $0xffff // jg 0x4809 <k_mul_panels_64+0x1039>
+	LONG $0xe8e48f0f; WORD $0xffff // jg 0x496d <k_mul_panels_64+0x107d>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5f27 <k_mul_panels_64+0x2757>
+	WORD $0x0c74 // je 0x609b <k_mul_panels_64+0x27ab>
 	LONG $0xc9fdf162; WORD $0x3110 // vmovupd (%rcx), %zmm6 {%k1} {z}
 	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
 	LONG $0x49fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx) {%k1}
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xdad9840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xda75840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe8e48f0f; WORD $0xffff // jg 0x482d <k_mul_panels_64+0x105d>
+	LONG $0xe8d48f0f; WORD $0xffff // jg 0x4991 <k_mul_panels_64+0x10a1>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5f5b <k_mul_panels_64+0x278b>
+	WORD $0x0c74 // je 0x60cf <k_mul_panels_64+0x27df>
 	LONG $0xc9fdf162; WORD $0x2910 // vmovupd (%rcx), %zmm5 {%k1} {z}
 	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
 	LONG $0x49fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx) {%k1}
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xdaa5840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xda41840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe8d48f0f; WORD $0xffff // jg 0x4851 <k_mul_panels_64+0x1081>
+	LONG $0xe8c48f0f; WORD $0xffff // jg 0x49b5 <k_mul_panels_64+0x10c5>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5f8f <k_mul_panels_64+0x27bf>
+	WORD $0x0c74 // je 0x6103 <k_mul_panels_64+0x2813>
 	LONG $0xc9fdf162; WORD $0x2110 // vmovupd (%rcx), %zmm4 {%k1} {z}
 	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
 	LONG $0x49fdf162; WORD $0x1911 // vmovupd %zmm3, (%rcx) {%k1}
 	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xda71840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xda0d840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe8c48f0f; WORD $0xffff // jg 0x4875 <k_mul_panels_64+0x10a5>
+	LONG $0xe8b48f0f; WORD $0xffff // jg 0x49d9 <k_mul_panels_64+0x10e9>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5fc3 <k_mul_panels_64+0x27f3>
+	WORD $0x0c74 // je 0x6137 <k_mul_panels_64+0x2847>
 	LONG $0xc9fdf162; WORD $0x1910 // vmovupd (%rcx), %zmm3 {%k1} {z}
 	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
 	LONG $0x49fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx) {%k1}
 	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xda3d840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd9d9840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe8b48f0f; WORD $0xffff // jg 0x4899 <k_mul_panels_64+0x10c9>
+	LONG $0xe8a48f0f; WORD $0xffff // jg 0x49fd <k_mul_panels_64+0x110d>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x5ff7 <k_mul_panels_64+0x2827>
+	WORD $0x0c74 // je 0x616b <k_mul_panels_64+0x287b>
 	LONG $0xc9fdf162; WORD $0x1110 // vmovupd (%rcx), %zmm2 {%k1} {z}
 	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
 	LONG $0x49fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx) {%k1}
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xda09840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	WORD $0x56eb // jmp 0x605f <k_mul_panels_64+0x288f>
+	LONG $0xd9a5840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0x56eb // jmp 0x61d3 <k_mul_panels_64+0x28e3>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x601b <k_mul_panels_64+0x284b>
+	WORD $0x0c74 // je 0x618f <k_mul_panels_64+0x289f>
 	LONG $0xc9fdf162; WORD $0x1910 // vmovupd (%rcx), %zmm3 {%k1} {z}
 	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
 	LONG $0x49fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx) {%k1}
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xd9e5840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd981840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xea0a8f0f; WORD $0xffff // jg 0x4a47 <k_mul_panels_64+0x1277>
+	LONG $0xe9f98f0f; WORD $0xffff // jg 0x4baa <k_mul_panels_64+0x12ba>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x604f <k_mul_panels_64+0x287f>
+	WORD $0x0c74 // je 0x61c3 <k_mul_panels_64+0x28d3>
 	LONG $0xc9fdf162; WORD $0x1110 // vmovupd (%rcx), %zmm2 {%k1} {z}
 	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
 	LONG $0x49fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx) {%k1}
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xd9b1840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd94d840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xe9fa8f0f; WORD $0xffff // jg 0x4a6b <k_mul_panels_64+0x129b>
+	LONG $0xe9e98f0f; WORD $0xffff // jg 0x4bce <k_mul_panels_64+0x12de>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x6083 <k_mul_panels_64+0x28b3>
+	WORD $0x0c74 // je 0x61f7 <k_mul_panels_64+0x2907>
 	LONG $0xc9fdf162; WORD $0x0910 // vmovupd (%rcx), %zmm1 {%k1} {z}
 	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
 	LONG $0x49fdf162; WORD $0x0111 // vmovupd %zmm0, (%rcx) {%k1}
-	LONG $0xffd982e9; BYTE $0xff // jmp 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xffd91ee9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x60a0 <k_mul_panels_64+0x28d0>
+	WORD $0x0c74 // je 0x6214 <k_mul_panels_64+0x2924>
 	LONG $0xc9fd7162; WORD $0x1910 // vmovupd (%rcx), %zmm11 {%k1} {z}
 	LONG $0x48a55162; WORD $0xd258 // vaddpd %zmm10, %zmm11, %zmm10
 	LONG $0x49fd7162; WORD $0x1111 // vmovupd %zmm10, (%rcx) {%k1}
 	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	LONG $0xd960840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd8fc840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xec3a8f0f; WORD $0xffff // jg 0x4cfc <k_mul_panels_64+0x152c>
+	LONG $0xec2a8f0f; WORD $0xffff // jg 0x4e60 <k_mul_panels_64+0x1570>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x60d4 <k_mul_panels_64+0x2904>
+	WORD $0x0c74 // je 0x6248 <k_mul_panels_64+0x2958>
 	LONG $0xc9fd7162; WORD $0x1110 // vmovupd (%rcx), %zmm10 {%k1} {z}
 	LONG $0x48ad5162; WORD $0xc958 // vaddpd %zmm9, %zmm10, %zmm9
 	LONG $0x49fd7162; WORD $0x0911 // vmovupd %zmm9, (%rcx) {%k1}
 	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xd92c840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd8c8840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xec2a8f0f; WORD $0xffff // jg 0x4d20 <k_mul_panels_64+0x1550>
+	LONG $0xec1a8f0f; WORD $0xffff // jg 0x4e84 <k_mul_panels_64+0x1594>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x6108 <k_mul_panels_64+0x2938>
+	WORD $0x0c74 // je 0x627c <k_mul_panels_64+0x298c>
 	LONG $0xc9fd7162; WORD $0x0910 // vmovupd (%rcx), %zmm9 {%k1} {z}
 	LONG $0x48b55162; WORD $0xc058 // vaddpd %zmm8, %zmm9, %zmm8
 	LONG $0x49fd7162; WORD $0x0111 // vmovupd %zmm8, (%rcx) {%k1}
 	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xd8f8840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd894840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xec1a8f0f; WORD $0xffff // jg 0x4d44 <k_mul_panels_64+0x1574>
+	LONG $0xec0a8f0f; WORD $0xffff // jg 0x4ea8 <k_mul_panels_64+0x15b8>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x613c <k_mul_panels_64+0x296c>
+	WORD $0x0c74 // je 0x62b0 <k_mul_panels_64+0x29c0>
 	LONG $0xc9fd7162; WORD $0x0110 // vmovupd (%rcx), %zmm8 {%k1} {z}
 	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
 	LONG $0x49fdf162; WORD $0x3911 // vmovupd %zmm7, (%rcx) {%k1}
 	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xd8c4840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd860840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xec0a8f0f; WORD $0xffff // jg 0x4d68 <k_mul_panels_64+0x1598>
+	LONG $0xebfa8f0f; WORD $0xffff // jg 0x4ecc <k_mul_panels_64+0x15dc>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x6170 <k_mul_panels_64+0x29a0>
+	WORD $0x0c74 // je 0x62e4 <k_mul_panels_64+0x29f4>
 	LONG $0xc9fdf162; WORD $0x3910 // vmovupd (%rcx), %zmm7 {%k1} {z}
 	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
 	LONG $0x49fdf162; WORD $0x3111 // vmovupd %zmm6, (%rcx) {%k1}
 	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xd890840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd82c840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xebfa8f0f; WORD $0xffff // jg 0x4d8c <k_mul_panels_64+0x15bc>
+	LONG $0xebea8f0f; WORD $0xffff // jg 0x4ef0 <k_mul_panels_64+0x1600>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x61a4 <k_mul_panels_64+0x29d4>
+	WORD $0x0c74 // je 0x6318 <k_mul_panels_64+0x2a28>
 	LONG $0xc9fdf162; WORD $0x3110 // vmovupd (%rcx), %zmm6 {%k1} {z}
 	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
 	LONG $0x49fdf162; WORD $0x2911 // vmovupd %zmm5, (%rcx) {%k1}
 	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xd85c840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd7f8840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xebea8f0f; WORD $0xffff // jg 0x4db0 <k_mul_panels_64+0x15e0>
+	LONG $0xebda8f0f; WORD $0xffff // jg 0x4f14 <k_mul_panels_64+0x1624>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x61d8 <k_mul_panels_64+0x2a08>
+	WORD $0x0c74 // je 0x634c <k_mul_panels_64+0x2a5c>
 	LONG $0xc9fdf162; WORD $0x2910 // vmovupd (%rcx), %zmm5 {%k1} {z}
 	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
 	LONG $0x49fdf162; WORD $0x2111 // vmovupd %zmm4, (%rcx) {%k1}
 	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0xd828840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd7c4840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xebda8f0f; WORD $0xffff // jg 0x4dd4 <k_mul_panels_64+0x1604>
+	LONG $0xebca8f0f; WORD $0xffff // jg 0x4f38 <k_mul_panels_64+0x1648>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x620c <k_mul_panels_64+0x2a3c>
+	WORD $0x0c74 // je 0x6380 <k_mul_panels_64+0x2a90>
 	LONG $0xc9fdf162; WORD $0x2110 // vmovupd (%rcx), %zmm4 {%k1} {z}
 	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
 	LONG $0x49fdf162; WORD $0x1911 // vmovupd %zmm3, (%rcx) {%k1}
 	LONG $0x09fe8348 // cmpq $0x9, %rsi
-	LONG $0xd7f4840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0xd790840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xebca8f0f; WORD $0xffff // jg 0x4df8 <k_mul_panels_64+0x1628>
+	LONG $0xebba8f0f; WORD $0xffff // jg 0x4f5c <k_mul_panels_64+0x166c>
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x6240 <k_mul_panels_64+0x2a70>
+	WORD $0x0c74 // je 0x63b4 <k_mul_panels_64+0x2ac4>
 	LONG $0xc9fdf162; WORD $0x1910 // vmovupd (%rcx), %zmm3 {%k1} {z}
 	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
 	LONG $0x49fdf162; WORD $0x1111 // vmovupd %zmm2, (%rcx) {%k1}
 	LONG $0x0afe8348 // cmpq $0xa, %rsi
-	LONG $0xd7c0840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0xd752840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0xebba8f0f; WORD $0xffff // jg 0x4e1c <k_mul_panels_64+0x164c>
+	LONG $0x0c828e0f; WORD $0x0000 // jle 0x7062 <k_mul_panels_64+0x3772>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
 	LONG $0x003b8348 // cmpq $0x0, (%rbx)
-	WORD $0x0c74 // je 0x6274 <k_mul_panels_64+0x2aa4>
+	LONG $0xeb92850f; WORD $0xffff // jne 0x4f86 <k_mul_panels_64+0x1696>
+	LONG $0xffeb93e9; BYTE $0xff // jmp 0x4f8c <k_mul_panels_64+0x169c>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x641a <k_mul_panels_64+0x2b2a>
+	LONG $0xc9fd5162; WORD $0x2710 // vmovupd (%r15), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
+	LONG $0x49fd5162; WORD $0x1f11 // vmovupd %zmm11, (%r15) {%k1}
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfa2a840f; WORD $0xffff // je 0x5e5a <k_mul_panels_64+0x256a>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x643c <k_mul_panels_64+0x2b4c>
+	LONG $0x48ad5162; WORD $0x1458; BYTE $0x24 // vaddpd (%r12), %zmm10, %zmm10
+	LONG $0x48fd5162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm10, (%r12)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd6d3840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01dd8e0f; WORD $0x0000 // jle 0x663f <k_mul_panels_64+0x2d4f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x646d <k_mul_panels_64+0x2b7d>
+	LONG $0x48b55162; WORD $0x0f58 // vaddpd (%r15), %zmm9, %zmm9
+	LONG $0x48fd5162; WORD $0x0f11 // vmovupd %zmm9, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x01fe850f; WORD $0x0000 // jne 0x6681 <k_mul_panels_64+0x2d91>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x64a8 <k_mul_panels_64+0x2bb8>
+	LONG $0xc9fd5162; WORD $0x0c10; BYTE $0x24 // vmovupd (%r12), %zmm9 {%k1} {z}
+	LONG $0x48b55162; WORD $0xc058 // vaddpd %zmm8, %zmm9, %zmm8
+	LONG $0x49fd5162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm8, (%r12) {%k1}
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd65f840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0001d8e9; BYTE $0x00 // jmp 0x669e <k_mul_panels_64+0x2dae>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x64e7 <k_mul_panels_64+0x2bf7>
+	LONG $0xc9fdd162; WORD $0x2710 // vmovupd (%r15), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
+	LONG $0x49fdd162; WORD $0x1f11 // vmovupd %zmm3, (%r15) {%k1}
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfa36840f; WORD $0xffff // je 0x5f33 <k_mul_panels_64+0x2643>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x6509 <k_mul_panels_64+0x2c19>
+	LONG $0x48edd162; WORD $0x1458; BYTE $0x24 // vaddpd (%r12), %zmm2, %zmm2
+	LONG $0x48fdd162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm2, (%r12)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd606840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01e88e0f; WORD $0x0000 // jle 0x6717 <k_mul_panels_64+0x2e27>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x653a <k_mul_panels_64+0x2c4a>
+	LONG $0x48f5d162; WORD $0x0f58 // vaddpd (%r15), %zmm1, %zmm1
+	LONG $0x48fdd162; WORD $0x0f11 // vmovupd %zmm1, (%r15)
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0206840f; WORD $0x0000 // je 0x6756 <k_mul_panels_64+0x2e66>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0674 // je 0x655b <k_mul_panels_64+0x2c6b>
+	LONG $0x48fdd162; WORD $0x0758 // vaddpd (%r15), %zmm0, %zmm0
+	LONG $0x48fdd162; WORD $0x0711 // vmovupd %zmm0, (%r15)
+	LONG $0xffd5bae9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6587 <k_mul_panels_64+0x2c97>
+	LONG $0xc9fde162; WORD $0x2710 // vmovupd (%rdi), %zmm20 {%k1} {z}
+	LONG $0x40dda162; WORD $0xdb58 // vaddpd %zmm19, %zmm20, %zmm19
+	LONG $0x49fde162; WORD $0x1f11 // vmovupd %zmm19, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfa6d840f; WORD $0xffff // je 0x600a <k_mul_panels_64+0x271a>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x65a8 <k_mul_panels_64+0x2cb8>
+	LONG $0x40edc162; WORD $0x1758 // vaddpd (%r15), %zmm18, %zmm18
+	LONG $0x48fdc162; WORD $0x1711 // vmovupd %zmm18, (%r15)
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0xd568840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01b58e0f; WORD $0x0000 // jle 0x6782 <k_mul_panels_64+0x2e92>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x65d8 <k_mul_panels_64+0x2ce8>
+	LONG $0x40f5e162; WORD $0x0f58 // vaddpd (%rdi), %zmm17, %zmm17
+	LONG $0x48fde162; WORD $0x0f11 // vmovupd %zmm17, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x01cb850f; WORD $0x0000 // jne 0x67b9 <k_mul_panels_64+0x2ec9>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x661c <k_mul_panels_64+0x2d2c>
+	LONG $0xc9fdc162; WORD $0x0f10 // vmovupd (%r15), %zmm17 {%k1} {z}
+	LONG $0x40f5a162; WORD $0xc058 // vaddpd %zmm16, %zmm17, %zmm16
+	LONG $0x49fdc162; WORD $0x0711 // vmovupd %zmm16, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd4e6840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x000195e9; BYTE $0x00 // jmp 0x67d4 <k_mul_panels_64+0x2ee4>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x6663 <k_mul_panels_64+0x2d73>
+	LONG $0xc9fd5162; WORD $0x1710 // vmovupd (%r15), %zmm10 {%k1} {z}
+	LONG $0x48ad5162; WORD $0xc958 // vaddpd %zmm9, %zmm10, %zmm9
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x49fd5162; WORD $0x0f11 // vmovupd %zmm9, (%r15) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfe02840f; WORD $0xffff // je 0x6483 <k_mul_panels_64+0x2b93>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x668d <k_mul_panels_64+0x2d9d>
+	LONG $0x48bd5162; WORD $0x0458; BYTE $0x24 // vaddpd (%r12), %zmm8, %zmm8
+	LONG $0x48fd5162; WORD $0x0411; BYTE $0x24 // vmovupd %zmm8, (%r12)
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd482840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01a88e0f; WORD $0x0000 // jle 0x685b <k_mul_panels_64+0x2f6b>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x66be <k_mul_panels_64+0x2dce>
+	LONG $0x48c5d162; WORD $0x3f58 // vaddpd (%r15), %zmm7, %zmm7
+	LONG $0x48fdd162; WORD $0x3f11 // vmovupd %zmm7, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x01c9850f; WORD $0x0000 // jne 0x689d <k_mul_panels_64+0x2fad>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x66f9 <k_mul_panels_64+0x2e09>
+	LONG $0xc9fdd162; WORD $0x3c10; BYTE $0x24 // vmovupd (%r12), %zmm7 {%k1} {z}
+	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
+	LONG $0x49fdd162; WORD $0x3411; BYTE $0x24 // vmovupd %zmm6, (%r12) {%k1}
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd40e840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0001a3e9; BYTE $0x00 // jmp 0x68ba <k_mul_panels_64+0x2fca>
+	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
+	WORD $0xf641; BYTE $0xd2 // notb %r10b
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x673b <k_mul_panels_64+0x2e4b>
+	LONG $0xc9fdd162; WORD $0x1710 // vmovupd (%r15), %zmm2 {%k1} {z}
+	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
+	LONG $0x49fdd162; WORD $0x0f11 // vmovupd %zmm1, (%r15) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x40c78349 // addq $0x40, %r15
+	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfdfa850f; WORD $0xffff // jne 0x6550 <k_mul_panels_64+0x2c60>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0c74 // je 0x6777 <k_mul_panels_64+0x2e87>
+	LONG $0xc9fdd162; WORD $0x0f10 // vmovupd (%r15), %zmm1 {%k1} {z}
+	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
+	LONG $0x49fdd162; WORD $0x0711 // vmovupd %zmm0, (%r15) {%k1}
+	LONG $0xffd39ee9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x67a3 <k_mul_panels_64+0x2eb3>
+	LONG $0xc9fde162; WORD $0x1710 // vmovupd (%rdi), %zmm18 {%k1} {z}
+	LONG $0x40eda162; WORD $0xc958 // vaddpd %zmm17, %zmm18, %zmm17
+	LONG $0x49fde162; WORD $0x0f11 // vmovupd %zmm17, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfe35840f; WORD $0xffff // je 0x65ee <k_mul_panels_64+0x2cfe>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x67c4 <k_mul_panels_64+0x2ed4>
+	LONG $0x40fdc162; WORD $0x0758 // vaddpd (%r15), %zmm16, %zmm16
+	LONG $0x48fdc162; WORD $0x0711 // vmovupd %zmm16, (%r15)
+	LONG $0x04fe8348 // cmpq $0x4, %rsi
+	LONG $0xd34c840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x014a8e0f; WORD $0x0000 // jle 0x6933 <k_mul_panels_64+0x3043>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x67f4 <k_mul_panels_64+0x2f04>
+	LONG $0x48857162; WORD $0x3f58 // vaddpd (%rdi), %zmm15, %zmm15
+	LONG $0x48fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0160850f; WORD $0x0000 // jne 0x696a <k_mul_panels_64+0x307a>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6838 <k_mul_panels_64+0x2f48>
+	LONG $0xc9fd5162; WORD $0x3f10 // vmovupd (%r15), %zmm15 {%k1} {z}
+	LONG $0x48855162; WORD $0xf658 // vaddpd %zmm14, %zmm15, %zmm14
+	LONG $0x49fd5162; WORD $0x3711 // vmovupd %zmm14, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd2ca840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x6985 <k_mul_panels_64+0x3095>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x687f <k_mul_panels_64+0x2f8f>
+	LONG $0xc9fd5162; WORD $0x0710 // vmovupd (%r15), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x49fdd162; WORD $0x3f11 // vmovupd %zmm7, (%r15) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfe37840f; WORD $0xffff // je 0x66d4 <k_mul_panels_64+0x2de4>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x68a9 <k_mul_panels_64+0x2fb9>
+	LONG $0x48cdd162; WORD $0x3458; BYTE $0x24 // vaddpd (%r12), %zmm6, %zmm6
+	LONG $0x48fdd162; WORD $0x3411; BYTE $0x24 // vmovupd %zmm6, (%r12)
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd266840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x013d8e0f; WORD $0x0000 // jle 0x6a0c <k_mul_panels_64+0x311c>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x68da <k_mul_panels_64+0x2fea>
+	LONG $0x48d5d162; WORD $0x2f58 // vaddpd (%r15), %zmm5, %zmm5
+	LONG $0x48fdd162; WORD $0x2f11 // vmovupd %zmm5, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x015e850f; WORD $0x0000 // jne 0x6a4e <k_mul_panels_64+0x315e>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x6915 <k_mul_panels_64+0x3025>
+	LONG $0xc9fdd162; WORD $0x2c10; BYTE $0x24 // vmovupd (%r12), %zmm5 {%k1} {z}
+	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
+	LONG $0x49fdd162; WORD $0x2411; BYTE $0x24 // vmovupd %zmm4, (%r12) {%k1}
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd1f2840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x6a6b <k_mul_panels_64+0x317b>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6954 <k_mul_panels_64+0x3064>
+	LONG $0xc9fde162; WORD $0x0710 // vmovupd (%rdi), %zmm16 {%k1} {z}
+	LONG $0x40fd5162; WORD $0xff58 // vaddpd %zmm15, %zmm16, %zmm15
+	LONG $0x49fd7162; WORD $0x3f11 // vmovupd %zmm15, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfea0840f; WORD $0xffff // je 0x680a <k_mul_panels_64+0x2f1a>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6975 <k_mul_panels_64+0x3085>
+	LONG $0x488d5162; WORD $0x3758 // vaddpd (%r15), %zmm14, %zmm14
+	LONG $0x48fd5162; WORD $0x3711 // vmovupd %zmm14, (%r15)
+	LONG $0x05fe8348 // cmpq $0x5, %rsi
+	LONG $0xd19b840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x014a8e0f; WORD $0x0000 // jle 0x6ae4 <k_mul_panels_64+0x31f4>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x69a5 <k_mul_panels_64+0x30b5>
+	LONG $0x48957162; WORD $0x2f58 // vaddpd (%rdi), %zmm13, %zmm13
+	LONG $0x48fd7162; WORD $0x2f11 // vmovupd %zmm13, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0160850f; WORD $0x0000 // jne 0x6b1b <k_mul_panels_64+0x322b>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x69e9 <k_mul_panels_64+0x30f9>
+	LONG $0xc9fd5162; WORD $0x2f10 // vmovupd (%r15), %zmm13 {%k1} {z}
+	LONG $0x48955162; WORD $0xe458 // vaddpd %zmm12, %zmm13, %zmm12
+	LONG $0x49fd5162; WORD $0x2711 // vmovupd %zmm12, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd119840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x6b36 <k_mul_panels_64+0x3246>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x6a30 <k_mul_panels_64+0x3140>
+	LONG $0xc9fdd162; WORD $0x3710 // vmovupd (%r15), %zmm6 {%k1} {z}
+	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x49fdd162; WORD $0x2f11 // vmovupd %zmm5, (%r15) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfea2840f; WORD $0xffff // je 0x68f0 <k_mul_panels_64+0x3000>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x6a5a <k_mul_panels_64+0x316a>
+	LONG $0x48ddd162; WORD $0x2458; BYTE $0x24 // vaddpd (%r12), %zmm4, %zmm4
+	LONG $0x48fdd162; WORD $0x2411; BYTE $0x24 // vmovupd %zmm4, (%r12)
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xd0b5840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x013d8e0f; WORD $0x0000 // jle 0x6bbd <k_mul_panels_64+0x32cd>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0674 // je 0x6a8b <k_mul_panels_64+0x319b>
+	LONG $0x48e5d162; WORD $0x1f58 // vaddpd (%r15), %zmm3, %zmm3
+	LONG $0x48fdd162; WORD $0x1f11 // vmovupd %zmm3, (%r15)
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x015e850f; WORD $0x0000 // jne 0x6bff <k_mul_panels_64+0x330f>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0d74 // je 0x6ac6 <k_mul_panels_64+0x31d6>
+	LONG $0xc9fdd162; WORD $0x1c10; BYTE $0x24 // vmovupd (%r12), %zmm3 {%k1} {z}
+	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
+	LONG $0x49fdd162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm2, (%r12) {%k1}
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xd041840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x6c1c <k_mul_panels_64+0x332c>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6b05 <k_mul_panels_64+0x3215>
+	LONG $0xc9fd7162; WORD $0x3710 // vmovupd (%rdi), %zmm14 {%k1} {z}
+	LONG $0x488d5162; WORD $0xed58 // vaddpd %zmm13, %zmm14, %zmm13
+	LONG $0x49fd7162; WORD $0x2f11 // vmovupd %zmm13, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfea0840f; WORD $0xffff // je 0x69bb <k_mul_panels_64+0x30cb>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6b26 <k_mul_panels_64+0x3236>
+	LONG $0x489d5162; WORD $0x2758 // vaddpd (%r15), %zmm12, %zmm12
+	LONG $0x48fd5162; WORD $0x2711 // vmovupd %zmm12, (%r15)
+	LONG $0x06fe8348 // cmpq $0x6, %rsi
+	LONG $0xcfea840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0x01128e0f; WORD $0x0000 // jle 0x6c5d <k_mul_panels_64+0x336d>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6b56 <k_mul_panels_64+0x3266>
+	LONG $0x48a57162; WORD $0x1f58 // vaddpd (%rdi), %zmm11, %zmm11
+	LONG $0x48fd7162; WORD $0x1f11 // vmovupd %zmm11, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0128850f; WORD $0x0000 // jne 0x6c94 <k_mul_panels_64+0x33a4>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6b9a <k_mul_panels_64+0x32aa>
+	LONG $0xc9fd5162; WORD $0x1f10 // vmovupd (%r15), %zmm11 {%k1} {z}
+	LONG $0x48a55162; WORD $0xd258 // vaddpd %zmm10, %zmm11, %zmm10
+	LONG $0x49fd5162; WORD $0x1711 // vmovupd %zmm10, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xcf68840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x0000f2e9; BYTE $0x00 // jmp 0x6caf <k_mul_panels_64+0x33bf>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x6be1 <k_mul_panels_64+0x32f1>
+	LONG $0xc9fdd162; WORD $0x2710 // vmovupd (%r15), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0x49fdd162; WORD $0x1f11 // vmovupd %zmm3, (%r15) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x40678d4d // leaq 0x40(%r15), %r12
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfea2840f; WORD $0xffff // je 0x6aa1 <k_mul_panels_64+0x31b1>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0774 // je 0x6c0b <k_mul_panels_64+0x331b>
+	LONG $0x48edd162; WORD $0x1458; BYTE $0x24 // vaddpd (%r12), %zmm2, %zmm2
+	LONG $0x48fdd162; WORD $0x1411; BYTE $0x24 // vmovupd %zmm2, (%r12)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xcf04840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d4d // leaq (%r15,%rcx,8), %r15
+	WORD $0x8b4c; BYTE $0x23 // movq (%rbx), %r12
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0xf8fe8f0f; WORD $0xffff // jg 0x652f <k_mul_panels_64+0x2c3f>
+	WORD $0x8941; BYTE $0xfa // movl %edi, %r10d
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xf640; BYTE $0xd7 // notb %dil
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x0c74 // je 0x6c55 <k_mul_panels_64+0x3365>
+	LONG $0xc9fdd162; WORD $0x1710 // vmovupd (%r15), %zmm2 {%k1} {z}
+	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
+	WORD $0x8944; BYTE $0xd7 // movl %r10d, %edi
+	LONG $0xfffadee9; BYTE $0xff // jmp 0x673b <k_mul_panels_64+0x2e4b>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6c7e <k_mul_panels_64+0x338e>
+	LONG $0xc9fd7162; WORD $0x2710 // vmovupd (%rdi), %zmm12 {%k1} {z}
+	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
+	LONG $0x49fd7162; WORD $0x1f11 // vmovupd %zmm11, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xfed8840f; WORD $0xffff // je 0x6b6c <k_mul_panels_64+0x327c>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6c9f <k_mul_panels_64+0x33af>
+	LONG $0x48ad5162; WORD $0x1758 // vaddpd (%r15), %zmm10, %zmm10
+	LONG $0x48fd5162; WORD $0x1711 // vmovupd %zmm10, (%r15)
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0xce71840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x6f7e // jle 0x6d2f <k_mul_panels_64+0x343f>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6ccb <k_mul_panels_64+0x33db>
+	LONG $0x48b57162; WORD $0x0f58 // vaddpd (%rdi), %zmm9, %zmm9
+	LONG $0x48fd7162; WORD $0x0f11 // vmovupd %zmm9, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0085850f; WORD $0x0000 // jne 0x6d66 <k_mul_panels_64+0x3476>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6d0f <k_mul_panels_64+0x341f>
+	LONG $0xc9fd5162; WORD $0x0f10 // vmovupd (%r15), %zmm9 {%k1} {z}
+	LONG $0x48b55162; WORD $0xc058 // vaddpd %zmm8, %zmm9, %zmm8
+	LONG $0x49fd5162; WORD $0x0711 // vmovupd %zmm8, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xcdf3840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0x52eb // jmp 0x6d81 <k_mul_panels_64+0x3491>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6d50 <k_mul_panels_64+0x3460>
+	LONG $0xc9fd7162; WORD $0x1710 // vmovupd (%rdi), %zmm10 {%k1} {z}
+	LONG $0x48ad5162; WORD $0xc958 // vaddpd %zmm9, %zmm10, %zmm9
+	LONG $0x49fd7162; WORD $0x0f11 // vmovupd %zmm9, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xff7b840f; WORD $0xffff // je 0x6ce1 <k_mul_panels_64+0x33f1>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6d71 <k_mul_panels_64+0x3481>
+	LONG $0x48bd5162; WORD $0x0758 // vaddpd (%r15), %zmm8, %zmm8
+	LONG $0x48fd5162; WORD $0x0711 // vmovupd %zmm8, (%r15)
+	LONG $0x08fe8348 // cmpq $0x8, %rsi
+	LONG $0xcd9f840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x6f7e // jle 0x6e01 <k_mul_panels_64+0x3511>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6d9d <k_mul_panels_64+0x34ad>
+	LONG $0x48c5f162; WORD $0x3f58 // vaddpd (%rdi), %zmm7, %zmm7
+	LONG $0x48fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0x0085850f; WORD $0x0000 // jne 0x6e38 <k_mul_panels_64+0x3548>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6de1 <k_mul_panels_64+0x34f1>
+	LONG $0xc9fdd162; WORD $0x3f10 // vmovupd (%r15), %zmm7 {%k1} {z}
+	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
+	LONG $0x49fdd162; WORD $0x3711 // vmovupd %zmm6, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xcd21840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	WORD $0x52eb // jmp 0x6e53 <k_mul_panels_64+0x3563>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6e22 <k_mul_panels_64+0x3532>
+	LONG $0xc9fd7162; WORD $0x0710 // vmovupd (%rdi), %zmm8 {%k1} {z}
+	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
+	LONG $0x49fdf162; WORD $0x3f11 // vmovupd %zmm7, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	LONG $0xff7b840f; WORD $0xffff // je 0x6db3 <k_mul_panels_64+0x34c3>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6e43 <k_mul_panels_64+0x3553>
+	LONG $0x48cdd162; WORD $0x3758 // vaddpd (%r15), %zmm6, %zmm6
+	LONG $0x48fdd162; WORD $0x3711 // vmovupd %zmm6, (%r15)
+	LONG $0x09fe8348 // cmpq $0x9, %rsi
+	LONG $0xcccd840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x617e // jle 0x6ec5 <k_mul_panels_64+0x35d5>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6e6f <k_mul_panels_64+0x357f>
+	LONG $0x48d5f162; WORD $0x2f58 // vaddpd (%rdi), %zmm5, %zmm5
+	LONG $0x48fdf162; WORD $0x2f11 // vmovupd %zmm5, (%rdi)
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x7775 // jne 0x6ef8 <k_mul_panels_64+0x3608>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6eaf <k_mul_panels_64+0x35bf>
+	LONG $0xc9fdd162; WORD $0x2f10 // vmovupd (%r15), %zmm5 {%k1} {z}
+	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
+	LONG $0x49fdd162; WORD $0x2711 // vmovupd %zmm4, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x44eb // jmp 0x6f09 <k_mul_panels_64+0x3619>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6ee6 <k_mul_panels_64+0x35f6>
+	LONG $0xc9fdf162; WORD $0x3710 // vmovupd (%rdi), %zmm6 {%k1} {z}
+	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
+	LONG $0x49fdf162; WORD $0x2f11 // vmovupd %zmm5, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x8974 // je 0x6e81 <k_mul_panels_64+0x3591>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6f03 <k_mul_panels_64+0x3613>
+	LONG $0x48ddd162; WORD $0x2758 // vaddpd (%r15), %zmm4, %zmm4
+	LONG $0x48fdd162; WORD $0x2711 // vmovupd %zmm4, (%r15)
+	LONG $0x0afe8348 // cmpq $0xa, %rsi
+	LONG $0xcc0d840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x137e // jle 0x6f37 <k_mul_panels_64+0x3647>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6f2f <k_mul_panels_64+0x363f>
+	LONG $0x48e5f162; WORD $0x1f58 // vaddpd (%rdi), %zmm3, %zmm3
+	LONG $0x48fdf162; WORD $0x1f11 // vmovupd %zmm3, (%rdi)
+	WORD $0x27eb // jmp 0x6f5e <k_mul_panels_64+0x366e>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x6f58 <k_mul_panels_64+0x3668>
+	LONG $0xc9fdf162; WORD $0x2710 // vmovupd (%rdi), %zmm4 {%k1} {z}
+	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
+	LONG $0x49fdf162; WORD $0x1f11 // vmovupd %zmm3, (%rdi) {%k1}
+	LONG $0x407f8d4c // leaq 0x40(%rdi), %r15
+	WORD $0x8b48; BYTE $0x2b // movq (%rbx), %rbp
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x1374 // je 0x6f7d <k_mul_panels_64+0x368d>
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0674 // je 0x6f75 <k_mul_panels_64+0x3685>
+	LONG $0x48edd162; WORD $0x1758 // vaddpd (%r15), %zmm2, %zmm2
+	LONG $0x48fdd162; WORD $0x1711 // vmovupd %zmm2, (%r15)
+	WORD $0x42eb // jmp 0x6fbf <k_mul_panels_64+0x36cf>
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x8944; BYTE $0xe2 // movl %r12d, %edx
+	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
+	WORD $0xf641; BYTE $0xd4 // notb %r12b
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	WORD $0x0c74 // je 0x6fab <k_mul_panels_64+0x36bb>
+	LONG $0xc9fdd162; WORD $0x1f10 // vmovupd (%r15), %zmm3 {%k1} {z}
+	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
+	LONG $0x49fdd162; WORD $0x1711 // vmovupd %zmm2, (%r15) {%k1}
+	WORD $0x8941; BYTE $0xd4 // movl %edx, %r12d
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x0bfe8348 // cmpq $0xb, %rsi
+	LONG $0xcb57840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0xcf3c8d48 // leaq (%rdi,%rcx,8), %rdi
+	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	WORD $0x137e // jle 0x6fed <k_mul_panels_64+0x36fd>
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0674 // je 0x6fe5 <k_mul_panels_64+0x36f5>
+	LONG $0x48f5f162; WORD $0x0f58 // vaddpd (%rdi), %zmm1, %zmm1
+	LONG $0x48fdf162; WORD $0x0f11 // vmovupd %zmm1, (%rdi)
+	WORD $0x27eb // jmp 0x7014 <k_mul_panels_64+0x3724>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xc189 // movl %eax, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x0c74 // je 0x700e <k_mul_panels_64+0x371e>
+	LONG $0xc9fdf162; WORD $0x1710 // vmovupd (%rdi), %zmm2 {%k1} {z}
+	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
+	LONG $0x49fdf162; WORD $0x0f11 // vmovupd %zmm1, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
+	WORD $0x8445; BYTE $0xe4 // testb %r12b, %r12b
+	WORD $0x1674 // je 0x7036 <k_mul_panels_64+0x3746>
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0674 // je 0x702b <k_mul_panels_64+0x373b>
+	LONG $0x48fdf162; WORD $0x0758 // vaddpd (%rdi), %zmm0, %zmm0
+	LONG $0x48fdf162; WORD $0x0711 // vmovupd %zmm0, (%rdi)
+	LONG $0xffcaeae9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0xffffffbd; BYTE $0xff // movl $0xffffffff, %ebp # imm = 0xFFFFFFFF
+	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe5d3 // shll %cl, %ebp
+	WORD $0xf640; BYTE $0xd5 // notb %bpl
+	LONG $0xcd92fbc5 // kmovd %ebp, %k1
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x0c74 // je 0x7057 <k_mul_panels_64+0x3767>
+	LONG $0xc9fdf162; WORD $0x0f10 // vmovupd (%rdi), %zmm1 {%k1} {z}
+	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
+	LONG $0x49fdf162; WORD $0x0711 // vmovupd %zmm0, (%rdi) {%k1}
+	LONG $0xffcabee9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x003a8348 // cmpq $0x0, (%rdx)
+	WORD $0x0c74 // je 0x7079 <k_mul_panels_64+0x3789>
 	LONG $0xc9fdf162; WORD $0x1110 // vmovupd (%rcx), %zmm2 {%k1} {z}
 	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
 	LONG $0x49fdf162; WORD $0x0911 // vmovupd %zmm1, (%rcx) {%k1}
 	LONG $0x0bfe8348 // cmpq $0xb, %rsi
-	LONG $0xd78c840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xfffdd6e9; BYTE $0xff // jmp 0x605f <k_mul_panels_64+0x288f>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x62ad <k_mul_panels_64+0x2add>
-	LONG $0xc9fd5162; WORD $0x2610 // vmovupd (%r14), %zmm12 {%k1} {z}
-	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
-	LONG $0x49fd5162; WORD $0x1e11 // vmovupd %zmm11, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa39840f; WORD $0xffff // je 0x5cfc <k_mul_panels_64+0x252c>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x62ce <k_mul_panels_64+0x2afe>
-	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
-	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xd732840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0xca8d840f; WORD $0xffff // je 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xd10c8d48 // leaq (%rcx,%rdx,8), %rcx
 	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x02288e0f; WORD $0x0000 // jle 0x651b <k_mul_panels_64+0x2d4b>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x62fe <k_mul_panels_64+0x2b2e>
-	LONG $0x48b55162; WORD $0x0e58 // vaddpd (%r14), %zmm9, %zmm9
-	LONG $0x48fd5162; WORD $0x0e11 // vmovupd %zmm9, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0241850f; WORD $0x0000 // jne 0x6555 <k_mul_panels_64+0x2d85>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6338 <k_mul_panels_64+0x2b68>
-	LONG $0xc9fd5162; WORD $0x0a10 // vmovupd (%r10), %zmm9 {%k1} {z}
-	LONG $0x48b55162; WORD $0xc058 // vaddpd %zmm8, %zmm9, %zmm8
-	LONG $0x49fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10) {%k1}
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xd6c8840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000223e9; BYTE $0x00 // jmp 0x6570 <k_mul_panels_64+0x2da0>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6371 <k_mul_panels_64+0x2ba1>
-	LONG $0xc9fdd162; WORD $0x2610 // vmovupd (%r14), %zmm4 {%k1} {z}
-	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
-	LONG $0x49fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa4b840f; WORD $0xffff // je 0x5dd2 <k_mul_panels_64+0x2602>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6392 <k_mul_panels_64+0x2bc2>
-	LONG $0x48edd162; WORD $0x1258 // vaddpd (%r10), %zmm2, %zmm2
-	LONG $0x48fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xd66e840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x01148e0f; WORD $0x0000 // jle 0x64cb <k_mul_panels_64+0x2cfb>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x63c2 <k_mul_panels_64+0x2bf2>
-	LONG $0x48f5d162; WORD $0x0e58 // vaddpd (%r14), %zmm1, %zmm1
-	LONG $0x48fdd162; WORD $0x0e11 // vmovupd %zmm1, (%r14)
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x012d850f; WORD $0x0000 // jne 0x6505 <k_mul_panels_64+0x2d35>
-	LONG $0xffffb841; WORD $0xffff // movl $0xffffffff, %r8d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe0 // shll %cl, %r8d
-	WORD $0xf641; BYTE $0xd0 // notb %r8b
-	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0c74 // je 0x63fc <k_mul_panels_64+0x2c2c>
-	LONG $0xc9fdd162; WORD $0x0e10 // vmovupd (%r14), %zmm1 {%k1} {z}
+	WORD $0x197e // jle 0x70ba <k_mul_panels_64+0x37ca>
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x003b8348 // cmpq $0x0, (%rbx)
+	LONG $0xdb1f850f; WORD $0xffff // jne 0x4bd4 <k_mul_panels_64+0x12e4>
+	LONG $0xffdb20e9; BYTE $0xff // jmp 0x4bda <k_mul_panels_64+0x12ea>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x00388348 // cmpq $0x0, (%rax)
+	WORD $0x0c74 // je 0x70d1 <k_mul_panels_64+0x37e1>
+	LONG $0xc9fdf162; WORD $0x0910 // vmovupd (%rcx), %zmm1 {%k1} {z}
 	LONG $0x48f5f162; WORD $0xc058 // vaddpd %zmm0, %zmm1, %zmm0
-	LONG $0x49fdd162; WORD $0x0611 // vmovupd %zmm0, (%r14) {%k1}
-	LONG $0xffd609e9; BYTE $0xff // jmp 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x642b <k_mul_panels_64+0x2c5b>
-	LONG $0xc9fdc162; WORD $0x2610 // vmovupd (%r14), %zmm20 {%k1} {z}
-	LONG $0x40dda162; WORD $0xdb58 // vaddpd %zmm19, %zmm20, %zmm19
-	LONG $0x49fdc162; WORD $0x1e11 // vmovupd %zmm19, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfa67840f; WORD $0xffff // je 0x5ea8 <k_mul_panels_64+0x26d8>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x644c <k_mul_panels_64+0x2c7c>
-	LONG $0x40edc162; WORD $0x1258 // vaddpd (%r10), %zmm18, %zmm18
-	LONG $0x48fdc162; WORD $0x1211 // vmovupd %zmm18, (%r10)
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	LONG $0xd5b4840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x016e8e0f; WORD $0x0000 // jle 0x65df <k_mul_panels_64+0x2e0f>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x647c <k_mul_panels_64+0x2cac>
-	LONG $0x40f5c162; WORD $0x0e58 // vaddpd (%r14), %zmm17, %zmm17
-	LONG $0x48fdc162; WORD $0x0e11 // vmovupd %zmm17, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0187850f; WORD $0x0000 // jne 0x6619 <k_mul_panels_64+0x2e49>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x64b6 <k_mul_panels_64+0x2ce6>
-	LONG $0xc9fdc162; WORD $0x0a10 // vmovupd (%r10), %zmm17 {%k1} {z}
-	LONG $0x40f5a162; WORD $0xc058 // vaddpd %zmm16, %zmm17, %zmm16
-	LONG $0x49fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10) {%k1}
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xd54a840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000169e9; BYTE $0x00 // jmp 0x6634 <k_mul_panels_64+0x2e64>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x64ef <k_mul_panels_64+0x2d1f>
-	LONG $0xc9fdd162; WORD $0x1610 // vmovupd (%r14), %zmm2 {%k1} {z}
-	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
-	LONG $0x49fdd162; WORD $0x0e11 // vmovupd %zmm1, (%r14) {%k1}
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfed3840f; WORD $0xffff // je 0x63d8 <k_mul_panels_64+0x2c08>
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x0674 // je 0x6510 <k_mul_panels_64+0x2d40>
-	LONG $0x48fdd162; WORD $0x0658 // vaddpd (%r14), %zmm0, %zmm0
-	LONG $0x48fdd162; WORD $0x0611 // vmovupd %zmm0, (%r14)
-	LONG $0xffd4f5e9; BYTE $0xff // jmp 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x653f <k_mul_panels_64+0x2d6f>
-	LONG $0xc9fd5162; WORD $0x1610 // vmovupd (%r14), %zmm10 {%k1} {z}
-	LONG $0x48ad5162; WORD $0xc958 // vaddpd %zmm9, %zmm10, %zmm9
-	LONG $0x49fd5162; WORD $0x0e11 // vmovupd %zmm9, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfdbf840f; WORD $0xffff // je 0x6314 <k_mul_panels_64+0x2b44>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6560 <k_mul_panels_64+0x2d90>
-	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
-	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xd4a0840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x011e8e0f; WORD $0x0000 // jle 0x66a3 <k_mul_panels_64+0x2ed3>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6590 <k_mul_panels_64+0x2dc0>
-	LONG $0x48c5d162; WORD $0x3e58 // vaddpd (%r14), %zmm7, %zmm7
-	LONG $0x48fdd162; WORD $0x3e11 // vmovupd %zmm7, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0137850f; WORD $0x0000 // jne 0x66dd <k_mul_panels_64+0x2f0d>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x65ca <k_mul_panels_64+0x2dfa>
-	LONG $0xc9fdd162; WORD $0x3a10 // vmovupd (%r10), %zmm7 {%k1} {z}
-	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
-	LONG $0x49fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10) {%k1}
-	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xd436840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000119e9; BYTE $0x00 // jmp 0x66f8 <k_mul_panels_64+0x2f28>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6603 <k_mul_panels_64+0x2e33>
-	LONG $0xc9fdc162; WORD $0x1610 // vmovupd (%r14), %zmm18 {%k1} {z}
-	LONG $0x40eda162; WORD $0xc958 // vaddpd %zmm17, %zmm18, %zmm17
-	LONG $0x49fdc162; WORD $0x0e11 // vmovupd %zmm17, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfe79840f; WORD $0xffff // je 0x6492 <k_mul_panels_64+0x2cc2>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6624 <k_mul_panels_64+0x2e54>
-	LONG $0x40fdc162; WORD $0x0258 // vaddpd (%r10), %zmm16, %zmm16
-	LONG $0x48fdc162; WORD $0x0211 // vmovupd %zmm16, (%r10)
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xd3dc840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x011e8e0f; WORD $0x0000 // jle 0x6767 <k_mul_panels_64+0x2f97>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6654 <k_mul_panels_64+0x2e84>
-	LONG $0x48855162; WORD $0x3e58 // vaddpd (%r14), %zmm15, %zmm15
-	LONG $0x48fd5162; WORD $0x3e11 // vmovupd %zmm15, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0137850f; WORD $0x0000 // jne 0x67a1 <k_mul_panels_64+0x2fd1>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x668e <k_mul_panels_64+0x2ebe>
-	LONG $0xc9fd5162; WORD $0x3a10 // vmovupd (%r10), %zmm15 {%k1} {z}
-	LONG $0x48855162; WORD $0xf658 // vaddpd %zmm14, %zmm15, %zmm14
-	LONG $0x49fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10) {%k1}
-	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xd372840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000119e9; BYTE $0x00 // jmp 0x67bc <k_mul_panels_64+0x2fec>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x66c7 <k_mul_panels_64+0x2ef7>
-	LONG $0xc9fd5162; WORD $0x0610 // vmovupd (%r14), %zmm8 {%k1} {z}
-	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
-	LONG $0x49fdd162; WORD $0x3e11 // vmovupd %zmm7, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec9840f; WORD $0xffff // je 0x65a6 <k_mul_panels_64+0x2dd6>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x66e8 <k_mul_panels_64+0x2f18>
-	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
-	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
-	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xd318840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x011e8e0f; WORD $0x0000 // jle 0x682b <k_mul_panels_64+0x305b>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6718 <k_mul_panels_64+0x2f48>
-	LONG $0x48d5d162; WORD $0x2e58 // vaddpd (%r14), %zmm5, %zmm5
-	LONG $0x48fdd162; WORD $0x2e11 // vmovupd %zmm5, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0137850f; WORD $0x0000 // jne 0x6865 <k_mul_panels_64+0x3095>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6752 <k_mul_panels_64+0x2f82>
-	LONG $0xc9fdd162; WORD $0x2a10 // vmovupd (%r10), %zmm5 {%k1} {z}
-	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
-	LONG $0x49fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10) {%k1}
-	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xd2ae840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000119e9; BYTE $0x00 // jmp 0x6880 <k_mul_panels_64+0x30b0>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x678b <k_mul_panels_64+0x2fbb>
-	LONG $0xc9fdc162; WORD $0x0610 // vmovupd (%r14), %zmm16 {%k1} {z}
-	LONG $0x40fd5162; WORD $0xff58 // vaddpd %zmm15, %zmm16, %zmm15
-	LONG $0x49fd5162; WORD $0x3e11 // vmovupd %zmm15, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec9840f; WORD $0xffff // je 0x666a <k_mul_panels_64+0x2e9a>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x67ac <k_mul_panels_64+0x2fdc>
-	LONG $0x488d5162; WORD $0x3258 // vaddpd (%r10), %zmm14, %zmm14
-	LONG $0x48fd5162; WORD $0x3211 // vmovupd %zmm14, (%r10)
-	LONG $0x05fe8348 // cmpq $0x5, %rsi
-	LONG $0xd254840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x011e8e0f; WORD $0x0000 // jle 0x68ef <k_mul_panels_64+0x311f>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x67dc <k_mul_panels_64+0x300c>
-	LONG $0x48955162; WORD $0x2e58 // vaddpd (%r14), %zmm13, %zmm13
-	LONG $0x48fd5162; WORD $0x2e11 // vmovupd %zmm13, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0137850f; WORD $0x0000 // jne 0x6929 <k_mul_panels_64+0x3159>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6816 <k_mul_panels_64+0x3046>
-	LONG $0xc9fd5162; WORD $0x2a10 // vmovupd (%r10), %zmm13 {%k1} {z}
-	LONG $0x48955162; WORD $0xe458 // vaddpd %zmm12, %zmm13, %zmm12
-	LONG $0x49fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10) {%k1}
-	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xd1ea840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x000119e9; BYTE $0x00 // jmp 0x6944 <k_mul_panels_64+0x3174>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x684f <k_mul_panels_64+0x307f>
-	LONG $0xc9fdd162; WORD $0x3610 // vmovupd (%r14), %zmm6 {%k1} {z}
-	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
-	LONG $0x49fdd162; WORD $0x2e11 // vmovupd %zmm5, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec9840f; WORD $0xffff // je 0x672e <k_mul_panels_64+0x2f5e>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6870 <k_mul_panels_64+0x30a0>
-	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
-	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
-	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xd190840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x011e8e0f; WORD $0x0000 // jle 0x69b3 <k_mul_panels_64+0x31e3>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x68a0 <k_mul_panels_64+0x30d0>
-	LONG $0x48e5d162; WORD $0x1e58 // vaddpd (%r14), %zmm3, %zmm3
-	LONG $0x48fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x0137850f; WORD $0x0000 // jne 0x69ed <k_mul_panels_64+0x321d>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x68da <k_mul_panels_64+0x310a>
-	LONG $0xc9fdd162; WORD $0x1a10 // vmovupd (%r10), %zmm3 {%k1} {z}
-	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
-	LONG $0x49fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10) {%k1}
-	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xd126840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xfffab3e9; BYTE $0xff // jmp 0x63a2 <k_mul_panels_64+0x2bd2>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6913 <k_mul_panels_64+0x3143>
-	LONG $0xc9fd5162; WORD $0x3610 // vmovupd (%r14), %zmm14 {%k1} {z}
-	LONG $0x488d5162; WORD $0xed58 // vaddpd %zmm13, %zmm14, %zmm13
-	LONG $0x49fd5162; WORD $0x2e11 // vmovupd %zmm13, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec9840f; WORD $0xffff // je 0x67f2 <k_mul_panels_64+0x3022>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6934 <k_mul_panels_64+0x3164>
-	LONG $0x489d5162; WORD $0x2258 // vaddpd (%r10), %zmm12, %zmm12
-	LONG $0x48fd5162; WORD $0x2211 // vmovupd %zmm12, (%r10)
-	LONG $0x06fe8348 // cmpq $0x6, %rsi
-	LONG $0xd0cc840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	LONG $0x00b48e0f; WORD $0x0000 // jle 0x6a0d <k_mul_panels_64+0x323d>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6964 <k_mul_panels_64+0x3194>
-	LONG $0x48a55162; WORD $0x1e58 // vaddpd (%r14), %zmm11, %zmm11
-	LONG $0x48fd5162; WORD $0x1e11 // vmovupd %zmm11, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0x00cd850f; WORD $0x0000 // jne 0x6a47 <k_mul_panels_64+0x3277>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x699e <k_mul_panels_64+0x31ce>
-	LONG $0xc9fd5162; WORD $0x1a10 // vmovupd (%r10), %zmm11 {%k1} {z}
-	LONG $0x48a55162; WORD $0xd258 // vaddpd %zmm10, %zmm11, %zmm10
-	LONG $0x49fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10) {%k1}
-	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xd062840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x0000afe9; BYTE $0x00 // jmp 0x6a62 <k_mul_panels_64+0x3292>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x69d7 <k_mul_panels_64+0x3207>
-	LONG $0xc9fdd162; WORD $0x2610 // vmovupd (%r14), %zmm4 {%k1} {z}
-	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
-	LONG $0x49fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xfec9840f; WORD $0xffff // je 0x68b6 <k_mul_panels_64+0x30e6>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x69f8 <k_mul_panels_64+0x3228>
-	LONG $0x48edd162; WORD $0x1258 // vaddpd (%r10), %zmm2, %zmm2
-	LONG $0x48fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10)
-	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xd008840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0xfff995e9; BYTE $0xff // jmp 0x63a2 <k_mul_panels_64+0x2bd2>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6a31 <k_mul_panels_64+0x3261>
-	LONG $0xc9fd5162; WORD $0x2610 // vmovupd (%r14), %zmm12 {%k1} {z}
-	LONG $0x489d5162; WORD $0xdb58 // vaddpd %zmm11, %zmm12, %zmm11
-	LONG $0x49fd5162; WORD $0x1e11 // vmovupd %zmm11, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xff33840f; WORD $0xffff // je 0x697a <k_mul_panels_64+0x31aa>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6a52 <k_mul_panels_64+0x3282>
-	LONG $0x48ad5162; WORD $0x1258 // vaddpd (%r10), %zmm10, %zmm10
-	LONG $0x48fd5162; WORD $0x1211 // vmovupd %zmm10, (%r10)
-	LONG $0x07fe8348 // cmpq $0x7, %rsi
-	LONG $0xcfae840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x537e // jle 0x6ac6 <k_mul_panels_64+0x32f6>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6a7e <k_mul_panels_64+0x32ae>
-	LONG $0x48b55162; WORD $0x0e58 // vaddpd (%r14), %zmm9, %zmm9
-	LONG $0x48fd5162; WORD $0x0e11 // vmovupd %zmm9, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x6c75 // jne 0x6afc <k_mul_panels_64+0x332c>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6ab4 <k_mul_panels_64+0x32e4>
-	LONG $0xc9fd5162; WORD $0x0a10 // vmovupd (%r10), %zmm9 {%k1} {z}
-	LONG $0x48b55162; WORD $0xc058 // vaddpd %zmm8, %zmm9, %zmm8
-	LONG $0x49fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10) {%k1}
-	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0xcf4c840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	WORD $0x51eb // jmp 0x6b17 <k_mul_panels_64+0x3347>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6aea <k_mul_panels_64+0x331a>
-	LONG $0xc9fd5162; WORD $0x1610 // vmovupd (%r14), %zmm10 {%k1} {z}
-	LONG $0x48ad5162; WORD $0xc958 // vaddpd %zmm9, %zmm10, %zmm9
-	LONG $0x49fd5162; WORD $0x0e11 // vmovupd %zmm9, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x9474 // je 0x6a90 <k_mul_panels_64+0x32c0>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6b07 <k_mul_panels_64+0x3337>
-	LONG $0x48bd5162; WORD $0x0258 // vaddpd (%r10), %zmm8, %zmm8
-	LONG $0x48fd5162; WORD $0x0211 // vmovupd %zmm8, (%r10)
-	LONG $0x08fe8348 // cmpq $0x8, %rsi
-	LONG $0xcef9840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x537e // jle 0x6b7b <k_mul_panels_64+0x33ab>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6b33 <k_mul_panels_64+0x3363>
-	LONG $0x48c5d162; WORD $0x3e58 // vaddpd (%r14), %zmm7, %zmm7
-	LONG $0x48fdd162; WORD $0x3e11 // vmovupd %zmm7, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x6c75 // jne 0x6bb1 <k_mul_panels_64+0x33e1>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6b69 <k_mul_panels_64+0x3399>
-	LONG $0xc9fdd162; WORD $0x3a10 // vmovupd (%r10), %zmm7 {%k1} {z}
-	LONG $0x48c5f162; WORD $0xf658 // vaddpd %zmm6, %zmm7, %zmm6
-	LONG $0x49fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10) {%k1}
-	LONG $0x09fe8348 // cmpq $0x9, %rsi
-	LONG $0xce97840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	WORD $0x51eb // jmp 0x6bcc <k_mul_panels_64+0x33fc>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6b9f <k_mul_panels_64+0x33cf>
-	LONG $0xc9fd5162; WORD $0x0610 // vmovupd (%r14), %zmm8 {%k1} {z}
-	LONG $0x48bdf162; WORD $0xff58 // vaddpd %zmm7, %zmm8, %zmm7
-	LONG $0x49fdd162; WORD $0x3e11 // vmovupd %zmm7, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x9474 // je 0x6b45 <k_mul_panels_64+0x3375>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6bbc <k_mul_panels_64+0x33ec>
-	LONG $0x48cdd162; WORD $0x3258 // vaddpd (%r10), %zmm6, %zmm6
-	LONG $0x48fdd162; WORD $0x3211 // vmovupd %zmm6, (%r10)
-	LONG $0x09fe8348 // cmpq $0x9, %rsi
-	LONG $0xce44840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x497e // jle 0x6c26 <k_mul_panels_64+0x3456>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6be8 <k_mul_panels_64+0x3418>
-	LONG $0x48d5d162; WORD $0x2e58 // vaddpd (%r14), %zmm5, %zmm5
-	LONG $0x48fdd162; WORD $0x2e11 // vmovupd %zmm5, (%r14)
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x6275 // jne 0x6c5c <k_mul_panels_64+0x348c>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6c1e <k_mul_panels_64+0x344e>
-	LONG $0xc9fdd162; WORD $0x2a10 // vmovupd (%r10), %zmm5 {%k1} {z}
-	LONG $0x48d5f162; WORD $0xe458 // vaddpd %zmm4, %zmm5, %zmm4
-	LONG $0x49fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10) {%k1}
-	WORD $0x47eb // jmp 0x6c6d <k_mul_panels_64+0x349d>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6c4a <k_mul_panels_64+0x347a>
-	LONG $0xc9fdd162; WORD $0x3610 // vmovupd (%r14), %zmm6 {%k1} {z}
-	LONG $0x48cdf162; WORD $0xed58 // vaddpd %zmm5, %zmm6, %zmm5
-	LONG $0x49fdd162; WORD $0x2e11 // vmovupd %zmm5, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x9e74 // je 0x6bfa <k_mul_panels_64+0x342a>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6c67 <k_mul_panels_64+0x3497>
-	LONG $0x48ddd162; WORD $0x2258 // vaddpd (%r10), %zmm4, %zmm4
-	LONG $0x48fdd162; WORD $0x2211 // vmovupd %zmm4, (%r10)
-	LONG $0x0afe8348 // cmpq $0xa, %rsi
-	LONG $0xcd99840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x137e // jle 0x6c9b <k_mul_panels_64+0x34cb>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6c93 <k_mul_panels_64+0x34c3>
-	LONG $0x48e5d162; WORD $0x1e58 // vaddpd (%r14), %zmm3, %zmm3
-	LONG $0x48fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14)
-	WORD $0x2aeb // jmp 0x6cc5 <k_mul_panels_64+0x34f5>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6cbf <k_mul_panels_64+0x34ef>
-	LONG $0xc9fdd162; WORD $0x2610 // vmovupd (%r14), %zmm4 {%k1} {z}
-	LONG $0x48ddf162; WORD $0xdb58 // vaddpd %zmm3, %zmm4, %zmm3
-	LONG $0x49fdd162; WORD $0x1e11 // vmovupd %zmm3, (%r14) {%k1}
-	LONG $0x40568d4d // leaq 0x40(%r14), %r10
-	WORD $0x8b4c; BYTE $0x3b // movq (%rbx), %r15
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	WORD $0x1374 // je 0x6ce4 <k_mul_panels_64+0x3514>
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0674 // je 0x6cdc <k_mul_panels_64+0x350c>
-	LONG $0x48edd162; WORD $0x1258 // vaddpd (%r10), %zmm2, %zmm2
-	LONG $0x48fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10)
-	WORD $0x2aeb // jmp 0x6d0e <k_mul_panels_64+0x353e>
-	LONG $0xffffbc41; WORD $0xffff // movl $0xffffffff, %r12d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe4 // shll %cl, %r12d
-	WORD $0xf641; BYTE $0xd4 // notb %r12b
-	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
-	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x0c74 // je 0x6d08 <k_mul_panels_64+0x3538>
-	LONG $0xc9fdd162; WORD $0x1a10 // vmovupd (%r10), %zmm3 {%k1} {z}
-	LONG $0x48e5f162; WORD $0xd258 // vaddpd %zmm2, %zmm3, %zmm2
-	LONG $0x49fdd162; WORD $0x1211 // vmovupd %zmm2, (%r10) {%k1}
-	LONG $0x0bfe8348 // cmpq $0xb, %rsi
-	LONG $0xccf8840f; WORD $0xffff // je 0x3a10 <k_mul_panels_64+0x240>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0xce348d4d // leaq (%r14,%rcx,8), %r14
-	WORD $0x8b4c; BYTE $0x13 // movq (%rbx), %r10
-	LONG $0x07f88348 // cmpq $0x7, %rax
-	WORD $0x137e // jle 0x6d3c <k_mul_panels_64+0x356c>
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0674 // je 0x6d34 <k_mul_panels_64+0x3564>
-	LONG $0x48f5d162; WORD $0x0e58 // vaddpd (%r14), %zmm1, %zmm1
-	LONG $0x48fdd162; WORD $0x0e11 // vmovupd %zmm1, (%r14)
-	WORD $0x2aeb // jmp 0x6d66 <k_mul_panels_64+0x3596>
-	LONG $0xffffbf41; WORD $0xffff // movl $0xffffffff, %r15d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe7 // shll %cl, %r15d
-	WORD $0xf641; BYTE $0xd7 // notb %r15b
-	LONG $0x927bc1c4; BYTE $0xcf // kmovd %r15d, %k1
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x0c74 // je 0x6d60 <k_mul_panels_64+0x3590>
-	LONG $0xc9fdd162; WORD $0x1610 // vmovupd (%r14), %zmm2 {%k1} {z}
-	LONG $0x48edf162; WORD $0xc958 // vaddpd %zmm1, %zmm2, %zmm1
-	LONG $0x49fdd162; WORD $0x0e11 // vmovupd %zmm1, (%r14) {%k1}
-	LONG $0x40c68349 // addq $0x40, %r14
-	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
-	WORD $0x8445; BYTE $0xc0 // testb %r8b, %r8b
-	LONG $0xf662840f; WORD $0xffff // je 0x63d8 <k_mul_panels_64+0x2c08>
-	LONG $0xfff78ae9; BYTE $0xff // jmp 0x6505 <k_mul_panels_64+0x2d35>
-	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
+	LONG $0x49fdf162; WORD $0x0111 // vmovupd %zmm0, (%rcx) {%k1}
+	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0xffca3ae9; BYTE $0xff // jmp 0x3b20 <k_mul_panels_64+0x230>
+	LONG $0xb8c48148; WORD $0x0000; BYTE $0x00 // addq $0xb8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -5834,86 +6051,219 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 
 	// pack_rows
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x046b8e0f; WORD $0x0000 // jle 0x7208 <k_pack_rows+0x478>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x48ec8348 // subq $0x48, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28778b48 // movq 0x28(%rdi), %rsi
-	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
-	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	LONG $0x24748948; BYTE $0x08 // movq %rsi, 0x8(%rsp)
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x447d // jge 0x6e11 <k_pack_rows+0x81>
-	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x04218e0f; WORD $0x0000 // jle 0x71fa <k_pack_rows+0x46a>
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x58ec8348 // subq $0x58, %rsp
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	LONG $0x0bfa8348 // cmpq $0xb, %rdx
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	WORD $0x157e // jle 0x713a <k_pack_rows+0x3a>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x04fa8349 // cmpq $0x4, %r10
+	WORD $0x727d // jge 0x71a4 <k_pack_rows+0xa4>
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x0001cee9; BYTE $0x00 // jmp 0x7308 <k_pack_rows+0x208>
+	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x029d8e0f; WORD $0x0000 // jle 0x73e4 <k_pack_rows+0x2e4>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x107f8b48 // movq 0x10(%rdi), %rdi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x02948d0f; WORD $0x0000 // jge 0x73f6 <k_pack_rows+0x2f6>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02798e0f; WORD $0x0000 // jle 0x73e4 <k_pack_rows+0x2e4>
+	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
 	WORD $0xf749; BYTE $0xd9 // negq %r9
-	QUAD $0x0000000085048d4a // leaq (,%r8,4), %rax
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	QUAD $0x00000000bd0c8d48 // leaq (,%rdi,4), %rcx
+	LONG $0x49148d4c // leaq (%rcx,%rcx,2), %r10
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
 	LONG $0x04e3c149 // shlq $0x4, %r11
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x901c8d48 // leaq (%rax,%rdx,4), %rbx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xb11c8d48 // leaq (%rcx,%rsi,4), %rbx
 	LONG $0x0cc38348 // addq $0xc, %rbx
-	LONG $0xd0348d4c // leaq (%rax,%rdx,8), %r14
+	LONG $0xf1348d4c // leaq (%rcx,%rsi,8), %r14
 	LONG $0x0cc68349 // addq $0xc, %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x000227e9; BYTE $0x00 // jmp 0x7038 <k_pack_rows+0x2a8>
-	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x811c8d4e // leaq (%rcx,%r8,4), %r11
-	LONG $0xc11c8d4a // leaq (%rcx,%r8,8), %rbx
-	LONG $0x40048d4b // leaq (%r8,%r8,2), %rax
-	LONG $0x81048d4c // leaq (%rcx,%rax,4), %r8
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
+	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
+	LONG $0x0008a4e9; BYTE $0x00 // jmp 0x7a48 <k_pack_rows+0x948>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x88348d48 // leaq (%rax,%rcx,4), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	LONG $0x89348d48 // leaq (%rcx,%rcx,4), %rsi
+	LONG $0xb03c8d48 // leaq (%rax,%rsi,4), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0xc93c8d48 // leaq (%rcx,%rcx,8), %rdi
+	LONG $0xb81c8d48 // leaq (%rax,%rdi,4), %rbx
+	LONG $0xc81c8d4c // leaq (%rax,%rcx,8), %r11
+	LONG $0x49148d4c // leaq (%rcx,%rcx,2), %r10
+	LONG $0xd03c8d4e // leaq (%rax,%r10,8), %r15
+	LONG $0xf0248d4c // leaq (%rax,%rsi,8), %r12
+	LONG $0x902c8d4e // leaq (%rax,%r10,4), %r13
+	LONG $0x7f348d48 // leaq (%rdi,%rdi,2), %rsi
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x2ce96b48 // imulq $0x2c, %rcx, %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xffba4166; BYTE $0x0f // movw $0xfff, %r10w # imm = 0xFFF
+	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x0410f8c5; BYTE $0xb8 // vmovups (%rax,%rdi,4), %xmm0
+	LONG $0x1078c1c4; WORD $0xb90c // vmovups (%r9,%rdi,4), %xmm1
+	LONG $0x1875e3c4; WORD $0x01c8 // vinsertf128 $0x1, %xmm0, %ymm1, %ymm1
+	LONG $0x187dc3c4; WORD $0xb814; BYTE $0x01 // vinsertf128 $0x1, (%r8,%rdi,4), %ymm0, %ymm2
+	LONG $0x48edf362; WORD $0xc91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm1, %zmm2, %zmm1
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x1078c1c4; WORD $0xbe14 // vmovups (%r14,%rdi,4), %xmm2
+	LONG $0x1c10f8c5; BYTE $0xbb // vmovups (%rbx,%rdi,4), %xmm3
+	LONG $0x1865e3c4; WORD $0x01d8 // vinsertf128 $0x1, %xmm0, %ymm3, %ymm3
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x186dc3c4; WORD $0xbe14; BYTE $0x01 // vinsertf128 $0x1, (%r14,%rdi,4), %ymm2, %ymm2
+	LONG $0x48edf362; WORD $0xd31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm3, %zmm2, %zmm2
+	LONG $0x1078c1c4; WORD $0xbb1c // vmovups (%r11,%rdi,4), %xmm3
+	LONG $0x1078c1c4; WORD $0xbc24 // vmovups (%r12,%rdi,4), %xmm4
+	LONG $0x185de3c4; WORD $0x01e0 // vinsertf128 $0x1, %xmm0, %ymm4, %ymm4
+	LONG $0x1865c3c4; WORD $0xbf1c; BYTE $0x01 // vinsertf128 $0x1, (%r15,%rdi,4), %ymm3, %ymm3
+	LONG $0x48e5f362; WORD $0xdc1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm3
+	LONG $0x1078c1c4; WORD $0xbd64; BYTE $0x00 // vmovups (%r13,%rdi,4), %xmm4
+	LONG $0x6c10f8c5; WORD $0x00bd // vmovups (%rbp,%rdi,4), %xmm5
+	LONG $0x1855e3c4; WORD $0x01c0 // vinsertf128 $0x1, %xmm0, %ymm5, %ymm0
+	LONG $0x185de3c4; WORD $0xbe24; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%rdi,4), %ymm4, %ymm4
+	LONG $0x48ddf362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm0, %zmm4, %zmm0
+	LONG $0x4874f162; WORD $0xe214 // vunpcklps %zmm2, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm2[0],zmm1[1],zmm2[1],zmm1[4],zmm2[4],zmm1[5],zmm2[5],zmm1[8],zmm2[8],zmm1[9],zmm2[9],zmm1[12],zmm2[12],zmm1[13],zmm2[13]
+	LONG $0x4874f162; WORD $0xca15 // vunpckhps %zmm2, %zmm1, %zmm1 # zmm1 = zmm1[2],zmm2[2],zmm1[3],zmm2[3],zmm1[6],zmm2[6],zmm1[7],zmm2[7],zmm1[10],zmm2[10],zmm1[11],zmm2[11],zmm1[14],zmm2[14],zmm1[15],zmm2[15]
+	LONG $0x4864f162; WORD $0xd014 // vunpcklps %zmm0, %zmm3, %zmm2 # zmm2 = zmm3[0],zmm0[0],zmm3[1],zmm0[1],zmm3[4],zmm0[4],zmm3[5],zmm0[5],zmm3[8],zmm0[8],zmm3[9],zmm0[9],zmm3[12],zmm0[12],zmm3[13],zmm0[13]
+	LONG $0x4864f162; WORD $0xc015 // vunpckhps %zmm0, %zmm3, %zmm0 # zmm0 = zmm3[2],zmm0[2],zmm3[3],zmm0[3],zmm3[6],zmm0[6],zmm3[7],zmm0[7],zmm3[10],zmm0[10],zmm3[11],zmm0[11],zmm3[14],zmm0[14],zmm3[15],zmm0[15]
+	LONG $0x48ddf162; WORD $0xda14 // vunpcklpd %zmm2, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm2[0],zmm4[2],zmm2[2],zmm4[4],zmm2[4],zmm4[6],zmm2[6]
+	LONG $0x48ddf162; WORD $0xd215 // vunpckhpd %zmm2, %zmm4, %zmm2 # zmm2 = zmm4[1],zmm2[1],zmm4[3],zmm2[3],zmm4[5],zmm2[5],zmm4[7],zmm2[7]
+	LONG $0x48f5f162; WORD $0xe014 // vunpcklpd %zmm0, %zmm1, %zmm4 # zmm4 = zmm1[0],zmm0[0],zmm1[2],zmm0[2],zmm1[4],zmm0[4],zmm1[6],zmm0[6]
+	LONG $0x48f5f162; WORD $0xc015 // vunpckhpd %zmm0, %zmm1, %zmm0 # zmm0 = zmm1[1],zmm0[1],zmm1[3],zmm0[3],zmm1[5],zmm0[5],zmm1[7],zmm0[7]
+	LONG $0x497cf162; WORD $0x1a11 // vmovups %zmm3, (%rdx) {%k1}
+	QUAD $0x00309211497cf162; WORD $0x0000 // vmovups %zmm2, 0x30(%rdx) {%k1}
+	QUAD $0x0060a211497cf162; WORD $0x0000 // vmovups %zmm4, 0x60(%rdx) {%k1}
+	QUAD $0x00908211497cf162; WORD $0x0000 // vmovups %zmm0, 0x90(%rdx) {%k1}
+	LONG $0xc0c28148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdx
+	LONG $0x04778d4c // leaq 0x4(%rdi), %r14
+	LONG $0x08c78348 // addq $0x8, %rdi
+	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	LONG $0xff088e0f; WORD $0xffff // jle 0x7210 <k_pack_rows+0x110>
+	WORD $0x294d; BYTE $0xf2 // subq %r14, %r10
+	LONG $0x00d38e0f; WORD $0x0000 // jle 0x73e4 <k_pack_rows+0x2e4>
+	QUAD $0x000000008d048d4c // leaq (,%rcx,4), %r8
+	LONG $0x08fa8349 // cmpq $0x8, %r10
+	LONG $0x02e8830f; WORD $0x0000 // jae 0x760b <k_pack_rows+0x50b>
+	LONG $0x00348d4b // leaq (%r8,%r8), %rsi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0xb03c8d4a // leaq (%rax,%r14,4), %rdi
+	LONG $0x107aa1c4; WORD $0xb004 // vmovss (%rax,%r14,4), %xmm0
+	LONG $0x0211fac5 // vmovss %xmm0, (%rdx)
+	LONG $0x070c8d4e // leaq (%rdi,%r8), %r9
+	LONG $0x0410fac5; BYTE $0x8f // vmovss (%rdi,%rcx,4), %xmm0
+	LONG $0x4211fac5; BYTE $0x04 // vmovss %xmm0, 0x4(%rdx)
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0x0410fac5; BYTE $0xcf // vmovss (%rdi,%rcx,8), %xmm0
+	LONG $0x4211fac5; BYTE $0x08 // vmovss %xmm0, 0x8(%rdx)
+	LONG $0x107ac1c4; WORD $0x8904 // vmovss (%r9,%rcx,4), %xmm0
+	LONG $0x4211fac5; BYTE $0x0c // vmovss %xmm0, 0xc(%rdx)
+	LONG $0x107ac1c4; WORD $0xc904 // vmovss (%r9,%rcx,8), %xmm0
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x4211fac5; BYTE $0x10 // vmovss %xmm0, 0x10(%rdx)
+	LONG $0x893c8d49 // leaq (%r9,%rcx,4), %rdi
+	LONG $0x107ac1c4; WORD $0x8904 // vmovss (%r9,%rcx,4), %xmm0
+	LONG $0x4211fac5; BYTE $0x14 // vmovss %xmm0, 0x14(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x4211fac5; BYTE $0x18 // vmovss %xmm0, 0x18(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x4211fac5; BYTE $0x1c // vmovss %xmm0, 0x1c(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x4211fac5; BYTE $0x20 // vmovss %xmm0, 0x20(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x4211fac5; BYTE $0x24 // vmovss %xmm0, 0x24(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	LONG $0x4211fac5; BYTE $0x28 // vmovss %xmm0, 0x28(%rdx)
+	LONG $0x107ac1c4; WORD $0x3804 // vmovss (%r8,%rdi), %xmm0
+	LONG $0x4211fac5; BYTE $0x2c // vmovss %xmm0, 0x2c(%rdx)
+	WORD $0xff49; BYTE $0xc6 // incq %r14
+	LONG $0x30c28348 // addq $0x30, %rdx
+	LONG $0x2474394c; BYTE $0x20 // cmpq %r14, 0x20(%rsp)
+	LONG $0xff4c850f; WORD $0xffff // jne 0x7330 <k_pack_rows+0x230>
+	LONG $0x58c48348 // addq $0x58, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0xb81c8d4c // leaq (%rax,%rdi,4), %r11
+	LONG $0xf81c8d48 // leaq (%rax,%rdi,8), %rbx
+	LONG $0x7f0c8d48 // leaq (%rdi,%rdi,2), %rcx
+	LONG $0x883c8d48 // leaq (%rax,%rcx,4), %rdi
+	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x36248d4f // leaq (%r14,%r14), %r12
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x35eb // jmp 0x6e8c <k_pack_rows+0xfc>
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x30eb // jmp 0x746c <k_pack_rows+0x36c>
+	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0xfcc58349 // addq $-0x4, %r13
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x036e8d0f; WORD $0x0000 // jge 0x71fa <k_pack_rows+0x46a>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0xff788d0f; WORD $0xffff // jge 0x73e4 <k_pack_rows+0x2e4>
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xb90c8d4e // leaq (%rcx,%r15,4), %r9
+	WORD $0x8948; BYTE $0xd5 // movq %rdx, %rbp
 	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	WORD $0xff31 // xorl %edi, %edi
+	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x007d8c0f; WORD $0x0000 // jl 0x6f23 <k_pack_rows+0x193>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x0410f8c5; BYTE $0xb9 // vmovups (%rcx,%rdi,4), %xmm0
-	LONG $0x1078c1c4; WORD $0xbb0c // vmovups (%r11,%rdi,4), %xmm1
-	LONG $0x1410f8c5; BYTE $0xbb // vmovups (%rbx,%rdi,4), %xmm2
-	LONG $0x1078c1c4; WORD $0xb81c // vmovups (%r8,%rdi,4), %xmm3
+	LONG $0x00898c0f; WORD $0x0000 // jl 0x7510 <k_pack_rows+0x410>
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	LONG $0x0410f8c5; BYTE $0xb0 // vmovups (%rax,%rsi,4), %xmm0
+	LONG $0x1078c1c4; WORD $0xb30c // vmovups (%r11,%rsi,4), %xmm1
+	LONG $0x1410f8c5; BYTE $0xb3 // vmovups (%rbx,%rsi,4), %xmm2
+	LONG $0x1c10f8c5; BYTE $0xb7 // vmovups (%rdi,%rsi,4), %xmm3
 	LONG $0xe114f8c5 // vunpcklps %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
 	LONG $0xc115f8c5 // vunpckhps %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[2],xmm1[2],xmm0[3],xmm1[3]
 	LONG $0xcb14e8c5 // vunpcklps %xmm3, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm3[0],xmm2[1],xmm3[1]
@@ -5922,201 +6272,502 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
 	LONG $0xc915d9c5 // vunpckhpd %xmm1, %xmm4, %xmm1 # xmm1 = xmm4[1],xmm1[1]
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x1178a1c4; WORD $0x300c // vmovups %xmm1, (%rax,%r14)
+	LONG $0x1178a1c4; WORD $0x310c // vmovups %xmm1, (%rcx,%r14)
 	LONG $0xca16f8c5 // vmovlhps %xmm2, %xmm0, %xmm1 # xmm1 = xmm0[0],xmm2[0]
 	LONG $0x117881c4; WORD $0x0e0c // vmovups %xmm1, (%r14,%r9)
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
 	LONG $0xc215f9c5 // vunpckhpd %xmm2, %xmm0, %xmm0 # xmm0 = xmm0[1],xmm2[1]
 	LONG $0x117881c4; WORD $0x0e04 // vmovups %xmm0, (%r14,%r9)
-	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x04c68348 // addq $0x4, %rsi
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	LONG $0x24543b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdx
-	WORD $0x957e // jle 0x6eb0 <k_pack_rows+0x120>
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	WORD $0x9e0f; BYTE $0xc0 // setle %al
-	LONG $0x247c394c; BYTE $0x10 // cmpq %r15, 0x10(%rsp)
-	LONG $0xc29e0f41 // setle %r10b
-	WORD $0x0841; BYTE $0xc2 // orb %al, %r10b
-	LONG $0xff20850f; WORD $0xffff // jne 0x6e60 <k_pack_rows+0xd0>
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	WORD $0x987e // jle 0x7490 <k_pack_rows+0x390>
+	LONG $0x244c0348; BYTE $0x30 // addq 0x30(%rsp), %rcx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	WORD $0x13eb // jmp 0x7515 <k_pack_rows+0x415>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x2948; BYTE $0xf1 // subq %rsi, %rcx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	LONG $0x247c394c; BYTE $0x18 // cmpq %r15, 0x18(%rsp)
+	LONG $0xc09f0f41 // setg %r8b
+	WORD $0x2041; BYTE $0xd0 // andb %dl, %r8b
+	LONG $0x01f88041 // cmpb $0x1, %r8b
+	LONG $0xff0c850f; WORD $0xffff // jne 0x7440 <k_pack_rows+0x340>
 	LONG $0x0cc18349 // addq $0xc, %r9
-	LONG $0xb8048d49 // leaq (%r8,%rdi,4), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0xbb048d48 // leaq (%rbx,%rdi,4), %rax
-	LONG $0xbb148d4d // leaq (%r11,%rdi,4), %r10
-	LONG $0x2454894c; BYTE $0x40 // movq %r10, 0x40(%rsp)
-	LONG $0xb9148d4c // leaq (%rcx,%rdi,4), %r10
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x18eb // jmp 0x6f7f <k_pack_rows+0x1ef>
+	LONG $0xb7148d48 // leaq (%rdi,%rsi,4), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	LONG $0xb3148d48 // leaq (%rbx,%rsi,4), %rdx
+	LONG $0xb3048d4d // leaq (%r11,%rsi,4), %r8
+	LONG $0xb0148d4c // leaq (%rax,%rsi,4), %r10
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x247c894c; BYTE $0x40 // movq %r15, 0x40(%rsp)
+	WORD $0x19eb // jmp 0x756f <k_pack_rows+0x46f>
 	LONG $0x117ac1c4; BYTE $0x01 // vmovss %xmm0, (%r9)
-	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfee1840f; WORD $0xffff // je 0x6e60 <k_pack_rows+0xd0>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x3948; BYTE $0xf1 // cmpq %rsi, %rcx
+	LONG $0xfed1840f; WORD $0xffff // je 0x7440 <k_pack_rows+0x340>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x6fa0 <k_pack_rows+0x210>
-	LONG $0x107ac1c4; WORD $0xba04 // vmovss (%r10,%rdi,4), %xmm0
+	WORD $0x1c7e // jle 0x7590 <k_pack_rows+0x490>
+	LONG $0x107ac1c4; WORD $0xb204 // vmovss (%r10,%rsi,4), %xmm0
 	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xda7c // jl 0x6f70 <k_pack_rows+0x1e0>
-	WORD $0x18eb // jmp 0x6fb0 <k_pack_rows+0x220>
+	WORD $0xda7c // jl 0x7560 <k_pack_rows+0x460>
+	WORD $0x18eb // jmp 0x75a0 <k_pack_rows+0x4a0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc07c // jl 0x6f70 <k_pack_rows+0x1e0>
+	WORD $0xc07c // jl 0x7560 <k_pack_rows+0x460>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0a7c // jl 0x6fc4 <k_pack_rows+0x234>
-	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
-	LONG $0x0410fac5; BYTE $0xbe // vmovss (%rsi,%rdi,4), %xmm0
+	WORD $0x067c // jl 0x75b0 <k_pack_rows+0x4b0>
+	LONG $0x107ac1c4; WORD $0xb004 // vmovss (%r8,%rsi,4), %xmm0
 	LONG $0x117ac1c4; WORD $0xf841 // vmovss %xmm0, -0x8(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xa074 // je 0x6f70 <k_pack_rows+0x1e0>
+	WORD $0xa474 // je 0x7560 <k_pack_rows+0x460>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x057c // jl 0x6fdf <k_pack_rows+0x24f>
-	LONG $0x0410fac5; BYTE $0xb8 // vmovss (%rax,%rdi,4), %xmm0
+	WORD $0x057c // jl 0x75cb <k_pack_rows+0x4cb>
+	LONG $0x0410fac5; BYTE $0xb2 // vmovss (%rdx,%rsi,4), %xmm0
 	LONG $0x117ac1c4; WORD $0xfc41 // vmovss %xmm0, -0x4(%r9)
 	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x8574 // je 0x6f70 <k_pack_rows+0x1e0>
+	WORD $0x8974 // je 0x7560 <k_pack_rows+0x460>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff6e8c0f; WORD $0xffff // jl 0x6f67 <k_pack_rows+0x1d7>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x0410fac5; BYTE $0xbe // vmovss (%rsi,%rdi,4), %xmm0
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xffff5ae9; BYTE $0xff // jmp 0x6f67 <k_pack_rows+0x1d7>
+	LONG $0xff718c0f; WORD $0xffff // jl 0x7556 <k_pack_rows+0x456>
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x0410fac5; BYTE $0xb2 // vmovss (%rdx,%rsi,4), %xmm0
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	LONG $0x247c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r15
+	LONG $0xffff4be9; BYTE $0xff // jmp 0x7556 <k_pack_rows+0x456>
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	QUAD $0x00000000cd3c8d48 // leaq (,%rcx,8), %rdi
+	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
+	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x80348d4b // leaq (%r8,%r8,4), %rsi
+	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
+	LONG $0x7f248d4c // leaq (%rdi,%rdi,2), %r12
+	LONG $0xc9348d48 // leaq (%rcx,%rcx,8), %rsi
+	LONG $0x762c8d4c // leaq (%rsi,%rsi,2), %r13
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
+	LONG $0x05e3c148 // shlq $0x5, %rbx
+	LONG $0xc02c8d4b // leaq (%r8,%r8,8), %rbp
+	LONG $0xbf0c8d4c // leaq (%rdi,%rdi,4), %r9
+	LONG $0x2cf16b48 // imulq $0x2c, %rcx, %rsi
+	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x04e3c149 // shlq $0x4, %r11
+	LONG $0x5b1c8d4f // leaq (%r11,%r11,2), %r11
+	WORD $0x894d; BYTE $0xf2 // movq %r14, %r10
+	LONG $0x04e2c149 // shlq $0x4, %r10
+	LONG $0x52148d4f // leaq (%r10,%r10,2), %r10
+	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	LONG $0xb6148d4e // leaq (%rsi,%r14,4), %r10
+	LONG $0xbe348d48 // leaq (%rsi,%rdi,4), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0xb1348d4b // leaq (%r9,%r14,4), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0xb9348d49 // leaq (%r9,%rdi,4), %rsi
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	LONG $0x24440148; BYTE $0x28 // addq %rax, 0x28(%rsp)
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x24440148; BYTE $0x18 // addq %rax, 0x18(%rsp)
+	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
+	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
+	LONG $0xb5748d4a; BYTE $0x00 // leaq (%rbp,%r14,4), %rsi
+	LONG $0xbd4c8d4c; BYTE $0x00 // leaq (%rbp,%rdi,4), %r9
+	LONG $0x2444920f; BYTE $0x40 // setb 0x40(%rsp)
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x2444920f; BYTE $0x48 // setb 0x48(%rsp)
+	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
+	LONG $0xb3148d4e // leaq (%rbx,%r14,4), %r10
+	LONG $0xbb1c8d48 // leaq (%rbx,%rdi,4), %rbx
+	LONG $0x2444920f; BYTE $0x30 // setb 0x30(%rsp)
+	LONG $0x245c394c; BYTE $0x38 // cmpq %r11, 0x38(%rsp)
+	LONG $0x2444920f; BYTE $0x38 // setb 0x38(%rsp)
+	WORD $0x394c; BYTE $0xca // cmpq %r9, %rdx
+	LONG $0xb54c8d4f; BYTE $0x00 // leaq (%r13,%r14,4), %r9
+	LONG $0xbd6c8d4d; BYTE $0x00 // leaq (%r13,%rdi,4), %r13
+	LONG $0x2444920f; BYTE $0x0f // setb 0xf(%rsp)
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	LONG $0x2444920f; BYTE $0x0e // setb 0xe(%rsp)
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xb4348d4b // leaq (%r12,%r14,4), %rsi
+	LONG $0xbc1c8d49 // leaq (%r12,%rdi,4), %rbx
+	LONG $0x2444920f; BYTE $0x0d // setb 0xd(%rsp)
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x2444920f; BYTE $0x0c // setb 0xc(%rsp)
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0xb2248d4f // leaq (%r10,%r14,4), %r12
+	LONG $0xba2c8d4d // leaq (%r10,%rdi,4), %r13
+	LONG $0x2444920f; BYTE $0x28 // setb 0x28(%rsp)
+	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
+	LONG $0x2444920f; BYTE $0x0b // setb 0xb(%rsp)
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xb7148d4f // leaq (%r15,%r14,4), %r10
+	LONG $0xbf2c8d49 // leaq (%r15,%rdi,4), %rbp
+	WORD $0x920f; BYTE $0xc3 // setb %bl
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	LONG $0x2444920f; BYTE $0x0a // setb 0xa(%rsp)
+	WORD $0x394c; BYTE $0xea // cmpq %r13, %rdx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xb62c8d4e // leaq (%rsi,%r14,4), %r13
+	LONG $0xbe348d48 // leaq (%rsi,%rdi,4), %rsi
+	LONG $0xc1920f41 // setb %r9b
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0x2444920f; BYTE $0x18 // setb 0x18(%rsp)
+	WORD $0x3948; BYTE $0xea // cmpq %rbp, %rdx
+	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
+	LONG $0xb7248d4f // leaq (%r15,%r14,4), %r12
+	LONG $0xbf3c8d4d // leaq (%r15,%rdi,4), %r15
+	LONG $0xc5920f40 // setb %bpl
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x2444920f; BYTE $0x10 // setb 0x10(%rsp)
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x0e348d49 // leaq (%r14,%rcx), %rsi
+	LONG $0xb0148d4c // leaq (%rax,%rsi,4), %r10
+	LONG $0xc6920f40 // setb %sil
+	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
+	LONG $0x2444920f; BYTE $0x09 // setb 0x9(%rsp)
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0x0f3c8d4c // leaq (%rdi,%rcx), %r15
+	LONG $0xb83c8d4e // leaq (%rax,%r15,4), %r15
+	LONG $0xc5920f41 // setb %r13b
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0x2444920f; BYTE $0x08 // setb 0x8(%rsp)
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xb83c8d4c // leaq (%rax,%rdi,4), %r15
+	LONG $0xc4920f41 // setb %r12b
+	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
+	LONG $0x2444920f; BYTE $0x07 // setb 0x7(%rsp)
+	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
+	LONG $0xb03c8d4a // leaq (%rax,%r14,4), %rdi
+	LONG $0xc7920f41 // setb %r15b
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	LONG $0xc3920f41 // setb %r11b
+	LONG $0x54b60f44; WORD $0x4824 // movzbl 0x48(%rsp), %r10d
+	LONG $0x24548444; BYTE $0x40 // testb %r10b, 0x40(%rsp)
+	LONG $0xfb2e850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x54b60f44; WORD $0x3824 // movzbl 0x38(%rsp), %r10d
+	LONG $0x24542044; BYTE $0x30 // andb %r10b, 0x30(%rsp)
+	LONG $0xfb1d850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x54b60f44; WORD $0x0e24 // movzbl 0xe(%rsp), %r10d
+	LONG $0x24542044; BYTE $0x0f // andb %r10b, 0xf(%rsp)
+	LONG $0xfb0c850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x54b60f44; WORD $0x0c24 // movzbl 0xc(%rsp), %r10d
+	LONG $0x24542044; BYTE $0x0d // andb %r10b, 0xd(%rsp)
+	LONG $0xfafb850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x54b60f44; WORD $0x0b24 // movzbl 0xb(%rsp), %r10d
+	LONG $0x24542044; BYTE $0x28 // andb %r10b, 0x28(%rsp)
+	LONG $0xfaea850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x0a245c22 // andb 0xa(%rsp), %bl
+	LONG $0xfae0850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x244c2244; BYTE $0x18 // andb 0x18(%rsp), %r9b
+	LONG $0xfad5850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x246c2240; BYTE $0x10 // andb 0x10(%rsp), %bpl
+	LONG $0xfaca850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x24742240; BYTE $0x09 // andb 0x9(%rsp), %sil
+	LONG $0xfabf850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x246c2244; BYTE $0x08 // andb 0x8(%rsp), %r13b
+	LONG $0xfab4850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x24642244; BYTE $0x07 // andb 0x7(%rsp), %r12b
+	LONG $0xfaa9850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	WORD $0x2045; BYTE $0xdf // andb %r11b, %r15b
+	LONG $0xfaa0850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x0376830f; WORD $0x0000 // jae 0x7c08 <k_pack_rows+0xb08>
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0xf8e68348 // andq $-0x8, %rsi
+	LONG $0x760c8d4c // leaq (%rsi,%rsi,2), %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	QUAD $0x0000730b0528fcc5 // vmovaps 0x730b(%rip), %ymm0 # 0xebc0 <k_mul_few+0x2da0>
+	QUAD $0x000073830d28fcc5 // vmovaps 0x7383(%rip), %ymm1 # 0xec40 <k_mul_few+0x2e20>
+	QUAD $0x0000731b1528fcc5 // vmovaps 0x731b(%rip), %ymm2 # 0xebe0 <k_mul_few+0x2dc0>
+	LONG $0x003c8d4f // leaq (%r8,%r8), %r15
+	QUAD $0x0000734f1d28fcc5 // vmovaps 0x734f(%rip), %ymm3 # 0xec20 <k_mul_few+0x2e00>
+	QUAD $0x000073e72528fcc5 // vmovaps 0x73e7(%rip), %ymm4 # 0xecc0 <k_mul_few+0x2ea0>
+	QUAD $0x000073bf2d28fcc5 // vmovaps 0x73bf(%rip), %ymm5 # 0xeca0 <k_mul_few+0x2e80>
+	QUAD $0x000072573528fcc5 // vmovaps 0x7257(%rip), %ymm6 # 0xeb40 <k_mul_few+0x2d20>
+	QUAD $0x0000738f3d28fcc5 // vmovaps 0x738f(%rip), %ymm7 # 0xec80 <k_mul_few+0x2e60>
+	QUAD $0x0000726705287cc5 // vmovaps 0x7267(%rip), %ymm8 # 0xeb60 <k_mul_few+0x2d40>
+	QUAD $0x0000727f0d287cc5 // vmovaps 0x727f(%rip), %ymm9 # 0xeb80 <k_mul_few+0x2d60>
+	QUAD $0x0000735715287cc5 // vmovaps 0x7357(%rip), %ymm10 # 0xec60 <k_mul_few+0x2e40>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x9f0c8d4e // leaq (%rdi,%r11,4), %r9
+	LONG $0x107c21c4; WORD $0x9f1c // vmovups (%rdi,%r11,4), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x03 // vscatterdps %ymm11, (%rbx,%ymm0) {%k1}
+	LONG $0x01148d4f // leaq (%r9,%r8), %r10
+	LONG $0x107c41c4; WORD $0x891c // vmovups (%r9,%rcx,4), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	QUAD $0x01035ca2297d7262 // vscatterdps %ymm11, 0x4(%rbx,%ymm0) {%k1}
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0x107c41c4; WORD $0xc91c // vmovups (%r9,%rcx,8), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x0b // vscatterdps %ymm11, (%rbx,%ymm1) {%k1}
+	LONG $0x107c41c4; WORD $0x8a1c // vmovups (%r10,%rcx,4), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x13 // vscatterdps %ymm11, (%rbx,%ymm2) {%k1}
+	LONG $0x107c41c4; WORD $0xca1c // vmovups (%r10,%rcx,8), %ymm11
+	WORD $0x014d; BYTE $0xfa // addq %r15, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x1b // vscatterdps %ymm11, (%rbx,%ymm3) {%k1}
+	LONG $0x8a0c8d4d // leaq (%r10,%rcx,4), %r9
+	LONG $0x107c41c4; WORD $0x8a1c // vmovups (%r10,%rcx,4), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x23 // vscatterdps %ymm11, (%rbx,%ymm4) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x2b // vscatterdps %ymm11, (%rbx,%ymm5) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x33 // vscatterdps %ymm11, (%rbx,%ymm6) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d7262; WORD $0x1ca2; BYTE $0x3b // vscatterdps %ymm11, (%rbx,%ymm7) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d3262; WORD $0x1ca2; BYTE $0x03 // vscatterdps %ymm11, (%rbx,%ymm8) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	WORD $0x014d; BYTE $0xc1 // addq %r8, %r9
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d3262; WORD $0x1ca2; BYTE $0x0b // vscatterdps %ymm11, (%rbx,%ymm9) {%k1}
+	LONG $0x107c01c4; WORD $0x081c // vmovups (%r8,%r9), %ymm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x297d3262; WORD $0x1ca2; BYTE $0x13 // vscatterdps %ymm11, (%rbx,%ymm10) {%k1}
+	LONG $0x08c38349 // addq $0x8, %r11
+	LONG $0x80c38148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rbx # imm = 0x180
+	WORD $0x394c; BYTE $0xde // cmpq %r11, %rsi
+	LONG $0xfefe850f; WORD $0xffff // jne 0x7910 <k_pack_rows+0x810>
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	LONG $0xf908850f; WORD $0xffff // jne 0x7323 <k_pack_rows+0x223>
+	LONG $0xfff9c4e9; BYTE $0xff // jmp 0x73e4 <k_pack_rows+0x2e4>
 	LONG $0x117a81c4; WORD $0xbe04 // vmovss %xmm0, (%r14,%r15,4)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x01c28d0f; WORD $0x0000 // jge 0x71fa <k_pack_rows+0x46a>
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0xe37e // jle 0x7020 <k_pack_rows+0x290>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x067e // jle 0x7048 <k_pack_rows+0x2b8>
-	LONG $0x0110fac5 // vmovss (%rcx), %xmm0
-	WORD $0x04eb // jmp 0x704c <k_pack_rows+0x2bc>
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0xfcc28348 // addq $-0x4, %rdx
+	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
+	LONG $0xf99c8d0f; WORD $0xffff // jge 0x73e4 <k_pack_rows+0x2e4>
+	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
+	WORD $0xe37e // jle 0x7a30 <k_pack_rows+0x930>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x067e // jle 0x7a58 <k_pack_rows+0x958>
+	LONG $0x0010fac5 // vmovss (%rax), %xmm0
+	WORD $0x04eb // jmp 0x7a5c <k_pack_rows+0x95c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
 	LONG $0x03c58349 // addq $0x3, %r13
 	LONG $0x392c8d4b // leaq (%r9,%r15), %rbp
 	LONG $0x02c58348 // addq $0x2, %rbp
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x117aa1c4; WORD $0xb904 // vmovss %xmm0, (%rcx,%r15,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x647c // jl 0x70d0 <k_pack_rows+0x340>
+	WORD $0x637c // jl 0x7ae0 <k_pack_rows+0x9e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x707c <k_pack_rows+0x2ec>
-	LONG $0x107aa1c4; WORD $0x8104 // vmovss (%rcx,%r8,4), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r15,4)
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x057c // jl 0x7a8c <k_pack_rows+0x98c>
+	LONG $0x0410fac5; BYTE $0xb8 // vmovss (%rax,%rdi,4), %xmm0
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x117aa1c4; WORD $0xb944; BYTE $0x04 // vmovss %xmm0, 0x4(%rcx,%r15,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4474 // je 0x70d0 <k_pack_rows+0x340>
+	WORD $0x4374 // je 0x7ae0 <k_pack_rows+0x9e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x709c <k_pack_rows+0x30c>
-	LONG $0x107aa1c4; WORD $0xc104 // vmovss (%rcx,%r8,8), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r15,4)
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x057c // jl 0x7aac <k_pack_rows+0x9ac>
+	LONG $0x0410fac5; BYTE $0xf8 // vmovss (%rax,%rdi,8), %xmm0
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x117aa1c4; WORD $0xb944; BYTE $0x08 // vmovss %xmm0, 0x8(%rcx,%r15,4)
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2474 // je 0x70d0 <k_pack_rows+0x340>
+	WORD $0x2374 // je 0x7ae0 <k_pack_rows+0x9e0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x067c // jl 0x70bc <k_pack_rows+0x32c>
-	LONG $0x107aa1c4; WORD $0x1104 // vmovss (%rcx,%r10), %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x0c // vmovss %xmm0, 0xc(%rax,%r15,4)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0108 // cmpq $0x1, 0x8(%rsp)
-	LONG $0xff44840f; WORD $0xffff // je 0x7020 <k_pack_rows+0x290>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x147e // jle 0x70f5 <k_pack_rows+0x365>
-	LONG $0x4110fac5; BYTE $0x04 // vmovss 0x4(%rcx), %xmm0
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x067c // jl 0x7acd <k_pack_rows+0x9cd>
+	LONG $0x107aa1c4; WORD $0x1004 // vmovss (%rax,%r10), %xmm0
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x117aa1c4; WORD $0xb944; BYTE $0x0c // vmovss %xmm0, 0xc(%rcx,%r15,4)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x247c8348; WORD $0x0120 // cmpq $0x1, 0x20(%rsp)
+	LONG $0xff44840f; WORD $0xffff // je 0x7a30 <k_pack_rows+0x930>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x147e // jle 0x7b05 <k_pack_rows+0xa05>
+	LONG $0x4010fac5; BYTE $0x04 // vmovss 0x4(%rax), %xmm0
 	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x137d // jge 0x7106 <k_pack_rows+0x376>
-	WORD $0x6beb // jmp 0x7160 <k_pack_rows+0x3d0>
+	WORD $0x137d // jge 0x7b16 <k_pack_rows+0xa16>
+	WORD $0x6beb // jmp 0x7b70 <k_pack_rows+0xa70>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x5a7c // jl 0x7160 <k_pack_rows+0x3d0>
+	WORD $0x5a7c // jl 0x7b70 <k_pack_rows+0xa70>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x7117 <k_pack_rows+0x387>
-	LONG $0x107aa1c4; WORD $0x8144; BYTE $0x04 // vmovss 0x4(%rcx,%r8,4), %xmm0
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x067c // jl 0x7b26 <k_pack_rows+0xa26>
+	LONG $0x4410fac5; WORD $0x04b8 // vmovss 0x4(%rax,%rdi,4), %xmm0
 	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbx,%r15,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3d74 // je 0x7160 <k_pack_rows+0x3d0>
+	WORD $0x3e74 // je 0x7b70 <k_pack_rows+0xa70>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0x7134 <k_pack_rows+0x3a4>
-	LONG $0x107aa1c4; WORD $0xc144; BYTE $0x04 // vmovss 0x4(%rcx,%r8,8), %xmm0
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x067c // jl 0x7b42 <k_pack_rows+0xa42>
+	LONG $0x4410fac5; WORD $0x04f8 // vmovss 0x4(%rax,%rdi,8), %xmm0
 	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xfc // vmovss %xmm0, -0x4(%rbx,%r15,4)
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2074 // je 0x7160 <k_pack_rows+0x3d0>
+	WORD $0x2274 // je 0x7b70 <k_pack_rows+0xa70>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x077c // jl 0x7151 <k_pack_rows+0x3c1>
-	LONG $0x107aa1c4; WORD $0x1144; BYTE $0x04 // vmovss 0x4(%rcx,%r10), %xmm0
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	WORD $0x077c // jl 0x7b5f <k_pack_rows+0xa5f>
+	LONG $0x107aa1c4; WORD $0x1044; BYTE $0x04 // vmovss 0x4(%rax,%r10), %xmm0
 	LONG $0x117aa1c4; WORD $0xbb04 // vmovss %xmm0, (%rbx,%r15,4)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
-	LONG $0xfeb4840f; WORD $0xffff // je 0x7020 <k_pack_rows+0x290>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x187e // jle 0x7189 <k_pack_rows+0x3f9>
-	LONG $0x4110fac5; BYTE $0x08 // vmovss 0x8(%rcx), %xmm0
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x247c8348; WORD $0x0220 // cmpq $0x2, 0x20(%rsp)
+	LONG $0xfeb4840f; WORD $0xffff // je 0x7a30 <k_pack_rows+0x930>
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	WORD $0x187e // jle 0x7b99 <k_pack_rows+0xa99>
+	LONG $0x4010fac5; BYTE $0x08 // vmovss 0x8(%rax), %xmm0
 	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe998c0f; WORD $0xffff // jl 0x7020 <k_pack_rows+0x290>
-	WORD $0x15eb // jmp 0x719e <k_pack_rows+0x40e>
+	LONG $0xfe998c0f; WORD $0xffff // jl 0x7a30 <k_pack_rows+0x930>
+	WORD $0x15eb // jmp 0x7bae <k_pack_rows+0xaae>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe828c0f; WORD $0xffff // jl 0x7020 <k_pack_rows+0x290>
+	LONG $0xfe828c0f; WORD $0xffff // jl 0x7a30 <k_pack_rows+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x71af <k_pack_rows+0x41f>
-	LONG $0x107aa1c4; WORD $0x8144; BYTE $0x08 // vmovss 0x8(%rcx,%r8,4), %xmm0
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x067c // jl 0x7bbe <k_pack_rows+0xabe>
+	LONG $0x4410fac5; WORD $0x08b8 // vmovss 0x8(%rax,%rdi,4), %xmm0
 	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf8 // vmovss %xmm0, -0x8(%r14,%r15,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe61840f; WORD $0xffff // je 0x7020 <k_pack_rows+0x290>
+	LONG $0xfe62840f; WORD $0xffff // je 0x7a30 <k_pack_rows+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x077c // jl 0x71d0 <k_pack_rows+0x440>
-	LONG $0x107aa1c4; WORD $0xc144; BYTE $0x08 // vmovss 0x8(%rcx,%r8,8), %xmm0
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x067c // jl 0x7bde <k_pack_rows+0xade>
+	LONG $0x4410fac5; WORD $0x08f8 // vmovss 0x8(%rax,%rdi,8), %xmm0
 	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xfc // vmovss %xmm0, -0x4(%r14,%r15,4)
 	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfe40840f; WORD $0xffff // je 0x7020 <k_pack_rows+0x290>
+	LONG $0xfe42840f; WORD $0xffff // je 0x7a30 <k_pack_rows+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfe1f8c0f; WORD $0xffff // jl 0x700d <k_pack_rows+0x27d>
-	LONG $0x107aa1c4; WORD $0x1144; BYTE $0x08 // vmovss 0x8(%rcx,%r10), %xmm0
-	LONG $0xfffe13e9; BYTE $0xff // jmp 0x700d <k_pack_rows+0x27d>
-	LONG $0x48c48348 // addq $0x48, %rsp
-	BYTE $0x5b // popq %rbx
-	WORD $0x5c41 // popq %r12
-	WORD $0x5d41 // popq %r13
-	WORD $0x5e41 // popq %r14
-	WORD $0x5f41 // popq %r15
-	BYTE $0x5d // popq %rbp
-	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x04fa8348 // cmpq $0x4, %rdx
+	LONG $0xfe248c0f; WORD $0xffff // jl 0x7a20 <k_pack_rows+0x920>
+	LONG $0x107aa1c4; WORD $0x1044; BYTE $0x08 // vmovss 0x8(%rax,%r10), %xmm0
+	LONG $0xfffe18e9; BYTE $0xff // jmp 0x7a20 <k_pack_rows+0x920>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0xf0e38349 // andq $-0x10, %r11
+	LONG $0x5b0c8d4f // leaq (%r11,%r11,2), %r9
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x0a1c8d4a // leaq (%rdx,%r9), %rbx
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	QUAD $0x6bd80528487cf162; WORD $0x0000 // vmovaps 0x6bd8(%rip), %zmm0 # 0xe800 <k_mul_few+0x29e0>
+	QUAD $0x6c0e0d28487cf162; WORD $0x0000 // vmovaps 0x6c0e(%rip), %zmm1 # 0xe840 <k_mul_few+0x2a20>
+	QUAD $0x6c441528487cf162; WORD $0x0000 // vmovaps 0x6c44(%rip), %zmm2 # 0xe880 <k_mul_few+0x2a60>
+	LONG $0x00248d4f // leaq (%r8,%r8), %r12
+	QUAD $0x6c761d28487cf162; WORD $0x0000 // vmovaps 0x6c76(%rip), %zmm3 # 0xe8c0 <k_mul_few+0x2aa0>
+	QUAD $0x6cac2528487cf162; WORD $0x0000 // vmovaps 0x6cac(%rip), %zmm4 # 0xe900 <k_mul_few+0x2ae0>
+	QUAD $0x6ce22d28487cf162; WORD $0x0000 // vmovaps 0x6ce2(%rip), %zmm5 # 0xe940 <k_mul_few+0x2b20>
+	QUAD $0x6d183528487cf162; WORD $0x0000 // vmovaps 0x6d18(%rip), %zmm6 # 0xe980 <k_mul_few+0x2b60>
+	QUAD $0x6d4e3d28487cf162; WORD $0x0000 // vmovaps 0x6d4e(%rip), %zmm7 # 0xe9c0 <k_mul_few+0x2ba0>
+	QUAD $0x6d840528487c7162; WORD $0x0000 // vmovaps 0x6d84(%rip), %zmm8 # 0xea00 <k_mul_few+0x2be0>
+	QUAD $0x6dba0d28487c7162; WORD $0x0000 // vmovaps 0x6dba(%rip), %zmm9 # 0xea40 <k_mul_few+0x2c20>
+	QUAD $0x6df01528487c7162; WORD $0x0000 // vmovaps 0x6df0(%rip), %zmm10 # 0xea80 <k_mul_few+0x2c60>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0xbf148d4e // leaq (%rdi,%r15,4), %r10
+	LONG $0x487c3162; WORD $0x1c10; BYTE $0xbf // vmovups (%rdi,%r15,4), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x06 // vscatterdps %zmm11, (%rsi,%zmm0) {%k1}
+	LONG $0x022c8d4f // leaq (%r10,%r8), %r13
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	QUAD $0x01065ca2497d7262 // vscatterdps %zmm11, 0x4(%rsi,%zmm0) {%k1}
+	WORD $0x014d; BYTE $0xc5 // addq %r8, %r13
+	LONG $0x487c5162; WORD $0x1c10; BYTE $0xca // vmovups (%r10,%rcx,8), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x0e // vscatterdps %zmm11, (%rsi,%zmm1) {%k1}
+	QUAD $0x008d5c10487c5162 // vmovups (%r13,%rcx,4), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x16 // vscatterdps %zmm11, (%rsi,%zmm2) {%k1}
+	QUAD $0x00cd5c10487c5162 // vmovups (%r13,%rcx,8), %zmm11
+	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x1e // vscatterdps %zmm11, (%rsi,%zmm3) {%k1}
+	QUAD $0x000000008d148d4c // leaq (,%rcx,4), %r10
+	WORD $0x014d; BYTE $0xea // addq %r13, %r10
+	QUAD $0x008d5c10487c5162 // vmovups (%r13,%rcx,4), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x26 // vscatterdps %zmm11, (%rsi,%zmm4) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x2e // vscatterdps %zmm11, (%rsi,%zmm5) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x36 // vscatterdps %zmm11, (%rsi,%zmm6) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d7262; WORD $0x1ca2; BYTE $0x3e // vscatterdps %zmm11, (%rsi,%zmm7) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d3262; WORD $0x1ca2; BYTE $0x06 // vscatterdps %zmm11, (%rsi,%zmm8) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d3262; WORD $0x1ca2; BYTE $0x0e // vscatterdps %zmm11, (%rsi,%zmm9) {%k1}
+	LONG $0x487c1162; WORD $0x1c10; BYTE $0x10 // vmovups (%r8,%r10), %zmm11
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x497d3262; WORD $0x1ca2; BYTE $0x16 // vscatterdps %zmm11, (%rsi,%zmm10) {%k1}
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0x00c68148; WORD $0x0003; BYTE $0x00 // addq $0x300, %rsi # imm = 0x300
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	LONG $0xfee8850f; WORD $0xffff // jne 0x7ca0 <k_pack_rows+0xba0>
+	WORD $0x394c; BYTE $0xdd // cmpq %r11, %rbp
+	LONG $0xf623840f; WORD $0xffff // je 0x73e4 <k_pack_rows+0x2e4>
+	LONG $0x08c5f640 // testb $0x8, %bpl
+	LONG $0xfacd850f; WORD $0xffff // jne 0x7898 <k_pack_rows+0x798>
+	WORD $0x014d; BYTE $0xde // addq %r11, %r14
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0xfff54de9; BYTE $0xff // jmp 0x7323 <k_pack_rows+0x223>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 
 	// pack_rows_64
 	LONG $0x20578b4c // movq 0x20(%rdi), %r10
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x04a98e0f; WORD $0x0000 // jle 0x76c6 <k_pack_rows_64+0x4b6>
+	LONG $0x04a98e0f; WORD $0x0000 // jle 0x8296 <k_pack_rows_64+0x4b6>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -6133,9 +6784,9 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	LONG $0x04fa8348 // cmpq $0x4, %rdx
 	LONG $0x2454894c; BYTE $0x10 // movq %r10, 0x10(%rsp)
-	WORD $0x557d // jge 0x72a7 <k_pack_rows_64+0x97>
+	WORD $0x557d // jge 0x7e77 <k_pack_rows_64+0x97>
 	LONG $0x247c8348; WORD $0x0008 // cmpq $0x0, 0x8(%rsp)
-	LONG $0x045a8e0f; WORD $0x0000 // jle 0x76b8 <k_pack_rows_64+0x4a8>
+	LONG $0x045a8e0f; WORD $0x0000 // jle 0x8288 <k_pack_rows_64+0x4a8>
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0xf749; BYTE $0xd9 // negq %r9
 	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
@@ -6154,7 +6805,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
-	LONG $0x000256e9; BYTE $0x00 // jmp 0x74fd <k_pack_rows_64+0x2ed>
+	LONG $0x000256e9; BYTE $0x00 // jmp 0x80cd <k_pack_rows_64+0x2ed>
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
@@ -6168,12 +6819,12 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc11c8d48 // leaq (%rcx,%rax,8), %rbx
 	QUAD $0x00000000d5348d4e // leaq (,%r10,8), %r14
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	QUAD $0x0000181b0528fdc5 // vmovapd 0x181b(%rip), %ymm0 # 0x8b00 <k_pack_cols_64+0x4c0>
-	QUAD $0x000018330d28fdc5 // vmovapd 0x1833(%rip), %ymm1 # 0x8b20 <k_pack_cols_64+0x4e0>
+	QUAD $0x00006ceb0528fdc5 // vmovapd 0x6ceb(%rip), %ymm0 # 0xeba0 <k_mul_few+0x2d80>
+	QUAD $0x00006d430d28fdc5 // vmovapd 0x6d43(%rip), %ymm1 # 0xec00 <k_mul_few+0x2de0>
 	LONG $0x36248d4f // leaq (%r14,%r14), %r12
 	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	WORD $0x31eb // jmp 0x732c <k_pack_rows_64+0x11c>
+	WORD $0x31eb // jmp 0x7efc <k_pack_rows_64+0x11c>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x04c78349 // addq $0x4, %r15
 	LONG $0xfcc58349 // addq $-0x4, %r13
@@ -6185,14 +6836,14 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
 	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
-	LONG $0x038c8d0f; WORD $0x0000 // jge 0x76b8 <k_pack_rows_64+0x4a8>
+	LONG $0x038c8d0f; WORD $0x0000 // jge 0x8288 <k_pack_rows_64+0x4a8>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0xf80c8d4e // leaq (%rax,%r15,8), %r9
 	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
 	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00998c0f; WORD $0x0000 // jl 0x73df <k_pack_rows_64+0x1cf>
+	LONG $0x00998c0f; WORD $0x0000 // jl 0x7faf <k_pack_rows_64+0x1cf>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -6220,7 +6871,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c28348 // addq $0x8, %rdx
 	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
 	LONG $0x24543b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdx
-	LONG $0xff798e0f; WORD $0xffff // jle 0x7350 <k_pack_rows_64+0x140>
+	LONG $0xff798e0f; WORD $0xffff // jle 0x7f20 <k_pack_rows_64+0x140>
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
@@ -6229,7 +6880,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
 	LONG $0xc29e0f41 // setle %r10b
 	WORD $0x0841; BYTE $0xc2 // orb %al, %r10b
-	LONG $0xff06850f; WORD $0xffff // jne 0x7300 <k_pack_rows_64+0xf0>
+	LONG $0xff06850f; WORD $0xffff // jne 0x7ed0 <k_pack_rows_64+0xf0>
 	LONG $0x18c18349 // addq $0x18, %r9
 	LONG $0xfb048d48 // leaq (%rbx,%rdi,8), %rax
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
@@ -6239,49 +6890,49 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf9148d4c // leaq (%rcx,%rdi,8), %r10
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	WORD $0x1eeb // jmp 0x743f <k_pack_rows_64+0x22f>
+	WORD $0x1eeb // jmp 0x800f <k_pack_rows_64+0x22f>
 	LONG $0x117bc1c4; BYTE $0x11 // vmovsd %xmm2, (%r9)
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfec1840f; WORD $0xffff // je 0x7300 <k_pack_rows_64+0xf0>
+	LONG $0xfec1840f; WORD $0xffff // je 0x7ed0 <k_pack_rows_64+0xf0>
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x7460 <k_pack_rows_64+0x250>
+	WORD $0x1c7e // jle 0x8030 <k_pack_rows_64+0x250>
 	LONG $0x107bc1c4; WORD $0xfa14 // vmovsd (%r10,%rdi,8), %xmm2
 	LONG $0x117bc1c4; WORD $0xe851 // vmovsd %xmm2, -0x18(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xda7c // jl 0x7430 <k_pack_rows_64+0x220>
-	WORD $0x18eb // jmp 0x7470 <k_pack_rows_64+0x260>
+	WORD $0xda7c // jl 0x8000 <k_pack_rows_64+0x220>
+	WORD $0x18eb // jmp 0x8040 <k_pack_rows_64+0x260>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x117bc1c4; WORD $0xe851 // vmovsd %xmm2, -0x18(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc07c // jl 0x7430 <k_pack_rows_64+0x220>
+	WORD $0xc07c // jl 0x8000 <k_pack_rows_64+0x220>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0a7c // jl 0x7484 <k_pack_rows_64+0x274>
+	WORD $0x0a7c // jl 0x8054 <k_pack_rows_64+0x274>
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x1410fbc5; BYTE $0xfe // vmovsd (%rsi,%rdi,8), %xmm2
 	LONG $0x117bc1c4; WORD $0xf051 // vmovsd %xmm2, -0x10(%r9)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xa074 // je 0x7430 <k_pack_rows_64+0x220>
+	WORD $0xa074 // je 0x8000 <k_pack_rows_64+0x220>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x057c // jl 0x749f <k_pack_rows_64+0x28f>
+	WORD $0x057c // jl 0x806f <k_pack_rows_64+0x28f>
 	LONG $0x1410fbc5; BYTE $0xf8 // vmovsd (%rax,%rdi,8), %xmm2
 	LONG $0x117bc1c4; WORD $0xf851 // vmovsd %xmm2, -0x8(%r9)
 	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x8574 // je 0x7430 <k_pack_rows_64+0x220>
+	WORD $0x8574 // je 0x8000 <k_pack_rows_64+0x220>
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff688c0f; WORD $0xffff // jl 0x7421 <k_pack_rows_64+0x211>
+	LONG $0xff688c0f; WORD $0xffff // jl 0x7ff1 <k_pack_rows_64+0x211>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
 	LONG $0x1410fbc5; BYTE $0xfe // vmovsd (%rsi,%rdi,8), %xmm2
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xffff4ee9; BYTE $0xff // jmp 0x7421 <k_pack_rows_64+0x211>
+	LONG $0xffff4ee9; BYTE $0xff // jmp 0x7ff1 <k_pack_rows_64+0x211>
 	LONG $0x117b81c4; WORD $0xe704 // vmovsd %xmm0, (%r15,%r12,8)
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x04c48349 // addq $0x4, %r12
@@ -6290,13 +6941,13 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0x01bb8d0f; WORD $0x0000 // jge 0x76b8 <k_pack_rows_64+0x4a8>
+	LONG $0x01bb8d0f; WORD $0x0000 // jge 0x8288 <k_pack_rows_64+0x4a8>
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xde7e // jle 0x74e0 <k_pack_rows_64+0x2d0>
+	WORD $0xde7e // jle 0x80b0 <k_pack_rows_64+0x2d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x067e // jle 0x750d <k_pack_rows_64+0x2fd>
+	WORD $0x067e // jle 0x80dd <k_pack_rows_64+0x2fd>
 	LONG $0x0110fbc5 // vmovsd (%rcx), %xmm0
-	WORD $0x04eb // jmp 0x7511 <k_pack_rows_64+0x301>
+	WORD $0x04eb // jmp 0x80e1 <k_pack_rows_64+0x301>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x212c8d4b // leaq (%r9,%r12), %rbp
 	LONG $0x03c58348 // addq $0x3, %rbp
@@ -6305,95 +6956,95 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x117ba1c4; WORD $0xe004 // vmovsd %xmm0, (%rax,%r12,8)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x5f7c // jl 0x7590 <k_pack_rows_64+0x380>
+	WORD $0x5f7c // jl 0x8160 <k_pack_rows_64+0x380>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x7541 <k_pack_rows_64+0x331>
+	WORD $0x067c // jl 0x8111 <k_pack_rows_64+0x331>
 	LONG $0x107ba1c4; WORD $0xc104 // vmovsd (%rcx,%r8,8), %xmm0
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x08 // vmovsd %xmm0, 0x8(%rax,%r12,8)
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3f74 // je 0x7590 <k_pack_rows_64+0x380>
+	WORD $0x3f74 // je 0x8160 <k_pack_rows_64+0x380>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x057c // jl 0x7560 <k_pack_rows_64+0x350>
+	WORD $0x057c // jl 0x8130 <k_pack_rows_64+0x350>
 	LONG $0x0410fbc5; BYTE $0x19 // vmovsd (%rcx,%rbx), %xmm0
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x10 // vmovsd %xmm0, 0x10(%rax,%r12,8)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2074 // je 0x7590 <k_pack_rows_64+0x380>
+	WORD $0x2074 // je 0x8160 <k_pack_rows_64+0x380>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x057c // jl 0x757f <k_pack_rows_64+0x36f>
+	WORD $0x057c // jl 0x814f <k_pack_rows_64+0x36f>
 	LONG $0x0410fbc5; BYTE $0x11 // vmovsd (%rcx,%rdx), %xmm0
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x117ba1c4; WORD $0xe044; BYTE $0x18 // vmovsd %xmm0, 0x18(%rax,%r12,8)
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x247c8348; WORD $0x0108 // cmpq $0x1, 0x8(%rsp)
-	LONG $0xff44840f; WORD $0xffff // je 0x74e0 <k_pack_rows_64+0x2d0>
+	LONG $0xff44840f; WORD $0xffff // je 0x80b0 <k_pack_rows_64+0x2d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x147e // jle 0x75b5 <k_pack_rows_64+0x3a5>
+	WORD $0x147e // jle 0x8185 <k_pack_rows_64+0x3a5>
 	LONG $0x4110fbc5; BYTE $0x08 // vmovsd 0x8(%rcx), %xmm0
 	LONG $0x117b81c4; WORD $0xe644; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r14,%r12,8)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x137d // jge 0x75c6 <k_pack_rows_64+0x3b6>
-	WORD $0x6beb // jmp 0x7620 <k_pack_rows_64+0x410>
+	WORD $0x137d // jge 0x8196 <k_pack_rows_64+0x3b6>
+	WORD $0x6beb // jmp 0x81f0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x117b81c4; WORD $0xe644; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r14,%r12,8)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x5a7c // jl 0x7620 <k_pack_rows_64+0x410>
+	WORD $0x5a7c // jl 0x81f0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x75d7 <k_pack_rows_64+0x3c7>
+	WORD $0x077c // jl 0x81a7 <k_pack_rows_64+0x3c7>
 	LONG $0x107ba1c4; WORD $0xc144; BYTE $0x08 // vmovsd 0x8(%rcx,%r8,8), %xmm0
 	LONG $0x117b81c4; WORD $0xe644; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r14,%r12,8)
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	WORD $0x3d74 // je 0x7620 <k_pack_rows_64+0x410>
+	WORD $0x3d74 // je 0x81f0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x75f3 <k_pack_rows_64+0x3e3>
+	WORD $0x067c // jl 0x81c3 <k_pack_rows_64+0x3e3>
 	LONG $0x4410fbc5; WORD $0x0819 // vmovsd 0x8(%rcx,%rbx), %xmm0
 	LONG $0x117b81c4; WORD $0xe644; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r14,%r12,8)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x2174 // je 0x7620 <k_pack_rows_64+0x410>
+	WORD $0x2174 // je 0x81f0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x067c // jl 0x760f <k_pack_rows_64+0x3ff>
+	WORD $0x067c // jl 0x81df <k_pack_rows_64+0x3ff>
 	LONG $0x4410fbc5; WORD $0x0811 // vmovsd 0x8(%rcx,%rdx), %xmm0
 	LONG $0x117b81c4; WORD $0xe604 // vmovsd %xmm0, (%r14,%r12,8)
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
-	LONG $0xfeb4840f; WORD $0xffff // je 0x74e0 <k_pack_rows_64+0x2d0>
+	LONG $0xfeb4840f; WORD $0xffff // je 0x80b0 <k_pack_rows_64+0x2d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x187e // jle 0x7649 <k_pack_rows_64+0x439>
+	WORD $0x187e // jle 0x8219 <k_pack_rows_64+0x439>
 	LONG $0x4110fbc5; BYTE $0x10 // vmovsd 0x10(%rcx), %xmm0
 	LONG $0x117b81c4; WORD $0xe744; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r15,%r12,8)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe998c0f; WORD $0xffff // jl 0x74e0 <k_pack_rows_64+0x2d0>
-	WORD $0x15eb // jmp 0x765e <k_pack_rows_64+0x44e>
+	LONG $0xfe998c0f; WORD $0xffff // jl 0x80b0 <k_pack_rows_64+0x2d0>
+	WORD $0x15eb // jmp 0x822e <k_pack_rows_64+0x44e>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x117b81c4; WORD $0xe744; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r15,%r12,8)
 	LONG $0x02fd8349 // cmpq $0x2, %r13
-	LONG $0xfe828c0f; WORD $0xffff // jl 0x74e0 <k_pack_rows_64+0x2d0>
+	LONG $0xfe828c0f; WORD $0xffff // jl 0x80b0 <k_pack_rows_64+0x2d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x766f <k_pack_rows_64+0x45f>
+	WORD $0x077c // jl 0x823f <k_pack_rows_64+0x45f>
 	LONG $0x107ba1c4; WORD $0xc144; BYTE $0x10 // vmovsd 0x10(%rcx,%r8,8), %xmm0
 	LONG $0x117b81c4; WORD $0xe744; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r15,%r12,8)
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0xfe61840f; WORD $0xffff // je 0x74e0 <k_pack_rows_64+0x2d0>
+	LONG $0xfe61840f; WORD $0xffff // je 0x80b0 <k_pack_rows_64+0x2d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x067c // jl 0x768f <k_pack_rows_64+0x47f>
+	WORD $0x067c // jl 0x825f <k_pack_rows_64+0x47f>
 	LONG $0x4410fbc5; WORD $0x1019 // vmovsd 0x10(%rcx,%rbx), %xmm0
 	LONG $0x117b81c4; WORD $0xe744; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r15,%r12,8)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe41840f; WORD $0xffff // je 0x74e0 <k_pack_rows_64+0x2d0>
+	LONG $0xfe41840f; WORD $0xffff // je 0x80b0 <k_pack_rows_64+0x2d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfe268c0f; WORD $0xffff // jl 0x74d3 <k_pack_rows_64+0x2c3>
+	LONG $0xfe268c0f; WORD $0xffff // jl 0x80a3 <k_pack_rows_64+0x2c3>
 	LONG $0x4410fbc5; WORD $0x1011 // vmovsd 0x10(%rcx,%rdx), %xmm0
-	LONG $0xfffe1be9; BYTE $0xff // jmp 0x74d3 <k_pack_rows_64+0x2c3>
+	LONG $0xfffe1be9; BYTE $0xff // jmp 0x80a3 <k_pack_rows_64+0x2c3>
 	LONG $0x48c48348 // addq $0x48, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -6405,612 +7056,2387 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
-	// pack_f16
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04eb8e0f; WORD $0x0000 // jle 0x7bc8 <k_pack_f16+0x4f8>
+	// pack_panel
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x40ec8348 // subq $0x40, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x18778b48 // movq 0x18(%rdi), %rsi
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x3e7d // jge 0x774b <k_pack_f16+0x7b>
+	LONG $0x10ec8148; WORD $0x0001; BYTE $0x00 // subq $0x110, %rsp # imm = 0x110
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x04a48e0f; WORD $0x0000 // jle 0x7bba <k_pack_f16+0x4ea>
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0x00048d4b // leaq (%r8,%r8), %rax
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	QUAD $0x00000000c51c8d4e // leaq (,%r8,8), %r11
+	LONG $0x0ee78e0f; WORD $0x0000 // jle 0x91aa <k_pack_panel+0xf0a>
+	LONG $0x28778b4c // movq 0x28(%rdi), %r14
+	LONG $0x105f8b48 // movq 0x10(%rdi), %rbx
+	WORD $0x8b4c; BYTE $0x3f // movq (%rdi), %r15
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	WORD $0x8948; BYTE $0xdf // movq %rbx, %rdi
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0x34c36b4c // imulq $0x34, %rbx, %r8
+	QUAD $0x00000000dd148d4c // leaq (,%rbx,8), %r10
+	LONG $0x38cb6b4c // imulq $0x38, %rbx, %r9
+	QUAD $0x000000009d048d48 // leaq (,%rbx,4), %rax
+	LONG $0xdb0c8d48 // leaq (%rbx,%rbx,8), %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
+	LONG $0x2cf36b48 // imulq $0x2c, %rbx, %rsi
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x802c8d48 // leaq (%rax,%rax,4), %rbp
+	LONG $0xc0348d48 // leaq (%rax,%rax,8), %rsi
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
+	LONG $0x3cc36b48 // imulq $0x3c, %rbx, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x7f1c8d4c // leaq (%rdi,%rdi,2), %r11
+	LONG $0x52048d4b // leaq (%r10,%r10,2), %rax
+	LONG $0x24048948 // movq %rax, (%rsp)
+	LONG $0x92048d4b // leaq (%r10,%r10,4), %rax
+	LONG $0x04fe8349 // cmpq $0x4, %r14
+	LONG $0x2474894c; BYTE $0x10 // movq %r14, 0x10(%rsp)
+	LONG $0x06ac8c0f; WORD $0x0000 // jl 0x89f5 <k_pack_panel+0x755>
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	LONG $0x9a1c8d4c // leaq (%rdx,%rbx,4), %r11
+	QUAD $0x00000080249c894c // movq %r11, 0x80(%rsp)
+	LONG $0x06e3c148 // shlq $0x6, %rbx
+	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x894c; BYTE $0xc6 // movq %r8, %rsi
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	LONG $0x24140148 // addq %rdx, (%rsp)
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	LONG $0x24540148; BYTE $0x60 // addq %rdx, 0x60(%rsp)
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x24540148; BYTE $0x48 // addq %rdx, 0x48(%rsp)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	QUAD $0x0000000095348d4e // leaq (,%r10,4), %r14
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
+	QUAD $0x000000f824bc894c // movq %r15, 0xf8(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x24148b4c // movq (%rsp), %r10
+	QUAD $0x00000100249c8948 // movq %rbx, 0x100(%rsp)
+	QUAD $0x000000f024a4894c // movq %r12, 0xf0(%rsp)
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x8498 <k_pack_panel+0x1f8>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x0000010824948b4c // movq 0x108(%rsp), %r10
+	LONG $0x10c28349 // addq $0x10, %r10
+	QUAD $0x00000100249c8b48 // movq 0x100(%rsp), %rbx
+	WORD $0x0148; BYTE $0xdf // addq %rbx, %rdi
+	LONG $0x245c0148; BYTE $0x50 // addq %rbx, 0x50(%rsp)
+	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	LONG $0x245c0148; BYTE $0x38 // addq %rbx, 0x38(%rsp)
+	QUAD $0x00000080249c0148 // addq %rbx, 0x80(%rsp)
+	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
+	WORD $0x0148; BYTE $0xdd // addq %rbx, %rbp
+	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
+	LONG $0x245c894c; BYTE $0x58 // movq %r11, 0x58(%rsp)
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
+	LONG $0x245c0148; BYTE $0x68 // addq %rbx, 0x68(%rsp)
+	LONG $0x24148b4c // movq (%rsp), %r10
+	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
+	LONG $0x245c0148; BYTE $0x40 // addq %rbx, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
+	WORD $0x0148; BYTE $0xd8 // addq %rbx, %rax
+	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
+	LONG $0x245c0148; BYTE $0x48 // addq %rbx, 0x48(%rsp)
+	QUAD $0x0000009824848348; BYTE $0x40 // addq $0x40, 0x98(%rsp)
+	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
+	QUAD $0x000000f824bc8b4c // movq 0xf8(%rsp), %r15
+	QUAD $0x000000f024a48b4c // movq 0xf0(%rsp), %r12
+	LONG $0x0d128d0f; WORD $0x0000 // jge 0x91aa <k_pack_panel+0xf0a>
+	LONG $0x2414894c // movq %r10, (%rsp)
+	QUAD $0x0000008824ac8948 // movq %rbp, 0x88(%rsp)
+	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
+	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
+	LONG $0x2464894c; BYTE $0x08 // movq %r12, 0x8(%rsp)
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	QUAD $0x00000108249c894c // movq %r11, 0x108(%rsp)
+	LONG $0x01aa8c0f; WORD $0x0000 // jl 0x8670 <k_pack_panel+0x3d0>
+	QUAD $0x0000009824ac8b4c // movq 0x98(%rsp), %r13
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
+	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x24748948; BYTE $0x30 // movq %rsi, 0x30(%rsp)
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	QUAD $0x00000088249c8b4c // movq 0x88(%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x901c8d48 // leaq (%rax,%rdx,4), %rbx
-	LONG $0x0cc38348 // addq $0xc, %rbx
-	LONG $0xd0348d4c // leaq (%rax,%rdx,8), %r14
-	LONG $0x0cc68349 // addq $0xc, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x00024de9; BYTE $0x00 // jmp 0x7998 <k_pack_f16+0x2c8>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xda // movq %rbx, %r10
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x1078c1c4; WORD $0x9904 // vmovups (%r9,%rbx,4), %xmm0
+	LONG $0x187de3c4; WORD $0x9904; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rbx,4), %ymm0, %ymm0
+	LONG $0x245c8b48; BYTE $0x78 // movq 0x78(%rsp), %rbx
+	LONG $0x1078a1c4; WORD $0x930c // vmovups (%rbx,%r10,4), %xmm1
+	LONG $0x1875a3c4; WORD $0x970c; BYTE $0x01 // vinsertf128 $0x1, (%rdi,%r10,4), %ymm1, %ymm1
+	LONG $0x48f5f362; WORD $0xc01a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm0, %zmm1, %zmm0
+	LONG $0x1078a1c4; WORD $0x960c // vmovups (%rsi,%r10,4), %xmm1
+	LONG $0x107881c4; WORD $0x9414 // vmovups (%r12,%r10,4), %xmm2
+	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
+	LONG $0x186da3c4; WORD $0x9314; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%r10,4), %ymm2, %ymm2
+	LONG $0x187583c4; WORD $0x930c; BYTE $0x01 // vinsertf128 $0x1, (%r11,%r10,4), %ymm1, %ymm1
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x1078a1c4; WORD $0x931c // vmovups (%rbx,%r10,4), %xmm3
+	LONG $0x1078a1c4; WORD $0x9224 // vmovups (%rdx,%r10,4), %xmm4
+	LONG $0x245c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbx
+	LONG $0x185da3c4; WORD $0x9324; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%r10,4), %ymm4, %ymm4
+	LONG $0x1865a3c4; WORD $0x901c; BYTE $0x01 // vinsertf128 $0x1, (%rax,%r10,4), %ymm3, %ymm3
+	LONG $0x48f5f362; WORD $0xca1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm2, %zmm1, %zmm1
+	LONG $0x48e5f362; WORD $0xd41a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm2
+	LONG $0x1078a1c4; WORD $0x955c; BYTE $0x00 // vmovups (%rbp,%r10,4), %xmm3
+	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
+	LONG $0x1078a1c4; WORD $0x9324 // vmovups (%rbx,%r10,4), %xmm4
+	LONG $0x185d83c4; WORD $0x9024; BYTE $0x01 // vinsertf128 $0x1, (%r8,%r10,4), %ymm4, %ymm4
+	LONG $0x245c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbx
+	LONG $0x1865a3c4; WORD $0x931c; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%r10,4), %ymm3, %ymm3
+	LONG $0x48e5f362; WORD $0xdc1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm4, %zmm3, %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x48fdf162; WORD $0xe214 // vunpcklpd %zmm2, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x487cd162; WORD $0x5d11; BYTE $0x00 // vmovups %zmm3, (%r13)
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x37 // vmovups %zmm1, (%r15,%r14)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x2e // vmovups %zmm4, (%r14,%r13)
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x2e // vmovups %zmm0, (%r14,%r13)
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	LONG $0x045a8d49 // leaq 0x4(%r10), %rbx
+	LONG $0x08c28349 // addq $0x8, %r10
+	LONG $0x24543b4c; BYTE $0x10 // cmpq 0x10(%rsp), %r10
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0xfee78e0f; WORD $0xffff // jle 0x8530 <k_pack_panel+0x290>
+	QUAD $0x000000d824bc034c // addq 0xd8(%rsp), %r15
+	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x20 // movq 0x20(%rsp), %r8
+	LONG $0x247c8b48; BYTE $0x78 // movq 0x78(%rsp), %rdi
+	WORD $0x0feb // jmp 0x867b <k_pack_panel+0x3db>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x9f3c8d4f // leaq (%r15,%r11,4), %r15
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x2949; BYTE $0xdd // subq %rbx, %r13
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
+	LONG $0xfd6f8e0f; WORD $0xffff // jle 0x8400 <k_pack_panel+0x160>
+	LONG $0x3cc78349 // addq $0x3c, %r15
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x9a0c8d49 // leaq (%r10,%rbx,4), %rcx
+	QUAD $0x000000a0248c8948 // movq %rcx, 0xa0(%rsp)
+	LONG $0x990c8d49 // leaq (%r9,%rbx,4), %rcx
+	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
+	LONG $0x9e0c8d48 // leaq (%rsi,%rbx,4), %rcx
+	QUAD $0x000000b0248c8948 // movq %rcx, 0xb0(%rsp)
+	LONG $0x98148d49 // leaq (%r8,%rbx,4), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x9a148d49 // leaq (%r10,%rbx,4), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x9b148d49 // leaq (%r11,%rbx,4), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	LONG $0x99148d49 // leaq (%r9,%rbx,4), %rdx
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
+	QUAD $0x000000e824bc8948 // movq %rdi, 0xe8(%rsp)
+	LONG $0x24148b4c // movq (%rsp), %r10
+	LONG $0x9a3c8d49 // leaq (%r10,%rbx,4), %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	LONG $0x9a3c8d49 // leaq (%r10,%rbx,4), %rdi
+	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
+	LONG $0x9d7c8d48; BYTE $0x00 // leaq (%rbp,%rbx,4), %rdi
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x9c3c8d49 // leaq (%r12,%rbx,4), %rdi
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x9a148d48 // leaq (%rdx,%rbx,4), %rdx
+	LONG $0x24548948; BYTE $0x30 // movq %rdx, 0x30(%rsp)
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x992c8d48 // leaq (%rcx,%rbx,4), %rbp
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x9a0c8d49 // leaq (%r10,%rbx,4), %rcx
+	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	LONG $0x9a148d4d // leaq (%r10,%rbx,4), %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x01d28e0f; WORD $0x0000 // jle 0x8960 <k_pack_panel+0x6c0>
+	LONG $0x4410fac5; WORD $0x009d // vmovss (%rbp,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xc447 // vmovss %xmm0, -0x3c(%r15)
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x01c4860f; WORD $0x0000 // jbe 0x8968 <k_pack_panel+0x6c8>
+	LONG $0x107ac1c4; WORD $0x9a04 // vmovss (%r10,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xc847 // vmovss %xmm0, -0x38(%r15)
+	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
+	LONG $0x01b4860f; WORD $0x0000 // jbe 0x8970 <k_pack_panel+0x6d0>
+	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xcc47 // vmovss %xmm0, -0x34(%r15)
+	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
+	LONG $0x01a0860f; WORD $0x0000 // jbe 0x8978 <k_pack_panel+0x6d8>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xd047 // vmovss %xmm0, -0x30(%r15)
+	LONG $0x247c8348; WORD $0x0408 // cmpq $0x4, 0x8(%rsp)
+	LONG $0x018c860f; WORD $0x0000 // jbe 0x8980 <k_pack_panel+0x6e0>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xd447 // vmovss %xmm0, -0x2c(%r15)
+	LONG $0x247c8348; WORD $0x0508 // cmpq $0x5, 0x8(%rsp)
+	LONG $0x0178860f; WORD $0x0000 // jbe 0x8988 <k_pack_panel+0x6e8>
+	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xd847 // vmovss %xmm0, -0x28(%r15)
+	LONG $0x247c8348; WORD $0x0608 // cmpq $0x6, 0x8(%rsp)
+	LONG $0x0164860f; WORD $0x0000 // jbe 0x8990 <k_pack_panel+0x6f0>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xdc47 // vmovss %xmm0, -0x24(%r15)
+	LONG $0x247c8348; WORD $0x0708 // cmpq $0x7, 0x8(%rsp)
+	LONG $0x0150860f; WORD $0x0000 // jbe 0x8998 <k_pack_panel+0x6f8>
+	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xe047 // vmovss %xmm0, -0x20(%r15)
+	LONG $0x247c8348; WORD $0x0808 // cmpq $0x8, 0x8(%rsp)
+	LONG $0x0139860f; WORD $0x0000 // jbe 0x89a0 <k_pack_panel+0x700>
+	QUAD $0x000000e0248c8b48 // movq 0xe0(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xe447 // vmovss %xmm0, -0x1c(%r15)
+	LONG $0x247c8348; WORD $0x0908 // cmpq $0x9, 0x8(%rsp)
+	LONG $0x0122860f; WORD $0x0000 // jbe 0x89a8 <k_pack_panel+0x708>
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xe847 // vmovss %xmm0, -0x18(%r15)
+	LONG $0x247c8348; WORD $0x0a08 // cmpq $0xa, 0x8(%rsp)
+	LONG $0x010b860f; WORD $0x0000 // jbe 0x89b0 <k_pack_panel+0x710>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xec47 // vmovss %xmm0, -0x14(%r15)
+	LONG $0x247c8348; WORD $0x0b08 // cmpq $0xb, 0x8(%rsp)
+	LONG $0x00f4860f; WORD $0x0000 // jbe 0x89b8 <k_pack_panel+0x718>
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xf047 // vmovss %xmm0, -0x10(%r15)
+	LONG $0x247c8348; WORD $0x0c08 // cmpq $0xc, 0x8(%rsp)
+	LONG $0x00dd860f; WORD $0x0000 // jbe 0x89c0 <k_pack_panel+0x720>
+	QUAD $0x000000b8248c8b48 // movq 0xb8(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xf447 // vmovss %xmm0, -0xc(%r15)
+	LONG $0x247c8348; WORD $0x0d08 // cmpq $0xd, 0x8(%rsp)
+	LONG $0x00c6860f; WORD $0x0000 // jbe 0x89c8 <k_pack_panel+0x728>
+	QUAD $0x000000b0248c8b48 // movq 0xb0(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xf847 // vmovss %xmm0, -0x8(%r15)
+	LONG $0x247c8348; WORD $0x0e08 // cmpq $0xe, 0x8(%rsp)
+	LONG $0x00af860f; WORD $0x0000 // jbe 0x89d0 <k_pack_panel+0x730>
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x117ac1c4; WORD $0xfc47 // vmovss %xmm0, -0x4(%r15)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x00988c0f; WORD $0x0000 // jl 0x89dc <k_pack_panel+0x73c>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x0410fac5; BYTE $0x99 // vmovss (%rcx,%rbx,4), %xmm0
+	LONG $0x000086e9; BYTE $0x00 // jmp 0x89dc <k_pack_panel+0x73c>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000000c447c741 // movl $0x0, -0x3c(%r15)
+	QUAD $0x00000000c847c741 // movl $0x0, -0x38(%r15)
+	QUAD $0x00000000cc47c741 // movl $0x0, -0x34(%r15)
+	QUAD $0x00000000d047c741 // movl $0x0, -0x30(%r15)
+	QUAD $0x00000000d447c741 // movl $0x0, -0x2c(%r15)
+	QUAD $0x00000000d847c741 // movl $0x0, -0x28(%r15)
+	QUAD $0x00000000dc47c741 // movl $0x0, -0x24(%r15)
+	QUAD $0x00000000e047c741 // movl $0x0, -0x20(%r15)
+	QUAD $0x00000000e447c741 // movl $0x0, -0x1c(%r15)
+	QUAD $0x00000000e847c741 // movl $0x0, -0x18(%r15)
+	QUAD $0x00000000ec47c741 // movl $0x0, -0x14(%r15)
+	QUAD $0x00000000f047c741 // movl $0x0, -0x10(%r15)
+	QUAD $0x00000000f447c741 // movl $0x0, -0xc(%r15)
+	QUAD $0x00000000f847c741 // movl $0x0, -0x8(%r15)
+	QUAD $0x00000000fc47c741 // movl $0x0, -0x4(%r15)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117ac1c4; BYTE $0x07 // vmovss %xmm0, (%r15)
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0xfd90850f; WORD $0xffff // jne 0x8780 <k_pack_panel+0x4e0>
+	LONG $0xfffa0be9; BYTE $0xff // jmp 0x8400 <k_pack_panel+0x160>
+	LONG $0x2444894c; BYTE $0x30 // movq %r8, 0x30(%rsp)
+	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x078b8e0f; WORD $0x0000 // jle 0x91aa <k_pack_panel+0xf0a>
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x06e0c148 // shlq $0x6, %rax
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
+	LONG $0xd7048d4b // leaq (%r15,%r10,8), %rax
+	LONG $0x3cc08348 // addq $0x3c, %rax
+	LONG $0x977c8d4b; BYTE $0x3c // leaq 0x3c(%r15,%r10,4), %rdi
+	LONG $0x247c8948; BYTE $0x68 // movq %rdi, 0x68(%rsp)
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0x24048b4c // movq (%rsp), %r8
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x8b0d <k_pack_panel+0x86d>
+	QUAD $0x000000c49844c742; BYTE $0x00 // movl $0x0, -0x3c(%rax,%r11,4)
+	QUAD $0x000000c89844c742; BYTE $0x00 // movl $0x0, -0x38(%rax,%r11,4)
+	QUAD $0x000000cc9844c742; BYTE $0x00 // movl $0x0, -0x34(%rax,%r11,4)
+	QUAD $0x000000d09844c742; BYTE $0x00 // movl $0x0, -0x30(%rax,%r11,4)
+	QUAD $0x000000d49844c742; BYTE $0x00 // movl $0x0, -0x2c(%rax,%r11,4)
+	QUAD $0x000000d89844c742; BYTE $0x00 // movl $0x0, -0x28(%rax,%r11,4)
+	QUAD $0x000000dc9844c742; BYTE $0x00 // movl $0x0, -0x24(%rax,%r11,4)
+	QUAD $0x000000e09844c742; BYTE $0x00 // movl $0x0, -0x20(%rax,%r11,4)
+	QUAD $0x000000e49844c742; BYTE $0x00 // movl $0x0, -0x1c(%rax,%r11,4)
+	QUAD $0x000000e89844c742; BYTE $0x00 // movl $0x0, -0x18(%rax,%r11,4)
+	QUAD $0x000000ec9844c742; BYTE $0x00 // movl $0x0, -0x14(%rax,%r11,4)
+	QUAD $0x000000f09844c742; BYTE $0x00 // movl $0x0, -0x10(%rax,%r11,4)
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	QUAD $0x000000f49844c742; BYTE $0x00 // movl $0x0, -0xc(%rax,%r11,4)
+	QUAD $0x000000f89844c742; BYTE $0x00 // movl $0x0, -0x8(%rax,%r11,4)
+	QUAD $0x000000fc9844c742; BYTE $0x00 // movl $0x0, -0x4(%rax,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x9804 // vmovss %xmm0, (%rax,%r11,4)
+	LONG $0x10c38349 // addq $0x10, %r11
+	LONG $0xf0c48349 // addq $-0x10, %r12
+	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x245c3b4c; BYTE $0x70 // cmpq 0x70(%rsp), %r11
+	LONG $0x069d8d0f; WORD $0x0000 // jge 0x91aa <k_pack_panel+0xf0a>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x01ba8e0f; WORD $0x0000 // jle 0x8cd0 <k_pack_panel+0xa30>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x0110fac5 // vmovss (%rcx), %xmm0
+	LONG $0x117a81c4; WORD $0x9f04 // vmovss %xmm0, (%r15,%r11,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x01ae860f; WORD $0x0000 // jbe 0x8ce0 <k_pack_panel+0xa40>
+	LONG $0x0410fac5; BYTE $0x9e // vmovss (%rsi,%rbx,4), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x04 // vmovss %xmm0, 0x4(%r15,%r11,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x01a1860f; WORD $0x0000 // jbe 0x8ce9 <k_pack_panel+0xa49>
+	LONG $0x0410fac5; BYTE $0x16 // vmovss (%rsi,%rdx), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x08 // vmovss %xmm0, 0x8(%r15,%r11,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0194860f; WORD $0x0000 // jbe 0x8cf2 <k_pack_panel+0xa52>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x0410fac5; BYTE $0x06 // vmovss (%rsi,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x0c // vmovss %xmm0, 0xc(%r15,%r11,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x017d860f; WORD $0x0000 // jbe 0x8cfb <k_pack_panel+0xa5b>
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3604 // vmovss (%rsi,%r14), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x10 // vmovss %xmm0, 0x10(%r15,%r11,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x016a860f; WORD $0x0000 // jbe 0x8d04 <k_pack_panel+0xa64>
+	LONG $0x0410fac5; BYTE $0x2e // vmovss (%rsi,%rbp), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x14 // vmovss %xmm0, 0x14(%r15,%r11,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x015d860f; WORD $0x0000 // jbe 0x8d0d <k_pack_panel+0xa6d>
+	LONG $0x107aa1c4; WORD $0x0604 // vmovss (%rsi,%r8), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x18 // vmovss %xmm0, 0x18(%r15,%r11,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x014f860f; WORD $0x0000 // jbe 0x8d16 <k_pack_panel+0xa76>
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3604 // vmovss (%rsi,%r14), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x1c // vmovss %xmm0, 0x1c(%r15,%r11,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x0137860f; WORD $0x0000 // jbe 0x8d1f <k_pack_panel+0xa7f>
+	LONG $0x107aa1c4; WORD $0x2e04 // vmovss (%rsi,%r13), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x20 // vmovss %xmm0, 0x20(%r15,%r11,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x0129860f; WORD $0x0000 // jbe 0x8d28 <k_pack_panel+0xa88>
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1604 // vmovss (%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x24 // vmovss %xmm0, 0x24(%r15,%r11,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x010d860f; WORD $0x0000 // jbe 0x8d31 <k_pack_panel+0xa91>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1604 // vmovss (%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x28 // vmovss %xmm0, 0x28(%r15,%r11,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x00f5860f; WORD $0x0000 // jbe 0x8d3a <k_pack_panel+0xa9a>
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3604 // vmovss (%rsi,%r14), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x2c // vmovss %xmm0, 0x2c(%r15,%r11,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0x00e2860f; WORD $0x0000 // jbe 0x8d43 <k_pack_panel+0xaa3>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1604 // vmovss (%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x30 // vmovss %xmm0, 0x30(%r15,%r11,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0x00c6860f; WORD $0x0000 // jbe 0x8d4c <k_pack_panel+0xaac>
+	LONG $0x0410fac5; BYTE $0x3e // vmovss (%rsi,%rdi), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x34 // vmovss %xmm0, 0x34(%r15,%r11,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0x00b9860f; WORD $0x0000 // jbe 0x8d55 <k_pack_panel+0xab5>
+	LONG $0x107aa1c4; WORD $0x0e04 // vmovss (%rsi,%r9), %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x38 // vmovss %xmm0, 0x38(%r15,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0x00ab820f; WORD $0x0000 // jb 0x8d62 <k_pack_panel+0xac2>
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1604 // vmovss (%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x8d62 <k_pack_panel+0xac2>
+	QUAD $0x000000009f04c743 // movl $0x0, (%r15,%r11,4)
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	QUAD $0x000000049f44c743; BYTE $0x00 // movl $0x0, 0x4(%r15,%r11,4)
+	QUAD $0x000000089f44c743; BYTE $0x00 // movl $0x0, 0x8(%r15,%r11,4)
+	QUAD $0x0000000c9f44c743; BYTE $0x00 // movl $0x0, 0xc(%r15,%r11,4)
+	QUAD $0x000000109f44c743; BYTE $0x00 // movl $0x0, 0x10(%r15,%r11,4)
+	QUAD $0x000000149f44c743; BYTE $0x00 // movl $0x0, 0x14(%r15,%r11,4)
+	QUAD $0x000000189f44c743; BYTE $0x00 // movl $0x0, 0x18(%r15,%r11,4)
+	QUAD $0x0000001c9f44c743; BYTE $0x00 // movl $0x0, 0x1c(%r15,%r11,4)
+	QUAD $0x000000209f44c743; BYTE $0x00 // movl $0x0, 0x20(%r15,%r11,4)
+	QUAD $0x000000249f44c743; BYTE $0x00 // movl $0x0, 0x24(%r15,%r11,4)
+	QUAD $0x000000289f44c743; BYTE $0x00 // movl $0x0, 0x28(%r15,%r11,4)
+	QUAD $0x0000002c9f44c743; BYTE $0x00 // movl $0x0, 0x2c(%r15,%r11,4)
+	QUAD $0x000000309f44c743; BYTE $0x00 // movl $0x0, 0x30(%r15,%r11,4)
+	QUAD $0x000000349f44c743; BYTE $0x00 // movl $0x0, 0x34(%r15,%r11,4)
+	QUAD $0x000000389f44c743; BYTE $0x00 // movl $0x0, 0x38(%r15,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x9f44; BYTE $0x3c // vmovss %xmm0, 0x3c(%r15,%r11,4)
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfd7f840f; WORD $0xffff // je 0x8af2 <k_pack_panel+0x852>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x01d28e0f; WORD $0x0000 // jle 0x8f4e <k_pack_panel+0xcae>
+	LONG $0x4610fac5; BYTE $0x04 // vmovss 0x4(%rsi), %xmm0
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xc4 // vmovss %xmm0, -0x3c(%rdi,%r11,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x01c5860f; WORD $0x0000 // jbe 0x8f5c <k_pack_panel+0xcbc>
+	LONG $0x4410fac5; WORD $0x049e // vmovss 0x4(%rsi,%rbx,4), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xc8 // vmovss %xmm0, -0x38(%rdi,%r11,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x01b7860f; WORD $0x0000 // jbe 0x8f65 <k_pack_panel+0xcc5>
+	LONG $0x4410fac5; WORD $0x0416 // vmovss 0x4(%rsi,%rdx), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xcc // vmovss %xmm0, -0x34(%rdi,%r11,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x01a9860f; WORD $0x0000 // jbe 0x8f6e <k_pack_panel+0xcce>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x4410fac5; WORD $0x0406 // vmovss 0x4(%rsi,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xd0 // vmovss %xmm0, -0x30(%rdi,%r11,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x0191860f; WORD $0x0000 // jbe 0x8f77 <k_pack_panel+0xcd7>
+	LONG $0x24748b4c; BYTE $0x50 // movq 0x50(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3644; BYTE $0x04 // vmovss 0x4(%rsi,%r14), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xd4 // vmovss %xmm0, -0x2c(%rdi,%r11,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x017d860f; WORD $0x0000 // jbe 0x8f80 <k_pack_panel+0xce0>
+	LONG $0x4410fac5; WORD $0x042e // vmovss 0x4(%rsi,%rbp), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xd8 // vmovss %xmm0, -0x28(%rdi,%r11,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x016f860f; WORD $0x0000 // jbe 0x8f89 <k_pack_panel+0xce9>
+	LONG $0x107aa1c4; WORD $0x0644; BYTE $0x04 // vmovss 0x4(%rsi,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xdc // vmovss %xmm0, -0x24(%rdi,%r11,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0160860f; WORD $0x0000 // jbe 0x8f92 <k_pack_panel+0xcf2>
+	LONG $0x24748b4c; BYTE $0x28 // movq 0x28(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3644; BYTE $0x04 // vmovss 0x4(%rsi,%r14), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xe0 // vmovss %xmm0, -0x20(%rdi,%r11,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x0147860f; WORD $0x0000 // jbe 0x8f9b <k_pack_panel+0xcfb>
+	LONG $0x107aa1c4; WORD $0x2e44; BYTE $0x04 // vmovss 0x4(%rsi,%r13), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xe4 // vmovss %xmm0, -0x1c(%rdi,%r11,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x0138860f; WORD $0x0000 // jbe 0x8fa4 <k_pack_panel+0xd04>
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x04 // vmovss 0x4(%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xe8 // vmovss %xmm0, -0x18(%rdi,%r11,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x011b860f; WORD $0x0000 // jbe 0x8fad <k_pack_panel+0xd0d>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x04 // vmovss 0x4(%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xec // vmovss %xmm0, -0x14(%rdi,%r11,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x0102860f; WORD $0x0000 // jbe 0x8fb6 <k_pack_panel+0xd16>
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3644; BYTE $0x04 // vmovss 0x4(%rsi,%r14), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xf0 // vmovss %xmm0, -0x10(%rdi,%r11,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0x00ee860f; WORD $0x0000 // jbe 0x8fbf <k_pack_panel+0xd1f>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x04 // vmovss 0x4(%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdi,%r11,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0x00d1860f; WORD $0x0000 // jbe 0x8fc8 <k_pack_panel+0xd28>
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x107aa1c4; WORD $0x3644; BYTE $0x04 // vmovss 0x4(%rsi,%r14), %xmm0
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdi,%r11,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0x00b9860f; WORD $0x0000 // jbe 0x8fd1 <k_pack_panel+0xd31>
+	LONG $0x107aa1c4; WORD $0x0e44; BYTE $0x04 // vmovss 0x4(%rsi,%r9), %xmm0
+	LONG $0x117aa1c4; WORD $0x9f44; BYTE $0xfc // vmovss %xmm0, -0x4(%rdi,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0x00aa820f; WORD $0x0000 // jb 0x8fde <k_pack_panel+0xd3e>
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x04 // vmovss 0x4(%rsi,%r10), %xmm0
+	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x8fde <k_pack_panel+0xd3e>
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	QUAD $0x000000c49f44c742; BYTE $0x00 // movl $0x0, -0x3c(%rdi,%r11,4)
+	QUAD $0x000000c89f44c742; BYTE $0x00 // movl $0x0, -0x38(%rdi,%r11,4)
+	QUAD $0x000000cc9f44c742; BYTE $0x00 // movl $0x0, -0x34(%rdi,%r11,4)
+	QUAD $0x000000d09f44c742; BYTE $0x00 // movl $0x0, -0x30(%rdi,%r11,4)
+	QUAD $0x000000d49f44c742; BYTE $0x00 // movl $0x0, -0x2c(%rdi,%r11,4)
+	QUAD $0x000000d89f44c742; BYTE $0x00 // movl $0x0, -0x28(%rdi,%r11,4)
+	QUAD $0x000000dc9f44c742; BYTE $0x00 // movl $0x0, -0x24(%rdi,%r11,4)
+	QUAD $0x000000e09f44c742; BYTE $0x00 // movl $0x0, -0x20(%rdi,%r11,4)
+	QUAD $0x000000e49f44c742; BYTE $0x00 // movl $0x0, -0x1c(%rdi,%r11,4)
+	QUAD $0x000000e89f44c742; BYTE $0x00 // movl $0x0, -0x18(%rdi,%r11,4)
+	QUAD $0x000000ec9f44c742; BYTE $0x00 // movl $0x0, -0x14(%rdi,%r11,4)
+	QUAD $0x000000f09f44c742; BYTE $0x00 // movl $0x0, -0x10(%rdi,%r11,4)
+	QUAD $0x000000f49f44c742; BYTE $0x00 // movl $0x0, -0xc(%rdi,%r11,4)
+	QUAD $0x000000f89f44c742; BYTE $0x00 // movl $0x0, -0x8(%rdi,%r11,4)
+	QUAD $0x000000fc9f44c742; BYTE $0x00 // movl $0x0, -0x4(%rdi,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x9f04 // vmovss %xmm0, (%rdi,%r11,4)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
+	LONG $0xfaff840f; WORD $0xffff // je 0x8af2 <k_pack_panel+0x852>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xfa628e0f; WORD $0xffff // jle 0x8a5e <k_pack_panel+0x7be>
+	LONG $0x4610fac5; BYTE $0x08 // vmovss 0x8(%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xc4 // vmovss %xmm0, -0x3c(%rax,%r11,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
+	LONG $0xfa50860f; WORD $0xffff // jbe 0x8a67 <k_pack_panel+0x7c7>
+	LONG $0x4410fac5; WORD $0x0899 // vmovss 0x8(%rcx,%rbx,4), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xc8 // vmovss %xmm0, -0x38(%rax,%r11,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfa42860f; WORD $0xffff // jbe 0x8a70 <k_pack_panel+0x7d0>
+	LONG $0x4410fac5; WORD $0x0811 // vmovss 0x8(%rcx,%rdx), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xcc // vmovss %xmm0, -0x34(%rax,%r11,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xfa34860f; WORD $0xffff // jbe 0x8a79 <k_pack_panel+0x7d9>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x4410fac5; WORD $0x0801 // vmovss 0x8(%rcx,%rax), %xmm0
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xd0 // vmovss %xmm0, -0x30(%rax,%r11,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xfa1c860f; WORD $0xffff // jbe 0x8a82 <k_pack_panel+0x7e2>
+	LONG $0x4410fac5; WORD $0x0831 // vmovss 0x8(%rcx,%rsi), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xd4 // vmovss %xmm0, -0x2c(%rax,%r11,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xfa0e860f; WORD $0xffff // jbe 0x8a8b <k_pack_panel+0x7eb>
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x4410fac5; WORD $0x0829 // vmovss 0x8(%rcx,%rbp), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xd8 // vmovss %xmm0, -0x28(%rax,%r11,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xf9fd860f; WORD $0xffff // jbe 0x8a94 <k_pack_panel+0x7f4>
+	LONG $0x107aa1c4; WORD $0x0644; BYTE $0x08 // vmovss 0x8(%rsi,%r8), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xdc // vmovss %xmm0, -0x24(%rax,%r11,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xf9ee860f; WORD $0xffff // jbe 0x8a9d <k_pack_panel+0x7fd>
+	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x08 // vmovss 0x8(%rsi,%r10), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xe0 // vmovss %xmm0, -0x20(%rax,%r11,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xf9da860f; WORD $0xffff // jbe 0x8aa6 <k_pack_panel+0x806>
+	LONG $0x107aa1c4; WORD $0x2e44; BYTE $0x08 // vmovss 0x8(%rsi,%r13), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xe4 // vmovss %xmm0, -0x1c(%rax,%r11,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xf9cb860f; WORD $0xffff // jbe 0x8aaf <k_pack_panel+0x80f>
+	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x08 // vmovss 0x8(%rsi,%r10), %xmm0
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xe8 // vmovss %xmm0, -0x18(%rax,%r11,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xf9b3860f; WORD $0xffff // jbe 0x8ab8 <k_pack_panel+0x818>
+	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x08 // vmovss 0x8(%rsi,%r10), %xmm0
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xec // vmovss %xmm0, -0x14(%rax,%r11,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xf99a860f; WORD $0xffff // jbe 0x8ac1 <k_pack_panel+0x821>
+	LONG $0x4410fac5; WORD $0x0831 // vmovss 0x8(%rcx,%rsi), %xmm0
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xf0 // vmovss %xmm0, -0x10(%rax,%r11,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0xf98c860f; WORD $0xffff // jbe 0x8acd <k_pack_panel+0x82d>
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x08 // vmovss 0x8(%rsi,%r10), %xmm0
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r11,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0xf974860f; WORD $0xffff // jbe 0x8ad6 <k_pack_panel+0x836>
+	LONG $0x4410fac5; WORD $0x083e // vmovss 0x8(%rsi,%rdi), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r11,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0xf966860f; WORD $0xffff // jbe 0x8adf <k_pack_panel+0x83f>
+	LONG $0x107aa1c4; WORD $0x0e44; BYTE $0x08 // vmovss 0x8(%rsi,%r9), %xmm0
+	LONG $0x117aa1c4; WORD $0x9844; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r11,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0xf957820f; WORD $0xffff // jb 0x8aec <k_pack_panel+0x84c>
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x107aa1c4; WORD $0x1644; BYTE $0x08 // vmovss 0x8(%rsi,%r10), %xmm0
+	LONG $0x24048b4c // movq (%rsp), %r8
+	LONG $0xfff942e9; BYTE $0xff // jmp 0x8aec <k_pack_panel+0x84c>
+	LONG $0x10c48148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rsp # imm = 0x110
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	BYTE $0x90 // nop
+
+	// pack_panel_f16
+	BYTE $0x55 // pushq %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0x10ec8148; WORD $0x0001; BYTE $0x00 // subq $0x110, %rsp # imm = 0x110
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x11908e0f; WORD $0x0000 // jle 0xa373 <k_pack_panel_f16+0x11b3>
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x106f8b4c // movq 0x10(%rdi), %r13
+	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18678b4c // movq 0x18(%rdi), %r12
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	QUAD $0x00000000ad048d4a // leaq (,%r13,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	LONG $0x801c8d4c // leaq (%rax,%rax,4), %r11
+	WORD $0x014d; BYTE $0xeb // addq %r13, %r11
+	QUAD $0x00000000ed0c8d4a // leaq (,%r13,8), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
+	WORD $0x014c; BYTE $0xe9 // addq %r13, %rcx
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	QUAD $0x000000006d0c8d4a // leaq (,%r13,2), %rcx
+	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	WORD $0x894d; BYTE $0xee // movq %r13, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x89148d48 // leaq (%rcx,%rcx,4), %rdx
+	LONG $0xc91c8d48 // leaq (%rcx,%rcx,8), %rbx
+	LONG $0x81048d48 // leaq (%rcx,%rax,4), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x493c8d48 // leaq (%rcx,%rcx,2), %rdi
+	QUAD $0x00000000ed048d4a // leaq (,%r13,8), %rax
+	QUAD $0x00000000ad0c8d4a // leaq (,%r13,4), %rcx
+	LONG $0x400c8d4c // leaq (%rax,%rax,2), %r9
+	LONG $0x49148d4c // leaq (%rcx,%rcx,2), %r10
+	LONG $0x892c8d48 // leaq (%rcx,%rcx,4), %rbp
+	LONG $0x247c8348; WORD $0x0450 // cmpq $0x4, 0x50(%rsp)
+	LONG $0x07688c0f; WORD $0x0000 // jl 0x99f5 <k_pack_panel_f16+0x835>
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x0149; BYTE $0xf1 // addq %rsi, %r9
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0x6e048d4a // leaq (%rsi,%r13,2), %rax
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	LONG $0x24740148; BYTE $0x08 // addq %rsi, 0x8(%rsp)
+	LONG $0x24740148; BYTE $0x40 // addq %rsi, 0x40(%rsp)
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
-	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	LONG $0x411c8d4e // leaq (%rcx,%r8,2), %r11
-	LONG $0x811c8d4a // leaq (%rcx,%r8,4), %rbx
-	LONG $0x40048d4b // leaq (%r8,%r8,2), %rax
-	LONG $0x41048d4c // leaq (%rcx,%rax,2), %r8
-	QUAD $0x0000000095348d4c // leaq (,%rdx,4), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x36248d4f // leaq (%r14,%r14), %r12
-	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
-	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	WORD $0x3aeb // jmp 0x77cc <k_pack_f16+0xfc>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x03ee8d0f; WORD $0x0000 // jge 0x7bba <k_pack_f16+0x4ea>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
-	WORD $0x8948; BYTE $0xf5 // movq %rsi, %rbp
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x008a8c0f; WORD $0x0000 // jl 0x7870 <k_pack_f16+0x1a0>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x1379e2c4; WORD $0x7904 // vcvtph2ps (%rcx,%rdi,2), %xmm0
-	LONG $0x1379c2c4; WORD $0x7b0c // vcvtph2ps (%r11,%rdi,2), %xmm1
-	LONG $0x1379e2c4; WORD $0x7b14 // vcvtph2ps (%rbx,%rdi,2), %xmm2
-	LONG $0x1379c2c4; WORD $0x781c // vcvtph2ps (%r8,%rdi,2), %xmm3
-	LONG $0xe114f8c5 // vunpcklps %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
-	LONG $0xc115f8c5 // vunpckhps %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[2],xmm1[2],xmm0[3],xmm1[3]
-	LONG $0xcb14e8c5 // vunpcklps %xmm3, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm3[0],xmm2[1],xmm3[1]
-	LONG $0xd315e8c5 // vunpckhps %xmm3, %xmm2, %xmm2 # xmm2 = xmm2[2],xmm3[2],xmm2[3],xmm3[3]
-	LONG $0xd916d8c5 // vmovlhps %xmm1, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm1[0]
-	LONG $0x1178c1c4; BYTE $0x19 // vmovups %xmm3, (%r9)
-	LONG $0xc915d9c5 // vunpckhpd %xmm1, %xmm4, %xmm1 # xmm1 = xmm4[1],xmm1[1]
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	QUAD $0x000001002484894c // movq %r8, 0x100(%rsp)
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	QUAD $0x000000f824a4894c // movq %r12, 0xf8(%rsp)
+	QUAD $0x000000e024b4894c // movq %r14, 0xe0(%rsp)
+	LONG $0x0000a1e9; BYTE $0x00 // jmp 0x93d9 <k_pack_panel_f16+0x219>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x10c28348 // addq $0x10, %rdx
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	WORD $0x014d; BYTE $0xf4 // addq %r14, %r12
+	LONG $0x2464894c; BYTE $0x48 // movq %r12, 0x48(%rsp)
+	QUAD $0x0000009024bc8b4c // movq 0x90(%rsp), %r15
+	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
+	LONG $0x2474014c; BYTE $0x20 // addq %r14, 0x20(%rsp)
+	QUAD $0x0000008824ac8b48 // movq 0x88(%rsp), %rbp
+	WORD $0x014c; BYTE $0xf5 // addq %r14, %rbp
+	LONG $0x2474014c; BYTE $0x78 // addq %r14, 0x78(%rsp)
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
+	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	LONG $0x2474014c; BYTE $0x38 // addq %r14, 0x38(%rsp)
+	LONG $0x2474014c; BYTE $0x30 // addq %r14, 0x30(%rsp)
+	LONG $0x2474014c; BYTE $0x28 // addq %r14, 0x28(%rsp)
+	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
+	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
+	WORD $0x014c; BYTE $0xf0 // addq %r14, %rax
 	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x1178a1c4; WORD $0x300c // vmovups %xmm1, (%rax,%r14)
-	LONG $0xca16f8c5 // vmovlhps %xmm2, %xmm0, %xmm1 # xmm1 = xmm0[0],xmm2[0]
-	LONG $0x117881c4; WORD $0x0e0c // vmovups %xmm1, (%r14,%r9)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0xc215f9c5 // vunpckhpd %xmm2, %xmm0, %xmm0 # xmm0 = xmm0[1],xmm2[1]
-	LONG $0x117881c4; WORD $0x0e04 // vmovups %xmm0, (%r14,%r9)
-	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x244c894c; BYTE $0x40 // movq %r9, 0x40(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	WORD $0x014d; BYTE $0xf5 // addq %r14, %r13
+	QUAD $0x0000009824848348; BYTE $0x40 // addq $0x40, 0x98(%rsp)
+	LONG $0x24543b48; BYTE $0x58 // cmpq 0x58(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	QUAD $0x0000010024848b4c // movq 0x100(%rsp), %r8
+	QUAD $0x000000f824a48b4c // movq 0xf8(%rsp), %r12
+	LONG $0x0f9a8d0f; WORD $0x0000 // jge 0xa373 <k_pack_panel_f16+0x11b3>
+	QUAD $0x0000008824ac8948 // movq %rbp, 0x88(%rsp)
+	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	QUAD $0x0000009024bc894c // movq %r15, 0x90(%rsp)
+	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
+	WORD $0x294c; BYTE $0xcb // subq %r9, %rbx
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0x246c894c; BYTE $0x18 // movq %r13, 0x18(%rsp)
+	LONG $0x241c8948 // movq %rbx, (%rsp)
+	QUAD $0x00000108248c894c // movq %r9, 0x108(%rsp)
+	LONG $0x01ce8c0f; WORD $0x0000 // jl 0x95e0 <k_pack_panel_f16+0x420>
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
+	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
+	LONG $0x24748b48; BYTE $0x78 // movq 0x78(%rsp), %rsi
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x247c8b48; BYTE $0x40 // movq 0x40(%rsp), %rdi
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
+	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x107bc1c4; WORD $0x6c04 // vmovsd (%r12,%rbp,2), %xmm0
+	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x680c // vmovsd (%r8,%rbp,2), %xmm1
+	LONG $0xc016f0c5 // vmovlhps %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[0],xmm0[0]
+	LONG $0x107bc1c4; WORD $0x6e0c // vmovsd (%r14,%rbp,2), %xmm1
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x6814 // vmovsd (%r8,%rbp,2), %xmm2
+	LONG $0xc916e8c5 // vmovlhps %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
+	LONG $0x187de3c4; WORD $0x01c1 // vinsertf128 $0x1, %xmm1, %ymm0, %ymm0
+	LONG $0x487df262; WORD $0xc013 // vcvtph2ps %ymm0, %zmm0
+	LONG $0x0c10fbc5; BYTE $0x6e // vmovsd (%rsi,%rbp,2), %xmm1
+	QUAD $0x0000008824848b4c // movq 0x88(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x6814 // vmovsd (%r8,%rbp,2), %xmm2
+	LONG $0xc916e8c5 // vmovlhps %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
+	LONG $0x24448b4c; BYTE $0x70 // movq 0x70(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x6814 // vmovsd (%r8,%rbp,2), %xmm2
+	LONG $0x107bc1c4; WORD $0x691c // vmovsd (%r9,%rbp,2), %xmm3
+	LONG $0xd216e0c5 // vmovlhps %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
+	LONG $0x1875e3c4; WORD $0x01ca // vinsertf128 $0x1, %xmm2, %ymm1, %ymm1
+	LONG $0x487df262; WORD $0xc913 // vcvtph2ps %ymm1, %zmm1
+	LONG $0x1410fbc5; BYTE $0x68 // vmovsd (%rax,%rbp,2), %xmm2
+	LONG $0x1c10fbc5; BYTE $0x6b // vmovsd (%rbx,%rbp,2), %xmm3
+	LONG $0xd216e0c5 // vmovlhps %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
+	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x681c // vmovsd (%r8,%rbp,2), %xmm3
+	LONG $0x2410fbc5; BYTE $0x69 // vmovsd (%rcx,%rbp,2), %xmm4
+	LONG $0xdb16d8c5 // vmovlhps %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
+	LONG $0x186de3c4; WORD $0x01d3 // vinsertf128 $0x1, %xmm3, %ymm2, %ymm2
+	LONG $0x487df262; WORD $0xd213 // vcvtph2ps %ymm2, %zmm2
+	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x681c // vmovsd (%r8,%rbp,2), %xmm3
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x107bc1c4; WORD $0x6824 // vmovsd (%r8,%rbp,2), %xmm4
+	LONG $0xdb16d8c5 // vmovlhps %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
+	LONG $0x107bc1c4; WORD $0x6d64; BYTE $0x00 // vmovsd (%r13,%rbp,2), %xmm4
+	LONG $0x2c10fbc5; BYTE $0x6f // vmovsd (%rdi,%rbp,2), %xmm5
+	LONG $0xe416d0c5 // vmovlhps %xmm4, %xmm5, %xmm4 # xmm4 = xmm5[0],xmm4[0]
+	LONG $0x1865e3c4; WORD $0x01dc // vinsertf128 $0x1, %xmm4, %ymm3, %ymm3
+	LONG $0x487df262; WORD $0xdb13 // vcvtph2ps %ymm3, %zmm3
+	LONG $0x487cf162; WORD $0xe114 // vunpcklps %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487cf162; WORD $0xc115 // vunpckhps %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486cf162; WORD $0xcb14 // vunpcklps %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486cf162; WORD $0xd315 // vunpckhps %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd914 // vunpcklpd %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x48ddf162; WORD $0xc915 // vunpckhpd %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x48fdf162; WORD $0xe214 // vunpcklpd %zmm2, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x48fdf162; WORD $0xc215 // vunpckhpd %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x487cd162; WORD $0x1f11 // vmovups %zmm3, (%r15)
+	LONG $0x17048d4f // leaq (%r15,%r10), %r8
+	LONG $0x487c9162; WORD $0x0c11; BYTE $0x17 // vmovups %zmm1, (%r15,%r10)
+	LONG $0x487c9162; WORD $0x2411; BYTE $0x02 // vmovups %zmm4, (%r10,%r8)
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x487c9162; WORD $0x0411; BYTE $0x02 // vmovups %zmm0, (%r10,%r8)
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	LONG $0x246c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r13
+	LONG $0x04c58348 // addq $0x4, %rbp
 	LONG $0x08c28348 // addq $0x8, %rdx
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
-	WORD $0x957e // jle 0x77f0 <k_pack_f16+0x120>
-	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x10eb // jmp 0x7875 <k_pack_f16+0x1a5>
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0xfeb18e0f; WORD $0xffff // jle 0x9460 <k_pack_panel_f16+0x2a0>
+	QUAD $0x000000d824bc034c // addq 0xd8(%rsp), %r15
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	QUAD $0x000000e024b48b4c // movq 0xe0(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
+	LONG $0x247c8b48; BYTE $0x60 // movq 0x60(%rsp), %rdi
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	WORD $0x08eb // jmp 0x95e6 <k_pack_panel_f16+0x426>
+	WORD $0x9066 // nop
+	LONG $0x883c8d4f // leaq (%r8,%r9,4), %r15
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	WORD $0x2949; BYTE $0xe8 // subq %rbp, %r8
+	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
+	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
+	LONG $0xfd448e0f; WORD $0xffff // jle 0x9340 <k_pack_panel_f16+0x180>
+	LONG $0x3cc78349 // addq $0x3c, %r15
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	QUAD $0x000000a024948948 // movq %rdx, 0xa0(%rsp)
+	LONG $0x6b148d49 // leaq (%r11,%rbp,2), %rdx
+	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	LONG $0x69148d49 // leaq (%r9,%rbp,2), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
+	LONG $0x68148d48 // leaq (%rax,%rbp,2), %rdx
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	LONG $0x6c148d49 // leaq (%r12,%rbp,2), %rdx
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	LONG $0x6f148d48 // leaq (%rdi,%rbp,2), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	LONG $0x6e2c8d4c // leaq (%rsi,%rbp,2), %r13
+	LONG $0x69148d48 // leaq (%rcx,%rbp,2), %rdx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x6a148d48 // leaq (%rdx,%rbp,2), %rdx
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x02778e0f; WORD $0x0000 // jle 0x9960 <k_pack_panel_f16+0x7a0>
+	LONG $0x5cb70f41; WORD $0x006d // movzwl (%r13,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xc447 // vmovss %xmm0, -0x3c(%r15)
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x025c860f; WORD $0x0000 // jbe 0x9968 <k_pack_panel_f16+0x7a8>
+	LONG $0x6a1cb70f // movzwl (%rdx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xc847 // vmovss %xmm0, -0x38(%r15)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x0243860f; WORD $0x0000 // jbe 0x9970 <k_pack_panel_f16+0x7b0>
+	LONG $0x245c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xcc47 // vmovss %xmm0, -0x34(%r15)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	LONG $0x0225860f; WORD $0x0000 // jbe 0x9978 <k_pack_panel_f16+0x7b8>
+	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xd047 // vmovss %xmm0, -0x30(%r15)
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x0207860f; WORD $0x0000 // jbe 0x9980 <k_pack_panel_f16+0x7c0>
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xd447 // vmovss %xmm0, -0x2c(%r15)
+	LONG $0x05fb8348 // cmpq $0x5, %rbx
+	LONG $0x01e9860f; WORD $0x0000 // jbe 0x9988 <k_pack_panel_f16+0x7c8>
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xd847 // vmovss %xmm0, -0x28(%r15)
+	LONG $0x06fb8348 // cmpq $0x6, %rbx
+	LONG $0x01cb860f; WORD $0x0000 // jbe 0x9990 <k_pack_panel_f16+0x7d0>
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xdc47 // vmovss %xmm0, -0x24(%r15)
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x01ad860f; WORD $0x0000 // jbe 0x9998 <k_pack_panel_f16+0x7d8>
+	QUAD $0x000000f0249c8b48 // movq 0xf0(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xe047 // vmovss %xmm0, -0x20(%r15)
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x018c860f; WORD $0x0000 // jbe 0x99a0 <k_pack_panel_f16+0x7e0>
+	QUAD $0x000000e8249c8b48 // movq 0xe8(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xe447 // vmovss %xmm0, -0x1c(%r15)
+	LONG $0x09fb8348 // cmpq $0x9, %rbx
+	LONG $0x016b860f; WORD $0x0000 // jbe 0x99a8 <k_pack_panel_f16+0x7e8>
+	QUAD $0x000000d0249c8b48 // movq 0xd0(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xe847 // vmovss %xmm0, -0x18(%r15)
+	LONG $0x0afb8348 // cmpq $0xa, %rbx
+	LONG $0x014a860f; WORD $0x0000 // jbe 0x99b0 <k_pack_panel_f16+0x7f0>
+	QUAD $0x000000c8249c8b48 // movq 0xc8(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xec47 // vmovss %xmm0, -0x14(%r15)
+	LONG $0x0bfb8348 // cmpq $0xb, %rbx
+	LONG $0x0129860f; WORD $0x0000 // jbe 0x99b8 <k_pack_panel_f16+0x7f8>
+	QUAD $0x000000c0249c8b48 // movq 0xc0(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf047 // vmovss %xmm0, -0x10(%r15)
+	LONG $0x0cfb8348 // cmpq $0xc, %rbx
+	LONG $0x0108860f; WORD $0x0000 // jbe 0x99c0 <k_pack_panel_f16+0x800>
+	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf447 // vmovss %xmm0, -0xc(%r15)
+	LONG $0x0dfb8348 // cmpq $0xd, %rbx
+	LONG $0x00e7860f; WORD $0x0000 // jbe 0x99c8 <k_pack_panel_f16+0x808>
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xf847 // vmovss %xmm0, -0x8(%r15)
+	LONG $0x0efb8348 // cmpq $0xe, %rbx
+	LONG $0x00c6860f; WORD $0x0000 // jbe 0x99d0 <k_pack_panel_f16+0x810>
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117ac1c4; WORD $0xfc47 // vmovss %xmm0, -0x4(%r15)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0x00a58c0f; WORD $0x0000 // jl 0x99dc <k_pack_panel_f16+0x81c>
+	QUAD $0x000000a0249c8b48 // movq 0xa0(%rsp), %rbx
+	LONG $0x6b1cb70f // movzwl (%rbx,%rbp,2), %ebx
+	LONG $0xc36ef9c5 // vmovd %ebx, %xmm0
+	LONG $0x241c8b48 // movq (%rsp), %rbx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x000087e9; BYTE $0x00 // jmp 0x99dc <k_pack_panel_f16+0x81c>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	WORD $0x9e0f; BYTE $0xc0 // setle %al
-	LONG $0x247c394c; BYTE $0x10 // cmpq %r15, 0x10(%rsp)
-	LONG $0xc29e0f41 // setle %r10b
-	WORD $0x0841; BYTE $0xc2 // orb %al, %r10b
-	LONG $0xff10850f; WORD $0xffff // jne 0x77a0 <k_pack_f16+0xd0>
-	LONG $0x0cc18349 // addq $0xc, %r9
-	LONG $0x78048d49 // leaq (%r8,%rdi,2), %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x7b048d48 // leaq (%rbx,%rdi,2), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x7b048d49 // leaq (%r11,%rdi,2), %rax
-	LONG $0x79148d4c // leaq (%rcx,%rdi,2), %r10
-	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1deb // jmp 0x78cf <k_pack_f16+0x1ff>
-	LONG $0x117ac1c4; BYTE $0x01 // vmovss %xmm0, (%r9)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfed1840f; WORD $0xffff // je 0x77a0 <k_pack_f16+0xd0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x78f0 <k_pack_f16+0x220>
-	LONG $0x34b70f41; BYTE $0x7a // movzwl (%r10,%rdi,2), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xd27c // jl 0x78c0 <k_pack_f16+0x1f0>
-	WORD $0x10eb // jmp 0x7900 <k_pack_f16+0x230>
+	QUAD $0x00000000c447c741 // movl $0x0, -0x3c(%r15)
+	QUAD $0x00000000c847c741 // movl $0x0, -0x38(%r15)
+	QUAD $0x00000000cc47c741 // movl $0x0, -0x34(%r15)
+	QUAD $0x00000000d047c741 // movl $0x0, -0x30(%r15)
+	QUAD $0x00000000d447c741 // movl $0x0, -0x2c(%r15)
+	QUAD $0x00000000d847c741 // movl $0x0, -0x28(%r15)
+	QUAD $0x00000000dc47c741 // movl $0x0, -0x24(%r15)
+	QUAD $0x00000000e047c741 // movl $0x0, -0x20(%r15)
+	QUAD $0x00000000e447c741 // movl $0x0, -0x1c(%r15)
+	QUAD $0x00000000e847c741 // movl $0x0, -0x18(%r15)
+	QUAD $0x00000000ec47c741 // movl $0x0, -0x14(%r15)
+	QUAD $0x00000000f047c741 // movl $0x0, -0x10(%r15)
+	QUAD $0x00000000f447c741 // movl $0x0, -0xc(%r15)
+	QUAD $0x00000000f847c741 // movl $0x0, -0x8(%r15)
+	QUAD $0x00000000fc47c741 // movl $0x0, -0x4(%r15)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xf441 // vmovss %xmm0, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc07c // jl 0x78c0 <k_pack_f16+0x1f0>
+	LONG $0x117ac1c4; BYTE $0x07 // vmovss %xmm0, (%r15)
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	WORD $0xff48; BYTE $0xc5 // incq %rbp
+	WORD $0x3949; BYTE $0xe8 // cmpq %rbp, %r8
+	LONG $0xfcf0850f; WORD $0xffff // jne 0x96e0 <k_pack_panel_f16+0x520>
+	LONG $0xfff94be9; BYTE $0xff // jmp 0x9340 <k_pack_panel_f16+0x180>
+	LONG $0x246c8948; BYTE $0x28 // movq %rbp, 0x28(%rsp)
+	LONG $0x2454894c; BYTE $0x30 // movq %r10, 0x30(%rsp)
+	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	LONG $0x09578e0f; WORD $0x0000 // jle 0xa373 <k_pack_panel_f16+0x11b3>
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0xd00c8d49 // leaq (%r8,%rdx,8), %rcx
+	LONG $0x3cc18348 // addq $0x3c, %rcx
+	LONG $0x240c8948 // movq %rcx, (%rsp)
+	LONG $0x902c8d49 // leaq (%r8,%rdx,4), %rbp
+	LONG $0x3cc58348 // addq $0x3c, %rbp
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0x9aee <k_pack_panel_f16+0x92e>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x000000c48a44c742; BYTE $0x00 // movl $0x0, -0x3c(%rdx,%r9,4)
+	QUAD $0x000000c88a44c742; BYTE $0x00 // movl $0x0, -0x38(%rdx,%r9,4)
+	QUAD $0x000000cc8a44c742; BYTE $0x00 // movl $0x0, -0x34(%rdx,%r9,4)
+	QUAD $0x000000d08a44c742; BYTE $0x00 // movl $0x0, -0x30(%rdx,%r9,4)
+	QUAD $0x000000d48a44c742; BYTE $0x00 // movl $0x0, -0x2c(%rdx,%r9,4)
+	QUAD $0x000000d88a44c742; BYTE $0x00 // movl $0x0, -0x28(%rdx,%r9,4)
+	QUAD $0x000000dc8a44c742; BYTE $0x00 // movl $0x0, -0x24(%rdx,%r9,4)
+	QUAD $0x000000e08a44c742; BYTE $0x00 // movl $0x0, -0x20(%rdx,%r9,4)
+	QUAD $0x000000e48a44c742; BYTE $0x00 // movl $0x0, -0x1c(%rdx,%r9,4)
+	QUAD $0x000000e88a44c742; BYTE $0x00 // movl $0x0, -0x18(%rdx,%r9,4)
+	QUAD $0x000000ec8a44c742; BYTE $0x00 // movl $0x0, -0x14(%rdx,%r9,4)
+	QUAD $0x000000f08a44c742; BYTE $0x00 // movl $0x0, -0x10(%rdx,%r9,4)
+	QUAD $0x000000f48a44c742; BYTE $0x00 // movl $0x0, -0xc(%rdx,%r9,4)
+	QUAD $0x000000f88a44c742; BYTE $0x00 // movl $0x0, -0x8(%rdx,%r9,4)
+	QUAD $0x000000fc8a44c742; BYTE $0x00 // movl $0x0, -0x4(%rdx,%r9,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0d7c // jl 0x7917 <k_pack_f16+0x247>
-	LONG $0x7834b70f // movzwl (%rax,%rdi,2), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a04 // vmovss %xmm0, (%rdx,%r9,4)
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xf0c48349 // addq $-0x10, %r12
+	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
+	LONG $0x244c3b4c; BYTE $0x58 // cmpq 0x58(%rsp), %r9
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x08858d0f; WORD $0x0000 // jge 0xa373 <k_pack_panel_f16+0x11b3>
+	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x02168e0f; WORD $0x0000 // jle 0x9d10 <k_pack_panel_f16+0xb50>
+	WORD $0xb70f; BYTE $0x16 // movzwl (%rsi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xf841 // vmovss %xmm0, -0x8(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0x9d74 // je 0x78c0 <k_pack_f16+0x1f0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x127c // jl 0x793f <k_pack_f16+0x26f>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x7e34b70f // movzwl (%rsi,%rdi,2), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
+	LONG $0x117a81c4; WORD $0x8804 // vmovss %xmm0, (%r8,%r9,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x0202860f; WORD $0x0000 // jbe 0x9d1b <k_pack_panel_f16+0xb5b>
+	LONG $0x14b70f42; BYTE $0x6e // movzwl (%rsi,%r13,2), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117ac1c4; WORD $0xfc41 // vmovss %xmm0, -0x4(%r9)
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	LONG $0xff71840f; WORD $0xffff // je 0x78c0 <k_pack_f16+0x1f0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff558c0f; WORD $0xffff // jl 0x78b2 <k_pack_f16+0x1e2>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x7e34b70f // movzwl (%rsi,%rdi,2), %esi
-	LONG $0xc66ef9c5 // vmovd %esi, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xffff3ee9; BYTE $0xff // jmp 0x78b2 <k_pack_f16+0x1e2>
-	LONG $0x117a81c4; WORD $0xbe04 // vmovss %xmm0, (%r14,%r15,4)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	LONG $0xfcc68348 // addq $-0x4, %rsi
-	WORD $0x3949; BYTE $0xd7 // cmpq %rdx, %r15
-	LONG $0x02228d0f; WORD $0x0000 // jge 0x7bba <k_pack_f16+0x4ea>
-	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	WORD $0xe37e // jle 0x7980 <k_pack_f16+0x2b0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x0e7e // jle 0x79b0 <k_pack_f16+0x2e0>
-	WORD $0xb70f; BYTE $0x01 // movzwl (%rcx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x04eb // jmp 0x79b4 <k_pack_f16+0x2e4>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
-	LONG $0x03c58349 // addq $0x3, %r13
-	LONG $0x392c8d4b // leaq (%r9,%r15), %rbp
-	LONG $0x02c58348 // addq $0x2, %rbp
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb804 // vmovss %xmm0, (%rax,%r15,4)
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x04 // vmovss %xmm0, 0x4(%r8,%r9,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0x00788c0f; WORD $0x0000 // jl 0x7a50 <k_pack_f16+0x380>
+	LONG $0x01ec860f; WORD $0x0000 // jbe 0x9d24 <k_pack_panel_f16+0xb64>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x08 // vmovss %xmm0, 0x8(%r8,%r9,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x01d2860f; WORD $0x0000 // jbe 0x9d2d <k_pack_panel_f16+0xb6d>
+	LONG $0x0e14b70f // movzwl (%rsi,%rcx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x0c // vmovss %xmm0, 0xc(%r8,%r9,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x01bd860f; WORD $0x0000 // jbe 0x9d36 <k_pack_panel_f16+0xb76>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x10 // vmovss %xmm0, 0x10(%r8,%r9,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x01a3860f; WORD $0x0000 // jbe 0x9d3f <k_pack_panel_f16+0xb7f>
+	LONG $0x3e14b70f // movzwl (%rsi,%rdi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x14 // vmovss %xmm0, 0x14(%r8,%r9,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x018e860f; WORD $0x0000 // jbe 0x9d48 <k_pack_panel_f16+0xb88>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x18 // vmovss %xmm0, 0x18(%r8,%r9,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0174860f; WORD $0x0000 // jbe 0x9d51 <k_pack_panel_f16+0xb91>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x1c // vmovss %xmm0, 0x1c(%r8,%r9,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x015a860f; WORD $0x0000 // jbe 0x9d5a <k_pack_panel_f16+0xb9a>
+	LONG $0x14b70f42; BYTE $0x3e // movzwl (%rsi,%r15), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x20 // vmovss %xmm0, 0x20(%r8,%r9,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x0144860f; WORD $0x0000 // jbe 0x9d63 <k_pack_panel_f16+0xba3>
+	LONG $0x1e14b70f // movzwl (%rsi,%rbx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x24 // vmovss %xmm0, 0x24(%r8,%r9,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x012f860f; WORD $0x0000 // jbe 0x9d6c <k_pack_panel_f16+0xbac>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x28 // vmovss %xmm0, 0x28(%r8,%r9,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x0115860f; WORD $0x0000 // jbe 0x9d75 <k_pack_panel_f16+0xbb5>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x2c // vmovss %xmm0, 0x2c(%r8,%r9,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0x00fb860f; WORD $0x0000 // jbe 0x9d7e <k_pack_panel_f16+0xbbe>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x30 // vmovss %xmm0, 0x30(%r8,%r9,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0x00e1860f; WORD $0x0000 // jbe 0x9d87 <k_pack_panel_f16+0xbc7>
+	LONG $0x14b70f42; BYTE $0x1e // movzwl (%rsi,%r11), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x34 // vmovss %xmm0, 0x34(%r8,%r9,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0x00cb860f; WORD $0x0000 // jbe 0x9d90 <k_pack_panel_f16+0xbd0>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x38 // vmovss %xmm0, 0x38(%r8,%r9,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x0e7c // jl 0x79f0 <k_pack_f16+0x320>
-	LONG $0x04b70f42; BYTE $0x41 // movzwl (%rcx,%r8,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0x00b1820f; WORD $0x0000 // jb 0x9d9d <k_pack_panel_f16+0xbdd>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x04 // vmovss %xmm0, 0x4(%rax,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x5074 // je 0x7a50 <k_pack_f16+0x380>
+	LONG $0x00009ae9; BYTE $0x00 // jmp 0x9d9d <k_pack_panel_f16+0xbdd>
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000008804c743 // movl $0x0, (%r8,%r9,4)
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	QUAD $0x000000048844c743; BYTE $0x00 // movl $0x0, 0x4(%r8,%r9,4)
+	QUAD $0x000000088844c743; BYTE $0x00 // movl $0x0, 0x8(%r8,%r9,4)
+	QUAD $0x0000000c8844c743; BYTE $0x00 // movl $0x0, 0xc(%r8,%r9,4)
+	QUAD $0x000000108844c743; BYTE $0x00 // movl $0x0, 0x10(%r8,%r9,4)
+	QUAD $0x000000148844c743; BYTE $0x00 // movl $0x0, 0x14(%r8,%r9,4)
+	QUAD $0x000000188844c743; BYTE $0x00 // movl $0x0, 0x18(%r8,%r9,4)
+	QUAD $0x0000001c8844c743; BYTE $0x00 // movl $0x0, 0x1c(%r8,%r9,4)
+	QUAD $0x000000208844c743; BYTE $0x00 // movl $0x0, 0x20(%r8,%r9,4)
+	QUAD $0x000000248844c743; BYTE $0x00 // movl $0x0, 0x24(%r8,%r9,4)
+	QUAD $0x000000288844c743; BYTE $0x00 // movl $0x0, 0x28(%r8,%r9,4)
+	QUAD $0x0000002c8844c743; BYTE $0x00 // movl $0x0, 0x2c(%r8,%r9,4)
+	QUAD $0x000000308844c743; BYTE $0x00 // movl $0x0, 0x30(%r8,%r9,4)
+	QUAD $0x000000348844c743; BYTE $0x00 // movl $0x0, 0x34(%r8,%r9,4)
+	QUAD $0x000000388844c743; BYTE $0x00 // movl $0x0, 0x38(%r8,%r9,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x0e7c // jl 0x7a18 <k_pack_f16+0x348>
-	LONG $0x04b70f42; BYTE $0x81 // movzwl (%rcx,%r8,4), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117a81c4; WORD $0x8844; BYTE $0x3c // vmovss %xmm0, 0x3c(%r8,%r9,4)
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfd27840f; WORD $0xffff // je 0x9ad5 <k_pack_panel_f16+0x915>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x02478e0f; WORD $0x0000 // jle 0x9ffe <k_pack_panel_f16+0xe3e>
+	LONG $0x0256b70f // movzwl 0x2(%rsi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x08 // vmovss %xmm0, 0x8(%rax,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2874 // je 0x7a50 <k_pack_f16+0x380>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0e7c // jl 0x7a40 <k_pack_f16+0x370>
-	LONG $0x04b70f42; BYTE $0x11 // movzwl (%rcx,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xc4 // vmovss %xmm0, -0x3c(%rbp,%r9,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x02a9860f; WORD $0x0000 // jbe 0xa081 <k_pack_panel_f16+0xec1>
+	LONG $0x54b70f42; WORD $0x026e // movzwl 0x2(%rsi,%r13,2), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x117aa1c4; WORD $0xb844; BYTE $0x0c // vmovss %xmm0, 0xc(%rax,%r15,4)
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0108 // cmpq $0x1, 0x8(%rsp)
-	LONG $0xff24840f; WORD $0xffff // je 0x7980 <k_pack_f16+0x2b0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x1f7e // jle 0x7a80 <k_pack_f16+0x3b0>
-	LONG $0x0241b70f // movzwl 0x2(%rcx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
-	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xc8 // vmovss %xmm0, -0x38(%rbp,%r9,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x167d // jge 0x7a91 <k_pack_f16+0x3c1>
-	LONG $0x000080e9; BYTE $0x00 // jmp 0x7b00 <k_pack_f16+0x430>
+	LONG $0x028f860f; WORD $0x0000 // jbe 0xa08a <k_pack_panel_f16+0xeca>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xcc // vmovss %xmm0, -0x34(%rbp,%r9,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x0271860f; WORD $0x0000 // jbe 0xa093 <k_pack_panel_f16+0xed3>
+	LONG $0x0e54b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rcx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xd0 // vmovss %xmm0, -0x30(%rbp,%r9,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x0258860f; WORD $0x0000 // jbe 0xa09c <k_pack_panel_f16+0xedc>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xd4 // vmovss %xmm0, -0x2c(%rbp,%r9,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x023a860f; WORD $0x0000 // jbe 0xa0a5 <k_pack_panel_f16+0xee5>
+	LONG $0x3e54b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xd8 // vmovss %xmm0, -0x28(%rbp,%r9,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x0221860f; WORD $0x0000 // jbe 0xa0ae <k_pack_panel_f16+0xeee>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xdc // vmovss %xmm0, -0x24(%rbp,%r9,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0203860f; WORD $0x0000 // jbe 0xa0b7 <k_pack_panel_f16+0xef7>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xe0 // vmovss %xmm0, -0x20(%rbp,%r9,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x01e5860f; WORD $0x0000 // jbe 0xa0c0 <k_pack_panel_f16+0xf00>
+	LONG $0x54b70f42; WORD $0x023e // movzwl 0x2(%rsi,%r15), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xe4 // vmovss %xmm0, -0x1c(%rbp,%r9,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x01cb860f; WORD $0x0000 // jbe 0xa0c9 <k_pack_panel_f16+0xf09>
+	LONG $0x1e54b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rbx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xe8 // vmovss %xmm0, -0x18(%rbp,%r9,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0x01b2860f; WORD $0x0000 // jbe 0xa0d2 <k_pack_panel_f16+0xf12>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xec // vmovss %xmm0, -0x14(%rbp,%r9,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x0194860f; WORD $0x0000 // jbe 0xa0db <k_pack_panel_f16+0xf1b>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xf0 // vmovss %xmm0, -0x10(%rbp,%r9,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0x0176860f; WORD $0x0000 // jbe 0xa0e4 <k_pack_panel_f16+0xf24>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbp,%r9,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0x0158860f; WORD $0x0000 // jbe 0xa0ed <k_pack_panel_f16+0xf2d>
+	LONG $0x54b70f42; WORD $0x021e // movzwl 0x2(%rsi,%r11), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbp,%r9,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0x013e860f; WORD $0x0000 // jbe 0xa0f6 <k_pack_panel_f16+0xf36>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8d44; BYTE $0xfc // vmovss %xmm0, -0x4(%rbp,%r9,4)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rbx,%r15,4)
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0x0120820f; WORD $0x0000 // jb 0xa103 <k_pack_panel_f16+0xf43>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x000105e9; BYTE $0x00 // jmp 0xa103 <k_pack_panel_f16+0xf43>
+	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
+	QUAD $0x000000c48d44c742; BYTE $0x00 // movl $0x0, -0x3c(%rbp,%r9,4)
+	QUAD $0x000000c88d44c742; BYTE $0x00 // movl $0x0, -0x38(%rbp,%r9,4)
+	QUAD $0x000000cc8d44c742; BYTE $0x00 // movl $0x0, -0x34(%rbp,%r9,4)
+	QUAD $0x000000d08d44c742; BYTE $0x00 // movl $0x0, -0x30(%rbp,%r9,4)
+	QUAD $0x000000d48d44c742; BYTE $0x00 // movl $0x0, -0x2c(%rbp,%r9,4)
+	QUAD $0x000000d88d44c742; BYTE $0x00 // movl $0x0, -0x28(%rbp,%r9,4)
+	QUAD $0x000000dc8d44c742; BYTE $0x00 // movl $0x0, -0x24(%rbp,%r9,4)
+	QUAD $0x000000e08d44c742; BYTE $0x00 // movl $0x0, -0x20(%rbp,%r9,4)
+	QUAD $0x000000e48d44c742; BYTE $0x00 // movl $0x0, -0x1c(%rbp,%r9,4)
+	QUAD $0x000000e88d44c742; BYTE $0x00 // movl $0x0, -0x18(%rbp,%r9,4)
+	QUAD $0x000000ec8d44c742; BYTE $0x00 // movl $0x0, -0x14(%rbp,%r9,4)
+	QUAD $0x000000f08d44c742; BYTE $0x00 // movl $0x0, -0x10(%rbp,%r9,4)
+	QUAD $0x000000f48d44c742; BYTE $0x00 // movl $0x0, -0xc(%rbp,%r9,4)
+	QUAD $0x000000f88d44c742; BYTE $0x00 // movl $0x0, -0x8(%rbp,%r9,4)
+	WORD $0x75eb // jmp 0xa0f6 <k_pack_panel_f16+0xf36>
+	QUAD $0x000000c88a44c742; BYTE $0x00 // movl $0x0, -0x38(%rdx,%r9,4)
+	QUAD $0x000000cc8a44c742; BYTE $0x00 // movl $0x0, -0x34(%rdx,%r9,4)
+	QUAD $0x000000d08a44c742; BYTE $0x00 // movl $0x0, -0x30(%rdx,%r9,4)
+	QUAD $0x000000d48a44c742; BYTE $0x00 // movl $0x0, -0x2c(%rdx,%r9,4)
+	QUAD $0x000000d88a44c742; BYTE $0x00 // movl $0x0, -0x28(%rdx,%r9,4)
+	QUAD $0x000000dc8a44c742; BYTE $0x00 // movl $0x0, -0x24(%rdx,%r9,4)
+	QUAD $0x000000e08a44c742; BYTE $0x00 // movl $0x0, -0x20(%rdx,%r9,4)
+	QUAD $0x000000e48a44c742; BYTE $0x00 // movl $0x0, -0x1c(%rdx,%r9,4)
+	QUAD $0x000000e88a44c742; BYTE $0x00 // movl $0x0, -0x18(%rdx,%r9,4)
+	QUAD $0x000000ec8a44c742; BYTE $0x00 // movl $0x0, -0x14(%rdx,%r9,4)
+	QUAD $0x000000f08a44c742; BYTE $0x00 // movl $0x0, -0x10(%rdx,%r9,4)
+	QUAD $0x000000f48a44c742; BYTE $0x00 // movl $0x0, -0xc(%rdx,%r9,4)
+	QUAD $0x000000f88a44c742; BYTE $0x00 // movl $0x0, -0x8(%rdx,%r9,4)
+	QUAD $0x000000fc8a44c742; BYTE $0x00 // movl $0x0, -0x4(%rdx,%r9,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a04 // vmovss %xmm0, (%rdx,%r9,4)
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0xf9c2840f; WORD $0xffff // je 0x9ad5 <k_pack_panel_f16+0x915>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xf9248e0f; WORD $0xffff // jle 0x9a40 <k_pack_panel_f16+0x880>
+	LONG $0x0456b70f // movzwl 0x4(%rsi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xc4 // vmovss %xmm0, -0x3c(%rdx,%r9,4)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xf90f860f; WORD $0xffff // jbe 0x9a4d <k_pack_panel_f16+0x88d>
+	LONG $0x54b70f42; WORD $0x046e // movzwl 0x4(%rsi,%r13,2), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xc8 // vmovss %xmm0, -0x38(%rdx,%r9,4)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x6f7c // jl 0x7b00 <k_pack_f16+0x430>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x0f7c // jl 0x7aaa <k_pack_f16+0x3da>
-	LONG $0x44b70f42; WORD $0x0241 // movzwl 0x2(%rcx,%r8,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0xf8f4860f; WORD $0xffff // jbe 0x9a56 <k_pack_panel_f16+0x896>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rbx,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4a74 // je 0x7b00 <k_pack_f16+0x430>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x0f7c // jl 0x7acf <k_pack_f16+0x3ff>
-	LONG $0x44b70f42; WORD $0x0281 // movzwl 0x2(%rcx,%r8,4), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xcc // vmovss %xmm0, -0x34(%rdx,%r9,4)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xf8d5860f; WORD $0xffff // jbe 0x9a5f <k_pack_panel_f16+0x89f>
+	LONG $0x0e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rcx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb44; BYTE $0xfc // vmovss %xmm0, -0x4(%rbx,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x2574 // je 0x7b00 <k_pack_f16+0x430>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	WORD $0x0f7c // jl 0x7af4 <k_pack_f16+0x424>
-	LONG $0x44b70f42; WORD $0x0211 // movzwl 0x2(%rcx,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xd0 // vmovss %xmm0, -0x30(%rdx,%r9,4)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xf8bb860f; WORD $0xffff // jbe 0x9a68 <k_pack_panel_f16+0x8a8>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117aa1c4; WORD $0xbb04 // vmovss %xmm0, (%rbx,%r15,4)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
-	LONG $0xfe74840f; WORD $0xffff // je 0x7980 <k_pack_f16+0x2b0>
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x207e // jle 0x7b31 <k_pack_f16+0x461>
-	LONG $0x0441b70f // movzwl 0x4(%rcx), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xd4 // vmovss %xmm0, -0x2c(%rdx,%r9,4)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xf89c860f; WORD $0xffff // jbe 0x9a71 <k_pack_panel_f16+0x8b1>
+	LONG $0x3e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe518c0f; WORD $0xffff // jl 0x7980 <k_pack_f16+0x2b0>
-	WORD $0x15eb // jmp 0x7b46 <k_pack_f16+0x476>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf4 // vmovss %xmm0, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe3a8c0f; WORD $0xffff // jl 0x7980 <k_pack_f16+0x2b0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x02fe8348 // cmpq $0x2, %rsi
-	WORD $0x0f7c // jl 0x7b5f <k_pack_f16+0x48f>
-	LONG $0x44b70f42; WORD $0x0441 // movzwl 0x4(%rcx,%r8,2), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xd8 // vmovss %xmm0, -0x28(%rdx,%r9,4)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0xf87d860f; WORD $0xffff // jbe 0x9a7a <k_pack_panel_f16+0x8ba>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xf8 // vmovss %xmm0, -0x8(%r14,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe11840f; WORD $0xffff // je 0x7980 <k_pack_f16+0x2b0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x03fe8348 // cmpq $0x3, %rsi
-	WORD $0x0f7c // jl 0x7b88 <k_pack_f16+0x4b8>
-	LONG $0x44b70f42; WORD $0x0481 // movzwl 0x4(%rcx,%r8,4), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xdc // vmovss %xmm0, -0x24(%rdx,%r9,4)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xf85e860f; WORD $0xffff // jbe 0x9a83 <k_pack_panel_f16+0x8c3>
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0x117a81c4; WORD $0xbe44; BYTE $0xfc // vmovss %xmm0, -0x4(%r14,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfde8840f; WORD $0xffff // je 0x7980 <k_pack_f16+0x2b0>
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x04fe8348 // cmpq $0x4, %rsi
-	LONG $0xfdce8c0f; WORD $0xffff // jl 0x7974 <k_pack_f16+0x2a4>
-	LONG $0x44b70f42; WORD $0x0411 // movzwl 0x4(%rcx,%r10), %eax
-	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xe0 // vmovss %xmm0, -0x20(%rdx,%r9,4)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xf83f860f; WORD $0xffff // jbe 0x9a8c <k_pack_panel_f16+0x8cc>
+	LONG $0x54b70f42; WORD $0x043e // movzwl 0x4(%rsi,%r15), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xfffdbae9; BYTE $0xff // jmp 0x7974 <k_pack_f16+0x2a4>
-	LONG $0x40c48348 // addq $0x40, %rsp
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xe4 // vmovss %xmm0, -0x1c(%rdx,%r9,4)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xf824860f; WORD $0xffff // jbe 0x9a95 <k_pack_panel_f16+0x8d5>
+	LONG $0x1e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rbx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xe8 // vmovss %xmm0, -0x18(%rdx,%r9,4)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xf80a860f; WORD $0xffff // jbe 0x9a9e <k_pack_panel_f16+0x8de>
+	LONG $0x3e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdi), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xec // vmovss %xmm0, -0x14(%rdx,%r9,4)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xf7f0860f; WORD $0xffff // jbe 0x9aa7 <k_pack_panel_f16+0x8e7>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xf0 // vmovss %xmm0, -0x10(%rdx,%r9,4)
+	LONG $0x0cfc8349 // cmpq $0xc, %r12
+	LONG $0xf7d1860f; WORD $0xffff // jbe 0x9ab0 <k_pack_panel_f16+0x8f0>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r9,4)
+	LONG $0x0dfc8349 // cmpq $0xd, %r12
+	LONG $0xf7b2860f; WORD $0xffff // jbe 0x9ab9 <k_pack_panel_f16+0x8f9>
+	LONG $0x54b70f42; WORD $0x041e // movzwl 0x4(%rsi,%r11), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r9,4)
+	LONG $0x0efc8349 // cmpq $0xe, %r12
+	LONG $0xf797860f; WORD $0xffff // jbe 0x9ac2 <k_pack_panel_f16+0x902>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0x117aa1c4; WORD $0x8a44; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r9,4)
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x10fc8349 // cmpq $0x10, %r12
+	LONG $0xf778820f; WORD $0xffff // jb 0x9acf <k_pack_panel_f16+0x90f>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	LONG $0xc26ef9c5 // vmovd %edx, %xmm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
+	LONG $0xfff75ce9; BYTE $0xff // jmp 0x9acf <k_pack_panel_f16+0x90f>
+	LONG $0x10c48148; WORD $0x0001; BYTE $0x00 // addq $0x110, %rsp # imm = 0x110
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
-	// pack_bf16
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x04538e0f; WORD $0x0000 // jle 0x8030 <k_pack_bf16+0x460>
+	// pack_panel_bf16
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0x40ec8348 // subq $0x40, %rsp
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	LONG $0x10478b4c // movq 0x10(%rdi), %r8
-	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
-	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x3e7d // jge 0x7c4b <k_pack_bf16+0x7b>
+	LONG $0x18ec8148; WORD $0x0001; BYTE $0x00 // subq $0x118, %rsp # imm = 0x118
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x040c8e0f; WORD $0x0000 // jle 0x8022 <k_pack_bf16+0x452>
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	WORD $0xf749; BYTE $0xd9 // negq %r9
-	LONG $0x00048d4b // leaq (%r8,%r8), %rax
-	LONG $0x40148d4c // leaq (%rax,%rax,2), %r10
-	QUAD $0x00000000c51c8d4e // leaq (,%r8,8), %r11
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xb01c8d48 // leaq (%rax,%rsi,4), %rbx
-	LONG $0x0cc38348 // addq $0xc, %rbx
-	LONG $0xf0348d4c // leaq (%rax,%rsi,8), %r14
-	LONG $0x0cc68349 // addq $0xc, %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x8949; BYTE $0xf4 // movq %rsi, %r12
-	LONG $0x00023de9; BYTE $0x00 // jmp 0x7e88 <k_pack_bf16+0x2b8>
-	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	QUAD $0x00000000c5048d4a // leaq (,%r8,8), %rax
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
-	LONG $0x411c8d4e // leaq (%rcx,%r8,2), %r11
-	LONG $0x811c8d4a // leaq (%rcx,%r8,4), %rbx
-	LONG $0x40048d4b // leaq (%r8,%r8,2), %rax
-	LONG $0x41048d4c // leaq (%rcx,%rax,2), %r8
-	QUAD $0x00000000b5348d4c // leaq (,%rsi,4), %r14
-	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x36248d4f // leaq (%r14,%r14), %r12
-	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
-	LONG $0x24748948; BYTE $0x28 // movq %rsi, 0x28(%rsp)
-	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
-	WORD $0x3aeb // jmp 0x7ccc <k_pack_bf16+0xfc>
-	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc58349 // addq $-0x4, %r13
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
-	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
-	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
-	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
-	LONG $0x03568d0f; WORD $0x0000 // jge 0x8022 <k_pack_bf16+0x452>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0xb80c8d4e // leaq (%rax,%r15,4), %r9
-	WORD $0x8948; BYTE $0xfd // movq %rdi, %rbp
-	WORD $0x294c; BYTE $0xfd // subq %r15, %rbp
-	WORD $0xff31 // xorl %edi, %edi
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x009a8c0f; WORD $0x0000 // jl 0x7d80 <k_pack_bf16+0x1b0>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
-	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
-	LONG $0x3379e2c4; WORD $0x7904 // vpmovzxwd (%rcx,%rdi,2), %xmm0
-	LONG $0xf072f9c5; BYTE $0x10 // vpslld $0x10, %xmm0, %xmm0
-	LONG $0x3379c2c4; WORD $0x7b0c // vpmovzxwd (%r11,%rdi,2), %xmm1
-	LONG $0xf172f1c5; BYTE $0x10 // vpslld $0x10, %xmm1, %xmm1
-	LONG $0x3379e2c4; WORD $0x7b14 // vpmovzxwd (%rbx,%rdi,2), %xmm2
-	LONG $0x3379c2c4; WORD $0x781c // vpmovzxwd (%r8,%rdi,2), %xmm3
-	LONG $0xf272e9c5; BYTE $0x10 // vpslld $0x10, %xmm2, %xmm2
-	LONG $0xf372e1c5; BYTE $0x10 // vpslld $0x10, %xmm3, %xmm3
-	LONG $0xe162f9c5 // vpunpckldq %xmm1, %xmm0, %xmm4 # xmm4 = xmm0[0],xmm1[0],xmm0[1],xmm1[1]
-	LONG $0xc16af9c5 // vpunpckhdq %xmm1, %xmm0, %xmm0 # xmm0 = xmm0[2],xmm1[2],xmm0[3],xmm1[3]
-	LONG $0xcb62e9c5 // vpunpckldq %xmm3, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm3[0],xmm2[1],xmm3[1]
-	LONG $0xd36ae9c5 // vpunpckhdq %xmm3, %xmm2, %xmm2 # xmm2 = xmm2[2],xmm3[2],xmm2[3],xmm3[3]
-	LONG $0xd96cd9c5 // vpunpcklqdq %xmm1, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm1[0]
-	LONG $0x7f7ac1c4; BYTE $0x19 // vmovdqu %xmm3, (%r9)
-	LONG $0xc96dd9c5 // vpunpckhqdq %xmm1, %xmm4, %xmm1 # xmm1 = xmm4[1],xmm1[1]
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0x7f7aa1c4; WORD $0x300c // vmovdqu %xmm1, (%rax,%r14)
-	LONG $0xca6cf9c5 // vpunpcklqdq %xmm2, %xmm0, %xmm1 # xmm1 = xmm0[0],xmm2[0]
-	LONG $0x7f7a81c4; WORD $0x0e0c // vmovdqu %xmm1, (%r14,%r9)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	LONG $0xc26df9c5 // vpunpckhqdq %xmm2, %xmm0, %xmm0 # xmm0 = xmm0[1],xmm2[1]
-	LONG $0x7f7a81c4; WORD $0x0e04 // vmovdqu %xmm0, (%r14,%r9)
-	LONG $0x04c78348 // addq $0x4, %rdi
-	LONG $0x08c28348 // addq $0x8, %rdx
-	WORD $0x014d; BYTE $0xe1 // addq %r12, %r9
-	WORD $0x394c; BYTE $0xd2 // cmpq %r10, %rdx
-	WORD $0x817e // jle 0x7cf0 <k_pack_bf16+0x120>
-	LONG $0x24440348; BYTE $0x10 // addq 0x10(%rsp), %rax
-	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
-	WORD $0x0ceb // jmp 0x7d85 <k_pack_bf16+0x1b5>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
-	WORD $0x2948; BYTE $0xfa // subq %rdi, %rdx
-	WORD $0x9e0f; BYTE $0xc0 // setle %al
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	LONG $0xc69e0f40 // setle %sil
-	WORD $0x0840; BYTE $0xc6 // orb %al, %sil
-	LONG $0xff02850f; WORD $0xffff // jne 0x7ca0 <k_pack_bf16+0xd0>
-	LONG $0x0cc18349 // addq $0xc, %r9
-	LONG $0x78048d49 // leaq (%r8,%rdi,2), %rax
+	LONG $0x0fbe8e0f; WORD $0x0000 // jle 0xb374 <k_pack_panel_bf16+0xfe4>
+	LONG $0x28478b48 // movq 0x28(%rdi), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
+	LONG $0x802c8d4c // leaq (%rax,%rax,4), %r13
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	LONG $0xc90c8d4b // leaq (%r9,%r9,8), %rcx
+	LONG $0x491c8d48 // leaq (%rcx,%rcx,2), %rbx
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	LONG $0x090c8d4b // leaq (%r9,%r9), %rcx
+	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
+	WORD $0x2949; BYTE $0xc8 // subq %rcx, %r8
+	WORD $0x894d; BYTE $0xce // movq %r9, %r14
+	LONG $0x05e6c149 // shlq $0x5, %r14
+	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
+	LONG $0x89148d48 // leaq (%rcx,%rcx,4), %rdx
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0xc9348d4c // leaq (%rcx,%rcx,8), %r14
+	LONG $0x812c8d48 // leaq (%rcx,%rax,4), %rbp
+	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
+	QUAD $0x00000000cd148d4e // leaq (,%r9,8), %r10
+	QUAD $0x000000008d0c8d4a // leaq (,%r9,4), %rcx
+	LONG $0x52048d4b // leaq (%r10,%r10,2), %rax
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	LONG $0x891c8d4c // leaq (%rcx,%rcx,4), %r11
+	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
+	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
+	LONG $0x04fb8349 // cmpq $0x4, %r11
+	LONG $0x06f58c0f; WORD $0x0000 // jl 0xab51 <k_pack_panel_bf16+0x7c1>
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	LONG $0x2414894c // movq %r10, (%rsp)
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x7b048d48 // leaq (%rbx,%rdi,2), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x7b048d49 // leaq (%r11,%rdi,2), %rax
-	LONG $0x79148d4c // leaq (%rcx,%rdi,2), %r10
+	LONG $0x4e0c8d4e // leaq (%rsi,%r9,2), %r9
+	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x24740148; BYTE $0x40 // addq %rsi, 0x40(%rsp)
+	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x0148; BYTE $0xf5 // addq %rsi, %rbp
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	WORD $0x8949; BYTE $0xf0 // movq %rsi, %r8
+	WORD $0x0148; BYTE $0xf7 // addq %rsi, %rdi
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x1feb // jmp 0x7ddf <k_pack_bf16+0x20f>
-	WORD $0x8941; BYTE $0x31 // movl %esi, (%r9)
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x014d; BYTE $0xf1 // addq %r14, %r9
-	WORD $0xff48; BYTE $0xc7 // incq %rdi
-	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
-	LONG $0xfec1840f; WORD $0xffff // je 0x7ca0 <k_pack_bf16+0xd0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x1c7e // jle 0x7e00 <k_pack_bf16+0x230>
-	LONG $0x34b70f41; BYTE $0x7a // movzwl (%r10,%rdi,2), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xf4718941 // movl %esi, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xda7c // jl 0x7dd0 <k_pack_bf16+0x200>
-	WORD $0x14eb // jmp 0x7e0c <k_pack_bf16+0x23c>
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0xf4718941 // movl %esi, -0xc(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xc47c // jl 0x7dd0 <k_pack_bf16+0x200>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x077c // jl 0x7e1b <k_pack_bf16+0x24b>
-	LONG $0x7834b70f // movzwl (%rax,%rdi,2), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xf8718941 // movl %esi, -0x8(%r9)
-	LONG $0x02fd8349 // cmpq $0x2, %r13
-	WORD $0xab74 // je 0x7dd0 <k_pack_bf16+0x200>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x0c7c // jl 0x7e39 <k_pack_bf16+0x269>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x7e34b70f // movzwl (%rsi,%rdi,2), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xfc718941 // movl %esi, -0x4(%r9)
-	LONG $0x03fd8349 // cmpq $0x3, %r13
-	WORD $0x8d74 // je 0x7dd0 <k_pack_bf16+0x200>
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xff718c0f; WORD $0xffff // jl 0x7dc0 <k_pack_bf16+0x1f0>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0x000095e9; BYTE $0x00 // jmp 0xa58b <k_pack_panel_bf16+0x1fb>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000011024bc8b48 // movq 0x110(%rsp), %rdi
+	LONG $0x10c78348 // addq $0x10, %rdi
+	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x247c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r15
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	LONG $0x24440148; BYTE $0x30 // addq %rax, 0x30(%rsp)
+	QUAD $0x000000a0248c8b4c // movq 0xa0(%rsp), %r9
+	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	WORD $0x0149; BYTE $0xc6 // addq %rax, %r14
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
+	QUAD $0x0000009824840148 // addq %rax, 0x98(%rsp)
+	LONG $0x24440148; BYTE $0x38 // addq %rax, 0x38(%rsp)
+	LONG $0x24440148; BYTE $0x40 // addq %rax, 0x40(%rsp)
+	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x000000b024848348; BYTE $0x40 // addq $0x40, 0xb0(%rsp)
+	QUAD $0x0000008024bc3b48 // cmpq 0x80(%rsp), %rdi
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0x0de98d0f; WORD $0x0000 // jge 0xb374 <k_pack_panel_bf16+0xfe4>
+	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	LONG $0x246c8948; BYTE $0x50 // movq %rbp, 0x50(%rsp)
+	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	WORD $0x2949; BYTE $0xfb // subq %rdi, %r11
+	QUAD $0x00000108249c894c // movq %r11, 0x108(%rsp)
+	LONG $0x10fb8349 // cmpq $0x10, %r11
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
+	QUAD $0x0000011024bc8948 // movq %rdi, 0x110(%rsp)
+	LONG $0x01f78c0f; WORD $0x0000 // jl 0xa7c0 <k_pack_panel_bf16+0x430>
+	QUAD $0x000000b024a48b4c // movq 0xb0(%rsp), %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x2444894c; BYTE $0x18 // movq %r8, 0x18(%rsp)
+	LONG $0x2474894c; BYTE $0x08 // movq %r14, 0x8(%rsp)
+	LONG $0x24748948; BYTE $0x20 // movq %rsi, 0x20(%rsp)
+	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
+	LONG $0x246c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbp
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	LONG $0x24048b4c // movq (%rsp), %r8
+	QUAD $0x0000009824ac8b4c // movq 0x98(%rsp), %r13
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x7e34b70f // movzwl (%rsi,%rdi,2), %esi
-	WORD $0xe6c1; BYTE $0x10 // shll $0x10, %esi
-	LONG $0xffff60e9; BYTE $0xff // jmp 0x7dc0 <k_pack_bf16+0x1f0>
-	LONG $0xbe048943 // movl %eax, (%r14,%r15,4)
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x04c78349 // addq $0x4, %r15
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x014c; BYTE $0xd9 // addq %r11, %rcx
-	LONG $0xfcc78348 // addq $-0x4, %rdi
-	WORD $0x3949; BYTE $0xf7 // cmpq %rsi, %r15
-	LONG $0x019a8d0f; WORD $0x0000 // jge 0x8022 <k_pack_bf16+0x452>
-	WORD $0x394c; BYTE $0xfe // cmpq %r15, %rsi
-	WORD $0xe37e // jle 0x7e70 <k_pack_bf16+0x2a0>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	WORD $0x894d; BYTE $0xe7 // movq %r12, %r15
+	LONG $0x7e7a81c4; WORD $0x5804 // vmovq (%r8,%r11,2), %xmm0
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x530c // vmovq (%r11,%rdx,2), %xmm1
+	LONG $0xc06cf1c5 // vpunpcklqdq %xmm0, %xmm1, %xmm0 # xmm0 = xmm1[0],xmm0[0]
+	LONG $0x0c7efac5; BYTE $0x56 // vmovq (%rsi,%rdx,2), %xmm1
+	LONG $0x245c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x5314 // vmovq (%r11,%rdx,2), %xmm2
+	LONG $0xc96ce9c5 // vpunpcklqdq %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
+	LONG $0x387de3c4; WORD $0x01c1 // vinserti128 $0x1, %xmm1, %ymm0, %ymm0
+	LONG $0x487df262; WORD $0xc033 // vpmovzxwd %ymm0, %zmm0 # zmm0 = ymm0[0],zero,ymm0[1],zero,ymm0[2],zero,ymm0[3],zero,ymm0[4],zero,ymm0[5],zero,ymm0[6],zero,ymm0[7],zero,ymm0[8],zero,ymm0[9],zero,ymm0[10],zero,ymm0[11],zero,ymm0[12],zero,ymm0[13],zero,ymm0[14],zero,ymm0[15],zero
+	LONG $0x487df162; WORD $0xf072; BYTE $0x10 // vpslld $0x10, %zmm0, %zmm0
+	LONG $0x7e7ac1c4; WORD $0x560c // vmovq (%r14,%rdx,2), %xmm1
+	LONG $0x147efac5; BYTE $0x51 // vmovq (%rcx,%rdx,2), %xmm2
+	LONG $0xc96ce9c5 // vpunpcklqdq %xmm1, %xmm2, %xmm1 # xmm1 = xmm2[0],xmm1[0]
+	LONG $0x147efac5; BYTE $0x53 // vmovq (%rbx,%rdx,2), %xmm2
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x531c // vmovq (%r11,%rdx,2), %xmm3
+	LONG $0xd26ce1c5 // vpunpcklqdq %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
+	LONG $0x3875e3c4; WORD $0x01ca // vinserti128 $0x1, %xmm2, %ymm1, %ymm1
+	LONG $0x487df262; WORD $0xc933 // vpmovzxwd %ymm1, %zmm1 # zmm1 = ymm1[0],zero,ymm1[1],zero,ymm1[2],zero,ymm1[3],zero,ymm1[4],zero,ymm1[5],zero,ymm1[6],zero,ymm1[7],zero,ymm1[8],zero,ymm1[9],zero,ymm1[10],zero,ymm1[11],zero,ymm1[12],zero,ymm1[13],zero,ymm1[14],zero,ymm1[15],zero
+	LONG $0x4875f162; WORD $0xf172; BYTE $0x10 // vpslld $0x10, %zmm1, %zmm1
+	LONG $0x147efac5; BYTE $0x57 // vmovq (%rdi,%rdx,2), %xmm2
+	LONG $0x7e7ac1c4; WORD $0x555c; BYTE $0x00 // vmovq (%r13,%rdx,2), %xmm3
+	LONG $0xd26ce1c5 // vpunpcklqdq %xmm2, %xmm3, %xmm2 # xmm2 = xmm3[0],xmm2[0]
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x531c // vmovq (%r11,%rdx,2), %xmm3
+	LONG $0x247efac5; BYTE $0x50 // vmovq (%rax,%rdx,2), %xmm4
+	LONG $0xdb6cd9c5 // vpunpcklqdq %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
+	LONG $0x386de3c4; WORD $0x01d3 // vinserti128 $0x1, %xmm3, %ymm2, %ymm2
+	LONG $0x487df262; WORD $0xd233 // vpmovzxwd %ymm2, %zmm2 # zmm2 = ymm2[0],zero,ymm2[1],zero,ymm2[2],zero,ymm2[3],zero,ymm2[4],zero,ymm2[5],zero,ymm2[6],zero,ymm2[7],zero,ymm2[8],zero,ymm2[9],zero,ymm2[10],zero,ymm2[11],zero,ymm2[12],zero,ymm2[13],zero,ymm2[14],zero,ymm2[15],zero
+	LONG $0x486df162; WORD $0xf272; BYTE $0x10 // vpslld $0x10, %zmm2, %zmm2
+	LONG $0x245c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x531c // vmovq (%r11,%rdx,2), %xmm3
+	LONG $0x7e7ac1c4; WORD $0x5124 // vmovq (%r9,%rdx,2), %xmm4
+	LONG $0xdb6cd9c5 // vpunpcklqdq %xmm3, %xmm4, %xmm3 # xmm3 = xmm4[0],xmm3[0]
+	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
+	LONG $0x7e7ac1c4; WORD $0x5324 // vmovq (%r11,%rdx,2), %xmm4
+	LONG $0x6c7efac5; WORD $0x0055 // vmovq (%rbp,%rdx,2), %xmm5
+	LONG $0xe46cd1c5 // vpunpcklqdq %xmm4, %xmm5, %xmm4 # xmm4 = xmm5[0],xmm4[0]
+	LONG $0x3865e3c4; WORD $0x01dc // vinserti128 $0x1, %xmm4, %ymm3, %ymm3
+	LONG $0x487df262; WORD $0xdb33 // vpmovzxwd %ymm3, %zmm3 # zmm3 = ymm3[0],zero,ymm3[1],zero,ymm3[2],zero,ymm3[3],zero,ymm3[4],zero,ymm3[5],zero,ymm3[6],zero,ymm3[7],zero,ymm3[8],zero,ymm3[9],zero,ymm3[10],zero,ymm3[11],zero,ymm3[12],zero,ymm3[13],zero,ymm3[14],zero,ymm3[15],zero
+	LONG $0x4865f162; WORD $0xf372; BYTE $0x10 // vpslld $0x10, %zmm3, %zmm3
+	LONG $0x487df162; WORD $0xe162 // vpunpckldq %zmm1, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm1[0],zmm0[1],zmm1[1],zmm0[4],zmm1[4],zmm0[5],zmm1[5],zmm0[8],zmm1[8],zmm0[9],zmm1[9],zmm0[12],zmm1[12],zmm0[13],zmm1[13]
+	LONG $0x487df162; WORD $0xc16a // vpunpckhdq %zmm1, %zmm0, %zmm0 # zmm0 = zmm0[2],zmm1[2],zmm0[3],zmm1[3],zmm0[6],zmm1[6],zmm0[7],zmm1[7],zmm0[10],zmm1[10],zmm0[11],zmm1[11],zmm0[14],zmm1[14],zmm0[15],zmm1[15]
+	LONG $0x486df162; WORD $0xcb62 // vpunpckldq %zmm3, %zmm2, %zmm1 # zmm1 = zmm2[0],zmm3[0],zmm2[1],zmm3[1],zmm2[4],zmm3[4],zmm2[5],zmm3[5],zmm2[8],zmm3[8],zmm2[9],zmm3[9],zmm2[12],zmm3[12],zmm2[13],zmm3[13]
+	LONG $0x486df162; WORD $0xd36a // vpunpckhdq %zmm3, %zmm2, %zmm2 # zmm2 = zmm2[2],zmm3[2],zmm2[3],zmm3[3],zmm2[6],zmm3[6],zmm2[7],zmm3[7],zmm2[10],zmm3[10],zmm2[11],zmm3[11],zmm2[14],zmm3[14],zmm2[15],zmm3[15]
+	LONG $0x48ddf162; WORD $0xd96c // vpunpcklqdq %zmm1, %zmm4, %zmm3 # zmm3 = zmm4[0],zmm1[0],zmm4[2],zmm1[2],zmm4[4],zmm1[4],zmm4[6],zmm1[6]
+	LONG $0x48ddf162; WORD $0xc96d // vpunpckhqdq %zmm1, %zmm4, %zmm1 # zmm1 = zmm4[1],zmm1[1],zmm4[3],zmm1[3],zmm4[5],zmm1[5],zmm4[7],zmm1[7]
+	LONG $0x48fdf162; WORD $0xe26c // vpunpcklqdq %zmm2, %zmm0, %zmm4 # zmm4 = zmm0[0],zmm2[0],zmm0[2],zmm2[2],zmm0[4],zmm2[4],zmm0[6],zmm2[6]
+	LONG $0x48fdf162; WORD $0xc26d // vpunpckhqdq %zmm2, %zmm0, %zmm0 # zmm0 = zmm0[1],zmm2[1],zmm0[3],zmm2[3],zmm0[5],zmm2[5],zmm0[7],zmm2[7]
+	LONG $0x48fed162; WORD $0x1c7f; BYTE $0x24 // vmovdqu64 %zmm3, (%r12)
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x48fe9162; WORD $0x0c7f; BYTE $0x17 // vmovdqu64 %zmm1, (%r15,%r10)
+	LONG $0x48fe9162; WORD $0x247f; BYTE $0x22 // vmovdqu64 %zmm4, (%r10,%r12)
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x48fe9162; WORD $0x047f; BYTE $0x22 // vmovdqu64 %zmm0, (%r10,%r12)
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0x045a8d4c // leaq 0x4(%rdx), %r11
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x24543b48; BYTE $0x70 // cmpq 0x70(%rsp), %rdx
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0xfea48e0f; WORD $0xffff // jle 0xa630 <k_pack_panel_bf16+0x2a0>
+	QUAD $0x000000f024bc034c // addq 0xf0(%rsp), %r15
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
+	WORD $0x1aeb // jmp 0xa7d1 <k_pack_panel_bf16+0x441>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0xba3c8d4c // leaq (%rdx,%rdi,4), %r15
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x294d; BYTE $0xdc // subq %r11, %r12
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	QUAD $0x0000010824bc8b48 // movq 0x108(%rsp), %rdi
+	LONG $0xfd178e0f; WORD $0xffff // jle 0xa500 <k_pack_panel_bf16+0x170>
+	LONG $0x3cc78349 // addq $0x3c, %r15
+	LONG $0x5e148d4a // leaq (%rsi,%r11,2), %rdx
+	QUAD $0x000000b824948948 // movq %rdx, 0xb8(%rsp)
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	QUAD $0x000000c824948948 // movq %rdx, 0xc8(%rsp)
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	LONG $0x5e148d4b // leaq (%r14,%r11,2), %rdx
+	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	QUAD $0x000000f824948948 // movq %rdx, 0xf8(%rsp)
+	LONG $0x59148d4a // leaq (%rcx,%r11,2), %rdx
+	QUAD $0x0000010024948948 // movq %rdx, 0x100(%rsp)
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
+	LONG $0x59148d4b // leaq (%r9,%r11,2), %rdx
+	LONG $0x24548948; BYTE $0x20 // movq %rdx, 0x20(%rsp)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x582c8d4f // leaq (%r8,%r11,2), %r13
+	LONG $0x5b148d4a // leaq (%rbx,%r11,2), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	QUAD $0x000000d024948948 // movq %rdx, 0xd0(%rsp)
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x5a148d4a // leaq (%rdx,%r11,2), %rdx
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x087e // jle 0x7e9a <k_pack_bf16+0x2ca>
-	WORD $0xb70f; BYTE $0x01 // movzwl (%rcx), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x02eb // jmp 0x7e9c <k_pack_bf16+0x2cc>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x392c8d4f // leaq (%r9,%r15), %r13
-	LONG $0x03c58349 // addq $0x3, %r13
-	LONG $0x392c8d4b // leaq (%r9,%r15), %rbp
-	LONG $0x02c58348 // addq $0x2, %rbp
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xba048942 // movl %eax, (%rdx,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x567c // jl 0x7f10 <k_pack_bf16+0x340>
-	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01e78e0f; WORD $0x0000 // jle 0xaac0 <k_pack_panel_bf16+0x730>
+	LONG $0x6cb70f43; WORD $0x005d // movzwl (%r13,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xc46f8941 // movl %ebp, -0x3c(%r15)
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x01d8860f; WORD $0x0000 // jbe 0xaac8 <k_pack_panel_bf16+0x738>
+	LONG $0x2cb70f42; BYTE $0x5a // movzwl (%rdx,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xc86f8941 // movl %ebp, -0x38(%r15)
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x087c // jl 0x7eca <k_pack_bf16+0x2fa>
-	LONG $0x04b70f42; BYTE $0x41 // movzwl (%rcx,%r8,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xba448942; BYTE $0x04 // movl %eax, 0x4(%rdx,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3874 // je 0x7f10 <k_pack_bf16+0x340>
-	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01ca860f; WORD $0x0000 // jbe 0xaad0 <k_pack_panel_bf16+0x740>
+	LONG $0x246c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xcc6f8941 // movl %ebp, -0x34(%r15)
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x087c // jl 0x7ee8 <k_pack_bf16+0x318>
-	LONG $0x04b70f42; BYTE $0x81 // movzwl (%rcx,%r8,4), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x01b6860f; WORD $0x0000 // jbe 0xaad8 <k_pack_panel_bf16+0x748>
+	LONG $0x246c8b48; BYTE $0x28 // movq 0x28(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xd06f8941 // movl %ebp, -0x30(%r15)
+	LONG $0x04ff8348 // cmpq $0x4, %rdi
+	LONG $0x01a2860f; WORD $0x0000 // jbe 0xaae0 <k_pack_panel_bf16+0x750>
+	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xd46f8941 // movl %ebp, -0x2c(%r15)
+	LONG $0x05ff8348 // cmpq $0x5, %rdi
+	LONG $0x018e860f; WORD $0x0000 // jbe 0xaae8 <k_pack_panel_bf16+0x758>
+	LONG $0x246c8b48; BYTE $0x18 // movq 0x18(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xd86f8941 // movl %ebp, -0x28(%r15)
+	LONG $0x06ff8348 // cmpq $0x6, %rdi
+	LONG $0x017a860f; WORD $0x0000 // jbe 0xaaf0 <k_pack_panel_bf16+0x760>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xdc6f8941 // movl %ebp, -0x24(%r15)
+	LONG $0x07ff8348 // cmpq $0x7, %rdi
+	LONG $0x0166860f; WORD $0x0000 // jbe 0xaaf8 <k_pack_panel_bf16+0x768>
+	QUAD $0x0000010024ac8b48 // movq 0x100(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xe06f8941 // movl %ebp, -0x20(%r15)
+	LONG $0x08ff8348 // cmpq $0x8, %rdi
+	LONG $0x014f860f; WORD $0x0000 // jbe 0xab00 <k_pack_panel_bf16+0x770>
+	QUAD $0x000000f824ac8b48 // movq 0xf8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xe46f8941 // movl %ebp, -0x1c(%r15)
+	LONG $0x09ff8348 // cmpq $0x9, %rdi
+	LONG $0x0138860f; WORD $0x0000 // jbe 0xab08 <k_pack_panel_bf16+0x778>
+	QUAD $0x000000e824ac8b48 // movq 0xe8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xe86f8941 // movl %ebp, -0x18(%r15)
+	LONG $0x0aff8348 // cmpq $0xa, %rdi
+	LONG $0x0121860f; WORD $0x0000 // jbe 0xab10 <k_pack_panel_bf16+0x780>
+	QUAD $0x000000e024ac8b48 // movq 0xe0(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xec6f8941 // movl %ebp, -0x14(%r15)
+	LONG $0x0bff8348 // cmpq $0xb, %rdi
+	LONG $0x010a860f; WORD $0x0000 // jbe 0xab18 <k_pack_panel_bf16+0x788>
+	QUAD $0x000000d824ac8b48 // movq 0xd8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xf06f8941 // movl %ebp, -0x10(%r15)
+	LONG $0x0cff8348 // cmpq $0xc, %rdi
+	LONG $0x00f3860f; WORD $0x0000 // jbe 0xab20 <k_pack_panel_bf16+0x790>
+	QUAD $0x000000d024ac8b48 // movq 0xd0(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xf46f8941 // movl %ebp, -0xc(%r15)
+	LONG $0x0dff8348 // cmpq $0xd, %rdi
+	LONG $0x00dc860f; WORD $0x0000 // jbe 0xab28 <k_pack_panel_bf16+0x798>
+	QUAD $0x000000c824ac8b48 // movq 0xc8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xf86f8941 // movl %ebp, -0x8(%r15)
+	LONG $0x0eff8348 // cmpq $0xe, %rdi
+	LONG $0x00c5860f; WORD $0x0000 // jbe 0xab30 <k_pack_panel_bf16+0x7a0>
+	QUAD $0x000000c024ac8b48 // movq 0xc0(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0xac24ac89; WORD $0x0000; BYTE $0x00 // movl %ebp, 0xac(%rsp)
+	WORD $0xed31 // xorl %ebp, %ebp
+	LONG $0x240c894c // movq %r9, (%rsp)
+	QUAD $0x000000ac248c8b44 // movl 0xac(%rsp), %r9d
+	LONG $0xfc4f8945 // movl %r9d, -0x4(%r15)
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x10ff8348 // cmpq $0x10, %rdi
+	LONG $0x00978c0f; WORD $0x0000 // jl 0xab3a <k_pack_panel_bf16+0x7aa>
+	QUAD $0x000000b824ac8b48 // movq 0xb8(%rsp), %rbp
+	LONG $0x6cb70f42; WORD $0x005d // movzwl (%rbp,%r11,2), %ebp
+	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
+	LONG $0x000081e9; BYTE $0x00 // jmp 0xab3a <k_pack_panel_bf16+0x7aa>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000000c447c741 // movl $0x0, -0x3c(%r15)
+	QUAD $0x00000000c847c741 // movl $0x0, -0x38(%r15)
+	QUAD $0x00000000cc47c741 // movl $0x0, -0x34(%r15)
+	QUAD $0x00000000d047c741 // movl $0x0, -0x30(%r15)
+	QUAD $0x00000000d447c741 // movl $0x0, -0x2c(%r15)
+	QUAD $0x00000000d847c741 // movl $0x0, -0x28(%r15)
+	QUAD $0x00000000dc47c741 // movl $0x0, -0x24(%r15)
+	QUAD $0x00000000e047c741 // movl $0x0, -0x20(%r15)
+	QUAD $0x00000000e447c741 // movl $0x0, -0x1c(%r15)
+	QUAD $0x00000000e847c741 // movl $0x0, -0x18(%r15)
+	QUAD $0x00000000ec47c741 // movl $0x0, -0x14(%r15)
+	QUAD $0x00000000f047c741 // movl $0x0, -0x10(%r15)
+	QUAD $0x00000000f447c741 // movl $0x0, -0xc(%r15)
+	QUAD $0x00000000f847c741 // movl $0x0, -0x8(%r15)
+	QUAD $0x00000000fc47c741 // movl $0x0, -0x4(%r15)
+	WORD $0xed31 // xorl %ebp, %ebp
+	WORD $0x8941; BYTE $0x2f // movl %ebp, (%r15)
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x394d; BYTE $0xdc // cmpq %r11, %r12
+	LONG $0xfd84850f; WORD $0xffff // jne 0xa8d0 <k_pack_panel_bf16+0x540>
+	LONG $0xfff9afe9; BYTE $0xff // jmp 0xa500 <k_pack_panel_bf16+0x170>
+	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
+	LONG $0x246c8948; BYTE $0x50 // movq %rbp, 0x50(%rsp)
+	LONG $0x246c894c; BYTE $0x48 // movq %r13, 0x48(%rsp)
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	LONG $0x247c8948; BYTE $0x20 // movq %rdi, 0x20(%rsp)
+	LONG $0x244c894c; BYTE $0x18 // movq %r9, 0x18(%rsp)
+	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
+	LONG $0x24548948; BYTE $0x38 // movq %rdx, 0x38(%rsp)
+	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
+	LONG $0x2414894c // movq %r10, (%rsp)
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x2444894c; BYTE $0x28 // movq %r8, 0x28(%rsp)
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x07d48e0f; WORD $0x0000 // jle 0xb374 <k_pack_panel_bf16+0xfe4>
+	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
+	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	LONG $0xd0148d4d // leaq (%r8,%rdx,8), %r10
+	LONG $0x3cc28349 // addq $0x3c, %r10
+	LONG $0x903c8d4d // leaq (%r8,%rdx,4), %r15
+	LONG $0x3cc78349 // addq $0x3c, %r15
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x247c894c; BYTE $0x08 // movq %r15, 0x8(%rsp)
+	LONG $0x0000aee9; BYTE $0x00 // jmp 0xac7b <k_pack_panel_bf16+0x8eb>
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	QUAD $0x000000c48a44c743; BYTE $0x00 // movl $0x0, -0x3c(%r10,%r9,4)
+	QUAD $0x000000c88a44c743; BYTE $0x00 // movl $0x0, -0x38(%r10,%r9,4)
+	QUAD $0x000000cc8a44c743; BYTE $0x00 // movl $0x0, -0x34(%r10,%r9,4)
+	QUAD $0x000000d08a44c743; BYTE $0x00 // movl $0x0, -0x30(%r10,%r9,4)
+	QUAD $0x000000d48a44c743; BYTE $0x00 // movl $0x0, -0x2c(%r10,%r9,4)
+	QUAD $0x000000d88a44c743; BYTE $0x00 // movl $0x0, -0x28(%r10,%r9,4)
+	QUAD $0x000000dc8a44c743; BYTE $0x00 // movl $0x0, -0x24(%r10,%r9,4)
+	QUAD $0x000000e08a44c743; BYTE $0x00 // movl $0x0, -0x20(%r10,%r9,4)
+	QUAD $0x000000e48a44c743; BYTE $0x00 // movl $0x0, -0x1c(%r10,%r9,4)
+	QUAD $0x000000e88a44c743; BYTE $0x00 // movl $0x0, -0x18(%r10,%r9,4)
+	QUAD $0x000000ec8a44c743; BYTE $0x00 // movl $0x0, -0x14(%r10,%r9,4)
+	QUAD $0x000000f08a44c743; BYTE $0x00 // movl $0x0, -0x10(%r10,%r9,4)
+	QUAD $0x000000f48a44c743; BYTE $0x00 // movl $0x0, -0xc(%r10,%r9,4)
+	QUAD $0x000000f88a44c743; BYTE $0x00 // movl $0x0, -0x8(%r10,%r9,4)
+	QUAD $0x000000fc8f44c743; BYTE $0x00 // movl $0x0, -0x4(%r15,%r9,4)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x8f148943 // movl %edx, (%r15,%r9,4)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0xf0c38348 // addq $-0x10, %rbx
+	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
+	QUAD $0x00000080248c3b4c // cmpq 0x80(%rsp), %r9
+	LONG $0x06f98d0f; WORD $0x0000 // jge 0xb374 <k_pack_panel_bf16+0xfe4>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01ac8e0f; WORD $0x0000 // jle 0xae30 <k_pack_panel_bf16+0xaa0>
+	WORD $0xb70f; BYTE $0x16 // movzwl (%rsi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x8b148943 // movl %edx, (%r11,%r9,4)
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x01a0860f; WORD $0x0000 // jbe 0xae42 <k_pack_panel_bf16+0xab2>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x5614b70f // movzwl (%rsi,%rdx,2), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x04 // movl %edx, 0x4(%r11,%r9,4)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x018e860f; WORD $0x0000 // jbe 0xae4b <k_pack_panel_bf16+0xabb>
+	LONG $0x0e14b70f // movzwl (%rsi,%rcx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x08 // movl %edx, 0x8(%r11,%r9,4)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	LONG $0x0181860f; WORD $0x0000 // jbe 0xae54 <k_pack_panel_bf16+0xac4>
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x0c // movl %edx, 0xc(%r11,%r9,4)
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x016f860f; WORD $0x0000 // jbe 0xae5d <k_pack_panel_bf16+0xacd>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xba448942; BYTE $0x08 // movl %eax, 0x8(%rdx,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1a74 // je 0x7f10 <k_pack_bf16+0x340>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x087c // jl 0x7f06 <k_pack_bf16+0x336>
-	LONG $0x04b70f42; BYTE $0x11 // movzwl (%rcx,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x10 // movl %edx, 0x10(%r11,%r9,4)
+	LONG $0x05fb8348 // cmpq $0x5, %rbx
+	LONG $0x015e860f; WORD $0x0000 // jbe 0xae66 <k_pack_panel_bf16+0xad6>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x14 // movl %edx, 0x14(%r11,%r9,4)
+	LONG $0x06fb8348 // cmpq $0x6, %rbx
+	LONG $0x014c860f; WORD $0x0000 // jbe 0xae6f <k_pack_panel_bf16+0xadf>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x18 // movl %edx, 0x18(%r11,%r9,4)
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x013a860f; WORD $0x0000 // jbe 0xae78 <k_pack_panel_bf16+0xae8>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x1c // movl %edx, 0x1c(%r11,%r9,4)
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x0128860f; WORD $0x0000 // jbe 0xae81 <k_pack_panel_bf16+0xaf1>
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x20 // movl %edx, 0x20(%r11,%r9,4)
+	LONG $0x09fb8348 // cmpq $0x9, %rbx
+	LONG $0x0116860f; WORD $0x0000 // jbe 0xae8a <k_pack_panel_bf16+0xafa>
+	LONG $0x3e14b70f // movzwl (%rsi,%rdi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x24 // movl %edx, 0x24(%r11,%r9,4)
+	LONG $0x0afb8348 // cmpq $0xa, %rbx
+	LONG $0x0109860f; WORD $0x0000 // jbe 0xae93 <k_pack_panel_bf16+0xb03>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x28 // movl %edx, 0x28(%r11,%r9,4)
+	LONG $0x0bfb8348 // cmpq $0xb, %rbx
+	LONG $0x00f7860f; WORD $0x0000 // jbe 0xae9c <k_pack_panel_bf16+0xb0c>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x2c // movl %edx, 0x2c(%r11,%r9,4)
+	LONG $0x0cfb8348 // cmpq $0xc, %rbx
+	LONG $0x00e5860f; WORD $0x0000 // jbe 0xaea5 <k_pack_panel_bf16+0xb15>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x30 // movl %edx, 0x30(%r11,%r9,4)
+	LONG $0x0dfb8348 // cmpq $0xd, %rbx
+	LONG $0x00d3860f; WORD $0x0000 // jbe 0xaeae <k_pack_panel_bf16+0xb1e>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8b548943; BYTE $0x34 // movl %edx, 0x34(%r11,%r9,4)
+	LONG $0x0efb8348 // cmpq $0xe, %rbx
+	LONG $0x00c1860f; WORD $0x0000 // jbe 0xaeb7 <k_pack_panel_bf16+0xb27>
+	LONG $0x3cb70f46; BYTE $0x06 // movzwl (%rsi,%r8), %r15d
+	LONG $0x10e7c141 // shll $0x10, %r15d
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x8b7c8947; BYTE $0x38 // movl %r15d, 0x38(%r11,%r9,4)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0x00ad820f; WORD $0x0000 // jb 0xaec2 <k_pack_panel_bf16+0xb32>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1614b70f // movzwl (%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x00009ce9; BYTE $0x00 // jmp 0xaec2 <k_pack_panel_bf16+0xb32>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	QUAD $0x000000008b04c743 // movl $0x0, (%r11,%r9,4)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	QUAD $0x000000048b44c743; BYTE $0x00 // movl $0x0, 0x4(%r11,%r9,4)
+	QUAD $0x000000088b44c743; BYTE $0x00 // movl $0x0, 0x8(%r11,%r9,4)
+	QUAD $0x0000000c8b44c743; BYTE $0x00 // movl $0x0, 0xc(%r11,%r9,4)
+	QUAD $0x000000108b44c743; BYTE $0x00 // movl $0x0, 0x10(%r11,%r9,4)
+	QUAD $0x000000148b44c743; BYTE $0x00 // movl $0x0, 0x14(%r11,%r9,4)
+	QUAD $0x000000188b44c743; BYTE $0x00 // movl $0x0, 0x18(%r11,%r9,4)
+	QUAD $0x0000001c8b44c743; BYTE $0x00 // movl $0x0, 0x1c(%r11,%r9,4)
+	QUAD $0x000000208b44c743; BYTE $0x00 // movl $0x0, 0x20(%r11,%r9,4)
+	QUAD $0x000000248b44c743; BYTE $0x00 // movl $0x0, 0x24(%r11,%r9,4)
+	QUAD $0x000000288b44c743; BYTE $0x00 // movl $0x0, 0x28(%r11,%r9,4)
+	QUAD $0x0000002c8b44c743; BYTE $0x00 // movl $0x0, 0x2c(%r11,%r9,4)
+	QUAD $0x000000308b44c743; BYTE $0x00 // movl $0x0, 0x30(%r11,%r9,4)
+	QUAD $0x000000348b44c743; BYTE $0x00 // movl $0x0, 0x34(%r11,%r9,4)
+	QUAD $0x000000388b44c743; BYTE $0x00 // movl $0x0, 0x38(%r11,%r9,4)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x8b548943; BYTE $0x3c // movl %edx, 0x3c(%r11,%r9,4)
+	LONG $0x247c8348; WORD $0x0170 // cmpq $0x1, 0x70(%rsp)
+	LONG $0xfd8f840f; WORD $0xffff // je 0xac62 <k_pack_panel_bf16+0x8d2>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x01ae8e0f; WORD $0x0000 // jle 0xb08a <k_pack_panel_bf16+0xcfa>
+	LONG $0x0256b70f // movzwl 0x2(%rsi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xc4 // movl %edx, -0x3c(%r15,%r9,4)
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x01a1860f; WORD $0x0000 // jbe 0xb093 <k_pack_panel_bf16+0xd03>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x5654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx,2), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xc8 // movl %edx, -0x38(%r15,%r9,4)
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x018e860f; WORD $0x0000 // jbe 0xb09c <k_pack_panel_bf16+0xd0c>
+	LONG $0x0e54b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rcx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xcc // movl %edx, -0x34(%r15,%r9,4)
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	LONG $0x0180860f; WORD $0x0000 // jbe 0xb0a5 <k_pack_panel_bf16+0xd15>
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xd0 // movl %edx, -0x30(%r15,%r9,4)
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x016d860f; WORD $0x0000 // jbe 0xb0ae <k_pack_panel_bf16+0xd1e>
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0xba448942; BYTE $0x0c // movl %eax, 0xc(%rdx,%r15,4)
-	BYTE $0x90 // nop
-	LONG $0x247c8348; WORD $0x0108 // cmpq $0x1, 0x8(%rsp)
-	LONG $0xff54840f; WORD $0xffff // je 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x147e // jle 0x7f35 <k_pack_bf16+0x365>
-	LONG $0x0241b70f // movzwl 0x2(%rcx), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbb448942; BYTE $0xf4 // movl %eax, -0xc(%rbx,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x0f7d // jge 0x7f42 <k_pack_bf16+0x372>
-	WORD $0x5beb // jmp 0x7f90 <k_pack_bf16+0x3c0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xbb448942; BYTE $0xf4 // movl %eax, -0xc(%rbx,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x4e7c // jl 0x7f90 <k_pack_bf16+0x3c0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x097c // jl 0x7f53 <k_pack_bf16+0x383>
-	LONG $0x44b70f42; WORD $0x0241 // movzwl 0x2(%rcx,%r8,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbb448942; BYTE $0xf8 // movl %eax, -0x8(%rbx,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3374 // je 0x7f90 <k_pack_bf16+0x3c0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x7f6e <k_pack_bf16+0x39e>
-	LONG $0x44b70f42; WORD $0x0281 // movzwl 0x2(%rcx,%r8,4), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbb448942; BYTE $0xfc // movl %eax, -0x4(%rbx,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	WORD $0x1874 // je 0x7f90 <k_pack_bf16+0x3c0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x097c // jl 0x7f89 <k_pack_bf16+0x3b9>
-	LONG $0x44b70f42; WORD $0x0211 // movzwl 0x2(%rcx,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbb048942 // movl %eax, (%rbx,%r15,4)
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x247c8348; WORD $0x0208 // cmpq $0x2, 0x8(%rsp)
-	LONG $0xfed4840f; WORD $0xffff // je 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x187e // jle 0x7fb9 <k_pack_bf16+0x3e9>
-	LONG $0x0441b70f // movzwl 0x4(%rcx), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbe448943; BYTE $0xf4 // movl %eax, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfeb98c0f; WORD $0xffff // jl 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0x11eb // jmp 0x7fca <k_pack_bf16+0x3fa>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0xbe448943; BYTE $0xf4 // movl %eax, -0xc(%r14,%r15,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfea68c0f; WORD $0xffff // jl 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x097c // jl 0x7fdb <k_pack_bf16+0x40b>
-	LONG $0x44b70f42; WORD $0x0441 // movzwl 0x4(%rcx,%r8,2), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbe448943; BYTE $0xf8 // movl %eax, -0x8(%r14,%r15,4)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfe87840f; WORD $0xffff // je 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x7ffa <k_pack_bf16+0x42a>
-	LONG $0x44b70f42; WORD $0x0481 // movzwl 0x4(%rcx,%r8,4), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xbe448943; BYTE $0xfc // movl %eax, -0x4(%r14,%r15,4)
-	WORD $0x854d; BYTE $0xed // testq %r13, %r13
-	LONG $0xfe68840f; WORD $0xffff // je 0x7e70 <k_pack_bf16+0x2a0>
-	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfe4c8c0f; WORD $0xffff // jl 0x7e60 <k_pack_bf16+0x290>
-	LONG $0x44b70f42; WORD $0x0411 // movzwl 0x4(%rcx,%r10), %eax
-	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfffe3ee9; BYTE $0xff // jmp 0x7e60 <k_pack_bf16+0x290>
-	LONG $0x40c48348 // addq $0x40, %rsp
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xd4 // movl %edx, -0x2c(%r15,%r9,4)
+	LONG $0x05fb8348 // cmpq $0x5, %rbx
+	LONG $0x015b860f; WORD $0x0000 // jbe 0xb0b7 <k_pack_panel_bf16+0xd27>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xd8 // movl %edx, -0x28(%r15,%r9,4)
+	LONG $0x06fb8348 // cmpq $0x6, %rbx
+	LONG $0x0148860f; WORD $0x0000 // jbe 0xb0c0 <k_pack_panel_bf16+0xd30>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xdc // movl %edx, -0x24(%r15,%r9,4)
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x0135860f; WORD $0x0000 // jbe 0xb0c9 <k_pack_panel_bf16+0xd39>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xe0 // movl %edx, -0x20(%r15,%r9,4)
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x0122860f; WORD $0x0000 // jbe 0xb0d2 <k_pack_panel_bf16+0xd42>
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xe4 // movl %edx, -0x1c(%r15,%r9,4)
+	LONG $0x09fb8348 // cmpq $0x9, %rbx
+	LONG $0x010f860f; WORD $0x0000 // jbe 0xb0db <k_pack_panel_bf16+0xd4b>
+	LONG $0x3e54b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xe8 // movl %edx, -0x18(%r15,%r9,4)
+	LONG $0x0afb8348 // cmpq $0xa, %rbx
+	LONG $0x0101860f; WORD $0x0000 // jbe 0xb0e4 <k_pack_panel_bf16+0xd54>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xec // movl %edx, -0x14(%r15,%r9,4)
+	LONG $0x0bfb8348 // cmpq $0xb, %rbx
+	LONG $0x00ee860f; WORD $0x0000 // jbe 0xb0ed <k_pack_panel_bf16+0xd5d>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xf0 // movl %edx, -0x10(%r15,%r9,4)
+	LONG $0x0cfb8348 // cmpq $0xc, %rbx
+	LONG $0x00db860f; WORD $0x0000 // jbe 0xb0f6 <k_pack_panel_bf16+0xd66>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xf4 // movl %edx, -0xc(%r15,%r9,4)
+	LONG $0x0dfb8348 // cmpq $0xd, %rbx
+	LONG $0x00c8860f; WORD $0x0000 // jbe 0xb0ff <k_pack_panel_bf16+0xd6f>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8f548943; BYTE $0xf8 // movl %edx, -0x8(%r15,%r9,4)
+	LONG $0x0efb8348 // cmpq $0xe, %rbx
+	LONG $0x00b5860f; WORD $0x0000 // jbe 0xb108 <k_pack_panel_bf16+0xd78>
+	LONG $0x5cb70f46; WORD $0x0206 // movzwl 0x2(%rsi,%r8), %r11d
+	LONG $0x10e3c141 // shll $0x10, %r11d
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x8f5c8947; BYTE $0xfc // movl %r11d, -0x4(%r15,%r9,4)
+	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0x009b820f; WORD $0x0000 // jb 0xb113 <k_pack_panel_bf16+0xd83>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x02 // movzwl 0x2(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x000089e9; BYTE $0x00 // jmp 0xb113 <k_pack_panel_bf16+0xd83>
+	QUAD $0x000000c48f44c743; BYTE $0x00 // movl $0x0, -0x3c(%r15,%r9,4)
+	QUAD $0x000000c88f44c743; BYTE $0x00 // movl $0x0, -0x38(%r15,%r9,4)
+	QUAD $0x000000cc8f44c743; BYTE $0x00 // movl $0x0, -0x34(%r15,%r9,4)
+	QUAD $0x000000d08f44c743; BYTE $0x00 // movl $0x0, -0x30(%r15,%r9,4)
+	QUAD $0x000000d48f44c743; BYTE $0x00 // movl $0x0, -0x2c(%r15,%r9,4)
+	QUAD $0x000000d88f44c743; BYTE $0x00 // movl $0x0, -0x28(%r15,%r9,4)
+	QUAD $0x000000dc8f44c743; BYTE $0x00 // movl $0x0, -0x24(%r15,%r9,4)
+	QUAD $0x000000e08f44c743; BYTE $0x00 // movl $0x0, -0x20(%r15,%r9,4)
+	QUAD $0x000000e48f44c743; BYTE $0x00 // movl $0x0, -0x1c(%r15,%r9,4)
+	QUAD $0x000000e88f44c743; BYTE $0x00 // movl $0x0, -0x18(%r15,%r9,4)
+	QUAD $0x000000ec8f44c743; BYTE $0x00 // movl $0x0, -0x14(%r15,%r9,4)
+	QUAD $0x000000f08f44c743; BYTE $0x00 // movl $0x0, -0x10(%r15,%r9,4)
+	QUAD $0x000000f48f44c743; BYTE $0x00 // movl $0x0, -0xc(%r15,%r9,4)
+	QUAD $0x000000f88f44c743; BYTE $0x00 // movl $0x0, -0x8(%r15,%r9,4)
+	QUAD $0x000000fc8f44c743; BYTE $0x00 // movl $0x0, -0x4(%r15,%r9,4)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x8f148943 // movl %edx, (%r15,%r9,4)
+	LONG $0x247c8348; WORD $0x0270 // cmpq $0x2, 0x70(%rsp)
+	LONG $0xfb3f840f; WORD $0xffff // je 0xac62 <k_pack_panel_bf16+0x8d2>
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0xfaa18e0f; WORD $0xffff // jle 0xabcd <k_pack_panel_bf16+0x83d>
+	LONG $0x0456b70f // movzwl 0x4(%rsi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x8a548943; BYTE $0xc4 // movl %edx, -0x3c(%r10,%r9,4)
+	LONG $0x01fb8348 // cmpq $0x1, %rbx
+	LONG $0x01b5860f; WORD $0x0000 // jbe 0xb2fa <k_pack_panel_bf16+0xf6a>
+	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
+	LONG $0x5654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx,2), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xc8 // movl %edx, -0x38(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x02fb8348 // cmpq $0x2, %rbx
+	LONG $0x019f860f; WORD $0x0000 // jbe 0xb303 <k_pack_panel_bf16+0xf73>
+	LONG $0x0e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rcx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xcc // movl %edx, -0x34(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x03fb8348 // cmpq $0x3, %rbx
+	LONG $0x018e860f; WORD $0x0000 // jbe 0xb30c <k_pack_panel_bf16+0xf7c>
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xd0 // movl %edx, -0x30(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x0178860f; WORD $0x0000 // jbe 0xb315 <k_pack_panel_bf16+0xf85>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xd4 // movl %edx, -0x2c(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x05fb8348 // cmpq $0x5, %rbx
+	LONG $0x0163860f; WORD $0x0000 // jbe 0xb31e <k_pack_panel_bf16+0xf8e>
+	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xd8 // movl %edx, -0x28(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x06fb8348 // cmpq $0x6, %rbx
+	LONG $0x014d860f; WORD $0x0000 // jbe 0xb327 <k_pack_panel_bf16+0xf97>
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xdc // movl %edx, -0x24(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x07fb8348 // cmpq $0x7, %rbx
+	LONG $0x0137860f; WORD $0x0000 // jbe 0xb330 <k_pack_panel_bf16+0xfa0>
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xe0 // movl %edx, -0x20(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x08fb8348 // cmpq $0x8, %rbx
+	LONG $0x0121860f; WORD $0x0000 // jbe 0xb339 <k_pack_panel_bf16+0xfa9>
+	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xe4 // movl %edx, -0x1c(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x09fb8348 // cmpq $0x9, %rbx
+	LONG $0x010b860f; WORD $0x0000 // jbe 0xb342 <k_pack_panel_bf16+0xfb2>
+	LONG $0x3e54b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdi), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xe8 // movl %edx, -0x18(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0afb8348 // cmpq $0xa, %rbx
+	LONG $0x00fa860f; WORD $0x0000 // jbe 0xb34b <k_pack_panel_bf16+0xfbb>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xec // movl %edx, -0x14(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0bfb8348 // cmpq $0xb, %rbx
+	LONG $0x00e4860f; WORD $0x0000 // jbe 0xb354 <k_pack_panel_bf16+0xfc4>
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xf0 // movl %edx, -0x10(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0cfb8348 // cmpq $0xc, %rbx
+	LONG $0x00ce860f; WORD $0x0000 // jbe 0xb35d <k_pack_panel_bf16+0xfcd>
+	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xf4 // movl %edx, -0xc(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0dfb8348 // cmpq $0xd, %rbx
+	LONG $0x00b8860f; WORD $0x0000 // jbe 0xb366 <k_pack_panel_bf16+0xfd6>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0x8a548943; BYTE $0xf8 // movl %edx, -0x8(%r10,%r9,4)
+	WORD $0x894d; BYTE $0xd7 // movq %r10, %r15
+	LONG $0x0efb8348 // cmpq $0xe, %rbx
+	LONG $0xf981860f; WORD $0xffff // jbe 0xac4e <k_pack_panel_bf16+0x8be>
+	LONG $0x44b70f46; WORD $0x0406 // movzwl 0x4(%rsi,%r8), %r8d
+	LONG $0x10e0c141 // shll $0x10, %r8d
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x8f448947; BYTE $0xfc // movl %r8d, -0x4(%r15,%r9,4)
+	LONG $0x10fb8348 // cmpq $0x10, %rbx
+	LONG $0xf971820f; WORD $0xffff // jb 0xac59 <k_pack_panel_bf16+0x8c9>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x1654b70f; BYTE $0x04 // movzwl 0x4(%rsi,%rdx), %edx
+	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
+	LONG $0xfff95fe9; BYTE $0xff // jmp 0xac59 <k_pack_panel_bf16+0x8c9>
+	QUAD $0x000000c88f44c743; BYTE $0x00 // movl $0x0, -0x38(%r15,%r9,4)
+	QUAD $0x000000cc8f44c743; BYTE $0x00 // movl $0x0, -0x34(%r15,%r9,4)
+	QUAD $0x000000d08f44c743; BYTE $0x00 // movl $0x0, -0x30(%r15,%r9,4)
+	QUAD $0x000000d48f44c743; BYTE $0x00 // movl $0x0, -0x2c(%r15,%r9,4)
+	QUAD $0x000000d88f44c743; BYTE $0x00 // movl $0x0, -0x28(%r15,%r9,4)
+	QUAD $0x000000dc8f44c743; BYTE $0x00 // movl $0x0, -0x24(%r15,%r9,4)
+	QUAD $0x000000e08f44c743; BYTE $0x00 // movl $0x0, -0x20(%r15,%r9,4)
+	QUAD $0x000000e48f44c743; BYTE $0x00 // movl $0x0, -0x1c(%r15,%r9,4)
+	QUAD $0x000000e88f44c743; BYTE $0x00 // movl $0x0, -0x18(%r15,%r9,4)
+	QUAD $0x000000ec8f44c743; BYTE $0x00 // movl $0x0, -0x14(%r15,%r9,4)
+	QUAD $0x000000f08f44c743; BYTE $0x00 // movl $0x0, -0x10(%r15,%r9,4)
+	QUAD $0x000000f48f44c743; BYTE $0x00 // movl $0x0, -0xc(%r15,%r9,4)
+	QUAD $0x000000f88f44c743; BYTE $0x00 // movl $0x0, -0x8(%r15,%r9,4)
+	LONG $0xfff8dae9; BYTE $0xff // jmp 0xac4e <k_pack_panel_bf16+0x8be>
+	LONG $0x18c48148; WORD $0x0001; BYTE $0x00 // addq $0x118, %rsp # imm = 0x118
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
 	WORD $0x5e41 // popq %r14
 	WORD $0x5f41 // popq %r15
 	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 
 	// pack_cols
 	BYTE $0x55 // pushq %rbp
@@ -7028,16 +9454,16 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x05b28e0f; WORD $0x0000 // jle 0x8624 <k_pack_cols+0x5e4>
+	LONG $0x05b28e0f; WORD $0x0000 // jle 0xb974 <k_pack_cols+0x5e4>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x02e78e0f; WORD $0x0000 // jle 0x8365 <k_pack_cols+0x325>
+	LONG $0x02e78e0f; WORD $0x0000 // jle 0xb6b5 <k_pack_cols+0x325>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	QUAD $0xffffffffffc0ba48; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %rdx # imm = 0x7FFFFFFFFFFFFFC0
 	QUAD $0x000000000000bf48; WORD $0x2000 // movabsq $0x2000000000000000, %rdi # imm = 0x2000000000000000
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0x03c18d0f; WORD $0x0000 // jge 0x8464 <k_pack_cols+0x424>
+	LONG $0x03c18d0f; WORD $0x0000 // jge 0xb7b4 <k_pack_cols+0x424>
 	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
@@ -7086,7 +9512,7 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x26eb // jmp 0x8181 <k_pack_cols+0x141>
+	WORD $0x26eb // jmp 0xb4d1 <k_pack_cols+0x141>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x2444034c; BYTE $0x30 // addq 0x30(%rsp), %r8
@@ -7095,19 +9521,19 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xcd // addq %r9, %rbp
 	WORD $0x014d; BYTE $0xcb // addq %r9, %r11
 	LONG $0x247c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rdi
-	LONG $0x04a3840f; WORD $0x0000 // je 0x8624 <k_pack_cols+0x5e4>
+	LONG $0x04a3840f; WORD $0x0000 // je 0xb974 <k_pack_cols+0x5e4>
 	LONG $0x08f98348 // cmpq $0x8, %rcx
 	LONG $0xc1920f41 // setb %r9b
 	LONG $0x244c0a44; BYTE $0x07 // orb 0x7(%rsp), %r9b
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0x0c74 // je 0x81a0 <k_pack_cols+0x160>
+	WORD $0x0c74 // je 0xb4f0 <k_pack_cols+0x160>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x8241 <k_pack_cols+0x201>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0xb591 <k_pack_cols+0x201>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x0a73 // jae 0x81b0 <k_pack_cols+0x170>
+	WORD $0x0a73 // jae 0xb500 <k_pack_cols+0x170>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x75eb // jmp 0x8220 <k_pack_cols+0x1e0>
+	WORD $0x75eb // jmp 0xb570 <k_pack_cols+0x1e0>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7121,26 +9547,26 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038e6c11487cb162 // vmovups %zmm5, 0xc0(%rsi,%r9,4)
 	LONG $0x40c18349 // addq $0x40, %r9
 	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
-	WORD $0xb975 // jne 0x81c0 <k_pack_cols+0x180>
+	WORD $0xb975 // jne 0xb510 <k_pack_cols+0x180>
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0x00af840f; WORD $0x0000 // je 0x82bf <k_pack_cols+0x27f>
+	LONG $0x00af840f; WORD $0x0000 // je 0xb60f <k_pack_cols+0x27f>
 	WORD $0x8949; BYTE $0xd9 // movq %rbx, %r9
 	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
 	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
-	WORD $0x2674 // je 0x8241 <k_pack_cols+0x201>
+	WORD $0x2674 // je 0xb591 <k_pack_cols+0x201>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x107c81c4; WORD $0xb014 // vmovups (%r8,%r14,4), %ymm2
 	LONG $0x117ca1c4; WORD $0xb614 // vmovups %ymm2, (%rsi,%r14,4)
 	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0xeb75 // jne 0x8220 <k_pack_cols+0x1e0>
+	WORD $0xeb75 // jne 0xb570 <k_pack_cols+0x1e0>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	LONG $0x007e840f; WORD $0x0000 // je 0x82bf <k_pack_cols+0x27f>
+	LONG $0x007e840f; WORD $0x0000 // je 0xb60f <k_pack_cols+0x27f>
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
-	WORD $0x2574 // je 0x8274 <k_pack_cols+0x234>
+	WORD $0x2574 // je 0xb5c4 <k_pack_cols+0x234>
 	LONG $0x24548b4c; BYTE $0x10 // movq 0x10(%rsp), %r10
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -7148,11 +9574,11 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb614 // vmovss %xmm2, (%rsi,%r14,4)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0xff49; BYTE $0xca // decq %r10
-	WORD $0xec75 // jne 0x8260 <k_pack_cols+0x220>
+	WORD $0xec75 // jne 0xb5b0 <k_pack_cols+0x220>
 	WORD $0x2949; BYTE $0xc9 // subq %rcx, %r9
 	LONG $0xfcf98349 // cmpq $-0x4, %r9
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x3f77 // ja 0x82bf <k_pack_cols+0x27f>
+	WORD $0x3f77 // ja 0xb60f <k_pack_cols+0x27f>
 	LONG $0x107a81c4; WORD $0xb014 // vmovss (%r8,%r14,4), %xmm2
 	LONG $0x117aa1c4; WORD $0xb614 // vmovss %xmm2, (%rsi,%r14,4)
 	LONG $0x107a81c4; WORD $0xb054; BYTE $0x04 // vmovss 0x4(%r8,%r14,4), %xmm2
@@ -7163,14 +9589,14 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb654; BYTE $0x0c // vmovss %xmm2, 0xc(%rsi,%r14,4)
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xc175 // jne 0x8280 <k_pack_cols+0x240>
+	WORD $0xc175 // jne 0xb5d0 <k_pack_cols+0x240>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0x08fa8349 // cmpq $0x8, %r10
-	LONG $0x0084820f; WORD $0x0000 // jb 0x8350 <k_pack_cols+0x310>
+	LONG $0x0084820f; WORD $0x0000 // jb 0xb6a0 <k_pack_cols+0x310>
 	LONG $0x40fa8349 // cmpq $0x40, %r10
-	WORD $0x0e73 // jae 0x82e0 <k_pack_cols+0x2a0>
+	WORD $0x0e73 // jae 0xb630 <k_pack_cols+0x2a0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x59eb // jmp 0x8330 <k_pack_cols+0x2f0>
+	WORD $0x59eb // jmp 0xb680 <k_pack_cols+0x2f0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7180,28 +9606,28 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x008d4c11487cb162 // vmovups %zmm1, (%rbp,%r9,4)
 	LONG $0x40c18349 // addq $0x40, %r9
 	WORD $0x394d; BYTE $0xcf // cmpq %r9, %r15
-	WORD $0xd775 // jne 0x82f0 <k_pack_cols+0x2b0>
+	WORD $0xd775 // jne 0xb640 <k_pack_cols+0x2b0>
 	WORD $0x394d; BYTE $0xfa // cmpq %r15, %r10
-	LONG $0xfe3e840f; WORD $0xffff // je 0x8160 <k_pack_cols+0x120>
+	LONG $0xfe3e840f; WORD $0xffff // je 0xb4b0 <k_pack_cols+0x120>
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	LONG $0x38c2f641 // testb $0x38, %r10b
-	WORD $0x2074 // je 0x8350 <k_pack_cols+0x310>
+	WORD $0x2074 // je 0xb6a0 <k_pack_cols+0x310>
 	LONG $0x117c81c4; WORD $0xb304 // vmovups %ymm0, (%r11,%r14,4)
 	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x394d; BYTE $0xf5 // cmpq %r14, %r13
-	WORD $0xf175 // jne 0x8330 <k_pack_cols+0x2f0>
+	WORD $0xf175 // jne 0xb680 <k_pack_cols+0x2f0>
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
 	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	LONG $0xfe13840f; WORD $0xffff // je 0x8160 <k_pack_cols+0x120>
+	LONG $0xfe13840f; WORD $0xffff // je 0xb4b0 <k_pack_cols+0x120>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	QUAD $0x000000008e04c742 // movl $0x0, (%rsi,%r9,4)
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	WORD $0xf075 // jne 0x8350 <k_pack_cols+0x310>
-	LONG $0xfffdfbe9; BYTE $0xff // jmp 0x8160 <k_pack_cols+0x120>
+	WORD $0xf075 // jne 0xb6a0 <k_pack_cols+0x310>
+	LONG $0xfffdfbe9; BYTE $0xff // jmp 0xb4b0 <k_pack_cols+0x120>
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	LONG $0x02b68d0f; WORD $0x0000 // jge 0x8624 <k_pack_cols+0x5e4>
+	LONG $0x02b68d0f; WORD $0x0000 // jge 0xb974 <k_pack_cols+0x5e4>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -7217,21 +9643,21 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	WORD $0x19eb // jmp 0x83c7 <k_pack_cols+0x387>
+	WORD $0x19eb // jmp 0xb717 <k_pack_cols+0x387>
 	WORD $0x9066 // nop
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x014c; BYTE $0xf3 // addq %r14, %rbx
 	WORD $0x014d; BYTE $0xf7 // addq %r14, %r15
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	LONG $0x24643b4c; BYTE $0x08 // cmpq 0x8(%rsp), %r12
-	LONG $0x025d840f; WORD $0x0000 // je 0x8624 <k_pack_cols+0x5e4>
+	LONG $0x025d840f; WORD $0x0000 // je 0xb974 <k_pack_cols+0x5e4>
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x08ff8348 // cmpq $0x8, %rdi
-	LONG $0x007c820f; WORD $0x0000 // jb 0x8450 <k_pack_cols+0x410>
+	LONG $0x007c820f; WORD $0x0000 // jb 0xb7a0 <k_pack_cols+0x410>
 	LONG $0x40ff8348 // cmpq $0x40, %rdi
-	WORD $0x0673 // jae 0x83e0 <k_pack_cols+0x3a0>
+	WORD $0x0673 // jae 0xb730 <k_pack_cols+0x3a0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x51eb // jmp 0x8430 <k_pack_cols+0x3f0>
+	WORD $0x51eb // jmp 0xb780 <k_pack_cols+0x3f0>
 	BYTE $0x90 // nop
 	WORD $0xd231 // xorl %edx, %edx
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -7241,27 +9667,27 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0x0c11; BYTE $0x93 // vmovups %zmm1, (%rbx,%rdx,4)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0xd875 // jne 0x83f0 <k_pack_cols+0x3b0>
+	WORD $0xd875 // jne 0xb740 <k_pack_cols+0x3b0>
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0x9374 // je 0x83b0 <k_pack_cols+0x370>
+	WORD $0x9374 // je 0xb700 <k_pack_cols+0x370>
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	LONG $0x38c7f640 // testb $0x38, %dil
-	WORD $0x2774 // je 0x8450 <k_pack_cols+0x410>
+	WORD $0x2774 // je 0xb7a0 <k_pack_cols+0x410>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x117c81c4; WORD $0xaf04 // vmovups %ymm0, (%r15,%r13,4)
 	LONG $0x08c58349 // addq $0x8, %r13
 	WORD $0x394d; BYTE $0xea // cmpq %r13, %r10
-	WORD $0xf175 // jne 0x8430 <k_pack_cols+0x3f0>
+	WORD $0xf175 // jne 0xb780 <k_pack_cols+0x3f0>
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x394c; BYTE $0xd7 // cmpq %r10, %rdi
-	LONG $0xff65840f; WORD $0xffff // je 0x83b0 <k_pack_cols+0x370>
+	LONG $0xff65840f; WORD $0xffff // je 0xb700 <k_pack_cols+0x370>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x009604c7; WORD $0x0000; BYTE $0x00 // movl $0x0, (%rsi,%rdx,4)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	WORD $0xf175 // jne 0x8450 <k_pack_cols+0x410>
-	LONG $0xffff4ce9; BYTE $0xff // jmp 0x83b0 <k_pack_cols+0x370>
+	WORD $0xf175 // jne 0xb7a0 <k_pack_cols+0x410>
+	LONG $0xffff4ce9; BYTE $0xff // jmp 0xb700 <k_pack_cols+0x370>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	WORD $0xff49; BYTE $0xc9 // decq %r9
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
@@ -7290,25 +9716,25 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02e4c149 // shlq $0x2, %r12
 	LONG $0x02e0c148 // shlq $0x2, %rax
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x1eeb // jmp 0x84e4 <k_pack_cols+0x4a4>
+	WORD $0x1eeb // jmp 0xb834 <k_pack_cols+0x4a4>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	LONG $0x245c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbx
-	LONG $0x0140840f; WORD $0x0000 // je 0x8624 <k_pack_cols+0x5e4>
+	LONG $0x0140840f; WORD $0x0000 // je 0xb974 <k_pack_cols+0x5e4>
 	LONG $0x08f98348 // cmpq $0x8, %rcx
 	LONG $0xc1920f41 // setb %r9b
 	WORD $0x0841; BYTE $0xf9 // orb %dil, %r9b
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	WORD $0x0b74 // je 0x8500 <k_pack_cols+0x4c0>
+	WORD $0x0b74 // je 0xb850 <k_pack_cols+0x4c0>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x0000a4e9; BYTE $0x00 // jmp 0x85a1 <k_pack_cols+0x561>
+	LONG $0x0000a4e9; BYTE $0x00 // jmp 0xb8f1 <k_pack_cols+0x561>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x40f98348 // cmpq $0x40, %rcx
-	WORD $0x0a73 // jae 0x8510 <k_pack_cols+0x4d0>
+	WORD $0x0a73 // jae 0xb860 <k_pack_cols+0x4d0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x75eb // jmp 0x8580 <k_pack_cols+0x540>
+	WORD $0x75eb // jmp 0xb8d0 <k_pack_cols+0x540>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7322,25 +9748,25 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x038e5c11487cb162 // vmovups %zmm3, 0xc0(%rsi,%r9,4)
 	LONG $0x40c18349 // addq $0x40, %r9
 	WORD $0x394d; BYTE $0xca // cmpq %r9, %r10
-	WORD $0xb975 // jne 0x8520 <k_pack_cols+0x4e0>
+	WORD $0xb975 // jne 0xb870 <k_pack_cols+0x4e0>
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xff60840f; WORD $0xffff // je 0x84d0 <k_pack_cols+0x490>
+	LONG $0xff60840f; WORD $0xffff // je 0xb820 <k_pack_cols+0x490>
 	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
 	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
-	WORD $0x2674 // je 0x85a1 <k_pack_cols+0x561>
+	WORD $0x2674 // je 0xb8f1 <k_pack_cols+0x561>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x107c81c4; WORD $0xb004 // vmovups (%r8,%r14,4), %ymm0
 	LONG $0x117ca1c4; WORD $0xb604 // vmovups %ymm0, (%rsi,%r14,4)
 	LONG $0x08c68349 // addq $0x8, %r14
 	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
-	WORD $0xeb75 // jne 0x8580 <k_pack_cols+0x540>
+	WORD $0xeb75 // jne 0xb8d0 <k_pack_cols+0x540>
 	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	LONG $0xff2f840f; WORD $0xffff // je 0x84d0 <k_pack_cols+0x490>
+	LONG $0xff2f840f; WORD $0xffff // je 0xb820 <k_pack_cols+0x490>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x1b74 // je 0x85c4 <k_pack_cols+0x584>
+	WORD $0x1b74 // je 0xb914 <k_pack_cols+0x584>
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	BYTE $0x90 // nop
@@ -7348,10 +9774,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb604 // vmovss %xmm0, (%rsi,%r14,4)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0xff49; BYTE $0xcf // decq %r15
-	WORD $0xec75 // jne 0x85b0 <k_pack_cols+0x570>
+	WORD $0xec75 // jne 0xb900 <k_pack_cols+0x570>
 	WORD $0x2949; BYTE $0xc9 // subq %rcx, %r9
 	LONG $0xfcf98349 // cmpq $-0x4, %r9
-	LONG $0xfeff870f; WORD $0xffff // ja 0x84d0 <k_pack_cols+0x490>
+	LONG $0xfeff870f; WORD $0xffff // ja 0xb820 <k_pack_cols+0x490>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107a81c4; WORD $0xb004 // vmovss (%r8,%r14,4), %xmm0
 	LONG $0x117aa1c4; WORD $0xb604 // vmovss %xmm0, (%rsi,%r14,4)
@@ -7363,8 +9789,8 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xb644; BYTE $0x0c // vmovss %xmm0, 0xc(%rsi,%r14,4)
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xc175 // jne 0x85e0 <k_pack_cols+0x5a0>
-	LONG $0xfffeace9; BYTE $0xff // jmp 0x84d0 <k_pack_cols+0x490>
+	WORD $0xc175 // jne 0xb930 <k_pack_cols+0x5a0>
+	LONG $0xfffeace9; BYTE $0xff // jmp 0xb820 <k_pack_cols+0x490>
 	LONG $0x38c48348 // addq $0x38, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -7391,16 +9817,16 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca4c0f49 // cmovlq %r10, %rcx
 	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x04478e0f; WORD $0x0000 // jle 0x8ab4 <k_pack_cols_64+0x474>
+	LONG $0x04478e0f; WORD $0x0000 // jle 0xbe04 <k_pack_cols_64+0x474>
 	WORD $0x8b48; BYTE $0x37 // movq (%rdi), %rsi
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x021c8e0f; WORD $0x0000 // jle 0x8895 <k_pack_cols_64+0x255>
+	LONG $0x021c8e0f; WORD $0x0000 // jle 0xbbe5 <k_pack_cols_64+0x255>
 	LONG $0x08478b4c // movq 0x8(%rdi), %r8
 	LONG $0x10678b4c // movq 0x10(%rdi), %r12
 	QUAD $0xffffffffffe0b949; WORD $0x7fff // movabsq $0x7fffffffffffffe0, %r9 # imm = 0x7FFFFFFFFFFFFFE0
 	QUAD $0x000000000000bb49; WORD $0x1000 // movabsq $0x1000000000000000, %r11 # imm = 0x1000000000000000
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02948d0f; WORD $0x0000 // jge 0x8932 <k_pack_cols_64+0x2f2>
+	LONG $0x02948d0f; WORD $0x0000 // jge 0xbc82 <k_pack_cols_64+0x2f2>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	WORD $0x2949; BYTE $0xca // subq %rcx, %r10
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
@@ -7436,21 +9862,21 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc0c58149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r13
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x23eb // jmp 0x8745 <k_pack_cols_64+0x105>
+	WORD $0x23eb // jmp 0xba95 <k_pack_cols_64+0x105>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x3948; BYTE $0xd5 // cmpq %rdx, %rbp
-	LONG $0x036f840f; WORD $0x0000 // je 0x8ab4 <k_pack_cols_64+0x474>
+	LONG $0x036f840f; WORD $0x0000 // je 0xbe04 <k_pack_cols_64+0x474>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	LONG $0xc3920f41 // setb %r11b
 	LONG $0x245c0a44; BYTE $0x07 // orb 0x7(%rsp), %r11b
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0x0874 // je 0x8760 <k_pack_cols_64+0x120>
+	WORD $0x0874 // je 0xbab0 <k_pack_cols_64+0x120>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	WORD $0x62eb // jmp 0x87bf <k_pack_cols_64+0x17f>
+	WORD $0x62eb // jmp 0xbb0f <k_pack_cols_64+0x17f>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7464,13 +9890,13 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03de6411487cb162 // vmovups %zmm4, 0xc0(%rsi,%r11,8)
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x394d; BYTE $0xd9 // cmpq %r11, %r9
-	WORD $0xb975 // jne 0x8770 <k_pack_cols_64+0x130>
+	WORD $0xb975 // jne 0xbac0 <k_pack_cols_64+0x130>
 	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	WORD $0x7074 // je 0x882f <k_pack_cols_64+0x1ef>
+	WORD $0x7074 // je 0xbb7f <k_pack_cols_64+0x1ef>
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1d74 // je 0x87e4 <k_pack_cols_64+0x1a4>
+	WORD $0x1d74 // je 0xbb34 <k_pack_cols_64+0x1a4>
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -7478,10 +9904,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xfe0c // vmovsd %xmm1, (%rsi,%r15,8)
 	WORD $0xff49; BYTE $0xc7 // incq %r15
 	WORD $0xff48; BYTE $0xcb // decq %rbx
-	WORD $0xec75 // jne 0x87d0 <k_pack_cols_64+0x190>
+	WORD $0xec75 // jne 0xbb20 <k_pack_cols_64+0x190>
 	WORD $0x2949; BYTE $0xcb // subq %rcx, %r11
 	LONG $0xfcfb8349 // cmpq $-0x4, %r11
-	WORD $0x4277 // ja 0x882f <k_pack_cols_64+0x1ef>
+	WORD $0x4277 // ja 0xbb7f <k_pack_cols_64+0x1ef>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x107b81c4; WORD $0xf80c // vmovsd (%r8,%r15,8), %xmm1
 	LONG $0x117ba1c4; WORD $0xfe0c // vmovsd %xmm1, (%rsi,%r15,8)
@@ -7493,11 +9919,11 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xfe4c; BYTE $0x18 // vmovsd %xmm1, 0x18(%rsi,%r15,8)
 	LONG $0x04c78349 // addq $0x4, %r15
 	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
-	WORD $0xc175 // jne 0x87f0 <k_pack_cols_64+0x1b0>
+	WORD $0xc175 // jne 0xbb40 <k_pack_cols_64+0x1b0>
 	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
 	LONG $0x20fa8349 // cmpq $0x20, %r10
 	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x4372 // jb 0x8880 <k_pack_cols_64+0x240>
+	WORD $0x4372 // jb 0xbbd0 <k_pack_cols_64+0x240>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	QUAD $0xfddd4411487c9162 // vmovups %zmm0, -0xc0(%r13,%r11,8)
 	QUAD $0xfedd4411487c9162 // vmovups %zmm0, -0x80(%r13,%r11,8)
@@ -7505,18 +9931,18 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00dd4411487c9162 // vmovups %zmm0, (%r13,%r11,8)
 	LONG $0x20c38349 // addq $0x20, %r11
 	WORD $0x394d; BYTE $0xde // cmpq %r11, %r14
-	WORD $0xd775 // jne 0x8840 <k_pack_cols_64+0x200>
+	WORD $0xd775 // jne 0xbb90 <k_pack_cols_64+0x200>
 	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
 	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
-	LONG $0xfeb9840f; WORD $0xffff // je 0x8730 <k_pack_cols_64+0xf0>
+	LONG $0xfeb9840f; WORD $0xffff // je 0xba80 <k_pack_cols_64+0xf0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x00000000de04c74a // movq $0x0, (%rsi,%r11,8)
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x394c; BYTE $0xd8 // cmpq %r11, %rax
-	WORD $0xf075 // jne 0x8880 <k_pack_cols_64+0x240>
-	LONG $0xfffe9be9; BYTE $0xff // jmp 0x8730 <k_pack_cols_64+0xf0>
+	WORD $0xf075 // jne 0xbbd0 <k_pack_cols_64+0x240>
+	LONG $0xfffe9be9; BYTE $0xff // jmp 0xba80 <k_pack_cols_64+0xf0>
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0x02168d0f; WORD $0x0000 // jge 0x8ab4 <k_pack_cols_64+0x474>
+	LONG $0x02168d0f; WORD $0x0000 // jge 0xbe04 <k_pack_cols_64+0x474>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
 	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
@@ -7527,16 +9953,16 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x00000000c51c8d4c // leaq (,%rax,8), %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	WORD $0x18eb // jmp 0x88e2 <k_pack_cols_64+0x2a2>
+	WORD $0x18eb // jmp 0xbc32 <k_pack_cols_64+0x2a2>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xda // addq %r11, %r10
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x01d2840f; WORD $0x0000 // je 0x8ab4 <k_pack_cols_64+0x474>
+	LONG $0x01d2840f; WORD $0x0000 // je 0xbe04 <k_pack_cols_64+0x474>
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
 	LONG $0x20ff8348 // cmpq $0x20, %rdi
-	WORD $0x3572 // jb 0x8920 <k_pack_cols_64+0x2e0>
+	WORD $0x3572 // jb 0xbc70 <k_pack_cols_64+0x2e0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	WORD $0x9066 // nop
 	QUAD $0xfdf24411487c9162 // vmovups %zmm0, -0xc0(%r10,%r14,8)
@@ -7545,15 +9971,15 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487c9162; WORD $0x0411; BYTE $0xf2 // vmovups %zmm0, (%r10,%r14,8)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf0 // cmpq %r14, %r8
-	WORD $0xd875 // jne 0x88f0 <k_pack_cols_64+0x2b0>
+	WORD $0xd875 // jne 0xbc40 <k_pack_cols_64+0x2b0>
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	WORD $0xb074 // je 0x88d0 <k_pack_cols_64+0x290>
+	WORD $0xb074 // je 0xbc20 <k_pack_cols_64+0x290>
 	QUAD $0x00000000f604c74a // movq $0x0, (%rsi,%r14,8)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x394c; BYTE $0xf0 // cmpq %r14, %rax
-	WORD $0xf075 // jne 0x8920 <k_pack_cols_64+0x2e0>
-	WORD $0x9eeb // jmp 0x88d0 <k_pack_cols_64+0x290>
+	WORD $0xf075 // jne 0xbc70 <k_pack_cols_64+0x2e0>
+	WORD $0x9eeb // jmp 0xbc20 <k_pack_cols_64+0x290>
 	LONG $0xff7a8d48 // leaq -0x1(%rdx), %rdi
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
 	LONG $0xd7af0f4c // imulq %rdi, %r10
@@ -7578,20 +10004,20 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x03e4c149 // shlq $0x3, %r12
 	LONG $0x03e0c148 // shlq $0x3, %rax
 	WORD $0xdb31 // xorl %ebx, %ebx
-	WORD $0x1deb // jmp 0x89a2 <k_pack_cols_64+0x362>
+	WORD $0x1deb // jmp 0xbcf2 <k_pack_cols_64+0x362>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff48; BYTE $0xc3 // incq %rbx
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	WORD $0x0148; BYTE $0xc6 // addq %rax, %rsi
 	WORD $0x3948; BYTE $0xd3 // cmpq %rdx, %rbx
-	LONG $0x0112840f; WORD $0x0000 // je 0x8ab4 <k_pack_cols_64+0x474>
+	LONG $0x0112840f; WORD $0x0000 // je 0xbe04 <k_pack_cols_64+0x474>
 	LONG $0x20f98348 // cmpq $0x20, %rcx
 	LONG $0xc7920f40 // setb %dil
 	WORD $0x0844; BYTE $0xd7 // orb %r10b, %dil
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x0d74 // je 0x89c0 <k_pack_cols_64+0x380>
+	WORD $0x0d74 // je 0xbd10 <k_pack_cols_64+0x380>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x6beb // jmp 0x8a23 <k_pack_cols_64+0x3e3>
+	WORD $0x6beb // jmp 0xbd73 <k_pack_cols_64+0x3e3>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7605,13 +10031,13 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x03f65c11487cb162 // vmovups %zmm3, 0xc0(%rsi,%r14,8)
 	LONG $0x20c68349 // addq $0x20, %r14
 	WORD $0x394d; BYTE $0xf1 // cmpq %r14, %r9
-	WORD $0xb975 // jne 0x89d0 <k_pack_cols_64+0x390>
+	WORD $0xb975 // jne 0xbd20 <k_pack_cols_64+0x390>
 	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
 	WORD $0x394c; BYTE $0xc9 // cmpq %r9, %rcx
-	LONG $0xff6d840f; WORD $0xffff // je 0x8990 <k_pack_cols_64+0x350>
+	LONG $0xff6d840f; WORD $0xffff // je 0xbce0 <k_pack_cols_64+0x350>
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0x2974 // je 0x8a54 <k_pack_cols_64+0x414>
+	WORD $0x2974 // je 0xbda4 <k_pack_cols_64+0x414>
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7619,10 +10045,10 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xf604 // vmovsd %xmm0, (%rsi,%r14,8)
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0xff48; BYTE $0xcf // decq %rdi
-	WORD $0xec75 // jne 0x8a40 <k_pack_cols_64+0x400>
+	WORD $0xec75 // jne 0xbd90 <k_pack_cols_64+0x400>
 	WORD $0x2949; BYTE $0xcf // subq %rcx, %r15
 	LONG $0xfcff8349 // cmpq $-0x4, %r15
-	LONG $0xff2f870f; WORD $0xffff // ja 0x8990 <k_pack_cols_64+0x350>
+	LONG $0xff2f870f; WORD $0xffff // ja 0xbce0 <k_pack_cols_64+0x350>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107b81c4; WORD $0xf004 // vmovsd (%r8,%r14,8), %xmm0
 	LONG $0x117ba1c4; WORD $0xf604 // vmovsd %xmm0, (%rsi,%r14,8)
@@ -7634,9 +10060,2069 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117ba1c4; WORD $0xf644; BYTE $0x18 // vmovsd %xmm0, 0x18(%rsi,%r14,8)
 	LONG $0x04c68349 // addq $0x4, %r14
 	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
-	WORD $0xc175 // jne 0x8a70 <k_pack_cols_64+0x430>
-	LONG $0xfffedce9; BYTE $0xff // jmp 0x8990 <k_pack_cols_64+0x350>
+	WORD $0xc175 // jne 0xbdc0 <k_pack_cols_64+0x430>
+	LONG $0xfffedce9; BYTE $0xff // jmp 0xbce0 <k_pack_cols_64+0x350>
 	LONG $0x18c48348 // addq $0x18, %rsp
+	BYTE $0x5b // popq %rbx
+	WORD $0x5c41 // popq %r12
+	WORD $0x5d41 // popq %r13
+	WORD $0x5e41 // popq %r14
+	WORD $0x5f41 // popq %r15
+	BYTE $0x5d // popq %rbp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
+	// mul_few
+	BYTE $0x55 // pushq %rbp
+	WORD $0x8948; BYTE $0xe5 // movq %rsp, %rbp
+	WORD $0x5741 // pushq %r15
+	WORD $0x5641 // pushq %r14
+	WORD $0x5541 // pushq %r13
+	WORD $0x5441 // pushq %r12
+	BYTE $0x53 // pushq %rbx
+	LONG $0xc0e48348 // andq $-0x40, %rsp
+	LONG $0xc0ec8148; WORD $0x0001; BYTE $0x00 // subq $0x1c0, %rsp # imm = 0x1C0
+	LONG $0x30478b48 // movq 0x30(%rdi), %rax
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x03ef8f0f; WORD $0x0000 // jg 0xc235 <k_mul_few+0x415>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x0841840f; WORD $0x0000 // je 0xc691 <k_mul_few+0x871>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x2960850f; WORD $0x0000 // jne 0xe7ba <k_mul_few+0x299a>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x0fdf8d0f; WORD $0x0000 // jge 0xce57 <k_mul_few+0x1037>
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	QUAD $0x000000c024b48b48 // movq 0xc0(%rsp), %rsi
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x291f8d0f; WORD $0x0000 // jge 0xe7ba <k_mul_few+0x299a>
+	QUAD $0x000000009d3c8d48 // leaq (,%rbx,4), %rdi
+	WORD $0x0348; BYTE $0x3a // addq (%rdx), %rdi
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	LONG $0x40428b4c // movq 0x40(%rdx), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x283d8e0f; WORD $0x0000 // jle 0xe6f6 <k_mul_few+0x28d6>
+	LONG $0x08428b48 // movq 0x8(%rdx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10428b48 // movq 0x10(%rdx), %rax
+	LONG $0x284a8b4c // movq 0x28(%rdx), %r9
+	LONG $0x20528b4c // movq 0x20(%rdx), %r10
+	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	LONG $0x18428b4c // movq 0x18(%rdx), %r8
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x2444894c; BYTE $0x78 // movq %r8, 0x78(%rsp)
+	QUAD $0x00000000c5148d4a // leaq (,%r8,8), %rdx
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0xf749; BYTE $0xdb // negq %r11
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x930f; BYTE $0xc2 // setae %dl
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc2940f41 // sete %r10b
+	WORD $0x2041; BYTE $0xd2 // andb %dl, %r10b
+	LONG $0x24548844; BYTE $0x58 // movb %r10b, 0x58(%rsp)
+	QUAD $0xffffffffffc0bf49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r15 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xcf // andq %rcx, %r15
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xe283; BYTE $0x07 // andl $0x7, %edx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0xd9af0f49 // imulq %r9, %rbx
+	LONG $0x98048d48 // leaq (%rax,%rbx,4), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x000000008d148d4e // leaq (,%r9,4), %r10
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
+	WORD $0x54eb // jmp 0xbfc8 <k_mul_few+0x1a8>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x0000009824bc8b48 // movq 0x98(%rsp), %rdi
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x0235840f; WORD $0x0000 // je 0xc1e0 <k_mul_few+0x3c0>
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x247c0348; BYTE $0x68 // addq 0x68(%rsp), %rdi
+	WORD $0x014c; BYTE $0xdf // addq %r11, %rdi
+	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
+	LONG $0x27138d0f; WORD $0x0000 // jge 0xe6db <k_mul_few+0x28bb>
+	WORD $0x8948; BYTE $0xd3 // movq %rdx, %rbx
+	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x00b28d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %r14
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xf04c0f4d // cmovlq %r8, %r14
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x2474894c; BYTE $0x38 // movq %r14, 0x38(%rsp)
+	WORD $0x394c; BYTE $0xf2 // cmpq %r14, %rdx
+	WORD $0xae7d // jge 0xbfa2 <k_mul_few+0x182>
+	QUAD $0x0000009824bc8948 // movq %rdi, 0x98(%rsp)
+	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x983c8d48 // leaq (%rax,%rbx,4), %rdi
+	LONG $0x98048d4c // leaq (%rax,%rbx,4), %r8
+	LONG $0x40c08149; WORD $0xffff; BYTE $0xff // addq $-0xc0, %r8
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	WORD $0x3aeb // jmp 0xc05a <k_mul_few+0x23a>
+	QUAD $0x04246c28487cf162 // vmovaps 0x100(%rsp), %zmm5
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x93048d49 // leaq (%r11,%rdx,4), %rax
+	LONG $0x5855d262; WORD $0x24b8; BYTE $0x93 // vfmadd231ps (%r11,%rdx,4){1to16}, %zmm5, %zmm4 # zmm4 = (zmm5 * mem) + zmm4
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x5855b262; WORD $0x1cb8; BYTE $0x98 // vfmadd231ps (%rax,%r11,4){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xff26840f; WORD $0xffff // je 0xbf80 <k_mul_few+0x160>
+	QUAD $0x04244c2948fdf162 // vmovapd %zmm1, 0x100(%rsp)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xbd7e // jle 0xc028 <k_mul_few+0x208>
+	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
+	LONG $0x009a840f; WORD $0x0000 // je 0xc110 <k_mul_few+0x2f0>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	WORD $0x6272 // jb 0xc0e0 <k_mul_few+0x2c0>
+	WORD $0x9066 // nop
+	QUAD $0xfd876c10487cf162 // vmovups -0xc0(%rdi,%rax,4), %zmm5
+	QUAD $0xfe877410487cf162 // vmovups -0x80(%rdi,%rax,4), %zmm6
+	QUAD $0xff877c10487cf162 // vmovups -0x40(%rdi,%rax,4), %zmm7
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm8
+	QUAD $0x04846c11487cf162 // vmovups %zmm5, 0x100(%rsp,%rax,4)
+	QUAD $0x05847411487cf162 // vmovups %zmm6, 0x140(%rsp,%rax,4)
+	QUAD $0x06847c11487cf162 // vmovups %zmm7, 0x180(%rsp,%rax,4)
+	QUAD $0x07844411487c7162 // vmovups %zmm8, 0x1c0(%rsp,%rax,4)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xb875 // jne 0xc080 <k_mul_few+0x260>
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	LONG $0xff4f840f; WORD $0xffff // je 0xc020 <k_mul_few+0x200>
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
+	WORD $0x3774 // je 0xc113 <k_mul_few+0x2f3>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0x802c // vmovups (%r8,%rax,4), %ymm5
+	QUAD $0x00010084ac11fcc5; BYTE $0x00 // vmovups %ymm5, 0x100(%rsp,%rax,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xe875 // jne 0xc0e0 <k_mul_few+0x2c0>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x247c8348; WORD $0x0070 // cmpq $0x0, 0x70(%rsp)
+	WORD $0x1075 // jne 0xc113 <k_mul_few+0x2f3>
+	LONG $0xffff18e9; BYTE $0xff // jmp 0xc020 <k_mul_few+0x200>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000000c024b48b4c // movq 0xc0(%rsp), %r14
+	WORD $0x2945; BYTE $0xee // subl %r13d, %r14d
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x03e68341 // andl $0x3, %r14d
+	WORD $0x3274 // je 0xc159 <k_mul_few+0x339>
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xddaf0f4d // imulq %r13, %r11
+	WORD $0x014d; BYTE $0xc3 // addq %r8, %r11
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ac1c4; BYTE $0x2b // vmovss (%r11), %xmm5
+	QUAD $0x00010084ac11fac5; BYTE $0x00 // vmovss %xmm5, 0x100(%rsp,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014d; BYTE $0xd3 // addq %r10, %r11
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xe775 // jne 0xc140 <k_mul_few+0x320>
+	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
+	LONG $0xfcfd8349 // cmpq $-0x4, %r13
+	LONG $0xfeb8870f; WORD $0xffff // ja 0xc020 <k_mul_few+0x200>
+	LONG $0x03708d4c // leaq 0x3(%rax), %r14
+	LONG $0xf2af0f4d // imulq %r10, %r14
+	LONG $0x02688d4c // leaq 0x2(%rax), %r13
+	LONG $0xeaaf0f4d // imulq %r10, %r13
+	WORD $0x894d; BYTE $0xd3 // movq %r10, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x01588d48 // leaq 0x1(%rax), %rbx
+	LONG $0xdaaf0f49 // imulq %r10, %rbx
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107a81c4; WORD $0x1c2c // vmovss (%r12,%r11), %xmm5
+	QUAD $0x00010084ac11fac5; BYTE $0x00 // vmovss %xmm5, 0x100(%rsp,%rax,4)
+	LONG $0x107ac1c4; WORD $0x1c2c // vmovss (%r12,%rbx), %xmm5
+	QUAD $0x00010484ac11fac5; BYTE $0x00 // vmovss %xmm5, 0x104(%rsp,%rax,4)
+	LONG $0x107a81c4; WORD $0x2c2c // vmovss (%r12,%r13), %xmm5
+	QUAD $0x00010884ac11fac5; BYTE $0x00 // vmovss %xmm5, 0x108(%rsp,%rax,4)
+	LONG $0x107a81c4; WORD $0x342c // vmovss (%r12,%r14), %xmm5
+	QUAD $0x00010c84ac11fac5; BYTE $0x00 // vmovss %xmm5, 0x10c(%rsp,%rax,4)
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xb875 // jne 0xc190 <k_mul_few+0x370>
+	LONG $0xfffe43e9; BYTE $0xff // jmp 0xc020 <k_mul_few+0x200>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
+	WORD $0x3074 // je 0xc21f <k_mul_few+0x3ff>
+	LONG $0xc97cf162; WORD $0x0710 // vmovups (%rdi), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	LONG $0x87048d4a // leaq (%rdi,%r8,4), %rax
+	LONG $0xc97cb162; WORD $0x1410; BYTE $0x87 // vmovups (%rdi,%r8,4), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xd358 // vaddps %zmm3, %zmm2, %zmm2
+	LONG $0x803c8d4a // leaq (%rax,%r8,4), %rdi
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	LONG $0xfffd9de9; BYTE $0xff // jmp 0xbfbc <k_mul_few+0x19c>
+	LONG $0x247c0348; BYTE $0x68 // addq 0x68(%rsp), %rdi
+	LONG $0x487cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0xd328 // vmovaps %zmm3, %zmm2
+	LONG $0xfffd87e9; BYTE $0xff // jmp 0xbfbc <k_mul_few+0x19c>
+	LONG $0x03f88348 // cmpq $0x3, %rax
+	LONG $0x0811840f; WORD $0x0000 // je 0xca50 <k_mul_few+0xc30>
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x2571850f; WORD $0x0000 // jne 0xe7ba <k_mul_few+0x299a>
+	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	QUAD $0x00000158248c8948 // movq %rcx, 0x158(%rsp)
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x119a8d0f; WORD $0x0000 // jge 0xd401 <k_mul_few+0x15e1>
+	WORD $0xd231 // xorl %edx, %edx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
+	LONG $0x25388d0f; WORD $0x0000 // jge 0xe7ba <k_mul_few+0x299a>
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	QUAD $0x0000000095148d4c // leaq (,%rdx,4), %r10
+	WORD $0x034d; BYTE $0x10 // addq (%r8), %r10
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x40588b4d // movq 0x40(%r8), %r11
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	LONG $0x247e8e0f; WORD $0x0000 // jle 0xe721 <k_mul_few+0x2901>
+	LONG $0x08408b49 // movq 0x8(%r8), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10408b49 // movq 0x10(%r8), %rax
+	LONG $0x28488b4d // movq 0x28(%r8), %r9
+	LONG $0x20588b49 // movq 0x20(%r8), %rbx
+	LONG $0x18408b4d // movq 0x18(%r8), %r8
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	QUAD $0x000000a82484894c // movq %r8, 0xa8(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x2444894c; BYTE $0x68 // movq %r8, 0x68(%rsp)
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	WORD $0xf749; BYTE $0xde // negq %r14
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	QUAD $0x000000009d148d48 // leaq (,%rbx,4), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x930f; BYTE $0xc2 // setae %dl
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc0940f41 // sete %r8b
+	WORD $0x2041; BYTE $0xd0 // andb %dl, %r8b
+	LONG $0x24448844; BYTE $0x50 // movb %r8b, 0x50(%rsp)
+	QUAD $0xffffffffffc0bc49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r12 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xcc // andq %rcx, %r12
+	WORD $0xe683; BYTE $0x07 // andl $0x7, %esi
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
+	WORD $0x2949; BYTE $0xf7 // subq %rsi, %r15
+	LONG $0xf9af0f49 // imulq %r9, %rdi
+	LONG $0xb8048d48 // leaq (%rax,%rdi,4), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	QUAD $0x000000008d048d4e // leaq (,%r9,4), %r8
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x00000090249c894c // movq %r11, 0x90(%rsp)
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	WORD $0x62eb // jmp 0xc3d4 <k_mul_few+0x5b4>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x0265840f; WORD $0x0000 // je 0xc610 <k_mul_few+0x7f0>
+	LONG $0x4864d162; WORD $0xd858 // vaddps %zmm8, %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0xd758 // vaddps %zmm7, %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0xce58 // vaddps %zmm6, %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0x2454034c; BYTE $0x68 // addq 0x68(%rsp), %r10
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	WORD $0x394c; BYTE $0xda // cmpq %r11, %rdx
+	LONG $0x230e8d0f; WORD $0x0000 // jge 0xe6e2 <k_mul_few+0x28c2>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x00ba8d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %rdi
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xfb4c0f49 // cmovlq %r11, %rdi
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x247c8948; BYTE $0x38 // movq %rdi, 0x38(%rsp)
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	WORD $0x997d // jge 0xc3a2 <k_mul_few+0x582>
+	QUAD $0x000000882494894c // movq %r10, 0x88(%rsp)
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xb02c8d4c // leaq (%rax,%rsi,4), %r13
+	LONG $0xb0148d4c // leaq (%rax,%rsi,4), %r10
+	LONG $0x40c28149; WORD $0xffff; BYTE $0xff // addq $-0xc0, %r10
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xf2 // movq %rsi, %rdx
+	WORD $0x4eeb // jmp 0xc47d <k_mul_few+0x65d>
+	BYTE $0x90 // nop
+	QUAD $0x04244c28487c7162 // vmovaps 0x100(%rsp), %zmm9
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x96048d48 // leaq (%rsi,%rdx,4), %rax
+	LONG $0x58357262; WORD $0x04b8; BYTE $0x96 // vfmadd231ps (%rsi,%rdx,4){1to16}, %zmm9, %zmm8 # zmm8 = (zmm9 * mem) + zmm8
+	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
+	LONG $0x5835f262; WORD $0x3cb8; BYTE $0xb0 // vfmadd231ps (%rax,%rsi,4){1to16}, %zmm9, %zmm7 # zmm7 = (zmm9 * mem) + zmm7
+	LONG $0x5835f262; WORD $0x34b8; BYTE $0xf0 // vfmadd231ps (%rax,%rsi,8){1to16}, %zmm9, %zmm6 # zmm6 = (zmm9 * mem) + zmm6
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x5835f262; WORD $0x2cb8; BYTE $0x06 // vfmadd231ps (%rsi,%rax){1to16}, %zmm9, %zmm5 # zmm5 = (zmm9 * mem) + zmm5
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x04c58349 // addq $0x4, %r13
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x24543b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdx
+	LONG $0xff03840f; WORD $0xffff // je 0xc380 <k_mul_few+0x560>
+	QUAD $0x04246429487cf162 // vmovaps %zmm4, 0x100(%rsp)
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xa97e // jle 0xc438 <k_mul_few+0x618>
+	LONG $0x50247c80; BYTE $0x00 // cmpb $0x0, 0x50(%rsp)
+	LONG $0x00a6840f; WORD $0x0000 // je 0xc540 <k_mul_few+0x720>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	WORD $0x6e72 // jb 0xc510 <k_mul_few+0x6f0>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0xfd854c10487c5162 // vmovups -0xc0(%r13,%rax,4), %zmm9
+	QUAD $0xfe855410487c5162 // vmovups -0x80(%r13,%rax,4), %zmm10
+	QUAD $0xff855c10487c5162 // vmovups -0x40(%r13,%rax,4), %zmm11
+	QUAD $0x00856410487c5162 // vmovups (%r13,%rax,4), %zmm12
+	QUAD $0x04844c11487c7162 // vmovups %zmm9, 0x100(%rsp,%rax,4)
+	QUAD $0x05845411487c7162 // vmovups %zmm10, 0x140(%rsp,%rax,4)
+	QUAD $0x06845c11487c7162 // vmovups %zmm11, 0x180(%rsp,%rax,4)
+	QUAD $0x07846411487c7162 // vmovups %zmm12, 0x1c0(%rsp,%rax,4)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x3949; BYTE $0xc4 // cmpq %rax, %r12
+	WORD $0xb775 // jne 0xc4b0 <k_mul_few+0x690>
+	WORD $0x394c; BYTE $0xe1 // cmpq %r12, %rcx
+	LONG $0xff2e840f; WORD $0xffff // je 0xc430 <k_mul_few+0x610>
+	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
+	WORD $0x3674 // je 0xc543 <k_mul_few+0x723>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x107c41c4; WORD $0x820c // vmovups (%r10,%rax,4), %ymm9
+	QUAD $0x000100848c117cc5; BYTE $0x00 // vmovups %ymm9, 0x100(%rsp,%rax,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xe875 // jne 0xc510 <k_mul_few+0x6f0>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0x0000009824bc8348; BYTE $0x00 // cmpq $0x0, 0x98(%rsp)
+	WORD $0x0d75 // jne 0xc543 <k_mul_few+0x723>
+	LONG $0xfffef5e9; BYTE $0xff // jmp 0xc430 <k_mul_few+0x610>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	QUAD $0x0000015824b48b4c // movq 0x158(%rsp), %r14
+	WORD $0x2945; BYTE $0xde // subl %r11d, %r14d
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	LONG $0x03e68341 // andl $0x3, %r14d
+	WORD $0x3174 // je 0xc588 <k_mul_few+0x768>
+	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
+	LONG $0xfbaf0f49 // imulq %r11, %rdi
+	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
+	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0f107ac5 // vmovss (%rdi), %xmm9
+	QUAD $0x000100848c117ac5; BYTE $0x00 // vmovss %xmm9, 0x100(%rsp,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x014c; BYTE $0xc7 // addq %r8, %rdi
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xe875 // jne 0xc570 <k_mul_few+0x750>
+	LONG $0x245c034c; BYTE $0x70 // addq 0x70(%rsp), %r11
+	LONG $0xfcfb8349 // cmpq $-0x4, %r11
+	LONG $0xfe99870f; WORD $0xffff // ja 0xc430 <k_mul_few+0x610>
+	LONG $0x03588d4c // leaq 0x3(%rax), %r11
+	LONG $0xd8af0f4d // imulq %r8, %r11
+	LONG $0x02708d4c // leaq 0x2(%rax), %r14
+	LONG $0xf0af0f4d // imulq %r8, %r14
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	LONG $0x01788d48 // leaq 0x1(%rax), %rdi
+	LONG $0xf8af0f49 // imulq %r8, %rdi
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x0c107ac5; BYTE $0x1e // vmovss (%rsi,%rbx), %xmm9
+	QUAD $0x000100848c117ac5; BYTE $0x00 // vmovss %xmm9, 0x100(%rsp,%rax,4)
+	LONG $0x0c107ac5; BYTE $0x3e // vmovss (%rsi,%rdi), %xmm9
+	QUAD $0x000104848c117ac5; BYTE $0x00 // vmovss %xmm9, 0x104(%rsp,%rax,4)
+	LONG $0x107a21c4; WORD $0x360c // vmovss (%rsi,%r14), %xmm9
+	QUAD $0x000108848c117ac5; BYTE $0x00 // vmovss %xmm9, 0x108(%rsp,%rax,4)
+	LONG $0x107a21c4; WORD $0x1e0c // vmovss (%rsi,%r11), %xmm9
+	QUAD $0x00010c848c117ac5; BYTE $0x00 // vmovss %xmm9, 0x10c(%rsp,%rax,4)
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xba75 // jne 0xc5c0 <k_mul_few+0x7a0>
+	LONG $0xfffe25e9; BYTE $0xff // jmp 0xc430 <k_mul_few+0x610>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
+	WORD $0x5074 // je 0xc66f <k_mul_few+0x84f>
+	LONG $0xc97cd162; WORD $0x0210 // vmovups (%r10), %zmm0 {%k1} {z}
+	LONG $0x487cd162; WORD $0xd858 // vaddps %zmm8, %zmm0, %zmm3
+	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
+	LONG $0xba048d49 // leaq (%r10,%rdi,4), %rax
+	LONG $0xc97cd162; WORD $0x0410; BYTE $0xba // vmovups (%r10,%rdi,4), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xd758 // vaddps %zmm7, %zmm0, %zmm2
+	LONG $0xb8348d48 // leaq (%rax,%rdi,4), %rsi
+	LONG $0xc97cf162; WORD $0x0410; BYTE $0xb8 // vmovups (%rax,%rdi,4), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xce58 // vaddps %zmm6, %zmm0, %zmm1
+	LONG $0xbe048d48 // leaq (%rsi,%rdi,4), %rax
+	LONG $0xc97cf162; WORD $0x0410; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc558 // vaddps %zmm5, %zmm0, %zmm0
+	LONG $0xb8148d4c // leaq (%rax,%rdi,4), %r10
+	LONG $0xfffd59e9; BYTE $0xff // jmp 0xc3c8 <k_mul_few+0x5a8>
+	LONG $0x2454034c; BYTE $0x68 // addq 0x68(%rsp), %r10
+	LONG $0x487cf162; WORD $0xc528 // vmovaps %zmm5, %zmm0
+	LONG $0x487cf162; WORD $0xce28 // vmovaps %zmm6, %zmm1
+	LONG $0x487cf162; WORD $0xd728 // vmovaps %zmm7, %zmm2
+	LONG $0x487cd162; WORD $0xd828 // vmovaps %zmm8, %zmm3
+	LONG $0xfffd37e9; BYTE $0xff // jmp 0xc3c8 <k_mul_few+0x5a8>
+	LONG $0x38478b48 // movq 0x38(%rdi), %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x14908d0f; WORD $0x0000 // jge 0xdb3f <k_mul_few+0x1d1f>
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	QUAD $0x000000d024b48b48 // movq 0xd0(%rsp), %rsi
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x20e78d0f; WORD $0x0000 // jge 0xe7ba <k_mul_few+0x299a>
+	QUAD $0x00000000bd0c8d4a // leaq (,%r15,4), %rcx
+	WORD $0x0348; BYTE $0x08 // addq (%rax), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
+	LONG $0x40408b4c // movq 0x40(%rax), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	QUAD $0x000000982484894c // movq %r8, 0x98(%rsp)
+	LONG $0x20698e0f; WORD $0x0000 // jle 0xe767 <k_mul_few+0x2947>
+	LONG $0x08588b48 // movq 0x8(%rax), %rbx
+	LONG $0x10508b48 // movq 0x10(%rax), %rdx
+	LONG $0x28488b4c // movq 0x28(%rax), %r9
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x930f; BYTE $0xc0 // setae %al
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc7940f40 // sete %dil
+	WORD $0x2040; BYTE $0xc7 // andb %al, %dil
+	LONG $0x247c8840; BYTE $0x60 // movb %dil, 0x60(%rsp)
+	QUAD $0xffffffffffc0ba49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r10 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xca // andq %rcx, %r10
+	WORD $0xf089 // movl %esi, %eax
+	WORD $0xe083; BYTE $0x07 // andl $0x7, %eax
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x2948; BYTE $0xc6 // subq %rax, %rsi
+	LONG $0xf9af0f4d // imulq %r9, %r15
+	LONG $0xba048d4a // leaq (%rdx,%r15,4), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	QUAD $0x000000008d048d4a // leaq (,%r9,4), %rax
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x245c8948; BYTE $0x48 // movq %rbx, 0x48(%rsp)
+	WORD $0x2feb // jmp 0xc7ae <k_mul_few+0x98e>
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	QUAD $0x0000009824848b4c // movq 0x98(%rsp), %r8
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x0227840f; WORD $0x0000 // je 0xc9c0 <k_mul_few+0xba0>
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x487cf162; WORD $0xd128 // vmovaps %zmm1, %zmm2
+	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
+	LONG $0x1fbd8d0f; WORD $0x0000 // jge 0xe76b <k_mul_few+0x294b>
+	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
+	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
+	WORD $0x294c; BYTE $0xda // subq %r11, %rdx
+	LONG $0x00bb8d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r11), %r15
+	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
+	LONG $0xf84c0f4d // cmovlq %r8, %r15
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
+	WORD $0xbe7d // jge 0xc790 <k_mul_few+0x970>
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x02088e0f; WORD $0x0000 // jle 0xc9e3 <k_mul_few+0xbc3>
+	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
+	LONG $0xaf148d4a // leaq (%rdi,%r13,4), %rdx
+	LONG $0xaf048d4e // leaq (%rdi,%r13,4), %r8
+	LONG $0x40c08149; WORD $0xffff; BYTE $0xff // addq $-0xc0, %r8
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	WORD $0x2feb // jmp 0xc82d <k_mul_few+0xa0d>
+	WORD $0x9066 // nop
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x487db262; WORD $0x1c18; BYTE $0xab // vbroadcastss (%rbx,%r13,4), %zmm3
+	QUAD $0x04244cb84865f262 // vfmadd231ps 0x100(%rsp), %zmm3, %zmm1 # zmm1 = (zmm3 * mem) + zmm1
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x04c08349 // addq $0x4, %r8
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xff53840f; WORD $0xffff // je 0xc780 <k_mul_few+0x960>
+	QUAD $0x04244429487cf162 // vmovaps %zmm0, 0x100(%rsp)
+	LONG $0x60247c80; BYTE $0x00 // cmpb $0x0, 0x60(%rsp)
+	LONG $0x00a0840f; WORD $0x0000 // je 0xc8e0 <k_mul_few+0xac0>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	WORD $0x6872 // jb 0xc8b0 <k_mul_few+0xa90>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	QUAD $0xfdba5c10487cf162 // vmovups -0xc0(%rdx,%rdi,4), %zmm3
+	QUAD $0xfeba6410487cf162 // vmovups -0x80(%rdx,%rdi,4), %zmm4
+	QUAD $0xffba6c10487cf162 // vmovups -0x40(%rdx,%rdi,4), %zmm5
+	LONG $0x487cf162; WORD $0x3410; BYTE $0xba // vmovups (%rdx,%rdi,4), %zmm6
+	QUAD $0x04bc5c11487cf162 // vmovups %zmm3, 0x100(%rsp,%rdi,4)
+	QUAD $0x05bc6411487cf162 // vmovups %zmm4, 0x140(%rsp,%rdi,4)
+	QUAD $0x06bc6c11487cf162 // vmovups %zmm5, 0x180(%rsp,%rdi,4)
+	QUAD $0x07bc7411487cf162 // vmovups %zmm6, 0x1c0(%rsp,%rdi,4)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0x3949; BYTE $0xfa // cmpq %rdi, %r10
+	WORD $0xb875 // jne 0xc850 <k_mul_few+0xa30>
+	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
+	LONG $0xff5f840f; WORD $0xffff // je 0xc800 <k_mul_few+0x9e0>
+	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
+	WORD $0x894c; BYTE $0xd3 // movq %r10, %rbx
+	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
+	WORD $0x3674 // je 0xc8e2 <k_mul_few+0xac2>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0xb81c // vmovups (%r8,%rdi,4), %ymm3
+	QUAD $0x000100bc9c11fcc5; BYTE $0x00 // vmovups %ymm3, 0x100(%rsp,%rdi,4)
+	LONG $0x08c78348 // addq $0x8, %rdi
+	WORD $0x3948; BYTE $0xfe // cmpq %rdi, %rsi
+	WORD $0xe875 // jne 0xc8b0 <k_mul_few+0xa90>
+	WORD $0x8948; BYTE $0xf3 // movq %rsi, %rbx
+	LONG $0x247c8348; WORD $0x0050 // cmpq $0x0, 0x50(%rsp)
+	WORD $0x0f75 // jne 0xc8e2 <k_mul_few+0xac2>
+	LONG $0xffff28e9; BYTE $0xff // jmp 0xc800 <k_mul_few+0x9e0>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x000000d024bc8b48 // movq 0xd0(%rsp), %rdi
+	WORD $0xdf29 // subl %ebx, %edi
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	WORD $0xe783; BYTE $0x03 // andl $0x3, %edi
+	WORD $0x3674 // je 0xc92a <k_mul_few+0xb0a>
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfbaf0f4c // imulq %rbx, %r15
+	WORD $0x014d; BYTE $0xc7 // addq %r8, %r15
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x107ac1c4; BYTE $0x1f // vmovss (%r15), %xmm3
+	QUAD $0x01009c9c117aa1c4; WORD $0x0000 // vmovss %xmm3, 0x100(%rsp,%r11,4)
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0x0149; BYTE $0xc7 // addq %rax, %r15
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xe675 // jne 0xc910 <k_mul_few+0xaf0>
+	LONG $0x245c0348; BYTE $0x58 // addq 0x58(%rsp), %rbx
+	LONG $0xfcfb8348 // cmpq $-0x4, %rbx
+	LONG $0xfec7870f; WORD $0xffff // ja 0xc800 <k_mul_few+0x9e0>
+	LONG $0x037b8d49 // leaq 0x3(%r11), %rdi
+	LONG $0xf8af0f48 // imulq %rax, %rdi
+	LONG $0x025b8d49 // leaq 0x2(%r11), %rbx
+	LONG $0xd8af0f48 // imulq %rax, %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfbaf0f4d // imulq %r11, %r15
+	LONG $0x01638d4d // leaq 0x1(%r11), %r12
+	LONG $0xe0af0f4c // imulq %rax, %r12
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x107a81c4; WORD $0x3e1c // vmovss (%r14,%r15), %xmm3
+	QUAD $0x01009c9c117aa1c4; WORD $0x0000 // vmovss %xmm3, 0x100(%rsp,%r11,4)
+	LONG $0x107a81c4; WORD $0x261c // vmovss (%r14,%r12), %xmm3
+	QUAD $0x01049c9c117aa1c4; WORD $0x0000 // vmovss %xmm3, 0x104(%rsp,%r11,4)
+	LONG $0x107ac1c4; WORD $0x1e1c // vmovss (%r14,%rbx), %xmm3
+	QUAD $0x01089c9c117aa1c4; WORD $0x0000 // vmovss %xmm3, 0x108(%rsp,%r11,4)
+	LONG $0x107ac1c4; WORD $0x3e1c // vmovss (%r14,%rdi), %xmm3
+	QUAD $0x010c9c9c117aa1c4; WORD $0x0000 // vmovss %xmm3, 0x10c(%rsp,%r11,4)
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	WORD $0x394c; BYTE $0xd9 // cmpq %r11, %rcx
+	WORD $0xb475 // jne 0xc960 <k_mul_few+0xb40>
+	LONG $0xfffe4fe9; BYTE $0xff // jmp 0xc800 <k_mul_few+0x9e0>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x487a8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdx)
+	LONG $0xfdcc840f; WORD $0xffff // je 0xc79f <k_mul_few+0x97f>
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0xc97cf162; WORD $0x1210 // vmovups (%rdx), %zmm2 {%k1} {z}
+	LONG $0xfffdb6e9; BYTE $0xff // jmp 0xc799 <k_mul_few+0x979>
+	LONG $0x00fa8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdx # imm = 0x100
+	LONG $0x000100bf; BYTE $0x00 // movl $0x100, %edi # imm = 0x100
+	LONG $0xd74d0f48 // cmovgeq %rdi, %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	LONG $0x03e78348 // andq $0x3, %rdi
+	WORD $0x1074 // je 0xca0f <k_mul_few+0xbef>
+	BYTE $0x90 // nop
+	LONG $0x587db262; WORD $0x0cb8; BYTE $0x9b // vfmadd231ps (%rbx,%r11,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	WORD $0xff49; BYTE $0xc3 // incq %r11
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	WORD $0xf175 // jne 0xca00 <k_mul_few+0xbe0>
+	WORD $0xff48; BYTE $0xca // decq %rdx
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x3072 // jb 0xca48 <k_mul_few+0xc28>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x587db262; WORD $0x0cb8; BYTE $0x9b // vfmadd231ps (%rbx,%r11,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	QUAD $0x019b4cb8587db262 // vfmadd231ps 0x4(%rbx,%r11,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	QUAD $0x029b4cb8587db262 // vfmadd231ps 0x8(%rbx,%r11,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	QUAD $0x039b4cb8587db262 // vfmadd231ps 0xc(%rbx,%r11,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm0 * mem) + zmm1
+	LONG $0x04c38349 // addq $0x4, %r11
+	WORD $0x394d; BYTE $0xdf // cmpq %r11, %r15
+	WORD $0xd875 // jne 0xca20 <k_mul_few+0xc00>
+	WORD $0x894d; BYTE $0xfb // movq %r15, %r11
+	LONG $0xfffd40e9; BYTE $0xff // jmp 0xc790 <k_mul_few+0x970>
+	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
+	LONG $0x10fa8348 // cmpq $0x10, %rdx
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	QUAD $0x000000a024bc8948 // movq %rdi, 0xa0(%rsp)
+	LONG $0x15ff8d0f; WORD $0x0000 // jge 0xe06d <k_mul_few+0x224d>
+	WORD $0xc031 // xorl %eax, %eax
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	QUAD $0x000000a024bc8b48 // movq 0xa0(%rsp), %rdi
+	LONG $0x1d318d0f; WORD $0x0000 // jge 0xe7ba <k_mul_few+0x299a>
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	QUAD $0x0000000085148d4c // leaq (,%rax,4), %r10
+	WORD $0x034c; BYTE $0x17 // addq (%rdi), %r10
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x405f8b48 // movq 0x40(%rdi), %rbx
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	LONG $0x1cdb8e0f; WORD $0x0000 // jle 0xe785 <k_mul_few+0x2965>
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	LONG $0x284f8b4c // movq 0x28(%rdi), %r9
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
+	WORD $0xe2d3 // shll %cl, %edx
+	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
+	LONG $0x245c894c; BYTE $0x60 // movq %r11, 0x60(%rsp)
+	LONG $0x187f8b48 // movq 0x18(%rdi), %rdi
+	WORD $0xd2f7 // notl %edx
+	LONG $0xca92fbc5 // kmovd %edx, %k1
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	QUAD $0x00000000bd148d48 // leaq (,%rdi,4), %rdx
+	LONG $0x52148d48 // leaq (%rdx,%rdx,2), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	QUAD $0x0000009824948948 // movq %rdx, 0x98(%rsp)
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x930f; BYTE $0xc2 // setae %dl
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc7940f40 // sete %dil
+	WORD $0x2040; BYTE $0xd7 // andb %dl, %dil
+	LONG $0x247c8840; BYTE $0x58 // movb %dil, 0x58(%rsp)
+	QUAD $0xffffffffffc0bf49; WORD $0x7fff // movabsq $0x7fffffffffffffc0, %r15 # imm = 0x7FFFFFFFFFFFFFC0
+	WORD $0x2149; BYTE $0xcf // andq %rcx, %r15
+	WORD $0xf289 // movl %esi, %edx
+	WORD $0xe283; BYTE $0x07 // andl $0x7, %edx
+	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
+	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0xc1af0f4d // imulq %r9, %r8
+	LONG $0x80048d4a // leaq (%rax,%r8,4), %rax
+	LONG $0x00c00548; WORD $0x0000 // addq $0xc0, %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	QUAD $0x000000008d148d4a // leaq (,%r9,4), %rdx
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	QUAD $0x00000090249c8948 // movq %rbx, 0x90(%rsp)
+	WORD $0x50eb // jmp 0xcbbb <k_mul_few+0xd9b>
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x247c8b48; BYTE $0x38 // movq 0x38(%rsp), %rdi
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	QUAD $0x00000090249c8b48 // movq 0x90(%rsp), %rbx
+	LONG $0x24448b4c; BYTE $0x40 // movq 0x40(%rsp), %r8
+	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
+	LONG $0x025d840f; WORD $0x0000 // je 0xcdf0 <k_mul_few+0xfd0>
+	LONG $0x486cf162; WORD $0xd658 // vaddps %zmm6, %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0xcd58 // vaddps %zmm5, %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x2454034c; BYTE $0x68 // addq 0x68(%rsp), %r10
+	QUAD $0x000000982494034c // addq 0x98(%rsp), %r10
+	WORD $0x3948; BYTE $0xdf // cmpq %rbx, %rdi
+	LONG $0x1b318d0f; WORD $0x0000 // jge 0xe6ec <k_mul_few+0x28cc>
+	WORD $0x8949; BYTE $0xf8 // movq %rdi, %r8
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
+	LONG $0x009f8d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdi), %r11
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xdb4c0f4c // cmovlq %rbx, %r11
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0x245c894c; BYTE $0x38 // movq %r11, 0x38(%rsp)
+	WORD $0x394c; BYTE $0xdf // cmpq %r11, %rdi
+	WORD $0x9f7d // jge 0xcb8a <k_mul_few+0xd6a>
+	QUAD $0x000000882494894c // movq %r10, 0x88(%rsp)
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x803c8d4a // leaq (%rax,%r8,4), %rdi
+	LONG $0x80148d4e // leaq (%rax,%r8,4), %r10
+	LONG $0x40c28149; WORD $0xffff; BYTE $0xff // addq $-0xc0, %r10
+	LONG $0x2444894c; BYTE $0x40 // movq %r8, 0x40(%rsp)
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	WORD $0x4deb // jmp 0xcc61 <k_mul_few+0xe41>
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	QUAD $0x04247c28487cf162 // vmovaps 0x100(%rsp), %zmm7
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x98048d49 // leaq (%r8,%rbx,4), %rax
+	LONG $0x5845d262; WORD $0x34b8; BYTE $0x98 // vfmadd231ps (%r8,%rbx,4){1to16}, %zmm7, %zmm6 # zmm6 = (zmm7 * mem) + zmm6
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x5845b262; WORD $0x2cb8; BYTE $0x80 // vfmadd231ps (%rax,%r8,4){1to16}, %zmm7, %zmm5 # zmm5 = (zmm7 * mem) + zmm5
+	LONG $0x5845b262; WORD $0x24b8; BYTE $0xc0 // vfmadd231ps (%rax,%r8,8){1to16}, %zmm7, %zmm4 # zmm4 = (zmm7 * mem) + zmm4
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x245c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rbx
+	LONG $0xff0f840f; WORD $0xffff // je 0xcb70 <k_mul_few+0xd50>
+	QUAD $0x04245c29487cf162 // vmovaps %zmm3, 0x100(%rsp)
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0xb67e // jle 0xcc28 <k_mul_few+0xe08>
+	LONG $0x58247c80; BYTE $0x00 // cmpb $0x0, 0x58(%rsp)
+	LONG $0x00a3840f; WORD $0x0000 // je 0xcd20 <k_mul_few+0xf00>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x40f98348 // cmpq $0x40, %rcx
+	WORD $0x6b72 // jb 0xccf0 <k_mul_few+0xed0>
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0xfd877c10487cf162 // vmovups -0xc0(%rdi,%rax,4), %zmm7
+	QUAD $0xfe874410487c7162 // vmovups -0x80(%rdi,%rax,4), %zmm8
+	QUAD $0xff874c10487c7162 // vmovups -0x40(%rdi,%rax,4), %zmm9
+	LONG $0x487c7162; WORD $0x1410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm10
+	QUAD $0x04847c11487cf162 // vmovups %zmm7, 0x100(%rsp,%rax,4)
+	QUAD $0x05844411487c7162 // vmovups %zmm8, 0x140(%rsp,%rax,4)
+	QUAD $0x06844c11487c7162 // vmovups %zmm9, 0x180(%rsp,%rax,4)
+	QUAD $0x07845411487c7162 // vmovups %zmm10, 0x1c0(%rsp,%rax,4)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x3949; BYTE $0xc7 // cmpq %rax, %r15
+	WORD $0xb875 // jne 0xcc90 <k_mul_few+0xe70>
+	WORD $0x394c; BYTE $0xf9 // cmpq %r15, %rcx
+	LONG $0xff3f840f; WORD $0xffff // je 0xcc20 <k_mul_few+0xe00>
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0xc1f6; BYTE $0x38 // testb $0x38, %cl
+	WORD $0x3774 // je 0xcd23 <k_mul_few+0xf03>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x107cc1c4; WORD $0x823c // vmovups (%r10,%rax,4), %ymm7
+	QUAD $0x00010084bc11fcc5; BYTE $0x00 // vmovups %ymm7, 0x100(%rsp,%rax,4)
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
+	WORD $0xe875 // jne 0xccf0 <k_mul_few+0xed0>
+	WORD $0x8949; BYTE $0xf5 // movq %rsi, %r13
+	LONG $0x247c8348; WORD $0x0070 // cmpq $0x0, 0x70(%rsp)
+	WORD $0x1075 // jne 0xcd23 <k_mul_few+0xf03>
+	LONG $0xffff08e9; BYTE $0xff // jmp 0xcc20 <k_mul_few+0xe00>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	QUAD $0x000000e024b48b4c // movq 0xe0(%rsp), %r14
+	WORD $0x2945; BYTE $0xee // subl %r13d, %r14d
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x03e68341 // andl $0x3, %r14d
+	WORD $0x3274 // je 0xcd69 <k_mul_few+0xf49>
+	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
+	LONG $0xc5af0f4d // imulq %r13, %r8
+	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ac1c4; BYTE $0x38 // vmovss (%r8), %xmm7
+	QUAD $0x00010084bc11fac5; BYTE $0x00 // vmovss %xmm7, 0x100(%rsp,%rax,4)
+	WORD $0xff48; BYTE $0xc0 // incq %rax
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	WORD $0xff49; BYTE $0xce // decq %r14
+	WORD $0xe775 // jne 0xcd50 <k_mul_few+0xf30>
+	LONG $0x246c034c; BYTE $0x50 // addq 0x50(%rsp), %r13
+	LONG $0xfcfd8349 // cmpq $-0x4, %r13
+	LONG $0xfea8870f; WORD $0xffff // ja 0xcc20 <k_mul_few+0xe00>
+	LONG $0x03708d4c // leaq 0x3(%rax), %r14
+	LONG $0xf2af0f4c // imulq %rdx, %r14
+	LONG $0x02688d4c // leaq 0x2(%rax), %r13
+	LONG $0xeaaf0f4c // imulq %rdx, %r13
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0xd8af0f4c // imulq %rax, %r11
+	LONG $0x01408d4c // leaq 0x1(%rax), %r8
+	LONG $0xc2af0f4c // imulq %rdx, %r8
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x107a81c4; WORD $0x1c3c // vmovss (%r12,%r11), %xmm7
+	QUAD $0x00010084bc11fac5; BYTE $0x00 // vmovss %xmm7, 0x100(%rsp,%rax,4)
+	LONG $0x107a81c4; WORD $0x043c // vmovss (%r12,%r8), %xmm7
+	QUAD $0x00010484bc11fac5; BYTE $0x00 // vmovss %xmm7, 0x104(%rsp,%rax,4)
+	LONG $0x107a81c4; WORD $0x2c3c // vmovss (%r12,%r13), %xmm7
+	QUAD $0x00010884bc11fac5; BYTE $0x00 // vmovss %xmm7, 0x108(%rsp,%rax,4)
+	LONG $0x107a81c4; WORD $0x343c // vmovss (%r12,%r14), %xmm7
+	QUAD $0x00010c84bc11fac5; BYTE $0x00 // vmovss %xmm7, 0x10c(%rsp,%rax,4)
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x014d; BYTE $0xcc // addq %r9, %r12
+	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
+	WORD $0xb875 // jne 0xcda0 <k_mul_few+0xf80>
+	LONG $0xfffe33e9; BYTE $0xff // jmp 0xcc20 <k_mul_few+0xe00>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
+	WORD $0x3c74 // je 0xce3b <k_mul_few+0x101b>
+	LONG $0xc97cd162; WORD $0x0210 // vmovups (%r10), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xd658 // vaddps %zmm6, %zmm0, %zmm2
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	LONG $0x9a048d4b // leaq (%r10,%r11,4), %rax
+	LONG $0xc97c9162; WORD $0x0410; BYTE $0x9a // vmovups (%r10,%r11,4), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xcd58 // vaddps %zmm5, %zmm0, %zmm1
+	LONG $0x98048d4e // leaq (%rax,%r11,4), %r8
+	LONG $0xc97cb162; WORD $0x0410; BYTE $0x98 // vmovups (%rax,%r11,4), %zmm0 {%k1} {z}
+	LONG $0x487cf162; WORD $0xc458 // vaddps %zmm4, %zmm0, %zmm0
+	LONG $0x98148d4f // leaq (%r8,%r11,4), %r10
+	LONG $0xfffd6fe9; BYTE $0xff // jmp 0xcbaa <k_mul_few+0xd8a>
+	LONG $0x2454034c; BYTE $0x68 // addq 0x68(%rsp), %r10
+	LONG $0x487cf162; WORD $0xc428 // vmovaps %zmm4, %zmm0
+	LONG $0x487cf162; WORD $0xcd28 // vmovaps %zmm5, %zmm1
+	LONG $0x487cf162; WORD $0xd628 // vmovaps %zmm6, %zmm2
+	LONG $0xfffd53e9; BYTE $0xff // jmp 0xcbaa <k_mul_few+0xd8a>
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x285f8b4c // movq 0x28(%rdi), %r11
+	WORD $0x894d; BYTE $0xdf // movq %r11, %r15
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	LONG $0x5b248d4f // leaq (%r11,%r11,2), %r12
+	LONG $0x9b048d4b // leaq (%r11,%r11,4), %rax
+	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
+	LONG $0xdb148d4b // leaq (%r11,%r11,8), %rdx
+	LONG $0x34cb6b4d // imulq $0x34, %r11, %r9
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x38d36b4d // imulq $0x38, %r11, %r10
+	LONG $0x2cf36b4d // imulq $0x2c, %r11, %r14
+	LONG $0x3cc36b49 // imulq $0x3c, %r11, %rax
+	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
+	LONG $0x48fdd262; WORD $0xc37c // vpbroadcastq %r11, %zmm0
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x99348d4a // leaq (%rcx,%r11,4), %rsi
+	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
+	LONG $0xd9048d4a // leaq (%rcx,%r11,8), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	LONG $0x52348d48 // leaq (%rdx,%rdx,2), %rsi
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	LONG $0x04e7c149 // shlq $0x4, %r15
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0xe1348d4a // leaq (%rcx,%r12,8), %rsi
+	LONG $0xa12c8d4e // leaq (%rcx,%r12,4), %r13
+	QUAD $0x000000a824ac894c // movq %r13, 0xa8(%rsp)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
+	WORD $0x8949; BYTE $0xf3 // movq %rsi, %r11
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x18738b48 // movq 0x18(%rbx), %rsi
+	QUAD $0x000000e024b48948 // movq %rsi, 0xe0(%rsp)
+	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
+	QUAD $0x000000d024b48948 // movq %rsi, 0xd0(%rsp)
+	WORD $0xf748; BYTE $0xde // negq %rsi
+	QUAD $0x000000c824b48948 // movq %rsi, 0xc8(%rsp)
+	QUAD $0x1bb1054048fdf262; WORD $0x0000 // vpmullq 0x1bb1(%rip), %zmm0, %zmm0 # 0xeac0 <k_mul_few+0x2ca0>
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	QUAD $0x000000f024bc8948 // movq %rdi, 0xf0(%rsp)
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	LONG $0x247c894c; BYTE $0x50 // movq %r15, 0x50(%rsp)
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	LONG $0x91048d48 // leaq (%rcx,%rdx,4), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	QUAD $0x00000090248c894c // movq %r9, 0x90(%rsp)
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x91048d48 // leaq (%rcx,%rdx,4), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	LONG $0xd1048d48 // leaq (%rcx,%rdx,8), %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	LONG $0x244c0148; BYTE $0x68 // addq %rcx, 0x68(%rsp)
+	LONG $0x087b8b48 // movq 0x8(%rbx), %rdi
+	LONG $0x20438b48 // movq 0x20(%rbx), %rax
+	LONG $0x873c8d4c // leaq (%rdi,%rax,4), %r15
+	LONG $0x0cc78349 // addq $0xc, %r15
+	QUAD $0x1b810d2848fdf162; WORD $0x0000 // vmovapd 0x1b81(%rip), %zmm1 # 0xeb00 <k_mul_few+0x2ce0>
+	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0x40438b48 // movq 0x40(%rbx), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x0000a6e9; BYTE $0x00 // jmp 0xd048 <k_mul_few+0x1228>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x1611 // vmovups %zmm2, (%rsi)
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x86 // vmovups %zmm3, (%rsi,%rax,4)
+	QUAD $0x000000e8249c8b48 // movq 0xe8(%rsp), %rbx
+	LONG $0x10438d48 // leaq 0x10(%rbx), %rax
+	QUAD $0x000000f024b48b48 // movq 0xf0(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24740148; BYTE $0x50 // addq %rsi, 0x50(%rsp)
+	WORD $0x0149; BYTE $0xf4 // addq %rsi, %r12
+	WORD $0x0149; BYTE $0xf5 // addq %rsi, %r13
+	QUAD $0x0000008024b40148 // addq %rsi, 0x80(%rsp)
+	QUAD $0x000000d824b40148 // addq %rsi, 0xd8(%rsp)
+	QUAD $0x0000009824b40148 // addq %rsi, 0x98(%rsp)
+	QUAD $0x0000009024b40148 // addq %rsi, 0x90(%rsp)
+	LONG $0x24740148; BYTE $0x70 // addq %rsi, 0x70(%rsp)
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
+	LONG $0x24740148; BYTE $0x78 // addq %rsi, 0x78(%rsp)
+	WORD $0x0149; BYTE $0xf2 // addq %rsi, %r10
+	QUAD $0x000000a824b40148 // addq %rsi, 0xa8(%rsp)
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
+	LONG $0x24740148; BYTE $0x68 // addq %rsi, 0x68(%rsp)
+	QUAD $0x000000c024843b48 // cmpq 0xc0(%rsp), %rax
+	LONG $0xee328f0f; WORD $0xffff // jg 0xbe7a <k_mul_few+0x5a>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
+	LONG $0x9e348d48 // leaq (%rsi,%rbx,4), %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0xff3b8e0f; WORD $0xffff // jle 0xcfb0 <k_mul_few+0x1190>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0xdb31 // xorl %ebx, %ebx
+	QUAD $0x000000b024948948 // movq %rdx, 0xb0(%rsp)
+	LONG $0x246c894c; BYTE $0x38 // movq %r13, 0x38(%rsp)
+	LONG $0x2444894c; BYTE $0x48 // movq %r8, 0x48(%rsp)
+	LONG $0x2464894c; BYTE $0x60 // movq %r12, 0x60(%rsp)
+	LONG $0x244c8948; BYTE $0x58 // movq %rcx, 0x58(%rsp)
+	WORD $0x5beb // jmp 0xd0f8 <k_mul_few+0x12d8>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x485cf162; WORD $0xd258 // vaddps %zmm2, %zmm4, %zmm2
+	LONG $0x4854f162; WORD $0xdb58 // vaddps %zmm3, %zmm5, %zmm3
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x000000d024840348 // addq 0xd0(%rsp), %rax
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	QUAD $0x000000c824840348 // addq 0xc8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	LONG $0x487cf162; WORD $0xe228 // vmovaps %zmm2, %zmm4
+	LONG $0x487cf162; WORD $0xeb28 // vmovaps %zmm3, %zmm5
+	WORD $0x394c; BYTE $0xcb // cmpq %r9, %rbx
+	WORD $0x894d; BYTE $0xdc // movq %r11, %r12
+	LONG $0xfec08d0f; WORD $0xffff // jge 0xcfb8 <k_mul_few+0x1198>
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	WORD $0x2948; BYTE $0xd8 // subq %rbx, %rax
+	LONG $0x00ab8d4c; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rbx), %r13
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xe94c0f4d // cmovlq %r9, %r13
+	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
+	LONG $0x04438d48 // leaq 0x4(%rbx), %rax
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x24748b4c; BYTE $0x68 // movq 0x68(%rsp), %r14
+	QUAD $0x0000009024b48b48 // movq 0x90(%rsp), %rsi
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	LONG $0x24448b4c; BYTE $0x78 // movq 0x78(%rsp), %r8
+	LONG $0x013b8f0f; WORD $0x0000 // jg 0xd297 <k_mul_few+0x1477>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	LONG $0x3410f8c5; BYTE $0x83 // vmovups (%rbx,%rax,4), %xmm6
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x3c10f8c5; BYTE $0x83 // vmovups (%rbx,%rax,4), %xmm7
+	LONG $0x245c8b48; BYTE $0x38 // movq 0x38(%rsp), %rbx
+	LONG $0x1845e3c4; WORD $0x833c; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%rax,4), %ymm7, %ymm7
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x184de3c4; WORD $0x8334; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%rax,4), %ymm6, %ymm6
+	LONG $0x107841c4; WORD $0x8104 // vmovups (%r9,%rax,4), %xmm8
+	QUAD $0x00000098249c8b48 // movq 0x98(%rsp), %rbx
+	LONG $0x0c1078c5; BYTE $0x83 // vmovups (%rbx,%rax,4), %xmm9
+	LONG $0x183563c4; WORD $0x860c; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%rax,4), %ymm9, %ymm9
+	LONG $0x183d63c4; WORD $0x8204; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rax,4), %ymm8, %ymm8
+	LONG $0x48cdf362; WORD $0xf71a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm7, %zmm6, %zmm6
+	LONG $0x48bdd362; WORD $0xf91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm8, %zmm7
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	LONG $0x041078c5; BYTE $0x83 // vmovups (%rbx,%rax,4), %xmm8
+	LONG $0x107841c4; WORD $0x800c // vmovups (%r8,%rax,4), %xmm9
+	LONG $0x183543c4; WORD $0x820c; BYTE $0x01 // vinsertf128 $0x1, (%r10,%rax,4), %ymm9, %ymm9
+	LONG $0x183d43c4; WORD $0x8404; BYTE $0x01 // vinsertf128 $0x1, (%r12,%rax,4), %ymm8, %ymm8
+	LONG $0x48bd5362; WORD $0xc11a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm8, %zmm8
+	LONG $0x107841c4; WORD $0x830c // vmovups (%r11,%rax,4), %xmm9
+	LONG $0x183543c4; WORD $0x860c; BYTE $0x01 // vinsertf128 $0x1, (%r14,%rax,4), %ymm9, %ymm9
+	LONG $0x141078c5; BYTE $0x81 // vmovups (%rcx,%rax,4), %xmm10
+	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x182d63c4; WORD $0x8314; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%rax,4), %ymm10, %ymm10
+	LONG $0x48ad5362; WORD $0xc91a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm10, %zmm9
+	LONG $0x484c7162; WORD $0xd714 // vunpcklps %zmm7, %zmm6, %zmm10 # zmm10 = zmm6[0],zmm7[0],zmm6[1],zmm7[1],zmm6[4],zmm7[4],zmm6[5],zmm7[5],zmm6[8],zmm7[8],zmm6[9],zmm7[9],zmm6[12],zmm7[12],zmm6[13],zmm7[13]
+	LONG $0x484cf162; WORD $0xf715 // vunpckhps %zmm7, %zmm6, %zmm6 # zmm6 = zmm6[2],zmm7[2],zmm6[3],zmm7[3],zmm6[6],zmm7[6],zmm6[7],zmm7[7],zmm6[10],zmm7[10],zmm6[11],zmm7[11],zmm6[14],zmm7[14],zmm6[15],zmm7[15]
+	LONG $0x483cd162; WORD $0xf914 // vunpcklps %zmm9, %zmm8, %zmm7 # zmm7 = zmm8[0],zmm9[0],zmm8[1],zmm9[1],zmm8[4],zmm9[4],zmm8[5],zmm9[5],zmm8[8],zmm9[8],zmm8[9],zmm9[9],zmm8[12],zmm9[12],zmm8[13],zmm9[13]
+	LONG $0x483c5162; WORD $0xc115 // vunpckhps %zmm9, %zmm8, %zmm8 # zmm8 = zmm8[2],zmm9[2],zmm8[3],zmm9[3],zmm8[6],zmm9[6],zmm8[7],zmm9[7],zmm8[10],zmm9[10],zmm8[11],zmm9[11],zmm8[14],zmm9[14],zmm8[15],zmm9[15]
+	LONG $0x48ad7162; WORD $0xcf14 // vunpcklpd %zmm7, %zmm10, %zmm9 # zmm9 = zmm10[0],zmm7[0],zmm10[2],zmm7[2],zmm10[4],zmm7[4],zmm10[6],zmm7[6]
+	LONG $0x48adf162; WORD $0xff15 // vunpckhpd %zmm7, %zmm10, %zmm7 # zmm7 = zmm10[1],zmm7[1],zmm10[3],zmm7[3],zmm10[5],zmm7[5],zmm10[7],zmm7[7]
+	LONG $0x48cd5162; WORD $0xd014 // vunpcklpd %zmm8, %zmm6, %zmm10 # zmm10 = zmm6[0],zmm8[0],zmm6[2],zmm8[2],zmm6[4],zmm8[4],zmm6[6],zmm8[6]
+	LONG $0x48cdd162; WORD $0xf015 // vunpckhpd %zmm8, %zmm6, %zmm6 # zmm6 = zmm6[1],zmm8[1],zmm6[3],zmm8[3],zmm6[5],zmm8[5],zmm6[7],zmm8[7]
+	LONG $0x5835f262; WORD $0x14b8; BYTE $0x87 // vfmadd231ps (%rdi,%rax,4){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	QUAD $0xfd875cb85835d262 // vfmadd231ps -0xc(%r15,%rax,4){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0x018754b85845f262 // vfmadd231ps 0x4(%rdi,%rax,4){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	QUAD $0xfe875cb85845d262 // vfmadd231ps -0x8(%r15,%rax,4){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0x028754b8582df262 // vfmadd231ps 0x8(%rdi,%rax,4){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	QUAD $0xff875cb8582dd262 // vfmadd231ps -0x4(%r15,%rax,4){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	QUAD $0x038754b8584df262 // vfmadd231ps 0xc(%rdi,%rax,4){1to16}, %zmm6, %zmm2 # zmm2 = (zmm6 * mem) + zmm2
+	LONG $0x584dd262; WORD $0x1cb8; BYTE $0x87 // vfmadd231ps (%r15,%rax,4){1to16}, %zmm6, %zmm3 # zmm3 = (zmm6 * mem) + zmm3
+	LONG $0x04588d48 // leaq 0x4(%rax), %rbx
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x394c; BYTE $0xe8 // cmpq %r13, %rax
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0xfed98e0f; WORD $0xffff // jle 0xd170 <k_mul_few+0x1350>
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	LONG $0x245c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r11
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0x00cf8d0f; WORD $0x0000 // jge 0xd377 <k_mul_few+0x1557>
+	LONG $0x9b048d49 // leaq (%r11,%rbx,4), %rax
+	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
+	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107ac1c4; WORD $0x9b34 // vmovss (%r11,%rbx,4), %xmm6
+	LONG $0x2149e3c4; WORD $0x9e34; BYTE $0x10 // vinsertps $0x10, (%rsi,%rbx,4), %xmm6, %xmm6 # xmm6 = xmm6[0],mem[0],xmm6[2,3]
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x497df262; WORD $0x3c93; BYTE $0x00 // vgatherqps (%rax,%zmm0), %ymm7 {%k1}
+	LONG $0x48f5f262; WORD $0xfe7f // vpermt2pd %zmm6, %zmm1, %zmm7
+	LONG $0x00b94166; BYTE $0x04 // movw $0x400, %r9w # imm = 0x400
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497df262; WORD $0x3c18; BYTE $0x9a // vbroadcastss (%rdx,%rbx,4), %zmm7 {%k1}
+	LONG $0x00b94166; BYTE $0x08 // movw $0x800, %r9w # imm = 0x800
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497df262; WORD $0x3c18; BYTE $0x99 // vbroadcastss (%rcx,%rbx,4), %zmm7 {%k1}
+	LONG $0x00b94166; BYTE $0x10 // movw $0x1000, %r9w # imm = 0x1000
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497dd262; WORD $0x3c18; BYTE $0x9c // vbroadcastss (%r12,%rbx,4), %zmm7 {%k1}
+	LONG $0x00b94166; BYTE $0x20 // movw $0x2000, %r9w # imm = 0x2000
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497dd262; WORD $0x3c18; BYTE $0x98 // vbroadcastss (%r8,%rbx,4), %zmm7 {%k1}
+	LONG $0x00b94166; BYTE $0x40 // movw $0x4000, %r9w # imm = 0x4000
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497dd262; WORD $0x3c18; BYTE $0x9a // vbroadcastss (%r10,%rbx,4), %zmm7 {%k1}
+	LONG $0x00b94166; BYTE $0x80 // movw $0x8000, %r9w # imm = 0x8000
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497dd262; WORD $0x3c18; BYTE $0x9e // vbroadcastss (%r14,%rbx,4), %zmm7 {%k1}
+	LONG $0x5845f262; WORD $0x14b8; BYTE $0x9f // vfmadd231ps (%rdi,%rbx,4){1to16}, %zmm7, %zmm2 # zmm2 = (zmm7 * mem) + zmm2
+	QUAD $0xfd9f5cb85845d262 // vfmadd231ps -0xc(%r15,%rbx,4){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	WORD $0xff48; BYTE $0xc3 // incq %rbx
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0xff598c0f; WORD $0xffff // jl 0xd2d0 <k_mul_few+0x14b0>
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
+	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
+	QUAD $0x0000008824bc8348; BYTE $0x00 // cmpq $0x0, 0x88(%rsp)
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
+	LONG $0xfd07850f; WORD $0xffff // jne 0xd0a0 <k_mul_few+0x1280>
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	QUAD $0x000000b8248c8b4c // movq 0xb8(%rsp), %r9
+	WORD $0x2d74 // je 0xd3e2 <k_mul_few+0x15c2>
+	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
+	LONG $0x486cd162; WORD $0x5558; BYTE $0x00 // vaddps (%r13), %zmm2, %zmm2
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
+	WORD $0x014c; BYTE $0xe8 // addq %r13, %rax
+	QUAD $0x00955c584864d162 // vaddps (%r13,%rdx,4), %zmm3, %zmm3
+	LONG $0x90048d48 // leaq (%rax,%rdx,4), %rax
+	WORD $0x0deb // jmp 0xd3ef <k_mul_few+0x15cf>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x000000d024840348 // addq 0xd0(%rsp), %rax
+	QUAD $0x000000b024948b48 // movq 0xb0(%rsp), %rdx
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0xfffcd2e9; BYTE $0xff // jmp 0xd0d3 <k_mul_few+0x12b3>
+	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
+	LONG $0x28578b4c // movq 0x28(%rdi), %r10
+	WORD $0x894d; BYTE $0xd5 // movq %r10, %r13
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x52348d4f // leaq (%r10,%r10,2), %r14
+	LONG $0x92048d4b // leaq (%r10,%r10,4), %rax
+	LONG $0xd20c8d4b // leaq (%r10,%r10,8), %rcx
+	LONG $0x34fa6b4d // imulq $0x34, %r10, %r15
+	LONG $0x38da6b4d // imulq $0x38, %r10, %r11
+	LONG $0x2cda6b49 // imulq $0x2c, %r10, %rbx
+	LONG $0x3cc26b4d // imulq $0x3c, %r10, %r8
+	LONG $0x48fdd262; WORD $0xc27c // vpbroadcastq %r10, %zmm0
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	LONG $0x91148d4b // leaq (%r9,%r10,4), %rdx
+	QUAD $0x0000008024948948 // movq %rdx, 0x80(%rsp)
+	LONG $0xd1148d4b // leaq (%r9,%r10,8), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	WORD $0x014d; BYTE $0xca // addq %r9, %r10
+	LONG $0x49148d48 // leaq (%rcx,%rcx,2), %rdx
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	LONG $0x04e5c149 // shlq $0x4, %r13
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0xf1148d4b // leaq (%r9,%r14,8), %rdx
+	QUAD $0x000000e024948948 // movq %rdx, 0xe0(%rsp)
+	LONG $0xb1148d4b // leaq (%r9,%r14,4), %rdx
+	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
+	WORD $0x894c; BYTE $0xf2 // movq %r14, %rdx
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	LONG $0x04e2c148 // shlq $0x4, %rdx
+	QUAD $0x1636054048fdf262; WORD $0x0000 // vpmullq 0x1636(%rip), %zmm0, %zmm0 # 0xeac0 <k_mul_few+0x2ca0>
+	LONG $0x06e4c149 // shlq $0x6, %r12
+	QUAD $0x0000017024a4894c // movq %r12, 0x170(%rsp)
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
+	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	LONG $0x890c8d49 // leaq (%r9,%rcx,4), %rcx
+	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
+	WORD $0x014d; BYTE $0xcf // addq %r9, %r15
+	LONG $0x810c8d49 // leaq (%r9,%rax,4), %rcx
+	QUAD $0x000000f0248c8948 // movq %rcx, 0xf0(%rsp)
+	LONG $0xc1048d49 // leaq (%r9,%rax,8), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	WORD $0x014d; BYTE $0xce // addq %r9, %r14
+	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
+	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
+	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
+	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
+	LONG $0x82648d4c; BYTE $0x0c // leaq 0xc(%rdx,%rax,4), %r12
+	LONG $0xc2448d48; BYTE $0x0c // leaq 0xc(%rdx,%rax,8), %rax
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	LONG $0x8a6c8d4c; BYTE $0x0c // leaq 0xc(%rdx,%rcx,4), %r13
+	QUAD $0x15f50d2848fdf162; WORD $0x0000 // vmovapd 0x15f5(%rip), %zmm1 # 0xeb00 <k_mul_few+0x2ce0>
+	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
+	QUAD $0x00000168248c8948 // movq %rcx, 0x168(%rsp)
+	LONG $0x404f8b48 // movq 0x40(%rdi), %rcx
+	QUAD $0x000000f8248c8948 // movq %rcx, 0xf8(%rsp)
+	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
+	QUAD $0x00000160248c8948 // movq %rcx, 0x160(%rsp)
+	WORD $0x894c; BYTE $0xcf // movq %r9, %rdi
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	WORD $0x894d; BYTE $0xda // movq %r11, %r10
+	LONG $0x0010b841; WORD $0x0000 // movl $0x10, %r8d
+	WORD $0xd231 // xorl %edx, %edx
+	QUAD $0x000000b824a4894c // movq %r12, 0xb8(%rsp)
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x000000c824ac894c // movq %r13, 0xc8(%rsp)
+	LONG $0x0000cfe9; BYTE $0x00 // jmp 0xd62b <k_mul_few+0x180b>
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	QUAD $0x0000016024948b48 // movq 0x160(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x97 // vmovups %zmm4, (%rdi,%rdx,4)
+	LONG $0x970c8d48 // leaq (%rdi,%rdx,4), %rcx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%rcx,%rdx,4)
+	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x91 // vmovups %zmm2, (%rcx,%rdx,4)
+	QUAD $0x0000017824948b48 // movq 0x178(%rsp), %rdx
+	LONG $0x10428d4c // leaq 0x10(%rdx), %r8
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	QUAD $0x00000170248c8b48 // movq 0x170(%rsp), %rcx
+	WORD $0x0148; BYTE $0xcf // addq %rcx, %rdi
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	LONG $0x244c0148; BYTE $0x78 // addq %rcx, 0x78(%rsp)
+	QUAD $0x00000080248c0148 // addq %rcx, 0x80(%rsp)
+	QUAD $0x000000f0248c0148 // addq %rcx, 0xf0(%rsp)
+	LONG $0x244c0148; BYTE $0x40 // addq %rcx, 0x40(%rsp)
+	WORD $0x0149; BYTE $0xcf // addq %rcx, %r15
+	QUAD $0x000000c0248c0148 // addq %rcx, 0xc0(%rsp)
+	QUAD $0x000000e0248c0148 // addq %rcx, 0xe0(%rsp)
+	QUAD $0x000000a8248c0148 // addq %rcx, 0xa8(%rsp)
+	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
+	QUAD $0x000000e8248c0148 // addq %rcx, 0xe8(%rsp)
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	QUAD $0x000000d0249c8b48 // movq 0xd0(%rsp), %rbx
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	LONG $0x244c0148; BYTE $0x60 // addq %rcx, 0x60(%rsp)
+	QUAD $0x00000158248c8b48 // movq 0x158(%rsp), %rcx
+	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
+	LONG $0xec3e8f0f; WORD $0xffff // jg 0xc269 <k_mul_few+0x449>
+	QUAD $0x000000d0249c8948 // movq %rbx, 0xd0(%rsp)
+	LONG $0x247c8948; BYTE $0x48 // movq %rdi, 0x48(%rsp)
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	QUAD $0x0000016824948b48 // movq 0x168(%rsp), %rdx
+	LONG $0x8a3c8d48 // leaq (%rdx,%rcx,4), %rdi
+	QUAD $0x000001782484894c // movq %r8, 0x178(%rsp)
+	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xff008e0f; WORD $0xffff // jle 0xd560 <k_mul_few+0x1740>
+	QUAD $0x000000a0248c8b48 // movq 0xa0(%rsp), %rcx
+	LONG $0x18498b48 // movq 0x18(%rcx), %rcx
+	QUAD $0x00000180248c8948 // movq %rcx, 0x180(%rsp)
+	LONG $0x04e1c148 // shlq $0x4, %rcx
+	QUAD $0x00000148248c8948 // movq %rcx, 0x148(%rsp)
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	QUAD $0x00000150248c8948 // movq %rcx, 0x150(%rsp)
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	LONG $0x2454894c; BYTE $0x50 // movq %r10, 0x50(%rsp)
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	LONG $0x24748948; BYTE $0x58 // movq %rsi, 0x58(%rsp)
+	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
+	QUAD $0x0000008824b4894c // movq %r14, 0x88(%rsp)
+	LONG $0x000088e9; BYTE $0x00 // jmp 0xd750 <k_mul_few+0x1930>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x4834f162; WORD $0xed58 // vaddps %zmm5, %zmm9, %zmm5
+	LONG $0x483cf162; WORD $0xe458 // vaddps %zmm4, %zmm8, %zmm4
+	LONG $0x4844f162; WORD $0xdb58 // vaddps %zmm3, %zmm7, %zmm3
+	LONG $0x484cf162; WORD $0xd258 // vaddps %zmm2, %zmm6, %zmm2
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	QUAD $0x0000014824bc0348 // addq 0x148(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x000000b824a48b4c // movq 0xb8(%rsp), %r12
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	QUAD $0x000000c824ac8b4c // movq 0xc8(%rsp), %r13
+	QUAD $0x0000015024bc0348 // addq 0x150(%rsp), %rdi
+	LONG $0x487cf162; WORD $0xf228 // vmovaps %zmm2, %zmm6
+	LONG $0x487cf162; WORD $0xfb28 // vmovaps %zmm3, %zmm7
+	LONG $0x487c7162; WORD $0xc428 // vmovaps %zmm4, %zmm8
+	LONG $0x487c7162; WORD $0xcd28 // vmovaps %zmm5, %zmm9
+	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0xfe258d0f; WORD $0xffff // jge 0xd575 <k_mul_few+0x1755>
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	WORD $0x2948; BYTE $0xcf // subq %rcx, %rdi
+	LONG $0x00b18d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rcx), %rsi
+	LONG $0x00ff8148; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %rdi # imm = 0x100
+	LONG $0xf24c0f48 // cmovlq %rdx, %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	LONG $0x04798d48 // leaq 0x4(%rcx), %rdi
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	WORD $0x3948; BYTE $0xf7 // cmpq %rsi, %rdi
+	QUAD $0x000000d024948b4c // movq 0xd0(%rsp), %r10
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	QUAD $0x000000c024bc8b4c // movq 0xc0(%rsp), %r15
+	QUAD $0x000000e024b48b48 // movq 0xe0(%rsp), %rsi
+	QUAD $0x000000e824b48b4c // movq 0xe8(%rsp), %r14
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	QUAD $0x000000f0248c8b4c // movq 0xf0(%rsp), %r9
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	QUAD $0x000000d824848b4c // movq 0xd8(%rsp), %r8
+	LONG $0x01848f0f; WORD $0x0000 // jg 0xd960 <k_mul_few+0x1b40>
+	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x141078c5; BYTE $0xb9 // vmovups (%rcx,%rdi,4), %xmm10
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	LONG $0x1c1078c5; BYTE $0xb9 // vmovups (%rcx,%rdi,4), %xmm11
+	LONG $0x182543c4; WORD $0xbb1c; BYTE $0x01 // vinsertf128 $0x1, (%r11,%rdi,4), %ymm11, %ymm11
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x182d63c4; WORD $0xb914; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rdi,4), %ymm10, %ymm10
+	LONG $0x241078c5; BYTE $0xbb // vmovups (%rbx,%rdi,4), %xmm12
+	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
+	LONG $0x2c1078c5; BYTE $0xb9 // vmovups (%rcx,%rdi,4), %xmm13
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x181563c4; WORD $0xb92c; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rdi,4), %ymm13, %ymm13
+	LONG $0x181d43c4; WORD $0xb924; BYTE $0x01 // vinsertf128 $0x1, (%r9,%rdi,4), %ymm12, %ymm12
+	LONG $0x48ad5362; WORD $0xd31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm10, %zmm10
+	LONG $0x489d5362; WORD $0xdd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm13, %zmm12, %zmm11
+	LONG $0x107841c4; WORD $0xbf24 // vmovups (%r15,%rdi,4), %xmm12
+	LONG $0x2c1078c5; BYTE $0xba // vmovups (%rdx,%rdi,4), %xmm13
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x181563c4; WORD $0xb92c; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rdi,4), %ymm13, %ymm13
+	LONG $0x181d63c4; WORD $0xbe24; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%rdi,4), %ymm12, %ymm12
+	LONG $0x489d5362; WORD $0xe51a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm13, %zmm12, %zmm12
+	LONG $0x107841c4; WORD $0xba2c // vmovups (%r10,%rdi,4), %xmm13
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x181563c4; WORD $0xb92c; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rdi,4), %ymm13, %ymm13
+	LONG $0x107841c4; WORD $0xbe34 // vmovups (%r14,%rdi,4), %xmm14
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x180d63c4; WORD $0xb934; BYTE $0x01 // vinsertf128 $0x1, (%rcx,%rdi,4), %ymm14, %ymm14
+	LONG $0x488d5362; WORD $0xed1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm13, %zmm14, %zmm13
+	LONG $0x482c5162; WORD $0xf314 // vunpcklps %zmm11, %zmm10, %zmm14 # zmm14 = zmm10[0],zmm11[0],zmm10[1],zmm11[1],zmm10[4],zmm11[4],zmm10[5],zmm11[5],zmm10[8],zmm11[8],zmm10[9],zmm11[9],zmm10[12],zmm11[12],zmm10[13],zmm11[13]
+	LONG $0x482c5162; WORD $0xd315 // vunpckhps %zmm11, %zmm10, %zmm10 # zmm10 = zmm10[2],zmm11[2],zmm10[3],zmm11[3],zmm10[6],zmm11[6],zmm10[7],zmm11[7],zmm10[10],zmm11[10],zmm10[11],zmm11[11],zmm10[14],zmm11[14],zmm10[15],zmm11[15]
+	LONG $0x481c5162; WORD $0xdd14 // vunpcklps %zmm13, %zmm12, %zmm11 # zmm11 = zmm12[0],zmm13[0],zmm12[1],zmm13[1],zmm12[4],zmm13[4],zmm12[5],zmm13[5],zmm12[8],zmm13[8],zmm12[9],zmm13[9],zmm12[12],zmm13[12],zmm12[13],zmm13[13]
+	LONG $0x481c5162; WORD $0xe515 // vunpckhps %zmm13, %zmm12, %zmm12 # zmm12 = zmm12[2],zmm13[2],zmm12[3],zmm13[3],zmm12[6],zmm13[6],zmm12[7],zmm13[7],zmm12[10],zmm13[10],zmm12[11],zmm13[11],zmm12[14],zmm13[14],zmm12[15],zmm13[15]
+	LONG $0x488d5162; WORD $0xeb14 // vunpcklpd %zmm11, %zmm14, %zmm13 # zmm13 = zmm14[0],zmm11[0],zmm14[2],zmm11[2],zmm14[4],zmm11[4],zmm14[6],zmm11[6]
+	LONG $0x488d5162; WORD $0xdb15 // vunpckhpd %zmm11, %zmm14, %zmm11 # zmm11 = zmm14[1],zmm11[1],zmm14[3],zmm11[3],zmm14[5],zmm11[5],zmm14[7],zmm11[7]
+	LONG $0x48ad5162; WORD $0xf414 // vunpcklpd %zmm12, %zmm10, %zmm14 # zmm14 = zmm10[0],zmm12[0],zmm10[2],zmm12[2],zmm10[4],zmm12[4],zmm10[6],zmm12[6]
+	LONG $0x48ad5162; WORD $0xd415 // vunpckhpd %zmm12, %zmm10, %zmm10 # zmm10 = zmm10[1],zmm12[1],zmm10[3],zmm12[3],zmm10[5],zmm12[5],zmm10[7],zmm12[7]
+	LONG $0x5815d262; WORD $0x2cb8; BYTE $0xb8 // vfmadd231ps (%r8,%rdi,4){1to16}, %zmm13, %zmm5 # zmm5 = (zmm13 * mem) + zmm5
+	QUAD $0xfdbc64b85815d262 // vfmadd231ps -0xc(%r12,%rdi,4){1to16}, %zmm13, %zmm4 # zmm4 = (zmm13 * mem) + zmm4
+	QUAD $0xfdb85cb85815f262 // vfmadd231ps -0xc(%rax,%rdi,4){1to16}, %zmm13, %zmm3 # zmm3 = (zmm13 * mem) + zmm3
+	QUAD $0xfdbd54b85815d262 // vfmadd231ps -0xc(%r13,%rdi,4){1to16}, %zmm13, %zmm2 # zmm2 = (zmm13 * mem) + zmm2
+	QUAD $0x01b86cb85825d262 // vfmadd231ps 0x4(%r8,%rdi,4){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	QUAD $0xfebc64b85825d262 // vfmadd231ps -0x8(%r12,%rdi,4){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	QUAD $0xfeb85cb85825f262 // vfmadd231ps -0x8(%rax,%rdi,4){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	QUAD $0xfebd54b85825d262 // vfmadd231ps -0x8(%r13,%rdi,4){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	QUAD $0x02b86cb8580dd262 // vfmadd231ps 0x8(%r8,%rdi,4){1to16}, %zmm14, %zmm5 # zmm5 = (zmm14 * mem) + zmm5
+	QUAD $0xffbc64b8580dd262 // vfmadd231ps -0x4(%r12,%rdi,4){1to16}, %zmm14, %zmm4 # zmm4 = (zmm14 * mem) + zmm4
+	QUAD $0xffb85cb8580df262 // vfmadd231ps -0x4(%rax,%rdi,4){1to16}, %zmm14, %zmm3 # zmm3 = (zmm14 * mem) + zmm3
+	QUAD $0xffbd54b8580dd262 // vfmadd231ps -0x4(%r13,%rdi,4){1to16}, %zmm14, %zmm2 # zmm2 = (zmm14 * mem) + zmm2
+	QUAD $0x03b86cb8582dd262 // vfmadd231ps 0xc(%r8,%rdi,4){1to16}, %zmm10, %zmm5 # zmm5 = (zmm10 * mem) + zmm5
+	LONG $0x582dd262; WORD $0x24b8; BYTE $0xbc // vfmadd231ps (%r12,%rdi,4){1to16}, %zmm10, %zmm4 # zmm4 = (zmm10 * mem) + zmm4
+	LONG $0x582df262; WORD $0x1cb8; BYTE $0xb8 // vfmadd231ps (%rax,%rdi,4){1to16}, %zmm10, %zmm3 # zmm3 = (zmm10 * mem) + zmm3
+	QUAD $0x00bd54b8582dd262 // vfmadd231ps (%r13,%rdi,4){1to16}, %zmm10, %zmm2 # zmm2 = (zmm10 * mem) + zmm2
+	LONG $0x044f8d48 // leaq 0x4(%rdi), %rcx
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x247c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rdi
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0xfe908e0f; WORD $0xffff // jle 0xd7f0 <k_mul_few+0x19d0>
+	QUAD $0x0000008824bc8b4c // movq 0x88(%rsp), %r15
+	QUAD $0x00000098249c8b4c // movq 0x98(%rsp), %r11
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
+	LONG $0x01228d0f; WORD $0x0000 // jge 0xdaa0 <k_mul_few+0x1c80>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x8e3c8d48 // leaq (%rsi,%rcx,4), %rdi
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	QUAD $0x000000a8249c8b4c // movq 0xa8(%rsp), %r11
+	QUAD $0x000000d824a48b4c // movq 0xd8(%rsp), %r12
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	QUAD $0x000000b024ac8b4c // movq 0xb0(%rsp), %r13
+	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	LONG $0x107a41c4; WORD $0x8814 // vmovss (%r8,%rcx,4), %xmm10
+	LONG $0x212943c4; WORD $0x8a14; BYTE $0x10 // vinsertps $0x10, (%r10,%rcx,4), %xmm10, %xmm10 # xmm10 = xmm10[0],mem[0],xmm10[2,3]
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x497d7262; WORD $0x1c93; BYTE $0x07 // vgatherqps (%rdi,%zmm0), %ymm11 {%k1}
+	LONG $0x48f55262; WORD $0xda7f // vpermt2pd %zmm10, %zmm1, %zmm11
+	LONG $0x00b84166; BYTE $0x04 // movw $0x400, %r8w # imm = 0x400
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d5262; WORD $0x1c18; BYTE $0x8b // vbroadcastss (%r11,%rcx,4), %zmm11 {%k1}
+	LONG $0x00b84166; BYTE $0x08 // movw $0x800, %r8w # imm = 0x800
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d5262; WORD $0x1c18; BYTE $0x89 // vbroadcastss (%r9,%rcx,4), %zmm11 {%k1}
+	LONG $0x00b84166; BYTE $0x10 // movw $0x1000, %r8w # imm = 0x1000
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d7262; WORD $0x1c18; BYTE $0x8a // vbroadcastss (%rdx,%rcx,4), %zmm11 {%k1}
+	LONG $0x00b84166; BYTE $0x20 // movw $0x2000, %r8w # imm = 0x2000
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d7262; WORD $0x1c18; BYTE $0x8e // vbroadcastss (%rsi,%rcx,4), %zmm11 {%k1}
+	LONG $0x00b84166; BYTE $0x40 // movw $0x4000, %r8w # imm = 0x4000
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d5262; WORD $0x1c18; BYTE $0x8f // vbroadcastss (%r15,%rcx,4), %zmm11 {%k1}
+	LONG $0x00b84166; BYTE $0x80 // movw $0x8000, %r8w # imm = 0x8000
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	LONG $0x497d7262; WORD $0x1c18; BYTE $0x8b // vbroadcastss (%rbx,%rcx,4), %zmm11 {%k1}
+	LONG $0x5825d262; WORD $0x2cb8; BYTE $0x8c // vfmadd231ps (%r12,%rcx,4){1to16}, %zmm11, %zmm5 # zmm5 = (zmm11 * mem) + zmm5
+	QUAD $0xfd8864b85825f262 // vfmadd231ps -0xc(%rax,%rcx,4){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	QUAD $0xfd8d5cb85825d262 // vfmadd231ps -0xc(%r13,%rcx,4){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	QUAD $0xfd8e54b85825d262 // vfmadd231ps -0xc(%r14,%rcx,4){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x244c3b48; BYTE $0x38 // cmpq 0x38(%rsp), %rcx
+	LONG $0xff418c0f; WORD $0xffff // jl 0xd9d0 <k_mul_few+0x1bb0>
+	WORD $0x17eb // jmp 0xdaa8 <k_mul_few+0x1c88>
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
+	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
+	WORD $0x894d; BYTE $0xfe // movq %r15, %r14
+	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
+	LONG $0x247c8348; WORD $0x0068 // cmpq $0x0, 0x68(%rsp)
+	LONG $0xfc11850f; WORD $0xffff // jne 0xd6d0 <k_mul_few+0x18b0>
+	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
+	LONG $0x487a8348; BYTE $0x00 // cmpq $0x0, 0x48(%rdx)
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	LONG $0x24748b48; BYTE $0x58 // movq 0x58(%rsp), %rsi
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	QUAD $0x000000b824a48b4c // movq 0xb8(%rsp), %r12
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	QUAD $0x000000c824ac8b4c // movq 0xc8(%rsp), %r13
+	WORD $0x3574 // je 0xdb2d <k_mul_few+0x1d0d>
+	LONG $0x4854f162; WORD $0x2f58 // vaddps (%rdi), %zmm5, %zmm5
+	QUAD $0x0000018024948b4c // movq 0x180(%rsp), %r10
+	LONG $0x485cb162; WORD $0x2458; BYTE $0x97 // vaddps (%rdi,%r10,4), %zmm4, %zmm4
+	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
+	LONG $0x923c8d4a // leaq (%rdx,%r10,4), %rdi
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0x92 // vaddps (%rdx,%r10,4), %zmm3, %zmm3
+	LONG $0x97148d4a // leaq (%rdi,%r10,4), %rdx
+	LONG $0x486cb162; WORD $0x1458; BYTE $0x97 // vaddps (%rdi,%r10,4), %zmm2, %zmm2
+	LONG $0x923c8d4a // leaq (%rdx,%r10,4), %rdi
+	WORD $0x08eb // jmp 0xdb35 <k_mul_few+0x1d15>
+	QUAD $0x0000014824bc0348 // addq 0x148(%rsp), %rdi
+	LONG $0x24548b4c; BYTE $0x50 // movq 0x50(%rsp), %r10
+	LONG $0xfffbe0e9; BYTE $0xff // jmp 0xd71f <k_mul_few+0x18ff>
+	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
+	LONG $0x28678b4c // movq 0x28(%rdi), %r12
+	WORD $0x894d; BYTE $0xe1 // movq %r12, %r9
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x64048d4b // leaq (%r12,%r12,2), %rax
+	LONG $0xa4148d4b // leaq (%r12,%r12,4), %rdx
+	LONG $0x24548948; BYTE $0x48 // movq %rdx, 0x48(%rsp)
+	LONG $0xe4148d4b // leaq (%r12,%r12,8), %rdx
+	LONG $0x34c46b4d // imulq $0x34, %r12, %r8
+	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
+	LONG $0x38d46b4d // imulq $0x38, %r12, %r10
+	LONG $0x2cdc6b49 // imulq $0x2c, %r12, %rbx
+	LONG $0x3cdc6b4d // imulq $0x3c, %r12, %r11
+	LONG $0x48fdd262; WORD $0xc47c // vpbroadcastq %r12, %zmm0
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	LONG $0xa1348d4a // leaq (%rcx,%r12,4), %rsi
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0xe1348d4a // leaq (%rcx,%r12,8), %rsi
+	QUAD $0x000000b024b48948 // movq %rsi, 0xb0(%rsp)
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	LONG $0x523c8d48 // leaq (%rdx,%rdx,2), %rdi
+	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
+	LONG $0x04e1c149 // shlq $0x4, %r9
+	LONG $0x05e5c149 // shlq $0x5, %r13
+	LONG $0xc1348d48 // leaq (%rcx,%rax,8), %rsi
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x81348d48 // leaq (%rcx,%rax,4), %rsi
+	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
+	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
+	QUAD $0x0efd054048fdf262; WORD $0x0000 // vpmullq 0xefd(%rip), %zmm0, %zmm0 # 0xeac0 <k_mul_few+0x2ca0>
+	LONG $0x04e6c148 // shlq $0x4, %rsi
+	LONG $0x06e6c149 // shlq $0x6, %r14
+	QUAD $0x000000e824b4894c // movq %r14, 0xe8(%rsp)
+	LONG $0x24748b4c; BYTE $0x60 // movq 0x60(%rsp), %r14
+	WORD $0x0149; BYTE $0xc9 // addq %rcx, %r9
+	WORD $0x0149; BYTE $0xcd // addq %rcx, %r13
+	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
+	LONG $0x24748948; BYTE $0x40 // movq %rsi, 0x40(%rsp)
+	LONG $0x91148d48 // leaq (%rcx,%rdx,4), %rdx
+	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
+	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x81148d48 // leaq (%rcx,%rax,4), %rdx
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	LONG $0xc1148d48 // leaq (%rcx,%rax,8), %rdx
+	LONG $0x24548948; BYTE $0x68 // movq %rdx, 0x68(%rsp)
+	WORD $0x0149; BYTE $0xca // addq %rcx, %r10
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
+	WORD $0x0149; BYTE $0xcb // addq %rcx, %r11
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	QUAD $0x0ed90d2848fdf162; WORD $0x0000 // vmovapd 0xed9(%rip), %zmm1 # 0xeb00 <k_mul_few+0x2ce0>
+	WORD $0x8b49; BYTE $0x17 // movq (%r15), %rdx
+	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
+	LONG $0x087f8b49 // movq 0x8(%r15), %rdi
+	LONG $0x40578b49 // movq 0x40(%r15), %rdx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	QUAD $0x000000c82484c748; LONG $0x00000000 // movq $0x0, 0xc8(%rsp)
+	QUAD $0x000000d824948948 // movq %rdx, 0xd8(%rsp)
+	LONG $0x0000cee9; BYTE $0x00 // jmp 0xdd26 <k_mul_few+0x1f06>
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x82 // vmovups %zmm3, (%rdx,%rax,4)
+	QUAD $0x000000e024bc8b4c // movq 0xe0(%rsp), %r15
+	LONG $0x10778d49 // leaq 0x10(%r15), %rsi
+	QUAD $0x000000e824948b48 // movq 0xe8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	QUAD $0x0000009024ac8b4c // movq 0x90(%rsp), %r13
+	WORD $0x0149; BYTE $0xd5 // addq %rdx, %r13
+	LONG $0x24540148; BYTE $0x40 // addq %rdx, 0x40(%rsp)
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	QUAD $0x000000a824940148 // addq %rdx, 0xa8(%rsp)
+	LONG $0x24540148; BYTE $0x78 // addq %rdx, 0x78(%rsp)
+	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
+	QUAD $0x000000b024940148 // addq %rdx, 0xb0(%rsp)
+	QUAD $0x000000b824940148 // addq %rdx, 0xb8(%rsp)
+	LONG $0x24540148; BYTE $0x68 // addq %rdx, 0x68(%rsp)
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
+	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	QUAD $0x00000080249c8b48 // movq 0x80(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	QUAD $0x0000008824940148 // addq %rdx, 0x88(%rsp)
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	QUAD $0x000000c824bc894c // movq %r15, 0xc8(%rsp)
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	QUAD $0x000000d024b43b48 // cmpq 0xd0(%rsp), %rsi
+	LONG $0xe98c8f0f; WORD $0xffff // jg 0xc6b2 <k_mul_few+0x892>
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x2454894c; BYTE $0x48 // movq %r10, 0x48(%rsp)
+	QUAD $0x00000080249c8948 // movq %rbx, 0x80(%rsp)
+	QUAD $0x0000009024ac894c // movq %r13, 0x90(%rsp)
+	LONG $0x244c894c; BYTE $0x70 // movq %r9, 0x70(%rsp)
+	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0xff078e0f; WORD $0xffff // jle 0xdc60 <k_mul_few+0x1e40>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
+	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
+	LONG $0x2444894c; BYTE $0x58 // movq %r8, 0x58(%rsp)
+	WORD $0x46eb // jmp 0xddb2 <k_mul_few+0x1f92>
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	QUAD $0x0000009824bc8348; BYTE $0x00 // cmpq $0x0, 0x98(%rsp)
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0x02a9840f; WORD $0x0000 // je 0xe036 <k_mul_few+0x2216>
+	LONG $0x486cf162; WORD $0xdb58 // vaddps %zmm3, %zmm2, %zmm3
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0x487cf162; WORD $0xd328 // vmovaps %zmm3, %zmm2
+	QUAD $0x000000d824948b48 // movq 0xd8(%rsp), %rdx
+	WORD $0x3949; BYTE $0xd5 // cmpq %rdx, %r13
+	LONG $0xfeb78d0f; WORD $0xffff // jge 0xdc69 <k_mul_few+0x1e49>
+	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
+	WORD $0x294d; BYTE $0xec // subq %r13, %r12
+	LONG $0x00bd8d4d; WORD $0x0001; BYTE $0x00 // leaq 0x100(%r13), %r15
+	LONG $0x00fc8149; WORD $0x0001; BYTE $0x00 // cmpq $0x100, %r12 # imm = 0x100
+	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
+	QUAD $0x0000009824ac894c // movq %r13, 0x98(%rsp)
+	LONG $0x04658d4d // leaq 0x4(%r13), %r12
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	QUAD $0x0000008824b48b4c // movq 0x88(%rsp), %r14
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	QUAD $0x000000b8249c8b48 // movq 0xb8(%rsp), %rbx
+	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
+	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	QUAD $0x000000a824848b4c // movq 0xa8(%rsp), %r8
+	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
+	LONG $0x012d8f0f; WORD $0x0000 // jg 0xdf52 <k_mul_few+0x2132>
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	QUAD $0x0000009824a48b4c // movq 0x98(%rsp), %r12
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x246c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r13
+	LONG $0x107881c4; WORD $0xa55c; BYTE $0x00 // vmovups (%r13,%r12,4), %xmm3
+	LONG $0x107881c4; WORD $0xa32c // vmovups (%r11,%r12,4), %xmm5
+	LONG $0x1855a3c4; WORD $0xa62c; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%r12,4), %ymm5, %ymm5
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	QUAD $0x0100a55c186583c4 // vinsertf128 $0x1, (%r13,%r12,4), %ymm3, %ymm3
+	LONG $0x48e5f362; WORD $0xdd1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm5, %zmm3, %zmm3
+	LONG $0x1078a1c4; WORD $0xa22c // vmovups (%rdx,%r12,4), %xmm5
+	LONG $0x1078a1c4; WORD $0xa134 // vmovups (%rcx,%r12,4), %xmm6
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x0100a574184d83c4 // vinsertf128 $0x1, (%r13,%r12,4), %ymm6, %ymm6
+	LONG $0x185583c4; WORD $0xa02c; BYTE $0x01 // vinsertf128 $0x1, (%r8,%r12,4), %ymm5, %ymm5
+	LONG $0x48d5f362; WORD $0xee1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm5, %zmm5
+	LONG $0x107881c4; WORD $0xa134 // vmovups (%r9,%r12,4), %xmm6
+	LONG $0x246c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r13
+	QUAD $0x0100a574184d83c4 // vinsertf128 $0x1, (%r13,%r12,4), %ymm6, %ymm6
+	LONG $0x1078a1c4; WORD $0xa03c // vmovups (%rax,%r12,4), %xmm7
+	LONG $0x1845a3c4; WORD $0xa33c; BYTE $0x01 // vinsertf128 $0x1, (%rbx,%r12,4), %ymm7, %ymm7
+	LONG $0x48c5f362; WORD $0xf61a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm6, %zmm7, %zmm6
+	LONG $0x246c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r13
+	LONG $0x107881c4; WORD $0xa57c; BYTE $0x00 // vmovups (%r13,%r12,4), %xmm7
+	LONG $0x107801c4; WORD $0xa204 // vmovups (%r10,%r12,4), %xmm8
+	LONG $0x183d03c4; WORD $0xa604; BYTE $0x01 // vinsertf128 $0x1, (%r14,%r12,4), %ymm8, %ymm8
+	LONG $0x246c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r13
+	QUAD $0x0100a57c184583c4 // vinsertf128 $0x1, (%r13,%r12,4), %ymm7, %ymm7
+	LONG $0x48c5d362; WORD $0xf81a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm8, %zmm7, %zmm7
+	LONG $0x48647162; WORD $0xc514 // vunpcklps %zmm5, %zmm3, %zmm8 # zmm8 = zmm3[0],zmm5[0],zmm3[1],zmm5[1],zmm3[4],zmm5[4],zmm3[5],zmm5[5],zmm3[8],zmm5[8],zmm3[9],zmm5[9],zmm3[12],zmm5[12],zmm3[13],zmm5[13]
+	LONG $0x4864f162; WORD $0xed15 // vunpckhps %zmm5, %zmm3, %zmm5 # zmm5 = zmm3[2],zmm5[2],zmm3[3],zmm5[3],zmm3[6],zmm5[6],zmm3[7],zmm5[7],zmm3[10],zmm5[10],zmm3[11],zmm5[11],zmm3[14],zmm5[14],zmm3[15],zmm5[15]
+	LONG $0x484c7162; WORD $0xcf14 // vunpcklps %zmm7, %zmm6, %zmm9 # zmm9 = zmm6[0],zmm7[0],zmm6[1],zmm7[1],zmm6[4],zmm7[4],zmm6[5],zmm7[5],zmm6[8],zmm7[8],zmm6[9],zmm7[9],zmm6[12],zmm7[12],zmm6[13],zmm7[13]
+	LONG $0x484cf162; WORD $0xf715 // vunpckhps %zmm7, %zmm6, %zmm6 # zmm6 = zmm6[2],zmm7[2],zmm6[3],zmm7[3],zmm6[6],zmm7[6],zmm6[7],zmm7[7],zmm6[10],zmm7[10],zmm6[11],zmm7[11],zmm6[14],zmm7[14],zmm6[15],zmm7[15]
+	LONG $0x48bdd162; WORD $0xd914 // vunpcklpd %zmm9, %zmm8, %zmm3 # zmm3 = zmm8[0],zmm9[0],zmm8[2],zmm9[2],zmm8[4],zmm9[4],zmm8[6],zmm9[6]
+	LONG $0x48bdd162; WORD $0xf915 // vunpckhpd %zmm9, %zmm8, %zmm7 # zmm7 = zmm8[1],zmm9[1],zmm8[3],zmm9[3],zmm8[5],zmm9[5],zmm8[7],zmm9[7]
+	LONG $0x48d57162; WORD $0xc614 // vunpcklpd %zmm6, %zmm5, %zmm8 # zmm8 = zmm5[0],zmm6[0],zmm5[2],zmm6[2],zmm5[4],zmm6[4],zmm5[6],zmm6[6]
+	LONG $0x585db262; WORD $0x1c98; BYTE $0xa7 // vfmadd132ps (%rdi,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm3 * mem) + zmm4
+	QUAD $0x01a75cb85845b262 // vfmadd231ps 0x4(%rdi,%r12,4){1to16}, %zmm7, %zmm3 # zmm3 = (zmm7 * mem) + zmm3
+	QUAD $0x02a75cb8583db262 // vfmadd231ps 0x8(%rdi,%r12,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	LONG $0x48d5f162; WORD $0xe615 // vunpckhpd %zmm6, %zmm5, %zmm4 # zmm4 = zmm5[1],zmm6[1],zmm5[3],zmm6[3],zmm5[5],zmm6[5],zmm5[7],zmm6[7]
+	QUAD $0x03a75cb8585db262 // vfmadd231ps 0xc(%rdi,%r12,4){1to16}, %zmm4, %zmm3 # zmm3 = (zmm4 * mem) + zmm3
+	LONG $0x246c8d4d; BYTE $0x04 // leaq 0x4(%r12), %r13
+	LONG $0x08c48349 // addq $0x8, %r12
+	LONG $0x487cf162; WORD $0xe328 // vmovaps %zmm3, %zmm4
+	WORD $0x394d; BYTE $0xfc // cmpq %r15, %r12
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0xfeee8e0f; WORD $0xffff // jle 0xde40 <k_mul_few+0x2020>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xfe068d0f; WORD $0xffff // jge 0xdd70 <k_mul_few+0x1f50>
+	LONG $0xa9248d4e // leaq (%rcx,%r13,4), %r12
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	WORD $0x8949; BYTE $0xd6 // movq %rdx, %r14
+	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
+	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
+	LONG $0x8000b866 // movw $0x8000, %ax # imm = 0x8000
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x107aa1c4; WORD $0xa924 // vmovss (%rcx,%r13,4), %xmm4
+	LONG $0x215983c4; WORD $0xae24; BYTE $0x10 // vinsertps $0x10, (%r14,%r13,4), %xmm4, %xmm4 # xmm4 = xmm4[0],mem[0],xmm4[2,3]
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0x497dd262; WORD $0x2c93; BYTE $0x04 // vgatherqps (%r12,%zmm0), %ymm5 {%k1}
+	LONG $0x48f5f262; WORD $0xec7f // vpermt2pd %zmm4, %zmm1, %zmm5
+	LONG $0x0400be66 // movw $0x400, %si # imm = 0x400
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x497db262; WORD $0x2c18; BYTE $0xab // vbroadcastss (%rbx,%r13,4), %zmm5 {%k1}
+	LONG $0x0800be66 // movw $0x800, %si # imm = 0x800
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x497d9262; WORD $0x2c18; BYTE $0xaa // vbroadcastss (%r10,%r13,4), %zmm5 {%k1}
+	LONG $0x1000be66 // movw $0x1000, %si # imm = 0x1000
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x497db262; WORD $0x2c18; BYTE $0xaa // vbroadcastss (%rdx,%r13,4), %zmm5 {%k1}
+	LONG $0x2000be66 // movw $0x2000, %si # imm = 0x2000
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x497d9262; WORD $0x2c18; BYTE $0xa8 // vbroadcastss (%r8,%r13,4), %zmm5 {%k1}
+	LONG $0x4000be66 // movw $0x4000, %si # imm = 0x4000
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0x497d9262; WORD $0x2c18; BYTE $0xa9 // vbroadcastss (%r9,%r13,4), %zmm5 {%k1}
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497d9262; WORD $0x2c18; BYTE $0xab // vbroadcastss (%r11,%r13,4), %zmm5 {%k1}
+	LONG $0x5855b262; WORD $0x1cb8; BYTE $0xaf // vfmadd231ps (%rdi,%r13,4){1to16}, %zmm5, %zmm3 # zmm3 = (zmm5 * mem) + zmm3
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x04c48349 // addq $0x4, %r12
+	WORD $0x394d; BYTE $0xfd // cmpq %r15, %r13
+	LONG $0xff718c0f; WORD $0xffff // jl 0xdf90 <k_mul_few+0x2170>
+	QUAD $0x0000009824bc8348; BYTE $0x00 // cmpq $0x0, 0x98(%rsp)
+	QUAD $0x00000088249c894c // movq %r11, 0x88(%rsp)
+	LONG $0xfd57850f; WORD $0xffff // jne 0xdd8d <k_mul_few+0x1f6d>
+	QUAD $0x000000a024bc8b4c // movq 0xa0(%rsp), %r15
+	LONG $0x487f8349; BYTE $0x00 // cmpq $0x0, 0x48(%r15)
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
+	LONG $0xfd4a840f; WORD $0xffff // je 0xdd9b <k_mul_few+0x1f7b>
+	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x82 // vaddps (%rdx,%rax,4), %zmm3, %zmm3
+	LONG $0xfffd2ee9; BYTE $0xff // jmp 0xdd9b <k_mul_few+0x1f7b>
+	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
+	LONG $0x284f8b48 // movq 0x28(%rdi), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x49248d4c // leaq (%rcx,%rcx,2), %r12
+	LONG $0x89048d48 // leaq (%rcx,%rcx,4), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0xc9048d4c // leaq (%rcx,%rcx,8), %r8
+	LONG $0x34d16b4c // imulq $0x34, %rcx, %r10
+	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
+	LONG $0x38d96b4c // imulq $0x38, %rcx, %r11
+	LONG $0x2cf16b4c // imulq $0x2c, %rcx, %r14
+	LONG $0x3cf96b48 // imulq $0x3c, %rcx, %rdi
+	LONG $0x48fdf262; WORD $0xc17c // vpbroadcastq %rcx, %zmm0
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	LONG $0x8a2c8d4c // leaq (%rdx,%rcx,4), %r13
+	LONG $0xca048d48 // leaq (%rdx,%rcx,8), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	LONG $0x05e1c149 // shlq $0x5, %r9
+	LONG $0xe23c8d4a // leaq (%rdx,%r12,8), %rdi
+	LONG $0x247c8948; BYTE $0x78 // movq %rdi, 0x78(%rsp)
+	LONG $0xa23c8d4a // leaq (%rdx,%r12,4), %rdi
+	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	QUAD $0x09ca054048fdf262; WORD $0x0000 // vpmullq 0x9ca(%rip), %zmm0, %zmm0 # 0xeac0 <k_mul_few+0x2ca0>
+	LONG $0x04e7c148 // shlq $0x4, %rdi
+	LONG $0x06e7c149 // shlq $0x6, %r15
+	QUAD $0x000000f824bc894c // movq %r15, 0xf8(%rsp)
+	WORD $0x0148; BYTE $0xd0 // addq %rdx, %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
+	LONG $0x823c8d4a // leaq (%rdx,%r8,4), %rdi
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	LONG $0x823c8d48 // leaq (%rdx,%rax,4), %rdi
+	QUAD $0x000000b824bc8948 // movq %rdi, 0xb8(%rsp)
+	LONG $0xc2048d48 // leaq (%rdx,%rax,8), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	LONG $0x08438b4c // movq 0x8(%rbx), %r8
+	LONG $0x20438b48 // movq 0x20(%rbx), %rax
+	LONG $0x803c8d4d // leaq (%r8,%rax,4), %r15
+	LONG $0x0cc78349 // addq $0xc, %r15
+	LONG $0xc06c8d4d; BYTE $0x0c // leaq 0xc(%r8,%rax,8), %r13
+	QUAD $0x098b0d2848fdf162; WORD $0x0000 // vmovapd 0x98b(%rip), %zmm1 # 0xeb00 <k_mul_few+0x2ce0>
+	WORD $0x8b48; BYTE $0x03 // movq (%rbx), %rax
+	QUAD $0x0000015024848948 // movq %rax, 0x150(%rsp)
+	LONG $0x40438b48 // movq 0x40(%rbx), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x18438b48 // movq 0x18(%rbx), %rax
+	QUAD $0x0000014824848948 // movq %rax, 0x148(%rsp)
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	WORD $0x894d; BYTE $0xca // movq %r9, %r10
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x0000dce9; BYTE $0x00 // jmp 0xe295 <k_mul_few+0x2475>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
+	QUAD $0x0000014824948b48 // movq 0x148(%rsp), %rdx
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x91 // vmovups %zmm3, (%rcx,%rdx,4)
+	LONG $0x91048d48 // leaq (%rcx,%rdx,4), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x90 // vmovups %zmm2, (%rax,%rdx,4)
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	LONG $0x10c08348 // addq $0x10, %rax
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	QUAD $0x000000f824948b48 // movq 0xf8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
+	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x0149; BYTE $0xd1 // addq %rdx, %r9
+	QUAD $0x0000008824948b4c // movq 0x88(%rsp), %r10
+	WORD $0x0149; BYTE $0xd2 // addq %rdx, %r10
+	QUAD $0x0000009024940148 // addq %rdx, 0x90(%rsp)
+	WORD $0x0149; BYTE $0xd4 // addq %rdx, %r12
+	QUAD $0x000000b824940148 // addq %rdx, 0xb8(%rsp)
+	QUAD $0x000000d824940148 // addq %rdx, 0xd8(%rsp)
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
+	LONG $0x245c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbx
+	WORD $0x0148; BYTE $0xd3 // addq %rdx, %rbx
+	LONG $0x24540148; BYTE $0x78 // addq %rdx, 0x78(%rsp)
+	QUAD $0x0000008024940148 // addq %rdx, 0x80(%rsp)
+	WORD $0x0149; BYTE $0xd3 // addq %rdx, %r11
+	QUAD $0x000000a824940148 // addq %rdx, 0xa8(%rsp)
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	WORD $0x0149; BYTE $0xd6 // addq %rdx, %r14
+	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
+	QUAD $0x000000e024948b48 // movq 0xe0(%rsp), %rdx
+	LONG $0x24448948; BYTE $0x40 // movq %rax, 0x40(%rsp)
+	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	LONG $0xe7db8f0f; WORD $0xffff // jg 0xca70 <k_mul_few+0xc50>
+	LONG $0x245c8948; BYTE $0x70 // movq %rbx, 0x70(%rsp)
+	QUAD $0x000000882494894c // movq %r10, 0x88(%rsp)
+	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
+	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
+	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	QUAD $0x0000015024848b48 // movq 0x150(%rsp), %rax
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0xfedf8e0f; WORD $0xffff // jle 0xe1c0 <k_mul_few+0x23a0>
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x18408b48 // movq 0x18(%rax), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x0000000085048d48 // leaq (,%rax,4), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
+	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
+	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
+	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	QUAD $0x000000c824a4894c // movq %r12, 0xc8(%rsp)
+	LONG $0x2454894c; BYTE $0x38 // movq %r10, 0x38(%rsp)
+	LONG $0x245c894c; BYTE $0x48 // movq %r11, 0x48(%rsp)
+	LONG $0x2474894c; BYTE $0x60 // movq %r14, 0x60(%rsp)
+	WORD $0x4aeb // jmp 0xe38a <k_mul_few+0x256a>
+	LONG $0x4844f162; WORD $0xe458 // vaddps %zmm4, %zmm7, %zmm4
+	LONG $0x484cf162; WORD $0xdb58 // vaddps %zmm3, %zmm6, %zmm3
+	LONG $0x4854f162; WORD $0xd258 // vaddps %zmm2, %zmm5, %zmm2
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	QUAD $0x000000d0248c0348 // addq 0xd0(%rsp), %rcx
+	LONG $0x487cf162; WORD $0xea28 // vmovaps %zmm2, %zmm5
+	LONG $0x487cf162; WORD $0xf328 // vmovaps %zmm3, %zmm6
+	LONG $0x487cf162; WORD $0xfc28 // vmovaps %zmm4, %zmm7
+	WORD $0x3948; BYTE $0xfa // cmpq %rdi, %rdx
+	LONG $0xfe478d0f; WORD $0xffff // jge 0xe1d1 <k_mul_few+0x23b1>
+	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x009a8d48; WORD $0x0001; BYTE $0x00 // leaq 0x100(%rdx), %rbx
+	LONG $0x01003d48; WORD $0x0000 // cmpq $0x100, %rax # imm = 0x100
+	LONG $0xdf4c0f48 // cmovlq %rdi, %rbx
+	LONG $0x24548948; BYTE $0x40 // movq %rdx, 0x40(%rsp)
+	LONG $0x04428d48 // leaq 0x4(%rdx), %rax
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8949; BYTE $0xf2 // movq %rsi, %r10
+	LONG $0x245c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r11
+	QUAD $0x000000a8248c8b48 // movq 0xa8(%rsp), %rcx
+	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
+	QUAD $0x000000d824b48b4c // movq 0xd8(%rsp), %r14
+	QUAD $0x000000b824b48b48 // movq 0xb8(%rsp), %rsi
+	QUAD $0x00000080248c8b4c // movq 0x80(%rsp), %r9
+	LONG $0x015b8f0f; WORD $0x0000 // jg 0xe54f <k_mul_few+0x272f>
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	LONG $0x041078c5; BYTE $0x82 // vmovups (%rdx,%rax,4), %xmm8
+	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
+	LONG $0x0c1078c5; BYTE $0x82 // vmovups (%rdx,%rax,4), %xmm9
+	LONG $0x183563c4; WORD $0x870c; BYTE $0x01 // vinsertf128 $0x1, (%rdi,%rax,4), %ymm9, %ymm9
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x183d63c4; WORD $0x8204; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rax,4), %ymm8, %ymm8
+	LONG $0x107841c4; WORD $0x8414 // vmovups (%r12,%rax,4), %xmm10
+	LONG $0x107841c4; WORD $0x861c // vmovups (%r14,%rax,4), %xmm11
+	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
+	LONG $0x182563c4; WORD $0x821c; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rax,4), %ymm11, %ymm11
+	LONG $0x182d63c4; WORD $0x8614; BYTE $0x01 // vinsertf128 $0x1, (%rsi,%rax,4), %ymm10, %ymm10
+	LONG $0x48bd5362; WORD $0xc11a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm9, %zmm8, %zmm8
+	LONG $0x48ad5362; WORD $0xcb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm10, %zmm9
+	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
+	LONG $0x141078c5; BYTE $0x82 // vmovups (%rdx,%rax,4), %xmm10
+	LONG $0x107841c4; WORD $0x811c // vmovups (%r9,%rax,4), %xmm11
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x182563c4; WORD $0x821c; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rax,4), %ymm11, %ymm11
+	LONG $0x182d43c4; WORD $0x8314; BYTE $0x01 // vinsertf128 $0x1, (%r11,%rax,4), %ymm10, %ymm10
+	LONG $0x48ad5362; WORD $0xd31a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm10, %zmm10
+	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
+	LONG $0x1c1078c5; BYTE $0x82 // vmovups (%rdx,%rax,4), %xmm11
+	LONG $0x182543c4; WORD $0x821c; BYTE $0x01 // vinsertf128 $0x1, (%r10,%rax,4), %ymm11, %ymm11
+	LONG $0x241078c5; BYTE $0x81 // vmovups (%rcx,%rax,4), %xmm12
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x181d63c4; WORD $0x8224; BYTE $0x01 // vinsertf128 $0x1, (%rdx,%rax,4), %ymm12, %ymm12
+	LONG $0x489d5362; WORD $0xdb1a; BYTE $0x01 // vinsertf64x4 $0x1, %ymm11, %zmm12, %zmm11
+	LONG $0x483c5162; WORD $0xe114 // vunpcklps %zmm9, %zmm8, %zmm12 # zmm12 = zmm8[0],zmm9[0],zmm8[1],zmm9[1],zmm8[4],zmm9[4],zmm8[5],zmm9[5],zmm8[8],zmm9[8],zmm8[9],zmm9[9],zmm8[12],zmm9[12],zmm8[13],zmm9[13]
+	LONG $0x483c5162; WORD $0xc115 // vunpckhps %zmm9, %zmm8, %zmm8 # zmm8 = zmm8[2],zmm9[2],zmm8[3],zmm9[3],zmm8[6],zmm9[6],zmm8[7],zmm9[7],zmm8[10],zmm9[10],zmm8[11],zmm9[11],zmm8[14],zmm9[14],zmm8[15],zmm9[15]
+	LONG $0x482c5162; WORD $0xcb14 // vunpcklps %zmm11, %zmm10, %zmm9 # zmm9 = zmm10[0],zmm11[0],zmm10[1],zmm11[1],zmm10[4],zmm11[4],zmm10[5],zmm11[5],zmm10[8],zmm11[8],zmm10[9],zmm11[9],zmm10[12],zmm11[12],zmm10[13],zmm11[13]
+	LONG $0x482c5162; WORD $0xd315 // vunpckhps %zmm11, %zmm10, %zmm10 # zmm10 = zmm10[2],zmm11[2],zmm10[3],zmm11[3],zmm10[6],zmm11[6],zmm10[7],zmm11[7],zmm10[10],zmm11[10],zmm10[11],zmm11[11],zmm10[14],zmm11[14],zmm10[15],zmm11[15]
+	LONG $0x489d5162; WORD $0xd914 // vunpcklpd %zmm9, %zmm12, %zmm11 # zmm11 = zmm12[0],zmm9[0],zmm12[2],zmm9[2],zmm12[4],zmm9[4],zmm12[6],zmm9[6]
+	LONG $0x489d5162; WORD $0xc915 // vunpckhpd %zmm9, %zmm12, %zmm9 # zmm9 = zmm12[1],zmm9[1],zmm12[3],zmm9[3],zmm12[5],zmm9[5],zmm12[7],zmm9[7]
+	LONG $0x48bd5162; WORD $0xe214 // vunpcklpd %zmm10, %zmm8, %zmm12 # zmm12 = zmm8[0],zmm10[0],zmm8[2],zmm10[2],zmm8[4],zmm10[4],zmm8[6],zmm10[6]
+	LONG $0x48bd5162; WORD $0xc215 // vunpckhpd %zmm10, %zmm8, %zmm8 # zmm8 = zmm8[1],zmm10[1],zmm8[3],zmm10[3],zmm8[5],zmm10[5],zmm8[7],zmm10[7]
+	LONG $0x5825d262; WORD $0x24b8; BYTE $0x80 // vfmadd231ps (%r8,%rax,4){1to16}, %zmm11, %zmm4 # zmm4 = (zmm11 * mem) + zmm4
+	QUAD $0xfd875cb85825d262 // vfmadd231ps -0xc(%r15,%rax,4){1to16}, %zmm11, %zmm3 # zmm3 = (zmm11 * mem) + zmm3
+	QUAD $0xfd8554b85825d262 // vfmadd231ps -0xc(%r13,%rax,4){1to16}, %zmm11, %zmm2 # zmm2 = (zmm11 * mem) + zmm2
+	QUAD $0x018064b85835d262 // vfmadd231ps 0x4(%r8,%rax,4){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	QUAD $0xfe875cb85835d262 // vfmadd231ps -0x8(%r15,%rax,4){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0xfe8554b85835d262 // vfmadd231ps -0x8(%r13,%rax,4){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	QUAD $0x028064b8581dd262 // vfmadd231ps 0x8(%r8,%rax,4){1to16}, %zmm12, %zmm4 # zmm4 = (zmm12 * mem) + zmm4
+	QUAD $0xff875cb8581dd262 // vfmadd231ps -0x4(%r15,%rax,4){1to16}, %zmm12, %zmm3 # zmm3 = (zmm12 * mem) + zmm3
+	QUAD $0xff8554b8581dd262 // vfmadd231ps -0x4(%r13,%rax,4){1to16}, %zmm12, %zmm2 # zmm2 = (zmm12 * mem) + zmm2
+	QUAD $0x038064b8583dd262 // vfmadd231ps 0xc(%r8,%rax,4){1to16}, %zmm8, %zmm4 # zmm4 = (zmm8 * mem) + zmm4
+	LONG $0x583dd262; WORD $0x1cb8; BYTE $0x87 // vfmadd231ps (%r15,%rax,4){1to16}, %zmm8, %zmm3 # zmm3 = (zmm8 * mem) + zmm3
+	QUAD $0x008554b8583dd262 // vfmadd231ps (%r13,%rax,4){1to16}, %zmm8, %zmm2 # zmm2 = (zmm8 * mem) + zmm2
+	LONG $0x04508d48 // leaq 0x4(%rax), %rdx
+	LONG $0x08c08348 // addq $0x8, %rax
+	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0xfeb18e0f; WORD $0xffff // jle 0xe400 <k_mul_few+0x25e0>
+	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0x00fe8d0f; WORD $0x0000 // jge 0xe660 <k_mul_few+0x2840>
+	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
+	LONG $0x97048d48 // leaq (%rdi,%rdx,4), %rax
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
+	QUAD $0x00000090248c8b4c // movq 0x90(%rsp), %r9
+	QUAD $0x0000008024948b4c // movq 0x80(%rsp), %r10
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x04107ac5; BYTE $0x97 // vmovss (%rdi,%rdx,4), %xmm8
+	LONG $0x213943c4; WORD $0x9604; BYTE $0x10 // vinsertps $0x10, (%r14,%rdx,4), %xmm8, %xmm8 # xmm8 = xmm8[0],mem[0],xmm8[2,3]
+	LONG $0xc846fcc5 // kxnorw %k0, %k0, %k1
+	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
+	LONG $0x497d7262; WORD $0x0c93; BYTE $0x00 // vgatherqps (%rax,%zmm0), %ymm9 {%k1}
+	LONG $0x48f55262; WORD $0xc87f // vpermt2pd %zmm8, %zmm1, %zmm9
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
+	WORD $0x8949; BYTE $0xdf // movq %rbx, %r15
+	WORD $0x894c; BYTE $0xc3 // movq %r8, %rbx
+	LONG $0x00b84166; BYTE $0x04 // movw $0x400, %r8w # imm = 0x400
+	LONG $0x927bc1c4; BYTE $0xc8 // kmovd %r8d, %k1
+	WORD $0x8949; BYTE $0xd8 // movq %rbx, %r8
+	WORD $0x894c; BYTE $0xfb // movq %r15, %rbx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x497d5262; WORD $0x0c18; BYTE $0x92 // vbroadcastss (%r10,%rdx,4), %zmm9 {%k1}
+	LONG $0x00bc4166; BYTE $0x08 // movw $0x800, %r12w # imm = 0x800
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	LONG $0x497d5262; WORD $0x0c18; BYTE $0x93 // vbroadcastss (%r11,%rdx,4), %zmm9 {%k1}
+	LONG $0x00bc4166; BYTE $0x10 // movw $0x1000, %r12w # imm = 0x1000
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	LONG $0x497d5262; WORD $0x0c18; BYTE $0x91 // vbroadcastss (%r9,%rdx,4), %zmm9 {%k1}
+	LONG $0x00bc4166; BYTE $0x20 // movw $0x2000, %r12w # imm = 0x2000
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
+	LONG $0x497d5262; WORD $0x0c18; BYTE $0x94 // vbroadcastss (%r12,%rdx,4), %zmm9 {%k1}
+	LONG $0x00bc4166; BYTE $0x40 // movw $0x4000, %r12w # imm = 0x4000
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	LONG $0x497d7262; WORD $0x0c18; BYTE $0x91 // vbroadcastss (%rcx,%rdx,4), %zmm9 {%k1}
+	LONG $0x00bc4166; BYTE $0x80 // movw $0x8000, %r12w # imm = 0x8000
+	LONG $0x927bc1c4; BYTE $0xcc // kmovd %r12d, %k1
+	LONG $0x497d7262; WORD $0x0c18; BYTE $0x96 // vbroadcastss (%rsi,%rdx,4), %zmm9 {%k1}
+	LONG $0x5835d262; WORD $0x24b8; BYTE $0x90 // vfmadd231ps (%r8,%rdx,4){1to16}, %zmm9, %zmm4 # zmm4 = (zmm9 * mem) + zmm4
+	QUAD $0xfd975cb85835d262 // vfmadd231ps -0xc(%r15,%rdx,4){1to16}, %zmm9, %zmm3 # zmm3 = (zmm9 * mem) + zmm3
+	QUAD $0xfd9554b85835d262 // vfmadd231ps -0xc(%r13,%rdx,4){1to16}, %zmm9, %zmm2 # zmm2 = (zmm9 * mem) + zmm2
+	WORD $0xff48; BYTE $0xc2 // incq %rdx
+	LONG $0x04c08348 // addq $0x4, %rax
+	WORD $0x3948; BYTE $0xda // cmpq %rbx, %rdx
+	LONG $0xff348c0f; WORD $0xffff // jl 0xe590 <k_mul_few+0x2770>
+	WORD $0x0deb // jmp 0xe66b <k_mul_few+0x284b>
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	QUAD $0x000000c824b48b4c // movq 0xc8(%rsp), %r14
+	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
+	WORD $0x894d; BYTE $0xf4 // movq %r14, %r12
+	WORD $0x894d; BYTE $0xde // movq %r11, %r14
+	WORD $0x8949; BYTE $0xcb // movq %rcx, %r11
+	LONG $0x247c8348; WORD $0x0040 // cmpq $0x0, 0x40(%rsp)
+	LONG $0xfcbb850f; WORD $0xffff // jne 0xe340 <k_mul_few+0x2520>
+	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
+	LONG $0x48788348; BYTE $0x00 // cmpq $0x0, 0x48(%rax)
+	QUAD $0x000000b024bc8b48 // movq 0xb0(%rsp), %rdi
+	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
+	WORD $0x2d74 // je 0xe6ce <k_mul_few+0x28ae>
+	LONG $0x485cf162; WORD $0x2158 // vaddps (%rcx), %zmm4, %zmm4
+	QUAD $0x000000e8248c8b4c // movq 0xe8(%rsp), %r9
+	LONG $0x89048d4a // leaq (%rcx,%r9,4), %rax
+	LONG $0x4864b162; WORD $0x1c58; BYTE $0x89 // vaddps (%rcx,%r9,4), %zmm3, %zmm3
+	LONG $0x881c8d4a // leaq (%rax,%r9,4), %rbx
+	LONG $0x486cb162; WORD $0x1458; BYTE $0x88 // vaddps (%rax,%r9,4), %zmm2, %zmm2
+	LONG $0x8b0c8d4a // leaq (%rbx,%r9,4), %rcx
+	LONG $0xfffc99e9; BYTE $0xff // jmp 0xe367 <k_mul_few+0x2547>
+	QUAD $0x000000c0248c0348 // addq 0xc0(%rsp), %rcx
+	LONG $0xfffc8ce9; BYTE $0xff // jmp 0xe367 <k_mul_few+0x2547>
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	WORD $0x2deb // jmp 0xe70f <k_mul_few+0x28ef>
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	WORD $0x56eb // jmp 0xe742 <k_mul_few+0x2922>
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x0000ace9; BYTE $0x00 // jmp 0xe7a2 <k_mul_few+0x2982>
+	LONG $0x18528b48 // movq 0x18(%rdx), %rdx
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x497cf162; WORD $0x0711 // vmovups %zmm0, (%rdi) {%k1}
+	LONG $0x497cf162; WORD $0x1411; BYTE $0x97 // vmovups %zmm2, (%rdi,%rdx,4) {%k1}
+	LONG $0x000099e9; BYTE $0x00 // jmp 0xe7ba <k_mul_few+0x299a>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0x18508b49 // movq 0x18(%r8), %rdx
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
+	LONG $0x92048d49 // leaq (%r10,%rdx,4), %rax
+	LONG $0x497cd162; WORD $0x1411; BYTE $0x92 // vmovups %zmm2, (%r10,%rdx,4) {%k1}
+	LONG $0x900c8d48 // leaq (%rax,%rdx,4), %rcx
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x90 // vmovups %zmm1, (%rax,%rdx,4) {%k1}
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x91 // vmovups %zmm0, (%rcx,%rdx,4) {%k1}
+	WORD $0x53eb // jmp 0xe7ba <k_mul_few+0x299a>
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	WORD $0x35eb // jmp 0xe7ba <k_mul_few+0x299a>
+	LONG $0x18578b48 // movq 0x18(%rdi), %rdx
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
+	LONG $0x92048d49 // leaq (%r10,%rdx,4), %rax
+	LONG $0x497cd162; WORD $0x0c11; BYTE $0x92 // vmovups %zmm1, (%r10,%rdx,4) {%k1}
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x90 // vmovups %zmm0, (%rax,%rdx,4) {%k1}
+	LONG $0xd8658d48 // leaq -0x28(%rbp), %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -7697,12 +12183,366 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	QUAD $0x00000000000000cc; BYTE $0x00 // int3
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0030 // xorb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x60 // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00009000; WORD $0xc000 // addb %dl, -0x40000000(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xf000 // addb %dh, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x5000; BYTE $0x01 // addb %dl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0180; BYTE $0x00 // addb $0x0, (%rcx)
+	LONG $0x0001b000; WORD $0xe000 // addb %dh, -0x1fffffff(%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x4000; BYTE $0x02 // addb %al, 0x2(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0270 // jo 0xe838 <k_mul_few+0x2a18>
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x000002d0000002a0; BYTE $0x08 // movabsb 0x8000002d0000002, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3800 // addb %bh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x6800; BYTE $0x00 // addb %ch, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x98 // cwtl
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xc800 // addb %cl, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xf800 // addb %bh, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x5800; BYTE $0x01 // addb %bl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0188 // movb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x000001b8; BYTE $0xe8 // movl $0xe8000001, %eax # imm = 0xE8000001
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x1800 // addb %bl, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x4800; BYTE $0x02 // addb %cl, 0x2(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0278 // js 0xe878 <k_mul_few+0x2a58>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x02a8 // testb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x02d8 // fadds (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x003c // cmpb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00009c00; WORD $0xcc00; BYTE $0x00 // addb %bl, 0xcc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xfc // cld
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2c00; BYTE $0x01 // addb %ch, (%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x5c // popq %rsp
+	WORD $0x0001 // addl %eax, (%rax)
+	LONG $0x00018c00; WORD $0xbc00; BYTE $0x01 // addb %cl, 0x1bc0000(%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xec // inb %dx, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x1c00; BYTE $0x02 // addb %bl, (%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x024c; BYTE $0x00 // addb (%rax), %r8b
+	LONG $0x00027c00 // addb %bh, (%rdx,%rax)
+	LONG $0x0002ac00; WORD $0xdc00; BYTE $0x02 // addb %ch, 0x2dc0000(%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0040; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x7000; BYTE $0x00 // addb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x000000d0000000a0; BYTE $0x00 // movabsb 0xd0000000, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x3000 // addb %dh, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x6000; BYTE $0x01 // addb %ah, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x90 // nop
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0xc000 // addb %al, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0xf000 // addb %dh, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x5000; BYTE $0x02 // addb %dl, 0x2(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0280; BYTE $0x00 // addb $0x0, (%rdx)
+	LONG $0x0002b000; WORD $0xe000 // addb %dh, -0x1ffffffe(%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x1400; BYTE $0x00 // addb %dl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0044; BYTE $0x00 // addb %r8b, (%rax)
+	LONG $0x00007400 // addb %dh, (%rax,%rax)
+	LONG $0x0000a400; WORD $0xd400; BYTE $0x00 // addb %ah, 0xd40000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0104 // addb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0134 // xorb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0164; BYTE $0x00 // addl %eax, %fs:(%rax)
+	LONG $0x00019400; WORD $0xc400; BYTE $0x01 // addb %dl, 0x1c40000(%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xf4 // hlt
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x2400; BYTE $0x02 // addb %ah, (%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x54 // pushq %rsp
+	WORD $0x0002 // addb (%rax), %al
+	LONG $0x00028400; WORD $0xb400; BYTE $0x02 // addb %al, 0x2b40000(%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x02e4 // inb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0018 // sbbb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0048; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x7800; BYTE $0x00 // addb %bh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00a8 // testb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00d8 // fadds (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0108 // orb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0138 // cmpb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000168; BYTE $0x98 // pushq $-0x67ffffff # imm = 0x98000001
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0xc800 // addb %cl, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0xf800 // addb %bh, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x5800; BYTE $0x02 // addb %bl, 0x2(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0288 // movb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x000002b8; BYTE $0xe8 // movl $0xe8000002, %eax # imm = 0xE8000002
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x1c00; BYTE $0x00 // addb %bl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x004c; BYTE $0x00 // addb %r8b, (%rax)
+	LONG $0x00007c00 // addb %bh, (%rax,%rax)
+	LONG $0x0000ac00; WORD $0xdc00; BYTE $0x00 // addb %ch, 0xdc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x010c // orb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x013c // cmpb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x0001 // addl %eax, (%rax)
+	LONG $0x00019c00; WORD $0xcc00; BYTE $0x01 // addb %bl, 0x1cc0000(%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xfc // cld
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x2c00; BYTE $0x02 // addb %ch, (%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x5c // popq %rsp
+	WORD $0x0002 // addb (%rax), %al
+	LONG $0x00028c00; WORD $0xbc00; BYTE $0x02 // addb %cl, 0x2bc0000(%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xec // inb %dx, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x5000; BYTE $0x00 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0080; BYTE $0x00 // addb $0x0, (%rax)
+	LONG $0x0000b000; WORD $0xe000 // addb %dh, -0x20000000(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x4000; BYTE $0x01 // addb %al, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0170 // jo 0xe9df <k_mul_few+0x2bbf>
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x000001d0000001a0; BYTE $0x00 // movabsb 0x1d0000001, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x3000 // addb %dh, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x6000; BYTE $0x02 // addb %ah, 0x2(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x90 // nop
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0xc000 // addb %al, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0xf000 // addb %dh, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x2400; BYTE $0x00 // addb %ah, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x54 // pushq %rsp
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008400; WORD $0xb400; BYTE $0x00 // addb %al, 0xb40000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00e4 // inb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0114 // adcb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0144; BYTE $0x00 // addl %r8d, (%rax)
+	LONG $0x00017400 // addb %dh, (%rcx,%rax)
+	LONG $0x0001a400; WORD $0xd400; BYTE $0x01 // addb %ah, 0x1d40000(%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0204 // addb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0234 // xorb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0264; BYTE $0x00 // addb %fs:(%rax), %al
+	LONG $0x00029400; WORD $0xc400; BYTE $0x02 // addb %dl, 0x2c40000(%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xf4 // hlt
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x5800; BYTE $0x00 // addb %bl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0088 // movb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x000000b8; BYTE $0xe8 // movl $0xe8000000, %eax # imm = 0xE8000000
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1800 // addb %bl, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x4800; BYTE $0x01 // addb %cl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0178 // js 0xea5f <k_mul_few+0x2c3f>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x01a8 // testb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x01d8 // fadds (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0208 // orb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0238 // cmpb %al, (%rdx)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000268; BYTE $0x98 // pushq $-0x67fffffe # imm = 0x98000002
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0xc800 // addb %cl, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0xf800 // addb %bh, %al
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x2c00; BYTE $0x00 // addb %ch, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x5c // popq %rsp
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008c00; WORD $0xbc00; BYTE $0x00 // addb %cl, 0xbc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xec // inb %dx, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1c00; BYTE $0x01 // addb %bl, (%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x014c; BYTE $0x00 // addq %r8, (%rax)
+	LONG $0x00017c00 // addb %bh, (%rcx,%rax)
+	LONG $0x0001ac00; WORD $0xdc00; BYTE $0x01 // addb %ch, 0x1dc0000(%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x020c // orb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x023c // cmpb $0x2, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x0002 // addb (%rax), %al
+	LONG $0x00029c00; WORD $0xcc00; BYTE $0x02 // addb %bl, 0x2cc0000(%rdx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xfc // cld
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0800 // addb %cl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0010 // adcb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0014 // adcb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0018 // sbbb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x001c // sbbb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0020 // andb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0024 // andb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000008; LONG $0x00000000; WORD $0x0000 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0002 // addb (%rax), %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000003; LONG $0x00000000; WORD $0x0000; BYTE $0x00 // addl (%rax), %eax
+	BYTE $0x00
+	QUAD $0x0000000000000000
+	LONG $0x00000000; WORD $0x0000
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x001c // sbbb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x004c; BYTE $0x00 // addb %r8b, (%rax)
+	LONG $0x00007c00 // addb %bh, (%rax,%rax)
+	LONG $0x0000ac00; WORD $0xdc00; BYTE $0x00 // addb %ch, 0xdc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x010c // orb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x013c // cmpb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x2400; BYTE $0x00 // addb %ah, (%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x54 // pushq %rsp
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008400; WORD $0xb400; BYTE $0x00 // addb %al, 0xb40000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00e4 // inb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0114 // adcb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0144; BYTE $0x00 // addl %r8d, (%rax)
+	LONG $0x00017400 // addb %dh, (%rcx,%rax)
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x5800; BYTE $0x00 // addb %bl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0088 // movb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x000000b8; BYTE $0xe8 // movl $0xe8000000, %eax # imm = 0xE8000000
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1800 // addb %bl, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x4800; BYTE $0x01 // addb %cl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x0000000000000178; WORD $0x0000 // js 0xeb9f <k_mul_few+0x2d7f>
+	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0004 // addb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -7713,6 +12553,36 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x00000005; BYTE $0x00 // addl $0x0, %eax
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3000 // addb %dh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x6000; BYTE $0x00 // addb %ah, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x90 // nop
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xc000 // addb %al, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xf000 // addb %dh, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x5000; BYTE $0x01 // addb %dl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x000c // orb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x003c // cmpb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x6c // insb %dx, %es:(%rdi)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00009c00; WORD $0xcc00; BYTE $0x00 // addb %bl, 0xcc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xfc // cld
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2c00; BYTE $0x01 // addb %ch, (%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x5c // popq %rsp
+	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0200 // addb %al, (%rdx)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -7729,4 +12599,79 @@ TEXT ·panelAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x4000; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0070 // jo 0xec2a <k_mul_few+0x2e0a>
+	WORD $0x0000 // addb %al, (%rax)
+	QUAD $0x000000d0000000a0; BYTE $0x00 // movabsb 0xd0000000, %al
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x3000 // addb %dh, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x6000; BYTE $0x01 // addb %ah, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0008 // orb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0038 // cmpb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000068; BYTE $0x98 // pushq $-0x68000000 # imm = 0x98000000
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xc800 // addb %cl, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0xf800 // addb %bh, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x2800 // addb %ch, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x5800; BYTE $0x01 // addb %bl, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x002c // subb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0x5c // popq %rsp
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00008c00; WORD $0xbc00; BYTE $0x00 // addb %cl, 0xbc0000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	BYTE $0xec // inb %dx, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1c00; BYTE $0x01 // addb %bl, (%rcx,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x014c; BYTE $0x00 // addq %r8, (%rax)
+	LONG $0x00017c00 // addb %bh, (%rcx,%rax)
+	WORD $0x2000 // addb %ah, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x5000; BYTE $0x00 // addb %dl, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0080; BYTE $0x00 // addb $0x0, (%rax)
+	LONG $0x0000b000; WORD $0xe000 // addb %dh, -0x20000000(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1000 // addb %dl, (%rax)
+	WORD $0x0001 // addl %eax, (%rax)
+	WORD $0x4000; BYTE $0x01 // addb %al, 0x1(%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0170 // jo 0xec9f <k_mul_few+0x2e7f>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0018 // sbbb %al, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0048; BYTE $0x00 // addb %al, (%rax)
+	WORD $0x7800; BYTE $0x00 // addb %bh, (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00a8 // testb $0x0, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x00d8 // fadds (%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0108 // orb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0138 // cmpb %al, (%rcx)
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00000168; BYTE $0x14 // pushq $0x14000001 # imm = 0x14000001
+	WORD $0x0000 // addb %al, (%rax)
+	LONG $0x00004400 // addb %al, (%rax,%rax)
+	LONG $0x00007400 // addb %dh, (%rax,%rax)
+	LONG $0x0000a400; WORD $0xd400; BYTE $0x00 // addb %ah, 0xd40000(%rax,%rax)
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0104 // addb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0134 // xorb $0x1, %al
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x0164; BYTE $0x00 // addl %eax, %fs:(%rax)
 	BYTE $0x00 // <unknown>

@@ -14,7 +14,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// panel_shape
-	WORD $0x1003cc08 // adr x8, 0x7980 <k_pack_cols_64+0x298>
+	WORD $0x10048808 // adr x8, 0x9100 <k_mul_few+0x1424>
 	WORD $0x3dc00100 // ldr q0, [x8]
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xf9000808 // str x8, [x0, #0x10]
@@ -24,7 +24,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// mul_panels
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5401fbeb // b.lt 0x3f9c <k_mul_panels+0x3f84>
+	WORD $0x540202cb // b.lt 0x4078 <k_mul_panels+0x4060>
 	WORD $0xd102c3ff // sub sp, sp, #0xb0
 	WORD $0xa940ac0a // ldp x10, x11, [x0, #0x8]
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -50,7 +50,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b08094a // add x10, x10, x8, lsl #2
 	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5401f76a // b.ge 0x3f74 <k_mul_panels+0x3f5c>
+	WORD $0x5401fe4a // b.ge 0x4050 <k_mul_panels+0x4038>
 	WORD $0xcb090103 // sub x3, x8, x9
 	WORD $0x5280010b // mov w11, #0x8 // =8
 	WORD $0x91000c68 // add x8, x3, #0x3
@@ -111,46 +111,49 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff7ca // b.ge 0x68 <k_mul_panels+0x50>
 	WORD $0xcb05018f // sub x15, x12, x5
 	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x54000ced // b.le 0x318 <k_mul_panels+0x300>
+	WORD $0x54000ead // b.le 0x350 <k_mul_panels+0x338>
 	WORD $0x5280007e // mov w30, #0x3 // =3
 	WORD $0x8b1803c8 // add x8, x30, x24
 	WORD $0x8b050af0 // add x16, x23, x5, lsl #2
 	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54000d4d // b.le 0x338 <k_mul_panels+0x320>
+	WORD $0x54000f0d // b.le 0x370 <k_mul_panels+0x358>
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x5400154d // b.le 0x440 <k_mul_panels+0x428>
+	WORD $0x540016ad // b.le 0x46c <k_mul_panels+0x454>
 	WORD $0xf100851f // cmp x8, #0x21
-	WORD $0x54002280 // b.eq 0x5f0 <k_mul_panels+0x5d8>
+	WORD $0x54002460 // b.eq 0x62c <k_mul_panels+0x614>
 	WORD $0xf100891f // cmp x8, #0x22
-	WORD $0x54002e60 // b.eq 0x774 <k_mul_panels+0x75c>
+	WORD $0x54003040 // b.eq 0x7b0 <k_mul_panels+0x798>
 	WORD $0xf1008d1f // cmp x8, #0x23
 	WORD $0x54fffd81 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x1fc <k_mul_panels+0x1e4>
 	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
 	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x8b1b0a0e // add x14, x16, x27, lsl #2
-	WORD $0x8b150a11 // add x17, x16, x21, lsl #2
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
 	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b160a01 // add x1, x16, x22, lsl #2
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0x8b1b0a08 // add x8, x16, x27, lsl #2
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
 	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0x8b080a08 // add x8, x16, x8, lsl #2
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0x8b150a0d // add x13, x16, x21, lsl #2
+	WORD $0xf9402feb // ldr x11, [sp, #0x58]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
+	WORD $0x8b160a08 // add x8, x16, x22, lsl #2
+	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
@@ -169,9 +172,20 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x54009dad // b.le 0x1618 <k_mul_panels+0x1600>
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a18b // b.lt 0x16cc <k_mul_panels+0x16b4>
 	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x54008ce0 // b.eq 0x1408 <k_mul_panels+0x13f0>
+	WORD $0x540090c0 // b.eq 0x14bc <k_mul_panels+0x14a4>
 	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
@@ -210,10 +224,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
 	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
-	WORD $0x54fffba1 // b.ne 0x27c <k_mul_panels+0x264>
+	WORD $0x54fffba1 // b.ne 0x2b4 <k_mul_panels+0x29c>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54008862 // b.hs 0x141c <k_mul_panels+0x1404>
-	WORD $0x140004c1 // b 0x1618 <k_mul_panels+0x1600>
+	WORD $0x54008c42 // b.hs 0x14d0 <k_mul_panels+0x14b8>
+	WORD $0x140004e0 // b 0x16cc <k_mul_panels+0x16b4>
 	WORD $0xb1000de8 // adds x8, x15, #0x3
 	WORD $0x910019eb // add x11, x15, #0x6
 	WORD $0x9a88b168 // csel x8, x11, x8, lt
@@ -221,103 +235,106 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1803c8 // add x8, x30, x24
 	WORD $0x8b050af0 // add x16, x23, x5, lsl #2
 	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54fff30c // b.gt 0x194 <k_mul_panels+0x17c>
+	WORD $0x54fff14c // b.gt 0x194 <k_mul_panels+0x17c>
 	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x5400036c // b.gt 0x3a8 <k_mul_panels+0x390>
+	WORD $0x5400034c // b.gt 0x3dc <k_mul_panels+0x3c4>
 	WORD $0xf100151f // cmp x8, #0x5
-	WORD $0x54000f20 // b.eq 0x528 <k_mul_panels+0x510>
+	WORD $0x54000f80 // b.eq 0x56c <k_mul_panels+0x554>
 	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x54fff0a1 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000048 // cbz x8, 0x35c <k_mul_panels+0x344>
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0x54ffeee1 // b.ne 0x160 <k_mul_panels+0x148>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x54002c8d // b.le 0x8fc <k_mul_panels+0x8e4>
-	WORD $0xf24005c1 // ands x1, x14, #0x3
-	WORD $0x540028e0 // b.eq 0x890 <k_mul_panels+0x878>
-	WORD $0x927ef1d1 // and x17, x14, #0x7ffffffffffffffc
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xacc10da2 // ldp q2, q3, [x13], #0x20
-	WORD $0x4ddfc964 // ld1r { v4.4s }, [x11], #4
-	WORD $0xf1000421 // subs x1, x1, #0x1
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54002d8b // b.lt 0x950 <k_mul_panels+0x938>
+	WORD $0xf24005b1 // ands x17, x13, #0x3
+	WORD $0x540029e0 // b.eq 0x8e4 <k_mul_panels+0x8cc>
+	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xacc10d62 // ldp q2, q3, [x11], #0x20
+	WORD $0x4ddfc904 // ld1r { v4.4s }, [x8], #4
+	WORD $0xf1000631 // subs x17, x17, #0x1
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff61 // b.ne 0x384 <k_mul_panels+0x36c>
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54002822 // b.hs 0x8a4 <k_mul_panels+0x88c>
-	WORD $0x14000156 // b 0x8fc <k_mul_panels+0x8e4>
+	WORD $0x54ffff61 // b.ne 0x3b8 <k_mul_panels+0x3a0>
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54002922 // b.hs 0x8f8 <k_mul_panels+0x8e0>
+	WORD $0x1400015e // b 0x950 <k_mul_panels+0x938>
 	WORD $0xf1001d1f // cmp x8, #0x7
-	WORD $0x54000ee0 // b.eq 0x588 <k_mul_panels+0x570>
+	WORD $0x54000f20 // b.eq 0x5c4 <k_mul_panels+0x5ac>
 	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54ffed61 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xb400010b // cbz x11, 0x3dc <k_mul_panels+0x3c4>
-	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0x8b1a0a0d // add x13, x16, x26, lsl #2
-	WORD $0x8b130a0e // add x14, x16, x19, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x540033ad // b.le 0xa68 <k_mul_panels+0xa50>
-	WORD $0xf24005c1 // ands x1, x14, #0x3
-	WORD $0x54002ec0 // b.eq 0x9d4 <k_mul_panels+0x9bc>
-	WORD $0x927ef1d1 // and x17, x14, #0x7ffffffffffffffc
-	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0x2d401905 // ldp s5, s6, [x8]
-	WORD $0xf1000421 // subs x1, x1, #0x1
-	WORD $0x2d414107 // ldp s7, s16, [x8, #0x8]
-	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x3cc105a4 // ldr q4, [x13], #0x10
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54fffee1 // b.ne 0x40c <k_mul_panels+0x3f4>
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54002d82 // b.hs 0x9e8 <k_mul_panels+0x9d0>
-	WORD $0x1400018b // b 0xa68 <k_mul_panels+0xa50>
-	WORD $0xf100491f // cmp x8, #0x12
-	WORD $0x54001400 // b.eq 0x6c4 <k_mul_panels+0x6ac>
-	WORD $0xf1004d1f // cmp x8, #0x13
-	WORD $0x54ffe8a1 // b.ne 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000108 // cbz x8, 0x474 <k_mul_panels+0x45c>
+	WORD $0x54ffebc1 // b.ne 0x160 <k_mul_panels+0x148>
 	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
 	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
 	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0xf9800100 // prfm pldl1keep, [x8]
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
 	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540034eb // b.lt 0xabc <k_mul_panels+0xaa4>
+	WORD $0xf24005b1 // ands x17, x13, #0x3
+	WORD $0x54003000 // b.eq 0xa28 <k_mul_panels+0xa10>
+	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0x2d401905 // ldp s5, s6, [x8]
+	WORD $0xf1000631 // subs x17, x17, #0x1
+	WORD $0x2d414107 // ldp s7, s16, [x8, #0x8]
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x3cc10564 // ldr q4, [x11], #0x10
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffee1 // b.ne 0x438 <k_mul_panels+0x420>
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54002ec2 // b.hs 0xa3c <k_mul_panels+0xa24>
+	WORD $0x14000195 // b 0xabc <k_mul_panels+0xaa4>
+	WORD $0xf100491f // cmp x8, #0x12
+	WORD $0x54001440 // b.eq 0x6f8 <k_mul_panels+0x6e0>
+	WORD $0xf1004d1f // cmp x8, #0x13
+	WORD $0x54ffe741 // b.ne 0x160 <k_mul_panels+0x148>
+	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
+	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
+	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x54003d8d // b.le 0xc5c <k_mul_panels+0xc44>
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9801100 // prfm pldl1keep, [x8, #0x20]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54003e2b // b.lt 0xcb4 <k_mul_panels+0xc9c>
 	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x540033c0 // b.eq 0xb2c <k_mul_panels+0xb14>
+	WORD $0x54003460 // b.eq 0xb84 <k_mul_panels+0xb6c>
 	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
@@ -342,91 +359,87 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
 	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x54fffd61 // b.ne 0x4c4 <k_mul_panels+0x4ac>
+	WORD $0x54fffd61 // b.ne 0x508 <k_mul_panels+0x4f0>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54003102 // b.hs 0xb40 <k_mul_panels+0xb28>
-	WORD $0x140001ce // b 0xc5c <k_mul_panels+0xc44>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000048 // cbz x8, 0x534 <k_mul_panels+0x51c>
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0x540031a2 // b.hs 0xb98 <k_mul_panels+0xb80>
+	WORD $0x140001d3 // b 0xcb4 <k_mul_panels+0xc9c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540048cb // b.lt 0xe58 <k_mul_panels+0xe40>
-	WORD $0xf24005cb // ands x11, x14, #0x3
-	WORD $0x54004620 // b.eq 0xe0c <k_mul_panels+0xdf4>
-	WORD $0xd37ef561 // lsl x1, x11, #2
-	WORD $0xd37ced6d // lsl x13, x11, #4
-	WORD $0x927ef1d1 // and x17, x14, #0x7ffffffffffffffc
-	WORD $0xaa0a03e4 // mov x4, x10
-	WORD $0xaa1d03f4 // mov x20, x29
-	WORD $0x3cc10681 // ldr q1, [x20], #0x10
-	WORD $0xf100056b // subs x11, x11, #0x1
-	WORD $0xbc404482 // ldr s2, [x4], #0x4
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff81 // b.ne 0x560 <k_mul_panels+0x548>
-	WORD $0x8b01014b // add x11, x10, x1
-	WORD $0x8b0d03ad // add x13, x29, x13
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54004502 // b.hs 0xe20 <k_mul_panels+0xe08>
-	WORD $0x14000235 // b 0xe58 <k_mul_panels+0xe40>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xb400004b // cbz x11, 0x594 <k_mul_panels+0x57c>
 	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540049ab // b.lt 0xeb0 <k_mul_panels+0xe98>
+	WORD $0xf24005a8 // ands x8, x13, #0x3
+	WORD $0x54004700 // b.eq 0xe64 <k_mul_panels+0xe4c>
+	WORD $0xd37ef511 // lsl x17, x8, #2
+	WORD $0xd37ced0b // lsl x11, x8, #4
+	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
+	WORD $0xaa0a03e1 // mov x1, x10
+	WORD $0xaa1d03e4 // mov x4, x29
+	WORD $0x3cc10481 // ldr q1, [x4], #0x10
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0xbc404422 // ldr s2, [x1], #0x4
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54ffff81 // b.ne 0x59c <k_mul_panels+0x584>
+	WORD $0x8b110148 // add x8, x10, x17
+	WORD $0x8b0b03ab // add x11, x29, x11
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x540045e2 // b.hs 0xe78 <k_mul_panels+0xe60>
+	WORD $0x1400023c // b 0xeb0 <k_mul_panels+0xe98>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf10001df // cmp x14, #0x0
-	WORD $0x54004bcd // b.le 0xf20 <k_mul_panels+0xf08>
-	WORD $0xf24005c1 // ands x1, x14, #0x3
-	WORD $0x54004740 // b.eq 0xe98 <k_mul_panels+0xe80>
-	WORD $0x927ef1d1 // and x17, x14, #0x7ffffffffffffffc
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54004ccb // b.lt 0xf7c <k_mul_panels+0xf64>
+	WORD $0xf24005b1 // ands x17, x13, #0x3
+	WORD $0x54004840 // b.eq 0xef4 <k_mul_panels+0xedc>
+	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
 	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xad4011a3 // ldp q3, q4, [x13]
-	WORD $0xf1000421 // subs x1, x1, #0x1
-	WORD $0x3dc009a5 // ldr q5, [x13, #0x20]
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0xf1000631 // subs x17, x17, #0x1
+	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
 	WORD $0x4ddfc906 // ld1r { v6.4s }, [x8], #4
-	WORD $0x9100c1ad // add x13, x13, #0x30
+	WORD $0x9100c16b // add x11, x11, #0x30
 	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
 	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
 	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0x54ffff01 // b.ne 0x5c0 <k_mul_panels+0x5a8>
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54004622 // b.hs 0xeac <k_mul_panels+0xe94>
-	WORD $0x1400024d // b 0xf20 <k_mul_panels+0xf08>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x638 <k_mul_panels+0x620>
+	WORD $0x54ffff01 // b.ne 0x5fc <k_mul_panels+0x5e4>
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54004722 // b.hs 0xf08 <k_mul_panels+0xef0>
+	WORD $0x14000255 // b 0xf7c <k_mul_panels+0xf64>
 	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
 	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
+	WORD $0xf9402ff1 // ldr x17, [sp, #0x58]
 	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
 	WORD $0x8b1b0a0e // add x14, x16, x27, lsl #2
-	WORD $0x8b150a11 // add x17, x16, x21, lsl #2
 	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b160a01 // add x1, x16, x22, lsl #2
+	WORD $0x8b150a08 // add x8, x16, x21, lsl #2
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0x8b080a08 // add x8, x16, x8, lsl #2
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x8b110a11 // add x17, x16, x17, lsl #2
+	WORD $0x8b160a0b // add x11, x16, x22, lsl #2
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x5400526d // b.le 0x10ac <k_mul_panels+0x1094>
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98001c0 // prfm pldl1keep, [x14]
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400566b // b.lt 0x1160 <k_mul_panels+0x1148>
 	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x54004a80 // b.eq 0xfb8 <k_mul_panels+0xfa0>
+	WORD $0x54004e80 // b.eq 0x106c <k_mul_panels+0x1054>
 	WORD $0x927ef10e // and x14, x8, #0x7ffffffffffffffc
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ed // mov x13, x29
@@ -445,32 +458,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
 	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
 	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffe21 // b.ne 0x678 <k_mul_panels+0x660>
+	WORD $0x54fffe21 // b.ne 0x6ac <k_mul_panels+0x694>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54004882 // b.hs 0xfcc <k_mul_panels+0xfb4>
-	WORD $0x1400027b // b 0x10ac <k_mul_panels+0x1094>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000108 // cbz x8, 0x6e8 <k_mul_panels+0x6d0>
+	WORD $0x54004c82 // b.hs 0x1080 <k_mul_panels+0x1068>
+	WORD $0x1400029b // b 0x1160 <k_mul_panels+0x1148>
 	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
 	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
 	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x54005ead // b.le 0x12e4 <k_mul_panels+0x12cc>
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400628b // b.lt 0x139c <k_mul_panels+0x1384>
 	WORD $0xf24005b1 // ands x17, x13, #0x3
-	WORD $0x54005740 // b.eq 0x1200 <k_mul_panels+0x11e8>
+	WORD $0x54005b20 // b.eq 0x12b8 <k_mul_panels+0x12a0>
 	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
 	WORD $0xaa0a03e8 // mov x8, x10
 	WORD $0xaa1d03eb // mov x11, x29
@@ -489,36 +504,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
 	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
 	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
-	WORD $0x54fffe21 // b.ne 0x728 <k_mul_panels+0x710>
+	WORD $0x54fffe21 // b.ne 0x764 <k_mul_panels+0x74c>
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54005542 // b.hs 0x1214 <k_mul_panels+0x11fc>
-	WORD $0x140002dd // b 0x12e4 <k_mul_panels+0x12cc>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x7bc <k_mul_panels+0x7a4>
+	WORD $0x54005922 // b.hs 0x12cc <k_mul_panels+0x12b4>
+	WORD $0x140002fc // b 0x139c <k_mul_panels+0x1384>
 	WORD $0x8b070a08 // add x8, x16, x7, lsl #2
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
 	WORD $0x8b1a0a0b // add x11, x16, x26, lsl #2
 	WORD $0x8b130a0d // add x13, x16, x19, lsl #2
-	WORD $0x8b1b0a0e // add x14, x16, x27, lsl #2
-	WORD $0x8b150a11 // add x17, x16, x21, lsl #2
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b160a01 // add x1, x16, x22, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0x8b080a08 // add x8, x16, x8, lsl #2
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0x8b1b0a08 // add x8, x16, x27, lsl #2
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf9402feb // ldr x11, [sp, #0x58]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0x8b150a0d // add x13, x16, x21, lsl #2
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0x8b160a08 // add x8, x16, x22, lsl #2
+	WORD $0x8b0b0a0b // add x11, x16, x11, lsl #2
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf100011f // cmp x8, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -529,9 +542,17 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x54008a2d // b.le 0x1948 <k_mul_panels+0x1930>
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54008d2b // b.lt 0x19fc <k_mul_panels+0x19e4>
 	WORD $0xf2400511 // ands x17, x8, #0x3
-	WORD $0x54007dc0 // b.eq 0x17c4 <k_mul_panels+0x17ac>
+	WORD $0x540080c0 // b.eq 0x1878 <k_mul_panels+0x1860>
 	WORD $0x927ef10d // and x13, x8, #0x7ffffffffffffffc
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
@@ -560,101 +581,101 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
 	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
 	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffce1 // b.ne 0x81c <k_mul_panels+0x804>
+	WORD $0x54fffce1 // b.ne 0x870 <k_mul_panels+0x858>
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54007a82 // b.hs 0x17d8 <k_mul_panels+0x17c0>
-	WORD $0x1400042f // b 0x1948 <k_mul_panels+0x1930>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x540002e3 // b.lo 0x8fc <k_mul_panels+0x8e4>
-	WORD $0x9100122e // add x14, x17, #0x4
-	WORD $0xaa0b03f1 // mov x17, x11
-	WORD $0xad400da2 // ldp q2, q3, [x13]
-	WORD $0x4ddfca24 // ld1r { v4.4s }, [x17], #4
-	WORD $0xd10011ce // sub x14, x14, #0x4
-	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54007d82 // b.hs 0x188c <k_mul_panels+0x1874>
+	WORD $0x14000447 // b 0x19fc <k_mul_panels+0x19e4>
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x540002e3 // b.lo 0x950 <k_mul_panels+0x938>
+	WORD $0x910011cd // add x13, x14, #0x4
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xad400d62 // ldp q2, q3, [x11]
+	WORD $0x4ddfc9c4 // ld1r { v4.4s }, [x14], #4
+	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0xbd400224 // ldr s4, [x17]
-	WORD $0xad410da2 // ldp q2, q3, [x13, #0x20]
+	WORD $0xbd4001c4 // ldr s4, [x14]
+	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0xad420da2 // ldp q2, q3, [x13, #0x40]
-	WORD $0x2d411564 // ldp s4, s5, [x11, #0x8]
-	WORD $0x9100416b // add x11, x11, #0x10
+	WORD $0xad420d62 // ldp q2, q3, [x11, #0x40]
+	WORD $0x2d411504 // ldp s4, s5, [x8, #0x8]
+	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0xad430da2 // ldp q2, q3, [x13, #0x60]
-	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xad430d62 // ldp q2, q3, [x11, #0x60]
+	WORD $0x9102016b // add x11, x11, #0x80
 	WORD $0x4f851041 // fmla v1.4s, v2.4s, v5.s[0]
 	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
-	WORD $0x54fffd8c // b.gt 0x8a8 <k_mul_panels+0x890>
+	WORD $0x54fffd8c // b.gt 0x8fc <k_mul_panels+0x8e4>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffc30b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf10011eb // subs x11, x15, #0x4
-	WORD $0x5400016b // b.lt 0x934 <k_mul_panels+0x91c>
-	WORD $0xb4009288 // cbz x8, 0x1b5c <k_mul_panels+0x1b44>
+	WORD $0x54ffc06b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0xf10011e8 // subs x8, x15, #0x4
+	WORD $0x9100420b // add x11, x16, #0x10
+	WORD $0x5400014b // b.lt 0x98c <k_mul_panels+0x974>
+	WORD $0xb400952d // cbz x13, 0x1c0c <k_mul_panels+0x1bf4>
 	WORD $0x3dc00202 // ldr q2, [x16]
-	WORD $0xaa1003ed // mov x13, x16
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3c8105a1 // str q1, [x13], #0x10
-	WORD $0x54000309 // b.ls 0x984 <k_mul_panels+0x96c>
-	WORD $0x3dc001a1 // ldr q1, [x13]
+	WORD $0x3d800201 // str q1, [x16]
+	WORD $0x540002c9 // b.ls 0x9d4 <k_mul_panels+0x9bc>
+	WORD $0x3dc00161 // ldr q1, [x11]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x1400048f // b 0x1b6c <k_mul_panels+0x1b54>
-	WORD $0xb4000148 // cbz x8, 0x95c <k_mul_panels+0x944>
+	WORD $0x140004a4 // b 0x1c18 <k_mul_panels+0x1c00>
+	WORD $0xb400014d // cbz x13, 0x9b4 <k_mul_panels+0x99c>
 	WORD $0xbd400202 // ldr s2, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x958 <k_mul_panels+0x940>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x958 <k_mul_panels+0x940>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
+	WORD $0x540000cb // b.lt 0x9b0 <k_mul_panels+0x998>
+	WORD $0x9100120e // add x14, x16, #0x4
+	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x9b0 <k_mul_panels+0x998>
+	WORD $0x9100220e // add x14, x16, #0x8
+	WORD $0x4d4081c2 // ld1 { v2.s }[2], [x14]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000cb // b.lt 0x97c <k_mul_panels+0x964>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x97c <k_mul_panels+0x964>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100420d // add x13, x16, #0x10
-	WORD $0xb4000168 // cbz x8, 0x9ac <k_mul_panels+0x994>
-	WORD $0xbd4001a1 // ldr s1, [x13]
+	WORD $0x540000cb // b.lt 0x9d4 <k_mul_panels+0x9bc>
+	WORD $0x9100120e // add x14, x16, #0x4
+	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x9d4 <k_mul_panels+0x9bc>
+	WORD $0x9100220e // add x14, x16, #0x8
+	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
+	WORD $0xb400016d // cbz x13, 0xa00 <k_mul_panels+0x9e8>
+	WORD $0xbd400161 // ldr s1, [x11]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x9a8 <k_mul_panels+0x990>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x9a8 <k_mul_panels+0x990>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
+	WORD $0x540000eb // b.lt 0x9fc <k_mul_panels+0x9e4>
+	WORD $0x9100520d // add x13, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x9fc <k_mul_panels+0x9e4>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001a0 // str s0, [x13]
-	WORD $0x54ffbd6b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x91005208 // add x8, x16, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x54ffbce0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x54ffbacb // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x9100520b // add x11, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54ffba40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x91006208 // add x8, x16, #0x18
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fffde4 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffdcf // b 0x160 <k_mul_panels+0x148>
 	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54000423 // b.lo 0xa68 <k_mul_panels+0xa50>
-	WORD $0x9100122e // add x14, x17, #0x4
-	WORD $0xad4045a4 // ldp q4, q17, [x13]
-	WORD $0xd10011ce // sub x14, x14, #0x4
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54000423 // b.lo 0xabc <k_mul_panels+0xaa4>
+	WORD $0x910011cd // add x13, x14, #0x4
+	WORD $0xad404564 // ldp q4, q17, [x11]
+	WORD $0xd10011ad // sub x13, x13, #0x4
 	WORD $0x2d401905 // ldp s5, s6, [x8]
-	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0x2d414107 // ldp s7, s16, [x8, #0x8]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
 	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
@@ -666,8 +687,8 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
 	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
 	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0xad4145a4 // ldp q4, q17, [x13, #0x20]
-	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0xad414564 // ldp q4, q17, [x11, #0x20]
+	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0x2d441905 // ldp s5, s6, [x8, #0x20]
 	WORD $0x2d454107 // ldp s7, s16, [x8, #0x28]
 	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
@@ -681,61 +702,62 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
 	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
 	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54fffc4c // b.gt 0x9ec <k_mul_panels+0x9d4>
+	WORD $0x54fffc4c // b.gt 0xa40 <k_mul_panels+0xa28>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ffb7ab // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54ffb50b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x540003cb // b.lt 0xaec <k_mul_panels+0xad4>
-	WORD $0xb400006b // cbz x11, 0xa84 <k_mul_panels+0xa6c>
+	WORD $0x540003cb // b.lt 0xb44 <k_mul_panels+0xb2c>
+	WORD $0xb4000068 // cbz x8, 0xadc <k_mul_panels+0xac4>
 	WORD $0x3dc00204 // ldr q4, [x16]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x54ffb6a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
+	WORD $0x54ffb3e0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54009ded // b.le 0x1e54 <k_mul_panels+0x1e3c>
-	WORD $0xb400006b // cbz x11, 0xaa8 <k_mul_panels+0xa90>
-	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x54009c0d // b.le 0x1e70 <k_mul_panels+0x1e58>
+	WORD $0xb4000068 // cbz x8, 0xb00 <k_mul_panels+0xae8>
+	WORD $0x3dc00163 // ldr q3, [x11]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x3d800102 // str q2, [x8]
-	WORD $0x54ffb580 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0x3d800162 // str q2, [x11]
+	WORD $0x54ffb2c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b06096b // add x11, x11, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400a5ad // b.le 0x1f70 <k_mul_panels+0x1f58>
-	WORD $0xb400006b // cbz x11, 0xacc <k_mul_panels+0xab4>
-	WORD $0x3dc00102 // ldr q2, [x8]
+	WORD $0x5400a3cd // b.le 0x1f8c <k_mul_panels+0x1f74>
+	WORD $0xb4000068 // cbz x8, 0xb24 <k_mul_panels+0xb0c>
+	WORD $0x3dc00162 // ldr q2, [x11]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x54ffb460 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0x3d800161 // str q1, [x11]
+	WORD $0x54ffb1a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b06096b // add x11, x11, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400b50d // b.le 0x2180 <k_mul_panels+0x2168>
-	WORD $0xb50023eb // cbnz x11, 0xf60 <k_mul_panels+0xf48>
-	WORD $0x1400044c // b 0x1c18 <k_mul_panels+0x1c00>
-	WORD $0xb400844b // cbz x11, 0x1b74 <k_mul_panels+0x1b5c>
+	WORD $0x5400b4cd // b.le 0x21d0 <k_mul_panels+0x21b8>
+	WORD $0xb5fff228 // cbnz x8, 0x980 <k_mul_panels+0x968>
+	WORD $0x14000436 // b 0x1c18 <k_mul_panels+0x1c00>
+	WORD $0xb40086e8 // cbz x8, 0x1c20 <k_mul_panels+0x1c08>
 	WORD $0xbd400205 // ldr s5, [x16]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x54009a4d // b.le 0x1e40 <k_mul_panels+0x1e28>
+	WORD $0x5400986d // b.le 0x1e5c <k_mul_panels+0x1e44>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x91001208 // add x8, x16, #0x4
+	WORD $0x9100120b // add x11, x16, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
-	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
-	WORD $0x5400ad21 // b.ne 0x20b4 <k_mul_panels+0x209c>
+	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
+	WORD $0x5400abe1 // b.ne 0x20e4 <k_mul_panels+0x20cc>
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
+	WORD $0x0d009163 // st1 { v3.s }[1], [x11]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ffb1e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140004ca // b 0x1e50 <k_mul_panels+0x1e38>
+	WORD $0x54ffaf20 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x140004bb // b 0x1e6c <k_mul_panels+0x1e54>
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000903 // b.lo 0xc5c <k_mul_panels+0xc44>
+	WORD $0x54000903 // b.lo 0xcb4 <k_mul_panels+0xc9c>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0xad4055d4 // ldp q20, q21, [x14]
 	WORD $0xaa0b03ed // mov x13, x11
@@ -806,227 +828,250 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
 	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
 	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x54fff76c // b.gt 0xb44 <k_mul_panels+0xb2c>
+	WORD $0x54fff76c // b.gt 0xb9c <k_mul_panels+0xb84>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ffa80b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54ffa54b // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0xf10011ee // subs x14, x15, #0x4
-	WORD $0x5400022b // b.lt 0xcb0 <k_mul_panels+0xc98>
-	WORD $0xb400798b // cbz x11, 0x1ba0 <k_mul_panels+0x1b88>
+	WORD $0x9100420d // add x13, x16, #0x10
+	WORD $0x91008208 // add x8, x16, #0x20
+	WORD $0x5400020b // b.lt 0xd0c <k_mul_panels+0xcf4>
+	WORD $0xb4007beb // cbz x11, 0x1c4c <k_mul_panels+0x1c34>
 	WORD $0x3dc00214 // ldr q20, [x16]
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
 	WORD $0x3d800213 // str q19, [x16]
-	WORD $0x540003a9 // b.ls 0xcf8 <k_mul_panels+0xce0>
-	WORD $0x3dc00613 // ldr q19, [x16, #0x10]
+	WORD $0x54000389 // b.ls 0xd54 <k_mul_panels+0xd3c>
+	WORD $0x3dc001b3 // ldr q19, [x13]
 	WORD $0xf1002dff // cmp x15, #0xb
 	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0x3d800612 // str q18, [x16, #0x10]
-	WORD $0x5400a1c9 // b.ls 0x20d8 <k_mul_panels+0x20c0>
+	WORD $0x3d8001b2 // str q18, [x13]
+	WORD $0x5400a069 // b.ls 0x2108 <k_mul_panels+0x20f0>
 	WORD $0x3dc00112 // ldr q18, [x8]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0x140003c4 // b 0x1bbc <k_mul_panels+0x1ba4>
-	WORD $0xb400014b // cbz x11, 0xcd8 <k_mul_panels+0xcc0>
+	WORD $0x140003d8 // b 0x1c68 <k_mul_panels+0x1c50>
+	WORD $0xb400014b // cbz x11, 0xd34 <k_mul_panels+0xd1c>
 	WORD $0xbd400214 // ldr s20, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0xcd4 <k_mul_panels+0xcbc>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d409114 // ld1 { v20.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xcd4 <k_mul_panels+0xcbc>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x540000cb // b.lt 0xd30 <k_mul_panels+0xd18>
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x0d409234 // ld1 { v20.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0xd30 <k_mul_panels+0xd18>
+	WORD $0x91002211 // add x17, x16, #0x8
+	WORD $0x4d408234 // ld1 { v20.s }[2], [x17]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000213 // str s19, [x16]
-	WORD $0x540000cb // b.lt 0xcf8 <k_mul_panels+0xce0>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d009113 // st1 { v19.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xcf8 <k_mul_panels+0xce0>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d008113 // st1 { v19.s }[2], [x8]
-	WORD $0xb400016b // cbz x11, 0xd24 <k_mul_panels+0xd0c>
-	WORD $0xbd401213 // ldr s19, [x16, #0x10]
+	WORD $0x540000cb // b.lt 0xd54 <k_mul_panels+0xd3c>
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x0d009233 // st1 { v19.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0xd54 <k_mul_panels+0xd3c>
+	WORD $0x91002211 // add x17, x16, #0x8
+	WORD $0x4d008233 // st1 { v19.s }[2], [x17]
+	WORD $0xb400016b // cbz x11, 0xd80 <k_mul_panels+0xd68>
+	WORD $0xbd4001b3 // ldr s19, [x13]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0xd20 <k_mul_panels+0xd08>
-	WORD $0x91005208 // add x8, x16, #0x14
+	WORD $0x540000eb // b.lt 0xd7c <k_mul_panels+0xd64>
+	WORD $0x91005211 // add x17, x16, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409113 // ld1 { v19.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xd20 <k_mul_panels+0xd08>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d408113 // ld1 { v19.s }[2], [x8]
+	WORD $0x0d409233 // ld1 { v19.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0xd7c <k_mul_panels+0xd64>
+	WORD $0x91006211 // add x17, x16, #0x18
+	WORD $0x4d408233 // ld1 { v19.s }[2], [x17]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd001212 // str s18, [x16, #0x10]
-	WORD $0x540000eb // b.lt 0xd48 <k_mul_panels+0xd30>
-	WORD $0x91005208 // add x8, x16, #0x14
+	WORD $0xbd0001b2 // str s18, [x13]
+	WORD $0x540000eb // b.lt 0xda4 <k_mul_panels+0xd8c>
+	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009112 // st1 { v18.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xd48 <k_mul_panels+0xd30>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d008112 // st1 { v18.s }[2], [x8]
+	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0xda4 <k_mul_panels+0xd8c>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d0081b2 // st1 { v18.s }[2], [x13]
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0xb400016b // cbz x11, 0xd80 <k_mul_panels+0xd68>
+	WORD $0xb400016b // cbz x11, 0xdd8 <k_mul_panels+0xdc0>
 	WORD $0xbd400112 // ldr s18, [x8]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0xd7c <k_mul_panels+0xd64>
+	WORD $0x540000eb // b.lt 0xdd4 <k_mul_panels+0xdbc>
 	WORD $0x91009201 // add x1, x16, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409032 // ld1 { v18.s }[1], [x1]
-	WORD $0x54000060 // b.eq 0xd7c <k_mul_panels+0xd64>
+	WORD $0x54000060 // b.eq 0xdd4 <k_mul_panels+0xdbc>
 	WORD $0x9100a201 // add x1, x16, #0x28
 	WORD $0x4d408032 // ld1 { v18.s }[2], [x1]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x540000eb // b.lt 0xda4 <k_mul_panels+0xd8c>
+	WORD $0x540000eb // b.lt 0xdfc <k_mul_panels+0xde4>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009111 // st1 { v17.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0xda4 <k_mul_panels+0xd8c>
+	WORD $0x54000060 // b.eq 0xdfc <k_mul_panels+0xde4>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d008111 // st1 { v17.s }[2], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff9dc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff9b00 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a01 // add x1, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x540065cd // b.le 0x1a6c <k_mul_panels+0x1a54>
+	WORD $0x5400688d // b.le 0x1b1c <k_mul_panels+0x1b04>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb400006b // cbz x11, 0xdc8 <k_mul_panels+0xdb0>
+	WORD $0xb400006b // cbz x11, 0xe20 <k_mul_panels+0xe08>
 	WORD $0x3dc00031 // ldr q17, [x1]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
 	WORD $0x8b060a10 // add x16, x16, x6, lsl #2
 	WORD $0x3d800030 // str q16, [x1]
 	WORD $0x91004210 // add x16, x16, #0x10
-	WORD $0x3600672d // tbz w13, #0x0, 0x1ab8 <k_mul_panels+0x1aa0>
-	WORD $0xb400006b // cbz x11, 0xde4 <k_mul_panels+0xdcc>
+	WORD $0x360069ed // tbz w13, #0x0, 0x1b68 <k_mul_panels+0x1b50>
+	WORD $0xb400006b // cbz x11, 0xe3c <k_mul_panels+0xe24>
 	WORD $0x3dc00210 // ldr q16, [x16]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x3d800207 // str q7, [x16]
 	WORD $0x91008030 // add x16, x1, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x3600bbc8 // tbz w8, #0x0, 0x2568 <k_mul_panels+0x2550>
-	WORD $0xb400006b // cbz x11, 0xe00 <k_mul_panels+0xde8>
+	WORD $0x3600c0c8 // tbz w8, #0x0, 0x2660 <k_mul_panels+0x2648>
+	WORD $0xb400006b // cbz x11, 0xe58 <k_mul_panels+0xe40>
 	WORD $0x3dc00207 // ldr q7, [x16]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0x3d800206 // str q6, [x16]
 	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x140005ef // b 0x25c4 <k_mul_panels+0x25ac>
-	WORD $0xaa0a03eb // mov x11, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x540001e3 // b.lo 0xe58 <k_mul_panels+0xe40>
-	WORD $0x9100122e // add x14, x17, #0x4
-	WORD $0x2d401161 // ldp s1, s4, [x11]
-	WORD $0xd10011ce // sub x14, x14, #0x4
-	WORD $0xad400da2 // ldp q2, q3, [x13]
-	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x14000617 // b 0x26bc <k_mul_panels+0x26a4>
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x540001e3 // b.lo 0xeb0 <k_mul_panels+0xe98>
+	WORD $0x910011cd // add x13, x14, #0x4
+	WORD $0x2d401101 // ldp s1, s4, [x8]
+	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0xad400d62 // ldp q2, q3, [x11]
+	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x2d411161 // ldp s1, s4, [x11, #0x8]
-	WORD $0xad410da2 // ldp q2, q3, [x13, #0x20]
-	WORD $0x9100416b // add x11, x11, #0x10
-	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x2d411101 // ldp s1, s4, [x8, #0x8]
+	WORD $0xad410d62 // ldp q2, q3, [x11, #0x20]
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54fffe8c // b.gt 0xe24 <k_mul_panels+0xe0c>
+	WORD $0x54fffe8c // b.gt 0xe7c <k_mul_panels+0xe64>
 	WORD $0xf100007f // cmp x3, #0x0
-	WORD $0x54ff982d // b.le 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff956d // b.le 0x160 <k_mul_panels+0x148>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x54ff976a // b.ge 0x150 <k_mul_panels+0x138>
-	WORD $0xb4006ba8 // cbz x8, 0x1bdc <k_mul_panels+0x1bc4>
+	WORD $0x54ff948a // b.ge 0x150 <k_mul_panels+0x138>
+	WORD $0xb4006e28 // cbz x8, 0x1c88 <k_mul_panels+0x1c70>
 	WORD $0xbd400202 // ldr s2, [x16]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x5400812d // b.le 0x1e98 <k_mul_panels+0x1e80>
+	WORD $0x54007f2d // b.le 0x1eb4 <k_mul_panels+0x1e9c>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x91001208 // add x8, x16, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
 	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
-	WORD $0x540092c1 // b.ne 0x20e4 <k_mul_panels+0x20cc>
+	WORD $0x54009161 // b.ne 0x2114 <k_mul_panels+0x20fc>
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x14000358 // b 0x1bf4 <k_mul_panels+0x1bdc>
+	WORD $0x1400036c // b 0x1ca0 <k_mul_panels+0x1c88>
 	WORD $0xaa0a03e8 // mov x8, x10
-	WORD $0xaa1d03ed // mov x13, x29
-	WORD $0xaa0e03f1 // mov x17, x14
-	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x540003c3 // b.lo 0xf20 <k_mul_panels+0xf08>
-	WORD $0x9100122e // add x14, x17, #0x4
-	WORD $0xaa0803f1 // mov x17, x8
-	WORD $0xad4011a3 // ldp q3, q4, [x13]
-	WORD $0x3dc009a5 // ldr q5, [x13, #0x20]
-	WORD $0x4ddfca26 // ld1r { v6.4s }, [x17], #4
-	WORD $0xd10011ce // sub x14, x14, #0x4
-	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0xaa1d03eb // mov x11, x29
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x540003c3 // b.lo 0xf7c <k_mul_panels+0xf64>
+	WORD $0x910011cd // add x13, x14, #0x4
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xad401163 // ldp q3, q4, [x11]
+	WORD $0x3dc00965 // ldr q5, [x11, #0x20]
+	WORD $0x4ddfc9c6 // ld1r { v6.4s }, [x14], #4
+	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
 	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
-	WORD $0xbd400223 // ldr s3, [x17]
+	WORD $0xbd4001c3 // ldr s3, [x14]
 	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0xad4195a4 // ldp q4, q5, [x13, #0x30]
+	WORD $0xad419564 // ldp q4, q5, [x11, #0x30]
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
-	WORD $0xad4291a6 // ldp q6, q4, [x13, #0x50]
+	WORD $0xad429166 // ldp q6, q4, [x11, #0x50]
 	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
 	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
 	WORD $0x2d411d03 // ldp s3, s7, [x8, #0x8]
-	WORD $0xad4399a5 // ldp q5, q6, [x13, #0x70]
+	WORD $0xad439965 // ldp q5, q6, [x11, #0x70]
 	WORD $0x91004108 // add x8, x8, #0x10
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
 	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
 	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
-	WORD $0x3dc02da5 // ldr q5, [x13, #0xb0]
-	WORD $0xad4491a3 // ldp q3, q4, [x13, #0x90]
-	WORD $0x910301ad // add x13, x13, #0xc0
+	WORD $0x3dc02d65 // ldr q5, [x11, #0xb0]
+	WORD $0xad449163 // ldp q3, q4, [x11, #0x90]
+	WORD $0x9103016b // add x11, x11, #0xc0
 	WORD $0x4f871062 // fmla v2.4s, v3.4s, v7.s[0]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f8710a0 // fmla v0.4s, v5.4s, v7.s[0]
-	WORD $0x54fffcac // b.gt 0xeb0 <k_mul_panels+0xe98>
+	WORD $0x54fffcac // b.gt 0xf0c <k_mul_panels+0xef4>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff91eb // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf10011e8 // subs x8, x15, #0x4
-	WORD $0x5400020b // b.lt 0xf6c <k_mul_panels+0xf54>
-	WORD $0xb400666b // cbz x11, 0x1bfc <k_mul_panels+0x1be4>
+	WORD $0x54ff8f0b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xf10011ee // subs x14, x15, #0x4
+	WORD $0x9100420d // add x13, x16, #0x10
+	WORD $0x91008208 // add x8, x16, #0x20
+	WORD $0x540001eb // b.lt 0xfd0 <k_mul_panels+0xfb8>
+	WORD $0xb400688b // cbz x11, 0x1ca8 <k_mul_panels+0x1c90>
 	WORD $0x3dc00203 // ldr q3, [x16]
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x54006709 // b.ls 0x1c24 <k_mul_panels+0x1c0c>
-	WORD $0x3dc00602 // ldr q2, [x16, #0x10]
+	WORD $0x54000369 // b.ls 0x1018 <k_mul_panels+0x1000>
+	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x3d800601 // str q1, [x16, #0x10]
-	WORD $0x54008d29 // b.ls 0x2100 <k_mul_panels+0x20e8>
+	WORD $0x3d8001a1 // str q1, [x13]
+	WORD $0x54008b89 // b.ls 0x2130 <k_mul_panels+0x2118>
 	WORD $0x3dc00101 // ldr q1, [x8]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x1400032c // b 0x1c18 <k_mul_panels+0x1c00>
-	WORD $0xb400014b // cbz x11, 0xf94 <k_mul_panels+0xf7c>
+	WORD $0x1400033d // b 0x1cc0 <k_mul_panels+0x1ca8>
+	WORD $0xb400014b // cbz x11, 0xff8 <k_mul_panels+0xfe0>
 	WORD $0xbd400203 // ldr s3, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0xf90 <k_mul_panels+0xf78>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0xf90 <k_mul_panels+0xf78>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x540000cb // b.lt 0xff4 <k_mul_panels+0xfdc>
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x0d409223 // ld1 { v3.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0xff4 <k_mul_panels+0xfdc>
+	WORD $0x91002211 // add x17, x16, #0x8
+	WORD $0x4d408223 // ld1 { v3.s }[2], [x17]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x5400642b // b.lt 0x1c20 <k_mul_panels+0x1c08>
-	WORD $0x9100120d // add x13, x16, #0x4
-	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
-	WORD $0x540063c0 // b.eq 0x1c20 <k_mul_panels+0x1c08>
-	WORD $0x9100220d // add x13, x16, #0x8
-	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x1400031b // b 0x1c20 <k_mul_panels+0x1c08>
+	WORD $0x540000cb // b.lt 0x1018 <k_mul_panels+0x1000>
+	WORD $0x91001211 // add x17, x16, #0x4
+	WORD $0x0d009222 // st1 { v2.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0x1018 <k_mul_panels+0x1000>
+	WORD $0x91002211 // add x17, x16, #0x8
+	WORD $0x4d008222 // st1 { v2.s }[2], [x17]
+	WORD $0xb400016b // cbz x11, 0x1044 <k_mul_panels+0x102c>
+	WORD $0xbd4001a2 // ldr s2, [x13]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x540000eb // b.lt 0x1040 <k_mul_panels+0x1028>
+	WORD $0x91005211 // add x17, x16, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d409222 // ld1 { v2.s }[1], [x17]
+	WORD $0x54000060 // b.eq 0x1040 <k_mul_panels+0x1028>
+	WORD $0x91006211 // add x17, x16, #0x18
+	WORD $0x4d408222 // ld1 { v2.s }[2], [x17]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001a1 // str s1, [x13]
+	WORD $0x5400874b // b.lt 0x2134 <k_mul_panels+0x211c>
+	WORD $0x9100520d // add x13, x16, #0x14
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0x540086c0 // b.eq 0x2134 <k_mul_panels+0x211c>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x14000433 // b 0x2134 <k_mul_panels+0x211c>
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ed // mov x13, x29
 	WORD $0xaa0803ee // mov x14, x8
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000723 // b.lo 0x10ac <k_mul_panels+0x1094>
+	WORD $0x54000723 // b.lo 0x1160 <k_mul_panels+0x1148>
 	WORD $0x910011c8 // add x8, x14, #0x4
 	WORD $0xad4055b0 // ldp q16, q21, [x13]
 	WORD $0xd1001108 // sub x8, x8, #0x4
@@ -1082,97 +1127,98 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
 	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
 	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
-	WORD $0x54fff94c // b.gt 0xfd0 <k_mul_panels+0xfb8>
+	WORD $0x54fff94c // b.gt 0x1084 <k_mul_panels+0x106c>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff858b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7feb // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0xf10011ff // cmp x15, #0x4
-	WORD $0x5400082b // b.lt 0x11c0 <k_mul_panels+0x11a8>
-	WORD $0xb400006b // cbz x11, 0x10cc <k_mul_panels+0x10b4>
+	WORD $0x5400084b // b.lt 0x1278 <k_mul_panels+0x1260>
+	WORD $0xb400006b // cbz x11, 0x1180 <k_mul_panels+0x1168>
 	WORD $0x3dc00210 // ldr q16, [x16]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x54ff8460 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7ec0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54006ecd // b.le 0x1eb8 <k_mul_panels+0x1ea0>
-	WORD $0xb400006b // cbz x11, 0x10f0 <k_mul_panels+0x10d8>
+	WORD $0x54006a0d // b.le 0x1ed4 <k_mul_panels+0x1ebc>
+	WORD $0xb400006b // cbz x11, 0x11a4 <k_mul_panels+0x118c>
 	WORD $0x3dc00107 // ldr q7, [x8]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0x3d800106 // str q6, [x8]
-	WORD $0x54ff8340 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7da0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400764d // b.le 0x1fcc <k_mul_panels+0x1fb4>
-	WORD $0xb400006b // cbz x11, 0x1114 <k_mul_panels+0x10fc>
+	WORD $0x5400718d // b.le 0x1fe8 <k_mul_panels+0x1fd0>
+	WORD $0xb400006b // cbz x11, 0x11c8 <k_mul_panels+0x11b0>
 	WORD $0x3dc00106 // ldr q6, [x8]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0x3d800105 // str q5, [x8]
-	WORD $0x54ff8220 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7c80 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400852d // b.le 0x21cc <k_mul_panels+0x21b4>
-	WORD $0xb400006b // cbz x11, 0x1138 <k_mul_panels+0x1120>
+	WORD $0x5400820d // b.le 0x221c <k_mul_panels+0x2204>
+	WORD $0xb400006b // cbz x11, 0x11ec <k_mul_panels+0x11d4>
 	WORD $0x3dc00105 // ldr q5, [x8]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x54ff8100 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7b60 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x540099ad // b.le 0x2480 <k_mul_panels+0x2468>
-	WORD $0xb400006b // cbz x11, 0x115c <k_mul_panels+0x1144>
+	WORD $0x54009a8d // b.le 0x2550 <k_mul_panels+0x2538>
+	WORD $0xb400006b // cbz x11, 0x1210 <k_mul_panels+0x11f8>
 	WORD $0x3dc00104 // ldr q4, [x8]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0x3d800103 // str q3, [x8]
-	WORD $0x54ff7fe0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7a40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400ba2d // b.le 0x28b4 <k_mul_panels+0x289c>
-	WORD $0xb400006b // cbz x11, 0x1180 <k_mul_panels+0x1168>
+	WORD $0x5400bb6d // b.le 0x2990 <k_mul_panels+0x2978>
+	WORD $0xb400006b // cbz x11, 0x1234 <k_mul_panels+0x121c>
 	WORD $0x3dc00103 // ldr q3, [x8]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0x3d800102 // str q2, [x8]
-	WORD $0x54ff7ec0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7920 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400ecad // b.le 0x2f28 <k_mul_panels+0x2f10>
-	WORD $0xb400006b // cbz x11, 0x11a4 <k_mul_panels+0x118c>
+	WORD $0x5400f00d // b.le 0x3048 <k_mul_panels+0x3030>
+	WORD $0xb400006b // cbz x11, 0x1258 <k_mul_panels+0x1240>
 	WORD $0x3dc00102 // ldr q2, [x8]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x54ff7da0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff7800 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x540107ed // b.le 0x32b4 <k_mul_panels+0x329c>
-	WORD $0x17fffe4a // b 0xae4 <k_mul_panels+0xacc>
-	WORD $0xb400572b // cbz x11, 0x1ca4 <k_mul_panels+0x1c8c>
+	WORD $0x5401158d // b.le 0x351c <k_mul_panels+0x3504>
+	WORD $0xb5ffeaab // cbnz x11, 0xfc4 <k_mul_panels+0xfac>
+	WORD $0x14000293 // b 0x1cc0 <k_mul_panels+0x1ca8>
+	WORD $0xb400528b // cbz x11, 0x1cc8 <k_mul_panels+0x1cb0>
 	WORD $0xbd400211 // ldr s17, [x16]
 	WORD $0xf10005ff // cmp x15, #0x1
-	WORD $0x540066cd // b.le 0x1ea4 <k_mul_panels+0x1e8c>
+	WORD $0x540061ed // b.le 0x1ec0 <k_mul_panels+0x1ea8>
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x91001208 // add x8, x16, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040630 // mov v16.s[0], v17.s[0]
 	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
-	WORD $0x54007ac1 // b.ne 0x213c <k_mul_panels+0x2124>
+	WORD $0x54007781 // b.ne 0x218c <k_mul_panels+0x2174>
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff7b40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400032e // b 0x1eb4 <k_mul_panels+0x1e9c>
+	WORD $0x54ff7580 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000307 // b 0x1ed0 <k_mul_panels+0x1eb8>
 	WORD $0xaa0a03e8 // mov x8, x10
 	WORD $0xaa1d03eb // mov x11, x29
 	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540006a3 // b.lo 0x12e4 <k_mul_panels+0x12cc>
+	WORD $0x540006a3 // b.lo 0x139c <k_mul_panels+0x1384>
 	WORD $0x910011cd // add x13, x14, #0x4
 	WORD $0xaa0803ee // mov x14, x8
 	WORD $0xad404570 // ldp q16, q17, [x11]
@@ -1224,85 +1270,84 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9112a2 // fmla v2.4s, v21.4s, v17.s[0]
 	WORD $0x4f901241 // fmla v1.4s, v18.4s, v16.s[0]
 	WORD $0x4f9012a0 // fmla v0.4s, v21.4s, v16.s[0]
-	WORD $0x54fff9cc // b.gt 0x1218 <k_mul_panels+0x1200>
+	WORD $0x54fff9cc // b.gt 0x12d0 <k_mul_panels+0x12b8>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff73cb // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff6e0b // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
 	WORD $0xf10011eb // subs x11, x15, #0x4
-	WORD $0x5400016b // b.lt 0x1320 <k_mul_panels+0x1308>
-	WORD $0xb4004ece // cbz x14, 0x1cd0 <k_mul_panels+0x1cb8>
+	WORD $0x91004208 // add x8, x16, #0x10
+	WORD $0x5400014b // b.lt 0x13d8 <k_mul_panels+0x13c0>
+	WORD $0xb4004a0e // cbz x14, 0x1cf4 <k_mul_panels+0x1cdc>
 	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0xaa1003e8 // mov x8, x16
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x3c810507 // str q7, [x8], #0x10
-	WORD $0x540002e9 // b.ls 0x136c <k_mul_panels+0x1354>
+	WORD $0x3d800207 // str q7, [x16]
+	WORD $0x540002c9 // b.ls 0x1420 <k_mul_panels+0x1408>
 	WORD $0x3dc00107 // ldr q7, [x8]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x14000271 // b 0x1ce0 <k_mul_panels+0x1cc8>
-	WORD $0xb400014e // cbz x14, 0x1348 <k_mul_panels+0x1330>
+	WORD $0x1400024b // b 0x1d00 <k_mul_panels+0x1ce8>
+	WORD $0xb400014e // cbz x14, 0x1400 <k_mul_panels+0x13e8>
 	WORD $0xbd400210 // ldr s16, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1344 <k_mul_panels+0x132c>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1344 <k_mul_panels+0x132c>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x540000cb // b.lt 0x13fc <k_mul_panels+0x13e4>
+	WORD $0x9100120d // add x13, x16, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x13fc <k_mul_panels+0x13e4>
+	WORD $0x9100220d // add x13, x16, #0x8
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x540000cb // b.lt 0x1368 <k_mul_panels+0x1350>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1368 <k_mul_panels+0x1350>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
-	WORD $0x91004208 // add x8, x16, #0x10
-	WORD $0xb400016e // cbz x14, 0x1398 <k_mul_panels+0x1380>
+	WORD $0x540000cb // b.lt 0x1420 <k_mul_panels+0x1408>
+	WORD $0x9100120d // add x13, x16, #0x4
+	WORD $0x0d0091a7 // st1 { v7.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1420 <k_mul_panels+0x1408>
+	WORD $0x9100220d // add x13, x16, #0x8
+	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
+	WORD $0xb400016e // cbz x14, 0x144c <k_mul_panels+0x1434>
 	WORD $0xbd400107 // ldr s7, [x8]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1394 <k_mul_panels+0x137c>
+	WORD $0x540000eb // b.lt 0x1448 <k_mul_panels+0x1430>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d4091a7 // ld1 { v7.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1394 <k_mul_panels+0x137c>
+	WORD $0x54000060 // b.eq 0x1448 <k_mul_panels+0x1430>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x4d4081a7 // ld1 { v7.s }[2], [x13]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x540000eb // b.lt 0x13bc <k_mul_panels+0x13a4>
+	WORD $0x540000eb // b.lt 0x1470 <k_mul_panels+0x1458>
 	WORD $0x91005208 // add x8, x16, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x13bc <k_mul_panels+0x13a4>
+	WORD $0x54000060 // b.eq 0x1470 <k_mul_panels+0x1458>
 	WORD $0x91006208 // add x8, x16, #0x18
 	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff6d00 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff6760 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400498d // b.le 0x1cfc <k_mul_panels+0x1ce4>
+	WORD $0x540044ed // b.le 0x1d1c <k_mul_panels+0x1d04>
 	WORD $0x2a1f03f1 // mov w17, wzr
-	WORD $0xb400006e // cbz x14, 0x13e0 <k_mul_panels+0x13c8>
+	WORD $0xb400006e // cbz x14, 0x1494 <k_mul_panels+0x147c>
 	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
 	WORD $0x3d8001a5 // str q5, [x13]
 	WORD $0x91004108 // add x8, x8, #0x10
-	WORD $0x36004ab1 // tbz w17, #0x0, 0x1d40 <k_mul_panels+0x1d28>
-	WORD $0xb400006e // cbz x14, 0x13fc <k_mul_panels+0x13e4>
+	WORD $0x36004611 // tbz w17, #0x0, 0x1d60 <k_mul_panels+0x1d48>
+	WORD $0xb400006e // cbz x14, 0x14b0 <k_mul_panels+0x1498>
 	WORD $0x3dc00105 // ldr q5, [x8]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x3d800104 // str q4, [x8]
 	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0x140003b8 // b 0x22e4 <k_mul_panels+0x22cc>
+	WORD $0x140003a3 // b 0x2344 <k_mul_panels+0x232c>
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54001003 // b.lo 0x1618 <k_mul_panels+0x1600>
+	WORD $0x54001003 // b.lo 0x16cc <k_mul_panels+0x16b4>
 	WORD $0x910011b1 // add x17, x13, #0x4
 	WORD $0xad4025ca // ldp q10, q9, [x14]
 	WORD $0xaa0b03e8 // mov x8, x11
@@ -1429,119 +1474,119 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
 	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
 	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
-	WORD $0x54fff06c // b.gt 0x1420 <k_mul_panels+0x1408>
+	WORD $0x54fff06c // b.gt 0x14d4 <k_mul_panels+0x14bc>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff5a2b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff548b // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
 	WORD $0xf10011f1 // subs x17, x15, #0x4
-	WORD $0x5400022b // b.lt 0x1670 <k_mul_panels+0x1658>
-	WORD $0xb40039eb // cbz x11, 0x1d6c <k_mul_panels+0x1d54>
+	WORD $0x9100420d // add x13, x16, #0x10
+	WORD $0x91008208 // add x8, x16, #0x20
+	WORD $0x5400020b // b.lt 0x1728 <k_mul_panels+0x1710>
+	WORD $0xb400350b // cbz x11, 0x1d8c <k_mul_panels+0x1d74>
 	WORD $0x3dc00208 // ldr q8, [x16]
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
 	WORD $0x3d80021f // str q31, [x16]
-	WORD $0x540003a9 // b.ls 0x16b8 <k_mul_panels+0x16a0>
-	WORD $0x3dc0061f // ldr q31, [x16, #0x10]
+	WORD $0x54000389 // b.ls 0x1770 <k_mul_panels+0x1758>
+	WORD $0x3dc001bf // ldr q31, [x13]
 	WORD $0xf1002dff // cmp x15, #0xb
 	WORD $0xd10021e1 // sub x1, x15, #0x8
-	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x4e3ed7fe // fadd v30.4s, v31.4s, v30.4s
-	WORD $0x3d80061e // str q30, [x16, #0x10]
-	WORD $0x54005809 // b.ls 0x2160 <k_mul_panels+0x2148>
+	WORD $0x3d8001be // str q30, [x13]
+	WORD $0x540054c9 // b.ls 0x21b0 <k_mul_panels+0x2198>
 	WORD $0x3dc0011e // ldr q30, [x8]
 	WORD $0x4e3dd7dd // fadd v29.4s, v30.4s, v29.4s
-	WORD $0x140001c7 // b 0x1d88 <k_mul_panels+0x1d70>
-	WORD $0xb400014b // cbz x11, 0x1698 <k_mul_panels+0x1680>
+	WORD $0x140001a1 // b 0x1da8 <k_mul_panels+0x1d90>
+	WORD $0xb400014b // cbz x11, 0x1750 <k_mul_panels+0x1738>
 	WORD $0xbd400208 // ldr s8, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1694 <k_mul_panels+0x167c>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d409108 // ld1 { v8.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1694 <k_mul_panels+0x167c>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
+	WORD $0x540000cb // b.lt 0x174c <k_mul_panels+0x1734>
+	WORD $0x91001201 // add x1, x16, #0x4
+	WORD $0x0d409028 // ld1 { v8.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x174c <k_mul_panels+0x1734>
+	WORD $0x91002201 // add x1, x16, #0x8
+	WORD $0x4d408028 // ld1 { v8.s }[2], [x1]
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd00021f // str s31, [x16]
-	WORD $0x540000cb // b.lt 0x16b8 <k_mul_panels+0x16a0>
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d00911f // st1 { v31.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x16b8 <k_mul_panels+0x16a0>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d00811f // st1 { v31.s }[2], [x8]
-	WORD $0xb400016b // cbz x11, 0x16e4 <k_mul_panels+0x16cc>
-	WORD $0xbd40121f // ldr s31, [x16, #0x10]
+	WORD $0x540000cb // b.lt 0x1770 <k_mul_panels+0x1758>
+	WORD $0x91001201 // add x1, x16, #0x4
+	WORD $0x0d00903f // st1 { v31.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x1770 <k_mul_panels+0x1758>
+	WORD $0x91002201 // add x1, x16, #0x8
+	WORD $0x4d00803f // st1 { v31.s }[2], [x1]
+	WORD $0xb400016b // cbz x11, 0x179c <k_mul_panels+0x1784>
+	WORD $0xbd4001bf // ldr s31, [x13]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x16e0 <k_mul_panels+0x16c8>
-	WORD $0x91005208 // add x8, x16, #0x14
+	WORD $0x540000eb // b.lt 0x1798 <k_mul_panels+0x1780>
+	WORD $0x91005201 // add x1, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d40911f // ld1 { v31.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x16e0 <k_mul_panels+0x16c8>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d40811f // ld1 { v31.s }[2], [x8]
+	WORD $0x0d40903f // ld1 { v31.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x1798 <k_mul_panels+0x1780>
+	WORD $0x91006201 // add x1, x16, #0x18
+	WORD $0x4d40803f // ld1 { v31.s }[2], [x1]
 	WORD $0x4e3ed7fe // fadd v30.4s, v31.4s, v30.4s
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd00121e // str s30, [x16, #0x10]
-	WORD $0x540000eb // b.lt 0x1708 <k_mul_panels+0x16f0>
-	WORD $0x91005208 // add x8, x16, #0x14
+	WORD $0xbd0001be // str s30, [x13]
+	WORD $0x540000eb // b.lt 0x17c0 <k_mul_panels+0x17a8>
+	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d00911e // st1 { v30.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1708 <k_mul_panels+0x16f0>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d00811e // st1 { v30.s }[2], [x8]
+	WORD $0x0d0091be // st1 { v30.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x17c0 <k_mul_panels+0x17a8>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d0081be // st1 { v30.s }[2], [x13]
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xd10021e1 // sub x1, x15, #0x8
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0xb400016b // cbz x11, 0x1740 <k_mul_panels+0x1728>
+	WORD $0xb400016b // cbz x11, 0x17f4 <k_mul_panels+0x17dc>
 	WORD $0xbd40011e // ldr s30, [x8]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x173c <k_mul_panels+0x1724>
+	WORD $0x540000eb // b.lt 0x17f0 <k_mul_panels+0x17d8>
 	WORD $0x91009204 // add x4, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d40909e // ld1 { v30.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x173c <k_mul_panels+0x1724>
+	WORD $0x54000060 // b.eq 0x17f0 <k_mul_panels+0x17d8>
 	WORD $0x9100a204 // add x4, x16, #0x28
 	WORD $0x4d40809e // ld1 { v30.s }[2], [x4]
 	WORD $0x4e3dd7dd // fadd v29.4s, v30.4s, v29.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd00011d // str s29, [x8]
-	WORD $0x540000eb // b.lt 0x1764 <k_mul_panels+0x174c>
+	WORD $0x540000eb // b.lt 0x1818 <k_mul_panels+0x1800>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d00911d // st1 { v29.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1764 <k_mul_panels+0x174c>
+	WORD $0x54000060 // b.eq 0x1818 <k_mul_panels+0x1800>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d00811d // st1 { v29.s }[2], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff4fc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff4a20 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54001bad // b.le 0x1ae4 <k_mul_panels+0x1acc>
+	WORD $0x54001b8d // b.le 0x1b94 <k_mul_panels+0x1b7c>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb400006b // cbz x11, 0x1784 <k_mul_panels+0x176c>
+	WORD $0xb400006b // cbz x11, 0x1838 <k_mul_panels+0x1820>
 	WORD $0x3dc001dd // ldr q29, [x14]
 	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
 	WORD $0x3d8001dc // str q28, [x14]
 	WORD $0x910041d0 // add x16, x14, #0x10
-	WORD $0x36001d2d // tbz w13, #0x0, 0x1b30 <k_mul_panels+0x1b18>
-	WORD $0xb400006b // cbz x11, 0x179c <k_mul_panels+0x1784>
+	WORD $0x36001d0d // tbz w13, #0x0, 0x1be0 <k_mul_panels+0x1bc8>
+	WORD $0xb400006b // cbz x11, 0x1850 <k_mul_panels+0x1838>
 	WORD $0x3dc0021c // ldr q28, [x16]
 	WORD $0x4e3bd79b // fadd v27.4s, v28.4s, v27.4s
 	WORD $0x3d80021b // str q27, [x16]
 	WORD $0x910081d0 // add x16, x14, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x36007aa8 // tbz w8, #0x0, 0x26fc <k_mul_panels+0x26e4>
-	WORD $0xb400006b // cbz x11, 0x17b8 <k_mul_panels+0x17a0>
+	WORD $0x36007cc8 // tbz w8, #0x0, 0x27f4 <k_mul_panels+0x27dc>
+	WORD $0xb400006b // cbz x11, 0x186c <k_mul_panels+0x1854>
 	WORD $0x3dc0021b // ldr q27, [x16]
 	WORD $0x4e3ad77a // fadd v26.4s, v27.4s, v26.4s
 	WORD $0x3d80021a // str q26, [x16]
 	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x140003e6 // b 0x2758 <k_mul_panels+0x2740>
+	WORD $0x140003f7 // b 0x2850 <k_mul_panels+0x2838>
 	WORD $0xaa0a03eb // mov x11, x10
 	WORD $0xaa1d03ee // mov x14, x29
 	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xf100111f // cmp x8, #0x4
-	WORD $0x54000ba3 // b.lo 0x1948 <k_mul_panels+0x1930>
+	WORD $0x54000ba3 // b.lo 0x19fc <k_mul_panels+0x19e4>
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0xad406dda // ldp q26, q27, [x14]
 	WORD $0xaa0b03e8 // mov x8, x11
@@ -1633,516 +1678,491 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f9a1382 // fmla v2.4s, v28.4s, v26.s[0]
 	WORD $0x4f981321 // fmla v1.4s, v25.4s, v24.s[0]
 	WORD $0x4f981380 // fmla v0.4s, v28.4s, v24.s[0]
-	WORD $0x54fff4cc // b.gt 0x17dc <k_mul_panels+0x17c4>
+	WORD $0x54fff4cc // b.gt 0x1890 <k_mul_panels+0x1878>
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff40ab // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0x54ff3b0b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0xf10011f1 // subs x17, x15, #0x4
-	WORD $0x5400016b // b.lt 0x1984 <k_mul_panels+0x196c>
-	WORD $0xb4002248 // cbz x8, 0x1da4 <k_mul_panels+0x1d8c>
+	WORD $0x91004208 // add x8, x16, #0x10
+	WORD $0x5400014b // b.lt 0x1a38 <k_mul_panels+0x1a20>
+	WORD $0xb4001d8b // cbz x11, 0x1dc4 <k_mul_panels+0x1dac>
 	WORD $0x3dc00218 // ldr q24, [x16]
-	WORD $0xaa1003eb // mov x11, x16
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0x3c810577 // str q23, [x11], #0x10
-	WORD $0x540002e9 // b.ls 0x19d0 <k_mul_panels+0x19b8>
-	WORD $0x3dc00177 // ldr q23, [x11]
+	WORD $0x3d800217 // str q23, [x16]
+	WORD $0x540002c9 // b.ls 0x1a80 <k_mul_panels+0x1a68>
+	WORD $0x3dc00117 // ldr q23, [x8]
 	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
-	WORD $0x1400010d // b 0x1db4 <k_mul_panels+0x1d9c>
-	WORD $0xb4000148 // cbz x8, 0x19ac <k_mul_panels+0x1994>
+	WORD $0x140000e7 // b 0x1dd0 <k_mul_panels+0x1db8>
+	WORD $0xb400014b // cbz x11, 0x1a60 <k_mul_panels+0x1a48>
 	WORD $0xbd400218 // ldr s24, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x19a8 <k_mul_panels+0x1990>
-	WORD $0x9100120b // add x11, x16, #0x4
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x19a8 <k_mul_panels+0x1990>
-	WORD $0x9100220b // add x11, x16, #0x8
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
+	WORD $0x540000cb // b.lt 0x1a5c <k_mul_panels+0x1a44>
+	WORD $0x9100120d // add x13, x16, #0x4
+	WORD $0x0d4091b8 // ld1 { v24.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1a5c <k_mul_panels+0x1a44>
+	WORD $0x9100220d // add x13, x16, #0x8
+	WORD $0x4d4081b8 // ld1 { v24.s }[2], [x13]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000217 // str s23, [x16]
-	WORD $0x540000cb // b.lt 0x19cc <k_mul_panels+0x19b4>
-	WORD $0x9100120b // add x11, x16, #0x4
-	WORD $0x0d009177 // st1 { v23.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x19cc <k_mul_panels+0x19b4>
-	WORD $0x9100220b // add x11, x16, #0x8
-	WORD $0x4d008177 // st1 { v23.s }[2], [x11]
-	WORD $0x9100420b // add x11, x16, #0x10
-	WORD $0xb4000168 // cbz x8, 0x19fc <k_mul_panels+0x19e4>
-	WORD $0xbd400177 // ldr s23, [x11]
+	WORD $0x540000cb // b.lt 0x1a80 <k_mul_panels+0x1a68>
+	WORD $0x9100120d // add x13, x16, #0x4
+	WORD $0x0d0091b7 // st1 { v23.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1a80 <k_mul_panels+0x1a68>
+	WORD $0x9100220d // add x13, x16, #0x8
+	WORD $0x4d0081b7 // st1 { v23.s }[2], [x13]
+	WORD $0xb400016b // cbz x11, 0x1aac <k_mul_panels+0x1a94>
+	WORD $0xbd400117 // ldr s23, [x8]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x19f8 <k_mul_panels+0x19e0>
+	WORD $0x540000eb // b.lt 0x1aa8 <k_mul_panels+0x1a90>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091b7 // ld1 { v23.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x19f8 <k_mul_panels+0x19e0>
+	WORD $0x54000060 // b.eq 0x1aa8 <k_mul_panels+0x1a90>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x4d4081b7 // ld1 { v23.s }[2], [x13]
 	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000176 // str s22, [x11]
-	WORD $0x540000eb // b.lt 0x1a20 <k_mul_panels+0x1a08>
-	WORD $0x9100520b // add x11, x16, #0x14
+	WORD $0xbd000116 // str s22, [x8]
+	WORD $0x540000eb // b.lt 0x1ad0 <k_mul_panels+0x1ab8>
+	WORD $0x91005208 // add x8, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009176 // st1 { v22.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1a20 <k_mul_panels+0x1a08>
-	WORD $0x9100620b // add x11, x16, #0x18
-	WORD $0x4d008176 // st1 { v22.s }[2], [x11]
+	WORD $0x0d009116 // st1 { v22.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1ad0 <k_mul_panels+0x1ab8>
+	WORD $0x91006208 // add x8, x16, #0x18
+	WORD $0x4d008116 // st1 { v22.s }[2], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff39e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
+	WORD $0x54ff3460 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x54001d0d // b.le 0x1dd0 <k_mul_panels+0x1db8>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0xb4000068 // cbz x8, 0x1a44 <k_mul_panels+0x1a2c>
-	WORD $0x3dc00176 // ldr q22, [x11]
+	WORD $0x5400186d // b.le 0x1dec <k_mul_panels+0x1dd4>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xb400006b // cbz x11, 0x1af4 <k_mul_panels+0x1adc>
+	WORD $0x3dc001d6 // ldr q22, [x14]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
-	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0x3d800175 // str q21, [x11]
-	WORD $0x910041ad // add x13, x13, #0x10
-	WORD $0x36001e2e // tbz w14, #0x0, 0x1e14 <k_mul_panels+0x1dfc>
-	WORD $0xb4000068 // cbz x8, 0x1a60 <k_mul_panels+0x1a48>
-	WORD $0x3dc001b5 // ldr q21, [x13]
+	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
+	WORD $0x3d8001d5 // str q21, [x14]
+	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x3600198d // tbz w13, #0x0, 0x1e30 <k_mul_panels+0x1e18>
+	WORD $0xb400006b // cbz x11, 0x1b10 <k_mul_panels+0x1af8>
+	WORD $0x3dc00115 // ldr q21, [x8]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
-	WORD $0x3d8001b4 // str q20, [x13]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x1400025e // b 0x23e0 <k_mul_panels+0x23c8>
-	WORD $0xb400014b // cbz x11, 0x1a94 <k_mul_panels+0x1a7c>
+	WORD $0x3d800114 // str q20, [x8]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x14000249 // b 0x243c <k_mul_panels+0x2424>
+	WORD $0xb400014b // cbz x11, 0x1b44 <k_mul_panels+0x1b2c>
 	WORD $0xbd400031 // ldr s17, [x1]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1a90 <k_mul_panels+0x1a78>
+	WORD $0x540000cb // b.lt 0x1b40 <k_mul_panels+0x1b28>
 	WORD $0x91001028 // add x8, x1, #0x4
 	WORD $0x0d409111 // ld1 { v17.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1a90 <k_mul_panels+0x1a78>
+	WORD $0x54000060 // b.eq 0x1b40 <k_mul_panels+0x1b28>
 	WORD $0x91002028 // add x8, x1, #0x8
 	WORD $0x4d408111 // ld1 { v17.s }[2], [x8]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000030 // str s16, [x1]
-	WORD $0x5400008b // b.lt 0x1aac <k_mul_panels+0x1a94>
+	WORD $0x5400008b // b.lt 0x1b5c <k_mul_panels+0x1b44>
 	WORD $0x91001028 // add x8, x1, #0x4
 	WORD $0x0d009110 // st1 { v16.s }[1], [x8]
-	WORD $0x54003d61 // b.ne 0x2254 <k_mul_panels+0x223c>
+	WORD $0x54003a61 // b.ne 0x22a4 <k_mul_panels+0x228c>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x91004030 // add x16, x1, #0x10
-	WORD $0x3707992d // tbnz w13, #0x0, 0xdd8 <k_mul_panels+0xdc0>
-	WORD $0xb400544b // cbz x11, 0x2540 <k_mul_panels+0x2528>
+	WORD $0x3707966d // tbnz w13, #0x0, 0xe30 <k_mul_panels+0xe18>
+	WORD $0xb400568b // cbz x11, 0x2638 <k_mul_panels+0x2620>
 	WORD $0xbd400210 // ldr s16, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540053cb // b.lt 0x253c <k_mul_panels+0x2524>
+	WORD $0x5400560b // b.lt 0x2634 <k_mul_panels+0x261c>
 	WORD $0x9100502d // add x13, x1, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
-	WORD $0x54005340 // b.eq 0x253c <k_mul_panels+0x2524>
+	WORD $0x54005580 // b.eq 0x2634 <k_mul_panels+0x261c>
 	WORD $0x9100602d // add x13, x1, #0x18
 	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
-	WORD $0x14000297 // b 0x253c <k_mul_panels+0x2524>
-	WORD $0xb400014b // cbz x11, 0x1b0c <k_mul_panels+0x1af4>
+	WORD $0x140002a9 // b 0x2634 <k_mul_panels+0x261c>
+	WORD $0xb400014b // cbz x11, 0x1bbc <k_mul_panels+0x1ba4>
 	WORD $0xbd4001dd // ldr s29, [x14]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1b08 <k_mul_panels+0x1af0>
+	WORD $0x540000cb // b.lt 0x1bb8 <k_mul_panels+0x1ba0>
 	WORD $0x910011c8 // add x8, x14, #0x4
 	WORD $0x0d40911d // ld1 { v29.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1b08 <k_mul_panels+0x1af0>
+	WORD $0x54000060 // b.eq 0x1bb8 <k_mul_panels+0x1ba0>
 	WORD $0x910021c8 // add x8, x14, #0x8
 	WORD $0x4d40811d // ld1 { v29.s }[2], [x8]
 	WORD $0x4e3cd7bc // fadd v28.4s, v29.4s, v28.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd0001dc // str s28, [x14]
-	WORD $0x5400008b // b.lt 0x1b24 <k_mul_panels+0x1b0c>
+	WORD $0x5400008b // b.lt 0x1bd4 <k_mul_panels+0x1bbc>
 	WORD $0x910011c8 // add x8, x14, #0x4
 	WORD $0x0d00911c // st1 { v28.s }[1], [x8]
-	WORD $0x54003a81 // b.ne 0x2270 <k_mul_panels+0x2258>
+	WORD $0x54003781 // b.ne 0x22c0 <k_mul_panels+0x22a8>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x910041d0 // add x16, x14, #0x10
-	WORD $0x3707e32d // tbnz w13, #0x0, 0x1790 <k_mul_panels+0x1778>
-	WORD $0xb4005d2b // cbz x11, 0x26d4 <k_mul_panels+0x26bc>
+	WORD $0x3707e34d // tbnz w13, #0x0, 0x1844 <k_mul_panels+0x182c>
+	WORD $0xb4005f6b // cbz x11, 0x27cc <k_mul_panels+0x27b4>
 	WORD $0xbd40021c // ldr s28, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54005cab // b.lt 0x26d0 <k_mul_panels+0x26b8>
+	WORD $0x54005eeb // b.lt 0x27c8 <k_mul_panels+0x27b0>
 	WORD $0x910051cd // add x13, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091bc // ld1 { v28.s }[1], [x13]
-	WORD $0x54005c20 // b.eq 0x26d0 <k_mul_panels+0x26b8>
+	WORD $0x54005e60 // b.eq 0x27c8 <k_mul_panels+0x27b0>
 	WORD $0x910061cd // add x13, x14, #0x18
 	WORD $0x4d4081bc // ld1 { v28.s }[2], [x13]
-	WORD $0x140002de // b 0x26d0 <k_mul_panels+0x26b8>
-	WORD $0xaa1003ed // mov x13, x16
+	WORD $0x140002f0 // b 0x27c8 <k_mul_panels+0x27b0>
 	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3c8105a1 // str q1, [x13], #0x10
-	WORD $0x54ff70c9 // b.ls 0x980 <k_mul_panels+0x968>
-	WORD $0x3d8001a0 // str q0, [x13]
-	WORD $0x17fff97c // b 0x160 <k_mul_panels+0x148>
+	WORD $0x3d800201 // str q1, [x16]
+	WORD $0x54ff6f69 // b.ls 0xa00 <k_mul_panels+0x9e8>
+	WORD $0x3d800160 // str q0, [x11]
+	WORD $0x17fff951 // b 0x160 <k_mul_panels+0x148>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400166b // b.lt 0x1e44 <k_mul_panels+0x1e2c>
-	WORD $0x54000060 // b.eq 0x1b88 <k_mul_panels+0x1b70>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
-	WORD $0x91001208 // add x8, x16, #0x4
-	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
+	WORD $0x540011eb // b.lt 0x1e60 <k_mul_panels+0x1e48>
+	WORD $0x54000060 // b.eq 0x1c34 <k_mul_panels+0x1c1c>
+	WORD $0x9100220b // add x11, x16, #0x8
+	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
+	WORD $0x9100120b // add x11, x16, #0x4
+	WORD $0x0d009163 // st1 { v3.s }[1], [x11]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff2e40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140000ad // b 0x1e50 <k_mul_panels+0x1e38>
+	WORD $0x54ff28e0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000089 // b 0x1e6c <k_mul_panels+0x1e54>
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x3d800213 // str q19, [x16]
-	WORD $0x54002329 // b.ls 0x200c <k_mul_panels+0x1ff4>
+	WORD $0x54001ea9 // b.ls 0x2028 <k_mul_panels+0x2010>
 	WORD $0xf1002dff // cmp x15, #0xb
 	WORD $0xd10021f1 // sub x17, x15, #0x8
-	WORD $0x3d800612 // str q18, [x16, #0x10]
-	WORD $0x540036a9 // b.ls 0x228c <k_mul_panels+0x2274>
+	WORD $0x3d8001b2 // str q18, [x13]
+	WORD $0x540033c9 // b.ls 0x22dc <k_mul_panels+0x22c4>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800a11 // str q17, [x16, #0x20]
-	WORD $0x54ff2ce0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff2780 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a01 // add x1, x16, x6, lsl #2
 	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff8f6b // cbnz x11, 0xdc0 <k_mul_panels+0xda8>
-	WORD $0x17fffc7c // b 0xdc8 <k_mul_panels+0xdb0>
+	WORD $0xb5ff8ccb // cbnz x11, 0xe18 <k_mul_panels+0xe00>
+	WORD $0x17fffc67 // b 0xe20 <k_mul_panels+0xe08>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540028cb // b.lt 0x20f8 <k_mul_panels+0x20e0>
-	WORD $0x54000060 // b.eq 0x1bf0 <k_mul_panels+0x1bd8>
+	WORD $0x540024eb // b.lt 0x2128 <k_mul_panels+0x2110>
+	WORD $0x54000060 // b.eq 0x1c9c <k_mul_panels+0x1c84>
 	WORD $0x91002208 // add x8, x16, #0x8
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
 	WORD $0x91001208 // add x8, x16, #0x4
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x14000140 // b 0x20f8 <k_mul_panels+0x20e0>
+	WORD $0x14000121 // b 0x2128 <k_mul_panels+0x2110>
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x540000e9 // b.ls 0x1c20 <k_mul_panels+0x1c08>
+	WORD $0x54001c69 // b.ls 0x203c <k_mul_panels+0x2024>
 	WORD $0xf1002dff // cmp x15, #0xb
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x3d800601 // str q1, [x16, #0x10]
-	WORD $0x54000309 // b.ls 0x1c74 <k_mul_panels+0x1c5c>
+	WORD $0x3d8001a1 // str q1, [x13]
+	WORD $0x54003169 // b.ls 0x22e8 <k_mul_panels+0x22d0>
 	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x17fff951 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400016b // cbz x11, 0x1c4c <k_mul_panels+0x1c34>
-	WORD $0xbd401202 // ldr s2, [x16, #0x10]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540000eb // b.lt 0x1c48 <k_mul_panels+0x1c30>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1c48 <k_mul_panels+0x1c30>
-	WORD $0x9100620d // add x13, x16, #0x18
-	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd001201 // str s1, [x16, #0x10]
-	WORD $0x540000eb // b.lt 0x1c70 <k_mul_panels+0x1c58>
-	WORD $0x9100520d // add x13, x16, #0x14
-	WORD $0xf100091f // cmp x8, #0x2
-	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1c70 <k_mul_panels+0x1c58>
-	WORD $0x91006208 // add x8, x16, #0x18
-	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
-	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0xd10021ed // sub x13, x15, #0x8
-	WORD $0xb40024eb // cbz x11, 0x2114 <k_mul_panels+0x20fc>
-	WORD $0xbd400101 // ldr s1, [x8]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x5400246b // b.lt 0x2110 <k_mul_panels+0x20f8>
-	WORD $0x9100920b // add x11, x16, #0x24
-	WORD $0xf10009bf // cmp x13, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540023e0 // b.eq 0x2110 <k_mul_panels+0x20f8>
-	WORD $0x9100a20b // add x11, x16, #0x28
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x1400011c // b 0x2110 <k_mul_panels+0x20f8>
+	WORD $0x17fff927 // b 0x160 <k_mul_panels+0x148>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400100b // b.lt 0x1ea8 <k_mul_panels+0x1e90>
-	WORD $0x54000060 // b.eq 0x1cb8 <k_mul_panels+0x1ca0>
+	WORD $0x54000fcb // b.lt 0x1ec4 <k_mul_panels+0x1eac>
+	WORD $0x54000060 // b.eq 0x1cdc <k_mul_panels+0x1cc4>
 	WORD $0x91002208 // add x8, x16, #0x8
 	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
 	WORD $0x91001208 // add x8, x16, #0x4
 	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff24c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400007a // b 0x1eb4 <k_mul_panels+0x1e9c>
-	WORD $0xaa1003e8 // mov x8, x16
+	WORD $0x54ff23a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000078 // b 0x1ed0 <k_mul_panels+0x1eb8>
 	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3c810507 // str q7, [x8], #0x10
-	WORD $0x54001a29 // b.ls 0x2020 <k_mul_panels+0x2008>
+	WORD $0x3d800207 // str q7, [x16]
+	WORD $0x54001aa9 // b.ls 0x2050 <k_mul_panels+0x2038>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800606 // str q6, [x16, #0x10]
-	WORD $0x54ff23c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff22c0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
 	WORD $0x52800031 // mov w17, #0x1 // =1
-	WORD $0xb5ffb72e // cbnz x14, 0x13d8 <k_mul_panels+0x13c0>
-	WORD $0x17fffdba // b 0x13e0 <k_mul_panels+0x13c8>
-	WORD $0xb400014e // cbz x14, 0x1d24 <k_mul_panels+0x1d0c>
+	WORD $0xb5ffbbce // cbnz x14, 0x148c <k_mul_panels+0x1474>
+	WORD $0x17fffddf // b 0x1494 <k_mul_panels+0x147c>
+	WORD $0xb400014e // cbz x14, 0x1d44 <k_mul_panels+0x1d2c>
 	WORD $0xbd4001a6 // ldr s6, [x13]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1d20 <k_mul_panels+0x1d08>
+	WORD $0x540000cb // b.lt 0x1d40 <k_mul_panels+0x1d28>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0x0d409106 // ld1 { v6.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x1d20 <k_mul_panels+0x1d08>
+	WORD $0x54000060 // b.eq 0x1d40 <k_mul_panels+0x1d28>
 	WORD $0x910021a8 // add x8, x13, #0x8
 	WORD $0x4d408106 // ld1 { v6.s }[2], [x8]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd0001a5 // str s5, [x13]
-	WORD $0x5400008b // b.lt 0x1d3c <k_mul_panels+0x1d24>
+	WORD $0x5400008b // b.lt 0x1d5c <k_mul_panels+0x1d44>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0x0d009105 // st1 { v5.s }[1], [x8]
-	WORD $0x54002b21 // b.ne 0x229c <k_mul_panels+0x2284>
+	WORD $0x54002d21 // b.ne 0x22fc <k_mul_panels+0x22e4>
 	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0xb4002bae // cbz x14, 0x22b4 <k_mul_panels+0x229c>
+	WORD $0xb4002dae // cbz x14, 0x2314 <k_mul_panels+0x22fc>
 	WORD $0xbd400105 // ldr s5, [x8]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54002b2b // b.lt 0x22b0 <k_mul_panels+0x2298>
+	WORD $0x54002d2b // b.lt 0x2310 <k_mul_panels+0x22f8>
 	WORD $0x910051b0 // add x16, x13, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d409205 // ld1 { v5.s }[1], [x16]
-	WORD $0x54002aa0 // b.eq 0x22b0 <k_mul_panels+0x2298>
+	WORD $0x54002ca0 // b.eq 0x2310 <k_mul_panels+0x22f8>
 	WORD $0x910061b0 // add x16, x13, #0x18
 	WORD $0x4d408205 // ld1 { v5.s }[2], [x16]
-	WORD $0x14000152 // b 0x22b0 <k_mul_panels+0x2298>
+	WORD $0x14000162 // b 0x2310 <k_mul_panels+0x22f8>
 	WORD $0xf1001dff // cmp x15, #0x7
 	WORD $0x3d80021f // str q31, [x16]
-	WORD $0x54001609 // b.ls 0x2034 <k_mul_panels+0x201c>
+	WORD $0x54001689 // b.ls 0x2064 <k_mul_panels+0x204c>
 	WORD $0xf1002dff // cmp x15, #0xb
 	WORD $0xd10021e1 // sub x1, x15, #0x8
-	WORD $0x3d80061e // str q30, [x16, #0x10]
-	WORD $0x54003029 // b.ls 0x2388 <k_mul_panels+0x2370>
+	WORD $0x3d8001be // str q30, [x13]
+	WORD $0x54003229 // b.ls 0x23e8 <k_mul_panels+0x23d0>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800a1d // str q29, [x16, #0x20]
-	WORD $0x54ff1e80 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff1d80 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffcf0b // cbnz x11, 0x177c <k_mul_panels+0x1764>
-	WORD $0x17fffe79 // b 0x1784 <k_mul_panels+0x176c>
-	WORD $0xaa1003eb // mov x11, x16
+	WORD $0xb5ffd3ab // cbnz x11, 0x1830 <k_mul_panels+0x1818>
+	WORD $0x17fffe9e // b 0x1838 <k_mul_panels+0x1820>
 	WORD $0xf1001dff // cmp x15, #0x7
-	WORD $0x3c810577 // str q23, [x11], #0x10
-	WORD $0x540014c9 // b.ls 0x2048 <k_mul_panels+0x2030>
+	WORD $0x3d800217 // str q23, [x16]
+	WORD $0x54001569 // b.ls 0x2078 <k_mul_panels+0x2060>
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0x3d800616 // str q22, [x16, #0x10]
-	WORD $0x54ff1d20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0xb5ffe3a8 // cbnz x8, 0x1a3c <k_mul_panels+0x1a24>
-	WORD $0x17ffff1e // b 0x1a44 <k_mul_panels+0x1a2c>
-	WORD $0xb4000148 // cbz x8, 0x1df8 <k_mul_panels+0x1de0>
-	WORD $0xbd400176 // ldr s22, [x11]
+	WORD $0x54ff1c40 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060a0e // add x14, x16, x6, lsl #2
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xb5ffe84b // cbnz x11, 0x1aec <k_mul_panels+0x1ad4>
+	WORD $0x17ffff43 // b 0x1af4 <k_mul_panels+0x1adc>
+	WORD $0xb400014b // cbz x11, 0x1e14 <k_mul_panels+0x1dfc>
+	WORD $0xbd4001d6 // ldr s22, [x14]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x1df4 <k_mul_panels+0x1ddc>
-	WORD $0x9100116d // add x13, x11, #0x4
-	WORD $0x0d4091b6 // ld1 { v22.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x1df4 <k_mul_panels+0x1ddc>
-	WORD $0x9100216d // add x13, x11, #0x8
-	WORD $0x4d4081b6 // ld1 { v22.s }[2], [x13]
+	WORD $0x540000cb // b.lt 0x1e10 <k_mul_panels+0x1df8>
+	WORD $0x910011c8 // add x8, x14, #0x4
+	WORD $0x0d409116 // ld1 { v22.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1e10 <k_mul_panels+0x1df8>
+	WORD $0x910021c8 // add x8, x14, #0x8
+	WORD $0x4d408116 // ld1 { v22.s }[2], [x8]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000175 // str s21, [x11]
-	WORD $0x5400008b // b.lt 0x1e10 <k_mul_panels+0x1df8>
-	WORD $0x9100116d // add x13, x11, #0x4
-	WORD $0x0d0091b5 // st1 { v21.s }[1], [x13]
-	WORD $0x54002c61 // b.ne 0x2398 <k_mul_panels+0x2380>
-	WORD $0x9100416d // add x13, x11, #0x10
-	WORD $0xb4002ce8 // cbz x8, 0x23b0 <k_mul_panels+0x2398>
-	WORD $0xbd4001b5 // ldr s21, [x13]
+	WORD $0xbd0001d5 // str s21, [x14]
+	WORD $0x5400008b // b.lt 0x1e2c <k_mul_panels+0x1e14>
+	WORD $0x910011c8 // add x8, x14, #0x4
+	WORD $0x0d009115 // st1 { v21.s }[1], [x8]
+	WORD $0x54002e61 // b.ne 0x23f4 <k_mul_panels+0x23dc>
+	WORD $0x910041c8 // add x8, x14, #0x10
+	WORD $0xb4002eeb // cbz x11, 0x240c <k_mul_panels+0x23f4>
+	WORD $0xbd400115 // ldr s21, [x8]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54002c6b // b.lt 0x23ac <k_mul_panels+0x2394>
-	WORD $0x91005168 // add x8, x11, #0x14
+	WORD $0x54002e6b // b.lt 0x2408 <k_mul_panels+0x23f0>
+	WORD $0x910051cd // add x13, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409115 // ld1 { v21.s }[1], [x8]
-	WORD $0x54002be0 // b.eq 0x23ac <k_mul_panels+0x2394>
-	WORD $0x91006168 // add x8, x11, #0x18
-	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
-	WORD $0x1400015c // b 0x23ac <k_mul_panels+0x2394>
+	WORD $0x0d4091b5 // ld1 { v21.s }[1], [x13]
+	WORD $0x54002de0 // b.eq 0x2408 <k_mul_panels+0x23f0>
+	WORD $0x910061cd // add x13, x14, #0x18
+	WORD $0x4d4081b5 // ld1 { v21.s }[2], [x13]
+	WORD $0x1400016c // b 0x2408 <k_mul_panels+0x23f0>
 	WORD $0x1e2328a3 // fadd s3, s5, s3
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff18a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
+	WORD $0x54ff17c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060a0b // add x11, x16, x6, lsl #2
 	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xb400052b // cbz x11, 0x1efc <k_mul_panels+0x1ee4>
-	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xb4000528 // cbz x8, 0x1f18 <k_mul_panels+0x1f00>
+	WORD $0xbd400164 // ldr s4, [x11]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400078b // b.lt 0x1f54 <k_mul_panels+0x1f3c>
+	WORD $0x5400078b // b.lt 0x1f70 <k_mul_panels+0x1f58>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x910011ae // add x14, x13, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040483 // mov v3.s[0], v4.s[0]
 	WORD $0x0d4091c3 // ld1 { v3.s }[1], [x14]
-	WORD $0x54001c81 // b.ne 0x220c <k_mul_panels+0x21f4>
+	WORD $0x54001e21 // b.ne 0x225c <k_mul_panels+0x2244>
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x0d0091c2 // st1 { v2.s }[1], [x14]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54ff1680 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000034 // b 0x1f64 <k_mul_panels+0x1f4c>
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54ff15a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000034 // b 0x1f80 <k_mul_panels+0x1f68>
 	WORD $0x1e202840 // fadd s0, s2, s0
 	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x17fff8b0 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff8a9 // b 0x160 <k_mul_panels+0x148>
 	WORD $0x1e272a27 // fadd s7, s17, s7
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff1580 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff14a0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
 	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
-	WORD $0xb400036b // cbz x11, 0x1f28 <k_mul_panels+0x1f10>
+	WORD $0xb400036b // cbz x11, 0x1f44 <k_mul_panels+0x1f2c>
 	WORD $0xbd400110 // ldr s16, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400074b // b.lt 0x1fb0 <k_mul_panels+0x1f98>
+	WORD $0x5400074b // b.lt 0x1fcc <k_mul_panels+0x1fb4>
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x910011ae // add x14, x13, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040607 // mov v7.s[0], v16.s[0]
 	WORD $0x0d4091c7 // ld1 { v7.s }[1], [x14]
-	WORD $0x54001a81 // b.ne 0x2230 <k_mul_panels+0x2218>
+	WORD $0x54001c21 // b.ne 0x2280 <k_mul_panels+0x2268>
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff1360 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000032 // b 0x1fc0 <k_mul_panels+0x1fa8>
+	WORD $0x54ff1280 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000032 // b 0x1fdc <k_mul_panels+0x1fc4>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540002cb // b.lt 0x1f58 <k_mul_panels+0x1f40>
-	WORD $0x54000060 // b.eq 0x1f10 <k_mul_panels+0x1ef8>
+	WORD $0x540002cb // b.lt 0x1f74 <k_mul_panels+0x1f5c>
+	WORD $0x54000060 // b.eq 0x1f2c <k_mul_panels+0x1f14>
 	WORD $0x910021ae // add x14, x13, #0x8
 	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54ff1200 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000010 // b 0x1f64 <k_mul_panels+0x1f4c>
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54ff1120 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000010 // b 0x1f80 <k_mul_panels+0x1f68>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400044b // b.lt 0x1fb4 <k_mul_panels+0x1f9c>
-	WORD $0x54000060 // b.eq 0x1f3c <k_mul_panels+0x1f24>
+	WORD $0x5400044b // b.lt 0x1fd0 <k_mul_panels+0x1fb8>
+	WORD $0x54000060 // b.eq 0x1f58 <k_mul_panels+0x1f40>
 	WORD $0x910021ae // add x14, x13, #0x8
 	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0x0d0091a6 // st1 { v6.s }[1], [x13]
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff10a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400001c // b 0x1fc0 <k_mul_panels+0x1fa8>
+	WORD $0x54ff0fc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x1400001c // b 0x1fdc <k_mul_panels+0x1fc4>
 	WORD $0x1e222882 // fadd s2, s4, s2
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54ff1000 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xd37ef4c8 // lsl x8, x6, #2
-	WORD $0x8b08020d // add x13, x16, x8
-	WORD $0x8b0801a8 // add x8, x13, x8
-	WORD $0xb400076b // cbz x11, 0x205c <k_mul_panels+0x2044>
-	WORD $0xbd400103 // ldr s3, [x8]
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54ff0f20 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0xd37ef4cb // lsl x11, x6, #2
+	WORD $0x8b0b020d // add x13, x16, x11
+	WORD $0x8b0b01ab // add x11, x13, x11
+	WORD $0xb4000808 // cbz x8, 0x208c <k_mul_panels+0x2074>
+	WORD $0xbd400163 // ldr s3, [x11]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54000f8b // b.lt 0x216c <k_mul_panels+0x2154>
+	WORD $0x5400112b // b.lt 0x21bc <k_mul_panels+0x21a4>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100116d // add x13, x11, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
 	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54002961 // b.ne 0x24c0 <k_mul_panels+0x24a8>
+	WORD $0x54002f01 // b.ne 0x2590 <k_mul_panels+0x2578>
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54ff0dc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000074 // b 0x217c <k_mul_panels+0x2164>
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54ff0ce0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000081 // b 0x21cc <k_mul_panels+0x21b4>
 	WORD $0x1e262a06 // fadd s6, s16, s6
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff0d20 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54ff0c40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b08020d // add x13, x16, x8
 	WORD $0x8b0801a8 // add x8, x13, x8
-	WORD $0xb40005eb // cbz x11, 0x2088 <k_mul_panels+0x2070>
+	WORD $0xb400068b // cbz x11, 0x20b8 <k_mul_panels+0x20a0>
 	WORD $0xbd400107 // ldr s7, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54000f0b // b.lt 0x21b8 <k_mul_panels+0x21a0>
+	WORD $0x540010ab // b.lt 0x2208 <k_mul_panels+0x21f0>
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e0404e6 // mov v6.s[0], v7.s[0]
 	WORD $0x0d4091a6 // ld1 { v6.s }[1], [x13]
-	WORD $0x540027a1 // b.ne 0x24e4 <k_mul_panels+0x24cc>
+	WORD $0x54002d41 // b.ne 0x25b4 <k_mul_panels+0x259c>
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54ff0ae0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000070 // b 0x21c8 <k_mul_panels+0x21b0>
+	WORD $0x54ff0a00 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x1400007d // b 0x2218 <k_mul_panels+0x2200>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd001212 // str s18, [x16, #0x10]
-	WORD $0x54ff68ca // b.ge 0xd30 <k_mul_panels+0xd18>
-	WORD $0x17fffb4b // b 0xd48 <k_mul_panels+0xd30>
+	WORD $0xbd0001b2 // str s18, [x13]
+	WORD $0x54ff6aca // b.ge 0xd8c <k_mul_panels+0xd74>
+	WORD $0x17fffb5b // b 0xda4 <k_mul_panels+0xd8c>
+	WORD $0xaa1f03eb // mov x11, xzr
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001a1 // str s1, [x13]
+	WORD $0x54ff804a // b.ge 0x1050 <k_mul_panels+0x1038>
+	WORD $0x1400003a // b 0x2134 <k_mul_panels+0x211c>
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54ff9bca // b.ge 0x13a4 <k_mul_panels+0x138c>
-	WORD $0x17fffce3 // b 0x13bc <k_mul_panels+0x13a4>
+	WORD $0x54ff9fea // b.ge 0x1458 <k_mul_panels+0x1440>
+	WORD $0x17fffd04 // b 0x1470 <k_mul_panels+0x1458>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd00121e // str s30, [x16, #0x10]
-	WORD $0x54ffb58a // b.ge 0x16f0 <k_mul_panels+0x16d8>
-	WORD $0x17fffdb1 // b 0x1708 <k_mul_panels+0x16f0>
-	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xbd0001be // str s30, [x13]
+	WORD $0x54ffb9ca // b.ge 0x17a8 <k_mul_panels+0x1790>
+	WORD $0x17fffdd3 // b 0x17c0 <k_mul_panels+0x17a8>
+	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000176 // str s22, [x11]
-	WORD $0x54ffcdaa // b.ge 0x1a08 <k_mul_panels+0x19f0>
-	WORD $0x17fffe72 // b 0x1a20 <k_mul_panels+0x1a08>
+	WORD $0xbd000116 // str s22, [x8]
+	WORD $0x54ffd1aa // b.ge 0x1ab8 <k_mul_panels+0x1aa0>
+	WORD $0x17fffe92 // b 0x1ad0 <k_mul_panels+0x1ab8>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400088b // b.lt 0x2170 <k_mul_panels+0x2158>
-	WORD $0x54000060 // b.eq 0x2070 <k_mul_panels+0x2058>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x5400098b // b.lt 0x21c0 <k_mul_panels+0x21a8>
+	WORD $0x54000060 // b.eq 0x20a0 <k_mul_panels+0x2088>
+	WORD $0x9100216d // add x13, x11, #0x8
 	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
-	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x9100116d // add x13, x11, #0x4
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54ff0700 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400003e // b 0x217c <k_mul_panels+0x2164>
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54ff0580 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000046 // b 0x21cc <k_mul_panels+0x21b4>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400098b // b.lt 0x21bc <k_mul_panels+0x21a4>
-	WORD $0x54000060 // b.eq 0x209c <k_mul_panels+0x2084>
+	WORD $0x54000a8b // b.lt 0x220c <k_mul_panels+0x21f4>
+	WORD $0x54000060 // b.eq 0x20cc <k_mul_panels+0x20b4>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54ff05a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000046 // b 0x21c8 <k_mul_panels+0x21b0>
-	WORD $0x91002208 // add x8, x16, #0x8
-	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x54ff0420 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x1400004e // b 0x2218 <k_mul_panels+0x2200>
+	WORD $0x9100220b // add x11, x16, #0x8
+	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x6e032064 // ext v4.16b, v3.16b, v3.16b, #0x4
 	WORD $0xfc004204 // stur d4, [x16, #0x4]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000203 // str s3, [x16]
-	WORD $0x54ff0480 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff5f // b 0x1e50 <k_mul_panels+0x1e38>
+	WORD $0x54ff0300 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff5a // b 0x1e6c <k_mul_panels+0x1e54>
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ff63eb // cbnz x11, 0xd58 <k_mul_panels+0xd40>
-	WORD $0x17fffb28 // b 0xd80 <k_mul_panels+0xd68>
+	WORD $0xb5ff652b // cbnz x11, 0xdb0 <k_mul_panels+0xd98>
+	WORD $0x17fffb32 // b 0xdd8 <k_mul_panels+0xdc0>
 	WORD $0x91002208 // add x8, x16, #0x8
 	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
 	WORD $0xfc004201 // stur d1, [x16, #0x4]
 	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x17fff819 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff80d // b 0x160 <k_mul_panels+0x148>
+	WORD $0x5280002b // mov w11, #0x1 // =1
 	WORD $0xd10021ed // sub x13, x15, #0x8
+	WORD $0xb400016b // cbz x11, 0x2164 <k_mul_panels+0x214c>
 	WORD $0xbd400101 // ldr s1, [x8]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x54ffdbea // b.ge 0x1c88 <k_mul_panels+0x1c70>
+	WORD $0x540000eb // b.lt 0x2160 <k_mul_panels+0x2148>
+	WORD $0x9100920b // add x11, x16, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x2160 <k_mul_panels+0x2148>
+	WORD $0x9100a20b // add x11, x16, #0x28
+	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x54ff022b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54feffab // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf10009bf // cmp x13, #0x2
 	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
-	WORD $0x54ff01a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54feff20 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff80a // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff7f6 // b 0x160 <k_mul_panels+0x148>
 	WORD $0x91002208 // add x8, x16, #0x8
 	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
@@ -2150,60 +2170,60 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004210 // stur d16, [x16, #0x4]
 	WORD $0xf100045f // cmp x2, #0x1
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x54ff0040 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff56 // b 0x1eb4 <k_mul_panels+0x1e9c>
+	WORD $0x54fefdc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff49 // b 0x1ed0 <k_mul_panels+0x1eb8>
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffadab // cbnz x11, 0x1718 <k_mul_panels+0x1700>
-	WORD $0x17fffd76 // b 0x1740 <k_mul_panels+0x1728>
+	WORD $0xb5ffb0cb // cbnz x11, 0x17cc <k_mul_panels+0x17b4>
+	WORD $0x17fffd8f // b 0x17f4 <k_mul_panels+0x17dc>
 	WORD $0x1e212861 // fadd s1, s3, s1
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54feff40 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb40089cb // cbz x11, 0x32b8 <k_mul_panels+0x32a0>
-	WORD $0xbd400102 // ldr s2, [x8]
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54fefcc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b06096b // add x11, x11, x6, lsl #2
+	WORD $0xb4001888 // cbz x8, 0x24e0 <k_mul_panels+0x24c8>
+	WORD $0xbd400162 // ldr s2, [x11]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540016ab // b.lt 0x2460 <k_mul_panels+0x2448>
+	WORD $0x54001aab // b.lt 0x2530 <k_mul_panels+0x2518>
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x9100110b // add x11, x8, #0x4
+	WORD $0x91001168 // add x8, x11, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54003701 // b.ne 0x2884 <k_mul_panels+0x286c>
+	WORD $0x0d409101 // ld1 { v1.s }[1], [x8]
+	WORD $0x54003ee1 // b.ne 0x29d0 <k_mul_panels+0x29b8>
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff7eb // b 0x160 <k_mul_panels+0x148>
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x17fff7d7 // b 0x160 <k_mul_panels+0x148>
 	WORD $0x1e2528e5 // fadd s5, s7, s5
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54fefce0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fefa60 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400134b // cbz x11, 0x2434 <k_mul_panels+0x241c>
+	WORD $0xb400174b // cbz x11, 0x2504 <k_mul_panels+0x24ec>
 	WORD $0xbd400106 // ldr s6, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540014ab // b.lt 0x246c <k_mul_panels+0x2454>
+	WORD $0x540018ab // b.lt 0x253c <k_mul_panels+0x2524>
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e0404c5 // mov v5.s[0], v6.s[0]
 	WORD $0x0d4091a5 // ld1 { v5.s }[1], [x13]
-	WORD $0x54003821 // b.ne 0x28f4 <k_mul_panels+0x28dc>
+	WORD $0x54003d61 // b.ne 0x29ec <k_mul_panels+0x29d4>
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fefae0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400009d // b 0x247c <k_mul_panels+0x2464>
+	WORD $0x54fef860 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x140000bd // b 0x254c <k_mul_panels+0x2534>
 	WORD $0x910021ae // add x14, x13, #0x8
 	WORD $0x4d4081c3 // ld1 { v3.s }[2], [x14]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x6e022043 // ext v3.16b, v2.16b, v2.16b, #0x4
 	WORD $0xfc0041a3 // stur d3, [x13, #0x4]
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fef9c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff4e // b 0x1f64 <k_mul_panels+0x1f4c>
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x54fef740 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff41 // b 0x1f80 <k_mul_panels+0x1f68>
 	WORD $0x910021ae // add x14, x13, #0x8
 	WORD $0x4d4081c7 // ld1 { v7.s }[2], [x14]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
@@ -2211,172 +2231,204 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc0041a7 // stur d7, [x13, #0x4]
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd000106 // str s6, [x8]
-	WORD $0x54fef8a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff5c // b 0x1fc0 <k_mul_panels+0x1fa8>
+	WORD $0x54fef620 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff4f // b 0x1fdc <k_mul_panels+0x1fc4>
 	WORD $0x91002028 // add x8, x1, #0x8
 	WORD $0x91004030 // add x16, x1, #0x10
 	WORD $0x4d008110 // st1 { v16.s }[2], [x8]
-	WORD $0x3600168d // tbz w13, #0x0, 0x2530 <k_mul_panels+0x2518>
+	WORD $0x36001bcd // tbz w13, #0x0, 0x2628 <k_mul_panels+0x2610>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb5ff5bab // cbnz x11, 0xddc <k_mul_panels+0xdc4>
-	WORD $0x17fffade // b 0xde4 <k_mul_panels+0xdcc>
+	WORD $0xb5ff5beb // cbnz x11, 0xe34 <k_mul_panels+0xe1c>
+	WORD $0x17fffae0 // b 0xe3c <k_mul_panels+0xe24>
 	WORD $0x910021c8 // add x8, x14, #0x8
 	WORD $0x910041d0 // add x16, x14, #0x10
 	WORD $0x4d00811c // st1 { v28.s }[2], [x8]
-	WORD $0x3600224d // tbz w13, #0x0, 0x26c4 <k_mul_panels+0x26ac>
+	WORD $0x3600278d // tbz w13, #0x0, 0x27bc <k_mul_panels+0x27a4>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0xb5ffa88b // cbnz x11, 0x1794 <k_mul_panels+0x177c>
-	WORD $0x17fffd45 // b 0x179c <k_mul_panels+0x1784>
+	WORD $0xb5ffabab // cbnz x11, 0x1848 <k_mul_panels+0x1830>
+	WORD $0x17fffd5e // b 0x1850 <k_mul_panels+0x1838>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x17fffaba // b 0xd80 <k_mul_panels+0xd68>
+	WORD $0x17fffabd // b 0xdd8 <k_mul_panels+0xdc0>
+	WORD $0xd10021ed // sub x13, x15, #0x8
+	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x54fef36b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff9e // b 0x2170 <k_mul_panels+0x2158>
 	WORD $0x910021a8 // add x8, x13, #0x8
 	WORD $0x4d008105 // st1 { v5.s }[2], [x8]
 	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0xb400338e // cbz x14, 0x2918 <k_mul_panels+0x2900>
+	WORD $0xb400384e // cbz x14, 0x2a10 <k_mul_panels+0x29f8>
 	WORD $0xbd400105 // ldr s5, [x8]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x5400012b // b.lt 0x22e0 <k_mul_panels+0x22c8>
+	WORD $0x5400012b // b.lt 0x2340 <k_mul_panels+0x2328>
 	WORD $0x910051a8 // add x8, x13, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x22e4 <k_mul_panels+0x22cc>
+	WORD $0x540000a0 // b.eq 0x2344 <k_mul_panels+0x232c>
 	WORD $0x910061a8 // add x8, x13, #0x18
 	WORD $0x4d008104 // st1 { v4.s }[2], [x8]
-	WORD $0x14000002 // b 0x22e4 <k_mul_panels+0x22cc>
+	WORD $0x14000002 // b 0x2344 <k_mul_panels+0x232c>
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fef3c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fef0c0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609a8 // add x8, x13, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2314 <k_mul_panels+0x22fc>
-	WORD $0xb400006e // cbz x14, 0x2304 <k_mul_panels+0x22ec>
+	WORD $0x5400010d // b.le 0x2374 <k_mul_panels+0x235c>
+	WORD $0xb400006e // cbz x14, 0x2364 <k_mul_panels+0x234c>
 	WORD $0x3dc00104 // ldr q4, [x8]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xaa0803f0 // mov x16, x8
 	WORD $0x3c810603 // str q3, [x16], #0x10
-	WORD $0x36000291 // tbz w17, #0x0, 0x235c <k_mul_panels+0x2344>
-	WORD $0x14000082 // b 0x2518 <k_mul_panels+0x2500>
-	WORD $0xb400014e // cbz x14, 0x233c <k_mul_panels+0x2324>
+	WORD $0x36000291 // tbz w17, #0x0, 0x23bc <k_mul_panels+0x23a4>
+	WORD $0x1400009e // b 0x25e8 <k_mul_panels+0x25d0>
+	WORD $0xb400014e // cbz x14, 0x239c <k_mul_panels+0x2384>
 	WORD $0xbd400104 // ldr s4, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2338 <k_mul_panels+0x2320>
+	WORD $0x540000cb // b.lt 0x2398 <k_mul_panels+0x2380>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d409204 // ld1 { v4.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2338 <k_mul_panels+0x2320>
+	WORD $0x54000060 // b.eq 0x2398 <k_mul_panels+0x2380>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d408204 // ld1 { v4.s }[2], [x16]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400008b // b.lt 0x2354 <k_mul_panels+0x233c>
+	WORD $0x5400008b // b.lt 0x23b4 <k_mul_panels+0x239c>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
-	WORD $0x54000dc1 // b.ne 0x2508 <k_mul_panels+0x24f0>
+	WORD $0x54001141 // b.ne 0x25d8 <k_mul_panels+0x25c0>
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x37000e11 // tbnz w17, #0x0, 0x2518 <k_mul_panels+0x2500>
-	WORD $0xb40050ee // cbz x14, 0x2d78 <k_mul_panels+0x2d60>
+	WORD $0x37001191 // tbnz w17, #0x0, 0x25e8 <k_mul_panels+0x25d0>
+	WORD $0xb4004d4e // cbz x14, 0x2d64 <k_mul_panels+0x2d4c>
 	WORD $0xbd400203 // ldr s3, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400506b // b.lt 0x2d74 <k_mul_panels+0x2d5c>
+	WORD $0x54004ccb // b.lt 0x2d60 <k_mul_panels+0x2d48>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
-	WORD $0x54004fe0 // b.eq 0x2d74 <k_mul_panels+0x2d5c>
+	WORD $0x54004c40 // b.eq 0x2d60 <k_mul_panels+0x2d48>
 	WORD $0x9100610d // add x13, x8, #0x18
 	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
-	WORD $0x1400027c // b 0x2d74 <k_mul_panels+0x2d5c>
+	WORD $0x1400025f // b 0x2d60 <k_mul_panels+0x2d48>
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x17fffceb // b 0x1740 <k_mul_panels+0x1728>
-	WORD $0x9100216d // add x13, x11, #0x8
-	WORD $0x4d0081b5 // st1 { v21.s }[2], [x13]
-	WORD $0xb4002ce8 // cbz x8, 0x293c <k_mul_panels+0x2924>
-	WORD $0x9100416d // add x13, x11, #0x10
-	WORD $0xbd4001b5 // ldr s21, [x13]
+	WORD $0x17fffd01 // b 0x17f4 <k_mul_panels+0x17dc>
+	WORD $0x910021c8 // add x8, x14, #0x8
+	WORD $0x4d008115 // st1 { v21.s }[2], [x8]
+	WORD $0x910041c8 // add x8, x14, #0x10
+	WORD $0xb40031ab // cbz x11, 0x2a34 <k_mul_panels+0x2a1c>
+	WORD $0xbd400115 // ldr s21, [x8]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001b4 // str s20, [x13]
-	WORD $0x5400012b // b.lt 0x23dc <k_mul_panels+0x23c4>
-	WORD $0x91005168 // add x8, x11, #0x14
+	WORD $0xbd000114 // str s20, [x8]
+	WORD $0x5400012b // b.lt 0x2438 <k_mul_panels+0x2420>
+	WORD $0x910051c8 // add x8, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x23e0 <k_mul_panels+0x23c8>
-	WORD $0x91006168 // add x8, x11, #0x18
+	WORD $0x540000a0 // b.eq 0x243c <k_mul_panels+0x2424>
+	WORD $0x910061c8 // add x8, x14, #0x18
 	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
-	WORD $0x14000002 // b 0x23e0 <k_mul_panels+0x23c8>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x14000002 // b 0x243c <k_mul_panels+0x2424>
+	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54feebe0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060968 // add x8, x11, x6, lsl #2
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
+	WORD $0x54fee900 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2414 <k_mul_panels+0x23fc>
-	WORD $0xb400006e // cbz x14, 0x2404 <k_mul_panels+0x23ec>
+	WORD $0x5400010d // b.le 0x246c <k_mul_panels+0x2454>
+	WORD $0xb400006b // cbz x11, 0x245c <k_mul_panels+0x2444>
 	WORD $0x3dc00114 // ldr q20, [x8]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x3c810573 // str q19, [x11], #0x10
-	WORD $0x36002bed // tbz w13, #0x0, 0x2988 <k_mul_panels+0x2970>
-	WORD $0x1400016d // b 0x29c4 <k_mul_panels+0x29ac>
-	WORD $0xb4002aae // cbz x14, 0x2968 <k_mul_panels+0x2950>
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0x3c8105b3 // str q19, [x13], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x24b4 <k_mul_panels+0x249c>
+	WORD $0x1400006a // b 0x2610 <k_mul_panels+0x25f8>
+	WORD $0xb400014b // cbz x11, 0x2494 <k_mul_panels+0x247c>
 	WORD $0xbd400114 // ldr s20, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54002a2b // b.lt 0x2964 <k_mul_panels+0x294c>
-	WORD $0x9100110b // add x11, x8, #0x4
-	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
-	WORD $0x54002981 // b.ne 0x295c <k_mul_panels+0x2944>
-	WORD $0x1400014d // b 0x2964 <k_mul_panels+0x294c>
+	WORD $0x540000cb // b.lt 0x2490 <k_mul_panels+0x2478>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b4 // ld1 { v20.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2490 <k_mul_panels+0x2478>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d4081b4 // ld1 { v20.s }[2], [x13]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540001cb // b.lt 0x2470 <k_mul_panels+0x2458>
-	WORD $0x54000060 // b.eq 0x2448 <k_mul_panels+0x2430>
+	WORD $0xbd000113 // str s19, [x8]
+	WORD $0x5400008b // b.lt 0x24ac <k_mul_panels+0x2494>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091b3 // st1 { v19.s }[1], [x13]
+	WORD $0x54000ac1 // b.ne 0x2600 <k_mul_panels+0x25e8>
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0x37000b10 // tbnz w16, #0x0, 0x2610 <k_mul_panels+0x25f8>
+	WORD $0xb4004c8b // cbz x11, 0x2e44 <k_mul_panels+0x2e2c>
+	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x54004c0b // b.lt 0x2e40 <k_mul_panels+0x2e28>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d409213 // ld1 { v19.s }[1], [x16]
+	WORD $0x54004b80 // b.eq 0x2e40 <k_mul_panels+0x2e28>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d408213 // ld1 { v19.s }[2], [x16]
+	WORD $0x14000259 // b 0x2e40 <k_mul_panels+0x2e28>
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540000cb // b.lt 0x24fc <k_mul_panels+0x24e4>
+	WORD $0x54000060 // b.eq 0x24f4 <k_mul_panels+0x24dc>
+	WORD $0x91002168 // add x8, x11, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001168 // add x8, x11, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x17fff718 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540001cb // b.lt 0x2540 <k_mul_panels+0x2528>
+	WORD $0x54000060 // b.eq 0x2518 <k_mul_panels+0x2500>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fee840 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000008 // b 0x247c <k_mul_panels+0x2464>
+	WORD $0x54fee1c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000008 // b 0x254c <k_mul_panels+0x2534>
 	WORD $0x1e202840 // fadd s0, s2, s0
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff73e // b 0x160 <k_mul_panels+0x148>
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0x17fff70a // b 0x160 <k_mul_panels+0x148>
 	WORD $0x1e2428c4 // fadd s4, s6, s4
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fee740 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fee0c0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4001ecb // cbz x11, 0x2858 <k_mul_panels+0x2840>
+	WORD $0xb400200b // cbz x11, 0x2950 <k_mul_panels+0x2938>
 	WORD $0xbd400105 // ldr s5, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540020ab // b.lt 0x28a0 <k_mul_panels+0x2888>
+	WORD $0x5400210b // b.lt 0x297c <k_mul_panels+0x2964>
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e0404a4 // mov v4.s[0], v5.s[0]
 	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
-	WORD $0x54005621 // b.ne 0x2f68 <k_mul_panels+0x2f50>
+	WORD $0x540058a1 // b.ne 0x3088 <k_mul_panels+0x3070>
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x0d0091a3 // st1 { v3.s }[1], [x13]
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fee540 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140000fd // b 0x28b0 <k_mul_panels+0x2898>
-	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x54fedec0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000100 // b 0x298c <k_mul_panels+0x2974>
+	WORD $0x9100216d // add x13, x11, #0x8
 	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x6e012022 // ext v2.16b, v1.16b, v1.16b, #0x4
-	WORD $0xfc004102 // stur d2, [x8, #0x4]
+	WORD $0xfc004162 // stur d2, [x11, #0x4]
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fee420 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff27 // b 0x217c <k_mul_panels+0x2164>
+	WORD $0xbd000161 // str s1, [x11]
+	WORD $0x54fedda0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff07 // b 0x21cc <k_mul_panels+0x21b4>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d4081a6 // ld1 { v6.s }[2], [x13]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
@@ -2384,259 +2436,269 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004106 // stur d6, [x8, #0x4]
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x54fee300 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff31 // b 0x21c8 <k_mul_panels+0x21b0>
+	WORD $0x54fedc80 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff11 // b 0x2218 <k_mul_panels+0x2200>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x360042d1 // tbz w17, #0x0, 0x2d6c <k_mul_panels+0x2d54>
-	WORD $0xb400006e // cbz x14, 0x2524 <k_mul_panels+0x250c>
+	WORD $0x36003bb1 // tbz w17, #0x0, 0x2d58 <k_mul_panels+0x2d40>
+	WORD $0xb400006e // cbz x14, 0x25f4 <k_mul_panels+0x25dc>
 	WORD $0x3dc00203 // ldr q3, [x16]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x3d800202 // str q2, [x16]
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x1400021f // b 0x2da8 <k_mul_panels+0x2d90>
-	WORD $0xb4004c6b // cbz x11, 0x2ebc <k_mul_panels+0x2ea4>
+	WORD $0x140001e6 // b 0x2d94 <k_mul_panels+0x2d7c>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081b3 // st1 { v19.s }[2], [x13]
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0x36004170 // tbz w16, #0x0, 0x2e38 <k_mul_panels+0x2e20>
+	WORD $0xb400006b // cbz x11, 0x261c <k_mul_panels+0x2604>
+	WORD $0x3dc001b3 // ldr q19, [x13]
+	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
+	WORD $0x3d8001b2 // str q18, [x13]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x14000214 // b 0x2e74 <k_mul_panels+0x2e5c>
+	WORD $0xb4004dab // cbz x11, 0x2fdc <k_mul_panels+0x2fc4>
 	WORD $0xbd400210 // ldr s16, [x16]
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000207 // str s7, [x16]
-	WORD $0x540000ab // b.lt 0x255c <k_mul_panels+0x2544>
+	WORD $0x540000ab // b.lt 0x2654 <k_mul_panels+0x263c>
 	WORD $0x9100502d // add x13, x1, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d0091a7 // st1 { v7.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2668 <k_mul_panels+0x2650>
+	WORD $0x54000881 // b.ne 0x2760 <k_mul_panels+0x2748>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x91008030 // add x16, x1, #0x20
-	WORD $0x37074488 // tbnz w8, #0x0, 0xdf4 <k_mul_panels+0xddc>
-	WORD $0xb400016b // cbz x11, 0x2594 <k_mul_panels+0x257c>
+	WORD $0x37073f88 // tbnz w8, #0x0, 0xe4c <k_mul_panels+0xe34>
+	WORD $0xb400016b // cbz x11, 0x268c <k_mul_panels+0x2674>
 	WORD $0xbd400207 // ldr s7, [x16]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2590 <k_mul_panels+0x2578>
+	WORD $0x540000eb // b.lt 0x2688 <k_mul_panels+0x2670>
 	WORD $0x91009028 // add x8, x1, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409107 // ld1 { v7.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2590 <k_mul_panels+0x2578>
+	WORD $0x54000060 // b.eq 0x2688 <k_mul_panels+0x2670>
 	WORD $0x9100a028 // add x8, x1, #0x28
 	WORD $0x4d408107 // ld1 { v7.s }[2], [x8]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000206 // str s6, [x16]
-	WORD $0x5400012b // b.lt 0x25c0 <k_mul_panels+0x25a8>
+	WORD $0x5400012b // b.lt 0x26b8 <k_mul_panels+0x26a0>
 	WORD $0x91009028 // add x8, x1, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x25c4 <k_mul_panels+0x25ac>
+	WORD $0x540000a0 // b.eq 0x26bc <k_mul_panels+0x26a4>
 	WORD $0x9100a030 // add x16, x1, #0x28
 	WORD $0x4d008206 // st1 { v6.s }[2], [x16]
-	WORD $0x14000002 // b 0x25c4 <k_mul_panels+0x25ac>
+	WORD $0x14000002 // b 0x26bc <k_mul_panels+0x26a4>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fedcc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fed500 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060830 // add x16, x1, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x25f4 <k_mul_panels+0x25dc>
-	WORD $0xb400006b // cbz x11, 0x25e4 <k_mul_panels+0x25cc>
+	WORD $0x5400010d // b.le 0x26ec <k_mul_panels+0x26d4>
+	WORD $0xb400006b // cbz x11, 0x26dc <k_mul_panels+0x26c4>
 	WORD $0x3dc00206 // ldr q6, [x16]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xaa1003e4 // mov x4, x16
 	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x263c <k_mul_panels+0x2624>
-	WORD $0x14000028 // b 0x2690 <k_mul_panels+0x2678>
-	WORD $0xb400014b // cbz x11, 0x261c <k_mul_panels+0x2604>
+	WORD $0x3600028d // tbz w13, #0x0, 0x2734 <k_mul_panels+0x271c>
+	WORD $0x14000028 // b 0x2788 <k_mul_panels+0x2770>
+	WORD $0xb400014b // cbz x11, 0x2714 <k_mul_panels+0x26fc>
 	WORD $0xbd400206 // ldr s6, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2618 <k_mul_panels+0x2600>
+	WORD $0x540000cb // b.lt 0x2710 <k_mul_panels+0x26f8>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d409086 // ld1 { v6.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x2618 <k_mul_panels+0x2600>
+	WORD $0x54000060 // b.eq 0x2710 <k_mul_panels+0x26f8>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d408086 // ld1 { v6.s }[2], [x4]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000205 // str s5, [x16]
-	WORD $0x5400008b // b.lt 0x2634 <k_mul_panels+0x261c>
+	WORD $0x5400008b // b.lt 0x272c <k_mul_panels+0x2714>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x2680 <k_mul_panels+0x2668>
+	WORD $0x54000281 // b.ne 0x2778 <k_mul_panels+0x2760>
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002cd // tbnz w13, #0x0, 0x2690 <k_mul_panels+0x2678>
-	WORD $0xb40021eb // cbz x11, 0x2a78 <k_mul_panels+0x2a60>
+	WORD $0x370002cd // tbnz w13, #0x0, 0x2788 <k_mul_panels+0x2770>
+	WORD $0xb400198b // cbz x11, 0x2a64 <k_mul_panels+0x2a4c>
 	WORD $0xbd400085 // ldr s5, [x4]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400216b // b.lt 0x2a74 <k_mul_panels+0x2a5c>
+	WORD $0x5400190b // b.lt 0x2a60 <k_mul_panels+0x2a48>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d4091a5 // ld1 { v5.s }[1], [x13]
-	WORD $0x540020e0 // b.eq 0x2a74 <k_mul_panels+0x2a5c>
+	WORD $0x54001880 // b.eq 0x2a60 <k_mul_panels+0x2a48>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
-	WORD $0x14000104 // b 0x2a74 <k_mul_panels+0x2a5c>
+	WORD $0x140000c1 // b 0x2a60 <k_mul_panels+0x2a48>
 	WORD $0x91006030 // add x16, x1, #0x18
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4d008207 // st1 { v7.s }[2], [x16]
 	WORD $0x91008030 // add x16, x1, #0x20
-	WORD $0x37073be8 // tbnz w8, #0x0, 0xdf4 <k_mul_panels+0xddc>
-	WORD $0x17ffffbb // b 0x2568 <k_mul_panels+0x2550>
+	WORD $0x370736e8 // tbnz w8, #0x0, 0xe4c <k_mul_panels+0xe34>
+	WORD $0x17ffffbb // b 0x2660 <k_mul_panels+0x2648>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x36001f0d // tbz w13, #0x0, 0x2a6c <k_mul_panels+0x2a54>
-	WORD $0xb400006b // cbz x11, 0x269c <k_mul_panels+0x2684>
+	WORD $0x360016ad // tbz w13, #0x0, 0x2a58 <k_mul_panels+0x2a40>
+	WORD $0xb400006b // cbz x11, 0x2794 <k_mul_panels+0x277c>
 	WORD $0x3dc00085 // ldr q5, [x4]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x91008204 // add x4, x16, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x3d800604 // str q4, [x16, #0x10]
-	WORD $0x36001fc8 // tbz w8, #0x0, 0x2aa0 <k_mul_panels+0x2a88>
-	WORD $0xb400006b // cbz x11, 0x26b8 <k_mul_panels+0x26a0>
+	WORD $0x36001768 // tbz w8, #0x0, 0x2a8c <k_mul_panels+0x2a74>
+	WORD $0xb400006b // cbz x11, 0x27b0 <k_mul_panels+0x2798>
 	WORD $0x3dc00084 // ldr q4, [x4]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x3d800083 // str q3, [x4]
 	WORD $0x52800021 // mov w1, #0x1 // =1
-	WORD $0x1400010f // b 0x2afc <k_mul_panels+0x2ae4>
-	WORD $0xb400412b // cbz x11, 0x2ee8 <k_mul_panels+0x2ed0>
+	WORD $0x140000cc // b 0x2ae8 <k_mul_panels+0x2ad0>
+	WORD $0xb400426b // cbz x11, 0x3008 <k_mul_panels+0x2ff0>
 	WORD $0xbd40021c // ldr s28, [x16]
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e3bd79b // fadd v27.4s, v28.4s, v27.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd00021b // str s27, [x16]
-	WORD $0x540000ab // b.lt 0x26f0 <k_mul_panels+0x26d8>
+	WORD $0x540000ab // b.lt 0x27e8 <k_mul_panels+0x27d0>
 	WORD $0x910051cd // add x13, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d0091bb // st1 { v27.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x27fc <k_mul_panels+0x27e4>
+	WORD $0x54000881 // b.ne 0x28f4 <k_mul_panels+0x28dc>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x910081d0 // add x16, x14, #0x20
-	WORD $0x370785a8 // tbnz w8, #0x0, 0x17ac <k_mul_panels+0x1794>
-	WORD $0xb400016b // cbz x11, 0x2728 <k_mul_panels+0x2710>
+	WORD $0x37078388 // tbnz w8, #0x0, 0x1860 <k_mul_panels+0x1848>
+	WORD $0xb400016b // cbz x11, 0x2820 <k_mul_panels+0x2808>
 	WORD $0xbd40021b // ldr s27, [x16]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2724 <k_mul_panels+0x270c>
+	WORD $0x540000eb // b.lt 0x281c <k_mul_panels+0x2804>
 	WORD $0x910091c8 // add x8, x14, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d40911b // ld1 { v27.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2724 <k_mul_panels+0x270c>
+	WORD $0x54000060 // b.eq 0x281c <k_mul_panels+0x2804>
 	WORD $0x9100a1c8 // add x8, x14, #0x28
 	WORD $0x4d40811b // ld1 { v27.s }[2], [x8]
 	WORD $0x4e3ad77a // fadd v26.4s, v27.4s, v26.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd00021a // str s26, [x16]
-	WORD $0x5400012b // b.lt 0x2754 <k_mul_panels+0x273c>
+	WORD $0x5400012b // b.lt 0x284c <k_mul_panels+0x2834>
 	WORD $0x910091c8 // add x8, x14, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d00911a // st1 { v26.s }[1], [x8]
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x2758 <k_mul_panels+0x2740>
+	WORD $0x540000a0 // b.eq 0x2850 <k_mul_panels+0x2838>
 	WORD $0x9100a1d0 // add x16, x14, #0x28
 	WORD $0x4d00821a // st1 { v26.s }[2], [x16]
-	WORD $0x14000002 // b 0x2758 <k_mul_panels+0x2740>
+	WORD $0x14000002 // b 0x2850 <k_mul_panels+0x2838>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0x54fed020 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fec860 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609d0 // add x16, x14, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2788 <k_mul_panels+0x2770>
-	WORD $0xb400006b // cbz x11, 0x2778 <k_mul_panels+0x2760>
+	WORD $0x5400010d // b.le 0x2880 <k_mul_panels+0x2868>
+	WORD $0xb400006b // cbz x11, 0x2870 <k_mul_panels+0x2858>
 	WORD $0x3dc0021a // ldr q26, [x16]
 	WORD $0x4e39d759 // fadd v25.4s, v26.4s, v25.4s
 	WORD $0xaa1003e4 // mov x4, x16
 	WORD $0x3c810499 // str q25, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x27d0 <k_mul_panels+0x27b8>
-	WORD $0x14000028 // b 0x2824 <k_mul_panels+0x280c>
-	WORD $0xb400014b // cbz x11, 0x27b0 <k_mul_panels+0x2798>
+	WORD $0x3600028d // tbz w13, #0x0, 0x28c8 <k_mul_panels+0x28b0>
+	WORD $0x14000028 // b 0x291c <k_mul_panels+0x2904>
+	WORD $0xb400014b // cbz x11, 0x28a8 <k_mul_panels+0x2890>
 	WORD $0xbd40021a // ldr s26, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x27ac <k_mul_panels+0x2794>
+	WORD $0x540000cb // b.lt 0x28a4 <k_mul_panels+0x288c>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d40909a // ld1 { v26.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x27ac <k_mul_panels+0x2794>
+	WORD $0x54000060 // b.eq 0x28a4 <k_mul_panels+0x288c>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d40809a // ld1 { v26.s }[2], [x4]
 	WORD $0x4e39d759 // fadd v25.4s, v26.4s, v25.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000219 // str s25, [x16]
-	WORD $0x5400008b // b.lt 0x27c8 <k_mul_panels+0x27b0>
+	WORD $0x5400008b // b.lt 0x28c0 <k_mul_panels+0x28a8>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d009099 // st1 { v25.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x2814 <k_mul_panels+0x27fc>
+	WORD $0x54000281 // b.ne 0x290c <k_mul_panels+0x28f4>
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002cd // tbnz w13, #0x0, 0x2824 <k_mul_panels+0x280c>
-	WORD $0xb4001fab // cbz x11, 0x2bc4 <k_mul_panels+0x2bac>
+	WORD $0x370002cd // tbnz w13, #0x0, 0x291c <k_mul_panels+0x2904>
+	WORD $0xb400174b // cbz x11, 0x2bb0 <k_mul_panels+0x2b98>
 	WORD $0xbd400099 // ldr s25, [x4]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54001f2b // b.lt 0x2bc0 <k_mul_panels+0x2ba8>
+	WORD $0x540016cb // b.lt 0x2bac <k_mul_panels+0x2b94>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091b9 // ld1 { v25.s }[1], [x13]
-	WORD $0x54001ea0 // b.eq 0x2bc0 <k_mul_panels+0x2ba8>
+	WORD $0x54001640 // b.eq 0x2bac <k_mul_panels+0x2b94>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x4d4081b9 // ld1 { v25.s }[2], [x13]
-	WORD $0x140000f2 // b 0x2bc0 <k_mul_panels+0x2ba8>
+	WORD $0x140000af // b 0x2bac <k_mul_panels+0x2b94>
 	WORD $0x910061d0 // add x16, x14, #0x18
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4d00821b // st1 { v27.s }[2], [x16]
 	WORD $0x910081d0 // add x16, x14, #0x20
-	WORD $0x37077d08 // tbnz w8, #0x0, 0x17ac <k_mul_panels+0x1794>
-	WORD $0x17ffffbb // b 0x26fc <k_mul_panels+0x26e4>
+	WORD $0x37077ae8 // tbnz w8, #0x0, 0x1860 <k_mul_panels+0x1848>
+	WORD $0x17ffffbb // b 0x27f4 <k_mul_panels+0x27dc>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d008099 // st1 { v25.s }[2], [x4]
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x36001ccd // tbz w13, #0x0, 0x2bb8 <k_mul_panels+0x2ba0>
-	WORD $0xb400006b // cbz x11, 0x2830 <k_mul_panels+0x2818>
+	WORD $0x3600146d // tbz w13, #0x0, 0x2ba4 <k_mul_panels+0x2b8c>
+	WORD $0xb400006b // cbz x11, 0x2928 <k_mul_panels+0x2910>
 	WORD $0x3dc00099 // ldr q25, [x4]
 	WORD $0x4e38d738 // fadd v24.4s, v25.4s, v24.4s
 	WORD $0x91008204 // add x4, x16, #0x20
 	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x3d800618 // str q24, [x16, #0x10]
-	WORD $0x36001d88 // tbz w8, #0x0, 0x2bec <k_mul_panels+0x2bd4>
-	WORD $0xb400006b // cbz x11, 0x284c <k_mul_panels+0x2834>
+	WORD $0x36001528 // tbz w8, #0x0, 0x2bd8 <k_mul_panels+0x2bc0>
+	WORD $0xb400006b // cbz x11, 0x2944 <k_mul_panels+0x292c>
 	WORD $0x3dc00098 // ldr q24, [x4]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
 	WORD $0x3d800097 // str q23, [x4]
 	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x140000fd // b 0x2c48 <k_mul_panels+0x2c30>
+	WORD $0x140000ba // b 0x2c34 <k_mul_panels+0x2c1c>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400024b // b.lt 0x28a4 <k_mul_panels+0x288c>
-	WORD $0x54000060 // b.eq 0x286c <k_mul_panels+0x2854>
+	WORD $0x5400016b // b.lt 0x2980 <k_mul_panels+0x2968>
+	WORD $0x54000060 // b.eq 0x2964 <k_mul_panels+0x294c>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0x0d0091a3 // st1 { v3.s }[1], [x13]
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fec720 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400000c // b 0x28b0 <k_mul_panels+0x2898>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
-	WORD $0xbd000100 // str s0, [x8]
-	WORD $0xfc004101 // stur d1, [x8, #0x4]
-	WORD $0x17fff631 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x54febf60 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000005 // b 0x298c <k_mul_panels+0x2974>
 	WORD $0x1e2328a3 // fadd s3, s5, s3
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fec5a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54febec0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4002eeb // cbz x11, 0x2e90 <k_mul_panels+0x2e78>
+	WORD $0xb400310b // cbz x11, 0x2fb0 <k_mul_panels+0x2f98>
 	WORD $0xbd400104 // ldr s4, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540032ab // b.lt 0x2f14 <k_mul_panels+0x2efc>
+	WORD $0x540034cb // b.lt 0x3034 <k_mul_panels+0x301c>
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040483 // mov v3.s[0], v4.s[0]
 	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
-	WORD $0x54005021 // b.ne 0x32dc <k_mul_panels+0x32c4>
+	WORD $0x54005d01 // b.ne 0x3554 <k_mul_panels+0x353c>
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fec3a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400018d // b 0x2f24 <k_mul_panels+0x2f0c>
+	WORD $0x54febcc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x1400019e // b 0x3044 <k_mul_panels+0x302c>
+	WORD $0x91002168 // add x8, x11, #0x8
+	WORD $0x4d408101 // ld1 { v1.s }[2], [x8]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
+	WORD $0xbd000160 // str s0, [x11]
+	WORD $0xfc004161 // stur d1, [x11, #0x4]
+	WORD $0x17fff5de // b 0x160 <k_mul_panels+0x148>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d4081a5 // ld1 { v5.s }[2], [x13]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
@@ -2644,350 +2706,349 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004105 // stur d5, [x8, #0x4]
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fec280 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffeda // b 0x247c <k_mul_panels+0x2464>
+	WORD $0x54febac0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffed0 // b 0x254c <k_mul_panels+0x2534>
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd000104 // str s4, [x8]
-	WORD $0x54fec200 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54feba40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609a8 // add x8, x13, x6, lsl #2
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0x91004110 // add x16, x8, #0x10
 	WORD $0xfd000103 // str d3, [x8]
 	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
-	WORD $0x1400014b // b 0x2e64 <k_mul_panels+0x2e4c>
+	WORD $0x1400014a // b 0x2f58 <k_mul_panels+0x2f40>
 	WORD $0xf100085f // cmp x2, #0x2
-	WORD $0xbd001174 // str s20, [x11, #0x10]
-	WORD $0x54fec0e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0x8b060968 // add x8, x11, x6, lsl #2
-	WORD $0xb400556e // cbz x14, 0x33fc <k_mul_panels+0x33e4>
-	WORD $0xfd400114 // ldr d20, [x8]
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xbd000114 // str s20, [x8]
+	WORD $0x54feb920 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
 	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x4d408174 // ld1 { v20.s }[2], [x11]
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000113 // str s19, [x8]
-	WORD $0x5400008b // b.lt 0x2980 <k_mul_panels+0x2968>
-	WORD $0x9100110b // add x11, x8, #0x4
-	WORD $0x0d009173 // st1 { v19.s }[1], [x11]
-	WORD $0x540001c1 // b.ne 0x29b4 <k_mul_panels+0x299c>
-	WORD $0x9100410b // add x11, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x29c4 <k_mul_panels+0x29ac>
-	WORD $0xb400030e // cbz x14, 0x29e8 <k_mul_panels+0x29d0>
-	WORD $0xbd400173 // ldr s19, [x11]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x29e4 <k_mul_panels+0x29cc>
-	WORD $0x9100510d // add x13, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d4091b3 // ld1 { v19.s }[1], [x13]
-	WORD $0x54000200 // b.eq 0x29e4 <k_mul_panels+0x29cc>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d4081b3 // ld1 { v19.s }[2], [x13]
-	WORD $0x1400000d // b 0x29e4 <k_mul_panels+0x29cc>
-	WORD $0x9100210b // add x11, x8, #0x8
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0xfd000113 // str d19, [x8]
 	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
-	WORD $0x9100410b // add x11, x8, #0x10
-	WORD $0x360000ed // tbz w13, #0x0, 0x29dc <k_mul_panels+0x29c4>
-	WORD $0xb400006e // cbz x14, 0x29d0 <k_mul_panels+0x29b8>
-	WORD $0x3dc00173 // ldr q19, [x11]
-	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0x3d800172 // str q18, [x11]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x14000010 // b 0x2a18 <k_mul_panels+0x2a00>
-	WORD $0xb400516e // cbz x14, 0x3408 <k_mul_panels+0x33f0>
-	WORD $0xbd400173 // ldr s19, [x11]
-	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000172 // str s18, [x11]
-	WORD $0x5400012b // b.lt 0x2a14 <k_mul_panels+0x29fc>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x0d009172 // st1 { v18.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x2a18 <k_mul_panels+0x2a00>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d008172 // st1 { v18.s }[2], [x11]
-	WORD $0x14000002 // b 0x2a18 <k_mul_panels+0x2a00>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54feba20 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2a4c <k_mul_panels+0x2a34>
-	WORD $0xb400006b // cbz x11, 0x2a3c <k_mul_panels+0x2a24>
-	WORD $0x3dc00112 // ldr q18, [x8]
-	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105d1 // str q17, [x14], #0x10
-	WORD $0x3600508d // tbz w13, #0x0, 0x3454 <k_mul_panels+0x343c>
-	WORD $0x14000292 // b 0x3490 <k_mul_panels+0x3478>
-	WORD $0xb4004f4b // cbz x11, 0x3434 <k_mul_panels+0x341c>
-	WORD $0xbd400112 // ldr s18, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54004ecb // b.lt 0x3430 <k_mul_panels+0x3418>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091d2 // ld1 { v18.s }[1], [x14]
-	WORD $0x54004e21 // b.ne 0x3428 <k_mul_panels+0x3410>
-	WORD $0x14000272 // b 0x3430 <k_mul_panels+0x3418>
-	WORD $0xb4003d2b // cbz x11, 0x3210 <k_mul_panels+0x31f8>
+	WORD $0x1400014c // b 0x2f84 <k_mul_panels+0x2f6c>
+	WORD $0xb400510b // cbz x11, 0x3478 <k_mul_panels+0x3460>
 	WORD $0xbd400085 // ldr s5, [x4]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000084 // str s4, [x4]
-	WORD $0x540000ab // b.lt 0x2a94 <k_mul_panels+0x2a7c>
+	WORD $0x540000ab // b.lt 0x2a80 <k_mul_panels+0x2a68>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2ba0 <k_mul_panels+0x2b88>
+	WORD $0x54000881 // b.ne 0x2b8c <k_mul_panels+0x2b74>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707e088 // tbnz w8, #0x0, 0x26ac <k_mul_panels+0x2694>
-	WORD $0xb400016b // cbz x11, 0x2acc <k_mul_panels+0x2ab4>
+	WORD $0x3707e8e8 // tbnz w8, #0x0, 0x27a4 <k_mul_panels+0x278c>
+	WORD $0xb400016b // cbz x11, 0x2ab8 <k_mul_panels+0x2aa0>
 	WORD $0xbd400084 // ldr s4, [x4]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2ac8 <k_mul_panels+0x2ab0>
+	WORD $0x540000eb // b.lt 0x2ab4 <k_mul_panels+0x2a9c>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2ac8 <k_mul_panels+0x2ab0>
+	WORD $0x54000060 // b.eq 0x2ab4 <k_mul_panels+0x2a9c>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000083 // str s3, [x4]
-	WORD $0x5400012b // b.lt 0x2af8 <k_mul_panels+0x2ae0>
+	WORD $0x5400012b // b.lt 0x2ae4 <k_mul_panels+0x2acc>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x2a1f03e1 // mov w1, wzr
 	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x2afc <k_mul_panels+0x2ae4>
+	WORD $0x540000a0 // b.eq 0x2ae8 <k_mul_panels+0x2ad0>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
-	WORD $0x14000002 // b 0x2afc <k_mul_panels+0x2ae4>
+	WORD $0x14000002 // b 0x2ae8 <k_mul_panels+0x2ad0>
 	WORD $0x2a1f03e1 // mov w1, wzr
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54feb300 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54feb3a0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2b2c <k_mul_panels+0x2b14>
-	WORD $0xb400006b // cbz x11, 0x2b1c <k_mul_panels+0x2b04>
+	WORD $0x5400010d // b.le 0x2b18 <k_mul_panels+0x2b00>
+	WORD $0xb400006b // cbz x11, 0x2b08 <k_mul_panels+0x2af0>
 	WORD $0x3dc00103 // ldr q3, [x8]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xaa0803f0 // mov x16, x8
 	WORD $0x3c810602 // str q2, [x16], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2b74 <k_mul_panels+0x2b5c>
-	WORD $0x1400007b // b 0x2d14 <k_mul_panels+0x2cfc>
-	WORD $0xb400014b // cbz x11, 0x2b54 <k_mul_panels+0x2b3c>
+	WORD $0x3600028d // tbz w13, #0x0, 0x2b60 <k_mul_panels+0x2b48>
+	WORD $0x1400007b // b 0x2d00 <k_mul_panels+0x2ce8>
+	WORD $0xb400014b // cbz x11, 0x2b40 <k_mul_panels+0x2b28>
 	WORD $0xbd400103 // ldr s3, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2b50 <k_mul_panels+0x2b38>
+	WORD $0x540000cb // b.lt 0x2b3c <k_mul_panels+0x2b24>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d409203 // ld1 { v3.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2b50 <k_mul_panels+0x2b38>
+	WORD $0x54000060 // b.eq 0x2b3c <k_mul_panels+0x2b24>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d408203 // ld1 { v3.s }[2], [x16]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x5400008b // b.lt 0x2b6c <k_mul_panels+0x2b54>
+	WORD $0x5400008b // b.lt 0x2b58 <k_mul_panels+0x2b40>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d009202 // st1 { v2.s }[1], [x16]
-	WORD $0x54000ce1 // b.ne 0x2d04 <k_mul_panels+0x2cec>
+	WORD $0x54000ce1 // b.ne 0x2cf0 <k_mul_panels+0x2cd8>
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x37000d2d // tbnz w13, #0x0, 0x2d14 <k_mul_panels+0x2cfc>
-	WORD $0xb400212b // cbz x11, 0x2f98 <k_mul_panels+0x2f80>
+	WORD $0x37000d2d // tbnz w13, #0x0, 0x2d00 <k_mul_panels+0x2ce8>
+	WORD $0xb4002acb // cbz x11, 0x30b8 <k_mul_panels+0x30a0>
 	WORD $0xbd400202 // ldr s2, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x540020ab // b.lt 0x2f94 <k_mul_panels+0x2f7c>
+	WORD $0x54002a4b // b.lt 0x30b4 <k_mul_panels+0x309c>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54002020 // b.eq 0x2f94 <k_mul_panels+0x2f7c>
+	WORD $0x540029c0 // b.eq 0x30b4 <k_mul_panels+0x309c>
 	WORD $0x9100610d // add x13, x8, #0x18
 	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
-	WORD $0x140000fe // b 0x2f94 <k_mul_panels+0x2f7c>
+	WORD $0x1400014b // b 0x30b4 <k_mul_panels+0x309c>
 	WORD $0x91006201 // add x1, x16, #0x18
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4d008024 // st1 { v4.s }[2], [x1]
 	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707d7e8 // tbnz w8, #0x0, 0x26ac <k_mul_panels+0x2694>
-	WORD $0x17ffffbb // b 0x2aa0 <k_mul_panels+0x2a88>
-	WORD $0xb400350b // cbz x11, 0x3258 <k_mul_panels+0x3240>
+	WORD $0x3707e048 // tbnz w8, #0x0, 0x27a4 <k_mul_panels+0x278c>
+	WORD $0x17ffffbb // b 0x2a8c <k_mul_panels+0x2a74>
+	WORD $0xb40048eb // cbz x11, 0x34c0 <k_mul_panels+0x34a8>
 	WORD $0xbd400099 // ldr s25, [x4]
 	WORD $0x4e38d738 // fadd v24.4s, v25.4s, v24.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000098 // str s24, [x4]
-	WORD $0x540000ab // b.lt 0x2be0 <k_mul_panels+0x2bc8>
+	WORD $0x540000ab // b.lt 0x2bcc <k_mul_panels+0x2bb4>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d0091b8 // st1 { v24.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x2cec <k_mul_panels+0x2cd4>
+	WORD $0x54000881 // b.ne 0x2cd8 <k_mul_panels+0x2cc0>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707e2c8 // tbnz w8, #0x0, 0x2840 <k_mul_panels+0x2828>
-	WORD $0xb400016b // cbz x11, 0x2c18 <k_mul_panels+0x2c00>
+	WORD $0x3707eb28 // tbnz w8, #0x0, 0x2938 <k_mul_panels+0x2920>
+	WORD $0xb400016b // cbz x11, 0x2c04 <k_mul_panels+0x2bec>
 	WORD $0xbd400098 // ldr s24, [x4]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2c14 <k_mul_panels+0x2bfc>
+	WORD $0x540000eb // b.lt 0x2c00 <k_mul_panels+0x2be8>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x2c14 <k_mul_panels+0x2bfc>
+	WORD $0x54000060 // b.eq 0x2c00 <k_mul_panels+0x2be8>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000097 // str s23, [x4]
-	WORD $0x5400012b // b.lt 0x2c44 <k_mul_panels+0x2c2c>
+	WORD $0x5400012b // b.lt 0x2c30 <k_mul_panels+0x2c18>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d009117 // st1 { v23.s }[1], [x8]
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x540000a0 // b.eq 0x2c48 <k_mul_panels+0x2c30>
+	WORD $0x540000a0 // b.eq 0x2c34 <k_mul_panels+0x2c1c>
 	WORD $0x9100a204 // add x4, x16, #0x28
 	WORD $0x4d008097 // st1 { v23.s }[2], [x4]
-	WORD $0x14000002 // b 0x2c48 <k_mul_panels+0x2c30>
+	WORD $0x14000002 // b 0x2c34 <k_mul_panels+0x2c1c>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54fea8a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fea940 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a10 // add x16, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2c78 <k_mul_panels+0x2c60>
-	WORD $0xb400006b // cbz x11, 0x2c68 <k_mul_panels+0x2c50>
+	WORD $0x5400010d // b.le 0x2c64 <k_mul_panels+0x2c4c>
+	WORD $0xb400006b // cbz x11, 0x2c54 <k_mul_panels+0x2c3c>
 	WORD $0x3dc00217 // ldr q23, [x16]
 	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
 	WORD $0xaa1003e4 // mov x4, x16
 	WORD $0x3c810496 // str q22, [x4], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2cc0 <k_mul_panels+0x2ca8>
-	WORD $0x14000031 // b 0x2d38 <k_mul_panels+0x2d20>
-	WORD $0xb400014b // cbz x11, 0x2ca0 <k_mul_panels+0x2c88>
+	WORD $0x3600028d // tbz w13, #0x0, 0x2cac <k_mul_panels+0x2c94>
+	WORD $0x14000031 // b 0x2d24 <k_mul_panels+0x2d0c>
+	WORD $0xb400014b // cbz x11, 0x2c8c <k_mul_panels+0x2c74>
 	WORD $0xbd400217 // ldr s23, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2c9c <k_mul_panels+0x2c84>
+	WORD $0x540000cb // b.lt 0x2c88 <k_mul_panels+0x2c70>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d409097 // ld1 { v23.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x2c9c <k_mul_panels+0x2c84>
+	WORD $0x54000060 // b.eq 0x2c88 <k_mul_panels+0x2c70>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d408097 // ld1 { v23.s }[2], [x4]
 	WORD $0x4e36d6f6 // fadd v22.4s, v23.4s, v22.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000216 // str s22, [x16]
-	WORD $0x5400008b // b.lt 0x2cb8 <k_mul_panels+0x2ca0>
+	WORD $0x5400008b // b.lt 0x2ca4 <k_mul_panels+0x2c8c>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d009096 // st1 { v22.s }[1], [x4]
-	WORD $0x540003a1 // b.ne 0x2d28 <k_mul_panels+0x2d10>
+	WORD $0x540003a1 // b.ne 0x2d14 <k_mul_panels+0x2cfc>
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370003ed // tbnz w13, #0x0, 0x2d38 <k_mul_panels+0x2d20>
-	WORD $0xb4001b6b // cbz x11, 0x302c <k_mul_panels+0x3014>
+	WORD $0x370003ed // tbnz w13, #0x0, 0x2d24 <k_mul_panels+0x2d0c>
+	WORD $0xb400256b // cbz x11, 0x3158 <k_mul_panels+0x3140>
 	WORD $0xbd400096 // ldr s22, [x4]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54001aeb // b.lt 0x3028 <k_mul_panels+0x3010>
+	WORD $0x540024eb // b.lt 0x3154 <k_mul_panels+0x313c>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091b6 // ld1 { v22.s }[1], [x13]
-	WORD $0x54001a60 // b.eq 0x3028 <k_mul_panels+0x3010>
+	WORD $0x54002460 // b.eq 0x3154 <k_mul_panels+0x313c>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x4d4081b6 // ld1 { v22.s }[2], [x13]
-	WORD $0x140000d0 // b 0x3028 <k_mul_panels+0x3010>
+	WORD $0x14000120 // b 0x3154 <k_mul_panels+0x313c>
 	WORD $0x91006204 // add x4, x16, #0x18
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4d008098 // st1 { v24.s }[2], [x4]
 	WORD $0x91008204 // add x4, x16, #0x20
-	WORD $0x3707da28 // tbnz w8, #0x0, 0x2840 <k_mul_panels+0x2828>
-	WORD $0x17ffffbb // b 0x2bec <k_mul_panels+0x2bd4>
+	WORD $0x3707e288 // tbnz w8, #0x0, 0x2938 <k_mul_panels+0x2920>
+	WORD $0x17ffffbb // b 0x2bd8 <k_mul_panels+0x2bc0>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x360013ed // tbz w13, #0x0, 0x2f8c <k_mul_panels+0x2f74>
-	WORD $0xb400006b // cbz x11, 0x2d20 <k_mul_panels+0x2d08>
+	WORD $0x36001d8d // tbz w13, #0x0, 0x30ac <k_mul_panels+0x3094>
+	WORD $0xb400006b // cbz x11, 0x2d0c <k_mul_panels+0x2cf4>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x3d800501 // str q1, [x8, #0x10]
-	WORD $0x140000a6 // b 0x2fbc <k_mul_panels+0x2fa4>
+	WORD $0x140000f3 // b 0x30dc <k_mul_panels+0x30c4>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d008096 // st1 { v22.s }[2], [x4]
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x3600176d // tbz w13, #0x0, 0x3020 <k_mul_panels+0x3008>
-	WORD $0xb400006b // cbz x11, 0x2d44 <k_mul_panels+0x2d2c>
+	WORD $0x3600216d // tbz w13, #0x0, 0x314c <k_mul_panels+0x3134>
+	WORD $0xb400006b // cbz x11, 0x2d30 <k_mul_panels+0x2d18>
 	WORD $0x3dc00096 // ldr q22, [x4]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
 	WORD $0x9100820d // add x13, x16, #0x20
 	WORD $0x52800034 // mov w20, #0x1 // =1
 	WORD $0x3d800615 // str q21, [x16, #0x10]
-	WORD $0x36001828 // tbz w8, #0x0, 0x3054 <k_mul_panels+0x303c>
-	WORD $0xb400006b // cbz x11, 0x2d60 <k_mul_panels+0x2d48>
+	WORD $0x36002228 // tbz w8, #0x0, 0x3180 <k_mul_panels+0x3168>
+	WORD $0xb400006b // cbz x11, 0x2d4c <k_mul_panels+0x2d34>
 	WORD $0x3dc001b5 // ldr q21, [x13]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
 	WORD $0x3d8001b4 // str q20, [x13]
 	WORD $0x52800024 // mov w4, #0x1 // =1
-	WORD $0x140000d2 // b 0x30b0 <k_mul_panels+0x3098>
-	WORD $0xb40007ce // cbz x14, 0x2e64 <k_mul_panels+0x2e4c>
+	WORD $0x14000122 // b 0x31dc <k_mul_panels+0x31c4>
+	WORD $0xb400100e // cbz x14, 0x2f58 <k_mul_panels+0x2f40>
 	WORD $0xbd400203 // ldr s3, [x16]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x5400012b // b.lt 0x2da4 <k_mul_panels+0x2d8c>
+	WORD $0x5400012b // b.lt 0x2d90 <k_mul_panels+0x2d78>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x540000a0 // b.eq 0x2da8 <k_mul_panels+0x2d90>
+	WORD $0x540000a0 // b.eq 0x2d94 <k_mul_panels+0x2d7c>
 	WORD $0x91006110 // add x16, x8, #0x18
 	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
-	WORD $0x14000002 // b 0x2da8 <k_mul_panels+0x2d90>
+	WORD $0x14000002 // b 0x2d94 <k_mul_panels+0x2d7c>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0x54fe9da0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe9e40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x2dd8 <k_mul_panels+0x2dc0>
-	WORD $0xb400006e // cbz x14, 0x2dc8 <k_mul_panels+0x2db0>
+	WORD $0x5400010d // b.le 0x2dc4 <k_mul_panels+0x2dac>
+	WORD $0xb400006e // cbz x14, 0x2db4 <k_mul_panels+0x2d9c>
 	WORD $0x3dc00102 // ldr q2, [x8]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xaa0803f0 // mov x16, x8
 	WORD $0x3c810601 // str q1, [x16], #0x10
-	WORD $0x3600028d // tbz w13, #0x0, 0x2e20 <k_mul_panels+0x2e08>
-	WORD $0x14000022 // b 0x2e5c <k_mul_panels+0x2e44>
-	WORD $0xb400014e // cbz x14, 0x2e00 <k_mul_panels+0x2de8>
+	WORD $0x3600028d // tbz w13, #0x0, 0x2e0c <k_mul_panels+0x2df4>
+	WORD $0x1400005a // b 0x2f28 <k_mul_panels+0x2f10>
+	WORD $0xb400014e // cbz x14, 0x2dec <k_mul_panels+0x2dd4>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x2dfc <k_mul_panels+0x2de4>
+	WORD $0x540000cb // b.lt 0x2de8 <k_mul_panels+0x2dd0>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d409202 // ld1 { v2.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x2dfc <k_mul_panels+0x2de4>
+	WORD $0x54000060 // b.eq 0x2de8 <k_mul_panels+0x2dd0>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d408202 // ld1 { v2.s }[2], [x16]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x5400008b // b.lt 0x2e18 <k_mul_panels+0x2e00>
+	WORD $0x5400008b // b.lt 0x2e04 <k_mul_panels+0x2dec>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
-	WORD $0x540001c1 // b.ne 0x2e4c <k_mul_panels+0x2e34>
+	WORD $0x540008c1 // b.ne 0x2f18 <k_mul_panels+0x2f00>
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x2e5c <k_mul_panels+0x2e44>
-	WORD $0xb4001cee // cbz x14, 0x31bc <k_mul_panels+0x31a4>
+	WORD $0x3700090d // tbnz w13, #0x0, 0x2f28 <k_mul_panels+0x2f10>
+	WORD $0xb40026ee // cbz x14, 0x32e8 <k_mul_panels+0x32d0>
 	WORD $0xbd400201 // ldr s1, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54001c6b // b.lt 0x31b8 <k_mul_panels+0x31a0>
+	WORD $0x5400266b // b.lt 0x32e4 <k_mul_panels+0x32cc>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
-	WORD $0x54001be0 // b.eq 0x31b8 <k_mul_panels+0x31a0>
+	WORD $0x540025e0 // b.eq 0x32e4 <k_mul_panels+0x32cc>
 	WORD $0x9100610d // add x13, x8, #0x18
 	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
-	WORD $0x140000dc // b 0x31b8 <k_mul_panels+0x31a0>
+	WORD $0x1400012c // b 0x32e4 <k_mul_panels+0x32cc>
+	WORD $0xb4000a6b // cbz x11, 0x2f84 <k_mul_panels+0x2f6c>
+	WORD $0xbd4001b3 // ldr s19, [x13]
+	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001b2 // str s18, [x13]
+	WORD $0x5400012b // b.lt 0x2e70 <k_mul_panels+0x2e58>
+	WORD $0x9100510d // add x13, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
+	WORD $0x540000a0 // b.eq 0x2e74 <k_mul_panels+0x2e5c>
+	WORD $0x9100610d // add x13, x8, #0x18
+	WORD $0x4d0081b2 // st1 { v18.s }[2], [x13]
+	WORD $0x14000002 // b 0x2e74 <k_mul_panels+0x2e5c>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0x54fe9740 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xf1000dff // cmp x15, #0x3
+	WORD $0x5400010d // b.le 0x2ea4 <k_mul_panels+0x2e8c>
+	WORD $0xb400006b // cbz x11, 0x2e94 <k_mul_panels+0x2e7c>
+	WORD $0x3dc00112 // ldr q18, [x8]
+	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0x3c8105b1 // str q17, [x13], #0x10
+	WORD $0x36000290 // tbz w16, #0x0, 0x2eec <k_mul_panels+0x2ed4>
+	WORD $0x14000028 // b 0x2f40 <k_mul_panels+0x2f28>
+	WORD $0xb400014b // cbz x11, 0x2ecc <k_mul_panels+0x2eb4>
+	WORD $0xbd400112 // ldr s18, [x8]
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540000cb // b.lt 0x2ec8 <k_mul_panels+0x2eb0>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b2 // ld1 { v18.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2ec8 <k_mul_panels+0x2eb0>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d4081b2 // ld1 { v18.s }[2], [x13]
+	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0xbd000111 // str s17, [x8]
+	WORD $0x5400008b // b.lt 0x2ee4 <k_mul_panels+0x2ecc>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091b1 // st1 { v17.s }[1], [x13]
+	WORD $0x54000281 // b.ne 0x2f30 <k_mul_panels+0x2f18>
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0x370002d0 // tbnz w16, #0x0, 0x2f40 <k_mul_panels+0x2f28>
+	WORD $0xb400218b // cbz x11, 0x331c <k_mul_panels+0x3304>
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x5400210b // b.lt 0x3318 <k_mul_panels+0x3300>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d409171 // ld1 { v17.s }[1], [x11]
+	WORD $0x54002080 // b.eq 0x3318 <k_mul_panels+0x3300>
+	WORD $0x9100610b // add x11, x8, #0x18
+	WORD $0x4d408171 // ld1 { v17.s }[2], [x11]
+	WORD $0x14000101 // b 0x3318 <k_mul_panels+0x3300>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d008201 // st1 { v1.s }[2], [x16]
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36001acd // tbz w13, #0x0, 0x31b0 <k_mul_panels+0x3198>
-	WORD $0xb5fe97ce // cbnz x14, 0x154 <k_mul_panels+0x13c>
-	WORD $0x17fff4bf // b 0x15c <k_mul_panels+0x144>
+	WORD $0x36001dcd // tbz w13, #0x0, 0x32dc <k_mul_panels+0x32c4>
+	WORD $0xb5fe916e // cbnz x14, 0x154 <k_mul_panels+0x13c>
+	WORD $0x17fff48c // b 0x15c <k_mul_panels+0x144>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081b1 // st1 { v17.s }[2], [x13]
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0x36001eb0 // tbz w16, #0x0, 0x3310 <k_mul_panels+0x32f8>
+	WORD $0xb400006b // cbz x11, 0x2f4c <k_mul_panels+0x2f34>
+	WORD $0x3dc001b1 // ldr q17, [x13]
+	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
+	WORD $0x3d8001b0 // str q16, [x13]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x140000fe // b 0x334c <k_mul_panels+0x3334>
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000202 // str s2, [x16]
-	WORD $0x54fe97a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe9000 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b0801ab // add x11, x13, x8
 	WORD $0x8b080168 // add x8, x11, x8
@@ -2995,61 +3056,72 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000101 // str d1, [x8]
 	WORD $0x91004110 // add x16, x8, #0x10
 	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x17fffc9b // b 0x20f8 <k_mul_panels+0x20e0>
+	WORD $0x17fffc6a // b 0x2128 <k_mul_panels+0x2110>
+	WORD $0xf1000c5f // cmp x2, #0x3
+	WORD $0xbd0001b2 // str s18, [x13]
+	WORD $0x54fe8ea0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0xd37ef4c8 // lsl x8, x6, #2
+	WORD $0x8b0801cb // add x11, x14, x8
+	WORD $0x8b080168 // add x8, x11, x8
+	WORD $0x9100210b // add x11, x8, #0x8
+	WORD $0x9100410d // add x13, x8, #0x10
+	WORD $0xfd000111 // str d17, [x8]
+	WORD $0x4d008171 // st1 { v17.s }[2], [x11]
+	WORD $0x140000fd // b 0x33a0 <k_mul_panels+0x3388>
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400042b // b.lt 0x2f18 <k_mul_panels+0x2f00>
-	WORD $0x54000060 // b.eq 0x2ea4 <k_mul_panels+0x2e8c>
+	WORD $0x5400042b // b.lt 0x3038 <k_mul_panels+0x3020>
+	WORD $0x54000060 // b.eq 0x2fc4 <k_mul_panels+0x2fac>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe9560 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x1400001b // b 0x2f24 <k_mul_panels+0x2f0c>
+	WORD $0x54fe8c60 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x1400001b // b 0x3044 <k_mul_panels+0x302c>
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd001027 // str s7, [x1, #0x10]
 	WORD $0xbd002026 // str s6, [x1, #0x20]
-	WORD $0x54fe94c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe8bc0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060828 // add x8, x1, x6, lsl #2
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0x91008104 // add x4, x8, #0x20
 	WORD $0xfd000105 // str d5, [x8]
 	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
 	WORD $0xbd001104 // str s4, [x8, #0x10]
-	WORD $0x140000d1 // b 0x3228 <k_mul_panels+0x3210>
+	WORD $0x14000123 // b 0x3490 <k_mul_panels+0x3478>
 	WORD $0xf100085f // cmp x2, #0x2
 	WORD $0xbd0011db // str s27, [x14, #0x10]
 	WORD $0xbd0021da // str s26, [x14, #0x20]
-	WORD $0x54fe9360 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe8a60 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0x91008104 // add x4, x8, #0x20
 	WORD $0xfd000119 // str d25, [x8]
 	WORD $0x4d008179 // st1 { v25.s }[2], [x11]
 	WORD $0xbd001118 // str s24, [x8, #0x10]
-	WORD $0x140000d8 // b 0x3270 <k_mul_panels+0x3258>
+	WORD $0x1400012a // b 0x34d8 <k_mul_panels+0x34c0>
 	WORD $0x1e222882 // fadd s2, s4, s2
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe9200 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe8900 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb40015eb // cbz x11, 0x31e4 <k_mul_panels+0x31cc>
+	WORD $0xb400202b // cbz x11, 0x344c <k_mul_panels+0x3434>
 	WORD $0xbd400103 // ldr s3, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54001b6b // b.lt 0x32a0 <k_mul_panels+0x3288>
+	WORD $0x540025ab // b.lt 0x3508 <k_mul_panels+0x34f0>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0x6e040462 // mov v2.s[0], v3.s[0]
 	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
-	WORD $0x54003261 // b.ne 0x3598 <k_mul_panels+0x3580>
+	WORD $0x54003941 // b.ne 0x3794 <k_mul_panels+0x377c>
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe9000 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x140000d3 // b 0x32b0 <k_mul_panels+0x3298>
+	WORD $0x54fe8700 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000125 // b 0x3518 <k_mul_panels+0x3500>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d4081a4 // ld1 { v4.s }[2], [x13]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
@@ -3057,178 +3129,260 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004104 // stur d4, [x8, #0x4]
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fe8ee0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffe4a // b 0x28b0 <k_mul_panels+0x2898>
-	WORD $0xb4002d6b // cbz x11, 0x3538 <k_mul_panels+0x3520>
+	WORD $0x54fe85e0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffe39 // b 0x298c <k_mul_panels+0x2974>
+	WORD $0xb40033eb // cbz x11, 0x3728 <k_mul_panels+0x3710>
 	WORD $0xbd400202 // ldr s2, [x16]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000eb // b.lt 0x2fbc <k_mul_panels+0x2fa4>
+	WORD $0x540000eb // b.lt 0x30dc <k_mul_panels+0x30c4>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf10009df // cmp x14, #0x2
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x2fbc <k_mul_panels+0x2fa4>
+	WORD $0x54000060 // b.eq 0x30dc <k_mul_panels+0x30c4>
 	WORD $0x9100610d // add x13, x8, #0x18
 	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
 	WORD $0x9100810d // add x13, x8, #0x20
-	WORD $0x36000061 // tbz w1, #0x0, 0x2fcc <k_mul_panels+0x2fb4>
-	WORD $0xb5fecb2b // cbnz x11, 0x928 <k_mul_panels+0x910>
-	WORD $0x17fffae9 // b 0x1b6c <k_mul_panels+0x1b54>
-	WORD $0xb400016b // cbz x11, 0x2ff8 <k_mul_panels+0x2fe0>
+	WORD $0x360000c1 // tbz w1, #0x0, 0x30f8 <k_mul_panels+0x30e0>
+	WORD $0xb400006b // cbz x11, 0x30f0 <k_mul_panels+0x30d8>
+	WORD $0x3dc001a1 // ldr q1, [x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x3d8001a0 // str q0, [x13]
+	WORD $0x17fff41b // b 0x160 <k_mul_panels+0x148>
+	WORD $0xb400016b // cbz x11, 0x3124 <k_mul_panels+0x310c>
 	WORD $0xbd4001a1 // ldr s1, [x13]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x2ff4 <k_mul_panels+0x2fdc>
+	WORD $0x540000eb // b.lt 0x3120 <k_mul_panels+0x3108>
 	WORD $0x9100910b // add x11, x8, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2ff4 <k_mul_panels+0x2fdc>
+	WORD $0x54000060 // b.eq 0x3120 <k_mul_panels+0x3108>
 	WORD $0x9100a10b // add x11, x8, #0x28
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd0001a0 // str s0, [x13]
-	WORD $0x54fe8b0b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe81ab // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0x9100910b // add x11, x8, #0x24
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe8a80 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe8120 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x9100a108 // add x8, x8, #0x28
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff451 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400296b // cbz x11, 0x354c <k_mul_panels+0x3534>
+	WORD $0x17fff406 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xb4002f8b // cbz x11, 0x373c <k_mul_panels+0x3724>
 	WORD $0xbd400096 // ldr s22, [x4]
 	WORD $0x4e35d6d5 // fadd v21.4s, v22.4s, v21.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000095 // str s21, [x4]
-	WORD $0x540000ab // b.lt 0x3048 <k_mul_panels+0x3030>
+	WORD $0x540000ab // b.lt 0x3174 <k_mul_panels+0x315c>
 	WORD $0x9100520d // add x13, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d0091b5 // st1 { v21.s }[1], [x13]
-	WORD $0x54000881 // b.ne 0x3154 <k_mul_panels+0x313c>
+	WORD $0x54000881 // b.ne 0x3280 <k_mul_panels+0x3268>
 	WORD $0x2a1f03f4 // mov w20, wzr
 	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0x3707e828 // tbnz w8, #0x0, 0x2d54 <k_mul_panels+0x2d3c>
-	WORD $0xb400016b // cbz x11, 0x3080 <k_mul_panels+0x3068>
+	WORD $0x3707de28 // tbnz w8, #0x0, 0x2d40 <k_mul_panels+0x2d28>
+	WORD $0xb400016b // cbz x11, 0x31ac <k_mul_panels+0x3194>
 	WORD $0xbd4001b5 // ldr s21, [x13]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x307c <k_mul_panels+0x3064>
+	WORD $0x540000eb // b.lt 0x31a8 <k_mul_panels+0x3190>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d409115 // ld1 { v21.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x307c <k_mul_panels+0x3064>
+	WORD $0x54000060 // b.eq 0x31a8 <k_mul_panels+0x3190>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
 	WORD $0x4e34d6b4 // fadd v20.4s, v21.4s, v20.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd0001b4 // str s20, [x13]
-	WORD $0x5400012b // b.lt 0x30ac <k_mul_panels+0x3094>
+	WORD $0x5400012b // b.lt 0x31d8 <k_mul_panels+0x31c0>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x30b0 <k_mul_panels+0x3098>
+	WORD $0x540000a0 // b.eq 0x31dc <k_mul_panels+0x31c4>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
-	WORD $0x14000002 // b 0x30b0 <k_mul_panels+0x3098>
+	WORD $0x14000002 // b 0x31dc <k_mul_panels+0x31c4>
 	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54fe8560 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe7c00 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a0d // add x13, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x30e0 <k_mul_panels+0x30c8>
-	WORD $0xb400006b // cbz x11, 0x30d0 <k_mul_panels+0x30b8>
+	WORD $0x5400010d // b.le 0x320c <k_mul_panels+0x31f4>
+	WORD $0xb400006b // cbz x11, 0x31fc <k_mul_panels+0x31e4>
 	WORD $0x3dc001b4 // ldr q20, [x13]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
 	WORD $0xaa0d03e8 // mov x8, x13
 	WORD $0x3c810513 // str q19, [x8], #0x10
-	WORD $0x36000294 // tbz w20, #0x0, 0x3128 <k_mul_panels+0x3110>
-	WORD $0x14000028 // b 0x317c <k_mul_panels+0x3164>
-	WORD $0xb400014b // cbz x11, 0x3108 <k_mul_panels+0x30f0>
+	WORD $0x36000294 // tbz w20, #0x0, 0x3254 <k_mul_panels+0x323c>
+	WORD $0x14000028 // b 0x32a8 <k_mul_panels+0x3290>
+	WORD $0xb400014b // cbz x11, 0x3234 <k_mul_panels+0x321c>
 	WORD $0xbd4001b4 // ldr s20, [x13]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3104 <k_mul_panels+0x30ec>
+	WORD $0x540000cb // b.lt 0x3230 <k_mul_panels+0x3218>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0x0d409114 // ld1 { v20.s }[1], [x8]
-	WORD $0x54000060 // b.eq 0x3104 <k_mul_panels+0x30ec>
+	WORD $0x54000060 // b.eq 0x3230 <k_mul_panels+0x3218>
 	WORD $0x910021a8 // add x8, x13, #0x8
 	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd0001b3 // str s19, [x13]
-	WORD $0x5400008b // b.lt 0x3120 <k_mul_panels+0x3108>
+	WORD $0x5400008b // b.lt 0x324c <k_mul_panels+0x3234>
 	WORD $0x910011a8 // add x8, x13, #0x4
 	WORD $0x0d009113 // st1 { v19.s }[1], [x8]
-	WORD $0x54000281 // b.ne 0x316c <k_mul_panels+0x3154>
+	WORD $0x54000281 // b.ne 0x3298 <k_mul_panels+0x3280>
 	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0x370002d4 // tbnz w20, #0x0, 0x317c <k_mul_panels+0x3164>
-	WORD $0xb4000f2b // cbz x11, 0x330c <k_mul_panels+0x32f4>
+	WORD $0x370002d4 // tbnz w20, #0x0, 0x32a8 <k_mul_panels+0x3290>
+	WORD $0xb4001e0b // cbz x11, 0x3614 <k_mul_panels+0x35fc>
 	WORD $0xbd400113 // ldr s19, [x8]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54000eab // b.lt 0x3308 <k_mul_panels+0x32f0>
+	WORD $0x54001d8b // b.lt 0x3610 <k_mul_panels+0x35f8>
 	WORD $0x910051ae // add x14, x13, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091d3 // ld1 { v19.s }[1], [x14]
-	WORD $0x54000e20 // b.eq 0x3308 <k_mul_panels+0x32f0>
+	WORD $0x54001d00 // b.eq 0x3610 <k_mul_panels+0x35f8>
 	WORD $0x910061ae // add x14, x13, #0x18
 	WORD $0x4d4081d3 // ld1 { v19.s }[2], [x14]
-	WORD $0x1400006e // b 0x3308 <k_mul_panels+0x32f0>
+	WORD $0x140000e5 // b 0x3610 <k_mul_panels+0x35f8>
 	WORD $0x9100620d // add x13, x16, #0x18
 	WORD $0x2a1f03f4 // mov w20, wzr
 	WORD $0x4d0081b5 // st1 { v21.s }[2], [x13]
 	WORD $0x9100820d // add x13, x16, #0x20
-	WORD $0x3707df88 // tbnz w8, #0x0, 0x2d54 <k_mul_panels+0x2d3c>
-	WORD $0x17ffffbb // b 0x3054 <k_mul_panels+0x303c>
+	WORD $0x3707d588 // tbnz w8, #0x0, 0x2d40 <k_mul_panels+0x2d28>
+	WORD $0x17ffffbb // b 0x3180 <k_mul_panels+0x3168>
 	WORD $0x910021a8 // add x8, x13, #0x8
 	WORD $0x4d008113 // st1 { v19.s }[2], [x8]
 	WORD $0x910041a8 // add x8, x13, #0x10
-	WORD $0x36000c54 // tbz w20, #0x0, 0x3300 <k_mul_panels+0x32e8>
-	WORD $0xb400006b // cbz x11, 0x3188 <k_mul_panels+0x3170>
+	WORD $0x36001b34 // tbz w20, #0x0, 0x3608 <k_mul_panels+0x35f0>
+	WORD $0xb400006b // cbz x11, 0x32b4 <k_mul_panels+0x329c>
 	WORD $0x3dc00113 // ldr q19, [x8]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
 	WORD $0x910081b0 // add x16, x13, #0x20
 	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x3d8005b2 // str q18, [x13, #0x10]
-	WORD $0x36000d04 // tbz w4, #0x0, 0x3334 <k_mul_panels+0x331c>
-	WORD $0xb400006b // cbz x11, 0x31a4 <k_mul_panels+0x318c>
+	WORD $0x36001be4 // tbz w4, #0x0, 0x363c <k_mul_panels+0x3624>
+	WORD $0xb400006b // cbz x11, 0x32d0 <k_mul_panels+0x32b8>
 	WORD $0x3dc00212 // ldr q18, [x16]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
 	WORD $0x3d800211 // str q17, [x16]
 	WORD $0x52800030 // mov w16, #0x1 // =1
-	WORD $0x14000079 // b 0x3390 <k_mul_panels+0x3378>
-	WORD $0xb4ff7a4e // cbz x14, 0x20f8 <k_mul_panels+0x20e0>
+	WORD $0x140000f0 // b 0x3698 <k_mul_panels+0x3680>
+	WORD $0xb4ff726e // cbz x14, 0x2128 <k_mul_panels+0x2110>
 	WORD $0xbd400201 // ldr s1, [x16]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000200 // str s0, [x16]
-	WORD $0x54fe7ceb // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe738b // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0x9100510d // add x13, x8, #0x14
 	WORD $0xf100097f // cmp x11, #0x2
 	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
-	WORD $0x54fe7c60 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe7300 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x91006108 // add x8, x8, #0x18
 	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
-	WORD $0x17fff3e0 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff395 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xb400048b // cbz x11, 0x33a0 <k_mul_panels+0x3388>
+	WORD $0xbd4001b1 // ldr s17, [x13]
+	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001b0 // str s16, [x13]
+	WORD $0x5400012b // b.lt 0x3348 <k_mul_panels+0x3330>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
+	WORD $0x540000a0 // b.eq 0x334c <k_mul_panels+0x3334>
+	WORD $0x9100610b // add x11, x8, #0x18
+	WORD $0x4d008170 // st1 { v16.s }[2], [x11]
+	WORD $0x14000002 // b 0x334c <k_mul_panels+0x3334>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf100105f // cmp x2, #0x4
+	WORD $0x54fe7080 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xf1000dff // cmp x15, #0x3
+	WORD $0x5400010d // b.le 0x3380 <k_mul_panels+0x3368>
+	WORD $0xb400006b // cbz x11, 0x3370 <k_mul_panels+0x3358>
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x3c8105c7 // str q7, [x14], #0x10
+	WORD $0x3600040d // tbz w13, #0x0, 0x33f8 <k_mul_panels+0x33e0>
+	WORD $0x1400002e // b 0x3434 <k_mul_panels+0x341c>
+	WORD $0xb40002cb // cbz x11, 0x33d8 <k_mul_panels+0x33c0>
+	WORD $0xbd400110 // ldr s16, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540005eb // b.lt 0x32a4 <k_mul_panels+0x328c>
-	WORD $0x54000060 // b.eq 0x31f8 <k_mul_panels+0x31e0>
+	WORD $0x5400024b // b.lt 0x33d4 <k_mul_panels+0x33bc>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
+	WORD $0x540001e0 // b.eq 0x33d4 <k_mul_panels+0x33bc>
+	WORD $0x1400000c // b 0x33cc <k_mul_panels+0x33b4>
+	WORD $0xf100105f // cmp x2, #0x4
+	WORD $0xbd0001b0 // str s16, [x13]
+	WORD $0x54fe6dc0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0xd37ef4c8 // lsl x8, x6, #2
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0x8b0801cd // add x13, x14, x8
+	WORD $0x8b080108 // add x8, x8, x8
+	WORD $0x8b0801a8 // add x8, x13, x8
+	WORD $0xb4001fcb // cbz x11, 0x37b8 <k_mul_panels+0x37a0>
+	WORD $0xfd400110 // ldr d16, [x8]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0xbd000107 // str s7, [x8]
+	WORD $0x5400008b // b.lt 0x33f0 <k_mul_panels+0x33d8>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d0091c7 // st1 { v7.s }[1], [x14]
+	WORD $0x540001c1 // b.ne 0x3424 <k_mul_panels+0x340c>
+	WORD $0x9100410e // add x14, x8, #0x10
+	WORD $0x3700020d // tbnz w13, #0x0, 0x3434 <k_mul_panels+0x341c>
+	WORD $0xb4000c6b // cbz x11, 0x3584 <k_mul_panels+0x356c>
+	WORD $0xbd4001c7 // ldr s7, [x14]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x54000beb // b.lt 0x3580 <k_mul_panels+0x3568>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d409167 // ld1 { v7.s }[1], [x11]
+	WORD $0x54000b60 // b.eq 0x3580 <k_mul_panels+0x3568>
+	WORD $0x9100610b // add x11, x8, #0x18
+	WORD $0x4d408167 // ld1 { v7.s }[2], [x11]
+	WORD $0x14000058 // b 0x3580 <k_mul_panels+0x3568>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
+	WORD $0x9100410e // add x14, x8, #0x10
+	WORD $0x36000a4d // tbz w13, #0x0, 0x3578 <k_mul_panels+0x3560>
+	WORD $0xb400006b // cbz x11, 0x3440 <k_mul_panels+0x3428>
+	WORD $0x3dc001c7 // ldr q7, [x14]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0x3d8001c6 // str q6, [x14]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x1400005b // b 0x35b4 <k_mul_panels+0x359c>
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540005eb // b.lt 0x350c <k_mul_panels+0x34f4>
+	WORD $0x54000060 // b.eq 0x3460 <k_mul_panels+0x3448>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
 	WORD $0x9100110d // add x13, x8, #0x4
 	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe7ac0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x14000029 // b 0x32b0 <k_mul_panels+0x3298>
+	WORD $0x54fe6780 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x14000029 // b 0x3518 <k_mul_panels+0x3500>
 	WORD $0x91008204 // add x4, x16, #0x20
 	WORD $0xbd001204 // str s4, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x3228 <k_mul_panels+0x3210>
+	WORD $0x36000088 // tbz w8, #0x0, 0x3490 <k_mul_panels+0x3478>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffd25 // b 0x26b8 <k_mul_panels+0x26a0>
+	WORD $0x17fffcc9 // b 0x27b0 <k_mul_panels+0x2798>
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000083 // str s3, [x4]
-	WORD $0x54fe7980 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe6640 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b08002b // add x11, x1, x8
 	WORD $0x8b080168 // add x8, x11, x8
@@ -3237,16 +3391,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000102 // str d2, [x8]
 	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x140000bc // b 0x3544 <k_mul_panels+0x352c>
+	WORD $0x1400009e // b 0x3734 <k_mul_panels+0x371c>
 	WORD $0x91008204 // add x4, x16, #0x20
 	WORD $0xbd001218 // str s24, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x3270 <k_mul_panels+0x3258>
+	WORD $0x36000088 // tbz w8, #0x0, 0x34d8 <k_mul_panels+0x34c0>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffd78 // b 0x284c <k_mul_panels+0x2834>
+	WORD $0x17fffd1c // b 0x2944 <k_mul_panels+0x292c>
 	WORD $0xf1000c5f // cmp x2, #0x3
 	WORD $0xbd000097 // str s23, [x4]
-	WORD $0x54fe7740 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe6400 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b0801cb // add x11, x14, x8
 	WORD $0x8b080168 // add x8, x11, x8
@@ -3255,22 +3409,26 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000116 // str d22, [x8]
 	WORD $0x4d008176 // st1 { v22.s }[2], [x11]
 	WORD $0xbd001115 // str s21, [x8, #0x10]
-	WORD $0x140000b2 // b 0x3564 <k_mul_panels+0x354c>
+	WORD $0x14000094 // b 0x3754 <k_mul_panels+0x373c>
 	WORD $0x1e212861 // fadd s1, s3, s1
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe75a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe6260 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb5ff768b // cbnz x11, 0x2184 <k_mul_panels+0x216c>
+	WORD $0xb4000f4b // cbz x11, 0x3704 <k_mul_panels+0x36ec>
+	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x32d4 <k_mul_panels+0x32bc>
-	WORD $0x54000060 // b.eq 0x32cc <k_mul_panels+0x32b4>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x5400130b // b.lt 0x3788 <k_mul_panels+0x3770>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x9100110b // add x11, x8, #0x4
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
+	WORD $0x54003141 // b.ne 0x3b68 <k_mul_panels+0x3b50>
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
 	WORD $0xbd000100 // str s0, [x8]
-	WORD $0x17fff3a2 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff304 // b 0x160 <k_mul_panels+0x148>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
@@ -3278,164 +3436,130 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004103 // stur d3, [x8, #0x4]
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x54fe7340 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff0a // b 0x2f24 <k_mul_panels+0x2f0c>
-	WORD $0xb4001fcb // cbz x11, 0x36f8 <k_mul_panels+0x36e0>
+	WORD $0x54fe5f80 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffeb4 // b 0x3044 <k_mul_panels+0x302c>
+	WORD $0xb400126b // cbz x11, 0x37c4 <k_mul_panels+0x37ac>
+	WORD $0xbd4001c7 // ldr s7, [x14]
+	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001c6 // str s6, [x14]
+	WORD $0x5400012b // b.lt 0x35b0 <k_mul_panels+0x3598>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
+	WORD $0x540000a0 // b.eq 0x35b4 <k_mul_panels+0x359c>
+	WORD $0x9100610b // add x11, x8, #0x18
+	WORD $0x4d008166 // st1 { v6.s }[2], [x11]
+	WORD $0x14000002 // b 0x35b4 <k_mul_panels+0x359c>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf100145f // cmp x2, #0x5
+	WORD $0x54fe5d40 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xf1000dff // cmp x15, #0x3
+	WORD $0x5400010d // b.le 0x35e8 <k_mul_panels+0x35d0>
+	WORD $0xb400006b // cbz x11, 0x35d8 <k_mul_panels+0x35c0>
+	WORD $0x3dc00106 // ldr q6, [x8]
+	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x3c8105c5 // str q5, [x14], #0x10
+	WORD $0x3600118d // tbz w13, #0x0, 0x3810 <k_mul_panels+0x37f8>
+	WORD $0x1400009a // b 0x384c <k_mul_panels+0x3834>
+	WORD $0xb400104b // cbz x11, 0x37f0 <k_mul_panels+0x37d8>
+	WORD $0xbd400106 // ldr s6, [x8]
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x54000fcb // b.lt 0x37ec <k_mul_panels+0x37d4>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c6 // ld1 { v6.s }[1], [x14]
+	WORD $0x54000f21 // b.ne 0x37e4 <k_mul_panels+0x37cc>
+	WORD $0x1400007a // b 0x37ec <k_mul_panels+0x37d4>
+	WORD $0xb400176b // cbz x11, 0x38f4 <k_mul_panels+0x38dc>
 	WORD $0xbd400113 // ldr s19, [x8]
 	WORD $0x4e32d672 // fadd v18.4s, v19.4s, v18.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000112 // str s18, [x8]
-	WORD $0x540000ab // b.lt 0x3328 <k_mul_panels+0x3310>
+	WORD $0x540000ab // b.lt 0x3630 <k_mul_panels+0x3618>
 	WORD $0x910051a8 // add x8, x13, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009112 // st1 { v18.s }[1], [x8]
-	WORD $0x54000601 // b.ne 0x33e4 <k_mul_panels+0x33cc>
+	WORD $0x54000601 // b.ne 0x36ec <k_mul_panels+0x36d4>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0x3707f344 // tbnz w4, #0x0, 0x3198 <k_mul_panels+0x3180>
-	WORD $0xb400016b // cbz x11, 0x3360 <k_mul_panels+0x3348>
+	WORD $0x3707e464 // tbnz w4, #0x0, 0x32c4 <k_mul_panels+0x32ac>
+	WORD $0xb400016b // cbz x11, 0x3668 <k_mul_panels+0x3650>
 	WORD $0xbd400212 // ldr s18, [x16]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x335c <k_mul_panels+0x3344>
+	WORD $0x540000eb // b.lt 0x3664 <k_mul_panels+0x364c>
 	WORD $0x910091ab // add x11, x13, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d409172 // ld1 { v18.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x335c <k_mul_panels+0x3344>
+	WORD $0x54000060 // b.eq 0x3664 <k_mul_panels+0x364c>
 	WORD $0x9100a1ab // add x11, x13, #0x28
 	WORD $0x4d408172 // ld1 { v18.s }[2], [x11]
 	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000211 // str s17, [x16]
-	WORD $0x5400012b // b.lt 0x338c <k_mul_panels+0x3374>
+	WORD $0x5400012b // b.lt 0x3694 <k_mul_panels+0x367c>
 	WORD $0x910091ab // add x11, x13, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0x0d009171 // st1 { v17.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x3390 <k_mul_panels+0x3378>
+	WORD $0x540000a0 // b.eq 0x3698 <k_mul_panels+0x3680>
 	WORD $0x9100a1ab // add x11, x13, #0x28
 	WORD $0x4d008171 // st1 { v17.s }[2], [x11]
-	WORD $0x14000002 // b 0x3390 <k_mul_panels+0x3378>
+	WORD $0x14000002 // b 0x3698 <k_mul_panels+0x3680>
 	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0x54fe6e60 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe5620 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609ae // add x14, x13, x6, lsl #2
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x33c4 <k_mul_panels+0x33ac>
-	WORD $0xb400006b // cbz x11, 0x33b4 <k_mul_panels+0x339c>
+	WORD $0x5400010d // b.le 0x36cc <k_mul_panels+0x36b4>
+	WORD $0xb400006b // cbz x11, 0x36bc <k_mul_panels+0x36a4>
 	WORD $0x3dc001d1 // ldr q17, [x14]
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
 	WORD $0xaa0e03ed // mov x13, x14
 	WORD $0x3c8105b0 // str q16, [x13], #0x10
-	WORD $0x36001d88 // tbz w8, #0x0, 0x376c <k_mul_panels+0x3754>
-	WORD $0x140000fa // b 0x37a8 <k_mul_panels+0x3790>
-	WORD $0xb4001c4b // cbz x11, 0x374c <k_mul_panels+0x3734>
+	WORD $0x36001528 // tbz w8, #0x0, 0x3968 <k_mul_panels+0x3950>
+	WORD $0x140000b7 // b 0x39a4 <k_mul_panels+0x398c>
+	WORD $0xb40013eb // cbz x11, 0x3948 <k_mul_panels+0x3930>
 	WORD $0xbd4001d1 // ldr s17, [x14]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x54001bcb // b.lt 0x3748 <k_mul_panels+0x3730>
+	WORD $0x5400136b // b.lt 0x3944 <k_mul_panels+0x392c>
 	WORD $0x910011cd // add x13, x14, #0x4
 	WORD $0x0d4091b1 // ld1 { v17.s }[1], [x13]
-	WORD $0x54001b21 // b.ne 0x3740 <k_mul_panels+0x3728>
-	WORD $0x140000da // b 0x3748 <k_mul_panels+0x3730>
+	WORD $0x540012c1 // b.ne 0x393c <k_mul_panels+0x3924>
+	WORD $0x14000097 // b 0x3944 <k_mul_panels+0x392c>
 	WORD $0x910061ae // add x14, x13, #0x18
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4d0081d2 // st1 { v18.s }[2], [x14]
 	WORD $0x910081b0 // add x16, x13, #0x20
-	WORD $0x3707ed24 // tbnz w4, #0x0, 0x3198 <k_mul_panels+0x3180>
-	WORD $0x17ffffcf // b 0x3334 <k_mul_panels+0x331c>
+	WORD $0x3707de44 // tbnz w4, #0x0, 0x32c4 <k_mul_panels+0x32ac>
+	WORD $0x17ffffcf // b 0x363c <k_mul_panels+0x3624>
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540000cb // b.lt 0x3720 <k_mul_panels+0x3708>
+	WORD $0x54000060 // b.eq 0x3718 <k_mul_panels+0x3700>
 	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000113 // str d19, [x8]
-	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
-	WORD $0xf1000c5f // cmp x2, #0x3
-	WORD $0xbd001112 // str s18, [x8, #0x10]
-	WORD $0x54fe6a80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4000d0b // cbz x11, 0x35bc <k_mul_panels+0x35a4>
-	WORD $0xfd400112 // ldr d18, [x8]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081d2 // ld1 { v18.s }[2], [x14]
-	WORD $0x4e31d651 // fadd v17.4s, v18.4s, v17.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000111 // str s17, [x8]
-	WORD $0x5400008b // b.lt 0x344c <k_mul_panels+0x3434>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3480 <k_mul_panels+0x3468>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x3490 <k_mul_panels+0x3478>
-	WORD $0xb400030b // cbz x11, 0x34b4 <k_mul_panels+0x349c>
-	WORD $0xbd4001d1 // ldr s17, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x34b0 <k_mul_panels+0x3498>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409171 // ld1 { v17.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x34b0 <k_mul_panels+0x3498>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408171 // ld1 { v17.s }[2], [x11]
-	WORD $0x1400000d // b 0x34b0 <k_mul_panels+0x3498>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081d1 // st1 { v17.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000ed // tbz w13, #0x0, 0x34a8 <k_mul_panels+0x3490>
-	WORD $0xb400006b // cbz x11, 0x349c <k_mul_panels+0x3484>
-	WORD $0x3dc001d1 // ldr q17, [x14]
-	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0x3d8001d0 // str q16, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000010 // b 0x34e4 <k_mul_panels+0x34cc>
-	WORD $0xb400090b // cbz x11, 0x35c8 <k_mul_panels+0x35b0>
-	WORD $0xbd4001d1 // ldr s17, [x14]
-	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001d0 // str s16, [x14]
-	WORD $0x5400012b // b.lt 0x34e0 <k_mul_panels+0x34c8>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x540000a0 // b.eq 0x34e4 <k_mul_panels+0x34cc>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081b0 // st1 { v16.s }[2], [x13]
-	WORD $0x14000002 // b 0x34e4 <k_mul_panels+0x34cc>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54fe63c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3518 <k_mul_panels+0x3500>
-	WORD $0xb400006d // cbz x13, 0x3508 <k_mul_panels+0x34f0>
-	WORD $0x3dc00110 // ldr q16, [x8]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c7 // str q7, [x14], #0x10
-	WORD $0x3600082b // tbz w11, #0x0, 0x3614 <k_mul_panels+0x35fc>
-	WORD $0x1400004f // b 0x3650 <k_mul_panels+0x3638>
-	WORD $0xb40006ed // cbz x13, 0x35f4 <k_mul_panels+0x35dc>
-	WORD $0xbd400110 // ldr s16, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400066b // b.lt 0x35f0 <k_mul_panels+0x35d8>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
-	WORD $0x540005c1 // b.ne 0x35e8 <k_mul_panels+0x35d0>
-	WORD $0x1400002f // b 0x35f0 <k_mul_panels+0x35d8>
+	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
+	WORD $0x9100110b // add x11, x8, #0x4
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff28f // b 0x160 <k_mul_panels+0x148>
 	WORD $0x9100810d // add x13, x8, #0x20
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x37073161 // tbnz w1, #0x0, 0x1b6c <k_mul_panels+0x1b54>
+	WORD $0x3707ce01 // tbnz w1, #0x0, 0x30f0 <k_mul_panels+0x30d8>
 	WORD $0xbd0001a0 // str s0, [x13]
-	WORD $0x17fff306 // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff28a // b 0x160 <k_mul_panels+0x148>
 	WORD $0x9100820d // add x13, x16, #0x20
 	WORD $0xbd001215 // str s21, [x16, #0x10]
-	WORD $0x36000088 // tbz w8, #0x0, 0x3564 <k_mul_panels+0x354c>
+	WORD $0x36000088 // tbz w8, #0x0, 0x3754 <k_mul_panels+0x373c>
 	WORD $0x2a1f03f4 // mov w20, wzr
 	WORD $0xaa1f03eb // mov x11, xzr
-	WORD $0x17fffe00 // b 0x2d60 <k_mul_panels+0x2d48>
+	WORD $0x17fffd7f // b 0x2d4c <k_mul_panels+0x2d34>
 	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0xbd0001b4 // str s20, [x13]
-	WORD $0x54fe5fa0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe5020 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b0801cb // add x11, x14, x8
 	WORD $0x8b080108 // add x8, x8, x8
@@ -3445,7 +3569,10 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000113 // str d19, [x8]
 	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
 	WORD $0xbd001112 // str s18, [x8, #0x10]
-	WORD $0x1400005e // b 0x370c <k_mul_panels+0x36f4>
+	WORD $0x14000061 // b 0x3908 <k_mul_panels+0x38f0>
+	WORD $0x1e202840 // fadd s0, s2, s0
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff274 // b 0x160 <k_mul_panels+0x148>
 	WORD $0x9100210d // add x13, x8, #0x8
 	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
@@ -3453,102 +3580,102 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfc004102 // stur d2, [x8, #0x4]
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x54fe5d60 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17ffff3e // b 0x32b0 <k_mul_panels+0x3298>
+	WORD $0x54fe4d80 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17ffff59 // b 0x3518 <k_mul_panels+0x3500>
 	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000111 // str d17, [x8]
-	WORD $0x4d008171 // st1 { v17.s }[2], [x11]
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0xbd001110 // str s16, [x8, #0x10]
-	WORD $0x54fe5c80 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400280d // cbz x13, 0x3adc <k_mul_panels+0x3ac4>
-	WORD $0xfd400110 // ldr d16, [x8]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000107 // str s7, [x8]
-	WORD $0x5400008b // b.lt 0x360c <k_mul_panels+0x35f4>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c7 // st1 { v7.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3640 <k_mul_panels+0x3628>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020b // tbnz w11, #0x0, 0x3650 <k_mul_panels+0x3638>
-	WORD $0xb400030d // cbz x13, 0x3674 <k_mul_panels+0x365c>
-	WORD $0xbd4001c7 // ldr s7, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x3670 <k_mul_panels+0x3658>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409167 // ld1 { v7.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x3670 <k_mul_panels+0x3658>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408167 // ld1 { v7.s }[2], [x11]
-	WORD $0x1400000d // b 0x3670 <k_mul_panels+0x3658>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000eb // tbz w11, #0x0, 0x3668 <k_mul_panels+0x3650>
-	WORD $0xb400006d // cbz x13, 0x365c <k_mul_panels+0x3644>
-	WORD $0x3dc001c7 // ldr q7, [x14]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0x3d8001c6 // str q6, [x14]
-	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x14000010 // b 0x36a4 <k_mul_panels+0x368c>
-	WORD $0xb400240d // cbz x13, 0x3ae8 <k_mul_panels+0x3ad0>
-	WORD $0xbd4001c7 // ldr s7, [x14]
-	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c6 // str s6, [x14]
-	WORD $0x5400012b // b.lt 0x36a0 <k_mul_panels+0x3688>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
-	WORD $0x540000a0 // b.eq 0x36a4 <k_mul_panels+0x368c>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d008166 // st1 { v6.s }[2], [x11]
-	WORD $0x14000002 // b 0x36a4 <k_mul_panels+0x368c>
-	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd000107 // str d7, [x8]
+	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
 	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0x54fe55c0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xbd001106 // str s6, [x8, #0x10]
+	WORD $0x54fe4ca0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x36d8 <k_mul_panels+0x36c0>
-	WORD $0xb400006b // cbz x11, 0x36c8 <k_mul_panels+0x36b0>
-	WORD $0x3dc00106 // ldr q6, [x8]
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xb4002b6b // cbz x11, 0x3d44 <k_mul_panels+0x3d2c>
+	WORD $0xfd400106 // ldr d6, [x8]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c6 // ld1 { v6.s }[2], [x14]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c5 // str q5, [x14], #0x10
-	WORD $0x3600232d // tbz w13, #0x0, 0x3b34 <k_mul_panels+0x3b1c>
-	WORD $0x14000127 // b 0x3b70 <k_mul_panels+0x3b58>
-	WORD $0xb40021eb // cbz x11, 0x3b14 <k_mul_panels+0x3afc>
-	WORD $0xbd400106 // ldr s6, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400216b // b.lt 0x3b10 <k_mul_panels+0x3af8>
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x5400008b // b.lt 0x3808 <k_mul_panels+0x37f0>
 	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091c6 // ld1 { v6.s }[1], [x14]
-	WORD $0x540020c1 // b.ne 0x3b08 <k_mul_panels+0x3af0>
-	WORD $0x14000107 // b 0x3b10 <k_mul_panels+0x3af8>
+	WORD $0x0d0091c5 // st1 { v5.s }[1], [x14]
+	WORD $0x540001c1 // b.ne 0x383c <k_mul_panels+0x3824>
+	WORD $0x9100410e // add x14, x8, #0x10
+	WORD $0x3700020d // tbnz w13, #0x0, 0x384c <k_mul_panels+0x3834>
+	WORD $0xb400030b // cbz x11, 0x3870 <k_mul_panels+0x3858>
+	WORD $0xbd4001c5 // ldr s5, [x14]
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0x5400028b // b.lt 0x386c <k_mul_panels+0x3854>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d409165 // ld1 { v5.s }[1], [x11]
+	WORD $0x54000200 // b.eq 0x386c <k_mul_panels+0x3854>
+	WORD $0x9100610b // add x11, x8, #0x18
+	WORD $0x4d408165 // ld1 { v5.s }[2], [x11]
+	WORD $0x1400000d // b 0x386c <k_mul_panels+0x3854>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d0081c5 // st1 { v5.s }[2], [x14]
+	WORD $0x9100410e // add x14, x8, #0x10
+	WORD $0x360000ed // tbz w13, #0x0, 0x3864 <k_mul_panels+0x384c>
+	WORD $0xb400006b // cbz x11, 0x3858 <k_mul_panels+0x3840>
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0x3d8001c4 // str q4, [x14]
+	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x14000010 // b 0x38a0 <k_mul_panels+0x3888>
+	WORD $0xb400276b // cbz x11, 0x3d50 <k_mul_panels+0x3d38>
+	WORD $0xbd4001c5 // ldr s5, [x14]
+	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd0001c4 // str s4, [x14]
+	WORD $0x5400012b // b.lt 0x389c <k_mul_panels+0x3884>
+	WORD $0x9100510b // add x11, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x540000a0 // b.eq 0x38a0 <k_mul_panels+0x3888>
+	WORD $0x9100610d // add x13, x8, #0x18
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0x14000002 // b 0x38a0 <k_mul_panels+0x3888>
+	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf100185f // cmp x2, #0x6
+	WORD $0x54fe45e0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x8b060908 // add x8, x8, x6, lsl #2
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
+	WORD $0xf1000dff // cmp x15, #0x3
+	WORD $0x5400010d // b.le 0x38d4 <k_mul_panels+0x38bc>
+	WORD $0xb400006d // cbz x13, 0x38c4 <k_mul_panels+0x38ac>
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0x3c8105c3 // str q3, [x14], #0x10
+	WORD $0x3600268b // tbz w11, #0x0, 0x3d9c <k_mul_panels+0x3d84>
+	WORD $0x14000142 // b 0x3dd8 <k_mul_panels+0x3dc0>
+	WORD $0xb400254d // cbz x13, 0x3d7c <k_mul_panels+0x3d64>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10009ff // cmp x15, #0x2
+	WORD $0x540024cb // b.lt 0x3d78 <k_mul_panels+0x3d60>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c4 // ld1 { v4.s }[1], [x14]
+	WORD $0x54002421 // b.ne 0x3d70 <k_mul_panels+0x3d58>
+	WORD $0x14000122 // b 0x3d78 <k_mul_panels+0x3d60>
 	WORD $0x910081b0 // add x16, x13, #0x20
 	WORD $0xbd0011b2 // str s18, [x13, #0x10]
-	WORD $0x36000064 // tbz w4, #0x0, 0x370c <k_mul_panels+0x36f4>
+	WORD $0x36000064 // tbz w4, #0x0, 0x3908 <k_mul_panels+0x38f0>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x17fffea7 // b 0x31a4 <k_mul_panels+0x318c>
+	WORD $0x17fffe73 // b 0x32d0 <k_mul_panels+0x32b8>
 	WORD $0xf100145f // cmp x2, #0x5
 	WORD $0xbd000211 // str s17, [x16]
-	WORD $0x54fe5260 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe4280 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
 	WORD $0x8b0801cd // add x13, x14, x8
 	WORD $0x8b08010e // add x14, x8, x8
 	WORD $0x8b0e01ad // add x13, x13, x14
 	WORD $0x8b0801ae // add x14, x13, x8
-	WORD $0xb400280b // cbz x11, 0x3c30 <k_mul_panels+0x3c18>
+	WORD $0xb4001f0b // cbz x11, 0x3d0c <k_mul_panels+0x3cf4>
 	WORD $0xfd4001d1 // ldr d17, [x14]
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x2a1f03f0 // mov w16, wzr
@@ -3557,375 +3684,268 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e30d630 // fadd v16.4s, v17.4s, v16.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd0001d0 // str s16, [x14]
-	WORD $0x5400008b // b.lt 0x3764 <k_mul_panels+0x374c>
+	WORD $0x5400008b // b.lt 0x3960 <k_mul_panels+0x3948>
 	WORD $0x910011cd // add x13, x14, #0x4
 	WORD $0x0d0091b0 // st1 { v16.s }[1], [x13]
-	WORD $0x540001c1 // b.ne 0x3798 <k_mul_panels+0x3780>
+	WORD $0x540001c1 // b.ne 0x3994 <k_mul_panels+0x397c>
 	WORD $0x910041cd // add x13, x14, #0x10
-	WORD $0x37000208 // tbnz w8, #0x0, 0x37a8 <k_mul_panels+0x3790>
-	WORD $0xb40003eb // cbz x11, 0x37e8 <k_mul_panels+0x37d0>
+	WORD $0x37000208 // tbnz w8, #0x0, 0x39a4 <k_mul_panels+0x398c>
+	WORD $0xb40003eb // cbz x11, 0x39e4 <k_mul_panels+0x39cc>
 	WORD $0xbd4001b0 // ldr s16, [x13]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400036b // b.lt 0x37e4 <k_mul_panels+0x37cc>
+	WORD $0x5400036b // b.lt 0x39e0 <k_mul_panels+0x39c8>
 	WORD $0x910051c8 // add x8, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
-	WORD $0x540002e0 // b.eq 0x37e4 <k_mul_panels+0x37cc>
+	WORD $0x540002e0 // b.eq 0x39e0 <k_mul_panels+0x39c8>
 	WORD $0x910061c8 // add x8, x14, #0x18
 	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
-	WORD $0x14000014 // b 0x37e4 <k_mul_panels+0x37cc>
+	WORD $0x14000014 // b 0x39e0 <k_mul_panels+0x39c8>
 	WORD $0x910021cd // add x13, x14, #0x8
 	WORD $0x4d0081b0 // st1 { v16.s }[2], [x13]
 	WORD $0x910041cd // add x13, x14, #0x10
-	WORD $0x360001c8 // tbz w8, #0x0, 0x37dc <k_mul_panels+0x37c4>
-	WORD $0xb400006b // cbz x11, 0x37b4 <k_mul_panels+0x379c>
+	WORD $0x360001c8 // tbz w8, #0x0, 0x39d8 <k_mul_panels+0x39c0>
+	WORD $0xb400006b // cbz x11, 0x39b0 <k_mul_panels+0x3998>
 	WORD $0x3dc001b0 // ldr q16, [x13]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0x3d8001a7 // str q7, [x13]
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x52800028 // mov w8, #0x1 // =1
-	WORD $0x36000290 // tbz w16, #0x0, 0x3810 <k_mul_panels+0x37f8>
-	WORD $0xb400006b // cbz x11, 0x37d0 <k_mul_panels+0x37b8>
+	WORD $0x36000290 // tbz w16, #0x0, 0x3a0c <k_mul_panels+0x39f4>
+	WORD $0xb400006b // cbz x11, 0x39cc <k_mul_panels+0x39b4>
 	WORD $0x3dc001a7 // ldr q7, [x13]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0x3d8001a6 // str q6, [x13]
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x14000025 // b 0x386c <k_mul_panels+0x3854>
-	WORD $0xb40021eb // cbz x11, 0x3c18 <k_mul_panels+0x3c00>
+	WORD $0x14000025 // b 0x3a68 <k_mul_panels+0x3a50>
+	WORD $0xb40018eb // cbz x11, 0x3cf4 <k_mul_panels+0x3cdc>
 	WORD $0xbd4001b0 // ldr s16, [x13]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd0001a7 // str s7, [x13]
-	WORD $0x540000ab // b.lt 0x3804 <k_mul_panels+0x37ec>
+	WORD $0x540000ab // b.lt 0x3a00 <k_mul_panels+0x39e8>
 	WORD $0x910051c8 // add x8, x14, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
-	WORD $0x54000881 // b.ne 0x3910 <k_mul_panels+0x38f8>
+	WORD $0x54000881 // b.ne 0x3b0c <k_mul_panels+0x3af4>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x3707fdd0 // tbnz w16, #0x0, 0x37c4 <k_mul_panels+0x37ac>
-	WORD $0xb400016b // cbz x11, 0x383c <k_mul_panels+0x3824>
+	WORD $0x3707fdd0 // tbnz w16, #0x0, 0x39c0 <k_mul_panels+0x39a8>
+	WORD $0xb400016b // cbz x11, 0x3a38 <k_mul_panels+0x3a20>
 	WORD $0xbd4001a7 // ldr s7, [x13]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3838 <k_mul_panels+0x3820>
+	WORD $0x540000eb // b.lt 0x3a34 <k_mul_panels+0x3a1c>
 	WORD $0x910091d0 // add x16, x14, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d409207 // ld1 { v7.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x3838 <k_mul_panels+0x3820>
+	WORD $0x54000060 // b.eq 0x3a34 <k_mul_panels+0x3a1c>
 	WORD $0x9100a1d0 // add x16, x14, #0x28
 	WORD $0x4d408207 // ld1 { v7.s }[2], [x16]
 	WORD $0x4e26d4e6 // fadd v6.4s, v7.4s, v6.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd0001a6 // str s6, [x13]
-	WORD $0x5400012b // b.lt 0x3868 <k_mul_panels+0x3850>
+	WORD $0x5400012b // b.lt 0x3a64 <k_mul_panels+0x3a4c>
 	WORD $0x910091cd // add x13, x14, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d0091a6 // st1 { v6.s }[1], [x13]
 	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x540000a0 // b.eq 0x386c <k_mul_panels+0x3854>
+	WORD $0x540000a0 // b.eq 0x3a68 <k_mul_panels+0x3a50>
 	WORD $0x9100a1d0 // add x16, x14, #0x28
 	WORD $0x4d008206 // st1 { v6.s }[2], [x16]
-	WORD $0x14000002 // b 0x386c <k_mul_panels+0x3854>
+	WORD $0x14000002 // b 0x3a68 <k_mul_panels+0x3a50>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0x54fe4780 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe37a0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609d0 // add x16, x14, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x389c <k_mul_panels+0x3884>
-	WORD $0xb400006b // cbz x11, 0x388c <k_mul_panels+0x3874>
+	WORD $0x5400010d // b.le 0x3a98 <k_mul_panels+0x3a80>
+	WORD $0xb400006b // cbz x11, 0x3a88 <k_mul_panels+0x3a70>
 	WORD $0x3dc00206 // ldr q6, [x16]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xaa1003e4 // mov x4, x16
 	WORD $0x3c810485 // str q5, [x4], #0x10
-	WORD $0x36000288 // tbz w8, #0x0, 0x38e4 <k_mul_panels+0x38cc>
-	WORD $0x14000028 // b 0x3938 <k_mul_panels+0x3920>
-	WORD $0xb400014b // cbz x11, 0x38c4 <k_mul_panels+0x38ac>
+	WORD $0x36000288 // tbz w8, #0x0, 0x3ae0 <k_mul_panels+0x3ac8>
+	WORD $0x14000028 // b 0x3b34 <k_mul_panels+0x3b1c>
+	WORD $0xb400014b // cbz x11, 0x3ac0 <k_mul_panels+0x3aa8>
 	WORD $0xbd400206 // ldr s6, [x16]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x38c0 <k_mul_panels+0x38a8>
+	WORD $0x540000cb // b.lt 0x3abc <k_mul_panels+0x3aa4>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d409086 // ld1 { v6.s }[1], [x4]
-	WORD $0x54000060 // b.eq 0x38c0 <k_mul_panels+0x38a8>
+	WORD $0x54000060 // b.eq 0x3abc <k_mul_panels+0x3aa4>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d408086 // ld1 { v6.s }[2], [x4]
 	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000205 // str s5, [x16]
-	WORD $0x5400008b // b.lt 0x38dc <k_mul_panels+0x38c4>
+	WORD $0x5400008b // b.lt 0x3ad8 <k_mul_panels+0x3ac0>
 	WORD $0x91001204 // add x4, x16, #0x4
 	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
-	WORD $0x54000281 // b.ne 0x3928 <k_mul_panels+0x3910>
+	WORD $0x54000281 // b.ne 0x3b24 <k_mul_panels+0x3b0c>
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x370002c8 // tbnz w8, #0x0, 0x3938 <k_mul_panels+0x3920>
-	WORD $0xb40004ab // cbz x11, 0x3978 <k_mul_panels+0x3960>
+	WORD $0x370002c8 // tbnz w8, #0x0, 0x3b34 <k_mul_panels+0x3b1c>
+	WORD $0xb400058b // cbz x11, 0x3b90 <k_mul_panels+0x3b78>
 	WORD $0xbd400085 // ldr s5, [x4]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400042b // b.lt 0x3974 <k_mul_panels+0x395c>
+	WORD $0x5400050b // b.lt 0x3b8c <k_mul_panels+0x3b74>
 	WORD $0x91005208 // add x8, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409105 // ld1 { v5.s }[1], [x8]
-	WORD $0x540003a0 // b.eq 0x3974 <k_mul_panels+0x395c>
+	WORD $0x54000480 // b.eq 0x3b8c <k_mul_panels+0x3b74>
 	WORD $0x91006208 // add x8, x16, #0x18
 	WORD $0x4d408105 // ld1 { v5.s }[2], [x8]
-	WORD $0x1400001a // b 0x3974 <k_mul_panels+0x395c>
+	WORD $0x14000021 // b 0x3b8c <k_mul_panels+0x3b74>
 	WORD $0x910061cd // add x13, x14, #0x18
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4d0081a7 // st1 { v7.s }[2], [x13]
 	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x3707f530 // tbnz w16, #0x0, 0x37c4 <k_mul_panels+0x37ac>
-	WORD $0x17ffffbb // b 0x3810 <k_mul_panels+0x37f8>
+	WORD $0x3707f530 // tbnz w16, #0x0, 0x39c0 <k_mul_panels+0x39a8>
+	WORD $0x17ffffbb // b 0x3a0c <k_mul_panels+0x39f4>
 	WORD $0x91002204 // add x4, x16, #0x8
 	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
 	WORD $0x91004204 // add x4, x16, #0x10
-	WORD $0x360001c8 // tbz w8, #0x0, 0x396c <k_mul_panels+0x3954>
-	WORD $0xb400006b // cbz x11, 0x3944 <k_mul_panels+0x392c>
+	WORD $0x360002a8 // tbz w8, #0x0, 0x3b84 <k_mul_panels+0x3b6c>
+	WORD $0xb400006b // cbz x11, 0x3b40 <k_mul_panels+0x3b28>
 	WORD $0x3dc00085 // ldr q5, [x4]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x3d800604 // str q4, [x16, #0x10]
-	WORD $0x3600028d // tbz w13, #0x0, 0x39a0 <k_mul_panels+0x3988>
-	WORD $0xb400006b // cbz x11, 0x3960 <k_mul_panels+0x3948>
+	WORD $0x3600036d // tbz w13, #0x0, 0x3bb8 <k_mul_panels+0x3ba0>
+	WORD $0xb400006b // cbz x11, 0x3b5c <k_mul_panels+0x3b44>
 	WORD $0x3dc00104 // ldr q4, [x8]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0x3d800103 // str q3, [x8]
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x14000025 // b 0x39fc <k_mul_panels+0x39e4>
-	WORD $0xb400262b // cbz x11, 0x3e30 <k_mul_panels+0x3e18>
+	WORD $0x1400002c // b 0x3c14 <k_mul_panels+0x3bfc>
+	WORD $0x9100210b // add x11, x8, #0x8
+	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x6e002001 // ext v1.16b, v0.16b, v0.16b, #0x4
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0xfc004101 // stur d1, [x8, #0x4]
+	WORD $0x17fff178 // b 0x160 <k_mul_panels+0x148>
+	WORD $0xb4001c4b // cbz x11, 0x3f0c <k_mul_panels+0x3ef4>
 	WORD $0xbd400085 // ldr s5, [x4]
 	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd000084 // str s4, [x4]
-	WORD $0x540000ab // b.lt 0x3994 <k_mul_panels+0x397c>
+	WORD $0x540000ab // b.lt 0x3bac <k_mul_panels+0x3b94>
 	WORD $0x91005208 // add x8, x16, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
-	WORD $0x54000881 // b.ne 0x3aa0 <k_mul_panels+0x3a88>
+	WORD $0x54000881 // b.ne 0x3cb8 <k_mul_panels+0x3ca0>
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x3707fdcd // tbnz w13, #0x0, 0x3954 <k_mul_panels+0x393c>
-	WORD $0xb400016b // cbz x11, 0x39cc <k_mul_panels+0x39b4>
+	WORD $0x3707fced // tbnz w13, #0x0, 0x3b50 <k_mul_panels+0x3b38>
+	WORD $0xb400016b // cbz x11, 0x3be4 <k_mul_panels+0x3bcc>
 	WORD $0xbd400104 // ldr s4, [x8]
 	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x39c8 <k_mul_panels+0x39b0>
+	WORD $0x540000eb // b.lt 0x3be0 <k_mul_panels+0x3bc8>
 	WORD $0x9100920d // add x13, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
-	WORD $0x54000060 // b.eq 0x39c8 <k_mul_panels+0x39b0>
+	WORD $0x54000060 // b.eq 0x3be0 <k_mul_panels+0x3bc8>
 	WORD $0x9100a20d // add x13, x16, #0x28
 	WORD $0x4d4081a4 // ld1 { v4.s }[2], [x13]
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf10029ff // cmp x15, #0xa
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400012b // b.lt 0x39f8 <k_mul_panels+0x39e0>
+	WORD $0x5400012b // b.lt 0x3c10 <k_mul_panels+0x3bf8>
 	WORD $0x91009208 // add x8, x16, #0x24
 	WORD $0xf100083f // cmp x1, #0x2
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
-	WORD $0x540000a0 // b.eq 0x39fc <k_mul_panels+0x39e4>
+	WORD $0x540000a0 // b.eq 0x3c14 <k_mul_panels+0x3bfc>
 	WORD $0x9100a208 // add x8, x16, #0x28
 	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
-	WORD $0x14000002 // b 0x39fc <k_mul_panels+0x39e4>
+	WORD $0x14000002 // b 0x3c14 <k_mul_panels+0x3bfc>
 	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0x54fe3b00 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe2a40 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060a08 // add x8, x16, x6, lsl #2
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3a2c <k_mul_panels+0x3a14>
-	WORD $0xb400006b // cbz x11, 0x3a1c <k_mul_panels+0x3a04>
+	WORD $0x5400010d // b.le 0x3c44 <k_mul_panels+0x3c2c>
+	WORD $0xb400006b // cbz x11, 0x3c34 <k_mul_panels+0x3c1c>
 	WORD $0x3dc00103 // ldr q3, [x8]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xaa0803f0 // mov x16, x8
 	WORD $0x3c810602 // str q2, [x16], #0x10
-	WORD $0x3600028e // tbz w14, #0x0, 0x3a74 <k_mul_panels+0x3a5c>
-	WORD $0x14000028 // b 0x3ac8 <k_mul_panels+0x3ab0>
-	WORD $0xb400014b // cbz x11, 0x3a54 <k_mul_panels+0x3a3c>
+	WORD $0x3600028e // tbz w14, #0x0, 0x3c8c <k_mul_panels+0x3c74>
+	WORD $0x14000028 // b 0x3ce0 <k_mul_panels+0x3cc8>
+	WORD $0xb400014b // cbz x11, 0x3c6c <k_mul_panels+0x3c54>
 	WORD $0xbd400103 // ldr s3, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x540000cb // b.lt 0x3a50 <k_mul_panels+0x3a38>
+	WORD $0x540000cb // b.lt 0x3c68 <k_mul_panels+0x3c50>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d409203 // ld1 { v3.s }[1], [x16]
-	WORD $0x54000060 // b.eq 0x3a50 <k_mul_panels+0x3a38>
+	WORD $0x54000060 // b.eq 0x3c68 <k_mul_panels+0x3c50>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d408203 // ld1 { v3.s }[2], [x16]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000102 // str s2, [x8]
-	WORD $0x5400008b // b.lt 0x3a6c <k_mul_panels+0x3a54>
+	WORD $0x5400008b // b.lt 0x3c84 <k_mul_panels+0x3c6c>
 	WORD $0x91001110 // add x16, x8, #0x4
 	WORD $0x0d009202 // st1 { v2.s }[1], [x16]
-	WORD $0x54000281 // b.ne 0x3ab8 <k_mul_panels+0x3aa0>
+	WORD $0x54000281 // b.ne 0x3cd0 <k_mul_panels+0x3cb8>
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x370002ce // tbnz w14, #0x0, 0x3ac8 <k_mul_panels+0x3ab0>
-	WORD $0xb400100b // cbz x11, 0x3c74 <k_mul_panels+0x3c5c>
+	WORD $0x370002ce // tbnz w14, #0x0, 0x3ce0 <k_mul_panels+0x3cc8>
+	WORD $0xb400100b // cbz x11, 0x3e8c <k_mul_panels+0x3e74>
 	WORD $0xbd400202 // ldr s2, [x16]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x54000f8b // b.lt 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x54000f8b // b.lt 0x3e88 <k_mul_panels+0x3e70>
 	WORD $0x9100510e // add x14, x8, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
-	WORD $0x54000f00 // b.eq 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x54000f00 // b.eq 0x3e88 <k_mul_panels+0x3e70>
 	WORD $0x9100610e // add x14, x8, #0x18
 	WORD $0x4d4081c2 // ld1 { v2.s }[2], [x14]
-	WORD $0x14000075 // b 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x14000075 // b 0x3e88 <k_mul_panels+0x3e70>
 	WORD $0x91006208 // add x8, x16, #0x18
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0x4d008104 // st1 { v4.s }[2], [x8]
 	WORD $0x91008208 // add x8, x16, #0x20
-	WORD $0x3707f52d // tbnz w13, #0x0, 0x3954 <k_mul_panels+0x393c>
-	WORD $0x17ffffbb // b 0x39a0 <k_mul_panels+0x3988>
+	WORD $0x3707f44d // tbnz w13, #0x0, 0x3b50 <k_mul_panels+0x3b38>
+	WORD $0x17ffffbb // b 0x3bb8 <k_mul_panels+0x3ba0>
 	WORD $0x91002110 // add x16, x8, #0x8
 	WORD $0x4d008202 // st1 { v2.s }[2], [x16]
 	WORD $0x91004110 // add x16, x8, #0x10
-	WORD $0x36000d2e // tbz w14, #0x0, 0x3c68 <k_mul_panels+0x3c50>
-	WORD $0xb400006b // cbz x11, 0x3ad4 <k_mul_panels+0x3abc>
+	WORD $0x36000d2e // tbz w14, #0x0, 0x3e80 <k_mul_panels+0x3e68>
+	WORD $0xb400006b // cbz x11, 0x3cec <k_mul_panels+0x3cd4>
 	WORD $0x3dc00202 // ldr q2, [x16]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x3d800501 // str q1, [x8, #0x10]
-	WORD $0x14000070 // b 0x3c98 <k_mul_panels+0x3c80>
-	WORD $0x9100210b // add x11, x8, #0x8
-	WORD $0xfd000107 // str d7, [x8]
-	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
-	WORD $0xf100145f // cmp x2, #0x5
-	WORD $0xbd001106 // str s6, [x8, #0x10]
-	WORD $0x54fe3380 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4000fcb // cbz x11, 0x3cf4 <k_mul_panels+0x3cdc>
-	WORD $0xfd400106 // ldr d6, [x8]
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d4081c6 // ld1 { v6.s }[2], [x14]
-	WORD $0x4e25d4c5 // fadd v5.4s, v6.4s, v5.4s
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0xbd000105 // str s5, [x8]
-	WORD $0x5400008b // b.lt 0x3b2c <k_mul_panels+0x3b14>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d0091c5 // st1 { v5.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3b60 <k_mul_panels+0x3b48>
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020d // tbnz w13, #0x0, 0x3b70 <k_mul_panels+0x3b58>
-	WORD $0xb400030b // cbz x11, 0x3b94 <k_mul_panels+0x3b7c>
-	WORD $0xbd4001c5 // ldr s5, [x14]
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x3b90 <k_mul_panels+0x3b78>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d409165 // ld1 { v5.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x3b90 <k_mul_panels+0x3b78>
-	WORD $0x9100610b // add x11, x8, #0x18
-	WORD $0x4d408165 // ld1 { v5.s }[2], [x11]
-	WORD $0x1400000d // b 0x3b90 <k_mul_panels+0x3b78>
-	WORD $0x9100210e // add x14, x8, #0x8
-	WORD $0x4d0081c5 // st1 { v5.s }[2], [x14]
-	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000ed // tbz w13, #0x0, 0x3b88 <k_mul_panels+0x3b70>
-	WORD $0xb400006b // cbz x11, 0x3b7c <k_mul_panels+0x3b64>
-	WORD $0x3dc001c5 // ldr q5, [x14]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0x3d8001c4 // str q4, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000010 // b 0x3bc4 <k_mul_panels+0x3bac>
-	WORD $0xb4000bcb // cbz x11, 0x3d00 <k_mul_panels+0x3ce8>
-	WORD $0xbd4001c5 // ldr s5, [x14]
-	WORD $0x4e24d4a4 // fadd v4.4s, v5.4s, v4.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd0001c4 // str s4, [x14]
-	WORD $0x5400012b // b.lt 0x3bc0 <k_mul_panels+0x3ba8>
-	WORD $0x9100510b // add x11, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x540000a0 // b.eq 0x3bc4 <k_mul_panels+0x3bac>
-	WORD $0x9100610d // add x13, x8, #0x18
-	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
-	WORD $0x14000002 // b 0x3bc4 <k_mul_panels+0x3bac>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100185f // cmp x2, #0x6
-	WORD $0x54fe2cc0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3bf8 <k_mul_panels+0x3be0>
-	WORD $0xb400006d // cbz x13, 0x3be8 <k_mul_panels+0x3bd0>
-	WORD $0x3dc00104 // ldr q4, [x8]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0x3c8105c3 // str q3, [x14], #0x10
-	WORD $0x36000aeb // tbz w11, #0x0, 0x3d4c <k_mul_panels+0x3d34>
-	WORD $0x14000065 // b 0x3d88 <k_mul_panels+0x3d70>
-	WORD $0xb40009ad // cbz x13, 0x3d2c <k_mul_panels+0x3d14>
-	WORD $0xbd400104 // ldr s4, [x8]
-	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400092b // b.lt 0x3d28 <k_mul_panels+0x3d10>
-	WORD $0x9100110e // add x14, x8, #0x4
-	WORD $0x0d4091c4 // ld1 { v4.s }[1], [x14]
-	WORD $0x54000881 // b.ne 0x3d20 <k_mul_panels+0x3d08>
-	WORD $0x14000045 // b 0x3d28 <k_mul_panels+0x3d10>
+	WORD $0x14000070 // b 0x3eb0 <k_mul_panels+0x3e98>
 	WORD $0xbd0011c7 // str s7, [x14, #0x10]
-	WORD $0x36000130 // tbz w16, #0x0, 0x3c40 <k_mul_panels+0x3c28>
+	WORD $0x36000130 // tbz w16, #0x0, 0x3d1c <k_mul_panels+0x3d04>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x910081cd // add x13, x14, #0x20
-	WORD $0x17fffee9 // b 0x37d0 <k_mul_panels+0x37b8>
+	WORD $0x17ffff31 // b 0x39cc <k_mul_panels+0x39b4>
 	WORD $0x910021c8 // add x8, x14, #0x8
 	WORD $0xfd0001d0 // str d16, [x14]
 	WORD $0x4d008110 // st1 { v16.s }[2], [x8]
 	WORD $0xbd0011c7 // str s7, [x14, #0x10]
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd0021c6 // str s6, [x14, #0x20]
-	WORD $0x54fe28c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe21e0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b0609c8 // add x8, x14, x6, lsl #2
 	WORD $0xfd000105 // str d5, [x8]
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0xbd001104 // str s4, [x8, #0x10]
 	WORD $0x91008108 // add x8, x8, #0x20
 	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
-	WORD $0x14000079 // b 0x3e48 <k_mul_panels+0x3e30>
-	WORD $0xb400172b // cbz x11, 0x3f4c <k_mul_panels+0x3f34>
-	WORD $0xbd400202 // ldr s2, [x16]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0xbd000201 // str s1, [x16]
-	WORD $0x540000eb // b.lt 0x3c98 <k_mul_panels+0x3c80>
-	WORD $0x9100510e // add x14, x8, #0x14
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x3c98 <k_mul_panels+0x3c80>
-	WORD $0x9100610e // add x14, x8, #0x18
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
-	WORD $0x9100810e // add x14, x8, #0x20
-	WORD $0x3600006d // tbz w13, #0x0, 0x3ca8 <k_mul_panels+0x3c90>
-	WORD $0xb500138b // cbnz x11, 0x3f10 <k_mul_panels+0x3ef8>
-	WORD $0x1400009d // b 0x3f18 <k_mul_panels+0x3f00>
-	WORD $0xb400016b // cbz x11, 0x3cd4 <k_mul_panels+0x3cbc>
-	WORD $0xbd4001c1 // ldr s1, [x14]
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0x540000eb // b.lt 0x3cd0 <k_mul_panels+0x3cb8>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3cd0 <k_mul_panels+0x3cb8>
-	WORD $0x9100a10b // add x11, x8, #0x28
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf10029ff // cmp x15, #0xa
-	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x54fe242b // b.lt 0x160 <k_mul_panels+0x148>
-	WORD $0x9100910b // add x11, x8, #0x24
-	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe23a0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffcc9 // b 0x3014 <k_mul_panels+0x2ffc>
+	WORD $0x14000079 // b 0x3f24 <k_mul_panels+0x3f0c>
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0xfd000105 // str d5, [x8]
 	WORD $0x4d008165 // st1 { v5.s }[2], [x11]
 	WORD $0xf100185f // cmp x2, #0x6
 	WORD $0xbd001104 // str s4, [x8, #0x10]
-	WORD $0x54fe22c0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe2040 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb4000b2d // cbz x13, 0x3e78 <k_mul_panels+0x3e60>
+	WORD $0xb4000f8d // cbz x13, 0x3f54 <k_mul_panels+0x3f3c>
 	WORD $0xfd400104 // ldr d4, [x8]
 	WORD $0x2a1f03eb // mov w11, wzr
 	WORD $0x9100210e // add x14, x8, #0x8
@@ -3933,78 +3953,113 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x5400008b // b.lt 0x3d44 <k_mul_panels+0x3d2c>
+	WORD $0x5400008b // b.lt 0x3d94 <k_mul_panels+0x3d7c>
 	WORD $0x9100110e // add x14, x8, #0x4
 	WORD $0x0d0091c3 // st1 { v3.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3d78 <k_mul_panels+0x3d60>
+	WORD $0x540001c1 // b.ne 0x3dc8 <k_mul_panels+0x3db0>
 	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020b // tbnz w11, #0x0, 0x3d88 <k_mul_panels+0x3d70>
-	WORD $0xb400030d // cbz x13, 0x3dac <k_mul_panels+0x3d94>
+	WORD $0x3700020b // tbnz w11, #0x0, 0x3dd8 <k_mul_panels+0x3dc0>
+	WORD $0xb400030d // cbz x13, 0x3dfc <k_mul_panels+0x3de4>
 	WORD $0xbd4001c3 // ldr s3, [x14]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400028b // b.lt 0x3da8 <k_mul_panels+0x3d90>
+	WORD $0x5400028b // b.lt 0x3df8 <k_mul_panels+0x3de0>
 	WORD $0x9100510b // add x11, x8, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
-	WORD $0x54000200 // b.eq 0x3da8 <k_mul_panels+0x3d90>
+	WORD $0x54000200 // b.eq 0x3df8 <k_mul_panels+0x3de0>
 	WORD $0x9100610b // add x11, x8, #0x18
 	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
-	WORD $0x1400000d // b 0x3da8 <k_mul_panels+0x3d90>
+	WORD $0x1400000d // b 0x3df8 <k_mul_panels+0x3de0>
 	WORD $0x9100210e // add x14, x8, #0x8
 	WORD $0x4d0081c3 // st1 { v3.s }[2], [x14]
 	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000eb // tbz w11, #0x0, 0x3da0 <k_mul_panels+0x3d88>
-	WORD $0xb400006d // cbz x13, 0x3d94 <k_mul_panels+0x3d7c>
+	WORD $0x360000eb // tbz w11, #0x0, 0x3df0 <k_mul_panels+0x3dd8>
+	WORD $0xb400006d // cbz x13, 0x3de4 <k_mul_panels+0x3dcc>
 	WORD $0x3dc001c3 // ldr q3, [x14]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x3d8001c2 // str q2, [x14]
 	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x14000010 // b 0x3ddc <k_mul_panels+0x3dc4>
-	WORD $0xb400072d // cbz x13, 0x3e84 <k_mul_panels+0x3e6c>
+	WORD $0x14000010 // b 0x3e2c <k_mul_panels+0x3e14>
+	WORD $0xb4000b8d // cbz x13, 0x3f60 <k_mul_panels+0x3f48>
 	WORD $0xbd4001c3 // ldr s3, [x14]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd0001c2 // str s2, [x14]
-	WORD $0x5400012b // b.lt 0x3dd8 <k_mul_panels+0x3dc0>
+	WORD $0x5400012b // b.lt 0x3e28 <k_mul_panels+0x3e10>
 	WORD $0x9100510b // add x11, x8, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
 	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x540000a0 // b.eq 0x3ddc <k_mul_panels+0x3dc4>
+	WORD $0x540000a0 // b.eq 0x3e2c <k_mul_panels+0x3e14>
 	WORD $0x9100610d // add x13, x8, #0x18
 	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
-	WORD $0x14000002 // b 0x3ddc <k_mul_panels+0x3dc4>
+	WORD $0x14000002 // b 0x3e2c <k_mul_panels+0x3e14>
 	WORD $0x2a1f03eb // mov w11, wzr
 	WORD $0xf1001c5f // cmp x2, #0x7
-	WORD $0x54fe1c00 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe1980 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
 	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0xf1000dff // cmp x15, #0x3
-	WORD $0x5400010d // b.le 0x3e10 <k_mul_panels+0x3df8>
-	WORD $0xb400006d // cbz x13, 0x3e00 <k_mul_panels+0x3de8>
+	WORD $0x5400010d // b.le 0x3e60 <k_mul_panels+0x3e48>
+	WORD $0xb400006d // cbz x13, 0x3e50 <k_mul_panels+0x3e38>
 	WORD $0x3dc00102 // ldr q2, [x8]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xaa0803ee // mov x14, x8
 	WORD $0x3c8105c1 // str q1, [x14], #0x10
-	WORD $0x3600064b // tbz w11, #0x0, 0x3ed0 <k_mul_panels+0x3eb8>
-	WORD $0x14000040 // b 0x3f0c <k_mul_panels+0x3ef4>
-	WORD $0xb400050d // cbz x13, 0x3eb0 <k_mul_panels+0x3e98>
+	WORD $0x36000aab // tbz w11, #0x0, 0x3fac <k_mul_panels+0x3f94>
+	WORD $0x14000063 // b 0x3fe8 <k_mul_panels+0x3fd0>
+	WORD $0xb400096d // cbz x13, 0x3f8c <k_mul_panels+0x3f74>
 	WORD $0xbd400102 // ldr s2, [x8]
 	WORD $0xf10009ff // cmp x15, #0x2
-	WORD $0x5400048b // b.lt 0x3eac <k_mul_panels+0x3e94>
+	WORD $0x540008eb // b.lt 0x3f88 <k_mul_panels+0x3f70>
 	WORD $0x9100110e // add x14, x8, #0x4
 	WORD $0x0d4091c2 // ld1 { v2.s }[1], [x14]
-	WORD $0x540003e1 // b.ne 0x3ea4 <k_mul_panels+0x3e8c>
-	WORD $0x14000020 // b 0x3eac <k_mul_panels+0x3e94>
+	WORD $0x54000841 // b.ne 0x3f80 <k_mul_panels+0x3f68>
+	WORD $0x14000043 // b 0x3f88 <k_mul_panels+0x3f70>
+	WORD $0xb4000d4b // cbz x11, 0x4028 <k_mul_panels+0x4010>
+	WORD $0xbd400202 // ldr s2, [x16]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0xf10019ff // cmp x15, #0x6
+	WORD $0xbd000201 // str s1, [x16]
+	WORD $0x540000eb // b.lt 0x3eb0 <k_mul_panels+0x3e98>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3eb0 <k_mul_panels+0x3e98>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
+	WORD $0x9100810e // add x14, x8, #0x20
+	WORD $0x3600006d // tbz w13, #0x0, 0x3ec0 <k_mul_panels+0x3ea8>
+	WORD $0xb50009ab // cbnz x11, 0x3fec <k_mul_panels+0x3fd4>
+	WORD $0x1400004e // b 0x3ff4 <k_mul_panels+0x3fdc>
+	WORD $0xb400016b // cbz x11, 0x3eec <k_mul_panels+0x3ed4>
+	WORD $0xbd4001c1 // ldr s1, [x14]
+	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0x540000eb // b.lt 0x3ee8 <k_mul_panels+0x3ed0>
+	WORD $0x9100910b // add x11, x8, #0x24
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
+	WORD $0x54000060 // b.eq 0x3ee8 <k_mul_panels+0x3ed0>
+	WORD $0x9100a10b // add x11, x8, #0x28
+	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0xf10029ff // cmp x15, #0xa
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x54fe136b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x9100910b // add x11, x8, #0x24
+	WORD $0xf100083f // cmp x1, #0x2
+	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
+	WORD $0x54fe12e0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffc8e // b 0x3140 <k_mul_panels+0x3128>
 	WORD $0x91008208 // add x8, x16, #0x20
 	WORD $0xbd001204 // str s4, [x16, #0x10]
-	WORD $0x3600008d // tbz w13, #0x0, 0x3e48 <k_mul_panels+0x3e30>
+	WORD $0x3600008d // tbz w13, #0x0, 0x3f24 <k_mul_panels+0x3f0c>
 	WORD $0xaa1f03eb // mov x11, xzr
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x17fffec7 // b 0x3960 <k_mul_panels+0x3948>
+	WORD $0x17ffff0f // b 0x3b5c <k_mul_panels+0x3b44>
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd000103 // str s3, [x8]
-	WORD $0x54fe1880 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe11a0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xd37ef4c8 // lsl x8, x6, #2
 	WORD $0x8b080108 // add x8, x8, x8
 	WORD $0x8b0801c8 // add x8, x14, x8
@@ -4013,16 +4068,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xfd000102 // str d2, [x8]
 	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x1400003e // b 0x3f6c <k_mul_panels+0x3f54>
+	WORD $0x1400003e // b 0x4048 <k_mul_panels+0x4030>
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0xfd000103 // str d3, [x8]
 	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
 	WORD $0xf1001c5f // cmp x2, #0x7
 	WORD $0xbd001102 // str s2, [x8, #0x10]
-	WORD $0x54fe16a0 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe0fc0 // b.eq 0x160 <k_mul_panels+0x148>
 	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0x8b060908 // add x8, x8, x6, lsl #2
-	WORD $0xb400062d // cbz x13, 0x3f5c <k_mul_panels+0x3f44>
+	WORD $0xb400062d // cbz x13, 0x4038 <k_mul_panels+0x4020>
 	WORD $0xfd400102 // ldr d2, [x8]
 	WORD $0x2a1f03eb // mov w11, wzr
 	WORD $0x9100210e // add x14, x8, #0x8
@@ -4030,53 +4085,53 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0xf10009ff // cmp x15, #0x2
 	WORD $0xbd000101 // str s1, [x8]
-	WORD $0x5400008b // b.lt 0x3ec8 <k_mul_panels+0x3eb0>
+	WORD $0x5400008b // b.lt 0x3fa4 <k_mul_panels+0x3f8c>
 	WORD $0x9100110e // add x14, x8, #0x4
 	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x540001c1 // b.ne 0x3efc <k_mul_panels+0x3ee4>
+	WORD $0x540001c1 // b.ne 0x3fd8 <k_mul_panels+0x3fc0>
 	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x3700020b // tbnz w11, #0x0, 0x3f0c <k_mul_panels+0x3ef4>
-	WORD $0xb40002ed // cbz x13, 0x3f2c <k_mul_panels+0x3f14>
+	WORD $0x3700020b // tbnz w11, #0x0, 0x3fe8 <k_mul_panels+0x3fd0>
+	WORD $0xb40002ed // cbz x13, 0x4008 <k_mul_panels+0x3ff0>
 	WORD $0xbd4001c1 // ldr s1, [x14]
 	WORD $0xf10019ff // cmp x15, #0x6
-	WORD $0x5400026b // b.lt 0x3f28 <k_mul_panels+0x3f10>
+	WORD $0x5400026b // b.lt 0x4004 <k_mul_panels+0x3fec>
 	WORD $0x9100510b // add x11, x8, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x540001e0 // b.eq 0x3f28 <k_mul_panels+0x3f10>
+	WORD $0x540001e0 // b.eq 0x4004 <k_mul_panels+0x3fec>
 	WORD $0x9100610b // add x11, x8, #0x18
 	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x1400000c // b 0x3f28 <k_mul_panels+0x3f10>
+	WORD $0x1400000c // b 0x4004 <k_mul_panels+0x3fec>
 	WORD $0x9100210e // add x14, x8, #0x8
 	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
 	WORD $0x9100410e // add x14, x8, #0x10
-	WORD $0x360000cb // tbz w11, #0x0, 0x3f20 <k_mul_panels+0x3f08>
-	WORD $0xb400006d // cbz x13, 0x3f18 <k_mul_panels+0x3f00>
+	WORD $0x360000cb // tbz w11, #0x0, 0x3ffc <k_mul_panels+0x3fe4>
+	WORD $0xb400006d // cbz x13, 0x3ff4 <k_mul_panels+0x3fdc>
 	WORD $0x3dc001c1 // ldr q1, [x14]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0x3d8001c0 // str q0, [x14]
-	WORD $0x17fff091 // b 0x160 <k_mul_panels+0x148>
-	WORD $0xb400026d // cbz x13, 0x3f6c <k_mul_panels+0x3f54>
+	WORD $0x17fff05a // b 0x160 <k_mul_panels+0x148>
+	WORD $0xb400026d // cbz x13, 0x4048 <k_mul_panels+0x4030>
 	WORD $0xbd4001c1 // ldr s1, [x14]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
 	WORD $0xf10019ff // cmp x15, #0x6
 	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x54fe116b // b.lt 0x160 <k_mul_panels+0x148>
+	WORD $0x54fe0a8b // b.lt 0x160 <k_mul_panels+0x148>
 	WORD $0x9100510b // add x11, x8, #0x14
 	WORD $0xf1000a3f // cmp x17, #0x2
 	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe10e0 // b.eq 0x160 <k_mul_panels+0x148>
-	WORD $0x17fffca4 // b 0x31d8 <k_mul_panels+0x31c0>
+	WORD $0x54fe0a00 // b.eq 0x160 <k_mul_panels+0x148>
+	WORD $0x17fffcb8 // b 0x3304 <k_mul_panels+0x32ec>
 	WORD $0x9100810e // add x14, x8, #0x20
 	WORD $0xbd001101 // str s1, [x8, #0x10]
-	WORD $0x3707fe2d // tbnz w13, #0x0, 0x3f18 <k_mul_panels+0x3f00>
-	WORD $0x14000005 // b 0x3f6c <k_mul_panels+0x3f54>
+	WORD $0x3707fe2d // tbnz w13, #0x0, 0x3ff4 <k_mul_panels+0x3fdc>
+	WORD $0x14000005 // b 0x4048 <k_mul_panels+0x4030>
 	WORD $0x9100210b // add x11, x8, #0x8
 	WORD $0x9100410e // add x14, x8, #0x10
 	WORD $0xfd000101 // str d1, [x8]
 	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
 	WORD $0xbd0001c0 // str s0, [x14]
-	WORD $0x17fff07c // b 0x160 <k_mul_panels+0x148>
+	WORD $0x17fff045 // b 0x160 <k_mul_panels+0x148>
 	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
 	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
 	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
@@ -4090,16 +4145,17 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// mul_panels_64
-	WORD $0xf9401008 // ldr x8, [x0, #0x20]
-	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5401218b // b.lt 0x63d8 <k_mul_panels_64+0x2438>
+	WORD $0xf940100a // ldr x10, [x0, #0x20]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x5401258b // b.lt 0x6534 <k_mul_panels_64+0x24b8>
 	WORD $0xd102c3ff // sub sp, sp, #0xb0
-	WORD $0xa940ac05 // ldp x5, x11, [x0, #0x8]
+	WORD $0xa940ac08 // ldp x8, x11, [x0, #0x8]
 	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa942a80c // ldp x12, x10, [x0, #0x28]
-	WORD $0xaa0803e3 // mov x3, x8
+	WORD $0xaa0a03e3 // mov x3, x10
 	WORD $0x6d0233ed // stp d13, d12, [sp, #0x20]
 	WORD $0x6d032beb // stp d11, d10, [sp, #0x30]
+	WORD $0xf90007eb // str x11, [sp, #0x8]
+	WORD $0xa942ac0c // ldp x12, x11, [x0, #0x28]
 	WORD $0x6d0423e9 // stp d9, d8, [sp, #0x40]
 	WORD $0xf9002bfd // str x29, [sp, #0x50]
 	WORD $0xa9066ffe // stp x30, x27, [sp, #0x60]
@@ -4107,119 +4163,119 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9085ff8 // stp x24, x23, [sp, #0x80]
 	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
 	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
-	WORD $0xa9002beb // stp x11, x10, [sp]
-	WORD $0xf9000be8 // str x8, [sp, #0x10]
-	WORD $0x1400000a // b 0x4014 <k_mul_panels_64+0x74>
-	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xa9012beb // stp x11, x10, [sp, #0x10]
+	WORD $0x1400000a // b 0x40f0 <k_mul_panels_64+0x74>
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xf9402feb // ldr x11, [sp, #0x58]
 	WORD $0x91002129 // add x9, x9, #0x8
 	WORD $0xd1002063 // sub x3, x3, #0x8
-	WORD $0x9b0a7d08 // mul x8, x8, x10
-	WORD $0x8b080ca5 // add x5, x5, x8, lsl #3
-	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x54011d0a // b.ge 0x63b0 <k_mul_panels_64+0x2410>
-	WORD $0xcb090104 // sub x4, x8, x9
-	WORD $0x5280010a // mov w10, #0x8 // =8
-	WORD $0x91000c88 // add x8, x4, #0x3
+	WORD $0x9b0b7d4a // mul x10, x10, x11
+	WORD $0x8b0a0d08 // add x8, x8, x10, lsl #3
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xeb0a013f // cmp x9, x10
+	WORD $0x5401210a // b.ge 0x650c <k_mul_panels_64+0x2490>
+	WORD $0xcb090144 // sub x4, x10, x9
+	WORD $0x5280010b // mov w11, #0x8 // =8
+	WORD $0x91000c8a // add x10, x4, #0x3
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
-	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
+	WORD $0x927ef54a // and x10, x10, #0xfffffffffffffffc
+	WORD $0x9a9f154a // csinc x10, x10, xzr, ne
 	WORD $0xf100209f // cmp x4, #0x8
-	WORD $0x9a8ab108 // csel x8, x8, x10, lt
+	WORD $0x9a8bb14a // csel x10, x10, x11, lt
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0xf9000fe8 // str x8, [sp, #0x18]
-	WORD $0x54fffdab // b.lt 0x3ff0 <k_mul_panels_64+0x50>
+	WORD $0xf9002fea // str x10, [sp, #0x58]
+	WORD $0x54fffdab // b.lt 0x40cc <k_mul_panels_64+0x50>
 	WORD $0xf100109f // cmp x4, #0x4
 	WORD $0xf9400c07 // ldr x7, [x0, #0x18]
-	WORD $0x5280006d // mov w13, #0x3 // =3
-	WORD $0x1a9fd7e8 // cset w8, gt
+	WORD $0x5280006e // mov w14, #0x3 // =3
+	WORD $0x1a9fd7ea // cset w10, gt
 	WORD $0xf100089f // cmp x4, #0x2
-	WORD $0xf940000e // ldr x14, [x0]
-	WORD $0x1a9fd7eb // cset w11, gt
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0x1a9fd7ed // cset w13, gt
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x9b097cea // mul x10, x7, x9
+	WORD $0x9b097ceb // mul x11, x7, x9
 	WORD $0x9a9fc0f3 // csel x19, x7, xzr, gt
 	WORD $0xf1000c9f // cmp x4, #0x3
-	WORD $0xf94003f5 // ldr x21, [sp]
-	WORD $0x9a9fc1ad // csel x13, x13, xzr, gt
+	WORD $0xf94007e5 // ldr x5, [sp, #0x8]
+	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
 	WORD $0xf100149f // cmp x4, #0x5
-	WORD $0x9b077d6b // mul x11, x11, x7
-	WORD $0xaa1f03e6 // mov x6, xzr
-	WORD $0x9b077db4 // mul x20, x13, x7
-	WORD $0x528000ad // mov w13, #0x5 // =5
-	WORD $0x9a9fc1ad // csel x13, x13, xzr, gt
-	WORD $0xf100189f // cmp x4, #0x6
-	WORD $0x8b0a0dd8 // add x24, x14, x10, lsl #3
 	WORD $0x9b077dad // mul x13, x13, x7
-	WORD $0xf9400fea // ldr x10, [sp, #0x18]
-	WORD $0xd37ff97b // lsl x27, x11, #1
-	WORD $0x9b077d08 // mul x8, x8, x7
-	WORD $0xd37ef559 // lsl x25, x10, #2
-	WORD $0xf9002fed // str x13, [sp, #0x58]
-	WORD $0x528000cd // mov w13, #0x6 // =6
-	WORD $0x9a9fc1ad // csel x13, x13, xzr, gt
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x9b077dd4 // mul x20, x14, x7
+	WORD $0x528000ae // mov w14, #0x5 // =5
+	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
+	WORD $0xf100189f // cmp x4, #0x6
+	WORD $0x8b0b0df8 // add x24, x15, x11, lsl #3
+	WORD $0x9b077dd5 // mul x21, x14, x7
+	WORD $0x528000ce // mov w14, #0x6 // =6
+	WORD $0xf9402feb // ldr x11, [sp, #0x58]
+	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
 	WORD $0xf1001c9f // cmp x4, #0x7
-	WORD $0x9b077db6 // mul x22, x13, x7
-	WORD $0x528000ed // mov w13, #0x7 // =7
-	WORD $0xd37ef51d // lsl x29, x8, #2
-	WORD $0x9a9fc1ad // csel x13, x13, xzr, gt
-	WORD $0x9b077db7 // mul x23, x13, x7
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
-	WORD $0xd37ff9ba // lsl x26, x13, #1
-	WORD $0x1400000b // b 0x4100 <k_mul_panels_64+0x160>
+	WORD $0xd37ff9bb // lsl x27, x13, #1
+	WORD $0x9b077d4a // mul x10, x10, x7
+	WORD $0xd37ef579 // lsl x25, x11, #2
+	WORD $0x9b077dd6 // mul x22, x14, x7
+	WORD $0x528000ee // mov w14, #0x7 // =7
+	WORD $0x9a9fc1ce // csel x14, x14, xzr, gt
+	WORD $0x9b077dd7 // mul x23, x14, x7
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xd37ef55d // lsl x29, x10, #2
+	WORD $0xd37ff9da // lsl x26, x14, #1
+	WORD $0x1400000b // b 0x41d8 <k_mul_panels_64+0x15c>
 	WORD $0xfd400221 // ldr d1, [x17]
-	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xf100015f // cmp x10, #0x0
 	WORD $0x1e602821 // fadd d1, d1, d0
 	WORD $0x1e610c00 // fcsel d0, d0, d1, eq
 	WORD $0xfd000220 // str d0, [x17]
-	WORD $0x9b1a7de8 // mul x8, x15, x26
+	WORD $0x9b1a7dea // mul x10, x15, x26
 	WORD $0x910018c6 // add x6, x6, #0x6
 	WORD $0xeb0c00df // cmp x6, x12
-	WORD $0x8b080eb5 // add x21, x21, x8, lsl #3
-	WORD $0x54fff7aa // b.ge 0x3ff0 <k_mul_panels_64+0x50>
+	WORD $0x8b0a0ca5 // add x5, x5, x10, lsl #3
+	WORD $0x54fff7ca // b.ge 0x40cc <k_mul_panels_64+0x50>
 	WORD $0xcb060190 // sub x16, x12, x6
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54000ced // b.le 0x42a4 <k_mul_panels_64+0x304>
+	WORD $0x54000e8d // b.le 0x43b0 <k_mul_panels_64+0x334>
 	WORD $0x5280006f // mov w15, #0x3 // =3
-	WORD $0x8b1901e8 // add x8, x15, x25
+	WORD $0x8b1901ed // add x13, x15, x25
 	WORD $0x8b060f11 // add x17, x24, x6, lsl #3
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54000d2d // b.le 0x42c0 <k_mul_panels_64+0x320>
-	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x5400152d // b.le 0x43c8 <k_mul_panels_64+0x428>
-	WORD $0xf100851f // cmp x8, #0x21
-	WORD $0x54002260 // b.eq 0x4578 <k_mul_panels_64+0x5d8>
-	WORD $0xf100891f // cmp x8, #0x22
-	WORD $0x54002e40 // b.eq 0x46fc <k_mul_panels_64+0x75c>
-	WORD $0xf1008d1f // cmp x8, #0x23
-	WORD $0x54fffd81 // b.ne 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x4188 <k_mul_panels_64+0x1e8>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
+	WORD $0xf10045bf // cmp x13, #0x11
+	WORD $0x54000ecd // b.le 0x43cc <k_mul_panels_64+0x350>
+	WORD $0xf10081bf // cmp x13, #0x20
+	WORD $0x5400166d // b.le 0x44c8 <k_mul_panels_64+0x44c>
+	WORD $0xf10085bf // cmp x13, #0x21
+	WORD $0x54002420 // b.eq 0x4688 <k_mul_panels_64+0x60c>
+	WORD $0xf10089bf // cmp x13, #0x22
+	WORD $0x54002fe0 // b.eq 0x4808 <k_mul_panels_64+0x78c>
+	WORD $0xf1008dbf // cmp x13, #0x23
+	WORD $0x54fffd81 // b.ne 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
 	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0x8b1d0e2d // add x13, x17, x29, lsl #3
-	WORD $0x8b160e2e // add x14, x17, x22, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b170e21 // add x1, x17, x23, lsl #3
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
 	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0x8b1d0e2a // add x10, x17, x29, lsl #3
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
 	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x8b080e28 // add x8, x17, x8, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x8b150e2b // add x11, x17, x21, lsl #3
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0x8b160e2d // add x13, x17, x22, lsl #3
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0x8b170e2a // add x10, x17, x23, lsl #3
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf940180e // ldr x14, [x0, #0x30]
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0xf10001df // cmp x14, #0x0
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
@@ -4238,18 +4294,29 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x5400954d // b.le 0x5498 <k_mul_panels_64+0x14f8>
-	WORD $0xf24005c2 // ands x2, x14, #0x3
-	WORD $0x54008480 // b.eq 0x5288 <k_mul_panels_64+0x12e8>
-	WORD $0x927ef1cd // and x13, x14, #0x7ffffffffffffffc
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa1503fe // mov x30, x21
-	WORD $0xaa0103e8 // mov x8, x1
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x5400986b // b.lt 0x5608 <k_mul_panels_64+0x158c>
+	WORD $0xf24005cd // ands x13, x14, #0x3
+	WORD $0x540087a0 // b.eq 0x53f8 <k_mul_panels_64+0x137c>
+	WORD $0x927ef1c2 // and x2, x14, #0x7ffffffffffffffc
+	WORD $0xaa0803e1 // mov x1, x8
+	WORD $0xaa0503fe // mov x30, x5
+	WORD $0xaa0103ea // mov x10, x1
 	WORD $0xad4023c9 // ldp q9, q8, [x30]
 	WORD $0x3dc00bca // ldr q10, [x30, #0x20]
-	WORD $0x4ddfcd0b // ld1r { v11.2d }, [x8], #8
-	WORD $0xfd40010c // ldr d12, [x8]
-	WORD $0xf1000442 // subs x2, x2, #0x1
+	WORD $0x4ddfcd4b // ld1r { v11.2d }, [x10], #8
+	WORD $0xfd40014c // ldr d12, [x10]
+	WORD $0xf10005ad // subs x13, x13, #0x1
 	WORD $0x9100c3de // add x30, x30, #0x30
 	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
 	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
@@ -4279,121 +4346,124 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
 	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
-	WORD $0x54fffba1 // b.ne 0x4208 <k_mul_panels_64+0x268>
+	WORD $0x54fffba1 // b.ne 0x4314 <k_mul_panels_64+0x298>
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54008002 // b.hs 0x529c <k_mul_panels_64+0x12fc>
-	WORD $0x1400047e // b 0x5498 <k_mul_panels_64+0x14f8>
-	WORD $0x91000608 // add x8, x16, #0x1
-	WORD $0x8b48fd08 // add x8, x8, x8, lsr #63
-	WORD $0x9341fd0f // asr x15, x8, #1
-	WORD $0x8b1901e8 // add x8, x15, x25
+	WORD $0x54008322 // b.hs 0x540c <k_mul_panels_64+0x1390>
+	WORD $0x14000497 // b 0x5608 <k_mul_panels_64+0x158c>
+	WORD $0x9100060a // add x10, x16, #0x1
+	WORD $0x8b4afd4a // add x10, x10, x10, lsr #63
+	WORD $0x9341fd4f // asr x15, x10, #1
+	WORD $0x8b1901ed // add x13, x15, x25
 	WORD $0x8b060f11 // add x17, x24, x6, lsl #3
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54fff32c // b.gt 0x4120 <k_mul_panels_64+0x180>
-	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x5400036c // b.gt 0x4330 <k_mul_panels_64+0x390>
-	WORD $0xf100151f // cmp x8, #0x5
-	WORD $0x54000f20 // b.eq 0x44b0 <k_mul_panels_64+0x510>
-	WORD $0xf100191f // cmp x8, #0x6
-	WORD $0x54fff0c1 // b.ne 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xb400004d // cbz x13, 0x42e4 <k_mul_panels_64+0x344>
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf10045bf // cmp x13, #0x11
+	WORD $0x54fff18c // b.gt 0x41f8 <k_mul_panels_64+0x17c>
+	WORD $0xf10019bf // cmp x13, #0x6
+	WORD $0x5400034c // b.gt 0x4438 <k_mul_panels_64+0x3bc>
+	WORD $0xf10015bf // cmp x13, #0x5
+	WORD $0x54000f80 // b.eq 0x45c8 <k_mul_panels_64+0x54c>
+	WORD $0xf10019bf // cmp x13, #0x6
+	WORD $0x54ffef21 // b.ne 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9401802 // ldr x2, [x0, #0x30]
-	WORD $0xf100005f // cmp x2, #0x0
-	WORD $0x54002c8d // b.le 0x4884 <k_mul_panels_64+0x8e4>
-	WORD $0xf240045e // ands x30, x2, #0x3
-	WORD $0x540028e0 // b.eq 0x4818 <k_mul_panels_64+0x878>
-	WORD $0x927ef048 // and x8, x2, #0x7ffffffffffffffc
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9401801 // ldr x1, [x0, #0x30]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x54002d4b // b.lt 0x49a4 <k_mul_panels_64+0x928>
+	WORD $0xf240043e // ands x30, x1, #0x3
+	WORD $0x540029a0 // b.eq 0x4938 <k_mul_panels_64+0x8bc>
+	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
+	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xacc10c22 // ldp q2, q3, [x1], #0x20
-	WORD $0x4ddfcdc4 // ld1r { v4.2d }, [x14], #8
+	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
+	WORD $0x4ddfcda4 // ld1r { v4.2d }, [x13], #8
 	WORD $0xf10007de // subs x30, x30, #0x1
 	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
 	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff61 // b.ne 0x430c <k_mul_panels_64+0x36c>
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54002822 // b.hs 0x482c <k_mul_panels_64+0x88c>
-	WORD $0x14000156 // b 0x4884 <k_mul_panels_64+0x8e4>
-	WORD $0xf1001d1f // cmp x8, #0x7
-	WORD $0x54000ee0 // b.eq 0x4510 <k_mul_panels_64+0x570>
-	WORD $0xf100451f // cmp x8, #0x11
-	WORD $0x54ffed81 // b.ne 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xb400010e // cbz x14, 0x4364 <k_mul_panels_64+0x3c4>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0x54ffff61 // b.ne 0x4414 <k_mul_panels_64+0x398>
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x540028e2 // b.hs 0x494c <k_mul_panels_64+0x8d0>
+	WORD $0x1400015c // b 0x49a4 <k_mul_panels_64+0x928>
+	WORD $0xf1001dbf // cmp x13, #0x7
+	WORD $0x54000f20 // b.eq 0x4620 <k_mul_panels_64+0x5a4>
+	WORD $0xf10045bf // cmp x13, #0x11
+	WORD $0x54ffec01 // b.ne 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9401802 // ldr x2, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf100005f // cmp x2, #0x0
-	WORD $0x54002fcd // b.le 0x4974 <k_mul_panels_64+0x9d4>
-	WORD $0xf2400448 // ands x8, x2, #0x3
-	WORD $0x54002ae0 // b.eq 0x48e0 <k_mul_panels_64+0x940>
-	WORD $0x927ef05e // and x30, x2, #0x7ffffffffffffffc
-	WORD $0xaa0503ed // mov x13, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0x6d4019a5 // ldp d5, d6, [x13]
-	WORD $0xf1000508 // subs x8, x8, #0x1
-	WORD $0x6d4141a7 // ldp d7, d16, [x13, #0x10]
-	WORD $0x910081ad // add x13, x13, #0x20
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540030cb // b.lt 0x4a94 <k_mul_panels_64+0xa18>
+	WORD $0xf24005be // ands x30, x13, #0x3
+	WORD $0x54002be0 // b.eq 0x4a00 <k_mul_panels_64+0x984>
+	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
+	WORD $0x6d4019c5 // ldp d5, d6, [x14]
+	WORD $0xf10007de // subs x30, x30, #0x1
+	WORD $0x6d4141c7 // ldp d7, d16, [x14, #0x10]
+	WORD $0x910081ce // add x14, x14, #0x20
 	WORD $0x3cc10424 // ldr q4, [x1], #0x10
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x54fffee1 // b.ne 0x4394 <k_mul_panels_64+0x3f4>
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x540029a2 // b.hs 0x48f4 <k_mul_panels_64+0x954>
-	WORD $0x1400016c // b 0x4974 <k_mul_panels_64+0x9d4>
-	WORD $0xf100491f // cmp x8, #0x12
-	WORD $0x54001400 // b.eq 0x464c <k_mul_panels_64+0x6ac>
-	WORD $0xf1004d1f // cmp x8, #0x13
-	WORD $0x54ffe8c1 // b.ne 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000108 // cbz x8, 0x43fc <k_mul_panels_64+0x45c>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0x54fffee1 // b.ne 0x4494 <k_mul_panels_64+0x418>
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54002aa2 // b.hs 0x4a14 <k_mul_panels_64+0x998>
+	WORD $0x14000174 // b 0x4a94 <k_mul_panels_64+0xa18>
+	WORD $0xf10049bf // cmp x13, #0x12
+	WORD $0x54001420 // b.eq 0x4750 <k_mul_panels_64+0x6d4>
+	WORD $0xf1004dbf // cmp x13, #0x13
+	WORD $0x54ffe781 // b.ne 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x54003b2d // b.le 0x4b98 <k_mul_panels_64+0xbf8>
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54003beb // b.lt 0x4cc8 <k_mul_panels_64+0xc4c>
 	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54003160 // b.eq 0x4a68 <k_mul_panels_64+0xac8>
+	WORD $0x54003220 // b.eq 0x4b98 <k_mul_panels_64+0xb1c>
 	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
+	WORD $0xaa0e03ea // mov x10, x14
 	WORD $0xad405434 // ldp q20, q21, [x1]
 	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
-	WORD $0x4ddfcd17 // ld1r { v23.2d }, [x8], #8
-	WORD $0xfd400118 // ldr d24, [x8]
+	WORD $0x4ddfcd57 // ld1r { v23.2d }, [x10], #8
+	WORD $0xfd400158 // ldr d24, [x10]
 	WORD $0xf10007de // subs x30, x30, #0x1
 	WORD $0x9100c021 // add x1, x1, #0x30
 	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
@@ -4410,94 +4480,89 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
 	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
 	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x54fffd61 // b.ne 0x444c <k_mul_panels_64+0x4ac>
+	WORD $0x54fffd61 // b.ne 0x4564 <k_mul_panels_64+0x4e8>
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54002ea2 // b.hs 0x4a7c <k_mul_panels_64+0xadc>
-	WORD $0x140001bb // b 0x4b98 <k_mul_panels_64+0xbf8>
-	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
-	WORD $0xb400004d // cbz x13, 0x44bc <k_mul_panels_64+0x51c>
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x54002f62 // b.hs 0x4bac <k_mul_panels_64+0xb30>
+	WORD $0x140001c1 // b 0x4cc8 <k_mul_panels_64+0xc4c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf9401802 // ldr x2, [x0, #0x30]
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400406b // b.lt 0x4cd4 <k_mul_panels_64+0xd34>
-	WORD $0xf240044e // ands x14, x2, #0x3
-	WORD $0x54003dc0 // b.eq 0x4c88 <k_mul_panels_64+0xce8>
-	WORD $0xd37df1de // lsl x30, x14, #3
-	WORD $0xd37cedc1 // lsl x1, x14, #4
-	WORD $0x927ef048 // and x8, x2, #0x7ffffffffffffffc
-	WORD $0xaa0503ea // mov x10, x5
-	WORD $0xaa1503eb // mov x11, x21
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9401801 // ldr x1, [x0, #0x30]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x5400412b // b.lt 0x4dfc <k_mul_panels_64+0xd80>
+	WORD $0xf240042d // ands x13, x1, #0x3
+	WORD $0x54003e80 // b.eq 0x4db0 <k_mul_panels_64+0xd34>
+	WORD $0xd37df1be // lsl x30, x13, #3
+	WORD $0xd37cedae // lsl x14, x13, #4
+	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
+	WORD $0xaa0803ea // mov x10, x8
+	WORD $0xaa0503eb // mov x11, x5
 	WORD $0x3cc10561 // ldr q1, [x11], #0x10
-	WORD $0xf10005ce // subs x14, x14, #0x1
+	WORD $0xf10005ad // subs x13, x13, #0x1
 	WORD $0xfc408542 // ldr d2, [x10], #0x8
 	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff81 // b.ne 0x44e8 <k_mul_panels_64+0x548>
-	WORD $0x8b1e00ae // add x14, x5, x30
-	WORD $0x8b0102a1 // add x1, x21, x1
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54003ca2 // b.hs 0x4c9c <k_mul_panels_64+0xcfc>
-	WORD $0x140001f2 // b 0x4cd4 <k_mul_panels_64+0xd34>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
-	WORD $0xb400004e // cbz x14, 0x451c <k_mul_panels_64+0x57c>
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0x54ffff81 // b.ne 0x45f8 <k_mul_panels_64+0x57c>
+	WORD $0x8b1e010d // add x13, x8, x30
+	WORD $0x8b0e00ae // add x14, x5, x14
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54003d62 // b.hs 0x4dc4 <k_mul_panels_64+0xd48>
+	WORD $0x140001f8 // b 0x4dfc <k_mul_panels_64+0xd80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf9401802 // ldr x2, [x0, #0x30]
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xf100005f // cmp x2, #0x0
-	WORD $0x5400430d // b.le 0x4d90 <k_mul_panels_64+0xdf0>
-	WORD $0xf240045e // ands x30, x2, #0x3
-	WORD $0x54003e80 // b.eq 0x4d08 <k_mul_panels_64+0xd68>
-	WORD $0x927ef048 // and x8, x2, #0x7ffffffffffffffc
-	WORD $0xaa0503ed // mov x13, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xad401023 // ldp q3, q4, [x1]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9801220 // prfm pldl1keep, [x17, #0x20]
+	WORD $0xf9401801 // ldr x1, [x0, #0x30]
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x540043eb // b.lt 0x4ebc <k_mul_panels_64+0xe40>
+	WORD $0xf240043e // ands x30, x1, #0x3
+	WORD $0x54003f60 // b.eq 0x4e34 <k_mul_panels_64+0xdb8>
+	WORD $0x927ef022 // and x2, x1, #0x7ffffffffffffffc
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0xaa0503ee // mov x14, x5
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
 	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x3dc00825 // ldr q5, [x1, #0x20]
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
 	WORD $0x4ddfcda6 // ld1r { v6.2d }, [x13], #8
-	WORD $0x9100c021 // add x1, x1, #0x30
+	WORD $0x9100c1ce // add x14, x14, #0x30
 	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
 	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
 	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0x54ffff01 // b.ne 0x4548 <k_mul_panels_64+0x5a8>
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54003d62 // b.hs 0x4d1c <k_mul_panels_64+0xd7c>
-	WORD $0x14000207 // b 0x4d90 <k_mul_panels_64+0xdf0>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x45c0 <k_mul_panels_64+0x620>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
+	WORD $0x54ffff01 // b.ne 0x4658 <k_mul_panels_64+0x5dc>
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x54003e42 // b.hs 0x4e48 <k_mul_panels_64+0xdcc>
+	WORD $0x1400020e // b 0x4ebc <k_mul_panels_64+0xe40>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
 	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0x8b1d0e2d // add x13, x17, x29, lsl #3
-	WORD $0x8b160e2e // add x14, x17, x22, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b170e21 // add x1, x17, x23, lsl #3
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
+	WORD $0x8b1d0e2e // add x14, x17, x29, lsl #3
+	WORD $0x8b150e21 // add x1, x17, x21, lsl #3
 	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0x8b160e2a // add x10, x17, x22, lsl #3
 	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x8b080e28 // add x8, x17, x8, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x8b170e2b // add x11, x17, x23, lsl #3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x5400490d // b.le 0x4f08 <k_mul_panels_64+0xf68>
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98001c0 // prfm pldl1keep, [x14]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54004a2b // b.lt 0x5030 <k_mul_panels_64+0xfb4>
 	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54004120 // b.eq 0x4e14 <k_mul_panels_64+0xe74>
+	WORD $0x54004240 // b.eq 0x4f3c <k_mul_panels_64+0xec0>
 	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
 	WORD $0x6d4049d1 // ldp d17, d18, [x14]
 	WORD $0xf10007de // subs x30, x30, #0x1
 	WORD $0x6d4151d3 // ldp d19, d20, [x14, #0x10]
@@ -4513,40 +4578,42 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
 	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
 	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffe21 // b.ne 0x4600 <k_mul_panels_64+0x660>
+	WORD $0x54fffe21 // b.ne 0x4704 <k_mul_panels_64+0x688>
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54003f22 // b.hs 0x4e28 <k_mul_panels_64+0xe88>
-	WORD $0x14000230 // b 0x4f08 <k_mul_panels_64+0xf68>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000108 // cbz x8, 0x4670 <k_mul_panels_64+0x6d0>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0x54004042 // b.hs 0x4f50 <k_mul_panels_64+0xed4>
+	WORD $0x14000239 // b 0x5030 <k_mul_panels_64+0xfb4>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x540059ed // b.le 0x51d4 <k_mul_panels_64+0x1234>
+	WORD $0xf9800220 // prfm pldl1keep, [x17]
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54005d6b // b.lt 0x5350 <k_mul_panels_64+0x12d4>
 	WORD $0xf24005be // ands x30, x13, #0x3
-	WORD $0x54005280 // b.eq 0x50f0 <k_mul_panels_64+0x1150>
+	WORD $0x54005600 // b.eq 0x526c <k_mul_panels_64+0x11f0>
 	WORD $0x927ef1a2 // and x2, x13, #0x7ffffffffffffffc
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
 	WORD $0xacc14430 // ldp q16, q17, [x1], #0x20
-	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0e03ea // mov x10, x14
 	WORD $0xf10007de // subs x30, x30, #0x1
-	WORD $0x4ddfcd12 // ld1r { v18.2d }, [x8], #8
-	WORD $0xfd400113 // ldr d19, [x8]
+	WORD $0x4ddfcd52 // ld1r { v18.2d }, [x10], #8
+	WORD $0xfd400153 // ldr d19, [x10]
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
 	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
 	WORD $0x6d414dd4 // ldp d20, d19, [x14, #0x10]
@@ -4557,36 +4624,33 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
 	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
 	WORD $0x4fd31220 // fmla v0.2d, v17.2d, v19.d[0]
-	WORD $0x54fffe21 // b.ne 0x46b0 <k_mul_panels_64+0x710>
+	WORD $0x54fffe21 // b.ne 0x47bc <k_mul_panels_64+0x740>
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54005082 // b.hs 0x5104 <k_mul_panels_64+0x1164>
-	WORD $0x140002b7 // b 0x51d4 <k_mul_panels_64+0x1234>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0xb4000228 // cbz x8, 0x4744 <k_mul_panels_64+0x7a4>
-	WORD $0x8b130e28 // add x8, x17, x19, lsl #3
+	WORD $0x54005402 // b.hs 0x5280 <k_mul_panels_64+0x1204>
+	WORD $0x140002d3 // b 0x5350 <k_mul_panels_64+0x12d4>
+	WORD $0x8b130e2a // add x10, x17, x19, lsl #3
 	WORD $0xf9800220 // prfm pldl1keep, [x17]
-	WORD $0x8b1b0e2a // add x10, x17, x27, lsl #3
-	WORD $0x8b140e2b // add x11, x17, x20, lsl #3
-	WORD $0x8b1d0e2d // add x13, x17, x29, lsl #3
-	WORD $0x8b160e2e // add x14, x17, x22, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf9402fe8 // ldr x8, [sp, #0x58]
-	WORD $0x8b170e21 // add x1, x17, x23, lsl #3
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf98001a0 // prfm pldl1keep, [x13]
-	WORD $0x8b080e28 // add x8, x17, x8, lsl #3
-	WORD $0xf9800100 // prfm pldl1keep, [x8]
-	WORD $0xf98001c0 // prfm pldl1keep, [x14]
-	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0x8b1b0e2b // add x11, x17, x27, lsl #3
+	WORD $0xf9800a20 // prfm pldl1keep, [x17, #0x10]
+	WORD $0x8b140e2d // add x13, x17, x20, lsl #3
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0x8b1d0e2a // add x10, x17, x29, lsl #3
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0x8b150e2b // add x11, x17, x21, lsl #3
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0x8b160e2d // add x13, x17, x22, lsl #3
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0x8b170e2a // add x10, x17, x23, lsl #3
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf940180d // ldr x13, [x0, #0x30]
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10001bf // cmp x13, #0x0
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
@@ -4597,17 +4661,25 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x54007bed // b.le 0x5708 <k_mul_panels_64+0x1768>
-	WORD $0xf24005a2 // ands x2, x13, #0x3
-	WORD $0x54006f80 // b.eq 0x5584 <k_mul_panels_64+0x15e4>
-	WORD $0x927ef1ae // and x14, x13, #0x7ffffffffffffffc
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa1503fe // mov x30, x21
+	WORD $0xf9800160 // prfm pldl1keep, [x11]
+	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
+	WORD $0xf940180e // ldr x14, [x0, #0x30]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x54007e2b // b.lt 0x5870 <k_mul_panels_64+0x17f4>
+	WORD $0xf24005c2 // ands x2, x14, #0x3
+	WORD $0x540071c0 // b.eq 0x56ec <k_mul_panels_64+0x1670>
+	WORD $0x927ef1cd // and x13, x14, #0x7ffffffffffffffc
+	WORD $0xaa0803e1 // mov x1, x8
+	WORD $0xaa0503fe // mov x30, x5
 	WORD $0xacc167d8 // ldp q24, q25, [x30], #0x20
-	WORD $0xaa0103e8 // mov x8, x1
+	WORD $0xaa0103ea // mov x10, x1
 	WORD $0xf1000442 // subs x2, x2, #0x1
-	WORD $0x4ddfcd1a // ld1r { v26.2d }, [x8], #8
-	WORD $0xfd40011b // ldr d27, [x8]
+	WORD $0x4ddfcd5a // ld1r { v26.2d }, [x10], #8
+	WORD $0xfd40015b // ldr d27, [x10]
 	WORD $0x4fdb1315 // fmla v21.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1334 // fmla v20.2d, v25.2d, v27.d[0]
 	WORD $0x6d416c3c // ldp d28, d27, [x1, #0x10]
@@ -4628,169 +4700,173 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fda1322 // fmla v2.2d, v25.2d, v26.d[0]
 	WORD $0x4fdb1301 // fmla v1.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1320 // fmla v0.2d, v25.2d, v27.d[0]
-	WORD $0x54fffce1 // b.ne 0x47a4 <k_mul_panels_64+0x804>
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54006c42 // b.hs 0x5598 <k_mul_panels_64+0x15f8>
-	WORD $0x140003bd // b 0x5708 <k_mul_panels_64+0x1768>
+	WORD $0x54fffce1 // b.ne 0x48c4 <k_mul_panels_64+0x848>
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54006e82 // b.hs 0x5700 <k_mul_panels_64+0x1684>
+	WORD $0x140003cf // b 0x5870 <k_mul_panels_64+0x17f4>
+	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xaa0203e8 // mov x8, x2
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x540002e3 // b.lo 0x4884 <k_mul_panels_64+0x8e4>
-	WORD $0x91001102 // add x2, x8, #0x4
-	WORD $0xaa0e03e8 // mov x8, x14
-	WORD $0xad400c22 // ldp q2, q3, [x1]
-	WORD $0x4ddfcd04 // ld1r { v4.2d }, [x8], #8
-	WORD $0xd1001042 // sub x2, x2, #0x4
-	WORD $0xf100105f // cmp x2, #0x4
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x540002e3 // b.lo 0x49a4 <k_mul_panels_64+0x928>
+	WORD $0x91001041 // add x1, x2, #0x4
+	WORD $0xaa0d03ea // mov x10, x13
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0x4ddfcd44 // ld1r { v4.2d }, [x10], #8
+	WORD $0xd1001021 // sub x1, x1, #0x4
+	WORD $0xf100103f // cmp x1, #0x4
 	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
 	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0xfd400104 // ldr d4, [x8]
-	WORD $0xad410c22 // ldp q2, q3, [x1, #0x20]
+	WORD $0xfd400144 // ldr d4, [x10]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
 	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
 	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad420c22 // ldp q2, q3, [x1, #0x40]
-	WORD $0x6d4115c4 // ldp d4, d5, [x14, #0x10]
-	WORD $0x910081ce // add x14, x14, #0x20
+	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
+	WORD $0x6d4115a4 // ldp d4, d5, [x13, #0x10]
+	WORD $0x910081ad // add x13, x13, #0x20
 	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
 	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad430c22 // ldp q2, q3, [x1, #0x60]
-	WORD $0x91020021 // add x1, x1, #0x80
+	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
+	WORD $0x910201ce // add x14, x14, #0x80
 	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
 	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
-	WORD $0x54fffd8c // b.gt 0x4830 <k_mul_panels_64+0x890>
+	WORD $0x54fffd8c // b.gt 0x4950 <k_mul_panels_64+0x8d4>
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ffc32b // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ffc0eb // b.lt 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400014d // b.le 0x48b8 <k_mul_panels_64+0x918>
-	WORD $0xb4007d0d // cbz x13, 0x5834 <k_mul_panels_64+0x1894>
+	WORD $0x5400014d // b.le 0x49dc <k_mul_panels_64+0x960>
+	WORD $0xb4007ecd // cbz x13, 0x5990 <k_mul_panels_64+0x1914>
 	WORD $0x3dc00222 // ldr q2, [x17]
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3c810621 // str q1, [x17], #0x10
-	WORD $0x54000149 // b.ls 0x48d0 <k_mul_panels_64+0x930>
-	WORD $0x3dc00221 // ldr q1, [x17]
+	WORD $0x3d800221 // str q1, [x17]
+	WORD $0x54000109 // b.ls 0x49ec <k_mul_panels_64+0x970>
+	WORD $0x3cc10221 // ldur q1, [x17, #0x10]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x140003e3 // b 0x5840 <k_mul_panels_64+0x18a0>
-	WORD $0xb400006d // cbz x13, 0x48c4 <k_mul_panels_64+0x924>
+	WORD $0x140003f1 // b 0x599c <k_mul_panels_64+0x1920>
+	WORD $0xb400006d // cbz x13, 0x49e8 <k_mul_panels_64+0x96c>
 	WORD $0xfd400222 // ldr d2, [x17]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0x0d888621 // st1 { v1.d }[0], [x17], x8
-	WORD $0xb400006d // cbz x13, 0x48d8 <k_mul_panels_64+0x938>
-	WORD $0xfd400221 // ldr d1, [x17]
+	WORD $0xfd000221 // str d1, [x17]
+	WORD $0xb400006d // cbz x13, 0x49f8 <k_mul_panels_64+0x97c>
+	WORD $0xfc410221 // ldur d1, [x17, #0x10]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd000220 // str d0, [x17]
-	WORD $0x17fffe04 // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xaa0503ed // mov x13, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xaa0203fe // mov x30, x2
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x54000423 // b.lo 0x4974 <k_mul_panels_64+0x9d4>
-	WORD $0x910013c2 // add x2, x30, #0x4
+	WORD $0xfc010220 // stur d0, [x17, #0x10]
+	WORD $0x17fffdf2 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
+	WORD $0xaa0d03e2 // mov x2, x13
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x54000423 // b.lo 0x4a94 <k_mul_panels_64+0xa18>
+	WORD $0x9100104d // add x13, x2, #0x4
 	WORD $0xad404424 // ldp q4, q17, [x1]
-	WORD $0xd1001042 // sub x2, x2, #0x4
-	WORD $0x6d4019a5 // ldp d5, d6, [x13]
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x6d4141a7 // ldp d7, d16, [x13, #0x10]
+	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0x6d4019c5 // ldp d5, d6, [x14]
+	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0x6d4141c7 // ldp d7, d16, [x14, #0x10]
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d4215a4 // ldp d4, d5, [x13, #0x20]
-	WORD $0x6d431da6 // ldp d6, d7, [x13, #0x30]
+	WORD $0x6d4215c4 // ldp d4, d5, [x14, #0x20]
+	WORD $0x6d431dc6 // ldp d6, d7, [x14, #0x30]
 	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
 	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
 	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
 	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
 	WORD $0xad414424 // ldp q4, q17, [x1, #0x20]
 	WORD $0x91010021 // add x1, x1, #0x40
-	WORD $0x6d4419a5 // ldp d5, d6, [x13, #0x40]
-	WORD $0x6d4541a7 // ldp d7, d16, [x13, #0x50]
+	WORD $0x6d4419c5 // ldp d5, d6, [x14, #0x40]
+	WORD $0x6d4541c7 // ldp d7, d16, [x14, #0x50]
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d4615a4 // ldp d4, d5, [x13, #0x60]
-	WORD $0x6d471da6 // ldp d6, d7, [x13, #0x70]
-	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0x6d4615c4 // ldp d4, d5, [x14, #0x60]
+	WORD $0x6d471dc6 // ldp d6, d7, [x14, #0x70]
+	WORD $0x910201ce // add x14, x14, #0x80
 	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
 	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
 	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
 	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
-	WORD $0x54fffc4c // b.gt 0x48f8 <k_mul_panels_64+0x958>
+	WORD $0x54fffc4c // b.gt 0x4a18 <k_mul_panels_64+0x99c>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffbbab // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ffb96b // b.lt 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540003cb // b.lt 0x49f8 <k_mul_panels_64+0xa58>
-	WORD $0xb400006e // cbz x14, 0x4990 <k_mul_panels_64+0x9f0>
+	WORD $0x5400042b // b.lt 0x4b28 <k_mul_panels_64+0xaac>
+	WORD $0xb400006d // cbz x13, 0x4ab4 <k_mul_panels_64+0xa38>
 	WORD $0x3dc00224 // ldr q4, [x17]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800223 // str q3, [x17]
-	WORD $0x54ffbaa0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
+	WORD $0x54ffb840 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400038d // b.le 0x4a14 <k_mul_panels_64+0xa74>
-	WORD $0xb400006e // cbz x14, 0x49b4 <k_mul_panels_64+0xa14>
-	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x540003ed // b.le 0x4b44 <k_mul_panels_64+0xac8>
+	WORD $0xb400006d // cbz x13, 0x4ad8 <k_mul_panels_64+0xa5c>
+	WORD $0x3dc001c3 // ldr q3, [x14]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x3d800102 // str q2, [x8]
-	WORD $0x54ffb980 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001c2 // str q2, [x14]
+	WORD $0x54ffb720 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dce // add x14, x14, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400038d // b.le 0x4a38 <k_mul_panels_64+0xa98>
-	WORD $0xb400006e // cbz x14, 0x49d8 <k_mul_panels_64+0xa38>
-	WORD $0x3dc00102 // ldr q2, [x8]
+	WORD $0x540003ed // b.le 0x4b68 <k_mul_panels_64+0xaec>
+	WORD $0xb400006d // cbz x13, 0x4afc <k_mul_panels_64+0xa80>
+	WORD $0x3dc001c2 // ldr q2, [x14]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x54ffb860 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001c1 // str q1, [x14]
+	WORD $0x54ffb600 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dce // add x14, x14, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400034d // b.le 0x4a54 <k_mul_panels_64+0xab4>
-	WORD $0xb5001f0e // cbnz x14, 0x4dd0 <k_mul_panels_64+0xe30>
-	WORD $0x140003b2 // b 0x58bc <k_mul_panels_64+0x191c>
-	WORD $0xb400006e // cbz x14, 0x4a04 <k_mul_panels_64+0xa64>
+	WORD $0x540003ad // b.le 0x4b84 <k_mul_panels_64+0xb08>
+	WORD $0xb400006d // cbz x13, 0x4b20 <k_mul_panels_64+0xaa4>
+	WORD $0x3dc001c1 // ldr q1, [x14]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d8001c0 // str q0, [x14]
+	WORD $0x17fffda8 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xb400006d // cbz x13, 0x4b34 <k_mul_panels_64+0xab8>
 	WORD $0xfd400224 // ldr d4, [x17]
 	WORD $0x1e632883 // fadd d3, d4, d3
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd000223 // str d3, [x17]
-	WORD $0x54ffb700 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x4a20 <k_mul_panels_64+0xa80>
-	WORD $0xfd400103 // ldr d3, [x8]
+	WORD $0x54ffb440 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
+	WORD $0xb400006d // cbz x13, 0x4b50 <k_mul_panels_64+0xad4>
+	WORD $0xfd4001c3 // ldr d3, [x14]
 	WORD $0x1e622862 // fadd d2, d3, d2
-	WORD $0xd37df0e8 // lsl x8, x7, #3
+	WORD $0xd37df0ea // lsl x10, x7, #3
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x8b08022a // add x10, x17, x8
-	WORD $0xfd000142 // str d2, [x10]
-	WORD $0x54ffb5e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b080148 // add x8, x10, x8
-	WORD $0xb400006e // cbz x14, 0x4a44 <k_mul_panels_64+0xaa4>
-	WORD $0xfd400102 // ldr d2, [x8]
+	WORD $0x8b0a022b // add x11, x17, x10
+	WORD $0xfd000162 // str d2, [x11]
+	WORD $0x54ffb320 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b0a016e // add x14, x11, x10
+	WORD $0xb400006d // cbz x13, 0x4b74 <k_mul_panels_64+0xaf8>
+	WORD $0xfd4001c2 // ldr d2, [x14]
 	WORD $0x1e612841 // fadd d1, d2, d1
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0xfd000101 // str d1, [x8]
-	WORD $0x54ffb500 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb4001dce // cbz x14, 0x4e0c <k_mul_panels_64+0xe6c>
-	WORD $0xfd400101 // ldr d1, [x8]
+	WORD $0xfd0001c1 // str d1, [x14]
+	WORD $0x54ffb240 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dce // add x14, x14, x7, lsl #3
+	WORD $0xb400b02d // cbz x13, 0x6188 <k_mul_panels_64+0x210c>
+	WORD $0xfd4001c1 // ldr d1, [x14]
 	WORD $0x1e602820 // fadd d0, d1, d0
-	WORD $0xfd000100 // str d0, [x8]
-	WORD $0x17fffda2 // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0xfd0001c0 // str d0, [x14]
+	WORD $0x17fffd8c // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
 	WORD $0xaa0d03e2 // mov x2, x13
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000903 // b.lo 0x4b98 <k_mul_panels_64+0xbf8>
+	WORD $0x54000903 // b.lo 0x4cc8 <k_mul_panels_64+0xc4c>
 	WORD $0x9100105e // add x30, x2, #0x4
 	WORD $0xad405434 // ldp q20, q21, [x1]
-	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0e03ea // mov x10, x14
 	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
-	WORD $0x4ddfcd17 // ld1r { v23.2d }, [x8], #8
-	WORD $0xfd400118 // ldr d24, [x8]
+	WORD $0x4ddfcd57 // ld1r { v23.2d }, [x10], #8
+	WORD $0xfd400158 // ldr d24, [x10]
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
@@ -4855,171 +4931,169 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
 	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
 	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x54fff76c // b.gt 0x4a80 <k_mul_panels_64+0xae0>
+	WORD $0x54fff76c // b.gt 0x4bb0 <k_mul_panels_64+0xb34>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ffaa8b // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ffa7cb // b.lt 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400020b // b.lt 0x4be8 <k_mul_panels_64+0xc48>
-	WORD $0xb40064e1 // cbz x1, 0x5848 <k_mul_panels_64+0x18a8>
+	WORD $0x540001eb // b.lt 0x4d14 <k_mul_panels_64+0xc98>
+	WORD $0xb4006641 // cbz x1, 0x59a4 <k_mul_panels_64+0x1928>
 	WORD $0x3dc00234 // ldr q20, [x17]
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x3d800233 // str q19, [x17]
-	WORD $0x540001c9 // b.ls 0x4bf8 <k_mul_panels_64+0xc58>
-	WORD $0x3dc00633 // ldr q19, [x17, #0x10]
+	WORD $0x540001a9 // b.ls 0x4d24 <k_mul_panels_64+0xca8>
+	WORD $0x3cc10233 // ldur q19, [x17, #0x10]
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x91008228 // add x8, x17, #0x20
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x3d800632 // str q18, [x17, #0x10]
-	WORD $0x54008b49 // b.ls 0x5d40 <k_mul_panels_64+0x1da0>
-	WORD $0x3dc00112 // ldr q18, [x8]
+	WORD $0x3c810232 // stur q18, [x17, #0x10]
+	WORD $0x54008cc9 // b.ls 0x5e9c <k_mul_panels_64+0x1e20>
+	WORD $0x3cc20232 // ldur q18, [x17, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
-	WORD $0x1400031f // b 0x5860 <k_mul_panels_64+0x18c0>
-	WORD $0xb4000061 // cbz x1, 0x4bf4 <k_mul_panels_64+0xc54>
+	WORD $0x1400032b // b 0x59bc <k_mul_panels_64+0x1940>
+	WORD $0xb4000061 // cbz x1, 0x4d20 <k_mul_panels_64+0xca4>
 	WORD $0xfd400234 // ldr d20, [x17]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0xfd000233 // str d19, [x17]
-	WORD $0xb4000061 // cbz x1, 0x4c04 <k_mul_panels_64+0xc64>
-	WORD $0xfd400a33 // ldr d19, [x17, #0x10]
+	WORD $0xb4000061 // cbz x1, 0x4d30 <k_mul_panels_64+0xcb4>
+	WORD $0xfc410233 // ldur d19, [x17, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0xfd000a32 // str d18, [x17, #0x10]
-	WORD $0xb4000061 // cbz x1, 0x4c1c <k_mul_panels_64+0xc7c>
-	WORD $0xfd400112 // ldr d18, [x8]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfc010232 // stur d18, [x17, #0x10]
+	WORD $0xb4000061 // cbz x1, 0x4d44 <k_mul_panels_64+0xcc8>
+	WORD $0xfc420232 // ldur d18, [x17, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd001231 // str d17, [x17, #0x20]
-	WORD $0x54ffa640 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ffa3c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54005c6d // b.le 0x57bc <k_mul_panels_64+0x181c>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
-	WORD $0xb4006221 // cbz x1, 0x5880 <k_mul_panels_64+0x18e0>
+	WORD $0x54005e0d // b.le 0x5918 <k_mul_panels_64+0x189c>
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
+	WORD $0xb40063c1 // cbz x1, 0x59dc <k_mul_panels_64+0x1960>
 	WORD $0x3dc003d1 // ldr q17, [x30]
-	WORD $0x91004108 // add x8, x8, #0x10
+	WORD $0x91004151 // add x17, x10, #0x10
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x3d8003d0 // str q16, [x30]
-	WORD $0x360078ae // tbz w14, #0x0, 0x5b64 <k_mul_panels_64+0x1bc4>
-	WORD $0x3dc00110 // ldr q16, [x8]
-	WORD $0x910083d1 // add x17, x30, #0x20
+	WORD $0x36007a2d // tbz w13, #0x0, 0x5cbc <k_mul_panels_64+0x1c40>
+	WORD $0x3dc00230 // ldr q16, [x17]
+	WORD $0x910083cd // add x13, x30, #0x20
 	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800107 // str q7, [x8]
-	WORD $0x370078ad // tbnz w13, #0x0, 0x5b7c <k_mul_panels_64+0x1bdc>
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x37007a22 // tbnz w2, #0x0, 0x5cd4 <k_mul_panels_64+0x1c58>
 	WORD $0xfd4013c7 // ldr d7, [x30, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfd000226 // str d6, [x17]
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xfd0001a6 // str d6, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ffa360 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000496 // b 0x5edc <k_mul_panels_64+0x1f3c>
+	WORD $0x54ffa0e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140004a6 // b 0x6044 <k_mul_panels_64+0x1fc8>
+	WORD $0xaa0803ed // mov x13, x8
 	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xaa0203e8 // mov x8, x2
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x540001e3 // b.lo 0x4cd4 <k_mul_panels_64+0xd34>
-	WORD $0x91001108 // add x8, x8, #0x4
-	WORD $0x6d4011c1 // ldp d1, d4, [x14]
-	WORD $0xd1001108 // sub x8, x8, #0x4
-	WORD $0xad400c22 // ldp q2, q3, [x1]
-	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x540001e3 // b.lo 0x4dfc <k_mul_panels_64+0xd80>
+	WORD $0x91001041 // add x1, x2, #0x4
+	WORD $0x6d4011a1 // ldp d1, d4, [x13]
+	WORD $0xd1001021 // sub x1, x1, #0x4
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0xf100103f // cmp x1, #0x4
 	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
 	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x6d4111c1 // ldp d1, d4, [x14, #0x10]
-	WORD $0xad410c22 // ldp q2, q3, [x1, #0x20]
-	WORD $0x910081ce // add x14, x14, #0x20
-	WORD $0x91010021 // add x1, x1, #0x40
+	WORD $0x6d4111a1 // ldp d1, d4, [x13, #0x10]
+	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
+	WORD $0x910081ad // add x13, x13, #0x20
+	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
 	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x54fffe8c // b.gt 0x4ca0 <k_mul_panels_64+0xd00>
+	WORD $0x54fffe8c // b.gt 0x4dc8 <k_mul_panels_64+0xd4c>
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ffa0ab // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff9e2b // b.lt 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ff9fcd // b.le 0x40d8 <k_mul_panels_64+0x138>
+	WORD $0x54ff9d2d // b.le 0x41b0 <k_mul_panels_64+0x134>
 	WORD $0x9e6703e1 // fmov d1, xzr
-	WORD $0x9e6701a2 // fmov d2, x13
+	WORD $0x9e670142 // fmov d2, x10
 	WORD $0x6ee18c41 // cmeq v1.2d, v2.2d, v1.2d
 	WORD $0x3dc00222 // ldr q2, [x17]
 	WORD $0x4e60d442 // fadd v2.2d, v2.2d, v0.2d
 	WORD $0x4e080421 // dup v1.2d, v1.d[0]
 	WORD $0x6ee11c40 // bif v0.16b, v2.16b, v1.16b
 	WORD $0x3d800220 // str q0, [x17]
-	WORD $0x17fffcfa // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xaa0503ed // mov x13, x5
-	WORD $0xaa1503e1 // mov x1, x21
-	WORD $0xaa0203e8 // mov x8, x2
-	WORD $0xf100105f // cmp x2, #0x4
-	WORD $0x540003c3 // b.lo 0x4d90 <k_mul_panels_64+0xdf0>
-	WORD $0x91001102 // add x2, x8, #0x4
-	WORD $0xaa0d03e8 // mov x8, x13
-	WORD $0xad401023 // ldp q3, q4, [x1]
-	WORD $0x3dc00825 // ldr q5, [x1, #0x20]
-	WORD $0x4ddfcd06 // ld1r { v6.2d }, [x8], #8
-	WORD $0xd1001042 // sub x2, x2, #0x4
-	WORD $0xf100105f // cmp x2, #0x4
+	WORD $0x17fffce5 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0xaa0503ee // mov x14, x5
+	WORD $0xaa0103e2 // mov x2, x1
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x540003c3 // b.lo 0x4ebc <k_mul_panels_64+0xe40>
+	WORD $0x91001041 // add x1, x2, #0x4
+	WORD $0xaa0d03ea // mov x10, x13
+	WORD $0xad4011c3 // ldp q3, q4, [x14]
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0x4ddfcd46 // ld1r { v6.2d }, [x10], #8
+	WORD $0xd1001021 // sub x1, x1, #0x4
+	WORD $0xf100103f // cmp x1, #0x4
 	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
 	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
-	WORD $0xfd400103 // ldr d3, [x8]
+	WORD $0xfd400143 // ldr d3, [x10]
 	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0xad419424 // ldp q4, q5, [x1, #0x30]
+	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
 	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
-	WORD $0xad429026 // ldp q6, q4, [x1, #0x50]
+	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
 	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
 	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
 	WORD $0x6d411da3 // ldp d3, d7, [x13, #0x10]
-	WORD $0xad439825 // ldp q5, q6, [x1, #0x70]
+	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
 	WORD $0x910081ad // add x13, x13, #0x20
 	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
 	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
 	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
-	WORD $0x3dc02c25 // ldr q5, [x1, #0xb0]
-	WORD $0xad449023 // ldp q3, q4, [x1, #0x90]
-	WORD $0x91030021 // add x1, x1, #0xc0
+	WORD $0x3dc02dc5 // ldr q5, [x14, #0xb0]
+	WORD $0xad4491c3 // ldp q3, q4, [x14, #0x90]
+	WORD $0x910301ce // add x14, x14, #0xc0
 	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
-	WORD $0x54fffcac // b.gt 0x4d20 <k_mul_panels_64+0xd80>
+	WORD $0x54fffcac // b.gt 0x4e4c <k_mul_panels_64+0xdd0>
 	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0x54ff9acb // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff982b // b.lt 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xf9401c0d // ldr x13, [x0, #0x38]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400020d // b.le 0x4ddc <k_mul_panels_64+0xe3c>
-	WORD $0xb400580e // cbz x14, 0x58a0 <k_mul_panels_64+0x1900>
+	WORD $0x540001ed // b.le 0x4f08 <k_mul_panels_64+0xe8c>
+	WORD $0xb400596d // cbz x13, 0x59fc <k_mul_panels_64+0x1980>
 	WORD $0x3dc00223 // ldr q3, [x17]
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x3d800222 // str q2, [x17]
-	WORD $0x540001e9 // b.ls 0x4df0 <k_mul_panels_64+0xe50>
-	WORD $0x3dc00622 // ldr q2, [x17, #0x10]
+	WORD $0x540001a9 // b.ls 0x4f18 <k_mul_panels_64+0xe9c>
+	WORD $0x3cc10222 // ldur q2, [x17, #0x10]
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x91008228 // add x8, x17, #0x20
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d800621 // str q1, [x17, #0x10]
-	WORD $0x540001c9 // b.ls 0x4e04 <k_mul_panels_64+0xe64>
-	WORD $0x3dc00101 // ldr q1, [x8]
+	WORD $0x3c810221 // stur q1, [x17, #0x10]
+	WORD $0x54007d89 // b.ls 0x5ea8 <k_mul_panels_64+0x1e2c>
+	WORD $0x3cc20221 // ldur q1, [x17, #0x20]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x140002b9 // b 0x58bc <k_mul_panels_64+0x191c>
-	WORD $0xb400006e // cbz x14, 0x4de8 <k_mul_panels_64+0xe48>
+	WORD $0x140002c4 // b 0x5a14 <k_mul_panels_64+0x1998>
+	WORD $0xb400006d // cbz x13, 0x4f14 <k_mul_panels_64+0xe98>
 	WORD $0xfd400223 // ldr d3, [x17]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xfd000222 // str d2, [x17]
-	WORD $0xb400006e // cbz x14, 0x4df8 <k_mul_panels_64+0xe58>
-	WORD $0xfd400a22 // ldr d2, [x17, #0x10]
+	WORD $0xb400006d // cbz x13, 0x4f24 <k_mul_panels_64+0xea8>
+	WORD $0xfc410222 // ldur d2, [x17, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0xfd000a21 // str d1, [x17, #0x10]
-	WORD $0xb400006e // cbz x14, 0x4e0c <k_mul_panels_64+0xe6c>
-	WORD $0xfd400101 // ldr d1, [x8]
+	WORD $0xfc010221 // stur d1, [x17, #0x10]
+	WORD $0xb400006d // cbz x13, 0x4f34 <k_mul_panels_64+0xeb8>
+	WORD $0xfc420221 // ldur d1, [x17, #0x20]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd000100 // str d0, [x8]
-	WORD $0x17fffcb7 // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0xfc020220 // stur d0, [x17, #0x20]
+	WORD $0x17fffca3 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
 	WORD $0xaa0d03e2 // mov x2, x13
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000723 // b.lo 0x4f08 <k_mul_panels_64+0xf68>
+	WORD $0x54000723 // b.lo 0x5030 <k_mul_panels_64+0xfb4>
 	WORD $0x9100105e // add x30, x2, #0x4
 	WORD $0xad405430 // ldp q16, q21, [x1]
 	WORD $0xd10013de // sub x30, x30, #0x4
@@ -5075,144 +5149,165 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
 	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
 	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
-	WORD $0x54fff94c // b.gt 0x4e2c <k_mul_panels_64+0xe8c>
+	WORD $0x54fff94c // b.gt 0x4f54 <k_mul_panels_64+0xed8>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff8f0b // b.lt 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
+	WORD $0x54ff8c8b // b.lt 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400082b // b.lt 0x501c <k_mul_panels_64+0x107c>
-	WORD $0xb400006e // cbz x14, 0x4f28 <k_mul_panels_64+0xf88>
+	WORD $0x5400098b // b.lt 0x5170 <k_mul_panels_64+0x10f4>
+	WORD $0xb400006a // cbz x10, 0x5050 <k_mul_panels_64+0xfd4>
 	WORD $0x3dc00230 // ldr q16, [x17]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x54ff8de0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
+	WORD $0x54ff8b60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540007ed // b.le 0x5038 <k_mul_panels_64+0x1098>
-	WORD $0xb400006e // cbz x14, 0x4f4c <k_mul_panels_64+0xfac>
-	WORD $0x3dc00107 // ldr q7, [x8]
+	WORD $0x5400094d // b.le 0x518c <k_mul_panels_64+0x1110>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5078 <k_mul_panels_64+0xffc>
+	WORD $0x3dc001a7 // ldr q7, [x13]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x3d800106 // str q6, [x8]
-	WORD $0x54ff8cc0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a6 // str q6, [x13]
+	WORD $0x54ff8a20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540007ed // b.le 0x505c <k_mul_panels_64+0x10bc>
-	WORD $0xb400006e // cbz x14, 0x4f70 <k_mul_panels_64+0xfd0>
-	WORD $0x3dc00106 // ldr q6, [x8]
+	WORD $0x5400094d // b.le 0x51b4 <k_mul_panels_64+0x1138>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x50a0 <k_mul_panels_64+0x1024>
+	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x3d800105 // str q5, [x8]
-	WORD $0x54ff8ba0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a5 // str q5, [x13]
+	WORD $0x54ff88e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540007ad // b.le 0x5078 <k_mul_panels_64+0x10d8>
-	WORD $0xb400006e // cbz x14, 0x4f94 <k_mul_panels_64+0xff4>
-	WORD $0x3dc00105 // ldr q5, [x8]
+	WORD $0x5400090d // b.le 0x51d4 <k_mul_panels_64+0x1158>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x50c8 <k_mul_panels_64+0x104c>
+	WORD $0x3dc001a5 // ldr q5, [x13]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x3d800104 // str q4, [x8]
-	WORD $0x54ff8a80 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a4 // str q4, [x13]
+	WORD $0x54ff87a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400076d // b.le 0x5094 <k_mul_panels_64+0x10f4>
-	WORD $0xb400006e // cbz x14, 0x4fb8 <k_mul_panels_64+0x1018>
-	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x540008cd // b.le 0x51f4 <k_mul_panels_64+0x1178>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x50f0 <k_mul_panels_64+0x1074>
+	WORD $0x3dc001a4 // ldr q4, [x13]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x3d800103 // str q3, [x8]
-	WORD $0x54ff8960 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a3 // str q3, [x13]
+	WORD $0x54ff8660 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400072d // b.le 0x50b0 <k_mul_panels_64+0x1110>
-	WORD $0xb400006e // cbz x14, 0x4fdc <k_mul_panels_64+0x103c>
-	WORD $0x3dc00103 // ldr q3, [x8]
+	WORD $0x5400088d // b.le 0x5214 <k_mul_panels_64+0x1198>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5118 <k_mul_panels_64+0x109c>
+	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x3d800102 // str q2, [x8]
-	WORD $0x54ff8840 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a2 // str q2, [x13]
+	WORD $0x54ff8520 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540006ed // b.le 0x50cc <k_mul_panels_64+0x112c>
-	WORD $0xb400006e // cbz x14, 0x5000 <k_mul_panels_64+0x1060>
-	WORD $0x3dc00102 // ldr q2, [x8]
+	WORD $0x5400084d // b.le 0x5234 <k_mul_panels_64+0x11b8>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5140 <k_mul_panels_64+0x10c4>
+	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x3d800101 // str q1, [x8]
-	WORD $0x54ff8720 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
+	WORD $0x3d8001a1 // str q1, [x13]
+	WORD $0x54ff83e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540006ad // b.le 0x50e8 <k_mul_panels_64+0x1148>
-	WORD $0x17fffe76 // b 0x49f0 <k_mul_panels_64+0xa50>
-	WORD $0xb400006e // cbz x14, 0x5028 <k_mul_panels_64+0x1088>
+	WORD $0x5400080d // b.le 0x5254 <k_mul_panels_64+0x11d8>
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5168 <k_mul_panels_64+0x10ec>
+	WORD $0x3dc001a1 // ldr q1, [x13]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0x3d8001a0 // str q0, [x13]
+	WORD $0x17fffc16 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xb400006a // cbz x10, 0x517c <k_mul_panels_64+0x1100>
 	WORD $0xfd400230 // ldr d16, [x17]
 	WORD $0x1e672a07 // fadd d7, d16, d7
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd000227 // str d7, [x17]
-	WORD $0x54ff85e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x5044 <k_mul_panels_64+0x10a4>
-	WORD $0xfd400107 // ldr d7, [x8]
+	WORD $0x54ff8200 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x519c <k_mul_panels_64+0x1120>
+	WORD $0xfd4001a7 // ldr d7, [x13]
 	WORD $0x1e6628e6 // fadd d6, d7, d6
-	WORD $0xd37df0e8 // lsl x8, x7, #3
+	WORD $0xd37df0ea // lsl x10, x7, #3
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x8b08022a // add x10, x17, x8
-	WORD $0xfd000146 // str d6, [x10]
-	WORD $0x54ff84c0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b080148 // add x8, x10, x8
-	WORD $0xb400006e // cbz x14, 0x5068 <k_mul_panels_64+0x10c8>
-	WORD $0xfd400106 // ldr d6, [x8]
+	WORD $0x8b0a022b // add x11, x17, x10
+	WORD $0xfd000166 // str d6, [x11]
+	WORD $0x54ff80c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b0a016d // add x13, x11, x10
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x51c4 <k_mul_panels_64+0x1148>
+	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x1e6528c5 // fadd d5, d6, d5
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0xfd000105 // str d5, [x8]
-	WORD $0x54ff83e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x5084 <k_mul_panels_64+0x10e4>
-	WORD $0xfd400105 // ldr d5, [x8]
+	WORD $0xfd0001a5 // str d5, [x13]
+	WORD $0x54ff7fc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x51e4 <k_mul_panels_64+0x1168>
+	WORD $0xfd4001a5 // ldr d5, [x13]
 	WORD $0x1e6428a4 // fadd d4, d5, d4
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0xfd000104 // str d4, [x8]
-	WORD $0x54ff8300 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x50a0 <k_mul_panels_64+0x1100>
-	WORD $0xfd400104 // ldr d4, [x8]
+	WORD $0xfd0001a4 // str d4, [x13]
+	WORD $0x54ff7ec0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5204 <k_mul_panels_64+0x1188>
+	WORD $0xfd4001a4 // ldr d4, [x13]
 	WORD $0x1e632883 // fadd d3, d4, d3
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0xfd000103 // str d3, [x8]
-	WORD $0x54ff8220 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x50bc <k_mul_panels_64+0x111c>
-	WORD $0xfd400103 // ldr d3, [x8]
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0x54ff7dc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5224 <k_mul_panels_64+0x11a8>
+	WORD $0xfd4001a3 // ldr d3, [x13]
 	WORD $0x1e622862 // fadd d2, d3, d2
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0xfd000102 // str d2, [x8]
-	WORD $0x54ff8140 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb400006e // cbz x14, 0x50d8 <k_mul_panels_64+0x1138>
-	WORD $0xfd400102 // ldr d2, [x8]
+	WORD $0xfd0001a2 // str d2, [x13]
+	WORD $0x54ff7cc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400006a // cbz x10, 0x5244 <k_mul_panels_64+0x11c8>
+	WORD $0xfd4001a2 // ldr d2, [x13]
 	WORD $0x1e612841 // fadd d1, d2, d1
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0xfd000101 // str d1, [x8]
-	WORD $0x54ff8060 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070d08 // add x8, x8, x7, lsl #3
-	WORD $0xb5ffcb8e // cbnz x14, 0x4a58 <k_mul_panels_64+0xab8>
-	WORD $0x17ffff48 // b 0x4e0c <k_mul_panels_64+0xe6c>
-	WORD $0xaa0503ee // mov x14, x5
-	WORD $0xaa1503e1 // mov x1, x21
+	WORD $0xfd0001a1 // str d1, [x13]
+	WORD $0x54ff7bc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
+	WORD $0xf9401c0a // ldr x10, [x0, #0x38]
+	WORD $0xb400956a // cbz x10, 0x6504 <k_mul_panels_64+0x2488>
+	WORD $0xfd4001a1 // ldr d1, [x13]
+	WORD $0x1e602820 // fadd d0, d1, d0
+	WORD $0xfd0001a0 // str d0, [x13]
+	WORD $0x17fffbd7 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0503e1 // mov x1, x5
 	WORD $0xaa0d03e2 // mov x2, x13
 	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x540006a3 // b.lo 0x51d4 <k_mul_panels_64+0x1234>
-	WORD $0x9100104d // add x13, x2, #0x4
-	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0x540006a3 // b.lo 0x5350 <k_mul_panels_64+0x12d4>
+	WORD $0x91001042 // add x2, x2, #0x4
+	WORD $0xaa0e03ea // mov x10, x14
 	WORD $0xad404430 // ldp q16, q17, [x1]
-	WORD $0x4ddfcd12 // ld1r { v18.2d }, [x8], #8
-	WORD $0xfd400113 // ldr d19, [x8]
+	WORD $0x4ddfcd52 // ld1r { v18.2d }, [x10], #8
+	WORD $0xfd400153 // ldr d19, [x10]
 	WORD $0x6d4155d4 // ldp d20, d21, [x14, #0x10]
-	WORD $0xd10011ad // sub x13, x13, #0x4
+	WORD $0xd1001042 // sub x2, x2, #0x4
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
 	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
-	WORD $0xf10011bf // cmp x13, #0x4
+	WORD $0xf100105f // cmp x2, #0x4
 	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
 	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
 	WORD $0xad415833 // ldp q19, q22, [x1, #0x20]
@@ -5254,63 +5349,60 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fd112a2 // fmla v2.2d, v21.2d, v17.d[0]
 	WORD $0x4fd01241 // fmla v1.2d, v18.2d, v16.d[0]
 	WORD $0x4fd012a0 // fmla v0.2d, v21.2d, v16.d[0]
-	WORD $0x54fff9cc // b.gt 0x5108 <k_mul_panels_64+0x1168>
+	WORD $0x54fff9cc // b.gt 0x5284 <k_mul_panels_64+0x1208>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff78ab // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff738b // b.lt 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400016b // b.lt 0x5210 <k_mul_panels_64+0x1270>
-	WORD $0xb40036ee // cbz x14, 0x58c4 <k_mul_panels_64+0x1924>
+	WORD $0x5400014b // b.lt 0x5388 <k_mul_panels_64+0x130c>
+	WORD $0xb40035ce // cbz x14, 0x5a1c <k_mul_panels_64+0x19a0>
 	WORD $0x3dc00230 // ldr q16, [x17]
-	WORD $0xaa1103e8 // mov x8, x17
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3c810507 // str q7, [x8], #0x10
-	WORD $0x54000149 // b.ls 0x5228 <k_mul_panels_64+0x1288>
-	WORD $0x3dc00107 // ldr q7, [x8]
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x54000109 // b.ls 0x5398 <k_mul_panels_64+0x131c>
+	WORD $0x3cc10227 // ldur q7, [x17, #0x10]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x140001b1 // b 0x58d0 <k_mul_panels_64+0x1930>
-	WORD $0xb400006e // cbz x14, 0x521c <k_mul_panels_64+0x127c>
+	WORD $0x140001a9 // b 0x5a28 <k_mul_panels_64+0x19ac>
+	WORD $0xb400006e // cbz x14, 0x5394 <k_mul_panels_64+0x1318>
 	WORD $0xfd400230 // ldr d16, [x17]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0xaa1103e8 // mov x8, x17
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8507 // st1 { v7.d }[0], [x8], x10
-	WORD $0xb400006e // cbz x14, 0x5234 <k_mul_panels_64+0x1294>
-	WORD $0xfd400107 // ldr d7, [x8]
+	WORD $0xfd000227 // str d7, [x17]
+	WORD $0xb400006e // cbz x14, 0x53a4 <k_mul_panels_64+0x1328>
+	WORD $0xfc410227 // ldur d7, [x17, #0x10]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd000a26 // str d6, [x17, #0x10]
-	WORD $0x54ff7580 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff70c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54003b6d // b.le 0x59b4 <k_mul_panels_64+0x1a14>
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54003aad // b.le 0x5b0c <k_mul_panels_64+0x1a90>
+	WORD $0x2a1f03e2 // mov w2, wzr
 	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb40034ce // cbz x14, 0x58ec <k_mul_panels_64+0x194c>
+	WORD $0xb400340e // cbz x14, 0x5a44 <k_mul_panels_64+0x19c8>
 	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x91004141 // add x1, x10, #0x10
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x36003b48 // tbz w8, #0x0, 0x59d0 <k_mul_panels_64+0x1a30>
+	WORD $0x36003a82 // tbz w2, #0x0, 0x5b28 <k_mul_panels_64+0x1aac>
 	WORD $0x3dc00025 // ldr q5, [x1]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x3d800024 // str q4, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff7360 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140001d9 // b 0x59e8 <k_mul_panels_64+0x1a48>
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa1503fe // mov x30, x21
-	WORD $0xaa0e03ed // mov x13, x14
+	WORD $0x54ff6ea0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140001d3 // b 0x5b40 <k_mul_panels_64+0x1ac4>
+	WORD $0xaa0803e1 // mov x1, x8
+	WORD $0xaa0503fe // mov x30, x5
+	WORD $0xaa0e03e2 // mov x2, x14
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54001003 // b.lo 0x5498 <k_mul_panels_64+0x14f8>
-	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x54001003 // b.lo 0x5608 <k_mul_panels_64+0x158c>
+	WORD $0x9100104e // add x14, x2, #0x4
 	WORD $0xad4027ca // ldp q10, q9, [x30]
-	WORD $0xaa0103e8 // mov x8, x1
+	WORD $0xaa0103ea // mov x10, x1
 	WORD $0x3dc00bc8 // ldr q8, [x30, #0x20]
-	WORD $0x4ddfcd0b // ld1r { v11.2d }, [x8], #8
-	WORD $0xfd40010c // ldr d12, [x8]
+	WORD $0x4ddfcd4b // ld1r { v11.2d }, [x10], #8
+	WORD $0xfd40014c // ldr d12, [x10]
 	WORD $0xd10011ce // sub x14, x14, #0x4
 	WORD $0xf10011df // cmp x14, #0x4
 	WORD $0x4fcc115c // fmla v28.2d, v10.2d, v12.d[0]
@@ -5431,76 +5523,74 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
 	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
 	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
-	WORD $0x54fff06c // b.gt 0x52a0 <k_mul_panels_64+0x1300>
+	WORD $0x54fff06c // b.gt 0x5410 <k_mul_panels_64+0x1394>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff628b // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff5dcb // b.lt 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0x8b070e2e // add x14, x17, x7, lsl #3
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400020b // b.lt 0x54ec <k_mul_panels_64+0x154c>
-	WORD $0xb40022e1 // cbz x1, 0x590c <k_mul_panels_64+0x196c>
+	WORD $0x540001eb // b.lt 0x5658 <k_mul_panels_64+0x15dc>
+	WORD $0xb4002221 // cbz x1, 0x5a64 <k_mul_panels_64+0x19e8>
 	WORD $0x3dc00228 // ldr q8, [x17]
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
 	WORD $0x3d80023f // str q31, [x17]
-	WORD $0x540001c9 // b.ls 0x54fc <k_mul_panels_64+0x155c>
-	WORD $0x3dc0063f // ldr q31, [x17, #0x10]
+	WORD $0x540001a9 // b.ls 0x5668 <k_mul_panels_64+0x15ec>
+	WORD $0x3cc1023f // ldur q31, [x17, #0x10]
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x91008228 // add x8, x17, #0x20
 	WORD $0x4e7ed7fe // fadd v30.2d, v31.2d, v30.2d
-	WORD $0x3d80063e // str q30, [x17, #0x10]
-	WORD $0x54004389 // b.ls 0x5d4c <k_mul_panels_64+0x1dac>
-	WORD $0x3dc0011e // ldr q30, [x8]
+	WORD $0x3c81023e // stur q30, [x17, #0x10]
+	WORD $0x54004369 // b.ls 0x5eb4 <k_mul_panels_64+0x1e38>
+	WORD $0x3cc2023e // ldur q30, [x17, #0x20]
 	WORD $0x4e7dd7dd // fadd v29.2d, v30.2d, v29.2d
-	WORD $0x1400010f // b 0x5924 <k_mul_panels_64+0x1984>
-	WORD $0xb4000061 // cbz x1, 0x54f8 <k_mul_panels_64+0x1558>
+	WORD $0x1400010a // b 0x5a7c <k_mul_panels_64+0x1a00>
+	WORD $0xb4000061 // cbz x1, 0x5664 <k_mul_panels_64+0x15e8>
 	WORD $0xfd400228 // ldr d8, [x17]
 	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
 	WORD $0xfd00023f // str d31, [x17]
-	WORD $0xb4000061 // cbz x1, 0x5508 <k_mul_panels_64+0x1568>
-	WORD $0xfd400a3f // ldr d31, [x17, #0x10]
+	WORD $0xb4000061 // cbz x1, 0x5674 <k_mul_panels_64+0x15f8>
+	WORD $0xfc41023f // ldur d31, [x17, #0x10]
 	WORD $0x4e7ed7fe // fadd v30.2d, v31.2d, v30.2d
 	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0xfd000a3e // str d30, [x17, #0x10]
-	WORD $0xb4000061 // cbz x1, 0x5520 <k_mul_panels_64+0x1580>
-	WORD $0xfd40011e // ldr d30, [x8]
+	WORD $0xfc01023e // stur d30, [x17, #0x10]
+	WORD $0xb4000061 // cbz x1, 0x5688 <k_mul_panels_64+0x160c>
+	WORD $0xfc42023e // ldur d30, [x17, #0x20]
 	WORD $0x4e7dd7dd // fadd v29.2d, v30.2d, v29.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd00123d // str d29, [x17, #0x20]
-	WORD $0x54ff5e20 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff59a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400164d // b.le 0x57f8 <k_mul_panels_64+0x1858>
+	WORD $0x540015ed // b.le 0x5954 <k_mul_panels_64+0x18d8>
 	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xb4002021 // cbz x1, 0x593c <k_mul_panels_64+0x199c>
+	WORD $0xb4001fa1 // cbz x1, 0x5a94 <k_mul_panels_64+0x1a18>
 	WORD $0x3dc001dd // ldr q29, [x14]
-	WORD $0x910041c8 // add x8, x14, #0x10
+	WORD $0x910041de // add x30, x14, #0x10
 	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
 	WORD $0x3d8001dc // str q28, [x14]
-	WORD $0x360032ad // tbz w13, #0x0, 0x5ba0 <k_mul_panels_64+0x1c00>
-	WORD $0x3dc0011c // ldr q28, [x8]
+	WORD $0x3600322d // tbz w13, #0x0, 0x5cf8 <k_mul_panels_64+0x1c7c>
+	WORD $0x3dc003dc // ldr q28, [x30]
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
-	WORD $0x3d80011b // str q27, [x8]
-	WORD $0x370032a2 // tbnz w2, #0x0, 0x5bb8 <k_mul_panels_64+0x1c18>
+	WORD $0x3d8003db // str q27, [x30]
+	WORD $0x37003222 // tbnz w2, #0x0, 0x5d10 <k_mul_panels_64+0x1c94>
 	WORD $0xfd4011db // ldr d27, [x14, #0x20]
 	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
 	WORD $0x2a1f03fe // mov w30, wzr
 	WORD $0xfd0001ba // str d26, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff5b80 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000194 // b 0x5bd0 <k_mul_panels_64+0x1c30>
-	WORD $0xaa0503e1 // mov x1, x5
-	WORD $0xaa1503fe // mov x30, x21
-	WORD $0xaa0d03ee // mov x14, x13
-	WORD $0xf10011bf // cmp x13, #0x4
-	WORD $0x54000ba3 // b.lo 0x5708 <k_mul_panels_64+0x1768>
-	WORD $0x910011ce // add x14, x14, #0x4
+	WORD $0x54ff5700 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000190 // b 0x5d28 <k_mul_panels_64+0x1cac>
+	WORD $0xaa0803e1 // mov x1, x8
+	WORD $0xaa0503fe // mov x30, x5
+	WORD $0xaa0e03ed // mov x13, x14
+	WORD $0xf10011df // cmp x14, #0x4
+	WORD $0x54000ba3 // b.lo 0x5870 <k_mul_panels_64+0x17f4>
+	WORD $0x910011ae // add x14, x13, #0x4
 	WORD $0xad406fda // ldp q26, q27, [x30]
-	WORD $0xaa0103e8 // mov x8, x1
-	WORD $0x4ddfcd18 // ld1r { v24.2d }, [x8], #8
-	WORD $0xfd400119 // ldr d25, [x8]
+	WORD $0xaa0103ea // mov x10, x1
+	WORD $0x4ddfcd58 // ld1r { v24.2d }, [x10], #8
+	WORD $0xfd400159 // ldr d25, [x10]
 	WORD $0xd10011ce // sub x14, x14, #0x4
 	WORD $0x4fd91355 // fmla v21.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91374 // fmla v20.2d, v27.2d, v25.d[0]
@@ -5587,378 +5677,376 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4fda1382 // fmla v2.2d, v28.2d, v26.d[0]
 	WORD $0x4fd81321 // fmla v1.2d, v25.2d, v24.d[0]
 	WORD $0x4fd81380 // fmla v0.2d, v28.2d, v24.d[0]
-	WORD $0x54fff4cc // b.gt 0x559c <k_mul_panels_64+0x15fc>
+	WORD $0x54fff4cc // b.gt 0x5704 <k_mul_panels_64+0x1688>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0x54ff4f0b // b.lt 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff4a8b // b.lt 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
 	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400016b // b.lt 0x5744 <k_mul_panels_64+0x17a4>
-	WORD $0xb4001281 // cbz x1, 0x596c <k_mul_panels_64+0x19cc>
+	WORD $0x5400014b // b.lt 0x58a8 <k_mul_panels_64+0x182c>
+	WORD $0xb4001201 // cbz x1, 0x5ac4 <k_mul_panels_64+0x1a48>
 	WORD $0x3dc00238 // ldr q24, [x17]
-	WORD $0xaa1103e8 // mov x8, x17
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x3c810517 // str q23, [x8], #0x10
-	WORD $0x54000149 // b.ls 0x575c <k_mul_panels_64+0x17bc>
-	WORD $0x3dc00117 // ldr q23, [x8]
+	WORD $0x3d800237 // str q23, [x17]
+	WORD $0x54000109 // b.ls 0x58b8 <k_mul_panels_64+0x183c>
+	WORD $0x3cc10237 // ldur q23, [x17, #0x10]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
-	WORD $0x1400008e // b 0x5978 <k_mul_panels_64+0x19d8>
-	WORD $0xb4000061 // cbz x1, 0x5750 <k_mul_panels_64+0x17b0>
+	WORD $0x1400008b // b 0x5ad0 <k_mul_panels_64+0x1a54>
+	WORD $0xb4000061 // cbz x1, 0x58b4 <k_mul_panels_64+0x1838>
 	WORD $0xfd400238 // ldr d24, [x17]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0xaa1103e8 // mov x8, x17
-	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8517 // st1 { v23.d }[0], [x8], x10
-	WORD $0xb4000061 // cbz x1, 0x5768 <k_mul_panels_64+0x17c8>
-	WORD $0xfd400117 // ldr d23, [x8]
+	WORD $0xfd000237 // str d23, [x17]
+	WORD $0xb4000061 // cbz x1, 0x58c4 <k_mul_panels_64+0x1848>
+	WORD $0xfc410237 // ldur d23, [x17, #0x10]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0xfd000a36 // str d22, [x17, #0x10]
-	WORD $0x54ff4be0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff47c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400154d // b.le 0x5a24 <k_mul_panels_64+0x1a84>
-	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x5400152d // b.le 0x5b7c <k_mul_panels_64+0x1b00>
+	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb4001061 // cbz x1, 0x5994 <k_mul_panels_64+0x19f4>
+	WORD $0xb4001041 // cbz x1, 0x5aec <k_mul_panels_64+0x1a70>
 	WORD $0x3dc001b6 // ldr q22, [x13]
 	WORD $0x91004151 // add x17, x10, #0x10
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x3d8001b5 // str q21, [x13]
-	WORD $0x36001528 // tbz w8, #0x0, 0x5a40 <k_mul_panels_64+0x1aa0>
+	WORD $0x3600150e // tbz w14, #0x0, 0x5b98 <k_mul_panels_64+0x1b1c>
 	WORD $0x3dc00235 // ldr q21, [x17]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x3d800234 // str q20, [x17]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff49c0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140000a8 // b 0x5a58 <k_mul_panels_64+0x1ab8>
-	WORD $0xb4000061 // cbz x1, 0x57c8 <k_mul_panels_64+0x1828>
+	WORD $0x54ff45a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140000a7 // b 0x5bb0 <k_mul_panels_64+0x1b34>
+	WORD $0xb4000061 // cbz x1, 0x5924 <k_mul_panels_64+0x18a8>
 	WORD $0xfd4003d1 // ldr d17, [x30]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
-	WORD $0xaa1e03e8 // mov x8, x30
+	WORD $0xaa1e03f1 // mov x17, x30
 	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a8510 // st1 { v16.d }[0], [x8], x10
-	WORD $0x36001c4e // tbz w14, #0x0, 0x5b5c <k_mul_panels_64+0x1bbc>
-	WORD $0xb4003741 // cbz x1, 0x5ec0 <k_mul_panels_64+0x1f20>
-	WORD $0x3dc00110 // ldr q16, [x8]
-	WORD $0x910083d1 // add x17, x30, #0x20
+	WORD $0x0d8a8630 // st1 { v16.d }[0], [x17], x10
+	WORD $0x36001c2d // tbz w13, #0x0, 0x5cb4 <k_mul_panels_64+0x1c38>
+	WORD $0xb40037a1 // cbz x1, 0x6028 <k_mul_panels_64+0x1fac>
+	WORD $0x3dc00230 // ldr q16, [x17]
+	WORD $0x910083cd // add x13, x30, #0x20
 	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x3d800107 // str q7, [x8]
-	WORD $0x3607a3ff // tbz wzr, #0x0, 0x4c6c <k_mul_panels_64+0xccc>
-	WORD $0x140000e2 // b 0x5b7c <k_mul_panels_64+0x1bdc>
-	WORD $0xb4000061 // cbz x1, 0x5804 <k_mul_panels_64+0x1864>
+	WORD $0x3d800227 // str q7, [x17]
+	WORD $0x3607a25f // tbz wzr, #0x0, 0x4d94 <k_mul_panels_64+0xd18>
+	WORD $0x140000e1 // b 0x5cd4 <k_mul_panels_64+0x1c58>
+	WORD $0xb4000061 // cbz x1, 0x5960 <k_mul_panels_64+0x18e4>
 	WORD $0xfd4001dd // ldr d29, [x14]
 	WORD $0x4e7cd7bc // fadd v28.2d, v29.2d, v28.2d
-	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0xaa0e03fe // mov x30, x14
 	WORD $0x5280020a // mov w10, #0x10 // =16
-	WORD $0x0d8a851c // st1 { v28.d }[0], [x8], x10
-	WORD $0x36001c4d // tbz w13, #0x0, 0x5b98 <k_mul_panels_64+0x1bf8>
-	WORD $0xb4004161 // cbz x1, 0x6040 <k_mul_panels_64+0x20a0>
-	WORD $0x3dc0011c // ldr q28, [x8]
+	WORD $0x0d8a87dc // st1 { v28.d }[0], [x30], x10
+	WORD $0x36001c2d // tbz w13, #0x0, 0x5cf0 <k_mul_panels_64+0x1c74>
+	WORD $0xb4004201 // cbz x1, 0x61b0 <k_mul_panels_64+0x2134>
+	WORD $0x3dc003dc // ldr q28, [x30]
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x4e7bd79b // fadd v27.2d, v28.2d, v27.2d
-	WORD $0x3d80011b // str q27, [x8]
-	WORD $0x3607e9ff // tbz wzr, #0x0, 0x5568 <k_mul_panels_64+0x15c8>
-	WORD $0x140000e2 // b 0x5bb8 <k_mul_panels_64+0x1c18>
+	WORD $0x3d8003db // str q27, [x30]
+	WORD $0x3607ea5f // tbz wzr, #0x0, 0x56d0 <k_mul_panels_64+0x1654>
+	WORD $0x140000e1 // b 0x5d10 <k_mul_panels_64+0x1c94>
 	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3c810621 // str q1, [x17], #0x10
-	WORD $0x54ff8489 // b.ls 0x48cc <k_mul_panels_64+0x92c>
-	WORD $0x3d800220 // str q0, [x17]
-	WORD $0x17fffa2a // b 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x3d800221 // str q1, [x17]
+	WORD $0x54ff8309 // b.ls 0x49f8 <k_mul_panels_64+0x97c>
+	WORD $0x3c810220 // stur q0, [x17, #0x10]
+	WORD $0x17fffa09 // b 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x3d800233 // str q19, [x17]
-	WORD $0x54002309 // b.ls 0x5cb0 <k_mul_panels_64+0x1d10>
+	WORD $0x540022e9 // b.ls 0x5e08 <k_mul_panels_64+0x1d8c>
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3d800632 // str q18, [x17, #0x10]
-	WORD $0x54003269 // b.ls 0x5ea8 <k_mul_panels_64+0x1f08>
+	WORD $0x3c810232 // stur q18, [x17, #0x10]
+	WORD $0x540032c9 // b.ls 0x6010 <k_mul_panels_64+0x1f94>
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800a31 // str q17, [x17, #0x20]
-	WORD $0x54ff4420 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff4000 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
+	WORD $0x52800022 // mov w2, #0x1 // =1
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x8b070e28 // add x8, x17, x7, lsl #3
-	WORD $0xb5ff9e21 // cbnz x1, 0x4c40 <k_mul_panels_64+0xca0>
+	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
+	WORD $0xb5ff9c81 // cbnz x1, 0x4d68 <k_mul_panels_64+0xcec>
 	WORD $0x3d8003d0 // str q16, [x30]
-	WORD $0x36002fae // tbz w14, #0x0, 0x5e78 <k_mul_panels_64+0x1ed8>
+	WORD $0x3600300d // tbz w13, #0x0, 0x5fe0 <k_mul_panels_64+0x1f64>
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x91008111 // add x17, x8, #0x20
+	WORD $0x9100814d // add x13, x10, #0x20
 	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800507 // str q7, [x8, #0x10]
-	WORD $0x3700176d // tbnz w13, #0x0, 0x5b84 <k_mul_panels_64+0x1be4>
-	WORD $0x1400018c // b 0x5ecc <k_mul_panels_64+0x1f2c>
+	WORD $0x3d800547 // str q7, [x10, #0x10]
+	WORD $0x37001742 // tbnz w2, #0x0, 0x5cdc <k_mul_panels_64+0x1c60>
+	WORD $0x1400018f // b 0x6034 <k_mul_panels_64+0x1fb8>
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x3d800222 // str q2, [x17]
-	WORD $0x54ffaa29 // b.ls 0x4dec <k_mul_panels_64+0xe4c>
+	WORD $0x540020c9 // b.ls 0x5e1c <k_mul_panels_64+0x1da0>
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0x3d800621 // str q1, [x17, #0x10]
-	WORD $0x54ffaa49 // b.ls 0x4e00 <k_mul_panels_64+0xe60>
-	WORD $0x3d800100 // str q0, [x8]
-	WORD $0x17fffa0b // b 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x3c810221 // stur q1, [x17, #0x10]
+	WORD $0x54ffa929 // b.ls 0x4f34 <k_mul_panels_64+0xeb8>
+	WORD $0x3c820220 // stur q0, [x17, #0x20]
+	WORD $0x17fff9eb // b 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x3d800227 // str q7, [x17]
-	WORD $0x54001fe9 // b.ls 0x5cc8 <k_mul_panels_64+0x1d28>
+	WORD $0x54002029 // b.ls 0x5e28 <k_mul_panels_64+0x1dac>
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800626 // str q6, [x17, #0x10]
-	WORD $0x54ff40a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff3ca0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x52800022 // mov w2, #0x1 // =1
 	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb5ffcb8e // cbnz x14, 0x5258 <k_mul_panels_64+0x12b8>
+	WORD $0xb5ffcc4e // cbnz x14, 0x53c8 <k_mul_panels_64+0x134c>
 	WORD $0x91004141 // add x1, x10, #0x10
 	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x36000728 // tbz w8, #0x0, 0x59d8 <k_mul_panels_64+0x1a38>
+	WORD $0x36000722 // tbz w2, #0x0, 0x5b30 <k_mul_panels_64+0x1ab4>
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x3d800024 // str q4, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3f40 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000038 // b 0x59e8 <k_mul_panels_64+0x1a48>
+	WORD $0x54ff3b40 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000038 // b 0x5b40 <k_mul_panels_64+0x1ac4>
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x3d80023f // str q31, [x17]
-	WORD $0x54001f29 // b.ls 0x5cf8 <k_mul_panels_64+0x1d58>
+	WORD $0x54001f69 // b.ls 0x5e58 <k_mul_panels_64+0x1ddc>
 	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3d80063e // str q30, [x17, #0x10]
-	WORD $0x54003689 // b.ls 0x5ff0 <k_mul_panels_64+0x2050>
+	WORD $0x3c81023e // stur q30, [x17, #0x10]
+	WORD $0x54003709 // b.ls 0x6158 <k_mul_panels_64+0x20dc>
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800a3d // str q29, [x17, #0x20]
-	WORD $0x54ff3e00 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff3a00 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x52800022 // mov w2, #0x1 // =1
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffe021 // cbnz x1, 0x553c <k_mul_panels_64+0x159c>
+	WORD $0xb5ffe0a1 // cbnz x1, 0x56a4 <k_mul_panels_64+0x1628>
 	WORD $0x3d8001dc // str q28, [x14]
-	WORD $0x36002a8d // tbz w13, #0x0, 0x5e90 <k_mul_panels_64+0x1ef0>
+	WORD $0x36002b0d // tbz w13, #0x0, 0x5ff8 <k_mul_panels_64+0x1f7c>
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x3d8005db // str q27, [x14, #0x10]
-	WORD $0x37001362 // tbnz w2, #0x0, 0x5bc0 <k_mul_panels_64+0x1c20>
+	WORD $0x37001362 // tbnz w2, #0x0, 0x5d18 <k_mul_panels_64+0x1c9c>
 	WORD $0x2a1f03fe // mov w30, wzr
 	WORD $0xfd0001ba // str d26, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3c40 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x1400009a // b 0x5bd0 <k_mul_panels_64+0x1c30>
+	WORD $0x54ff3840 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x1400009a // b 0x5d28 <k_mul_panels_64+0x1cac>
 	WORD $0xf1000e1f // cmp x16, #0x3
 	WORD $0x3d800237 // str q23, [x17]
-	WORD $0x54001ce9 // b.ls 0x5d10 <k_mul_panels_64+0x1d70>
+	WORD $0x54001d09 // b.ls 0x5e6c <k_mul_panels_64+0x1df0>
 	WORD $0xf100047f // cmp x3, #0x1
 	WORD $0x3d800636 // str q22, [x17, #0x10]
-	WORD $0x54ff3b60 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff3760 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
-	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x8b070e2a // add x10, x17, x7, lsl #3
-	WORD $0xb5ffefe1 // cbnz x1, 0x578c <k_mul_panels_64+0x17ec>
+	WORD $0xb5fff001 // cbnz x1, 0x58e8 <k_mul_panels_64+0x186c>
 	WORD $0x91004151 // add x17, x10, #0x10
 	WORD $0x3d8001b5 // str q21, [x13]
-	WORD $0x36000568 // tbz w8, #0x0, 0x5a48 <k_mul_panels_64+0x1aa8>
+	WORD $0x3600056e // tbz w14, #0x0, 0x5ba0 <k_mul_panels_64+0x1b24>
 	WORD $0x5280002e // mov w14, #0x1 // =1
 	WORD $0x3d800234 // str q20, [x17]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3a00 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x1400002a // b 0x5a58 <k_mul_panels_64+0x1ab8>
-	WORD $0xb400006e // cbz x14, 0x59c0 <k_mul_panels_64+0x1a20>
+	WORD $0x54ff3600 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x1400002a // b 0x5bb0 <k_mul_panels_64+0x1b34>
+	WORD $0xb400006e // cbz x14, 0x5b18 <k_mul_panels_64+0x1a9c>
 	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0xaa0d03e1 // mov x1, x13
-	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0x0d888425 // st1 { v5.d }[0], [x1], x8
-	WORD $0xb400006e // cbz x14, 0x59d8 <k_mul_panels_64+0x1a38>
+	WORD $0x5280020a // mov w10, #0x10 // =16
+	WORD $0x0d8a8425 // st1 { v5.d }[0], [x1], x10
+	WORD $0xb400006e // cbz x14, 0x5b30 <k_mul_panels_64+0x1ab4>
 	WORD $0xfd400025 // ldr d5, [x1]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xfd000024 // str d4, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff3840 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff3440 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400052d // b.le 0x5a94 <k_mul_panels_64+0x1af4>
-	WORD $0xb400006e // cbz x14, 0x5a00 <k_mul_panels_64+0x1a60>
+	WORD $0x5400052d // b.le 0x5bec <k_mul_panels_64+0x1b70>
+	WORD $0xb400006e // cbz x14, 0x5b58 <k_mul_panels_64+0x1adc>
 	WORD $0x3dc001a4 // ldr q4, [x13]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x37000531 // tbnz w17, #0x0, 0x5aa8 <k_mul_panels_64+0x1b08>
-	WORD $0xb400006e // cbz x14, 0x5a14 <k_mul_panels_64+0x1a74>
+	WORD $0x37000531 // tbnz w17, #0x0, 0x5c00 <k_mul_panels_64+0x1b84>
+	WORD $0xb400006e // cbz x14, 0x5b6c <k_mul_panels_64+0x1af0>
 	WORD $0xfd4009a3 // ldr d3, [x13, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xfd0009a2 // str d2, [x13, #0x10]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff3680 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000028 // b 0x5ac0 <k_mul_panels_64+0x1b20>
-	WORD $0xb4000061 // cbz x1, 0x5a30 <k_mul_panels_64+0x1a90>
+	WORD $0x54ff3280 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000028 // b 0x5c18 <k_mul_panels_64+0x1b9c>
+	WORD $0xb4000061 // cbz x1, 0x5b88 <k_mul_panels_64+0x1b0c>
 	WORD $0xfd4001b6 // ldr d22, [x13]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0xaa0d03f1 // mov x17, x13
-	WORD $0x52800208 // mov w8, #0x10 // =16
-	WORD $0x0d888635 // st1 { v21.d }[0], [x17], x8
-	WORD $0xb4000061 // cbz x1, 0x5a48 <k_mul_panels_64+0x1aa8>
+	WORD $0x5280020a // mov w10, #0x10 // =16
+	WORD $0x0d8a8635 // st1 { v21.d }[0], [x17], x10
+	WORD $0xb4000061 // cbz x1, 0x5ba0 <k_mul_panels_64+0x1b24>
 	WORD $0xfd400235 // ldr d21, [x17]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0xfd000234 // str d20, [x17]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff34c0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff30c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004ad // b.le 0x5af4 <k_mul_panels_64+0x1b54>
-	WORD $0xb4000061 // cbz x1, 0x5a70 <k_mul_panels_64+0x1ad0>
+	WORD $0x540004ad // b.le 0x5c4c <k_mul_panels_64+0x1bd0>
+	WORD $0xb4000061 // cbz x1, 0x5bc8 <k_mul_panels_64+0x1b4c>
 	WORD $0x3dc001b4 // ldr q20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x3d8001b3 // str q19, [x13]
-	WORD $0x370004ae // tbnz w14, #0x0, 0x5b08 <k_mul_panels_64+0x1b68>
-	WORD $0xb4000061 // cbz x1, 0x5a84 <k_mul_panels_64+0x1ae4>
+	WORD $0x370004ae // tbnz w14, #0x0, 0x5c60 <k_mul_panels_64+0x1be4>
+	WORD $0xb4000061 // cbz x1, 0x5bdc <k_mul_panels_64+0x1b60>
 	WORD $0xfd4009b3 // ldr d19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0xfd0009b2 // str d18, [x13, #0x10]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff3300 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000024 // b 0x5b20 <k_mul_panels_64+0x1b80>
-	WORD $0xb400006e // cbz x14, 0x5aa0 <k_mul_panels_64+0x1b00>
+	WORD $0x54ff2f00 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000024 // b 0x5c78 <k_mul_panels_64+0x1bfc>
+	WORD $0xb400006e // cbz x14, 0x5bf8 <k_mul_panels_64+0x1b7c>
 	WORD $0xfd4001a4 // ldr d4, [x13]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x3607fb31 // tbz w17, #0x0, 0x5a08 <k_mul_panels_64+0x1a68>
-	WORD $0xb400006e // cbz x14, 0x5ab4 <k_mul_panels_64+0x1b14>
+	WORD $0x3607fb31 // tbz w17, #0x0, 0x5b60 <k_mul_panels_64+0x1ae4>
+	WORD $0xb400006e // cbz x14, 0x5c0c <k_mul_panels_64+0x1b90>
 	WORD $0x3dc005a3 // ldr q3, [x13, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x3d8005a2 // str q2, [x13, #0x10]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff3180 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff2d80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400148d // b.le 0x5d58 <k_mul_panels_64+0x1db8>
-	WORD $0xb400006e // cbz x14, 0x5ad8 <k_mul_panels_64+0x1b38>
+	WORD $0x5400150d // b.le 0x5ec0 <k_mul_panels_64+0x1e44>
+	WORD $0xb400006e // cbz x14, 0x5c30 <k_mul_panels_64+0x1bb4>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x37001491 // tbnz w17, #0x0, 0x5d6c <k_mul_panels_64+0x1dcc>
-	WORD $0xb400006e // cbz x14, 0x5aec <k_mul_panels_64+0x1b4c>
+	WORD $0x37001511 // tbnz w17, #0x0, 0x5ed4 <k_mul_panels_64+0x1e58>
+	WORD $0xb400006e // cbz x14, 0x5c44 <k_mul_panels_64+0x1bc8>
 	WORD $0xfd4009a1 // ldr d1, [x13, #0x10]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
 	WORD $0xfd0009a0 // str d0, [x13, #0x10]
-	WORD $0x17fff97f // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xb4000061 // cbz x1, 0x5b00 <k_mul_panels_64+0x1b60>
+	WORD $0x17fff95f // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xb4000061 // cbz x1, 0x5c58 <k_mul_panels_64+0x1bdc>
 	WORD $0xfd4001b4 // ldr d20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0xfd0001b3 // str d19, [x13]
-	WORD $0x3607fbae // tbz w14, #0x0, 0x5a78 <k_mul_panels_64+0x1ad8>
-	WORD $0xb4000061 // cbz x1, 0x5b14 <k_mul_panels_64+0x1b74>
+	WORD $0x3607fbae // tbz w14, #0x0, 0x5bd0 <k_mul_panels_64+0x1b54>
+	WORD $0xb4000061 // cbz x1, 0x5c6c <k_mul_panels_64+0x1bf0>
 	WORD $0x3dc005b3 // ldr q19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x3d8005b2 // str q18, [x13, #0x10]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2e80 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff2a80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400174d // b.le 0x5e10 <k_mul_panels_64+0x1e70>
-	WORD $0xb4000061 // cbz x1, 0x5b38 <k_mul_panels_64+0x1b98>
+	WORD $0x540017cd // b.le 0x5f78 <k_mul_panels_64+0x1efc>
+	WORD $0xb4000061 // cbz x1, 0x5c90 <k_mul_panels_64+0x1c14>
 	WORD $0x3dc001b2 // ldr q18, [x13]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x3d8001b1 // str q17, [x13]
-	WORD $0x3700174e // tbnz w14, #0x0, 0x5e24 <k_mul_panels_64+0x1e84>
-	WORD $0xb4000061 // cbz x1, 0x5b4c <k_mul_panels_64+0x1bac>
+	WORD $0x370017ce // tbnz w14, #0x0, 0x5f8c <k_mul_panels_64+0x1f10>
+	WORD $0xb4000061 // cbz x1, 0x5ca4 <k_mul_panels_64+0x1c28>
 	WORD $0xfd4009b1 // ldr d17, [x13, #0x10]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0xfd0009b0 // str d16, [x13, #0x10]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff2cc0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140000b9 // b 0x5e3c <k_mul_panels_64+0x1e9c>
-	WORD $0xb4002621 // cbz x1, 0x6020 <k_mul_panels_64+0x2080>
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfd400110 // ldr d16, [x8]
+	WORD $0x54ff28c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140000bd // b 0x5fa4 <k_mul_panels_64+0x1f28>
+	WORD $0xb40026e1 // cbz x1, 0x6190 <k_mul_panels_64+0x2114>
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0xfd400230 // ldr d16, [x17]
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x910083d1 // add x17, x30, #0x20
+	WORD $0x910083cd // add x13, x30, #0x20
 	WORD $0x1e672a07 // fadd d7, d16, d7
-	WORD $0xfd000107 // str d7, [x8]
-	WORD $0x360787ad // tbz w13, #0x0, 0x4c6c <k_mul_panels_64+0xccc>
+	WORD $0xfd000227 // str d7, [x17]
+	WORD $0x36078622 // tbz w2, #0x0, 0x4d94 <k_mul_panels_64+0xd18>
 	WORD $0x3dc00bc7 // ldr q7, [x30, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
-	WORD $0x3d800226 // str q6, [x17]
-	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x3d8001a6 // str q6, [x13]
+	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff2ae0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140000d2 // b 0x5edc <k_mul_panels_64+0x1f3c>
-	WORD $0xb4002641 // cbz x1, 0x6060 <k_mul_panels_64+0x20c0>
+	WORD $0x54ff26e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140000d6 // b 0x6044 <k_mul_panels_64+0x1fc8>
+	WORD $0xb4002701 // cbz x1, 0x61d0 <k_mul_panels_64+0x2154>
 	WORD $0x2a1f03e2 // mov w2, wzr
-	WORD $0xfd40011c // ldr d28, [x8]
+	WORD $0xfd4003dc // ldr d28, [x30]
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x1e7b2b9b // fadd d27, d28, d27
-	WORD $0xfd00011b // str d27, [x8]
-	WORD $0x3607cda2 // tbz w2, #0x0, 0x5568 <k_mul_panels_64+0x15c8>
+	WORD $0xfd0003db // str d27, [x30]
+	WORD $0x3607ce22 // tbz w2, #0x0, 0x56d0 <k_mul_panels_64+0x1654>
 	WORD $0x3dc009db // ldr q27, [x14, #0x20]
 	WORD $0x4e7ad77a // fadd v26.2d, v27.2d, v26.2d
 	WORD $0x3d8001ba // str q26, [x13]
 	WORD $0x5280003e // mov w30, #0x1 // =1
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff2900 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff2500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dcd // add x13, x14, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400024d // b.le 0x5c20 <k_mul_panels_64+0x1c80>
-	WORD $0xb4000061 // cbz x1, 0x5be8 <k_mul_panels_64+0x1c48>
+	WORD $0x5400024d // b.le 0x5d78 <k_mul_panels_64+0x1cfc>
+	WORD $0xb4000061 // cbz x1, 0x5d40 <k_mul_panels_64+0x1cc4>
 	WORD $0x3dc001ba // ldr q26, [x13]
 	WORD $0x4e79d759 // fadd v25.2d, v26.2d, v25.2d
 	WORD $0x3d8001b9 // str q25, [x13]
-	WORD $0x37000251 // tbnz w17, #0x0, 0x5c34 <k_mul_panels_64+0x1c94>
-	WORD $0xb4000061 // cbz x1, 0x5bfc <k_mul_panels_64+0x1c5c>
+	WORD $0x37000251 // tbnz w17, #0x0, 0x5d8c <k_mul_panels_64+0x1d10>
+	WORD $0xb4000061 // cbz x1, 0x5d54 <k_mul_panels_64+0x1cd8>
 	WORD $0xfd4009b9 // ldr d25, [x13, #0x10]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0xfd0009b8 // str d24, [x13, #0x10]
-	WORD $0x3700025e // tbnz w30, #0x0, 0x5c48 <k_mul_panels_64+0x1ca8>
-	WORD $0xb4000061 // cbz x1, 0x5c10 <k_mul_panels_64+0x1c70>
+	WORD $0x3700025e // tbnz w30, #0x0, 0x5da0 <k_mul_panels_64+0x1d24>
+	WORD $0xb4000061 // cbz x1, 0x5d68 <k_mul_panels_64+0x1cec>
 	WORD $0xfd4011b8 // ldr d24, [x13, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0xfd0011b7 // str d23, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff26a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000011 // b 0x5c60 <k_mul_panels_64+0x1cc0>
-	WORD $0xb4000061 // cbz x1, 0x5c2c <k_mul_panels_64+0x1c8c>
+	WORD $0x54ff22a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000011 // b 0x5db8 <k_mul_panels_64+0x1d3c>
+	WORD $0xb4000061 // cbz x1, 0x5d84 <k_mul_panels_64+0x1d08>
 	WORD $0xfd4001ba // ldr d26, [x13]
 	WORD $0x4e79d759 // fadd v25.2d, v26.2d, v25.2d
 	WORD $0xfd0001b9 // str d25, [x13]
-	WORD $0x3607fe11 // tbz w17, #0x0, 0x5bf0 <k_mul_panels_64+0x1c50>
-	WORD $0xb4000061 // cbz x1, 0x5c40 <k_mul_panels_64+0x1ca0>
+	WORD $0x3607fe11 // tbz w17, #0x0, 0x5d48 <k_mul_panels_64+0x1ccc>
+	WORD $0xb4000061 // cbz x1, 0x5d98 <k_mul_panels_64+0x1d1c>
 	WORD $0x3dc005b9 // ldr q25, [x13, #0x10]
 	WORD $0x4e78d738 // fadd v24.2d, v25.2d, v24.2d
 	WORD $0x3d8005b8 // str q24, [x13, #0x10]
-	WORD $0x3607fe1e // tbz w30, #0x0, 0x5c04 <k_mul_panels_64+0x1c64>
-	WORD $0xb4000061 // cbz x1, 0x5c54 <k_mul_panels_64+0x1cb4>
+	WORD $0x3607fe1e // tbz w30, #0x0, 0x5d5c <k_mul_panels_64+0x1ce0>
+	WORD $0xb4000061 // cbz x1, 0x5dac <k_mul_panels_64+0x1d30>
 	WORD $0x3dc009b8 // ldr q24, [x13, #0x20]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x3d8009b7 // str q23, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff2480 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff2080 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540008cd // b.le 0x5d80 <k_mul_panels_64+0x1de0>
-	WORD $0xb4000061 // cbz x1, 0x5c78 <k_mul_panels_64+0x1cd8>
+	WORD $0x5400094d // b.le 0x5ee8 <k_mul_panels_64+0x1e6c>
+	WORD $0xb4000061 // cbz x1, 0x5dd0 <k_mul_panels_64+0x1d54>
 	WORD $0x3dc001b7 // ldr q23, [x13]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0x3d8001b6 // str q22, [x13]
-	WORD $0x370008d1 // tbnz w17, #0x0, 0x5d94 <k_mul_panels_64+0x1df4>
-	WORD $0xb4000061 // cbz x1, 0x5c8c <k_mul_panels_64+0x1cec>
+	WORD $0x37000951 // tbnz w17, #0x0, 0x5efc <k_mul_panels_64+0x1e80>
+	WORD $0xb4000061 // cbz x1, 0x5de4 <k_mul_panels_64+0x1d68>
 	WORD $0xfd4009b6 // ldr d22, [x13, #0x10]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0xfd0009b5 // str d21, [x13, #0x10]
-	WORD $0x370008de // tbnz w30, #0x0, 0x5da8 <k_mul_panels_64+0x1e08>
-	WORD $0xb4000061 // cbz x1, 0x5ca0 <k_mul_panels_64+0x1d00>
+	WORD $0x3700095e // tbnz w30, #0x0, 0x5f10 <k_mul_panels_64+0x1e94>
+	WORD $0xb4000061 // cbz x1, 0x5df8 <k_mul_panels_64+0x1d7c>
 	WORD $0xfd4011b5 // ldr d21, [x13, #0x20]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0xfd0011b4 // str d20, [x13, #0x20]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff2220 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000045 // b 0x5dc0 <k_mul_panels_64+0x1e20>
+	WORD $0x54ff1e20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000049 // b 0x5f28 <k_mul_panels_64+0x1eac>
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0xfd000a32 // str d18, [x17, #0x10]
-	WORD $0xb5ff7abf // cbnz xzr, 0x4c14 <k_mul_panels_64+0xc74>
-	WORD $0x17fffbd6 // b 0x4c1c <k_mul_panels_64+0xc7c>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfc010232 // stur d18, [x17, #0x10]
+	WORD $0xb5ff795f // cbnz xzr, 0x4d3c <k_mul_panels_64+0xcc0>
+	WORD $0x17fffbcb // b 0x4d44 <k_mul_panels_64+0xcc8>
+	WORD $0xfc010221 // stur d1, [x17, #0x10]
+	WORD $0xb5ff887f // cbnz xzr, 0x4f2c <k_mul_panels_64+0xeb0>
+	WORD $0x17fffc44 // b 0x4f34 <k_mul_panels_64+0xeb8>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000a26 // str d6, [x17, #0x10]
-	WORD $0x54ff20e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0xfc010226 // stur d6, [x17, #0x10]
+	WORD $0x54ff1ca0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
 	WORD $0xaa1f03ee // mov x14, xzr
 	WORD $0xaa0d03e1 // mov x1, x13
@@ -5966,17 +6054,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xfd000024 // str d4, [x1]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff1fe0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17ffff3d // b 0x59e8 <k_mul_panels_64+0x1a48>
+	WORD $0x54ff1ba0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17ffff3b // b 0x5b40 <k_mul_panels_64+0x1ac4>
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0x91008228 // add x8, x17, #0x20
-	WORD $0xfd000a3e // str d30, [x17, #0x10]
-	WORD $0xb5ffc09f // cbnz xzr, 0x5518 <k_mul_panels_64+0x1578>
-	WORD $0x17fffe05 // b 0x5520 <k_mul_panels_64+0x1580>
+	WORD $0xfc01023e // stur d30, [x17, #0x10]
+	WORD $0xb5ffc0ff // cbnz xzr, 0x5680 <k_mul_panels_64+0x1604>
+	WORD $0x17fffe08 // b 0x5688 <k_mul_panels_64+0x160c>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd000a36 // str d22, [x17, #0x10]
-	WORD $0x54ff1ea0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0xfc010236 // stur d22, [x17, #0x10]
+	WORD $0x54ff1a80 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e2d // add x13, x17, x7, lsl #3
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xaa0d03f1 // mov x17, x13
@@ -5984,183 +6071,186 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0xfd000234 // str d20, [x17]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff1da0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17ffff47 // b 0x5a58 <k_mul_panels_64+0x1ab8>
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0xb5ff7681 // cbnz x1, 0x4c14 <k_mul_panels_64+0xc74>
-	WORD $0x17fffbb5 // b 0x4c1c <k_mul_panels_64+0xc7c>
+	WORD $0x54ff1980 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17ffff46 // b 0x5bb0 <k_mul_panels_64+0x1b34>
 	WORD $0x5280002d // mov w13, #0x1 // =1
-	WORD $0xb5ffbe41 // cbnz x1, 0x5518 <k_mul_panels_64+0x1578>
-	WORD $0x17fffdf3 // b 0x5520 <k_mul_panels_64+0x1580>
-	WORD $0xb400006e // cbz x14, 0x5d64 <k_mul_panels_64+0x1dc4>
+	WORD $0xb5ff74e1 // cbnz x1, 0x4d3c <k_mul_panels_64+0xcc0>
+	WORD $0x17fffba8 // b 0x4d44 <k_mul_panels_64+0xcc8>
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xb5ff840d // cbnz x13, 0x4f2c <k_mul_panels_64+0xeb0>
+	WORD $0x17fffc21 // b 0x4f34 <k_mul_panels_64+0xeb8>
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xb5ffbe41 // cbnz x1, 0x5680 <k_mul_panels_64+0x1604>
+	WORD $0x17fffdf3 // b 0x5688 <k_mul_panels_64+0x160c>
+	WORD $0xb400006e // cbz x14, 0x5ecc <k_mul_panels_64+0x1e50>
 	WORD $0xfd4001a2 // ldr d2, [x13]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x3607ebd1 // tbz w17, #0x0, 0x5ae0 <k_mul_panels_64+0x1b40>
-	WORD $0xb400006e // cbz x14, 0x5d78 <k_mul_panels_64+0x1dd8>
+	WORD $0x3607eb51 // tbz w17, #0x0, 0x5c38 <k_mul_panels_64+0x1bbc>
+	WORD $0xb400006e // cbz x14, 0x5ee0 <k_mul_panels_64+0x1e64>
 	WORD $0x3dc005a1 // ldr q1, [x13, #0x10]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
 	WORD $0x3d8005a0 // str q0, [x13, #0x10]
-	WORD $0x17fff8dc // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xb4000061 // cbz x1, 0x5d8c <k_mul_panels_64+0x1dec>
+	WORD $0x17fff8b8 // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xb4000061 // cbz x1, 0x5ef4 <k_mul_panels_64+0x1e78>
 	WORD $0xfd4001b7 // ldr d23, [x13]
 	WORD $0x4e76d6f6 // fadd v22.2d, v23.2d, v22.2d
 	WORD $0xfd0001b6 // str d22, [x13]
-	WORD $0x3607f791 // tbz w17, #0x0, 0x5c80 <k_mul_panels_64+0x1ce0>
-	WORD $0xb4000061 // cbz x1, 0x5da0 <k_mul_panels_64+0x1e00>
+	WORD $0x3607f711 // tbz w17, #0x0, 0x5dd8 <k_mul_panels_64+0x1d5c>
+	WORD $0xb4000061 // cbz x1, 0x5f08 <k_mul_panels_64+0x1e8c>
 	WORD $0x3dc005b6 // ldr q22, [x13, #0x10]
 	WORD $0x4e75d6d5 // fadd v21.2d, v22.2d, v21.2d
 	WORD $0x3d8005b5 // str q21, [x13, #0x10]
-	WORD $0x3607f79e // tbz w30, #0x0, 0x5c94 <k_mul_panels_64+0x1cf4>
-	WORD $0xb4000061 // cbz x1, 0x5db4 <k_mul_panels_64+0x1e14>
+	WORD $0x3607f71e // tbz w30, #0x0, 0x5dec <k_mul_panels_64+0x1d70>
+	WORD $0xb4000061 // cbz x1, 0x5f1c <k_mul_panels_64+0x1ea0>
 	WORD $0x3dc009b5 // ldr q21, [x13, #0x20]
 	WORD $0x4e74d6b4 // fadd v20.2d, v21.2d, v20.2d
 	WORD $0x3d8009b4 // str q20, [x13, #0x20]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff1980 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff1500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540015cd // b.le 0x6080 <k_mul_panels_64+0x20e0>
-	WORD $0xb4000061 // cbz x1, 0x5dd8 <k_mul_panels_64+0x1e38>
+	WORD $0x5400160d // b.le 0x61f0 <k_mul_panels_64+0x2174>
+	WORD $0xb4000061 // cbz x1, 0x5f40 <k_mul_panels_64+0x1ec4>
 	WORD $0x3dc001b4 // ldr q20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x3d8001b3 // str q19, [x13]
-	WORD $0x370015d1 // tbnz w17, #0x0, 0x6094 <k_mul_panels_64+0x20f4>
-	WORD $0xb4000061 // cbz x1, 0x5dec <k_mul_panels_64+0x1e4c>
+	WORD $0x37001611 // tbnz w17, #0x0, 0x6204 <k_mul_panels_64+0x2188>
+	WORD $0xb4000061 // cbz x1, 0x5f54 <k_mul_panels_64+0x1ed8>
 	WORD $0xfd4009b3 // ldr d19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0xfd0009b2 // str d18, [x13, #0x10]
-	WORD $0x370015de // tbnz w30, #0x0, 0x60a8 <k_mul_panels_64+0x2108>
-	WORD $0xb4000061 // cbz x1, 0x5e00 <k_mul_panels_64+0x1e60>
+	WORD $0x3700161e // tbnz w30, #0x0, 0x6218 <k_mul_panels_64+0x219c>
+	WORD $0xb4000061 // cbz x1, 0x5f68 <k_mul_panels_64+0x1eec>
 	WORD $0xfd4011b2 // ldr d18, [x13, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0xfd0011b1 // str d17, [x13, #0x20]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54ff1720 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140000ad // b 0x60c0 <k_mul_panels_64+0x2120>
-	WORD $0xb4000061 // cbz x1, 0x5e1c <k_mul_panels_64+0x1e7c>
+	WORD $0x54ff12a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140000af // b 0x6230 <k_mul_panels_64+0x21b4>
+	WORD $0xb4000061 // cbz x1, 0x5f84 <k_mul_panels_64+0x1f08>
 	WORD $0xfd4001b2 // ldr d18, [x13]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0xfd0001b1 // str d17, [x13]
-	WORD $0x3607e90e // tbz w14, #0x0, 0x5b40 <k_mul_panels_64+0x1ba0>
-	WORD $0xb4000061 // cbz x1, 0x5e30 <k_mul_panels_64+0x1e90>
+	WORD $0x3607e88e // tbz w14, #0x0, 0x5c98 <k_mul_panels_64+0x1c1c>
+	WORD $0xb4000061 // cbz x1, 0x5f98 <k_mul_panels_64+0x1f1c>
 	WORD $0x3dc005b1 // ldr q17, [x13, #0x10]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x3d8005b0 // str q16, [x13, #0x10]
 	WORD $0xf100107f // cmp x3, #0x4
-	WORD $0x54ff15a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54ff1120 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400166d // b.le 0x6110 <k_mul_panels_64+0x2170>
-	WORD $0xb4000061 // cbz x1, 0x5e54 <k_mul_panels_64+0x1eb4>
+	WORD $0x540016ad // b.le 0x6280 <k_mul_panels_64+0x2204>
+	WORD $0xb4000061 // cbz x1, 0x5fbc <k_mul_panels_64+0x1f40>
 	WORD $0x3dc001b0 // ldr q16, [x13]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x3d8001a7 // str q7, [x13]
-	WORD $0x3700166e // tbnz w14, #0x0, 0x6124 <k_mul_panels_64+0x2184>
-	WORD $0xb4000061 // cbz x1, 0x5e68 <k_mul_panels_64+0x1ec8>
+	WORD $0x370016ae // tbnz w14, #0x0, 0x6294 <k_mul_panels_64+0x2218>
+	WORD $0xb4000061 // cbz x1, 0x5fd0 <k_mul_panels_64+0x1f54>
 	WORD $0xfd4009a7 // ldr d7, [x13, #0x10]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0xfd0009a6 // str d6, [x13, #0x10]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54ff13e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x140000b2 // b 0x613c <k_mul_panels_64+0x219c>
+	WORD $0x54ff0f60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x140000b4 // b 0x62ac <k_mul_panels_64+0x2230>
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0xaa1f03e1 // mov x1, xzr
-	WORD $0x91008111 // add x17, x8, #0x20
-	WORD $0xfd000907 // str d7, [x8, #0x10]
-	WORD $0x3707e7ed // tbnz w13, #0x0, 0x5b84 <k_mul_panels_64+0x1be4>
-	WORD $0x14000010 // b 0x5ecc <k_mul_panels_64+0x1f2c>
+	WORD $0x9100814d // add x13, x10, #0x20
+	WORD $0xfd000947 // str d7, [x10, #0x10]
+	WORD $0x3707e762 // tbnz w2, #0x0, 0x5cdc <k_mul_panels_64+0x1c60>
+	WORD $0x14000010 // b 0x6034 <k_mul_panels_64+0x1fb8>
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0xfd0009db // str d27, [x14, #0x10]
-	WORD $0x3707e902 // tbnz w2, #0x0, 0x5bc0 <k_mul_panels_64+0x1c20>
-	WORD $0x17fffead // b 0x5958 <k_mul_panels_64+0x19b8>
+	WORD $0x3707e882 // tbnz w2, #0x0, 0x5d18 <k_mul_panels_64+0x1c9c>
+	WORD $0x17fffea9 // b 0x5ab0 <k_mul_panels_64+0x1a34>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd001231 // str d17, [x17, #0x20]
-	WORD $0x54ff11e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0xfc020231 // stur d17, [x17, #0x20]
+	WORD $0x54ff0d60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070e3e // add x30, x17, x7, lsl #3
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0x3d8003d0 // str q16, [x30]
 	WORD $0x3d8007c7 // str q7, [x30, #0x10]
-	WORD $0x910083d1 // add x17, x30, #0x20
+	WORD $0x910083cd // add x13, x30, #0x20
 	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfd000226 // str d6, [x17]
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xfd0001a6 // str d6, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff10a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070fd1 // add x17, x30, x7, lsl #3
+	WORD $0x54ff0c20 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070fcd // add x13, x30, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400024d // b.le 0x5f2c <k_mul_panels_64+0x1f8c>
-	WORD $0xb4000061 // cbz x1, 0x5ef4 <k_mul_panels_64+0x1f54>
-	WORD $0x3dc00226 // ldr q6, [x17]
+	WORD $0x5400024d // b.le 0x6094 <k_mul_panels_64+0x2018>
+	WORD $0xb4000061 // cbz x1, 0x605c <k_mul_panels_64+0x1fe0>
+	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0x3d800225 // str q5, [x17]
-	WORD $0x3700024e // tbnz w14, #0x0, 0x5f40 <k_mul_panels_64+0x1fa0>
-	WORD $0xb4000061 // cbz x1, 0x5f08 <k_mul_panels_64+0x1f68>
-	WORD $0xfd400a25 // ldr d5, [x17, #0x10]
+	WORD $0x3d8001a5 // str q5, [x13]
+	WORD $0x3700024e // tbnz w14, #0x0, 0x60a8 <k_mul_panels_64+0x202c>
+	WORD $0xb4000061 // cbz x1, 0x6070 <k_mul_panels_64+0x1ff4>
+	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0xfd000a24 // str d4, [x17, #0x10]
-	WORD $0x3700024d // tbnz w13, #0x0, 0x5f54 <k_mul_panels_64+0x1fb4>
-	WORD $0xb4000061 // cbz x1, 0x5f1c <k_mul_panels_64+0x1f7c>
-	WORD $0xfd401224 // ldr d4, [x17, #0x20]
+	WORD $0xfd0009a4 // str d4, [x13, #0x10]
+	WORD $0x37000251 // tbnz w17, #0x0, 0x60bc <k_mul_panels_64+0x2040>
+	WORD $0xb4000061 // cbz x1, 0x6084 <k_mul_panels_64+0x2008>
+	WORD $0xfd4011a4 // ldr d4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0xfd001223 // str d3, [x17, #0x20]
+	WORD $0xfd0011a3 // str d3, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff0e40 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000011 // b 0x5f6c <k_mul_panels_64+0x1fcc>
-	WORD $0xb4000061 // cbz x1, 0x5f38 <k_mul_panels_64+0x1f98>
-	WORD $0xfd400226 // ldr d6, [x17]
+	WORD $0x54ff09c0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000011 // b 0x60d4 <k_mul_panels_64+0x2058>
+	WORD $0xb4000061 // cbz x1, 0x60a0 <k_mul_panels_64+0x2024>
+	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
-	WORD $0xfd000225 // str d5, [x17]
-	WORD $0x3607fe0e // tbz w14, #0x0, 0x5efc <k_mul_panels_64+0x1f5c>
-	WORD $0xb4000061 // cbz x1, 0x5f4c <k_mul_panels_64+0x1fac>
-	WORD $0x3dc00625 // ldr q5, [x17, #0x10]
+	WORD $0xfd0001a5 // str d5, [x13]
+	WORD $0x3607fe0e // tbz w14, #0x0, 0x6064 <k_mul_panels_64+0x1fe8>
+	WORD $0xb4000061 // cbz x1, 0x60b4 <k_mul_panels_64+0x2038>
+	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
-	WORD $0x3d800624 // str q4, [x17, #0x10]
-	WORD $0x3607fe0d // tbz w13, #0x0, 0x5f10 <k_mul_panels_64+0x1f70>
-	WORD $0xb4000061 // cbz x1, 0x5f60 <k_mul_panels_64+0x1fc0>
-	WORD $0x3dc00a24 // ldr q4, [x17, #0x20]
+	WORD $0x3d8005a4 // str q4, [x13, #0x10]
+	WORD $0x3607fe11 // tbz w17, #0x0, 0x6078 <k_mul_panels_64+0x1ffc>
+	WORD $0xb4000061 // cbz x1, 0x60c8 <k_mul_panels_64+0x204c>
+	WORD $0x3dc009a4 // ldr q4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x3d800a23 // str q3, [x17, #0x20]
+	WORD $0x3d8009a3 // str q3, [x13, #0x20]
 	WORD $0xf1000c7f // cmp x3, #0x3
-	WORD $0x54ff0c20 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x8b070e31 // add x17, x17, x7, lsl #3
+	WORD $0x54ff07a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400020d // b.le 0x5fb4 <k_mul_panels_64+0x2014>
-	WORD $0xb4000061 // cbz x1, 0x5f84 <k_mul_panels_64+0x1fe4>
-	WORD $0x3dc00223 // ldr q3, [x17]
+	WORD $0x5400020d // b.le 0x611c <k_mul_panels_64+0x20a0>
+	WORD $0xb4000061 // cbz x1, 0x60ec <k_mul_panels_64+0x2070>
+	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x3d800222 // str q2, [x17]
-	WORD $0x3700020e // tbnz w14, #0x0, 0x5fc8 <k_mul_panels_64+0x2028>
-	WORD $0xb4000061 // cbz x1, 0x5f98 <k_mul_panels_64+0x1ff8>
-	WORD $0xfd400a22 // ldr d2, [x17, #0x10]
+	WORD $0x3d8001a2 // str q2, [x13]
+	WORD $0x3700020e // tbnz w14, #0x0, 0x6130 <k_mul_panels_64+0x20b4>
+	WORD $0xb4000061 // cbz x1, 0x6100 <k_mul_panels_64+0x2084>
+	WORD $0xfd4009a2 // ldr d2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0xfd000a21 // str d1, [x17, #0x10]
-	WORD $0x3700020d // tbnz w13, #0x0, 0x5fdc <k_mul_panels_64+0x203c>
-	WORD $0xb4000061 // cbz x1, 0x5fac <k_mul_panels_64+0x200c>
-	WORD $0xfd401221 // ldr d1, [x17, #0x20]
+	WORD $0xfd0009a1 // str d1, [x13, #0x10]
+	WORD $0x37000211 // tbnz w17, #0x0, 0x6144 <k_mul_panels_64+0x20c8>
+	WORD $0xb4000061 // cbz x1, 0x6114 <k_mul_panels_64+0x2098>
+	WORD $0xfd4011a1 // ldr d1, [x13, #0x20]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd001220 // str d0, [x17, #0x20]
-	WORD $0x17fff84f // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xb4000061 // cbz x1, 0x5fc0 <k_mul_panels_64+0x2020>
-	WORD $0xfd400223 // ldr d3, [x17]
+	WORD $0xfd0011a0 // str d0, [x13, #0x20]
+	WORD $0x17fff82b // b 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0xb4000061 // cbz x1, 0x6128 <k_mul_panels_64+0x20ac>
+	WORD $0xfd4001a3 // ldr d3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0xfd000222 // str d2, [x17]
-	WORD $0x3607fe4e // tbz w14, #0x0, 0x5f8c <k_mul_panels_64+0x1fec>
-	WORD $0xb4000061 // cbz x1, 0x5fd4 <k_mul_panels_64+0x2034>
-	WORD $0x3dc00622 // ldr q2, [x17, #0x10]
+	WORD $0xfd0001a2 // str d2, [x13]
+	WORD $0x3607fe4e // tbz w14, #0x0, 0x60f4 <k_mul_panels_64+0x2078>
+	WORD $0xb4000061 // cbz x1, 0x613c <k_mul_panels_64+0x20c0>
+	WORD $0x3dc005a2 // ldr q2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x3d800621 // str q1, [x17, #0x10]
-	WORD $0x3607fe4d // tbz w13, #0x0, 0x5fa0 <k_mul_panels_64+0x2000>
-	WORD $0xb4000061 // cbz x1, 0x5fe8 <k_mul_panels_64+0x2048>
-	WORD $0x3dc00a21 // ldr q1, [x17, #0x20]
+	WORD $0x3d8005a1 // str q1, [x13, #0x10]
+	WORD $0x3607fe51 // tbz w17, #0x0, 0x6108 <k_mul_panels_64+0x208c>
+	WORD $0xb4000061 // cbz x1, 0x6150 <k_mul_panels_64+0x20d4>
+	WORD $0x3dc009a1 // ldr q1, [x13, #0x20]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d800a20 // str q0, [x17, #0x20]
-	WORD $0x17fff840 // b 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x3d8009a0 // str q0, [x13, #0x20]
+	WORD $0x17fff81c // b 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xf100047f // cmp x3, #0x1
-	WORD $0xfd00123d // str d29, [x17, #0x20]
-	WORD $0x54ff07a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0xfc02023d // stur d29, [x17, #0x20]
+	WORD $0x54ff0320 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xad006ddc // stp q28, q27, [x14]
 	WORD $0x910081cd // add x13, x14, #0x20
@@ -6168,236 +6258,233 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a1f03fe // mov w30, wzr
 	WORD $0xfd0001ba // str d26, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff06a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17fffeed // b 0x5bd0 <k_mul_panels_64+0x1c30>
+	WORD $0x54ff0220 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17fffee9 // b 0x5d28 <k_mul_panels_64+0x1cac>
+	WORD $0xfd0001c0 // str d0, [x14]
+	WORD $0x17fff80e // b 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x2a1f03ee // mov w14, wzr
 	WORD $0xfd000bc7 // str d7, [x30, #0x10]
-	WORD $0x910083d1 // add x17, x30, #0x20
-	WORD $0x2a1f03ed // mov w13, wzr
-	WORD $0xfd000226 // str d6, [x17]
+	WORD $0x910083cd // add x13, x30, #0x20
+	WORD $0x2a1f03f1 // mov w17, wzr
+	WORD $0xfd0001a6 // str d6, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff05a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17ffffa8 // b 0x5edc <k_mul_panels_64+0x1f3c>
+	WORD $0x54ff00e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17ffffa6 // b 0x6044 <k_mul_panels_64+0x1fc8>
 	WORD $0x3d8005db // str q27, [x14, #0x10]
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0x52800031 // mov w17, #0x1 // =1
 	WORD $0x2a1f03fe // mov w30, wzr
 	WORD $0xfd0001ba // str d26, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff04a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17fffedd // b 0x5bd0 <k_mul_panels_64+0x1c30>
+	WORD $0x54feffe0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17fffed7 // b 0x5d28 <k_mul_panels_64+0x1cac>
 	WORD $0x2a1f03f1 // mov w17, wzr
 	WORD $0x910081cd // add x13, x14, #0x20
 	WORD $0xfd0009db // str d27, [x14, #0x10]
 	WORD $0x2a1f03fe // mov w30, wzr
 	WORD $0xfd0001ba // str d26, [x13]
 	WORD $0xf100087f // cmp x3, #0x2
-	WORD $0x54ff03a0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x17fffed5 // b 0x5bd0 <k_mul_panels_64+0x1c30>
-	WORD $0xb4000061 // cbz x1, 0x608c <k_mul_panels_64+0x20ec>
+	WORD $0x54fefee0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x17fffecf // b 0x5d28 <k_mul_panels_64+0x1cac>
+	WORD $0xb4000061 // cbz x1, 0x61fc <k_mul_panels_64+0x2180>
 	WORD $0xfd4001b4 // ldr d20, [x13]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0xfd0001b3 // str d19, [x13]
-	WORD $0x3607ea91 // tbz w17, #0x0, 0x5de0 <k_mul_panels_64+0x1e40>
-	WORD $0xb4000061 // cbz x1, 0x60a0 <k_mul_panels_64+0x2100>
+	WORD $0x3607ea51 // tbz w17, #0x0, 0x5f48 <k_mul_panels_64+0x1ecc>
+	WORD $0xb4000061 // cbz x1, 0x6210 <k_mul_panels_64+0x2194>
 	WORD $0x3dc005b3 // ldr q19, [x13, #0x10]
 	WORD $0x4e72d672 // fadd v18.2d, v19.2d, v18.2d
 	WORD $0x3d8005b2 // str q18, [x13, #0x10]
-	WORD $0x3607ea9e // tbz w30, #0x0, 0x5df4 <k_mul_panels_64+0x1e54>
-	WORD $0xb4000061 // cbz x1, 0x60b4 <k_mul_panels_64+0x2114>
+	WORD $0x3607ea5e // tbz w30, #0x0, 0x5f5c <k_mul_panels_64+0x1ee0>
+	WORD $0xb4000061 // cbz x1, 0x6224 <k_mul_panels_64+0x21a8>
 	WORD $0x3dc009b2 // ldr q18, [x13, #0x20]
 	WORD $0x4e71d651 // fadd v17.2d, v18.2d, v17.2d
 	WORD $0x3d8009b1 // str q17, [x13, #0x20]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54ff0180 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54fefcc0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400058d // b.le 0x6178 <k_mul_panels_64+0x21d8>
-	WORD $0xb4000061 // cbz x1, 0x60d8 <k_mul_panels_64+0x2138>
+	WORD $0x5400058d // b.le 0x62e8 <k_mul_panels_64+0x226c>
+	WORD $0xb4000061 // cbz x1, 0x6248 <k_mul_panels_64+0x21cc>
 	WORD $0x3dc001b1 // ldr q17, [x13]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0x3d8001b0 // str q16, [x13]
-	WORD $0x37000591 // tbnz w17, #0x0, 0x618c <k_mul_panels_64+0x21ec>
-	WORD $0xb4000061 // cbz x1, 0x60ec <k_mul_panels_64+0x214c>
+	WORD $0x37000591 // tbnz w17, #0x0, 0x62fc <k_mul_panels_64+0x2280>
+	WORD $0xb4000061 // cbz x1, 0x625c <k_mul_panels_64+0x21e0>
 	WORD $0xfd4009b0 // ldr d16, [x13, #0x10]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0xfd0009a7 // str d7, [x13, #0x10]
-	WORD $0x3700059e // tbnz w30, #0x0, 0x61a0 <k_mul_panels_64+0x2200>
-	WORD $0xb4000061 // cbz x1, 0x6100 <k_mul_panels_64+0x2160>
+	WORD $0x3700059e // tbnz w30, #0x0, 0x6310 <k_mul_panels_64+0x2294>
+	WORD $0xb4000061 // cbz x1, 0x6270 <k_mul_panels_64+0x21f4>
 	WORD $0xfd4011a7 // ldr d7, [x13, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0xfd0011a6 // str d6, [x13, #0x20]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54feff20 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x1400002b // b 0x61b8 <k_mul_panels_64+0x2218>
-	WORD $0xb4000061 // cbz x1, 0x611c <k_mul_panels_64+0x217c>
+	WORD $0x54fefa60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x1400002b // b 0x6328 <k_mul_panels_64+0x22ac>
+	WORD $0xb4000061 // cbz x1, 0x628c <k_mul_panels_64+0x2210>
 	WORD $0xfd4001b0 // ldr d16, [x13]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0xfd0001a7 // str d7, [x13]
-	WORD $0x3607e9ee // tbz w14, #0x0, 0x5e5c <k_mul_panels_64+0x1ebc>
-	WORD $0xb4000061 // cbz x1, 0x6130 <k_mul_panels_64+0x2190>
+	WORD $0x3607e9ae // tbz w14, #0x0, 0x5fc4 <k_mul_panels_64+0x1f48>
+	WORD $0xb4000061 // cbz x1, 0x62a0 <k_mul_panels_64+0x2224>
 	WORD $0x3dc005a7 // ldr q7, [x13, #0x10]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x3d8005a6 // str q6, [x13, #0x10]
 	WORD $0xf100147f // cmp x3, #0x5
-	WORD $0x54fefda0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54fef8e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400062d // b.le 0x6208 <k_mul_panels_64+0x2268>
-	WORD $0xb4000061 // cbz x1, 0x6154 <k_mul_panels_64+0x21b4>
+	WORD $0x5400062d // b.le 0x6378 <k_mul_panels_64+0x22fc>
+	WORD $0xb4000061 // cbz x1, 0x62c4 <k_mul_panels_64+0x2248>
 	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x3700062e // tbnz w14, #0x0, 0x621c <k_mul_panels_64+0x227c>
-	WORD $0xb4000061 // cbz x1, 0x6168 <k_mul_panels_64+0x21c8>
+	WORD $0x3700062e // tbnz w14, #0x0, 0x638c <k_mul_panels_64+0x2310>
+	WORD $0xb4000061 // cbz x1, 0x62d8 <k_mul_panels_64+0x225c>
 	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0xfd0009a4 // str d4, [x13, #0x10]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fefbe0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x14000030 // b 0x6234 <k_mul_panels_64+0x2294>
-	WORD $0xb4000061 // cbz x1, 0x6184 <k_mul_panels_64+0x21e4>
+	WORD $0x54fef720 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x14000030 // b 0x63a4 <k_mul_panels_64+0x2328>
+	WORD $0xb4000061 // cbz x1, 0x62f4 <k_mul_panels_64+0x2278>
 	WORD $0xfd4001b1 // ldr d17, [x13]
 	WORD $0x4e70d630 // fadd v16.2d, v17.2d, v16.2d
 	WORD $0xfd0001b0 // str d16, [x13]
-	WORD $0x3607fad1 // tbz w17, #0x0, 0x60e0 <k_mul_panels_64+0x2140>
-	WORD $0xb4000061 // cbz x1, 0x6198 <k_mul_panels_64+0x21f8>
+	WORD $0x3607fad1 // tbz w17, #0x0, 0x6250 <k_mul_panels_64+0x21d4>
+	WORD $0xb4000061 // cbz x1, 0x6308 <k_mul_panels_64+0x228c>
 	WORD $0x3dc005b0 // ldr q16, [x13, #0x10]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x3d8005a7 // str q7, [x13, #0x10]
-	WORD $0x3607fade // tbz w30, #0x0, 0x60f4 <k_mul_panels_64+0x2154>
-	WORD $0xb4000061 // cbz x1, 0x61ac <k_mul_panels_64+0x220c>
+	WORD $0x3607fade // tbz w30, #0x0, 0x6264 <k_mul_panels_64+0x21e8>
+	WORD $0xb4000061 // cbz x1, 0x631c <k_mul_panels_64+0x22a0>
 	WORD $0x3dc009a7 // ldr q7, [x13, #0x20]
 	WORD $0x4e66d4e6 // fadd v6.2d, v7.2d, v6.2d
 	WORD $0x3d8009a6 // str q6, [x13, #0x20]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fef9c0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54fef500 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400058d // b.le 0x6270 <k_mul_panels_64+0x22d0>
-	WORD $0xb4000061 // cbz x1, 0x61d0 <k_mul_panels_64+0x2230>
+	WORD $0x5400058d // b.le 0x63e0 <k_mul_panels_64+0x2364>
+	WORD $0xb4000061 // cbz x1, 0x6340 <k_mul_panels_64+0x22c4>
 	WORD $0x3dc001a6 // ldr q6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0x3d8001a5 // str q5, [x13]
-	WORD $0x37000591 // tbnz w17, #0x0, 0x6284 <k_mul_panels_64+0x22e4>
-	WORD $0xb4000061 // cbz x1, 0x61e4 <k_mul_panels_64+0x2244>
+	WORD $0x37000591 // tbnz w17, #0x0, 0x63f4 <k_mul_panels_64+0x2378>
+	WORD $0xb4000061 // cbz x1, 0x6354 <k_mul_panels_64+0x22d8>
 	WORD $0xfd4009a5 // ldr d5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0xfd0009a4 // str d4, [x13, #0x10]
-	WORD $0x3700059e // tbnz w30, #0x0, 0x6298 <k_mul_panels_64+0x22f8>
-	WORD $0xb4000061 // cbz x1, 0x61f8 <k_mul_panels_64+0x2258>
+	WORD $0x3700059e // tbnz w30, #0x0, 0x6408 <k_mul_panels_64+0x238c>
+	WORD $0xb4000061 // cbz x1, 0x6368 <k_mul_panels_64+0x22ec>
 	WORD $0xfd4011a4 // ldr d4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xfd0011a3 // str d3, [x13, #0x20]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54fef760 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x1400002b // b 0x62b0 <k_mul_panels_64+0x2310>
-	WORD $0xb4000061 // cbz x1, 0x6214 <k_mul_panels_64+0x2274>
+	WORD $0x54fef2a0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x1400002b // b 0x6420 <k_mul_panels_64+0x23a4>
+	WORD $0xb4000061 // cbz x1, 0x6384 <k_mul_panels_64+0x2308>
 	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x3607fa2e // tbz w14, #0x0, 0x615c <k_mul_panels_64+0x21bc>
-	WORD $0xb4000061 // cbz x1, 0x6228 <k_mul_panels_64+0x2288>
+	WORD $0x3607fa2e // tbz w14, #0x0, 0x62cc <k_mul_panels_64+0x2250>
+	WORD $0xb4000061 // cbz x1, 0x6398 <k_mul_panels_64+0x231c>
 	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x3d8005a4 // str q4, [x13, #0x10]
 	WORD $0xf100187f // cmp x3, #0x6
-	WORD $0x54fef5e0 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54fef120 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400060d // b.le 0x62fc <k_mul_panels_64+0x235c>
-	WORD $0xb4000061 // cbz x1, 0x624c <k_mul_panels_64+0x22ac>
+	WORD $0x540005ad // b.le 0x6460 <k_mul_panels_64+0x23e4>
+	WORD $0xb4000061 // cbz x1, 0x63bc <k_mul_panels_64+0x2340>
 	WORD $0x3dc001a4 // ldr q4, [x13]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x3d8001a3 // str q3, [x13]
-	WORD $0x3700060e // tbnz w14, #0x0, 0x6310 <k_mul_panels_64+0x2370>
-	WORD $0xb4000061 // cbz x1, 0x6260 <k_mul_panels_64+0x22c0>
+	WORD $0x370005ae // tbnz w14, #0x0, 0x6474 <k_mul_panels_64+0x23f8>
+	WORD $0xb4000061 // cbz x1, 0x63d0 <k_mul_panels_64+0x2354>
 	WORD $0xfd4009a3 // ldr d3, [x13, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xfd0009a2 // str d2, [x13, #0x10]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54fef420 // b.eq 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0x1400002f // b 0x6328 <k_mul_panels_64+0x2388>
-	WORD $0xb4000061 // cbz x1, 0x627c <k_mul_panels_64+0x22dc>
+	WORD $0x54feef60 // b.eq 0x41c4 <k_mul_panels_64+0x148>
+	WORD $0x1400002c // b 0x648c <k_mul_panels_64+0x2410>
+	WORD $0xb4000061 // cbz x1, 0x63ec <k_mul_panels_64+0x2370>
 	WORD $0xfd4001a6 // ldr d6, [x13]
 	WORD $0x4e65d4c5 // fadd v5.2d, v6.2d, v5.2d
 	WORD $0xfd0001a5 // str d5, [x13]
-	WORD $0x3607fad1 // tbz w17, #0x0, 0x61d8 <k_mul_panels_64+0x2238>
-	WORD $0xb4000061 // cbz x1, 0x6290 <k_mul_panels_64+0x22f0>
+	WORD $0x3607fad1 // tbz w17, #0x0, 0x6348 <k_mul_panels_64+0x22cc>
+	WORD $0xb4000061 // cbz x1, 0x6400 <k_mul_panels_64+0x2384>
 	WORD $0x3dc005a5 // ldr q5, [x13, #0x10]
 	WORD $0x4e64d4a4 // fadd v4.2d, v5.2d, v4.2d
 	WORD $0x3d8005a4 // str q4, [x13, #0x10]
-	WORD $0x3607fade // tbz w30, #0x0, 0x61ec <k_mul_panels_64+0x224c>
-	WORD $0xb4000061 // cbz x1, 0x62a4 <k_mul_panels_64+0x2304>
+	WORD $0x3607fade // tbz w30, #0x0, 0x635c <k_mul_panels_64+0x22e0>
+	WORD $0xb4000061 // cbz x1, 0x6414 <k_mul_panels_64+0x2398>
 	WORD $0x3dc009a4 // ldr q4, [x13, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x3d8009a3 // str q3, [x13, #0x20]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54fef200 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54feed40 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004ed // b.le 0x6354 <k_mul_panels_64+0x23b4>
-	WORD $0xb4000061 // cbz x1, 0x62c8 <k_mul_panels_64+0x2328>
+	WORD $0x5400046d // b.le 0x64b4 <k_mul_panels_64+0x2438>
+	WORD $0xb4000061 // cbz x1, 0x6438 <k_mul_panels_64+0x23bc>
 	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x3d8001a2 // str q2, [x13]
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0x370004f1 // tbnz w17, #0x0, 0x636c <k_mul_panels_64+0x23cc>
-	WORD $0xb4000068 // cbz x8, 0x62e0 <k_mul_panels_64+0x2340>
+	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
+	WORD $0x37000471 // tbnz w17, #0x0, 0x64cc <k_mul_panels_64+0x2450>
+	WORD $0xb400006e // cbz x14, 0x6450 <k_mul_panels_64+0x23d4>
 	WORD $0xfd4009a2 // ldr d2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xfd0009a1 // str d1, [x13, #0x10]
-	WORD $0x370004fe // tbnz w30, #0x0, 0x6380 <k_mul_panels_64+0x23e0>
-	WORD $0xb4000068 // cbz x8, 0x62f4 <k_mul_panels_64+0x2354>
-	WORD $0xfd4011a1 // ldr d1, [x13, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xfd0011a0 // str d0, [x13, #0x20]
-	WORD $0x17fff77d // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xb4000061 // cbz x1, 0x6308 <k_mul_panels_64+0x2368>
+	WORD $0x3700047e // tbnz w30, #0x0, 0x64e0 <k_mul_panels_64+0x2464>
+	WORD $0xb5ffe5ae // cbnz x14, 0x610c <k_mul_panels_64+0x2090>
+	WORD $0x17ffff2e // b 0x6114 <k_mul_panels_64+0x2098>
+	WORD $0xb4000061 // cbz x1, 0x646c <k_mul_panels_64+0x23f0>
 	WORD $0xfd4001a4 // ldr d4, [x13]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0xfd0001a3 // str d3, [x13]
-	WORD $0x3607fa4e // tbz w14, #0x0, 0x6254 <k_mul_panels_64+0x22b4>
-	WORD $0xb4000061 // cbz x1, 0x631c <k_mul_panels_64+0x237c>
+	WORD $0x3607faae // tbz w14, #0x0, 0x63c4 <k_mul_panels_64+0x2348>
+	WORD $0xb4000061 // cbz x1, 0x6480 <k_mul_panels_64+0x2404>
 	WORD $0x3dc005a3 // ldr q3, [x13, #0x10]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0x3d8005a2 // str q2, [x13, #0x10]
 	WORD $0xf1001c7f // cmp x3, #0x7
-	WORD $0x54feee40 // b.eq 0x40ec <k_mul_panels_64+0x14c>
+	WORD $0x54fee9e0 // b.eq 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0x8b070dad // add x13, x13, x7, lsl #3
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400030d // b.le 0x6394 <k_mul_panels_64+0x23f4>
-	WORD $0xb4000068 // cbz x8, 0x6344 <k_mul_panels_64+0x23a4>
+	WORD $0x540002ad // b.le 0x64e8 <k_mul_panels_64+0x246c>
+	WORD $0xb4000061 // cbz x1, 0x64a4 <k_mul_panels_64+0x2428>
 	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0x3d8001a1 // str q1, [x13]
-	WORD $0x3700030e // tbnz w14, #0x0, 0x63a8 <k_mul_panels_64+0x2408>
-	WORD $0xb5ffbcc8 // cbnz x8, 0x5ae4 <k_mul_panels_64+0x1b44>
-	WORD $0x17fffde7 // b 0x5aec <k_mul_panels_64+0x1b4c>
-	WORD $0xb4000061 // cbz x1, 0x6360 <k_mul_panels_64+0x23c0>
+	WORD $0x370002ae // tbnz w14, #0x0, 0x64fc <k_mul_panels_64+0x2480>
+	WORD $0xb5ffbc81 // cbnz x1, 0x5c3c <k_mul_panels_64+0x1bc0>
+	WORD $0x17fffde5 // b 0x5c44 <k_mul_panels_64+0x1bc8>
+	WORD $0xb4000061 // cbz x1, 0x64c0 <k_mul_panels_64+0x2444>
 	WORD $0xfd4001a3 // ldr d3, [x13]
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
 	WORD $0xfd0001a2 // str d2, [x13]
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0x3607fb71 // tbz w17, #0x0, 0x62d4 <k_mul_panels_64+0x2334>
-	WORD $0xb4000068 // cbz x8, 0x6378 <k_mul_panels_64+0x23d8>
+	WORD $0xf9401c0e // ldr x14, [x0, #0x38]
+	WORD $0x3607fbf1 // tbz w17, #0x0, 0x6444 <k_mul_panels_64+0x23c8>
+	WORD $0xb400006e // cbz x14, 0x64d8 <k_mul_panels_64+0x245c>
 	WORD $0x3dc005a2 // ldr q2, [x13, #0x10]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0x3d8005a1 // str q1, [x13, #0x10]
-	WORD $0x3607fb7e // tbz w30, #0x0, 0x62e8 <k_mul_panels_64+0x2348>
-	WORD $0xb4000068 // cbz x8, 0x638c <k_mul_panels_64+0x23ec>
-	WORD $0x3dc009a1 // ldr q1, [x13, #0x20]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0x3d8009a0 // str q0, [x13, #0x20]
-	WORD $0x17fff757 // b 0x40ec <k_mul_panels_64+0x14c>
-	WORD $0xb4000068 // cbz x8, 0x63a0 <k_mul_panels_64+0x2400>
+	WORD $0x3607fbfe // tbz w30, #0x0, 0x6458 <k_mul_panels_64+0x23dc>
+	WORD $0xb5ffe34e // cbnz x14, 0x6148 <k_mul_panels_64+0x20cc>
+	WORD $0x17ffff1b // b 0x6150 <k_mul_panels_64+0x20d4>
+	WORD $0xb4000061 // cbz x1, 0x64f4 <k_mul_panels_64+0x2478>
 	WORD $0xfd4001a2 // ldr d2, [x13]
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
 	WORD $0xfd0001a1 // str d1, [x13]
-	WORD $0x3607fd4e // tbz w14, #0x0, 0x634c <k_mul_panels_64+0x23ac>
-	WORD $0xb5ffce48 // cbnz x8, 0x5d70 <k_mul_panels_64+0x1dd0>
-	WORD $0x17fffe73 // b 0x5d78 <k_mul_panels_64+0x1dd8>
+	WORD $0x3607fdae // tbz w14, #0x0, 0x64ac <k_mul_panels_64+0x2430>
+	WORD $0xb5ffcee1 // cbnz x1, 0x5ed8 <k_mul_panels_64+0x1e5c>
+	WORD $0x17fffe78 // b 0x5ee0 <k_mul_panels_64+0x1e64>
+	WORD $0xfd0001a0 // str d0, [x13]
+	WORD $0x17fff72f // b 0x41c4 <k_mul_panels_64+0x148>
 	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
 	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
 	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
@@ -6416,14 +6503,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001e0b // b.lt 0x67b0 <k_pack_rows+0x3d4>
+	WORD $0x54001e0b // b.lt 0x690c <k_pack_rows+0x3d4>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x6440 <k_pack_rows+0x64>
+	WORD $0x540001ea // b.ge 0x659c <k_pack_rows+0x64>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001d2b // b.lt 0x67b0 <k_pack_rows+0x3d4>
+	WORD $0x54001d2b // b.lt 0x690c <k_pack_rows+0x3d4>
 	WORD $0x8b010430 // add x16, x1, x1, lsl #1
 	WORD $0x8b080d6e // add x14, x11, x8, lsl #3
 	WORD $0x8b08096f // add x15, x11, x8, lsl #2
@@ -6435,7 +6522,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0803e2 // neg x2, x8
 	WORD $0x52800183 // mov w3, #0xc // =12
 	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x14000074 // b 0x660c <k_pack_rows+0x230>
+	WORD $0x14000074 // b 0x6768 <k_pack_rows+0x230>
 	WORD $0x8b010431 // add x17, x1, x1, lsl #1
 	WORD $0xd37ef42e // lsl x14, x1, #2
 	WORD $0xd37df030 // lsl x16, x1, #3
@@ -6448,7 +6535,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100143 // add x3, x10, x16
 	WORD $0xaa0803e5 // mov x5, x8
 	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x6494 <k_pack_rows+0xb8>
+	WORD $0x14000009 // b 0x65f0 <k_pack_rows+0xb8>
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0xd10010a5 // sub x5, x5, #0x4
 	WORD $0x8b00014a // add x10, x10, x0
@@ -6456,11 +6543,11 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b000042 // add x2, x2, x0
 	WORD $0x8b000063 // add x3, x3, x0
 	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x5400190a // b.ge 0x67b0 <k_pack_rows+0x3d4>
+	WORD $0x5400190a // b.ge 0x690c <k_pack_rows+0x3d4>
 	WORD $0xcb0d0186 // sub x6, x12, x13
 	WORD $0x8b0d0977 // add x23, x11, x13, lsl #2
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400046b // b.lt 0x652c <k_pack_rows+0x150>
+	WORD $0x5400046b // b.lt 0x6688 <k_pack_rows+0x150>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xaa0a03e7 // mov x7, x10
 	WORD $0x3dc000e0 // ldr q0, [x7]
@@ -6490,16 +6577,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0902bf // cmp x21, x9
 	WORD $0x8b0102d7 // add x23, x22, x1
 	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffcad // b.le 0x64ac <k_pack_rows+0xd0>
+	WORD $0x54fffcad // b.le 0x6608 <k_pack_rows+0xd0>
 	WORD $0x8b0f0277 // add x23, x19, x15
 	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x6538 <k_pack_rows+0x15c>
-	WORD $0x17ffffd3 // b 0x6474 <k_pack_rows+0x98>
+	WORD $0x540000ac // b.gt 0x6694 <k_pack_rows+0x15c>
+	WORD $0x17ffffd3 // b 0x65d0 <k_pack_rows+0x98>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fffa0d // b.le 0x6474 <k_pack_rows+0x98>
+	WORD $0x54fffa0d // b.le 0x65d0 <k_pack_rows+0x98>
 	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff9cd // b.le 0x6474 <k_pack_rows+0x98>
+	WORD $0x54fff9cd // b.le 0x65d0 <k_pack_rows+0x98>
 	WORD $0xd37ef698 // lsl x24, x20, #2
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0x910022f7 // add x23, x23, #0x8
@@ -6507,42 +6594,42 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b180055 // add x21, x2, x24
 	WORD $0x8b180076 // add x22, x3, x24
 	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000006 // b 0x6574 <k_pack_rows+0x198>
+	WORD $0x14000006 // b 0x66d0 <k_pack_rows+0x198>
 	WORD $0xbd0006e0 // str s0, [x23, #0x4]
 	WORD $0x91000673 // add x19, x19, #0x1
 	WORD $0x8b0102f7 // add x23, x23, x1
 	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff820 // b.eq 0x6474 <k_pack_rows+0x98>
+	WORD $0x54fff820 // b.eq 0x65d0 <k_pack_rows+0x98>
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000cb // b.lt 0x6590 <k_pack_rows+0x1b4>
+	WORD $0x540000cb // b.lt 0x66ec <k_pack_rows+0x1b4>
 	WORD $0xbc737a80 // ldr s0, [x20, x19, lsl #2]
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffeed // b.le 0x6564 <k_pack_rows+0x188>
-	WORD $0x14000005 // b 0x65a0 <k_pack_rows+0x1c4>
+	WORD $0x54fffeed // b.le 0x66c0 <k_pack_rows+0x188>
+	WORD $0x14000005 // b 0x66fc <k_pack_rows+0x1c4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffe4d // b.le 0x6564 <k_pack_rows+0x188>
+	WORD $0x54fffe4d // b.le 0x66c0 <k_pack_rows+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400004b // b.lt 0x65b0 <k_pack_rows+0x1d4>
+	WORD $0x5400004b // b.lt 0x670c <k_pack_rows+0x1d4>
 	WORD $0xbc737aa0 // ldr s0, [x21, x19, lsl #2]
 	WORD $0xf10008bf // cmp x5, #0x2
 	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0x54fffd60 // b.eq 0x6564 <k_pack_rows+0x188>
+	WORD $0x54fffd60 // b.eq 0x66c0 <k_pack_rows+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400004b // b.lt 0x65cc <k_pack_rows+0x1f0>
+	WORD $0x5400004b // b.lt 0x6728 <k_pack_rows+0x1f0>
 	WORD $0xbc737ac0 // ldr s0, [x22, x19, lsl #2]
 	WORD $0xf1000cbf // cmp x5, #0x3
 	WORD $0xbd0002e0 // str s0, [x23]
-	WORD $0x54fffc80 // b.eq 0x6564 <k_pack_rows+0x188>
+	WORD $0x54fffc80 // b.eq 0x66c0 <k_pack_rows+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffc0b // b.lt 0x6560 <k_pack_rows+0x184>
+	WORD $0x54fffc0b // b.lt 0x66bc <k_pack_rows+0x184>
 	WORD $0xbc737b00 // ldr s0, [x24, x19, lsl #2]
-	WORD $0x17ffffde // b 0x6560 <k_pack_rows+0x184>
+	WORD $0x17ffffde // b 0x66bc <k_pack_rows+0x184>
 	WORD $0xbc2369c0 // str s0, [x14, x3]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0xd1001084 // sub x4, x4, #0x4
@@ -6550,13 +6637,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b11014a // add x10, x10, x17
 	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x54000d4a // b.ge 0x67b0 <k_pack_rows+0x3d4>
+	WORD $0x54000d4a // b.ge 0x690c <k_pack_rows+0x3d4>
 	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x65f0 <k_pack_rows+0x214>
+	WORD $0x54ffff0d // b.le 0x674c <k_pack_rows+0x214>
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400006d // b.le 0x6624 <k_pack_rows+0x248>
+	WORD $0x5400006d // b.le 0x6780 <k_pack_rows+0x248>
 	WORD $0xbd400140 // ldr s0, [x10]
-	WORD $0x14000002 // b 0x6628 <k_pack_rows+0x24c>
+	WORD $0x14000002 // b 0x6784 <k_pack_rows+0x24c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0d0046 // add x6, x2, x13
 	WORD $0x8b030167 // add x7, x11, x3
@@ -6564,98 +6651,98 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000cc5 // add x5, x6, #0x3
 	WORD $0x910008c6 // add x6, x6, #0x2
 	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x5400028b // b.lt 0x6690 <k_pack_rows+0x2b4>
+	WORD $0x5400028b // b.lt 0x67ec <k_pack_rows+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400004b // b.lt 0x6654 <k_pack_rows+0x278>
+	WORD $0x5400004b // b.lt 0x67b0 <k_pack_rows+0x278>
 	WORD $0xbc616940 // ldr s0, [x10, x1]
 	WORD $0x8b030167 // add x7, x11, x3
 	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0xb40001a6 // cbz x6, 0x6690 <k_pack_rows+0x2b4>
+	WORD $0xb40001a6 // cbz x6, 0x67ec <k_pack_rows+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400004b // b.lt 0x6670 <k_pack_rows+0x294>
+	WORD $0x5400004b // b.lt 0x67cc <k_pack_rows+0x294>
 	WORD $0xbc606940 // ldr s0, [x10, x0]
 	WORD $0x8b030167 // add x7, x11, x3
 	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
-	WORD $0xb40000c5 // cbz x5, 0x6690 <k_pack_rows+0x2b4>
+	WORD $0xb40000c5 // cbz x5, 0x67ec <k_pack_rows+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400004b // b.lt 0x668c <k_pack_rows+0x2b0>
+	WORD $0x5400004b // b.lt 0x67e8 <k_pack_rows+0x2b0>
 	WORD $0xbc706940 // ldr s0, [x10, x16]
 	WORD $0xbc236960 // str s0, [x11, x3]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffae0 // b.eq 0x65f0 <k_pack_rows+0x214>
+	WORD $0x54fffae0 // b.eq 0x674c <k_pack_rows+0x214>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x66b8 <k_pack_rows+0x2dc>
+	WORD $0x540000eb // b.lt 0x6814 <k_pack_rows+0x2dc>
 	WORD $0xbd400540 // ldr s0, [x10, #0x4]
 	WORD $0x8b0301e7 // add x7, x15, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540000ec // b.gt 0x66cc <k_pack_rows+0x2f0>
-	WORD $0x1400001b // b 0x6720 <k_pack_rows+0x344>
+	WORD $0x540000ec // b.gt 0x6828 <k_pack_rows+0x2f0>
+	WORD $0x1400001b // b 0x687c <k_pack_rows+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0301e7 // add x7, x15, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540002cd // b.le 0x6720 <k_pack_rows+0x344>
+	WORD $0x540002cd // b.le 0x687c <k_pack_rows+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x66e0 <k_pack_rows+0x304>
+	WORD $0x5400006b // b.lt 0x683c <k_pack_rows+0x304>
 	WORD $0x8b010147 // add x7, x10, x1
 	WORD $0xbd4004e0 // ldr s0, [x7, #0x4]
 	WORD $0x8b0d09e7 // add x7, x15, x13, lsl #2
 	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb40001c6 // cbz x6, 0x6720 <k_pack_rows+0x344>
+	WORD $0xb40001c6 // cbz x6, 0x687c <k_pack_rows+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6700 <k_pack_rows+0x324>
+	WORD $0x5400006b // b.lt 0x685c <k_pack_rows+0x324>
 	WORD $0x8b000153 // add x19, x10, x0
 	WORD $0xbd400660 // ldr s0, [x19, #0x4]
 	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb40000e5 // cbz x5, 0x6720 <k_pack_rows+0x344>
+	WORD $0xb40000e5 // cbz x5, 0x687c <k_pack_rows+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x671c <k_pack_rows+0x340>
+	WORD $0x5400006b // b.lt 0x6878 <k_pack_rows+0x340>
 	WORD $0x8b100147 // add x7, x10, x16
 	WORD $0xbd4004e0 // ldr s0, [x7, #0x4]
 	WORD $0xbc2369e0 // str s0, [x15, x3]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff660 // b.eq 0x65f0 <k_pack_rows+0x214>
+	WORD $0x54fff660 // b.eq 0x674c <k_pack_rows+0x214>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6748 <k_pack_rows+0x36c>
+	WORD $0x540000eb // b.lt 0x68a4 <k_pack_rows+0x36c>
 	WORD $0xbd400940 // ldr s0, [x10, #0x8]
 	WORD $0x8b0301c7 // add x7, x14, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff58d // b.le 0x65f0 <k_pack_rows+0x214>
-	WORD $0x14000006 // b 0x675c <k_pack_rows+0x380>
+	WORD $0x54fff58d // b.le 0x674c <k_pack_rows+0x214>
+	WORD $0x14000006 // b 0x68b8 <k_pack_rows+0x380>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0301c7 // add x7, x14, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff4cd // b.le 0x65f0 <k_pack_rows+0x214>
+	WORD $0x54fff4cd // b.le 0x674c <k_pack_rows+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6770 <k_pack_rows+0x394>
+	WORD $0x5400006b // b.lt 0x68cc <k_pack_rows+0x394>
 	WORD $0x8b010147 // add x7, x10, x1
 	WORD $0xbd4008e0 // ldr s0, [x7, #0x8]
 	WORD $0x8b0d09c7 // add x7, x14, x13, lsl #2
 	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb4fff3c6 // cbz x6, 0x65f0 <k_pack_rows+0x214>
+	WORD $0xb4fff3c6 // cbz x6, 0x674c <k_pack_rows+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6790 <k_pack_rows+0x3b4>
+	WORD $0x5400006b // b.lt 0x68ec <k_pack_rows+0x3b4>
 	WORD $0x8b000146 // add x6, x10, x0
 	WORD $0xbd4008c0 // ldr s0, [x6, #0x8]
 	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb4fff2e5 // cbz x5, 0x65f0 <k_pack_rows+0x214>
+	WORD $0xb4fff2e5 // cbz x5, 0x674c <k_pack_rows+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54fff26b // b.lt 0x65ec <k_pack_rows+0x210>
+	WORD $0x54fff26b // b.lt 0x6748 <k_pack_rows+0x210>
 	WORD $0x8b100145 // add x5, x10, x16
 	WORD $0xbd4008a0 // ldr s0, [x5, #0x8]
-	WORD $0x17ffff90 // b 0x65ec <k_pack_rows+0x210>
+	WORD $0x17ffff90 // b 0x6748 <k_pack_rows+0x210>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
@@ -6667,14 +6754,14 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001e0b // b.lt 0x6b94 <k_pack_rows_64+0x3d4>
+	WORD $0x54001e0b // b.lt 0x6cf0 <k_pack_rows_64+0x3d4>
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
 	WORD $0xa940280b // ldp x11, x10, [x0]
 	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x6824 <k_pack_rows_64+0x64>
+	WORD $0x540001ea // b.ge 0x6980 <k_pack_rows_64+0x64>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001d2b // b.lt 0x6b94 <k_pack_rows_64+0x3d4>
+	WORD $0x54001d2b // b.lt 0x6cf0 <k_pack_rows_64+0x3d4>
 	WORD $0x8b010430 // add x16, x1, x1, lsl #1
 	WORD $0x8b08116e // add x14, x11, x8, lsl #4
 	WORD $0x8b080d6f // add x15, x11, x8, lsl #3
@@ -6686,7 +6773,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xcb0803e2 // neg x2, x8
 	WORD $0x52800303 // mov w3, #0x18 // =24
 	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x14000074 // b 0x69f0 <k_pack_rows_64+0x230>
+	WORD $0x14000074 // b 0x6b4c <k_pack_rows_64+0x230>
 	WORD $0x8b010431 // add x17, x1, x1, lsl #1
 	WORD $0xd37df02e // lsl x14, x1, #3
 	WORD $0xd37cec30 // lsl x16, x1, #4
@@ -6699,7 +6786,7 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100143 // add x3, x10, x16
 	WORD $0xaa0803e5 // mov x5, x8
 	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x6878 <k_pack_rows_64+0xb8>
+	WORD $0x14000009 // b 0x69d4 <k_pack_rows_64+0xb8>
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0xd10010a5 // sub x5, x5, #0x4
 	WORD $0x8b00014a // add x10, x10, x0
@@ -6707,11 +6794,11 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b000042 // add x2, x2, x0
 	WORD $0x8b000063 // add x3, x3, x0
 	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x5400190a // b.ge 0x6b94 <k_pack_rows_64+0x3d4>
+	WORD $0x5400190a // b.ge 0x6cf0 <k_pack_rows_64+0x3d4>
 	WORD $0xcb0d0186 // sub x6, x12, x13
 	WORD $0x8b0d0d77 // add x23, x11, x13, lsl #3
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400046b // b.lt 0x6910 <k_pack_rows_64+0x150>
+	WORD $0x5400046b // b.lt 0x6a6c <k_pack_rows_64+0x150>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xaa0a03e7 // mov x7, x10
 	WORD $0x8b1000f3 // add x19, x7, x16
@@ -6741,16 +6828,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0102b5 // add x21, x21, x1
 	WORD $0x8b0102b7 // add x23, x21, x1
 	WORD $0xad0016a0 // stp q0, q5, [x21]
-	WORD $0x54fffcad // b.le 0x6890 <k_pack_rows_64+0xd0>
+	WORD $0x54fffcad // b.le 0x69ec <k_pack_rows_64+0xd0>
 	WORD $0x8b0f0277 // add x23, x19, x15
 	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x691c <k_pack_rows_64+0x15c>
-	WORD $0x17ffffd3 // b 0x6858 <k_pack_rows_64+0x98>
+	WORD $0x540000ac // b.gt 0x6a78 <k_pack_rows_64+0x15c>
+	WORD $0x17ffffd3 // b 0x69b4 <k_pack_rows_64+0x98>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fffa0d // b.le 0x6858 <k_pack_rows_64+0x98>
+	WORD $0x54fffa0d // b.le 0x69b4 <k_pack_rows_64+0x98>
 	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff9cd // b.le 0x6858 <k_pack_rows_64+0x98>
+	WORD $0x54fff9cd // b.le 0x69b4 <k_pack_rows_64+0x98>
 	WORD $0xd37df298 // lsl x24, x20, #3
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0x910042f7 // add x23, x23, #0x10
@@ -6758,42 +6845,42 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b180055 // add x21, x2, x24
 	WORD $0x8b180076 // add x22, x3, x24
 	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000006 // b 0x6958 <k_pack_rows_64+0x198>
+	WORD $0x14000006 // b 0x6ab4 <k_pack_rows_64+0x198>
 	WORD $0xfd0006e0 // str d0, [x23, #0x8]
 	WORD $0x91000673 // add x19, x19, #0x1
 	WORD $0x8b0102f7 // add x23, x23, x1
 	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff820 // b.eq 0x6858 <k_pack_rows_64+0x98>
+	WORD $0x54fff820 // b.eq 0x69b4 <k_pack_rows_64+0x98>
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000cb // b.lt 0x6974 <k_pack_rows_64+0x1b4>
+	WORD $0x540000cb // b.lt 0x6ad0 <k_pack_rows_64+0x1b4>
 	WORD $0xfc737a80 // ldr d0, [x20, x19, lsl #3]
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xfc1f02e0 // stur d0, [x23, #-0x10]
-	WORD $0x54fffeed // b.le 0x6948 <k_pack_rows_64+0x188>
-	WORD $0x14000005 // b 0x6984 <k_pack_rows_64+0x1c4>
+	WORD $0x54fffeed // b.le 0x6aa4 <k_pack_rows_64+0x188>
+	WORD $0x14000005 // b 0x6ae0 <k_pack_rows_64+0x1c4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10004bf // cmp x5, #0x1
 	WORD $0xfc1f02e0 // stur d0, [x23, #-0x10]
-	WORD $0x54fffe4d // b.le 0x6948 <k_pack_rows_64+0x188>
+	WORD $0x54fffe4d // b.le 0x6aa4 <k_pack_rows_64+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400004b // b.lt 0x6994 <k_pack_rows_64+0x1d4>
+	WORD $0x5400004b // b.lt 0x6af0 <k_pack_rows_64+0x1d4>
 	WORD $0xfc737aa0 // ldr d0, [x21, x19, lsl #3]
 	WORD $0xf10008bf // cmp x5, #0x2
 	WORD $0xfc1f82e0 // stur d0, [x23, #-0x8]
-	WORD $0x54fffd60 // b.eq 0x6948 <k_pack_rows_64+0x188>
+	WORD $0x54fffd60 // b.eq 0x6aa4 <k_pack_rows_64+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400004b // b.lt 0x69b0 <k_pack_rows_64+0x1f0>
+	WORD $0x5400004b // b.lt 0x6b0c <k_pack_rows_64+0x1f0>
 	WORD $0xfc737ac0 // ldr d0, [x22, x19, lsl #3]
 	WORD $0xf1000cbf // cmp x5, #0x3
 	WORD $0xfd0002e0 // str d0, [x23]
-	WORD $0x54fffc80 // b.eq 0x6948 <k_pack_rows_64+0x188>
+	WORD $0x54fffc80 // b.eq 0x6aa4 <k_pack_rows_64+0x188>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffc0b // b.lt 0x6944 <k_pack_rows_64+0x184>
+	WORD $0x54fffc0b // b.lt 0x6aa0 <k_pack_rows_64+0x184>
 	WORD $0xfc737b00 // ldr d0, [x24, x19, lsl #3]
-	WORD $0x17ffffde // b 0x6944 <k_pack_rows_64+0x184>
+	WORD $0x17ffffde // b 0x6aa0 <k_pack_rows_64+0x184>
 	WORD $0xfc2369c0 // str d0, [x14, x3]
 	WORD $0x910011ad // add x13, x13, #0x4
 	WORD $0xd1001084 // sub x4, x4, #0x4
@@ -6801,13 +6888,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b11014a // add x10, x10, x17
 	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x54000d4a // b.ge 0x6b94 <k_pack_rows_64+0x3d4>
+	WORD $0x54000d4a // b.ge 0x6cf0 <k_pack_rows_64+0x3d4>
 	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0x54ffff0d // b.le 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400006d // b.le 0x6a08 <k_pack_rows_64+0x248>
+	WORD $0x5400006d // b.le 0x6b64 <k_pack_rows_64+0x248>
 	WORD $0xfd400140 // ldr d0, [x10]
-	WORD $0x14000002 // b 0x6a0c <k_pack_rows_64+0x24c>
+	WORD $0x14000002 // b 0x6b68 <k_pack_rows_64+0x24c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0d0046 // add x6, x2, x13
 	WORD $0x8b030167 // add x7, x11, x3
@@ -6815,165 +6902,368 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000cc5 // add x5, x6, #0x3
 	WORD $0x910008c6 // add x6, x6, #0x2
 	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x5400028b // b.lt 0x6a74 <k_pack_rows_64+0x2b4>
+	WORD $0x5400028b // b.lt 0x6bd0 <k_pack_rows_64+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400004b // b.lt 0x6a38 <k_pack_rows_64+0x278>
+	WORD $0x5400004b // b.lt 0x6b94 <k_pack_rows_64+0x278>
 	WORD $0xfc616940 // ldr d0, [x10, x1]
 	WORD $0x8b030167 // add x7, x11, x3
 	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
-	WORD $0xb40001a6 // cbz x6, 0x6a74 <k_pack_rows_64+0x2b4>
+	WORD $0xb40001a6 // cbz x6, 0x6bd0 <k_pack_rows_64+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400004b // b.lt 0x6a54 <k_pack_rows_64+0x294>
+	WORD $0x5400004b // b.lt 0x6bb0 <k_pack_rows_64+0x294>
 	WORD $0xfc606940 // ldr d0, [x10, x0]
 	WORD $0x8b030167 // add x7, x11, x3
 	WORD $0xfc1f80e0 // stur d0, [x7, #-0x8]
-	WORD $0xb40000c5 // cbz x5, 0x6a74 <k_pack_rows_64+0x2b4>
+	WORD $0xb40000c5 // cbz x5, 0x6bd0 <k_pack_rows_64+0x2b4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400004b // b.lt 0x6a70 <k_pack_rows_64+0x2b0>
+	WORD $0x5400004b // b.lt 0x6bcc <k_pack_rows_64+0x2b0>
 	WORD $0xfc706940 // ldr d0, [x10, x16]
 	WORD $0xfc236960 // str d0, [x11, x3]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffae0 // b.eq 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0x54fffae0 // b.eq 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6a9c <k_pack_rows_64+0x2dc>
+	WORD $0x540000eb // b.lt 0x6bf8 <k_pack_rows_64+0x2dc>
 	WORD $0xfd400540 // ldr d0, [x10, #0x8]
 	WORD $0x8b0301e7 // add x7, x15, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x540000ec // b.gt 0x6ab0 <k_pack_rows_64+0x2f0>
-	WORD $0x1400001b // b 0x6b04 <k_pack_rows_64+0x344>
+	WORD $0x540000ec // b.gt 0x6c0c <k_pack_rows_64+0x2f0>
+	WORD $0x1400001b // b 0x6c60 <k_pack_rows_64+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0301e7 // add x7, x15, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x540002cd // b.le 0x6b04 <k_pack_rows_64+0x344>
+	WORD $0x540002cd // b.le 0x6c60 <k_pack_rows_64+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6ac4 <k_pack_rows_64+0x304>
+	WORD $0x5400006b // b.lt 0x6c20 <k_pack_rows_64+0x304>
 	WORD $0x8b010147 // add x7, x10, x1
 	WORD $0xfd4004e0 // ldr d0, [x7, #0x8]
 	WORD $0x8b0d0de7 // add x7, x15, x13, lsl #3
 	WORD $0xfd0004e0 // str d0, [x7, #0x8]
-	WORD $0xb40001c6 // cbz x6, 0x6b04 <k_pack_rows_64+0x344>
+	WORD $0xb40001c6 // cbz x6, 0x6c60 <k_pack_rows_64+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6ae4 <k_pack_rows_64+0x324>
+	WORD $0x5400006b // b.lt 0x6c40 <k_pack_rows_64+0x324>
 	WORD $0x8b000153 // add x19, x10, x0
 	WORD $0xfd400660 // ldr d0, [x19, #0x8]
 	WORD $0xfd0008e0 // str d0, [x7, #0x10]
-	WORD $0xb40000e5 // cbz x5, 0x6b04 <k_pack_rows_64+0x344>
+	WORD $0xb40000e5 // cbz x5, 0x6c60 <k_pack_rows_64+0x344>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x6b00 <k_pack_rows_64+0x340>
+	WORD $0x5400006b // b.lt 0x6c5c <k_pack_rows_64+0x340>
 	WORD $0x8b100147 // add x7, x10, x16
 	WORD $0xfd4004e0 // ldr d0, [x7, #0x8]
 	WORD $0xfc2369e0 // str d0, [x15, x3]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff660 // b.eq 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0x54fff660 // b.eq 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000eb // b.lt 0x6b2c <k_pack_rows_64+0x36c>
+	WORD $0x540000eb // b.lt 0x6c88 <k_pack_rows_64+0x36c>
 	WORD $0xfd400940 // ldr d0, [x10, #0x10]
 	WORD $0x8b0301c7 // add x7, x14, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x54fff58d // b.le 0x69d4 <k_pack_rows_64+0x214>
-	WORD $0x14000006 // b 0x6b40 <k_pack_rows_64+0x380>
+	WORD $0x54fff58d // b.le 0x6b30 <k_pack_rows_64+0x214>
+	WORD $0x14000006 // b 0x6c9c <k_pack_rows_64+0x380>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b0301c7 // add x7, x14, x3
 	WORD $0xf100049f // cmp x4, #0x1
 	WORD $0xfc1e80e0 // stur d0, [x7, #-0x18]
-	WORD $0x54fff4cd // b.le 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0x54fff4cd // b.le 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6b54 <k_pack_rows_64+0x394>
+	WORD $0x5400006b // b.lt 0x6cb0 <k_pack_rows_64+0x394>
 	WORD $0x8b010147 // add x7, x10, x1
 	WORD $0xfd4008e0 // ldr d0, [x7, #0x10]
 	WORD $0x8b0d0dc7 // add x7, x14, x13, lsl #3
 	WORD $0xfd0004e0 // str d0, [x7, #0x8]
-	WORD $0xb4fff3c6 // cbz x6, 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0xb4fff3c6 // cbz x6, 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6b74 <k_pack_rows_64+0x3b4>
+	WORD $0x5400006b // b.lt 0x6cd0 <k_pack_rows_64+0x3b4>
 	WORD $0x8b000146 // add x6, x10, x0
 	WORD $0xfd4008c0 // ldr d0, [x6, #0x10]
 	WORD $0xfd0008e0 // str d0, [x7, #0x10]
-	WORD $0xb4fff2e5 // cbz x5, 0x69d4 <k_pack_rows_64+0x214>
+	WORD $0xb4fff2e5 // cbz x5, 0x6b30 <k_pack_rows_64+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54fff26b // b.lt 0x69d0 <k_pack_rows_64+0x210>
+	WORD $0x54fff26b // b.lt 0x6b2c <k_pack_rows_64+0x210>
 	WORD $0x8b100145 // add x5, x10, x16
 	WORD $0xfd4008a0 // ldr d0, [x5, #0x10]
-	WORD $0x17ffff90 // b 0x69d0 <k_pack_rows_64+0x210>
+	WORD $0x17ffff90 // b 0x6b2c <k_pack_rows_64+0x210>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
-	// pack_f16
+	// pack_panel
 	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400208b // b.lt 0x6fc8 <k_pack_f16+0x424>
+	WORD $0x540019cb // b.lt 0x704c <k_pack_panel+0x34c>
+	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
+	WORD $0xa940300e // ldp x14, x12, [x0]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x6c08 <k_pack_f16+0x64>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54001fab // b.lt 0x6fc8 <k_pack_f16+0x424>
-	WORD $0xd37ff82e // lsl x14, x1, #1
-	WORD $0x8b080d6f // add x15, x11, x8, lsl #3
-	WORD $0x8b080970 // add x16, x11, x8, lsl #2
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xcb0803e2 // neg x2, x8
-	WORD $0x8b0101d1 // add x17, x14, x1
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0x52800183 // mov w3, #0xc // =12
-	WORD $0xd37ffa31 // lsl x17, x17, #1
-	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x1400007c // b 0x6df4 <k_pack_f16+0x250>
-	WORD $0xd37ff82e // lsl x14, x1, #1
+	WORD $0x8b01042d // add x13, x1, x1, lsl #1
+	WORD $0xd37df02b // lsl x11, x1, #3
+	WORD $0xd37ef5ad // lsl x13, x13, #2
+	WORD $0x54000c0b // b.lt 0x6eb4 <k_pack_panel+0x1b4>
 	WORD $0xd37ef430 // lsl x16, x1, #2
-	WORD $0xd37ced0f // lsl x15, x8, #4
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xaa0803e5 // mov x5, x8
-	WORD $0x8b0101d1 // add x17, x14, x1
+	WORD $0xd37cec31 // lsl x17, x1, #4
+	WORD $0xd37ced00 // lsl x0, x8, #4
 	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0x8b0e0142 // add x2, x10, x14
-	WORD $0xd37ffa31 // lsl x17, x17, #1
-	WORD $0x8b100143 // add x3, x10, x16
-	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x6c5c <k_pack_f16+0xb8>
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd10010a5 // sub x5, x5, #0x4
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b000042 // add x2, x2, x0
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x54001b8a // b.ge 0x6fc8 <k_pack_f16+0x424>
-	WORD $0xcb0d0186 // sub x6, x12, x13
-	WORD $0x8b0d0977 // add x23, x11, x13, lsl #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b0b0183 // add x3, x12, x11
+	WORD $0x8b100182 // add x2, x12, x16
+	WORD $0x8b0d0184 // add x4, x12, x13
+	WORD $0xaa0e03e5 // mov x5, x14
+	WORD $0x14000009 // b 0x6d80 <k_pack_panel+0x80>
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x8b110063 // add x3, x3, x17
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0x5400168a // b.ge 0x704c <k_pack_panel+0x34c>
+	WORD $0xcb0f0146 // sub x6, x10, x15
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x540004eb // b.lt 0x6d04 <k_pack_f16+0x160>
+	WORD $0x5400048b // b.lt 0x6e18 <k_pack_panel+0x118>
 	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0a03e7 // mov x7, x10
+	WORD $0xaa0503f3 // mov x19, x5
+	WORD $0xaa0c03e7 // mov x7, x12
+	WORD $0x3dc000e0 // ldr q0, [x7]
+	WORD $0x3cf068e1 // ldr q1, [x7, x16]
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0x3ceb68e2 // ldr q2, [x7, x11]
+	WORD $0x3ced68e3 // ldr q3, [x7, x13]
+	WORD $0x8b010273 // add x19, x19, x1
+	WORD $0x4e813804 // zip1 v4.4s, v0.4s, v1.4s
+	WORD $0x4e817800 // zip2 v0.4s, v0.4s, v1.4s
+	WORD $0x8b010276 // add x22, x19, x1
+	WORD $0x4e833845 // zip1 v5.4s, v2.4s, v3.4s
+	WORD $0x4e837841 // zip2 v1.4s, v2.4s, v3.4s
+	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ec57883 // zip2 v3.2d, v4.2d, v5.2d
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
+	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
+	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
+	WORD $0x3d8002a2 // str q2, [x21]
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0x91002293 // add x19, x20, #0x8
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x3d8002c4 // str q4, [x22]
+	WORD $0x8b0102d6 // add x22, x22, x1
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0102d3 // add x19, x22, x1
+	WORD $0x3d8002c0 // str q0, [x22]
+	WORD $0x54fffcad // b.le 0x6d98 <k_pack_panel+0x98>
+	WORD $0x8b0002b7 // add x23, x21, x0
+	WORD $0xeb140127 // subs x7, x9, x20
+	WORD $0x54fffa8d // b.le 0x6d60 <k_pack_panel+0x60>
+	WORD $0x14000005 // b 0x6e28 <k_pack_panel+0x128>
+	WORD $0x8b0f09d7 // add x23, x14, x15, lsl #2
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xeb1f0127 // subs x7, x9, xzr
+	WORD $0x54fff9ed // b.le 0x6d60 <k_pack_panel+0x60>
+	WORD $0xd37ef698 // lsl x24, x20, #2
+	WORD $0xaa1f03f3 // mov x19, xzr
+	WORD $0x910022f7 // add x23, x23, #0x8
+	WORD $0x8b180054 // add x20, x2, x24
+	WORD $0x8b180195 // add x21, x12, x24
+	WORD $0x8b180076 // add x22, x3, x24
+	WORD $0x8b180098 // add x24, x4, x24
+	WORD $0x14000009 // b 0x6e68 <k_pack_panel+0x168>
+	WORD $0xf81f82ff // stur xzr, [x23, #-0x8]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb90002ff // str wzr, [x23]
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xbd0006e0 // str s0, [x23, #0x4]
+	WORD $0x8b0102f7 // add x23, x23, x1
+	WORD $0xeb1300ff // cmp x7, x19
+	WORD $0x54fff7e0 // b.eq 0x6d60 <k_pack_panel+0x60>
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x54fffeed // b.le 0x6e48 <k_pack_panel+0x148>
+	WORD $0xbc737aa0 // ldr s0, [x21, x19, lsl #2]
+	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
+	WORD $0x54000189 // b.ls 0x6eac <k_pack_panel+0x1ac>
+	WORD $0xbc737a80 // ldr s0, [x20, x19, lsl #2]
+	WORD $0xf10008df // cmp x6, #0x2
+	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
+	WORD $0x54fffe09 // b.ls 0x6e4c <k_pack_panel+0x14c>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xbc737ac1 // ldr s1, [x22, x19, lsl #2]
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0xbd0002e1 // str s1, [x23]
+	WORD $0x54fffdab // b.lt 0x6e54 <k_pack_panel+0x154>
+	WORD $0xbc737b00 // ldr s0, [x24, x19, lsl #2]
+	WORD $0x17ffffeb // b 0x6e54 <k_pack_panel+0x154>
+	WORD $0xb81fc2ff // stur wzr, [x23, #-0x4]
+	WORD $0x17ffffe7 // b 0x6e4c <k_pack_panel+0x14c>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54000cab // b.lt 0x704c <k_pack_panel+0x34c>
+	WORD $0x910021ce // add x14, x14, #0x8
+	WORD $0xd37ef422 // lsl x2, x1, #2
+	WORD $0xd37cec20 // lsl x0, x1, #4
+	WORD $0x8b0809d0 // add x16, x14, x8, lsl #2
+	WORD $0x8b080dd1 // add x17, x14, x8, lsl #3
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x910011ad // add x13, x13, #0x4
+	WORD $0x9100218c // add x12, x12, #0x8
+	WORD $0x91001041 // add x1, x2, #0x4
+	WORD $0x9100116b // add x11, x11, #0x4
+	WORD $0x1400000d // b 0x6f18 <k_pack_panel+0x218>
+	WORD $0xf81f823f // stur xzr, [x17, #-0x8]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb900023f // str wzr, [x17]
+	WORD $0xbd000620 // str s0, [x17, #0x4]
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xd100114a // sub x10, x10, #0x4
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0x8b00018c // add x12, x12, x0
+	WORD $0x540009ca // b.ge 0x704c <k_pack_panel+0x34c>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x5400024b // b.lt 0x6f64 <k_pack_panel+0x264>
+	WORD $0xbc5f8180 // ldur s0, [x12, #-0x8]
+	WORD $0xbc1f81c0 // stur s0, [x14, #-0x8]
+	WORD $0x54000229 // b.ls 0x6f6c <k_pack_panel+0x26c>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xbc5f4040 // ldur s0, [x2, #-0xc]
+	WORD $0xbc1fc1c0 // stur s0, [x14, #-0x4]
+	WORD $0x540001a9 // b.ls 0x6f70 <k_pack_panel+0x270>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0xbc5f4041 // ldur s1, [x2, #-0xc]
+	WORD $0xbd0001c1 // str s1, [x14]
+	WORD $0x54000123 // b.lo 0x6f78 <k_pack_panel+0x278>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0xbc5f4040 // ldur s0, [x2, #-0xc]
+	WORD $0x14000006 // b 0x6f78 <k_pack_panel+0x278>
+	WORD $0xf81f81df // stur xzr, [x14, #-0x8]
+	WORD $0x14000002 // b 0x6f70 <k_pack_panel+0x270>
+	WORD $0xb81fc1df // stur wzr, [x14, #-0x4]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb90001df // str wzr, [x14]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbd0005c0 // str s0, [x14, #0x4]
+	WORD $0x54fffbc0 // b.eq 0x6ef8 <k_pack_panel+0x1f8>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x5400026d // b.le 0x6fd4 <k_pack_panel+0x2d4>
+	WORD $0xbc5fc180 // ldur s0, [x12, #-0x4]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0xbc1f8200 // stur s0, [x16, #-0x8]
+	WORD $0x54000229 // b.ls 0x6fdc <k_pack_panel+0x2dc>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xbc5f8040 // ldur s0, [x2, #-0x8]
+	WORD $0xbc1fc200 // stur s0, [x16, #-0x4]
+	WORD $0x540001a9 // b.ls 0x6fe0 <k_pack_panel+0x2e0>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0xbc5f8041 // ldur s1, [x2, #-0x8]
+	WORD $0xbd000201 // str s1, [x16]
+	WORD $0x54000123 // b.lo 0x6fe8 <k_pack_panel+0x2e8>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0xbc5f8040 // ldur s0, [x2, #-0x8]
+	WORD $0x14000006 // b 0x6fe8 <k_pack_panel+0x2e8>
+	WORD $0xf81f821f // stur xzr, [x16, #-0x8]
+	WORD $0x14000002 // b 0x6fe0 <k_pack_panel+0x2e0>
+	WORD $0xb81fc21f // stur wzr, [x16, #-0x4]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb900021f // str wzr, [x16]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xbd000600 // str s0, [x16, #0x4]
+	WORD $0x54fff840 // b.eq 0x6ef8 <k_pack_panel+0x1f8>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x54fff78d // b.le 0x6ee8 <k_pack_panel+0x1e8>
+	WORD $0xbd400180 // ldr s0, [x12]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0xbc1f8220 // stur s0, [x17, #-0x8]
+	WORD $0x540001e9 // b.ls 0x7044 <k_pack_panel+0x344>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0xbc5fc040 // ldur s0, [x2, #-0x4]
+	WORD $0xbc1fc220 // stur s0, [x17, #-0x4]
+	WORD $0x54fff689 // b.ls 0x6eec <k_pack_panel+0x1ec>
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0xbc5fc041 // ldur s1, [x2, #-0x4]
+	WORD $0xbd000221 // str s1, [x17]
+	WORD $0x54fff603 // b.lo 0x6ef4 <k_pack_panel+0x1f4>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0xbc5fc040 // ldur s0, [x2, #-0x4]
+	WORD $0x17ffffad // b 0x6ef4 <k_pack_panel+0x1f4>
+	WORD $0xb81fc23f // stur wzr, [x17, #-0x4]
+	WORD $0x17ffffa9 // b 0x6eec <k_pack_panel+0x1ec>
+	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
+	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
+	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
+	WORD $0xd65f03c0 // ret
+
+	// pack_panel_f16
+	WORD $0xa9bd5ff8 // stp x24, x23, [sp, #-0x30]!
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
+	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001c6b // b.lt 0x73fc <k_pack_panel_f16+0x3a0>
+	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
+	WORD $0xf9401409 // ldr x9, [x0, #0x28]
+	WORD $0xa940300e // ldp x14, x12, [x0]
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x8b01042d // add x13, x1, x1, lsl #1
+	WORD $0xd37ef42b // lsl x11, x1, #2
+	WORD $0xd37ff9ad // lsl x13, x13, #1
+	WORD $0x54000d0b // b.lt 0x7230 <k_pack_panel_f16+0x1d4>
+	WORD $0xd37ff830 // lsl x16, x1, #1
+	WORD $0xd37df031 // lsl x17, x1, #3
+	WORD $0xd37ced00 // lsl x0, x8, #4
+	WORD $0xd37ef501 // lsl x1, x8, #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b0b0183 // add x3, x12, x11
+	WORD $0x8b100182 // add x2, x12, x16
+	WORD $0x8b0d0184 // add x4, x12, x13
+	WORD $0xaa0e03e5 // mov x5, x14
+	WORD $0x14000009 // b 0x70dc <k_pack_panel_f16+0x80>
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x8b110063 // add x3, x3, x17
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0x5400192a // b.ge 0x73fc <k_pack_panel_f16+0x3a0>
+	WORD $0xcb0f0146 // sub x6, x10, x15
+	WORD $0xf10010df // cmp x6, #0x4
+	WORD $0x5400050b // b.lt 0x7184 <k_pack_panel_f16+0x128>
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0xaa0503f3 // mov x19, x5
+	WORD $0xaa0c03e7 // mov x7, x12
 	WORD $0xfd4000e0 // ldr d0, [x7]
-	WORD $0xfc6e68e1 // ldr d1, [x7, x14]
-	WORD $0x8b0102f5 // add x21, x23, x1
-	WORD $0xfc7068e2 // ldr d2, [x7, x16]
-	WORD $0xfc7168e3 // ldr d3, [x7, x17]
-	WORD $0x8b0102b6 // add x22, x21, x1
+	WORD $0xfc7068e1 // ldr d1, [x7, x16]
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xfc6b68e2 // ldr d2, [x7, x11]
+	WORD $0xfc6d68e3 // ldr d3, [x7, x13]
+	WORD $0x8b010273 // add x19, x19, x1
 	WORD $0x0e217800 // fcvtl v0.4s, v0.4h
 	WORD $0x0e217821 // fcvtl v1.4s, v1.4h
-	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x8b010276 // add x22, x19, x1
 	WORD $0x0e217842 // fcvtl v2.4s, v2.4h
 	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
 	WORD $0x910020e7 // add x7, x7, #0x8
@@ -6987,265 +7277,232 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002e2 // str q2, [x23]
-	WORD $0x3d8002a3 // str q3, [x21]
-	WORD $0x91002295 // add x21, x20, #0x8
+	WORD $0x3d8002a2 // str q2, [x21]
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0x91002293 // add x19, x20, #0x8
 	WORD $0x91001294 // add x20, x20, #0x4
 	WORD $0x3d8002c4 // str q4, [x22]
 	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb0902bf // cmp x21, x9
-	WORD $0x8b0102d7 // add x23, x22, x1
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0102d3 // add x19, x22, x1
 	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffc2d // b.le 0x6c74 <k_pack_f16+0xd0>
-	WORD $0x8b0f0277 // add x23, x19, x15
+	WORD $0x54fffc2d // b.le 0x70f4 <k_pack_panel_f16+0x98>
+	WORD $0x8b0002b7 // add x23, x21, x0
 	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x6d10 <k_pack_f16+0x16c>
-	WORD $0x17ffffcf // b 0x6c3c <k_pack_f16+0x98>
+	WORD $0x54fffa0d // b.le 0x70bc <k_pack_panel_f16+0x60>
+	WORD $0x14000005 // b 0x7194 <k_pack_panel_f16+0x138>
+	WORD $0x8b0f09d7 // add x23, x14, x15, lsl #2
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fff98d // b.le 0x6c3c <k_pack_f16+0x98>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff94d // b.le 0x6c3c <k_pack_f16+0x98>
+	WORD $0x54fff96d // b.le 0x70bc <k_pack_panel_f16+0x60>
 	WORD $0xd37ffa98 // lsl x24, x20, #1
 	WORD $0xaa1f03f3 // mov x19, xzr
 	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x8b180154 // add x20, x10, x24
-	WORD $0x8b180055 // add x21, x2, x24
+	WORD $0x8b180054 // add x20, x2, x24
+	WORD $0x8b180195 // add x21, x12, x24
 	WORD $0x8b180076 // add x22, x3, x24
 	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000006 // b 0x6d4c <k_pack_f16+0x1a8>
-	WORD $0xbd0006e0 // str s0, [x23, #0x4]
+	WORD $0x14000009 // b 0x71d4 <k_pack_panel_f16+0x178>
+	WORD $0xf81f82ff // stur xzr, [x23, #-0x8]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb90002ff // str wzr, [x23]
 	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xbd0006e0 // str s0, [x23, #0x4]
 	WORD $0x8b0102f7 // add x23, x23, x1
 	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff7a0 // b.eq 0x6c3c <k_pack_f16+0x98>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000eb // b.lt 0x6d6c <k_pack_f16+0x1c8>
-	WORD $0x7c737a80 // ldr h0, [x20, x19, lsl #1]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffecd // b.le 0x6d3c <k_pack_f16+0x198>
-	WORD $0x14000005 // b 0x6d7c <k_pack_f16+0x1d8>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0x54fffe2d // b.le 0x6d3c <k_pack_f16+0x198>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400006b // b.lt 0x6d90 <k_pack_f16+0x1ec>
+	WORD $0x54fff760 // b.eq 0x70bc <k_pack_panel_f16+0x60>
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x54fffeed // b.le 0x71b4 <k_pack_panel_f16+0x158>
 	WORD $0x7c737aa0 // ldr h0, [x21, x19, lsl #1]
+	WORD $0xf10004df // cmp x6, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
+	WORD $0x540001e9 // b.ls 0x7228 <k_pack_panel_f16+0x1cc>
+	WORD $0x7c737a80 // ldr h0, [x20, x19, lsl #1]
+	WORD $0xf10008df // cmp x6, #0x2
+	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0x54fffd20 // b.eq 0x6d3c <k_pack_f16+0x198>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400006b // b.lt 0x6db0 <k_pack_f16+0x20c>
+	WORD $0x54fffdc9 // b.ls 0x71b8 <k_pack_panel_f16+0x15c>
 	WORD $0x7c737ac0 // ldr h0, [x22, x19, lsl #1]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xf1000cbf // cmp x5, #0x3
-	WORD $0xbd0002e0 // str s0, [x23]
-	WORD $0x54fffc20 // b.eq 0x6d3c <k_pack_f16+0x198>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffbab // b.lt 0x6d38 <k_pack_f16+0x194>
+	WORD $0x1ee24001 // fcvt s1, h0
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xbd0002e1 // str s1, [x23]
+	WORD $0x54fffd4b // b.lt 0x71c0 <k_pack_panel_f16+0x164>
 	WORD $0x7c737b00 // ldr h0, [x24, x19, lsl #1]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffffda // b 0x6d38 <k_pack_f16+0x194>
-	WORD $0xbc2369e0 // str s0, [x15, x3]
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd1001084 // sub x4, x4, #0x4
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x54000eca // b.ge 0x6fc8 <k_pack_f16+0x424>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x6dd8 <k_pack_f16+0x234>
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400008d // b.le 0x6e10 <k_pack_f16+0x26c>
-	WORD $0x7d400140 // ldr h0, [x10]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x14000002 // b 0x6e14 <k_pack_f16+0x270>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0d0046 // add x6, x2, x13
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xf100089f // cmp x4, #0x2
-	WORD $0x91000cc5 // add x5, x6, #0x3
-	WORD $0x910008c6 // add x6, x6, #0x2
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540002eb // b.lt 0x6e88 <k_pack_f16+0x2e4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400006b // b.lt 0x6e44 <k_pack_f16+0x2a0>
-	WORD $0x7c6e6940 // ldr h0, [x10, x14]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0xb40001e6 // cbz x6, 0x6e88 <k_pack_f16+0x2e4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400006b // b.lt 0x6e64 <k_pack_f16+0x2c0>
-	WORD $0x7c616940 // ldr h0, [x10, x1]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b030167 // add x7, x11, x3
-	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
-	WORD $0xb40000e5 // cbz x5, 0x6e88 <k_pack_f16+0x2e4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400006b // b.lt 0x6e84 <k_pack_f16+0x2e0>
-	WORD $0x7c716940 // ldr h0, [x10, x17]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc236960 // str s0, [x11, x3]
+	WORD $0x17ffffe7 // b 0x71c0 <k_pack_panel_f16+0x164>
+	WORD $0xb81fc2ff // stur wzr, [x23, #-0x4]
+	WORD $0x17ffffe3 // b 0x71b8 <k_pack_panel_f16+0x15c>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fffa60 // b.eq 0x6dd8 <k_pack_f16+0x234>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400010b // b.lt 0x6eb4 <k_pack_f16+0x310>
-	WORD $0x7d400540 // ldr h0, [x10, #0x2]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b030207 // add x7, x16, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x540000ec // b.gt 0x6ec8 <k_pack_f16+0x324>
-	WORD $0x1400001e // b 0x6f28 <k_pack_f16+0x384>
+	WORD $0x54000e4b // b.lt 0x73fc <k_pack_panel_f16+0x3a0>
+	WORD $0x910021ce // add x14, x14, #0x8
+	WORD $0xd37ff822 // lsl x2, x1, #1
+	WORD $0xd37df020 // lsl x0, x1, #3
+	WORD $0x8b0809d0 // add x16, x14, x8, lsl #2
+	WORD $0x8b080dd1 // add x17, x14, x8, lsl #3
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x910009ad // add x13, x13, #0x2
+	WORD $0x9100118c // add x12, x12, #0x4
+	WORD $0x91000841 // add x1, x2, #0x2
+	WORD $0x9100096b // add x11, x11, #0x2
+	WORD $0x1400000d // b 0x7294 <k_pack_panel_f16+0x238>
+	WORD $0xf81f823f // stur xzr, [x17, #-0x8]
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b030207 // add x7, x16, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x5400032d // b.le 0x6f28 <k_pack_f16+0x384>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400008b // b.lt 0x6ee0 <k_pack_f16+0x33c>
-	WORD $0x8b0e0147 // add x7, x10, x14
-	WORD $0x7d4004e0 // ldr h0, [x7, #0x2]
+	WORD $0xb900023f // str wzr, [x17]
+	WORD $0xbd000620 // str s0, [x17, #0x4]
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xd100114a // sub x10, x10, #0x4
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0x8b00018c // add x12, x12, x0
+	WORD $0x54000b6a // b.ge 0x73fc <k_pack_panel_f16+0x3a0>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x540002eb // b.lt 0x72f4 <k_pack_panel_f16+0x298>
+	WORD $0x7c5fc180 // ldur h0, [x12, #-0x4]
+	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b0d0a07 // add x7, x16, x13, lsl #2
-	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb4000206 // cbz x6, 0x6f28 <k_pack_f16+0x384>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400008b // b.lt 0x6f04 <k_pack_f16+0x360>
-	WORD $0x8b010153 // add x19, x10, x1
-	WORD $0x7d400660 // ldr h0, [x19, #0x2]
+	WORD $0xbc1f81c0 // stur s0, [x14, #-0x8]
+	WORD $0x54000289 // b.ls 0x72fc <k_pack_panel_f16+0x2a0>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb4000105 // cbz x5, 0x6f28 <k_pack_f16+0x384>
+	WORD $0xbc1fc1c0 // stur s0, [x14, #-0x4]
+	WORD $0x540001e9 // b.ls 0x7300 <k_pack_panel_f16+0x2a4>
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
+	WORD $0x1ee24001 // fcvt s1, h0
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400008b // b.lt 0x6f24 <k_pack_f16+0x380>
-	WORD $0x8b110147 // add x7, x10, x17
-	WORD $0x7d4004e0 // ldr h0, [x7, #0x2]
+	WORD $0xbd0001c1 // str s1, [x14]
+	WORD $0x54000143 // b.lo 0x7308 <k_pack_panel_f16+0x2ac>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0x7c5fa040 // ldur h0, [x2, #-0x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbc236a00 // str s0, [x16, x3]
+	WORD $0x14000006 // b 0x7308 <k_pack_panel_f16+0x2ac>
+	WORD $0xf81f81df // stur xzr, [x14, #-0x8]
+	WORD $0x14000002 // b 0x7300 <k_pack_panel_f16+0x2a4>
+	WORD $0xb81fc1df // stur wzr, [x14, #-0x4]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb90001df // str wzr, [x14]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbd0005c0 // str s0, [x14, #0x4]
+	WORD $0x54fffb20 // b.eq 0x7274 <k_pack_panel_f16+0x218>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x540002ed // b.le 0x7374 <k_pack_panel_f16+0x318>
+	WORD $0x7c5fe180 // ldur h0, [x12, #-0x2]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1f8200 // stur s0, [x16, #-0x8]
+	WORD $0x54000289 // b.ls 0x737c <k_pack_panel_f16+0x320>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0xbc1fc200 // stur s0, [x16, #-0x4]
+	WORD $0x540001e9 // b.ls 0x7380 <k_pack_panel_f16+0x324>
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
+	WORD $0x1ee24001 // fcvt s1, h0
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xbd000201 // str s1, [x16]
+	WORD $0x54000143 // b.lo 0x7388 <k_pack_panel_f16+0x32c>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0x7c5fc040 // ldur h0, [x2, #-0x4]
+	WORD $0x1ee24000 // fcvt s0, h0
+	WORD $0x14000006 // b 0x7388 <k_pack_panel_f16+0x32c>
+	WORD $0xf81f821f // stur xzr, [x16, #-0x8]
+	WORD $0x14000002 // b 0x7380 <k_pack_panel_f16+0x324>
+	WORD $0xb81fc21f // stur wzr, [x16, #-0x4]
+	WORD $0x2f00e400 // movi d0, #0000000000000000
+	WORD $0xb900021f // str wzr, [x16]
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff560 // b.eq 0x6dd8 <k_pack_f16+0x234>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400010b // b.lt 0x6f54 <k_pack_f16+0x3b0>
-	WORD $0x7d400940 // ldr h0, [x10, #0x4]
+	WORD $0xbd000600 // str s0, [x16, #0x4]
+	WORD $0x54fff720 // b.eq 0x7274 <k_pack_panel_f16+0x218>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x54fff66d // b.le 0x7264 <k_pack_panel_f16+0x208>
+	WORD $0x7d400180 // ldr h0, [x12]
+	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff46d // b.le 0x6dd8 <k_pack_f16+0x234>
-	WORD $0x14000006 // b 0x6f68 <k_pack_f16+0x3c4>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0x8b0301e7 // add x7, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xbc1f40e0 // stur s0, [x7, #-0xc]
-	WORD $0x54fff3ad // b.le 0x6dd8 <k_pack_f16+0x234>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400008b // b.lt 0x6f80 <k_pack_f16+0x3dc>
-	WORD $0x8b0e0147 // add x7, x10, x14
-	WORD $0x7d4008e0 // ldr h0, [x7, #0x4]
+	WORD $0xbc1f8220 // stur s0, [x17, #-0x8]
+	WORD $0x54000249 // b.ls 0x73f4 <k_pack_panel_f16+0x398>
+	WORD $0x8b010182 // add x2, x12, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x8b0d09e7 // add x7, x15, x13, lsl #2
-	WORD $0xbd0004e0 // str s0, [x7, #0x4]
-	WORD $0xb4fff286 // cbz x6, 0x6dd8 <k_pack_f16+0x234>
+	WORD $0xbc1fc220 // stur s0, [x17, #-0x4]
+	WORD $0x54fff529 // b.ls 0x7268 <k_pack_panel_f16+0x20c>
+	WORD $0x8b0b0182 // add x2, x12, x11
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
+	WORD $0x1ee24001 // fcvt s1, h0
 	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x5400008b // b.lt 0x6fa4 <k_pack_f16+0x400>
-	WORD $0x8b010146 // add x6, x10, x1
-	WORD $0x7d4008c0 // ldr h0, [x6, #0x4]
+	WORD $0xbd000221 // str s1, [x17]
+	WORD $0x54fff483 // b.lo 0x7270 <k_pack_panel_f16+0x214>
+	WORD $0x8b0d0182 // add x2, x12, x13
+	WORD $0x7c5fe040 // ldur h0, [x2, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0xbd0008e0 // str s0, [x7, #0x8]
-	WORD $0xb4fff185 // cbz x5, 0x6dd8 <k_pack_f16+0x234>
-	WORD $0x2f00e400 // movi d0, #0000000000000000
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54fff10b // b.lt 0x6dd4 <k_pack_f16+0x230>
-	WORD $0x8b110145 // add x5, x10, x17
-	WORD $0x7d4008a0 // ldr h0, [x5, #0x4]
-	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffff84 // b 0x6dd4 <k_pack_f16+0x230>
+	WORD $0x17ffffa0 // b 0x7270 <k_pack_panel_f16+0x214>
+	WORD $0xb81fc23f // stur wzr, [x17, #-0x4]
+	WORD $0x17ffff9c // b 0x7268 <k_pack_panel_f16+0x20c>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
 	WORD $0xd65f03c0 // ret
 
-	// pack_bf16
+	// pack_panel_bf16
 	WORD $0xf81c0ff9 // str x25, [sp, #-0x40]!
 	WORD $0xf9401008 // ldr x8, [x0, #0x20]
 	WORD $0xa9015ff8 // stp x24, x23, [sp, #0x10]
 	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x540023cb // b.lt 0x7468 <k_pack_bf16+0x490>
+	WORD $0x54001e6b // b.lt 0x77f0 <k_pack_panel_bf16+0x3e4>
+	WORD $0xa9412801 // ldp x1, x10, [x0, #0x10]
 	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xa940280b // ldp x11, x10, [x0]
-	WORD $0xa9413001 // ldp x1, x12, [x0, #0x10]
+	WORD $0xa940380b // ldp x11, x14, [x0]
 	WORD $0xf100113f // cmp x9, #0x4
-	WORD $0x540001ea // b.ge 0x7040 <k_pack_bf16+0x68>
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540022eb // b.lt 0x7468 <k_pack_bf16+0x490>
-	WORD $0xd37ff82e // lsl x14, x1, #1
-	WORD $0x8b080d6f // add x15, x11, x8, lsl #3
-	WORD $0x8b080970 // add x16, x11, x8, lsl #2
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xcb0803e2 // neg x2, x8
-	WORD $0x8b0101d1 // add x17, x14, x1
-	WORD $0xd37ef421 // lsl x1, x1, #2
-	WORD $0x52800183 // mov w3, #0xc // =12
-	WORD $0xd37ffa31 // lsl x17, x17, #1
-	WORD $0xaa0803e4 // mov x4, x8
-	WORD $0x14000087 // b 0x7258 <k_pack_bf16+0x280>
-	WORD $0xd37ff82e // lsl x14, x1, #1
-	WORD $0xd37ef430 // lsl x16, x1, #2
-	WORD $0xd37ced0f // lsl x15, x8, #4
-	WORD $0xd37df020 // lsl x0, x1, #3
-	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0xaa0803e5 // mov x5, x8
-	WORD $0x8b0101d1 // add x17, x14, x1
+	WORD $0x8b01042d // add x13, x1, x1, lsl #1
+	WORD $0xd37ef42c // lsl x12, x1, #2
+	WORD $0xd37ff9ad // lsl x13, x13, #1
+	WORD $0x54000d2b // b.lt 0x75e8 <k_pack_panel_bf16+0x1dc>
+	WORD $0xd37ff830 // lsl x16, x1, #1
+	WORD $0xd37df031 // lsl x17, x1, #3
+	WORD $0xd37ced00 // lsl x0, x8, #4
 	WORD $0xd37ef501 // lsl x1, x8, #2
-	WORD $0x8b0e0142 // add x2, x10, x14
-	WORD $0xd37ffa31 // lsl x17, x17, #1
-	WORD $0x8b100143 // add x3, x10, x16
-	WORD $0x8b110144 // add x4, x10, x17
-	WORD $0x14000009 // b 0x7094 <k_pack_bf16+0xbc>
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd10010a5 // sub x5, x5, #0x4
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b000042 // add x2, x2, x0
-	WORD $0x8b000063 // add x3, x3, x0
-	WORD $0x8b000084 // add x4, x4, x0
-	WORD $0x54001eca // b.ge 0x7468 <k_pack_bf16+0x490>
-	WORD $0xcb0d0186 // sub x6, x12, x13
-	WORD $0x8b0d0977 // add x23, x11, x13, lsl #2
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x8b0d01c3 // add x3, x14, x13
+	WORD $0x8b1001c2 // add x2, x14, x16
+	WORD $0x8b0c01c4 // add x4, x14, x12
+	WORD $0xaa0b03e5 // mov x5, x11
+	WORD $0x14000009 // b 0x7490 <k_pack_panel_bf16+0x84>
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0x8b1101ce // add x14, x14, x17
+	WORD $0x910040a5 // add x5, x5, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x8b110063 // add x3, x3, x17
+	WORD $0x8b110084 // add x4, x4, x17
+	WORD $0x54001b2a // b.ge 0x77f0 <k_pack_panel_bf16+0x3e4>
+	WORD $0xcb0f0146 // sub x6, x10, x15
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x540004eb // b.lt 0x713c <k_pack_bf16+0x164>
+	WORD $0x5400050b // b.lt 0x7538 <k_pack_panel_bf16+0x12c>
 	WORD $0xaa1f03f4 // mov x20, xzr
-	WORD $0xaa0a03e7 // mov x7, x10
+	WORD $0xaa0503f3 // mov x19, x5
+	WORD $0xaa0e03e7 // mov x7, x14
 	WORD $0xfd4000e0 // ldr d0, [x7]
-	WORD $0xfc6e68e1 // ldr d1, [x7, x14]
-	WORD $0x8b0102f5 // add x21, x23, x1
-	WORD $0xfc7068e2 // ldr d2, [x7, x16]
-	WORD $0xfc7168e3 // ldr d3, [x7, x17]
-	WORD $0x8b0102b6 // add x22, x21, x1
+	WORD $0xfc7068e1 // ldr d1, [x7, x16]
+	WORD $0xaa1303f5 // mov x21, x19
+	WORD $0xfc6c68e2 // ldr d2, [x7, x12]
+	WORD $0xfc6d68e3 // ldr d3, [x7, x13]
+	WORD $0x8b010273 // add x19, x19, x1
 	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
-	WORD $0xaa1703f3 // mov x19, x23
+	WORD $0x8b010276 // add x22, x19, x1
 	WORD $0x2e613842 // shll v2.4s, v2.4h, #16
 	WORD $0x2e613863 // shll v3.4s, v3.4h, #16
 	WORD $0x910020e7 // add x7, x7, #0x8
@@ -7259,223 +7516,194 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4ec17800 // zip2 v0.2d, v0.2d, v1.2d
 	WORD $0x6e1804a2 // mov v2.d[1], v5.d[0]
 	WORD $0x6e180424 // mov v4.d[1], v1.d[0]
-	WORD $0x3d8002e2 // str q2, [x23]
-	WORD $0x3d8002a3 // str q3, [x21]
-	WORD $0x91002295 // add x21, x20, #0x8
+	WORD $0x3d8002a2 // str q2, [x21]
+	WORD $0x3d800263 // str q3, [x19]
+	WORD $0x91002293 // add x19, x20, #0x8
 	WORD $0x91001294 // add x20, x20, #0x4
 	WORD $0x3d8002c4 // str q4, [x22]
 	WORD $0x8b0102d6 // add x22, x22, x1
-	WORD $0xeb0902bf // cmp x21, x9
-	WORD $0x8b0102d7 // add x23, x22, x1
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b0102d3 // add x19, x22, x1
 	WORD $0x3d8002c0 // str q0, [x22]
-	WORD $0x54fffc2d // b.le 0x70ac <k_pack_bf16+0xd4>
-	WORD $0x8b0f0277 // add x23, x19, x15
+	WORD $0x54fffc2d // b.le 0x74a8 <k_pack_panel_bf16+0x9c>
+	WORD $0x8b0002b5 // add x21, x21, x0
 	WORD $0xeb140127 // subs x7, x9, x20
-	WORD $0x540000ac // b.gt 0x7148 <k_pack_bf16+0x170>
-	WORD $0x17ffffcf // b 0x7074 <k_pack_bf16+0x9c>
+	WORD $0x54fffa0d // b.le 0x7470 <k_pack_panel_bf16+0x64>
+	WORD $0x14000005 // b 0x7548 <k_pack_panel_bf16+0x13c>
+	WORD $0x8b0f0975 // add x21, x11, x15, lsl #2
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xeb1f0127 // subs x7, x9, xzr
-	WORD $0x54fff98d // b.le 0x7074 <k_pack_bf16+0x9c>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54fff94d // b.le 0x7074 <k_pack_bf16+0x9c>
+	WORD $0x54fff96d // b.le 0x7470 <k_pack_panel_bf16+0x64>
 	WORD $0xd37ffa98 // lsl x24, x20, #1
 	WORD $0xaa1f03f3 // mov x19, xzr
-	WORD $0x910022f7 // add x23, x23, #0x8
-	WORD $0x8b180154 // add x20, x10, x24
+	WORD $0x910022b4 // add x20, x21, #0x8
 	WORD $0x8b180055 // add x21, x2, x24
-	WORD $0x8b180076 // add x22, x3, x24
+	WORD $0x8b1801d6 // add x22, x14, x24
+	WORD $0x8b180077 // add x23, x3, x24
 	WORD $0x8b180098 // add x24, x4, x24
-	WORD $0x14000008 // b 0x718c <k_pack_bf16+0x1b4>
-	WORD $0x78737b19 // ldrh w25, [x24, x19, lsl #1]
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xb90006f9 // str w25, [x23, #0x4]
+	WORD $0x14000009 // b 0x7588 <k_pack_panel_bf16+0x17c>
+	WORD $0xf81f829f // stur xzr, [x20, #-0x8]
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0xb900029f // str wzr, [x20]
 	WORD $0x91000673 // add x19, x19, #0x1
-	WORD $0x8b0102f7 // add x23, x23, x1
+	WORD $0xb9000699 // str w25, [x20, #0x4]
+	WORD $0x8b010294 // add x20, x20, x1
 	WORD $0xeb1300ff // cmp x7, x19
-	WORD $0x54fff760 // b.eq 0x7074 <k_pack_bf16+0x9c>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000eb // b.lt 0x71ac <k_pack_bf16+0x1d4>
-	WORD $0x78737a99 // ldrh w25, [x20, x19, lsl #1]
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xb81f82f9 // stur w25, [x23, #-0x8]
-	WORD $0x54fffecd // b.le 0x717c <k_pack_bf16+0x1a4>
-	WORD $0x14000005 // b 0x71bc <k_pack_bf16+0x1e4>
-	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0xf10004bf // cmp x5, #0x1
-	WORD $0xb81f82f9 // stur w25, [x23, #-0x8]
-	WORD $0x54fffe2d // b.le 0x717c <k_pack_bf16+0x1a4>
-	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x540000eb // b.lt 0x71dc <k_pack_bf16+0x204>
-	WORD $0x78737ab9 // ldrh w25, [x21, x19, lsl #1]
-	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0xb81fc2f9 // stur w25, [x23, #-0x4]
-	WORD $0x54fffd40 // b.eq 0x717c <k_pack_bf16+0x1a4>
-	WORD $0x14000005 // b 0x71ec <k_pack_bf16+0x214>
-	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0xf10008bf // cmp x5, #0x2
-	WORD $0xb81fc2f9 // stur w25, [x23, #-0x4]
-	WORD $0x54fffca0 // b.eq 0x717c <k_pack_bf16+0x1a4>
-	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x540000eb // b.lt 0x720c <k_pack_bf16+0x234>
+	WORD $0x54fff760 // b.eq 0x7470 <k_pack_panel_bf16+0x64>
+	WORD $0xf10000df // cmp x6, #0x0
+	WORD $0x54fffeed // b.le 0x7568 <k_pack_panel_bf16+0x15c>
 	WORD $0x78737ad9 // ldrh w25, [x22, x19, lsl #1]
+	WORD $0xf10004df // cmp x6, #0x1
 	WORD $0x53103f39 // lsl w25, w25, #16
-	WORD $0xf1000cbf // cmp x5, #0x3
-	WORD $0xb90002f9 // str w25, [x23]
-	WORD $0x54fffbc0 // b.eq 0x717c <k_pack_bf16+0x1a4>
-	WORD $0x14000005 // b 0x721c <k_pack_bf16+0x244>
-	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0xf1000cbf // cmp x5, #0x3
-	WORD $0xb90002f9 // str w25, [x23]
-	WORD $0x54fffb20 // b.eq 0x717c <k_pack_bf16+0x1a4>
+	WORD $0xb81f8299 // stur w25, [x20, #-0x8]
+	WORD $0x540001c9 // b.ls 0x75d8 <k_pack_panel_bf16+0x1cc>
+	WORD $0x78737ab9 // ldrh w25, [x21, x19, lsl #1]
+	WORD $0xf10008df // cmp x6, #0x2
+	WORD $0x53103f39 // lsl w25, w25, #16
+	WORD $0xb81fc299 // stur w25, [x20, #-0x4]
+	WORD $0x54fffdc9 // b.ls 0x756c <k_pack_panel_bf16+0x160>
+	WORD $0x78737b19 // ldrh w25, [x24, x19, lsl #1]
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffa8a // b.ge 0x7170 <k_pack_bf16+0x198>
+	WORD $0x53103f39 // lsl w25, w25, #16
+	WORD $0xb9000299 // str w25, [x20]
+	WORD $0x540000cb // b.lt 0x75e0 <k_pack_panel_bf16+0x1d4>
+	WORD $0x78737af9 // ldrh w25, [x23, x19, lsl #1]
+	WORD $0x53103f39 // lsl w25, w25, #16
+	WORD $0x17ffffe8 // b 0x7574 <k_pack_panel_bf16+0x168>
+	WORD $0xb81fc29f // stur wzr, [x20, #-0x4]
+	WORD $0x17ffffe4 // b 0x756c <k_pack_panel_bf16+0x160>
 	WORD $0x2a1f03f9 // mov w25, wzr
-	WORD $0x17ffffd4 // b 0x7178 <k_pack_bf16+0x1a0>
-	WORD $0x8b110145 // add x5, x10, x17
-	WORD $0x794008a5 // ldrh w5, [x5, #0x4]
-	WORD $0x53103ca5 // lsl w5, w5, #16
-	WORD $0xb82369e5 // str w5, [x15, x3]
-	WORD $0x910011ad // add x13, x13, #0x4
-	WORD $0xd1001084 // sub x4, x4, #0x4
-	WORD $0x91004063 // add x3, x3, #0x10
-	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x8b00014a // add x10, x10, x0
-	WORD $0xd100118c // sub x12, x12, #0x4
-	WORD $0x540010aa // b.ge 0x7468 <k_pack_bf16+0x490>
-	WORD $0xeb0d011f // cmp x8, x13
-	WORD $0x54ffff0d // b.le 0x723c <k_pack_bf16+0x264>
-	WORD $0xf100019f // cmp x12, #0x0
-	WORD $0x5400008d // b.le 0x7274 <k_pack_bf16+0x29c>
-	WORD $0x79400145 // ldrh w5, [x10]
-	WORD $0x53103ca7 // lsl w7, w5, #16
-	WORD $0x14000002 // b 0x7278 <k_pack_bf16+0x2a0>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x8b0d0046 // add x6, x2, x13
-	WORD $0x8b030173 // add x19, x11, x3
-	WORD $0xf100089f // cmp x4, #0x2
-	WORD $0x91000cc5 // add x5, x6, #0x3
-	WORD $0x910008c6 // add x6, x6, #0x2
-	WORD $0xb81f4267 // stur w7, [x19, #-0xc]
-	WORD $0x540003cb // b.lt 0x7308 <k_pack_bf16+0x330>
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540000eb // b.lt 0x72b4 <k_pack_bf16+0x2dc>
-	WORD $0x786e6947 // ldrh w7, [x10, x14]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x8b030173 // add x19, x11, x3
-	WORD $0xb81f8267 // stur w7, [x19, #-0x8]
-	WORD $0xb50000a6 // cbnz x6, 0x72c0 <k_pack_bf16+0x2e8>
-	WORD $0x14000016 // b 0x7308 <k_pack_bf16+0x330>
-	WORD $0x8b030173 // add x19, x11, x3
-	WORD $0xb81f827f // stur wzr, [x19, #-0x8]
-	WORD $0xb4000266 // cbz x6, 0x7308 <k_pack_bf16+0x330>
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x540000eb // b.lt 0x72e0 <k_pack_bf16+0x308>
-	WORD $0x78616947 // ldrh w7, [x10, x1]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x8b030173 // add x19, x11, x3
-	WORD $0xb81fc267 // stur w7, [x19, #-0x4]
-	WORD $0xb50000a5 // cbnz x5, 0x72ec <k_pack_bf16+0x314>
-	WORD $0x1400000b // b 0x7308 <k_pack_bf16+0x330>
-	WORD $0x8b030173 // add x19, x11, x3
-	WORD $0xb81fc27f // stur wzr, [x19, #-0x4]
-	WORD $0xb4000105 // cbz x5, 0x7308 <k_pack_bf16+0x330>
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x5400008b // b.lt 0x7300 <k_pack_bf16+0x328>
-	WORD $0x78716947 // ldrh w7, [x10, x17]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x14000002 // b 0x7304 <k_pack_bf16+0x32c>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0xb8236967 // str w7, [x11, x3]
+	WORD $0x17ffffe4 // b 0x7574 <k_pack_panel_bf16+0x168>
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fff980 // b.eq 0x723c <k_pack_bf16+0x264>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400010b // b.lt 0x7334 <k_pack_bf16+0x35c>
-	WORD $0x79400547 // ldrh w7, [x10, #0x2]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x8b030213 // add x19, x16, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xb81f4267 // stur w7, [x19, #-0xc]
-	WORD $0x540000ec // b.gt 0x7348 <k_pack_bf16+0x370>
-	WORD $0x14000024 // b 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x8b030213 // add x19, x16, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xb81f4267 // stur w7, [x19, #-0xc]
-	WORD $0x540003ed // b.le 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400010b // b.lt 0x736c <k_pack_bf16+0x394>
-	WORD $0x8b0e0147 // add x7, x10, x14
-	WORD $0x794004e7 // ldrh w7, [x7, #0x2]
-	WORD $0x53103cf3 // lsl w19, w7, #16
-	WORD $0x8b0d0a07 // add x7, x16, x13, lsl #2
-	WORD $0xb90004f3 // str w19, [x7, #0x4]
-	WORD $0xb50000a6 // cbnz x6, 0x7378 <k_pack_bf16+0x3a0>
-	WORD $0x14000016 // b 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0x8b0d0a07 // add x7, x16, x13, lsl #2
-	WORD $0xb90004ff // str wzr, [x7, #0x4]
-	WORD $0xb4000266 // cbz x6, 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x540000eb // b.lt 0x7398 <k_pack_bf16+0x3c0>
-	WORD $0x8b010153 // add x19, x10, x1
-	WORD $0x79400673 // ldrh w19, [x19, #0x2]
-	WORD $0x53103e73 // lsl w19, w19, #16
-	WORD $0xb90008f3 // str w19, [x7, #0x8]
-	WORD $0xb5000085 // cbnz x5, 0x73a0 <k_pack_bf16+0x3c8>
-	WORD $0x1400000b // b 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0xb90008ff // str wzr, [x7, #0x8]
-	WORD $0xb4000125 // cbz x5, 0x73c0 <k_pack_bf16+0x3e8>
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x540000ab // b.lt 0x73b8 <k_pack_bf16+0x3e0>
-	WORD $0x8b110147 // add x7, x10, x17
-	WORD $0x794004e7 // ldrh w7, [x7, #0x2]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x14000002 // b 0x73bc <k_pack_bf16+0x3e4>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0xb8236a07 // str w7, [x16, x3]
+	WORD $0x5400102b // b.lt 0x77f0 <k_pack_panel_bf16+0x3e4>
+	WORD $0xd37ef510 // lsl x16, x8, #2
+	WORD $0xd37df111 // lsl x17, x8, #3
+	WORD $0xd37df020 // lsl x0, x1, #3
+	WORD $0xd37ff821 // lsl x1, x1, #1
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x910009ce // add x14, x14, #0x2
+	WORD $0x1400000f // b 0x7644 <k_pack_panel_bf16+0x238>
+	WORD $0xb831697f // str wzr, [x11, x17]
+	WORD $0x8b110162 // add x2, x11, x17
+	WORD $0xb900045f // str wzr, [x2, #0x4]
+	WORD $0x8b110163 // add x3, x11, x17
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0xb900087f // str wzr, [x3, #0x8]
+	WORD $0x8b110163 // add x3, x11, x17
+	WORD $0xb9000c62 // str w2, [x3, #0xc]
+	WORD $0x910011ef // add x15, x15, #0x4
+	WORD $0xd100114a // sub x10, x10, #0x4
+	WORD $0x9100416b // add x11, x11, #0x10
+	WORD $0xeb0801ff // cmp x15, x8
+	WORD $0x8b0001ce // add x14, x14, x0
+	WORD $0x54000d8a // b.ge 0x77f0 <k_pack_panel_bf16+0x3e4>
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x5400032b // b.lt 0x76ac <k_pack_panel_bf16+0x2a0>
+	WORD $0x785fe1c2 // ldurh w2, [x14, #-0x2]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xb9000162 // str w2, [x11]
+	WORD $0x54000329 // b.ls 0x76c0 <k_pack_panel_bf16+0x2b4>
+	WORD $0x8b0101c2 // add x2, x14, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xb9000562 // str w2, [x11, #0x4]
+	WORD $0x54000289 // b.ls 0x76c4 <k_pack_panel_bf16+0x2b8>
+	WORD $0x8b0c01c2 // add x2, x14, x12
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xb9000962 // str w2, [x11, #0x8]
+	WORD $0x54000983 // b.lo 0x77bc <k_pack_panel_bf16+0x3b0>
+	WORD $0x8b0d01c2 // add x2, x14, x13
+	WORD $0x785fe042 // ldurh w2, [x2, #-0x2]
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb9000d62 // str w2, [x11, #0xc]
+	WORD $0x54fffc40 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0x1400000a // b 0x76d0 <k_pack_panel_bf16+0x2c4>
+	WORD $0xf900017f // str xzr, [x11]
+	WORD $0x29017d7f // stp wzr, wzr, [x11, #0x8]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffba0 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0x14000005 // b 0x76d0 <k_pack_panel_bf16+0x2c4>
+	WORD $0xb900057f // str wzr, [x11, #0x4]
+	WORD $0x29017d7f // stp wzr, wzr, [x11, #0x8]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54fffb00 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x5400030d // b.le 0x7734 <k_pack_panel_bf16+0x328>
+	WORD $0x794001c2 // ldrh w2, [x14]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xb8306962 // str w2, [x11, x16]
+	WORD $0x54000289 // b.ls 0x7738 <k_pack_panel_bf16+0x32c>
+	WORD $0x786169c2 // ldrh w2, [x14, x1]
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x53103c43 // lsl w3, w2, #16
+	WORD $0x8b100162 // add x2, x11, x16
+	WORD $0xb9000443 // str w3, [x2, #0x4]
+	WORD $0x54000209 // b.ls 0x7740 <k_pack_panel_bf16+0x334>
+	WORD $0x786c69c3 // ldrh w3, [x14, x12]
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x53103c63 // lsl w3, w3, #16
+	WORD $0xb9000843 // str w3, [x2, #0x8]
+	WORD $0x540005e3 // b.lo 0x77d0 <k_pack_panel_bf16+0x3c4>
+	WORD $0x786d69c2 // ldrh w2, [x14, x13]
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0x8b100163 // add x3, x11, x16
 	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54fff3c0 // b.eq 0x723c <k_pack_bf16+0x264>
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x5400010b // b.lt 0x73ec <k_pack_bf16+0x414>
-	WORD $0x79400947 // ldrh w7, [x10, #0x4]
-	WORD $0x53103ce7 // lsl w7, w7, #16
-	WORD $0x8b0301f3 // add x19, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xb81f4267 // stur w7, [x19, #-0xc]
-	WORD $0x54fff2cd // b.le 0x723c <k_pack_bf16+0x264>
-	WORD $0x14000006 // b 0x7400 <k_pack_bf16+0x428>
-	WORD $0x2a1f03e7 // mov w7, wzr
-	WORD $0x8b0301f3 // add x19, x15, x3
-	WORD $0xf100049f // cmp x4, #0x1
-	WORD $0xb81f4267 // stur w7, [x19, #-0xc]
-	WORD $0x54fff20d // b.le 0x723c <k_pack_bf16+0x264>
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x5400010b // b.lt 0x7424 <k_pack_bf16+0x44c>
-	WORD $0x8b0e0147 // add x7, x10, x14
-	WORD $0x794008e7 // ldrh w7, [x7, #0x4]
-	WORD $0x53103cf3 // lsl w19, w7, #16
-	WORD $0x8b0d09e7 // add x7, x15, x13, lsl #2
-	WORD $0xb90004f3 // str w19, [x7, #0x4]
-	WORD $0xb50000a6 // cbnz x6, 0x7430 <k_pack_bf16+0x458>
-	WORD $0x17ffff87 // b 0x723c <k_pack_bf16+0x264>
-	WORD $0x8b0d09e7 // add x7, x15, x13, lsl #2
-	WORD $0xb90004ff // str wzr, [x7, #0x4]
-	WORD $0xb4fff086 // cbz x6, 0x723c <k_pack_bf16+0x264>
-	WORD $0xf1000d9f // cmp x12, #0x3
-	WORD $0x540000eb // b.lt 0x7450 <k_pack_bf16+0x478>
-	WORD $0x8b010146 // add x6, x10, x1
-	WORD $0x794008c6 // ldrh w6, [x6, #0x4]
-	WORD $0x53103cc6 // lsl w6, w6, #16
-	WORD $0xb90008e6 // str w6, [x7, #0x8]
-	WORD $0xb5000085 // cbnz x5, 0x7458 <k_pack_bf16+0x480>
-	WORD $0x17ffff7c // b 0x723c <k_pack_bf16+0x264>
-	WORD $0xb90008ff // str wzr, [x7, #0x8]
-	WORD $0xb4ffef45 // cbz x5, 0x723c <k_pack_bf16+0x264>
-	WORD $0xf100119f // cmp x12, #0x4
-	WORD $0x54ffee8a // b.ge 0x722c <k_pack_bf16+0x254>
-	WORD $0x2a1f03e5 // mov w5, wzr
-	WORD $0x17ffff75 // b 0x7238 <k_pack_bf16+0x260>
+	WORD $0xb9000c62 // str w2, [x3, #0xc]
+	WORD $0x54fff800 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0x1400000b // b 0x775c <k_pack_panel_bf16+0x350>
+	WORD $0xb830697f // str wzr, [x11, x16]
+	WORD $0x8b100162 // add x2, x11, x16
+	WORD $0xb900045f // str wzr, [x2, #0x4]
+	WORD $0x8b100163 // add x3, x11, x16
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0xb900087f // str wzr, [x3, #0x8]
+	WORD $0x8b100163 // add x3, x11, x16
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xb9000c62 // str w2, [x3, #0xc]
+	WORD $0x54fff6a0 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0xf100015f // cmp x10, #0x0
+	WORD $0x54fff56d // b.le 0x760c <k_pack_panel_bf16+0x200>
+	WORD $0x794005c2 // ldrh w2, [x14, #0x2]
+	WORD $0xf100055f // cmp x10, #0x1
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0xb8316962 // str w2, [x11, x17]
+	WORD $0x54fff4e9 // b.ls 0x7610 <k_pack_panel_bf16+0x204>
+	WORD $0x8b0101c2 // add x2, x14, x1
+	WORD $0xf100095f // cmp x10, #0x2
+	WORD $0x79400442 // ldrh w2, [x2, #0x2]
+	WORD $0x53103c43 // lsl w3, w2, #16
+	WORD $0x8b110162 // add x2, x11, x17
+	WORD $0xb9000443 // str w3, [x2, #0x4]
+	WORD $0x54fff449 // b.ls 0x7618 <k_pack_panel_bf16+0x20c>
+	WORD $0x8b0c01c3 // add x3, x14, x12
+	WORD $0xf100115f // cmp x10, #0x4
+	WORD $0x79400463 // ldrh w3, [x3, #0x2]
+	WORD $0x53103c63 // lsl w3, w3, #16
+	WORD $0xb9000843 // str w3, [x2, #0x8]
+	WORD $0x54000203 // b.lo 0x77e8 <k_pack_panel_bf16+0x3dc>
+	WORD $0x8b0d01c2 // add x2, x14, x13
+	WORD $0x79400442 // ldrh w2, [x2, #0x2]
+	WORD $0x53103c42 // lsl w2, w2, #16
+	WORD $0x17ffff9b // b 0x7624 <k_pack_panel_bf16+0x218>
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xb9000d62 // str w2, [x11, #0xc]
+	WORD $0x54fff320 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0x17ffffc1 // b 0x76d0 <k_pack_panel_bf16+0x2c4>
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x8b100163 // add x3, x11, x16
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0xb9000c62 // str w2, [x3, #0xc]
+	WORD $0x54fff260 // b.eq 0x762c <k_pack_panel_bf16+0x220>
+	WORD $0x17ffffde // b 0x775c <k_pack_panel_bf16+0x350>
+	WORD $0x2a1f03e2 // mov w2, wzr
+	WORD $0x17ffff8e // b 0x7624 <k_pack_panel_bf16+0x218>
 	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
 	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
 	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
@@ -7488,13 +7716,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b01bf // cmp x13, x11
 	WORD $0x9a8bb1a9 // csel x9, x13, x11, lt
 	WORD $0xf100050e // subs x14, x8, #0x1
-	WORD $0x540012ab // b.lt 0x76e4 <k_pack_cols+0x268>
+	WORD $0x540012ab // b.lt 0x7a6c <k_pack_cols+0x268>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540008cb // b.lt 0x75b4 <k_pack_cols+0x138>
+	WORD $0x540008cb // b.lt 0x793c <k_pack_cols+0x138>
 	WORD $0xa940bc0c // ldp x12, x15, [x0, #0x8]
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000c8a // b.ge 0x7638 <k_pack_cols+0x1bc>
+	WORD $0x54000c8a // b.ge 0x79c0 <k_pack_cols+0x1bc>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0160 // orr x0, x11, x15
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -7514,19 +7742,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927df1d1 // and x17, x14, #0xfffffffffffffff8
 	WORD $0x1a9f2400 // csinc w0, w0, wzr, hs
 	WORD $0x8b110122 // add x2, x9, x17
-	WORD $0x14000007 // b 0x7514 <k_pack_cols+0x98>
+	WORD $0x14000007 // b 0x789c <k_pack_cols+0x98>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0f018c // add x12, x12, x15
 	WORD $0x8b10014a // add x10, x10, x16
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x54000ea0 // b.eq 0x76e4 <k_pack_cols+0x268>
+	WORD $0x54000ea0 // b.eq 0x7a6c <k_pack_cols+0x268>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x1a9f27e4 // cset w4, lo
 	WORD $0x2a000084 // orr w4, w4, w0
-	WORD $0x36000064 // tbz w4, #0x0, 0x752c <k_pack_cols+0xb0>
+	WORD $0x36000064 // tbz w4, #0x0, 0x78b4 <k_pack_cols+0xb0>
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x1400000d // b 0x755c <k_pack_cols+0xe0>
+	WORD $0x1400000d // b 0x78e4 <k_pack_cols+0xe0>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa0103e5 // mov x5, x1
 	WORD $0x8b040186 // add x6, x12, x4
@@ -7535,34 +7763,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4008c1 // ldp q1, q2, [x6]
 	WORD $0x91008084 // add x4, x4, #0x20
 	WORD $0xad0008e1 // stp q1, q2, [x7]
-	WORD $0x54ffff41 // b.ne 0x7534 <k_pack_cols+0xb8>
+	WORD $0x54ffff41 // b.ne 0x78bc <k_pack_cols+0xb8>
 	WORD $0xeb01013f // cmp x9, x1
 	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0x540000c0 // b.eq 0x7570 <k_pack_cols+0xf4>
+	WORD $0x540000c0 // b.eq 0x78f8 <k_pack_cols+0xf4>
 	WORD $0xbc647981 // ldr s1, [x12, x4, lsl #2]
 	WORD $0xbc247941 // str s1, [x10, x4, lsl #2]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54ffff81 // b.ne 0x755c <k_pack_cols+0xe0>
+	WORD $0x54ffff81 // b.ne 0x78e4 <k_pack_cols+0xe0>
 	WORD $0xf10021df // cmp x14, #0x8
 	WORD $0xaa0903e4 // mov x4, x9
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x54000103 // b.lo 0x75a0 <k_pack_cols+0x124>
+	WORD $0x54000103 // b.lo 0x7928 <k_pack_cols+0x124>
 	WORD $0xf10020c6 // subs x6, x6, #0x8
 	WORD $0xad3f80a0 // stp q0, q0, [x5, #-0x10]
 	WORD $0x910080a5 // add x5, x5, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7584 <k_pack_cols+0x108>
+	WORD $0x54ffffa1 // b.ne 0x790c <k_pack_cols+0x108>
 	WORD $0xeb1101df // cmp x14, x17
 	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0x54fffb00 // b.eq 0x74fc <k_pack_cols+0x80>
+	WORD $0x54fffb00 // b.eq 0x7884 <k_pack_cols+0x80>
 	WORD $0xb824795f // str wzr, [x10, x4, lsl #2]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04017f // cmp x11, x4
-	WORD $0x54ffffa1 // b.ne 0x75a0 <k_pack_cols+0x124>
-	WORD $0x17ffffd3 // b 0x74fc <k_pack_cols+0x80>
+	WORD $0x54ffffa1 // b.ne 0x7928 <k_pack_cols+0x124>
+	WORD $0x17ffffd3 // b 0x7884 <k_pack_cols+0x80>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x5400096a // b.ge 0x76e4 <k_pack_cols+0x268>
+	WORD $0x5400096a // b.ge 0x7a6c <k_pack_cols+0x268>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xcb09016d // sub x13, x11, x9
 	WORD $0x8b090951 // add x17, x10, x9, lsl #2
@@ -7571,29 +7799,29 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x8b0e0130 // add x16, x9, x14
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x14000006 // b 0x75f4 <k_pack_cols+0x178>
+	WORD $0x14000006 // b 0x797c <k_pack_cols+0x178>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b0f0231 // add x17, x17, x15
 	WORD $0x8b0f014a // add x10, x10, x15
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540007a0 // b.eq 0x76e4 <k_pack_cols+0x268>
+	WORD $0x540007a0 // b.eq 0x7a6c <k_pack_cols+0x268>
 	WORD $0xf10021bf // cmp x13, #0x8
 	WORD $0xaa0903e0 // mov x0, x9
-	WORD $0x54000143 // b.lo 0x7624 <k_pack_cols+0x1a8>
+	WORD $0x54000143 // b.lo 0x79ac <k_pack_cols+0x1a8>
 	WORD $0xaa1103e0 // mov x0, x17
 	WORD $0xaa0e03e1 // mov x1, x14
 	WORD $0xf1002021 // subs x1, x1, #0x8
 	WORD $0xad3f8000 // stp q0, q0, [x0, #-0x10]
 	WORD $0x91008000 // add x0, x0, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7608 <k_pack_cols+0x18c>
+	WORD $0x54ffffa1 // b.ne 0x7990 <k_pack_cols+0x18c>
 	WORD $0xeb0e01bf // cmp x13, x14
 	WORD $0xaa1003e0 // mov x0, x16
-	WORD $0x54fffe00 // b.eq 0x75e0 <k_pack_cols+0x164>
+	WORD $0x54fffe00 // b.eq 0x7968 <k_pack_cols+0x164>
 	WORD $0xb820795f // str wzr, [x10, x0, lsl #2]
 	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0xeb00017f // cmp x11, x0
-	WORD $0x54ffffa1 // b.ne 0x7624 <k_pack_cols+0x1a8>
-	WORD $0x17ffffeb // b 0x75e0 <k_pack_cols+0x164>
+	WORD $0x54ffffa1 // b.ne 0x79ac <k_pack_cols+0x1a8>
+	WORD $0x17ffffeb // b 0x7968 <k_pack_cols+0x164>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0171 // orr x17, x11, x15
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -7607,18 +7835,18 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ef5ee // lsl x14, x15, #2
 	WORD $0x1a9f260f // csinc w15, w16, wzr, hs
 	WORD $0x927ded30 // and x16, x9, #0x7ffffffffffffff8
-	WORD $0x14000006 // b 0x7684 <k_pack_cols+0x208>
+	WORD $0x14000006 // b 0x7a0c <k_pack_cols+0x208>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0x8b0b014a // add x10, x10, x11
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x54000320 // b.eq 0x76e4 <k_pack_cols+0x268>
+	WORD $0x54000320 // b.eq 0x7a6c <k_pack_cols+0x268>
 	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x1a9f27f1 // cset w17, lo
 	WORD $0x2a0f0231 // orr w17, w17, w15
-	WORD $0x36000071 // tbz w17, #0x0, 0x769c <k_pack_cols+0x220>
+	WORD $0x36000071 // tbz w17, #0x0, 0x7a24 <k_pack_cols+0x220>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000d // b 0x76cc <k_pack_cols+0x250>
+	WORD $0x1400000d // b 0x7a54 <k_pack_cols+0x250>
 	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0xaa1003e0 // mov x0, x16
 	WORD $0x8b110181 // add x1, x12, x17
@@ -7627,16 +7855,16 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400420 // ldp q0, q1, [x1]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0xad000440 // stp q0, q1, [x2]
-	WORD $0x54ffff41 // b.ne 0x76a4 <k_pack_cols+0x228>
+	WORD $0x54ffff41 // b.ne 0x7a2c <k_pack_cols+0x228>
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0x54fffd40 // b.eq 0x7670 <k_pack_cols+0x1f4>
+	WORD $0x54fffd40 // b.eq 0x79f8 <k_pack_cols+0x1f4>
 	WORD $0xbc717980 // ldr s0, [x12, x17, lsl #2]
 	WORD $0xbc317940 // str s0, [x10, x17, lsl #2]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54ffff81 // b.ne 0x76cc <k_pack_cols+0x250>
-	WORD $0x17ffffe4 // b 0x7670 <k_pack_cols+0x1f4>
+	WORD $0x54ffff81 // b.ne 0x7a54 <k_pack_cols+0x250>
+	WORD $0x17ffffe4 // b 0x79f8 <k_pack_cols+0x1f4>
 	WORD $0xd65f03c0 // ret
 
 	// pack_cols_64
@@ -7645,13 +7873,13 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b01bf // cmp x13, x11
 	WORD $0x9a8bb1a9 // csel x9, x13, x11, lt
 	WORD $0xf100050e // subs x14, x8, #0x1
-	WORD $0x540012ab // b.lt 0x7950 <k_pack_cols_64+0x268>
+	WORD $0x540012ab // b.lt 0x7cd8 <k_pack_cols_64+0x268>
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540008cb // b.lt 0x7820 <k_pack_cols_64+0x138>
+	WORD $0x540008cb // b.lt 0x7ba8 <k_pack_cols_64+0x138>
 	WORD $0xa940bc0c // ldp x12, x15, [x0, #0x8]
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x54000c8a // b.ge 0x78a4 <k_pack_cols_64+0x1bc>
+	WORD $0x54000c8a // b.ge 0x7c2c <k_pack_cols_64+0x1bc>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0160 // orr x0, x11, x15
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -7671,19 +7899,19 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927ef5d1 // and x17, x14, #0xfffffffffffffffc
 	WORD $0x1a9f2400 // csinc w0, w0, wzr, hs
 	WORD $0x8b110122 // add x2, x9, x17
-	WORD $0x14000007 // b 0x7780 <k_pack_cols_64+0x98>
+	WORD $0x14000007 // b 0x7b08 <k_pack_cols_64+0x98>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0f018c // add x12, x12, x15
 	WORD $0x8b10014a // add x10, x10, x16
 	WORD $0xeb0801bf // cmp x13, x8
 	WORD $0x8b100063 // add x3, x3, x16
-	WORD $0x54000ea0 // b.eq 0x7950 <k_pack_cols_64+0x268>
+	WORD $0x54000ea0 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
 	WORD $0xf100193f // cmp x9, #0x6
 	WORD $0x1a9f27e4 // cset w4, lo
 	WORD $0x2a000084 // orr w4, w4, w0
-	WORD $0x36000064 // tbz w4, #0x0, 0x7798 <k_pack_cols_64+0xb0>
+	WORD $0x36000064 // tbz w4, #0x0, 0x7b20 <k_pack_cols_64+0xb0>
 	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x1400000d // b 0x77c8 <k_pack_cols_64+0xe0>
+	WORD $0x1400000d // b 0x7b50 <k_pack_cols_64+0xe0>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa0103e5 // mov x5, x1
 	WORD $0x8b040186 // add x6, x12, x4
@@ -7692,34 +7920,34 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad4008c1 // ldp q1, q2, [x6]
 	WORD $0x91008084 // add x4, x4, #0x20
 	WORD $0xad0008e1 // stp q1, q2, [x7]
-	WORD $0x54ffff41 // b.ne 0x77a0 <k_pack_cols_64+0xb8>
+	WORD $0x54ffff41 // b.ne 0x7b28 <k_pack_cols_64+0xb8>
 	WORD $0xeb01013f // cmp x9, x1
 	WORD $0xaa0103e4 // mov x4, x1
-	WORD $0x540000c0 // b.eq 0x77dc <k_pack_cols_64+0xf4>
+	WORD $0x540000c0 // b.eq 0x7b64 <k_pack_cols_64+0xf4>
 	WORD $0xfc647981 // ldr d1, [x12, x4, lsl #3]
 	WORD $0xfc247941 // str d1, [x10, x4, lsl #3]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04013f // cmp x9, x4
-	WORD $0x54ffff81 // b.ne 0x77c8 <k_pack_cols_64+0xe0>
+	WORD $0x54ffff81 // b.ne 0x7b50 <k_pack_cols_64+0xe0>
 	WORD $0xf10011df // cmp x14, #0x4
 	WORD $0xaa0903e4 // mov x4, x9
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xaa1103e6 // mov x6, x17
-	WORD $0x54000103 // b.lo 0x780c <k_pack_cols_64+0x124>
+	WORD $0x54000103 // b.lo 0x7b94 <k_pack_cols_64+0x124>
 	WORD $0xf10010c6 // subs x6, x6, #0x4
 	WORD $0xad3f80a0 // stp q0, q0, [x5, #-0x10]
 	WORD $0x910080a5 // add x5, x5, #0x20
-	WORD $0x54ffffa1 // b.ne 0x77f0 <k_pack_cols_64+0x108>
+	WORD $0x54ffffa1 // b.ne 0x7b78 <k_pack_cols_64+0x108>
 	WORD $0xeb1101df // cmp x14, x17
 	WORD $0xaa0203e4 // mov x4, x2
-	WORD $0x54fffb00 // b.eq 0x7768 <k_pack_cols_64+0x80>
+	WORD $0x54fffb00 // b.eq 0x7af0 <k_pack_cols_64+0x80>
 	WORD $0xf824795f // str xzr, [x10, x4, lsl #3]
 	WORD $0x91000484 // add x4, x4, #0x1
 	WORD $0xeb04017f // cmp x11, x4
-	WORD $0x54ffffa1 // b.ne 0x780c <k_pack_cols_64+0x124>
-	WORD $0x17ffffd3 // b 0x7768 <k_pack_cols_64+0x80>
+	WORD $0x54ffffa1 // b.ne 0x7b94 <k_pack_cols_64+0x124>
+	WORD $0x17ffffd3 // b 0x7af0 <k_pack_cols_64+0x80>
 	WORD $0xeb0b01bf // cmp x13, x11
-	WORD $0x5400096a // b.ge 0x7950 <k_pack_cols_64+0x268>
+	WORD $0x5400096a // b.ge 0x7cd8 <k_pack_cols_64+0x268>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0xcb09016d // sub x13, x11, x9
 	WORD $0x8b090d51 // add x17, x10, x9, lsl #3
@@ -7728,29 +7956,29 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0x8b0e0130 // add x16, x9, x14
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x14000006 // b 0x7860 <k_pack_cols_64+0x178>
+	WORD $0x14000006 // b 0x7be8 <k_pack_cols_64+0x178>
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b0f0231 // add x17, x17, x15
 	WORD $0x8b0f014a // add x10, x10, x15
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x540007a0 // b.eq 0x7950 <k_pack_cols_64+0x268>
+	WORD $0x540007a0 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
 	WORD $0xf10011bf // cmp x13, #0x4
 	WORD $0xaa0903e0 // mov x0, x9
-	WORD $0x54000143 // b.lo 0x7890 <k_pack_cols_64+0x1a8>
+	WORD $0x54000143 // b.lo 0x7c18 <k_pack_cols_64+0x1a8>
 	WORD $0xaa1103e0 // mov x0, x17
 	WORD $0xaa0e03e1 // mov x1, x14
 	WORD $0xf1001021 // subs x1, x1, #0x4
 	WORD $0xad3f8000 // stp q0, q0, [x0, #-0x10]
 	WORD $0x91008000 // add x0, x0, #0x20
-	WORD $0x54ffffa1 // b.ne 0x7874 <k_pack_cols_64+0x18c>
+	WORD $0x54ffffa1 // b.ne 0x7bfc <k_pack_cols_64+0x18c>
 	WORD $0xeb0e01bf // cmp x13, x14
 	WORD $0xaa1003e0 // mov x0, x16
-	WORD $0x54fffe00 // b.eq 0x784c <k_pack_cols_64+0x164>
+	WORD $0x54fffe00 // b.eq 0x7bd4 <k_pack_cols_64+0x164>
 	WORD $0xf820795f // str xzr, [x10, x0, lsl #3]
 	WORD $0x91000400 // add x0, x0, #0x1
 	WORD $0xeb00017f // cmp x11, x0
-	WORD $0x54ffffa1 // b.ne 0x7890 <k_pack_cols_64+0x1a8>
-	WORD $0x17ffffeb // b 0x784c <k_pack_cols_64+0x164>
+	WORD $0x54ffffa1 // b.ne 0x7c18 <k_pack_cols_64+0x1a8>
+	WORD $0x17ffffeb // b 0x7bd4 <k_pack_cols_64+0x164>
 	WORD $0x9b0e25f0 // madd x16, x15, x14, x9
 	WORD $0xaa0f0171 // orr x17, x11, x15
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -7764,18 +7992,18 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37df1ee // lsl x14, x15, #3
 	WORD $0x1a9f260f // csinc w15, w16, wzr, hs
 	WORD $0x927ef130 // and x16, x9, #0x7ffffffffffffffc
-	WORD $0x14000006 // b 0x78f0 <k_pack_cols_64+0x208>
+	WORD $0x14000006 // b 0x7c78 <k_pack_cols_64+0x208>
 	WORD $0x910005ad // add x13, x13, #0x1
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0x8b0b014a // add x10, x10, x11
 	WORD $0xeb0801bf // cmp x13, x8
-	WORD $0x54000320 // b.eq 0x7950 <k_pack_cols_64+0x268>
+	WORD $0x54000320 // b.eq 0x7cd8 <k_pack_cols_64+0x268>
 	WORD $0xf100193f // cmp x9, #0x6
 	WORD $0x1a9f27f1 // cset w17, lo
 	WORD $0x2a0f0231 // orr w17, w17, w15
-	WORD $0x36000071 // tbz w17, #0x0, 0x7908 <k_pack_cols_64+0x220>
+	WORD $0x36000071 // tbz w17, #0x0, 0x7c90 <k_pack_cols_64+0x220>
 	WORD $0xaa1f03f1 // mov x17, xzr
-	WORD $0x1400000d // b 0x7938 <k_pack_cols_64+0x250>
+	WORD $0x1400000d // b 0x7cc0 <k_pack_cols_64+0x250>
 	WORD $0xaa1f03f1 // mov x17, xzr
 	WORD $0xaa1003e0 // mov x0, x16
 	WORD $0x8b110181 // add x1, x12, x17
@@ -7784,21 +8012,1301 @@ TEXT ·panelNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xad400420 // ldp q0, q1, [x1]
 	WORD $0x91008231 // add x17, x17, #0x20
 	WORD $0xad000440 // stp q0, q1, [x2]
-	WORD $0x54ffff41 // b.ne 0x7910 <k_pack_cols_64+0x228>
+	WORD $0x54ffff41 // b.ne 0x7c98 <k_pack_cols_64+0x228>
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0xaa1003f1 // mov x17, x16
-	WORD $0x54fffd40 // b.eq 0x78dc <k_pack_cols_64+0x1f4>
+	WORD $0x54fffd40 // b.eq 0x7c64 <k_pack_cols_64+0x1f4>
 	WORD $0xfc717980 // ldr d0, [x12, x17, lsl #3]
 	WORD $0xfc317940 // str d0, [x10, x17, lsl #3]
 	WORD $0x91000631 // add x17, x17, #0x1
 	WORD $0xeb11013f // cmp x9, x17
-	WORD $0x54ffff81 // b.ne 0x7938 <k_pack_cols_64+0x250>
-	WORD $0x17ffffe4 // b 0x78dc <k_pack_cols_64+0x1f4>
+	WORD $0x54ffff81 // b.ne 0x7cc0 <k_pack_cols_64+0x250>
+	WORD $0x17ffffe4 // b 0x7c64 <k_pack_cols_64+0x1f4>
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+
+	// mul_few
+	WORD $0xd10283ff // sub sp, sp, #0xa0
+	WORD $0xf9401808 // ldr x8, [x0, #0x30]
+	WORD $0xf90023fd // str x29, [sp, #0x40]
+	WORD $0xa9056ffe // stp x30, x27, [sp, #0x50]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
+	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
+	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
+	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
+	WORD $0x5400120c // b.gt 0x7f40 <k_mul_few+0x264>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54002920 // b.eq 0x822c <k_mul_few+0x550>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54009da1 // b.ne 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf9401c09 // ldr x9, [x0, #0x38]
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x5400492a // b.ge 0x8640 <k_mul_few+0x964>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xeb09010a // subs x10, x8, x9
+	WORD $0x54009cea // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf940000b // ldr x11, [x0]
+	WORD $0xf940200c // ldr x12, [x0, #0x40]
+	WORD $0xcb080129 // sub x9, x9, x8
+	WORD $0x8b08096b // add x11, x11, x8, lsl #2
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x5400912d // b.le 0x8f64 <k_mul_few+0x1288>
+	WORD $0xa942100d // ldp x13, x4, [x0, #0x20]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0xf940040e // ldr x14, [x0, #0x8]
+	WORD $0x9100c3e3 // add x3, sp, #0x30
+	WORD $0xaa1f03f4 // mov x20, xzr
+	WORD $0x9b047d01 // mul x1, x8, x4
+	WORD $0xa9412002 // ldp x2, x8, [x0, #0x10]
+	WORD $0xfa418880 // ccmp x4, #0x1, #0x0, hi
+	WORD $0xd37ef484 // lsl x4, x4, #2
+	WORD $0x91004066 // add x6, x3, #0x10
+	WORD $0x1a9f17f1 // cset w17, eq
+	WORD $0x52802007 // mov w7, #0x100 // =256
+	WORD $0xd37df10f // lsl x15, x8, #3
+	WORD $0x8b010841 // add x1, x2, x1, lsl #2
+	WORD $0xcb0f03f0 // neg x16, x15
+	WORD $0x927ded22 // and x2, x9, #0x7ffffffffffffff8
+	WORD $0x91004025 // add x5, x1, #0x10
+	WORD $0x14000009 // b 0x7db8 <k_mul_few+0xdc>
+	WORD $0xaa1503f4 // mov x20, x21
+	WORD $0xb4000753 // cbz x19, 0x7e84 <k_mul_few+0x1a8>
+	WORD $0x4e24d442 // fadd v2.4s, v2.4s, v4.4s
+	WORD $0x4e23d421 // fadd v1.4s, v1.4s, v3.4s
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0xeb0c029f // cmp x20, x12
+	WORD $0x8b10016b // add x11, x11, x16
+	WORD $0x54008dea // b.ge 0x8f70 <k_mul_few+0x1294>
+	WORD $0xcb140196 // sub x22, x12, x20
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x91040295 // add x21, x20, #0x100
+	WORD $0xf10402df // cmp x22, #0x100
+	WORD $0xaa1403f3 // mov x19, x20
+	WORD $0x9a95b195 // csel x21, x12, x21, lt
+	WORD $0xeb15029f // cmp x20, x21
+	WORD $0x54fffe2a // b.ge 0x7d9c <k_mul_few+0xc0>
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x540006ed // b.le 0x7ebc <k_mul_few+0x1e0>
+	WORD $0xd37ef676 // lsl x22, x19, #2
+	WORD $0xaa1303f7 // mov x23, x19
+	WORD $0x8b1600b4 // add x20, x5, x22
+	WORD $0x8b160036 // add x22, x1, x22
+	WORD $0x1400000c // b 0x7e24 <k_mul_few+0x148>
+	WORD $0x8b1709d8 // add x24, x14, x23, lsl #2
+	WORD $0x3dc00fe5 // ldr q5, [sp, #0x30]
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xeb1502ff // cmp x23, x21
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x910012d6 // add x22, x22, #0x4
+	WORD $0xbd400306 // ldr s6, [x24]
+	WORD $0xbc6d7b07 // ldr s7, [x24, x13, lsl #2]
+	WORD $0x4f8610a4 // fmla v4.4s, v5.4s, v6.s[0]
+	WORD $0x4f8710a3 // fmla v3.4s, v5.4s, v7.s[0]
+	WORD $0x54fffbc0 // b.eq 0x7d98 <k_mul_few+0xbc>
+	WORD $0xaa1f03fa // mov x26, xzr
+	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
+	WORD $0x340001b1 // cbz w17, 0x7e60 <k_mul_few+0x184>
+	WORD $0xaa0203f8 // mov x24, x2
+	WORD $0xaa0603f9 // mov x25, x6
+	WORD $0xaa1403fa // mov x26, x20
+	WORD $0xad7f9b45 // ldp q5, q6, [x26, #-0x10]
+	WORD $0xf1002318 // subs x24, x24, #0x8
+	WORD $0x9100835a // add x26, x26, #0x20
+	WORD $0xad3f9b25 // stp q5, q6, [x25, #-0x10]
+	WORD $0x91008339 // add x25, x25, #0x20
+	WORD $0x54ffff61 // b.ne 0x7e3c <k_mul_few+0x160>
+	WORD $0xeb02013f // cmp x9, x2
+	WORD $0xaa0203fa // mov x26, x2
+	WORD $0x54fffce0 // b.eq 0x7df8 <k_mul_few+0x11c>
+	WORD $0x9b1a5898 // madd x24, x4, x26, x22
+	WORD $0x8b1a0879 // add x25, x3, x26, lsl #2
+	WORD $0x8b1a015a // add x26, x10, x26
+	WORD $0xbd400305 // ldr s5, [x24]
+	WORD $0xb100075a // adds x26, x26, #0x1
+	WORD $0x8b040318 // add x24, x24, x4
+	WORD $0xbc004725 // str s5, [x25], #0x4
+	WORD $0x54ffff83 // b.lo 0x7e6c <k_mul_few+0x190>
+	WORD $0x17ffffde // b 0x7df8 <k_mul_few+0x11c>
+	WORD $0xf9402413 // ldr x19, [x0, #0x48]
+	WORD $0xb4000313 // cbz x19, 0x7ee8 <k_mul_few+0x20c>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xbd400162 // ldr s2, [x11]
+	WORD $0xd37ef513 // lsl x19, x8, #2
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x540002ed // b.le 0x7ef8 <k_mul_few+0x21c>
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x91001175 // add x21, x11, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d4092a1 // ld1 { v1.s }[1], [x21]
+	WORD $0x54000321 // b.ne 0x7f14 <k_mul_few+0x238>
+	WORD $0xfc736965 // ldr d5, [x11, x19]
+	WORD $0x1400001d // b 0x7f2c <k_mul_few+0x250>
+	WORD $0xf10402df // cmp x22, #0x100
+	WORD $0x8b1309d4 // add x20, x14, x19, lsl #2
+	WORD $0x9a87b2d6 // csel x22, x22, x7, lt
+	WORD $0xbd400285 // ldr s5, [x20]
+	WORD $0xbc6d7a86 // ldr s6, [x20, x13, lsl #2]
+	WORD $0xf10006d6 // subs x22, x22, #0x1
+	WORD $0x91001294 // add x20, x20, #0x4
+	WORD $0x4f851004 // fmla v4.4s, v0.4s, v5.s[0]
+	WORD $0x4f861003 // fmla v3.4s, v0.4s, v6.s[0]
+	WORD $0x54ffff41 // b.ne 0x7ec8 <k_mul_few+0x1ec>
+	WORD $0x17ffffad // b 0x7d98 <k_mul_few+0xbc>
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0x4ea41c82 // mov v2.16b, v4.16b
+	WORD $0x4ea31c61 // mov v1.16b, v3.16b
+	WORD $0x17ffffae // b 0x7dac <k_mul_few+0xd0>
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x8b13016b // add x11, x11, x19
+	WORD $0x0dd38165 // ld1 { v5.s }[0], [x11], x19
+	WORD $0x4e24d422 // fadd v2.4s, v1.4s, v4.4s
+	WORD $0x4e23d4a1 // fadd v1.4s, v5.4s, v3.4s
+	WORD $0x17ffffa7 // b 0x7dac <k_mul_few+0xd0>
+	WORD $0x8b080975 // add x21, x11, x8, lsl #2
+	WORD $0xfc4086a5 // ldr d5, [x21], #0x8
+	WORD $0x4d4082a5 // ld1 { v5.s }[2], [x21]
+	WORD $0x91002175 // add x21, x11, #0x8
+	WORD $0x4d4082a1 // ld1 { v1.s }[2], [x21]
+	WORD $0x4e1c1fe5 // mov v5.s[3], wzr
+	WORD $0x4e24d422 // fadd v2.4s, v1.4s, v4.4s
+	WORD $0x4e23d4a1 // fadd v1.4s, v5.4s, v3.4s
+	WORD $0x8b13016b // add x11, x11, x19
+	WORD $0x8b13016b // add x11, x11, x19
+	WORD $0x17ffff9c // b 0x7dac <k_mul_few+0xd0>
+	WORD $0xf1000d1f // cmp x8, #0x3
+	WORD $0x540023e0 // b.eq 0x83c0 <k_mul_few+0x6e4>
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x54008bc1 // b.ne 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf9401c10 // ldr x16, [x0, #0x38]
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0xf90027e0 // str x0, [sp, #0x48]
+	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x5400482a // b.ge 0x8864 <k_mul_few+0xb88>
+	WORD $0xeb10008b // subs x11, x4, x16
+	WORD $0x54008aea // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf9400008 // ldr x8, [x0]
+	WORD $0xf940200c // ldr x12, [x0, #0x40]
+	WORD $0xcb040209 // sub x9, x16, x4
+	WORD $0x8b04090d // add x13, x8, x4, lsl #2
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x5400810d // b.le 0x8fa0 <k_mul_few+0x12c4>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0xaa0003f0 // mov x16, x0
+	WORD $0xf9401400 // ldr x0, [x0, #0x28]
+	WORD $0xf940120f // ldr x15, [x16, #0x20]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x9b007c83 // mul x3, x4, x0
+	WORD $0xa9409208 // ldp x8, x4, [x16, #0x8]
+	WORD $0x8b0f05e1 // add x1, x15, x15, lsl #1
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xd37ced4e // lsl x14, x10, #4
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0xd37df1f1 // lsl x17, x15, #3
+	WORD $0xfa418800 // ccmp x0, #0x1, #0x0, hi
+	WORD $0xd37ef421 // lsl x1, x1, #2
+	WORD $0x9100c3e5 // add x5, sp, #0x30
+	WORD $0xd37ef406 // lsl x6, x0, #2
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x8b030883 // add x3, x4, x3, lsl #2
+	WORD $0xcb0e03f0 // neg x16, x14
+	WORD $0x1a9f17e2 // cset w2, eq
+	WORD $0x927ded24 // and x4, x9, #0x7ffffffffffffff8
+	WORD $0x910040b3 // add x19, x5, #0x10
+	WORD $0x52802014 // mov w20, #0x100 // =256
+	WORD $0x91004067 // add x7, x3, #0x10
+	WORD $0x1400000c // b 0x8020 <k_mul_few+0x344>
+	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0xb4000876 // cbz x22, 0x8108 <k_mul_few+0x42c>
+	WORD $0x4e30d484 // fadd v4.4s, v4.4s, v16.4s
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x8b0e01ad // add x13, x13, x14
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e25d421 // fadd v1.4s, v1.4s, v5.4s
+	WORD $0xeb0c02bf // cmp x21, x12
+	WORD $0x8b1001ad // add x13, x13, x16
+	WORD $0x54007cca // b.ge 0x8fb4 <k_mul_few+0x12d8>
+	WORD $0xcb150198 // sub x24, x12, x21
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x910402a0 // add x0, x21, #0x100
+	WORD $0xf104031f // cmp x24, #0x100
+	WORD $0xaa1503f6 // mov x22, x21
+	WORD $0x9a80b197 // csel x23, x12, x0, lt
+	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
+	WORD $0xeb1702bf // cmp x21, x23
+	WORD $0x54fffd8a // b.ge 0x7ffc <k_mul_few+0x320>
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x540007ed // b.le 0x8150 <k_mul_few+0x474>
+	WORD $0xd37ef6c0 // lsl x0, x22, #2
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x8b0000f5 // add x21, x7, x0
+	WORD $0x8b000078 // add x24, x3, x0
+	WORD $0x14000010 // b 0x80a8 <k_mul_few+0x3cc>
+	WORD $0x8b190900 // add x0, x8, x25, lsl #2
+	WORD $0x3dc00ff1 // ldr q17, [sp, #0x30]
+	WORD $0x91000739 // add x25, x25, #0x1
+	WORD $0xeb17033f // cmp x25, x23
+	WORD $0x910012b5 // add x21, x21, #0x4
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0xbd400012 // ldr s18, [x0]
+	WORD $0xbc6f7813 // ldr s19, [x0, x15, lsl #2]
+	WORD $0xbc716814 // ldr s20, [x0, x17]
+	WORD $0xbc616815 // ldr s21, [x0, x1]
+	WORD $0x4f921230 // fmla v16.4s, v17.4s, v18.s[0]
+	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
+	WORD $0x4f941226 // fmla v6.4s, v17.4s, v20.s[0]
+	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
+	WORD $0x54fffa80 // b.eq 0x7ff4 <k_mul_few+0x318>
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
+	WORD $0x340001a2 // cbz w2, 0x80e4 <k_mul_few+0x408>
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0xaa1303fb // mov x27, x19
+	WORD $0xaa1503fd // mov x29, x21
+	WORD $0xad7fcbb1 // ldp q17, q18, [x29, #-0x10]
+	WORD $0xf100235a // subs x26, x26, #0x8
+	WORD $0x910083bd // add x29, x29, #0x20
+	WORD $0xad3fcb71 // stp q17, q18, [x27, #-0x10]
+	WORD $0x9100837b // add x27, x27, #0x20
+	WORD $0x54ffff61 // b.ne 0x80c0 <k_mul_few+0x3e4>
+	WORD $0xeb04013f // cmp x9, x4
+	WORD $0xaa0403fd // mov x29, x4
+	WORD $0x54fffc60 // b.eq 0x806c <k_mul_few+0x390>
+	WORD $0x9b1d60da // madd x26, x6, x29, x24
+	WORD $0x8b1d08bb // add x27, x5, x29, lsl #2
+	WORD $0x8b1d017d // add x29, x11, x29
+	WORD $0xbd400351 // ldr s17, [x26]
+	WORD $0xb10007bd // adds x29, x29, #0x1
+	WORD $0x8b06035a // add x26, x26, x6
+	WORD $0xbc004771 // str s17, [x27], #0x4
+	WORD $0x54ffff83 // b.lo 0x80f0 <k_mul_few+0x414>
+	WORD $0x17ffffda // b 0x806c <k_mul_few+0x390>
+	WORD $0xf9402400 // ldr x0, [x0, #0x48]
+	WORD $0xb4000400 // cbz x0, 0x818c <k_mul_few+0x4b0>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xbd4001a2 // ldr s2, [x13]
+	WORD $0xd37ef556 // lsl x22, x10, #2
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400042d // b.le 0x81a4 <k_mul_few+0x4c8>
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x910011a0 // add x0, x13, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d409001 // ld1 { v1.s }[1], [x0]
+	WORD $0x8b1601a0 // add x0, x13, x22
+	WORD $0x8b160017 // add x23, x0, x22
+	WORD $0x540004e1 // b.ne 0x81d8 <k_mul_few+0x4fc>
+	WORD $0xfd400003 // ldr d3, [x0]
+	WORD $0xfd4002e2 // ldr d2, [x23]
+	WORD $0xfc766af1 // ldr d17, [x23, x22]
+	WORD $0x1400002f // b 0x8208 <k_mul_few+0x52c>
+	WORD $0xf104031f // cmp x24, #0x100
+	WORD $0x8b160915 // add x21, x8, x22, lsl #2
+	WORD $0x9a94b318 // csel x24, x24, x20, lt
+	WORD $0xbd4002b1 // ldr s17, [x21]
+	WORD $0xbc6f7ab2 // ldr s18, [x21, x15, lsl #2]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0xbc716ab3 // ldr s19, [x21, x17]
+	WORD $0xbc616ab4 // ldr s20, [x21, x1]
+	WORD $0x910012b5 // add x21, x21, #0x4
+	WORD $0x4f911010 // fmla v16.4s, v0.4s, v17.s[0]
+	WORD $0x4f921007 // fmla v7.4s, v0.4s, v18.s[0]
+	WORD $0x4f931006 // fmla v6.4s, v0.4s, v19.s[0]
+	WORD $0x4f941005 // fmla v5.4s, v0.4s, v20.s[0]
+	WORD $0x54fffec1 // b.ne 0x815c <k_mul_few+0x480>
+	WORD $0x17ffff9c // b 0x7ff8 <k_mul_few+0x31c>
+	WORD $0x8b0e01ad // add x13, x13, x14
+	WORD $0x4ea51ca1 // mov v1.16b, v5.16b
+	WORD $0x4ea61cc2 // mov v2.16b, v6.16b
+	WORD $0x4ea71ce3 // mov v3.16b, v7.16b
+	WORD $0x4eb01e04 // mov v4.16b, v16.16b
+	WORD $0x17ffff9d // b 0x8014 <k_mul_few+0x338>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x0dd681a3 // ld1 { v3.s }[0], [x13], x22
+	WORD $0x0dd681b1 // ld1 { v17.s }[0], [x13], x22
+	WORD $0x4e30d424 // fadd v4.4s, v1.4s, v16.4s
+	WORD $0x0dd681b2 // ld1 { v18.s }[0], [x13], x22
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e26d622 // fadd v2.4s, v17.4s, v6.4s
+	WORD $0x4e25d641 // fadd v1.4s, v18.4s, v5.4s
+	WORD $0x17ffff90 // b 0x8014 <k_mul_few+0x338>
+	WORD $0x8b1602f8 // add x24, x23, x22
+	WORD $0xfc408403 // ldr d3, [x0], #0x8
+	WORD $0xfc4086e2 // ldr d2, [x23], #0x8
+	WORD $0xfc408711 // ldr d17, [x24], #0x8
+	WORD $0x4d408003 // ld1 { v3.s }[2], [x0]
+	WORD $0x4d4082e2 // ld1 { v2.s }[2], [x23]
+	WORD $0x910021a0 // add x0, x13, #0x8
+	WORD $0x4d408311 // ld1 { v17.s }[2], [x24]
+	WORD $0x4d408001 // ld1 { v1.s }[2], [x0]
+	WORD $0x4e1c1fe3 // mov v3.s[3], wzr
+	WORD $0x4e1c1fe2 // mov v2.s[3], wzr
+	WORD $0x4e1c1ff1 // mov v17.s[3], wzr
+	WORD $0x4e27d463 // fadd v3.4s, v3.4s, v7.4s
+	WORD $0x4e30d424 // fadd v4.4s, v1.4s, v16.4s
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x4e26d442 // fadd v2.4s, v2.4s, v6.4s
+	WORD $0x4e25d621 // fadd v1.4s, v17.4s, v5.4s
+	WORD $0x8b1602c0 // add x0, x22, x22
+	WORD $0x8b0001ad // add x13, x13, x0
+	WORD $0x8b1601ad // add x13, x13, x22
+	WORD $0x17ffff7b // b 0x8014 <k_mul_few+0x338>
+	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
+	WORD $0xf100111f // cmp x8, #0x4
+	WORD $0x5400488a // b.ge 0x8b44 <k_mul_few+0xe68>
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0xeb08012b // subs x11, x9, x8
+	WORD $0x5400742a // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf940000a // ldr x10, [x0]
+	WORD $0xf940200c // ldr x12, [x0, #0x40]
+	WORD $0xcb090108 // sub x8, x8, x9
+	WORD $0x8b09094a // add x10, x10, x9, lsl #2
+	WORD $0xf100019f // cmp x12, #0x0
+	WORD $0x54006d0d // b.le 0x8ff8 <k_mul_few+0x131c>
+	WORD $0xf9401411 // ldr x17, [x0, #0x28]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0x9100c3f0 // add x16, sp, #0x30
+	WORD $0xaa1f03e6 // mov x6, xzr
+	WORD $0x9b117d2e // mul x14, x9, x17
+	WORD $0xa940bc09 // ldp x9, x15, [x0, #0x8]
+	WORD $0xfa418a20 // ccmp x17, #0x1, #0x0, hi
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x91004202 // add x2, x16, #0x10
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x52802003 // mov w3, #0x100 // =256
+	WORD $0x8b0e09ee // add x14, x15, x14, lsl #2
+	WORD $0x927ded0f // and x15, x8, #0x7ffffffffffffff8
+	WORD $0x910041c1 // add x1, x14, #0x10
+	WORD $0x14000007 // b 0x82b8 <k_mul_few+0x5dc>
+	WORD $0xaa0503e6 // mov x6, x5
+	WORD $0xb4000684 // cbz x4, 0x8374 <k_mul_few+0x698>
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4ea11c22 // mov v2.16b, v1.16b
+	WORD $0xeb0c00df // cmp x6, x12
+	WORD $0x54006a4a // b.ge 0x8ffc <k_mul_few+0x1320>
+	WORD $0xcb060187 // sub x7, x12, x6
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x910400c5 // add x5, x6, #0x100
+	WORD $0xf10400ff // cmp x7, #0x100
+	WORD $0xaa0603e4 // mov x4, x6
+	WORD $0x9a85b185 // csel x5, x12, x5, lt
+	WORD $0xeb0500df // cmp x6, x5
+	WORD $0x54fffe8a // b.ge 0x82a4 <k_mul_few+0x5c8>
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x5400062d // b.le 0x83a0 <k_mul_few+0x6c4>
+	WORD $0xd37ef487 // lsl x7, x4, #2
+	WORD $0xaa0403f3 // mov x19, x4
+	WORD $0x8b070026 // add x6, x1, x7
+	WORD $0x8b0701c7 // add x7, x14, x7
+	WORD $0x14000009 // b 0x8314 <k_mul_few+0x638>
+	WORD $0x3dc00fe3 // ldr q3, [sp, #0x30]
+	WORD $0xbc737924 // ldr s4, [x9, x19, lsl #2]
+	WORD $0x91000673 // add x19, x19, #0x1
+	WORD $0xeb05027f // cmp x19, x5
+	WORD $0x910010c6 // add x6, x6, #0x4
+	WORD $0x910010e7 // add x7, x7, #0x4
+	WORD $0x4f841061 // fmla v1.4s, v3.4s, v4.s[0]
+	WORD $0x54fffc80 // b.eq 0x82a0 <k_mul_few+0x5c4>
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
+	WORD $0x340001ad // cbz w13, 0x8350 <k_mul_few+0x674>
+	WORD $0xaa0f03f4 // mov x20, x15
+	WORD $0xaa0203f5 // mov x21, x2
+	WORD $0xaa0603f6 // mov x22, x6
+	WORD $0xad7f92c3 // ldp q3, q4, [x22, #-0x10]
+	WORD $0xf1002294 // subs x20, x20, #0x8
+	WORD $0x910082d6 // add x22, x22, #0x20
+	WORD $0xad3f92a3 // stp q3, q4, [x21, #-0x10]
+	WORD $0x910082b5 // add x21, x21, #0x20
+	WORD $0x54ffff61 // b.ne 0x832c <k_mul_few+0x650>
+	WORD $0xeb0f011f // cmp x8, x15
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0x54fffd40 // b.eq 0x82f4 <k_mul_few+0x618>
+	WORD $0x9b161e34 // madd x20, x17, x22, x7
+	WORD $0x8b160a15 // add x21, x16, x22, lsl #2
+	WORD $0x8b160176 // add x22, x11, x22
+	WORD $0xbd400283 // ldr s3, [x20]
+	WORD $0xb10006d6 // adds x22, x22, #0x1
+	WORD $0x8b110294 // add x20, x20, x17
+	WORD $0xbc0046a3 // str s3, [x21], #0x4
+	WORD $0x54ffff83 // b.lo 0x835c <k_mul_few+0x680>
+	WORD $0x17ffffe1 // b 0x82f4 <k_mul_few+0x618>
+	WORD $0xf9402404 // ldr x4, [x0, #0x48]
+	WORD $0xb4fff9a4 // cbz x4, 0x82ac <k_mul_few+0x5d0>
+	WORD $0xbd400142 // ldr s2, [x10]
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54fff92b // b.lt 0x82a8 <k_mul_few+0x5cc>
+	WORD $0x91001144 // add x4, x10, #0x4
+	WORD $0x0d409082 // ld1 { v2.s }[1], [x4]
+	WORD $0x54fff8c0 // b.eq 0x82a8 <k_mul_few+0x5cc>
+	WORD $0x91002144 // add x4, x10, #0x8
+	WORD $0x4d408082 // ld1 { v2.s }[2], [x4]
+	WORD $0x17ffffc3 // b 0x82a8 <k_mul_few+0x5cc>
+	WORD $0xf10400ff // cmp x7, #0x100
+	WORD $0x8b040926 // add x6, x9, x4, lsl #2
+	WORD $0x9a83b0e7 // csel x7, x7, x3, lt
+	WORD $0xbc4044c3 // ldr s3, [x6], #0x4
+	WORD $0xf10004e7 // subs x7, x7, #0x1
+	WORD $0x4f831001 // fmla v1.4s, v0.4s, v3.s[0]
+	WORD $0x54ffffa1 // b.ne 0x83ac <k_mul_few+0x6d0>
+	WORD $0x17ffffb9 // b 0x82a0 <k_mul_few+0x5c4>
+	WORD $0xf9401c01 // ldr x1, [x0, #0x38]
+	WORD $0xf100103f // cmp x1, #0x4
+	WORD $0x5400484a // b.ge 0x8cd0 <k_mul_few+0xff4>
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xeb01010b // subs x11, x8, x1
+	WORD $0x5400678a // b.ge 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xf9400009 // ldr x9, [x0]
+	WORD $0xf940200d // ldr x13, [x0, #0x40]
+	WORD $0x8b08092c // add x12, x9, x8, lsl #2
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0xcb080029 // sub x9, x1, x8
+	WORD $0x5400618d // b.le 0x901c <k_mul_few+0x1340>
+	WORD $0xf9401406 // ldr x6, [x0, #0x28]
+	WORD $0xa9412804 // ldp x4, x10, [x0, #0x10]
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x9b067d03 // mul x3, x8, x6
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xd37ef54e // lsl x14, x10, #2
+	WORD $0x8b0a0551 // add x17, x10, x10, lsl #1
+	WORD $0xf1001d3f // cmp x9, #0x7
+	WORD $0xf940040f // ldr x15, [x0, #0x8]
+	WORD $0xfa4188c0 // ccmp x6, #0x1, #0x0, hi
+	WORD $0xd37df101 // lsl x1, x8, #3
+	WORD $0xcb0a11d0 // sub x16, x14, x10, lsl #4
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x9100c3e5 // add x5, sp, #0x30
+	WORD $0xd37ef4c6 // lsl x6, x6, #2
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x1a9f17e2 // cset w2, eq
+	WORD $0x8b030883 // add x3, x4, x3, lsl #2
+	WORD $0x927ded24 // and x4, x9, #0x7ffffffffffffff8
+	WORD $0x910040b3 // add x19, x5, #0x10
+	WORD $0x52802014 // mov w20, #0x100 // =256
+	WORD $0x91004067 // add x7, x3, #0x10
+	WORD $0x1400000a // b 0x847c <k_mul_few+0x7a0>
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0xb40007d6 // cbz x22, 0x8554 <k_mul_few+0x878>
+	WORD $0x4e26d463 // fadd v3.4s, v3.4s, v6.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x4e24d421 // fadd v1.4s, v1.4s, v4.4s
+	WORD $0xeb0d02bf // cmp x21, x13
+	WORD $0x8b10018c // add x12, x12, x16
+	WORD $0x54005daa // b.ge 0x902c <k_mul_few+0x1350>
+	WORD $0xcb1501b8 // sub x24, x13, x21
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x910402b7 // add x23, x21, #0x100
+	WORD $0xf104031f // cmp x24, #0x100
+	WORD $0x9a97b1b7 // csel x23, x13, x23, lt
+	WORD $0xaa1503f6 // mov x22, x21
+	WORD $0xeb1702bf // cmp x21, x23
+	WORD $0x54fffdea // b.ge 0x845c <k_mul_few+0x780>
+	WORD $0xf100013f // cmp x9, #0x0
+	WORD $0x5400074d // b.le 0x8590 <k_mul_few+0x8b4>
+	WORD $0xd37ef6d8 // lsl x24, x22, #2
+	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0x8b1800f5 // add x21, x7, x24
+	WORD $0x8b180078 // add x24, x3, x24
+	WORD $0x1400000e // b 0x84f4 <k_mul_few+0x818>
+	WORD $0x8b1909fa // add x26, x15, x25, lsl #2
+	WORD $0x3dc00fe7 // ldr q7, [sp, #0x30]
+	WORD $0x91000739 // add x25, x25, #0x1
+	WORD $0xeb17033f // cmp x25, x23
+	WORD $0x910012b5 // add x21, x21, #0x4
+	WORD $0x91001318 // add x24, x24, #0x4
+	WORD $0xbd400350 // ldr s16, [x26]
+	WORD $0xbc687b51 // ldr s17, [x26, x8, lsl #2]
+	WORD $0xbc616b52 // ldr s18, [x26, x1]
+	WORD $0x4f9010e6 // fmla v6.4s, v7.4s, v16.s[0]
+	WORD $0x4f9110e5 // fmla v5.4s, v7.4s, v17.s[0]
+	WORD $0x4f9210e4 // fmla v4.4s, v7.4s, v18.s[0]
+	WORD $0x54fffb40 // b.eq 0x8458 <k_mul_few+0x77c>
+	WORD $0xaa1f03fd // mov x29, xzr
+	WORD $0xa9037fff // stp xzr, xzr, [sp, #0x30]
+	WORD $0x340001a2 // cbz w2, 0x8530 <k_mul_few+0x854>
+	WORD $0xaa0403fa // mov x26, x4
+	WORD $0xaa1303fb // mov x27, x19
+	WORD $0xaa1503fd // mov x29, x21
+	WORD $0xad7fc3a7 // ldp q7, q16, [x29, #-0x10]
+	WORD $0xf100235a // subs x26, x26, #0x8
+	WORD $0x910083bd // add x29, x29, #0x20
+	WORD $0xad3fc367 // stp q7, q16, [x27, #-0x10]
+	WORD $0x9100837b // add x27, x27, #0x20
+	WORD $0x54ffff61 // b.ne 0x850c <k_mul_few+0x830>
+	WORD $0xeb04013f // cmp x9, x4
+	WORD $0xaa0403fd // mov x29, x4
+	WORD $0x54fffca0 // b.eq 0x84c0 <k_mul_few+0x7e4>
+	WORD $0x9b1d60da // madd x26, x6, x29, x24
+	WORD $0x8b1d08bb // add x27, x5, x29, lsl #2
+	WORD $0x8b1d017d // add x29, x11, x29
+	WORD $0xbd400347 // ldr s7, [x26]
+	WORD $0xb10007bd // adds x29, x29, #0x1
+	WORD $0x8b06035a // add x26, x26, x6
+	WORD $0xbc004767 // str s7, [x27], #0x4
+	WORD $0x54ffff83 // b.lo 0x853c <k_mul_few+0x860>
+	WORD $0x17ffffdc // b 0x84c0 <k_mul_few+0x7e4>
+	WORD $0xf9402416 // ldr x22, [x0, #0x48]
+	WORD $0xb4000376 // cbz x22, 0x85c4 <k_mul_few+0x8e8>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xbd400182 // ldr s2, [x12]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400038d // b.le 0x85d8 <k_mul_few+0x8fc>
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x91001196 // add x22, x12, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d4092c1 // ld1 { v1.s }[1], [x22]
+	WORD $0x8b0e0196 // add x22, x12, x14
+	WORD $0x54000401 // b.ne 0x8600 <k_mul_few+0x924>
+	WORD $0xfd4002c2 // ldr d2, [x22]
+	WORD $0xfc6e6ac7 // ldr d7, [x22, x14]
+	WORD $0x14000026 // b 0x8624 <k_mul_few+0x948>
+	WORD $0xf104031f // cmp x24, #0x100
+	WORD $0x8b1609f5 // add x21, x15, x22, lsl #2
+	WORD $0x9a94b318 // csel x24, x24, x20, lt
+	WORD $0xbd4002a7 // ldr s7, [x21]
+	WORD $0xbc687ab0 // ldr s16, [x21, x8, lsl #2]
+	WORD $0xf1000718 // subs x24, x24, #0x1
+	WORD $0xbc616ab1 // ldr s17, [x21, x1]
+	WORD $0x910012b5 // add x21, x21, #0x4
+	WORD $0x4f871006 // fmla v6.4s, v0.4s, v7.s[0]
+	WORD $0x4f901005 // fmla v5.4s, v0.4s, v16.s[0]
+	WORD $0x4f911004 // fmla v4.4s, v0.4s, v17.s[0]
+	WORD $0x54ffff01 // b.ne 0x859c <k_mul_few+0x8c0>
+	WORD $0x17ffffa6 // b 0x8458 <k_mul_few+0x77c>
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x4ea41c81 // mov v1.16b, v4.16b
+	WORD $0x4ea51ca2 // mov v2.16b, v5.16b
+	WORD $0x4ea61cc3 // mov v3.16b, v6.16b
+	WORD $0x17ffffa7 // b 0x8470 <k_mul_few+0x794>
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0x6e040441 // mov v1.s[0], v2.s[0]
+	WORD $0x0dce8187 // ld1 { v7.s }[0], [x12], x14
+	WORD $0x0dce8190 // ld1 { v16.s }[0], [x12], x14
+	WORD $0x4e26d423 // fadd v3.4s, v1.4s, v6.4s
+	WORD $0x4e25d4e2 // fadd v2.4s, v7.4s, v5.4s
+	WORD $0x4e24d601 // fadd v1.4s, v16.4s, v4.4s
+	WORD $0x17ffff9d // b 0x8470 <k_mul_few+0x794>
+	WORD $0x8b0e02d7 // add x23, x22, x14
+	WORD $0xfc4086c2 // ldr d2, [x22], #0x8
+	WORD $0xfc4086e7 // ldr d7, [x23], #0x8
+	WORD $0x4d4082c2 // ld1 { v2.s }[2], [x22]
+	WORD $0x91002196 // add x22, x12, #0x8
+	WORD $0x4d4082e7 // ld1 { v7.s }[2], [x23]
+	WORD $0x4d4082c1 // ld1 { v1.s }[2], [x22]
+	WORD $0x4e1c1fe2 // mov v2.s[3], wzr
+	WORD $0x4e1c1fe7 // mov v7.s[3], wzr
+	WORD $0x4e26d423 // fadd v3.4s, v1.4s, v6.4s
+	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
+	WORD $0x8b0e018c // add x12, x12, x14
+	WORD $0x4e24d4e1 // fadd v1.4s, v7.4s, v4.4s
+	WORD $0x8b0e01d6 // add x22, x14, x14
+	WORD $0x8b16018c // add x12, x12, x22
+	WORD $0x17ffff8d // b 0x8470 <k_mul_few+0x794>
+	WORD $0xa9420803 // ldp x3, x2, [x0, #0x20]
+	WORD $0x5280018c // mov w12, #0xc // =12
+	WORD $0xa9412c0a // ldp x10, x11, [x0, #0x10]
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xa940340e // ldp x14, x13, [x0]
+	WORD $0x52800093 // mov w19, #0x4 // =4
+	WORD $0x9b0c284c // madd x12, x2, x12, x10
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xd37cec51 // lsl x17, x2, #4
+	WORD $0xd37df170 // lsl x16, x11, #3
+	WORD $0x8b020941 // add x1, x10, x2, lsl #2
+	WORD $0x8b020d42 // add x2, x10, x2, lsl #3
+	WORD $0x8b0309a3 // add x3, x13, x3, lsl #2
+	WORD $0xf90027ee // str x14, [sp, #0x48]
+	WORD $0xaa0b03ee // mov x14, x11
+	WORD $0xcb1003e4 // neg x4, x16
+	WORD $0x910021a5 // add x5, x13, #0x8
+	WORD $0x1400000c // b 0x86b4 <k_mul_few+0x9d8>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x91001113 // add x19, x8, #0x4
+	WORD $0x8b11014a // add x10, x10, x17
+	WORD $0x8b110021 // add x1, x1, x17
+	WORD $0xeb09027f // cmp x19, x9
+	WORD $0x8b110042 // add x2, x2, x17
+	WORD $0x8b11018c // add x12, x12, x17
+	WORD $0x3d8000e0 // str q0, [x7]
+	WORD $0x3ca668e1 // str q1, [x7, x6]
+	WORD $0x54ffb3ac // b.gt 0x7d24 <k_mul_few+0x48>
+	WORD $0xf94027eb // ldr x11, [sp, #0x48]
+	WORD $0xd37ef5c6 // lsl x6, x14, #2
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x8b080967 // add x7, x11, x8, lsl #2
+	WORD $0xaa1303e8 // mov x8, x19
+	WORD $0x54fffe0b // b.lt 0x8688 <k_mul_few+0x9ac>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x1400000e // b 0x8710 <k_mul_few+0xa34>
+	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xb4000b4b // cbz x11, 0x8848 <k_mul_few+0xb6c>
+	WORD $0x8b0600eb // add x11, x7, x6
+	WORD $0x3dc000e2 // ldr q2, [x7]
+	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x8b060167 // add x7, x11, x6
+	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x4ea01c02 // mov v2.16b, v0.16b
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x8b0400e7 // add x7, x7, x4
+	WORD $0x54fffc2a // b.ge 0x8690 <k_mul_few+0x9b4>
+	WORD $0xcb1501f4 // sub x20, x15, x21
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x910402b6 // add x22, x21, #0x100
+	WORD $0xf104029f // cmp x20, #0x100
+	WORD $0xaa1503f3 // mov x19, x21
+	WORD $0x9a96b1f4 // csel x20, x15, x22, lt
+	WORD $0x910012b6 // add x22, x21, #0x4
+	WORD $0xeb1402df // cmp x22, x20
+	WORD $0x5400080c // b.gt 0x8834 <k_mul_few+0xb58>
+	WORD $0xd37ef676 // lsl x22, x19, #2
+	WORD $0xaa0503f7 // mov x23, x5
+	WORD $0xaa0303f8 // mov x24, x3
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0xaa0203fa // mov x26, x2
+	WORD $0xaa0103fb // mov x27, x1
+	WORD $0xaa0a03fd // mov x29, x10
+	WORD $0xaa1303fe // mov x30, x19
+	WORD $0x3cf66ba4 // ldr q4, [x29, x22]
+	WORD $0x3cf66b65 // ldr q5, [x27, x22]
+	WORD $0x8b1602f5 // add x21, x23, x22
+	WORD $0x3cf66b46 // ldr q6, [x26, x22]
+	WORD $0x3cf66b27 // ldr q7, [x25, x22]
+	WORD $0x8b16030b // add x11, x24, x22
+	WORD $0x4e853890 // zip1 v16.4s, v4.4s, v5.4s
+	WORD $0x4e857884 // zip2 v4.4s, v4.4s, v5.4s
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x4e8738d1 // zip1 v17.4s, v6.4s, v7.4s
+	WORD $0x2d7f16b3 // ldp s19, s5, [x21, #-0x8]
+	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
+	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x4eb01e12 // mov v18.16b, v16.16b
+	WORD $0x4ed17a10 // zip2 v16.2d, v16.2d, v17.2d
+	WORD $0x6e180632 // mov v18.d[1], v17.d[0]
+	WORD $0xbc737b11 // ldr s17, [x24, x19, lsl #2]
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x4f931240 // fmla v0.4s, v18.4s, v19.s[0]
+	WORD $0x4f911241 // fmla v1.4s, v18.4s, v17.s[0]
+	WORD $0x4ea41c91 // mov v17.16b, v4.16b
+	WORD $0x4ec67884 // zip2 v4.2d, v4.2d, v6.2d
+	WORD $0x6e1804d1 // mov v17.d[1], v6.d[0]
+	WORD $0xbd400d66 // ldr s6, [x11, #0xc]
+	WORD $0x4f851200 // fmla v0.4s, v16.4s, v5.s[0]
+	WORD $0x2d409567 // ldp s7, s5, [x11, #0x4]
+	WORD $0x910023cb // add x11, x30, #0x8
+	WORD $0xeb14017f // cmp x11, x20
+	WORD $0x4f871201 // fmla v1.4s, v16.4s, v7.s[0]
+	WORD $0xbc737ae7 // ldr s7, [x23, x19, lsl #2]
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0x4f851221 // fmla v1.4s, v17.4s, v5.s[0]
+	WORD $0xbd4006a5 // ldr s5, [x21, #0x4]
+	WORD $0x910013d5 // add x21, x30, #0x4
+	WORD $0xaa1503fe // mov x30, x21
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
+	WORD $0x54fffb0d // b.le 0x8758 <k_mul_few+0xa7c>
+	WORD $0x1400000e // b 0x8834 <k_mul_few+0xb58>
+	WORD $0xd37ef6ab // lsl x11, x21, #2
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xbc6b6944 // ldr s4, [x10, x11]
+	WORD $0x8b0b0036 // add x22, x1, x11
+	WORD $0xbc6b69a5 // ldr s5, [x13, x11]
+	WORD $0xbc6b6866 // ldr s6, [x3, x11]
+	WORD $0x0d4092c4 // ld1 { v4.s }[1], [x22]
+	WORD $0x8b0b0056 // add x22, x2, x11
+	WORD $0x4d4082c4 // ld1 { v4.s }[2], [x22]
+	WORD $0x8b0b0196 // add x22, x12, x11
+	WORD $0x4d4092c4 // ld1 { v4.s }[3], [x22]
+	WORD $0x4f851080 // fmla v0.4s, v4.4s, v5.s[0]
+	WORD $0x4f861081 // fmla v1.4s, v4.4s, v6.s[0]
+	WORD $0xeb1402bf // cmp x21, x20
+	WORD $0x54fffe4b // b.lt 0x8800 <k_mul_few+0xb24>
+	WORD $0xb4fff513 // cbz x19, 0x86dc <k_mul_few+0xa00>
+	WORD $0x4e20d440 // fadd v0.4s, v2.4s, v0.4s
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x8b1000e7 // add x7, x7, x16
+	WORD $0x4ea01c02 // mov v2.16b, v0.16b
+	WORD $0x4ea11c23 // mov v3.16b, v1.16b
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x8b0400e7 // add x7, x7, x4
+	WORD $0x54fff5ab // b.lt 0x8710 <k_mul_few+0xa34>
+	WORD $0x17ffff8c // b 0x8690 <k_mul_few+0x9b4>
+	WORD $0xa9422811 // ldp x17, x10, [x0, #0x20]
+	WORD $0x52800189 // mov w9, #0xc // =12
+	WORD $0xa9410408 // ldp x8, x1, [x0, #0x10]
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0xa940300d // ldp x13, x12, [x0]
+	WORD $0xf9000ff0 // str x16, [sp, #0x18]
+	WORD $0x9b09214b // madd x11, x10, x9, x8
+	WORD $0x9b09322e // madd x14, x17, x9, x12
+	WORD $0xd37ced49 // lsl x9, x10, #4
+	WORD $0x8b110d82 // add x2, x12, x17, lsl #3
+	WORD $0x8b110983 // add x3, x12, x17, lsl #2
+	WORD $0xa900b7e9 // stp x9, x13, [sp, #0x8]
+	WORD $0x8b0a0909 // add x9, x8, x10, lsl #2
+	WORD $0x8b0a0d0d // add x13, x8, x10, lsl #3
+	WORD $0xd37ef42a // lsl x10, x1, #2
+	WORD $0xf90003ea // str x10, [sp]
+	WORD $0x9100218a // add x10, x12, #0x8
+	WORD $0xf90017ea // str x10, [sp, #0x28]
+	WORD $0x5280008a // mov w10, #0x4 // =4
+	WORD $0x14000014 // b 0x8900 <k_mul_few+0xc24>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xa94007e5 // ldp x5, x1, [sp]
+	WORD $0x3d800283 // str q3, [x20]
+	WORD $0xa94193f0 // ldp x16, x4, [sp, #0x18]
+	WORD $0x8b050291 // add x17, x20, x5
+	WORD $0x8b010108 // add x8, x8, x1
+	WORD $0x8b010129 // add x9, x9, x1
+	WORD $0x9100108a // add x10, x4, #0x4
+	WORD $0x3d800222 // str q2, [x17]
+	WORD $0x8b050231 // add x17, x17, x5
+	WORD $0xeb10015f // cmp x10, x16
+	WORD $0x8b0101ad // add x13, x13, x1
+	WORD $0x8b01016b // add x11, x11, x1
+	WORD $0x3d800221 // str q1, [x17]
+	WORD $0x3ca56a20 // str q0, [x17, x5]
+	WORD $0x54ffb34c // b.gt 0x7f64 <k_mul_few+0x288>
+	WORD $0xf9400bf0 // ldr x16, [sp, #0x10]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0xf90013ea // str x10, [sp, #0x20]
+	WORD $0x8b040a14 // add x20, x16, x4, lsl #2
+	WORD $0x54fffd2b // b.lt 0x88b4 <k_mul_few+0xbd8>
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa1f03f7 // mov x23, xzr
+	WORD $0xd37ced46 // lsl x6, x10, #4
+	WORD $0xd37ef547 // lsl x7, x10, #2
+	WORD $0xcb0603f3 // neg x19, x6
+	WORD $0x14000016 // b 0x8990 <k_mul_few+0xcb4>
+	WORD $0xf940240a // ldr x10, [x0, #0x48]
+	WORD $0xb4000fea // cbz x10, 0x8b3c <k_mul_few+0xe60>
+	WORD $0x8b07028a // add x10, x20, x7
+	WORD $0x3dc00284 // ldr q4, [x20]
+	WORD $0x8b070150 // add x16, x10, x7
+	WORD $0x3dc00145 // ldr q5, [x10]
+	WORD $0x8b070211 // add x17, x16, x7
+	WORD $0x3dc00206 // ldr q6, [x16]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x3dc00227 // ldr q7, [x17]
+	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
+	WORD $0x8b07022a // add x10, x17, x7
+	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
+	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
+	WORD $0x4ea01c04 // mov v4.16b, v0.16b
+	WORD $0x4ea11c25 // mov v5.16b, v1.16b
+	WORD $0x8b130154 // add x20, x10, x19
+	WORD $0x4ea21c46 // mov v6.16b, v2.16b
+	WORD $0x4ea31c67 // mov v7.16b, v3.16b
+	WORD $0xeb0f02ff // cmp x23, x15
+	WORD $0x54fff9ca // b.ge 0x88c4 <k_mul_few+0xbe8>
+	WORD $0xcb1701ea // sub x10, x15, x23
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x910402f1 // add x17, x23, #0x100
+	WORD $0xf104015f // cmp x10, #0x100
+	WORD $0x910012ea // add x10, x23, #0x4
+	WORD $0xaa1703e4 // mov x4, x23
+	WORD $0x9a91b1f6 // csel x22, x15, x17, lt
+	WORD $0xeb16015f // cmp x10, x22
+	WORD $0x54000b0c // b.gt 0x8b1c <k_mul_few+0xe40>
+	WORD $0xd37ef498 // lsl x24, x4, #2
+	WORD $0xf94017fa // ldr x26, [sp, #0x28]
+	WORD $0xaa0303f9 // mov x25, x3
+	WORD $0xaa0203fb // mov x27, x2
+	WORD $0xaa0e03fd // mov x29, x14
+	WORD $0xaa0b03fe // mov x30, x11
+	WORD $0xaa0d03e1 // mov x1, x13
+	WORD $0xaa0903f1 // mov x17, x9
+	WORD $0xaa0803ea // mov x10, x8
+	WORD $0xaa0403f5 // mov x21, x4
+	WORD $0x3cf86950 // ldr q16, [x10, x24]
+	WORD $0x3cf86a31 // ldr q17, [x17, x24]
+	WORD $0x8b180357 // add x23, x26, x24
+	WORD $0x3cf86832 // ldr q18, [x1, x24]
+	WORD $0x3cf86bd3 // ldr q19, [x30, x24]
+	WORD $0x8b180330 // add x16, x25, x24
+	WORD $0x4e913a14 // zip1 v20.4s, v16.4s, v17.4s
+	WORD $0x4e917a10 // zip2 v16.4s, v16.4s, v17.4s
+	WORD $0xbc647b71 // ldr s17, [x27, x4, lsl #2]
+	WORD $0x4e933a55 // zip1 v21.4s, v18.4s, v19.4s
+	WORD $0x4e937a52 // zip2 v18.4s, v18.4s, v19.4s
+	WORD $0x8b180365 // add x5, x27, x24
+	WORD $0x2d7f4ef7 // ldp s23, s19, [x23, #-0x8]
+	WORD $0x8b1803a0 // add x0, x29, x24
+	WORD $0x9100414a // add x10, x10, #0x10
+	WORD $0x91004231 // add x17, x17, #0x10
+	WORD $0x91004021 // add x1, x1, #0x10
+	WORD $0x4eb41e96 // mov v22.16b, v20.16b
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x4ed57a94 // zip2 v20.2d, v20.2d, v21.2d
+	WORD $0x6e1806b6 // mov v22.d[1], v21.d[0]
+	WORD $0xbc647b35 // ldr s21, [x25, x4, lsl #2]
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x4f9712c3 // fmla v3.4s, v22.4s, v23.s[0]
+	WORD $0xbc647bb7 // ldr s23, [x29, x4, lsl #2]
+	WORD $0x4f9512c2 // fmla v2.4s, v22.4s, v21.s[0]
+	WORD $0x4f9112c1 // fmla v1.4s, v22.4s, v17.s[0]
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x2d40da15 // ldp s21, s22, [x16, #0x4]
+	WORD $0x4eb01e17 // mov v23.16b, v16.16b
+	WORD $0x4ed27a10 // zip2 v16.2d, v16.2d, v18.2d
+	WORD $0x4f931283 // fmla v3.4s, v20.4s, v19.s[0]
+	WORD $0x4f951282 // fmla v2.4s, v20.4s, v21.s[0]
+	WORD $0x2d40d4b3 // ldp s19, s21, [x5, #0x4]
+	WORD $0x6e180657 // mov v23.d[1], v18.d[0]
+	WORD $0xbd400e12 // ldr s18, [x16, #0xc]
+	WORD $0x910022b0 // add x16, x21, #0x8
+	WORD $0xeb16021f // cmp x16, x22
+	WORD $0x4f931281 // fmla v1.4s, v20.4s, v19.s[0]
+	WORD $0x2d40cc11 // ldp s17, s19, [x0, #0x4]
+	WORD $0x4f9612e2 // fmla v2.4s, v23.4s, v22.s[0]
+	WORD $0x4f911280 // fmla v0.4s, v20.4s, v17.s[0]
+	WORD $0xbc647b51 // ldr s17, [x26, x4, lsl #2]
+	WORD $0xbd400c14 // ldr s20, [x0, #0xc]
+	WORD $0x4f9512e1 // fmla v1.4s, v23.4s, v21.s[0]
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x4f9112e3 // fmla v3.4s, v23.4s, v17.s[0]
+	WORD $0xbd4006f1 // ldr s17, [x23, #0x4]
+	WORD $0x910012b7 // add x23, x21, #0x4
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0xaa1703f5 // mov x21, x23
+	WORD $0x4f9312e0 // fmla v0.4s, v23.4s, v19.s[0]
+	WORD $0xbd400cb3 // ldr s19, [x5, #0xc]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fff8cd // b.le 0x89e8 <k_mul_few+0xd0c>
+	WORD $0x14000012 // b 0x8b1c <k_mul_few+0xe40>
+	WORD $0xd37ef6ea // lsl x10, x23, #2
+	WORD $0x910006f7 // add x23, x23, #0x1
+	WORD $0xbc6a6910 // ldr s16, [x8, x10]
+	WORD $0x8b0a0130 // add x16, x9, x10
+	WORD $0xbc6a6991 // ldr s17, [x12, x10]
+	WORD $0xbc6a6872 // ldr s18, [x3, x10]
+	WORD $0xbc6a6853 // ldr s19, [x2, x10]
+	WORD $0xbc6a69d4 // ldr s20, [x14, x10]
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x8b0a01b0 // add x16, x13, x10
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0x8b0a0170 // add x16, x11, x10
+	WORD $0x4d409210 // ld1 { v16.s }[3], [x16]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0xeb1602ff // cmp x23, x22
+	WORD $0x54fffdcb // b.lt 0x8ad8 <k_mul_few+0xdfc>
+	WORD $0xf94027e0 // ldr x0, [sp, #0x48]
+	WORD $0xb4fff0a4 // cbz x4, 0x893c <k_mul_few+0xc60>
+	WORD $0x4e23d4e3 // fadd v3.4s, v7.4s, v3.4s
+	WORD $0x4e22d4c2 // fadd v2.4s, v6.4s, v2.4s
+	WORD $0x4e21d4a1 // fadd v1.4s, v5.4s, v1.4s
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x8b06028a // add x10, x20, x6
+	WORD $0x17ffff8d // b 0x8974 <k_mul_few+0xc98>
+	WORD $0xf9401411 // ldr x17, [x0, #0x28]
+	WORD $0x5280018b // mov w11, #0xc // =12
+	WORD $0xf940000d // ldr x13, [x0]
+	WORD $0xa940a80c // ldp x12, x10, [x0, #0x8]
+	WORD $0xaa1f03e9 // mov x9, xzr
+	WORD $0x9b0b2a2b // madd x11, x17, x11, x10
+	WORD $0xf940200e // ldr x14, [x0, #0x40]
+	WORD $0xd37cee2f // lsl x15, x17, #4
+	WORD $0x52800082 // mov w2, #0x4 // =4
+	WORD $0x8b110950 // add x16, x10, x17, lsl #2
+	WORD $0x8b110d51 // add x17, x10, x17, lsl #3
+	WORD $0x1400000a // b 0x8b98 <k_mul_few+0xebc>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x91001122 // add x2, x9, #0x4
+	WORD $0x8b0f014a // add x10, x10, x15
+	WORD $0x8b0f0210 // add x16, x16, x15
+	WORD $0xeb08005f // cmp x2, x8
+	WORD $0x8b0f0231 // add x17, x17, x15
+	WORD $0x8b0f016b // add x11, x11, x15
+	WORD $0x3d800020 // str q0, [x1]
+	WORD $0x54ffb54c // b.gt 0x823c <k_mul_few+0x560>
+	WORD $0x8b0909a1 // add x1, x13, x9, lsl #2
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xaa0203e9 // mov x9, x2
+	WORD $0x54fffe8b // b.lt 0x8b74 <k_mul_few+0xe98>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xaa1f03e4 // mov x4, xzr
+	WORD $0x14000005 // b 0x8bc4 <k_mul_few+0xee8>
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0x4ea01c01 // mov v1.16b, v0.16b
+	WORD $0xeb0e009f // cmp x4, x14
+	WORD $0x54fffdca // b.ge 0x8b78 <k_mul_few+0xe9c>
+	WORD $0xcb0401c3 // sub x3, x14, x4
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x91040085 // add x5, x4, #0x100
+	WORD $0xf104007f // cmp x3, #0x100
+	WORD $0xaa0403e2 // mov x2, x4
+	WORD $0x9a85b1c3 // csel x3, x14, x5, lt
+	WORD $0x91001085 // add x5, x4, #0x4
+	WORD $0xeb0300bf // cmp x5, x3
+	WORD $0x5400068c // b.gt 0x8cb4 <k_mul_few+0xfd8>
+	WORD $0xd37ef445 // lsl x5, x2, #2
+	WORD $0xaa0c03e6 // mov x6, x12
+	WORD $0xaa0b03e7 // mov x7, x11
+	WORD $0xaa1103f3 // mov x19, x17
+	WORD $0xaa1003f4 // mov x20, x16
+	WORD $0xaa0a03f5 // mov x21, x10
+	WORD $0xaa0203f6 // mov x22, x2
+	WORD $0x3ce56aa2 // ldr q2, [x21, x5]
+	WORD $0x3ce56a83 // ldr q3, [x20, x5]
+	WORD $0x8b0500c4 // add x4, x6, x5
+	WORD $0x3ce56a64 // ldr q4, [x19, x5]
+	WORD $0x3ce568e5 // ldr q5, [x7, x5]
+	WORD $0x910042b5 // add x21, x21, #0x10
+	WORD $0x4e833846 // zip1 v6.4s, v2.4s, v3.4s
+	WORD $0x4e837842 // zip2 v2.4s, v2.4s, v3.4s
+	WORD $0xbc6278d1 // ldr s17, [x6, x2, lsl #2]
+	WORD $0x4e853887 // zip1 v7.4s, v4.4s, v5.4s
+	WORD $0x4e857884 // zip2 v4.4s, v4.4s, v5.4s
+	WORD $0x91004294 // add x20, x20, #0x10
+	WORD $0x91004273 // add x19, x19, #0x10
+	WORD $0x910040e7 // add x7, x7, #0x10
+	WORD $0x910040c6 // add x6, x6, #0x10
+	WORD $0x4ea61cd0 // mov v16.16b, v6.16b
+	WORD $0x4ec778c3 // zip2 v3.2d, v6.2d, v7.2d
+	WORD $0x4ea21c46 // mov v6.16b, v2.16b
+	WORD $0x4ec47842 // zip2 v2.2d, v2.2d, v4.2d
+	WORD $0x6e1804f0 // mov v16.d[1], v7.d[0]
+	WORD $0x2d409c85 // ldp s5, s7, [x4, #0x4]
+	WORD $0x6e180486 // mov v6.d[1], v4.d[0]
+	WORD $0x4f911200 // fmla v0.4s, v16.4s, v17.s[0]
+	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
+	WORD $0xbd400c83 // ldr s3, [x4, #0xc]
+	WORD $0x910012c4 // add x4, x22, #0x4
+	WORD $0x910022d6 // add x22, x22, #0x8
+	WORD $0xeb0302df // cmp x22, x3
+	WORD $0xaa0403f6 // mov x22, x4
+	WORD $0x4f8710c0 // fmla v0.4s, v6.4s, v7.s[0]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0x54fffc2d // b.le 0x8c04 <k_mul_few+0xf28>
+	WORD $0x1400000c // b 0x8cb4 <k_mul_few+0xfd8>
+	WORD $0xd37ef485 // lsl x5, x4, #2
+	WORD $0x91000484 // add x4, x4, #0x1
+	WORD $0xbc656942 // ldr s2, [x10, x5]
+	WORD $0x8b050206 // add x6, x16, x5
+	WORD $0xbc656983 // ldr s3, [x12, x5]
+	WORD $0x0d4090c2 // ld1 { v2.s }[1], [x6]
+	WORD $0x8b050226 // add x6, x17, x5
+	WORD $0x4d4080c2 // ld1 { v2.s }[2], [x6]
+	WORD $0x8b050166 // add x6, x11, x5
+	WORD $0x4d4090c2 // ld1 { v2.s }[3], [x6]
+	WORD $0x4f831040 // fmla v0.4s, v2.4s, v3.s[0]
+	WORD $0xeb03009f // cmp x4, x3
+	WORD $0x54fffe8b // b.lt 0x8c88 <k_mul_few+0xfac>
+	WORD $0xb5fff7c2 // cbnz x2, 0x8bb4 <k_mul_few+0xed8>
+	WORD $0xf9402402 // ldr x2, [x0, #0x48]
+	WORD $0xb4fff7a2 // cbz x2, 0x8bb8 <k_mul_few+0xedc>
+	WORD $0x3dc00021 // ldr q1, [x1]
+	WORD $0x17ffffba // b 0x8bb4 <k_mul_few+0xed8>
+	WORD $0xa9420c05 // ldp x5, x3, [x0, #0x20]
+	WORD $0x5280018c // mov w12, #0xc // =12
+	WORD $0xa941380a // ldp x10, x14, [x0, #0x10]
+	WORD $0xaa1f03e8 // mov x8, xzr
+	WORD $0xa9403409 // ldp x9, x13, [x0]
+	WORD $0xf940200f // ldr x15, [x0, #0x40]
+	WORD $0x9b0c286c // madd x12, x3, x12, x10
+	WORD $0xf90027e1 // str x1, [sp, #0x48]
+	WORD $0xd37ef5cb // lsl x11, x14, #2
+	WORD $0x8b0e05d1 // add x17, x14, x14, lsl #1
+	WORD $0x8b030942 // add x2, x10, x3, lsl #2
+	WORD $0xf90017e9 // str x9, [sp, #0x28]
+	WORD $0xd37cec69 // lsl x9, x3, #4
+	WORD $0x8b030d43 // add x3, x10, x3, lsl #3
+	WORD $0xcb0e1170 // sub x16, x11, x14, lsl #4
+	WORD $0xd37ef631 // lsl x17, x17, #2
+	WORD $0x8b050da4 // add x4, x13, x5, lsl #3
+	WORD $0x8b0509a5 // add x5, x13, x5, lsl #2
+	WORD $0x910021a6 // add x6, x13, #0x8
+	WORD $0x5280008e // mov w14, #0x4 // =4
+	WORD $0xf90013e9 // str x9, [sp, #0x20]
+	WORD $0x14000011 // b 0x8d68 <k_mul_few+0x108c>
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
+	WORD $0xf94027e1 // ldr x1, [sp, #0x48]
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x3d8000e2 // str q2, [x7]
+	WORD $0x8b0b00e7 // add x7, x7, x11
+	WORD $0x8b09014a // add x10, x10, x9
+	WORD $0x8b090042 // add x2, x2, x9
+	WORD $0xeb0101df // cmp x14, x1
+	WORD $0x8b090063 // add x3, x3, x9
+	WORD $0x8b09018c // add x12, x12, x9
+	WORD $0x3d8000e1 // str q1, [x7]
+	WORD $0x3cab68e0 // str q0, [x7, x11]
+	WORD $0x54ffb36c // b.gt 0x83d0 <k_mul_few+0x6f4>
+	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
+	WORD $0xf10005ff // cmp x15, #0x1
+	WORD $0x8b080927 // add x7, x9, x8, lsl #2
+	WORD $0xaa0e03e8 // mov x8, x14
+	WORD $0x54fffd8b // b.lt 0x8d28 <k_mul_few+0x104c>
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x1400000b // b 0x8db8 <k_mul_few+0x10dc>
+	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
+	WORD $0x8b1100ee // add x14, x7, x17
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4ea11c24 // mov v4.16b, v1.16b
+	WORD $0x8b1001c7 // add x7, x14, x16
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x54fffc0a // b.ge 0x8d34 <k_mul_few+0x1058>
+	WORD $0xcb1501f3 // sub x19, x15, x21
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x910402b4 // add x20, x21, #0x100
+	WORD $0xf104027f // cmp x19, #0x100
+	WORD $0x9a94b1f4 // csel x20, x15, x20, lt
+	WORD $0x910012b3 // add x19, x21, #0x4
+	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xeb14027f // cmp x19, x20
+	WORD $0x5400098c // b.gt 0x8f10 <k_mul_few+0x1234>
+	WORD $0xd37ef5d6 // lsl x22, x14, #2
+	WORD $0xaa0503f7 // mov x23, x5
+	WORD $0xaa0603f8 // mov x24, x6
+	WORD $0xaa0403f9 // mov x25, x4
+	WORD $0xaa0c03fa // mov x26, x12
+	WORD $0xaa0303fb // mov x27, x3
+	WORD $0xaa0203fd // mov x29, x2
+	WORD $0xaa0a03fe // mov x30, x10
+	WORD $0xaa0e03f3 // mov x19, x14
+	WORD $0x3cf66bc6 // ldr q6, [x30, x22]
+	WORD $0x3cf66ba7 // ldr q7, [x29, x22]
+	WORD $0x8b160315 // add x21, x24, x22
+	WORD $0x3cf66b70 // ldr q16, [x27, x22]
+	WORD $0x3cf66b51 // ldr q17, [x26, x22]
+	WORD $0x8b1602e9 // add x9, x23, x22
+	WORD $0x4e8738d2 // zip1 v18.4s, v6.4s, v7.4s
+	WORD $0x4e8778c6 // zip2 v6.4s, v6.4s, v7.4s
+	WORD $0x8b160321 // add x1, x25, x22
+	WORD $0x4e913a13 // zip1 v19.4s, v16.4s, v17.4s
+	WORD $0x2d7f1eb5 // ldp s21, s7, [x21, #-0x8]
+	WORD $0x4e917a10 // zip2 v16.4s, v16.4s, v17.4s
+	WORD $0x910043de // add x30, x30, #0x10
+	WORD $0x910043bd // add x29, x29, #0x10
+	WORD $0x9100437b // add x27, x27, #0x10
+	WORD $0x9100435a // add x26, x26, #0x10
+	WORD $0x4eb21e54 // mov v20.16b, v18.16b
+	WORD $0x4ed37a52 // zip2 v18.2d, v18.2d, v19.2d
+	WORD $0x6e180674 // mov v20.d[1], v19.d[0]
+	WORD $0xbc6e7af3 // ldr s19, [x23, x14, lsl #2]
+	WORD $0x910042f7 // add x23, x23, #0x10
+	WORD $0x4f951282 // fmla v2.4s, v20.4s, v21.s[0]
+	WORD $0x4f931281 // fmla v1.4s, v20.4s, v19.s[0]
+	WORD $0xbc6e7b35 // ldr s21, [x25, x14, lsl #2]
+	WORD $0x91004339 // add x25, x25, #0x10
+	WORD $0x4f951280 // fmla v0.4s, v20.4s, v21.s[0]
+	WORD $0x4ea61cd4 // mov v20.16b, v6.16b
+	WORD $0x4ed078c6 // zip2 v6.2d, v6.2d, v16.2d
+	WORD $0x4f871242 // fmla v2.4s, v18.4s, v7.s[0]
+	WORD $0x2d409d31 // ldp s17, s7, [x9, #0x4]
+	WORD $0x6e180614 // mov v20.d[1], v16.d[0]
+	WORD $0xbd400d30 // ldr s16, [x9, #0xc]
+	WORD $0x91002269 // add x9, x19, #0x8
+	WORD $0xeb14013f // cmp x9, x20
+	WORD $0x4f911241 // fmla v1.4s, v18.4s, v17.s[0]
+	WORD $0x2d40c433 // ldp s19, s17, [x1, #0x4]
+	WORD $0x4f931240 // fmla v0.4s, v18.4s, v19.s[0]
+	WORD $0xbc6e7b12 // ldr s18, [x24, x14, lsl #2]
+	WORD $0x91004318 // add x24, x24, #0x10
+	WORD $0x4f871281 // fmla v1.4s, v20.4s, v7.s[0]
+	WORD $0xbd4006a7 // ldr s7, [x21, #0x4]
+	WORD $0x91001275 // add x21, x19, #0x4
+	WORD $0x4f921282 // fmla v2.4s, v20.4s, v18.s[0]
+	WORD $0xaa1503f3 // mov x19, x21
+	WORD $0x4f911280 // fmla v0.4s, v20.4s, v17.s[0]
+	WORD $0xbd400c31 // ldr s17, [x1, #0xc]
+	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x4f9110c0 // fmla v0.4s, v6.4s, v17.s[0]
+	WORD $0x54fff9ed // b.le 0x8e08 <k_mul_few+0x112c>
+	WORD $0x14000010 // b 0x8f10 <k_mul_few+0x1234>
+	WORD $0xd37ef6a9 // lsl x9, x21, #2
+	WORD $0x910006b5 // add x21, x21, #0x1
+	WORD $0xbc696946 // ldr s6, [x10, x9]
+	WORD $0x8b090041 // add x1, x2, x9
+	WORD $0xbc6969a7 // ldr s7, [x13, x9]
+	WORD $0xbc6968b0 // ldr s16, [x5, x9]
+	WORD $0xbc696891 // ldr s17, [x4, x9]
+	WORD $0x0d409026 // ld1 { v6.s }[1], [x1]
+	WORD $0x8b090061 // add x1, x3, x9
+	WORD $0x4d408026 // ld1 { v6.s }[2], [x1]
+	WORD $0x8b090181 // add x1, x12, x9
+	WORD $0x4d409026 // ld1 { v6.s }[3], [x1]
+	WORD $0x4f8710c2 // fmla v2.4s, v6.4s, v7.s[0]
+	WORD $0x4f9010c1 // fmla v1.4s, v6.4s, v16.s[0]
+	WORD $0x4f9110c0 // fmla v0.4s, v6.4s, v17.s[0]
+	WORD $0xeb1402bf // cmp x21, x20
+	WORD $0x54fffe0b // b.lt 0x8ed4 <k_mul_few+0x11f8>
+	WORD $0xb5fff3ce // cbnz x14, 0x8d90 <k_mul_few+0x10b4>
+	WORD $0xf9402409 // ldr x9, [x0, #0x48]
+	WORD $0xb4fff3e9 // cbz x9, 0x8d9c <k_mul_few+0x10c0>
+	WORD $0x8b0b00e9 // add x9, x7, x11
+	WORD $0x3dc000e3 // ldr q3, [x7]
+	WORD $0x8b0b012e // add x14, x9, x11
+	WORD $0x3dc00124 // ldr q4, [x9]
+	WORD $0x3dc001c5 // ldr q5, [x14]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x8b0b01ce // add x14, x14, x11
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x4ea01c03 // mov v3.16b, v0.16b
+	WORD $0x4ea11c24 // mov v4.16b, v1.16b
+	WORD $0x8b1001c7 // add x7, x14, x16
+	WORD $0x4ea21c45 // mov v5.16b, v2.16b
+	WORD $0xeb0f02bf // cmp x21, x15
+	WORD $0x54fff2eb // b.lt 0x8db8 <k_mul_few+0x10dc>
+	WORD $0x17ffff75 // b 0x8d34 <k_mul_few+0x1058>
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf9400c08 // ldr x8, [x0, #0x18]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbd000162 // str s2, [x11]
+	WORD $0x5400010d // b.le 0x8f98 <k_mul_few+0x12bc>
+	WORD $0x9100116a // add x10, x11, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d009142 // st1 { v2.s }[1], [x10]
+	WORD $0x54000741 // b.ne 0x9070 <k_mul_few+0x1394>
+	WORD $0xd37ef508 // lsl x8, x8, #2
+	WORD $0xfc286961 // str d1, [x11, x8]
+	WORD $0x1400004c // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xbc287961 // str s1, [x11, x8, lsl #2]
+	WORD $0x1400004a // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbd0001a4 // str s4, [x13]
+	WORD $0x5400014d // b.le 0x8fe4 <k_mul_few+0x1308>
+	WORD $0x910011a8 // add x8, x13, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
+	WORD $0xd37ef548 // lsl x8, x10, #2
+	WORD $0x54000581 // b.ne 0x9080 <k_mul_few+0x13a4>
+	WORD $0x8b0801a9 // add x9, x13, x8
+	WORD $0xfd000123 // str d3, [x9]
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0x1400001c // b 0x9050 <k_mul_few+0x1374>
+	WORD $0xd37ef548 // lsl x8, x10, #2
+	WORD $0x8b0801a9 // add x9, x13, x8
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0x1400001c // b 0x9064 <k_mul_few+0x1388>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xbd000141 // str s1, [x10]
+	WORD $0x5400060b // b.lt 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x91001148 // add x8, x10, #0x4
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x540005a0 // b.eq 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x91002148 // add x8, x10, #0x8
+	WORD $0x1400002a // b 0x90c0 <k_mul_few+0x13e4>
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xf9400c0a // ldr x10, [x0, #0x18]
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xbd000183 // str s3, [x12]
+	WORD $0x5400014d // b.le 0x905c <k_mul_few+0x1380>
+	WORD $0x91001188 // add x8, x12, #0x4
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x0d009103 // st1 { v3.s }[1], [x8]
+	WORD $0xd37ef548 // lsl x8, x10, #2
+	WORD $0x540002c1 // b.ne 0x90a0 <k_mul_few+0x13c4>
+	WORD $0x8b080189 // add x9, x12, x8
+	WORD $0xfd000122 // str d2, [x9]
+	WORD $0xfc286921 // str d1, [x9, x8]
+	WORD $0x1400001b // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0xd37ef548 // lsl x8, x10, #2
+	WORD $0x8b080189 // add x9, x12, x8
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0xbc286921 // str s1, [x9, x8]
+	WORD $0x14000016 // b 0x90c4 <k_mul_few+0x13e8>
+	WORD $0x8b080968 // add x8, x11, x8, lsl #2
+	WORD $0x91002169 // add x9, x11, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x14000010 // b 0x90bc <k_mul_few+0x13e0>
+	WORD $0x910021a9 // add x9, x13, #0x8
+	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
+	WORD $0x8b0801a9 // add x9, x13, x8
+	WORD $0x9100212a // add x10, x9, #0x8
+	WORD $0xfd000123 // str d3, [x9]
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0x4d008143 // st1 { v3.s }[2], [x10]
+	WORD $0x14000004 // b 0x90ac <k_mul_few+0x13d0>
+	WORD $0x91002189 // add x9, x12, #0x8
+	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
+	WORD $0x8b080189 // add x9, x12, x8
+	WORD $0x9100212a // add x10, x9, #0x8
+	WORD $0xfd000122 // str d2, [x9]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x4d008142 // st1 { v2.s }[2], [x10]
+	WORD $0xfc008501 // str d1, [x8], #0x8
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
+	WORD $0xf94023fd // ldr x29, [sp, #0x40]
+	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
+	WORD $0xa9475ff8 // ldp x24, x23, [sp, #0x70]
+	WORD $0xa94667fa // ldp x26, x25, [sp, #0x60]
+	WORD $0xa9456ffe // ldp x30, x27, [sp, #0x50]
+	WORD $0x910283ff // add sp, sp, #0xa0
+	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000

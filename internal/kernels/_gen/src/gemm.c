@@ -20,92 +20,6 @@ KERNEL(dot, dot)
   p->out = sum((s0 + s1) + (s2 + s3));
 }
 
-// dst[m,n] (+)= x[m,k] w[n,k]^T. An element has one vector of sums: lane l adds the products of
-// k = l, l+VL, l+2VL, ... One call takes the piece [from,to) of long rows, so that what is in use
-// stays in the caches; the vectors wait in sums meanwhile, which changes nothing. Pieces but the last
-// are multiples of VL long.
-struct gemm_nt {
-  float* dst; const float* x; const float* w; float* sums;
-  long ldd, ldx, ldw, m, n, k, from, to, add;
-};
-
-#if VL == 8
-#define NT_M 3
-#else
-#define NT_M 6
-#endif
-#define NT_N 4
-
-INLINE void nt_tile(struct gemm_nt* restrict p, const int mr, long i, long j)
-{
-  const float *x[NT_M], *w[NT_N];
-  vf acc[NT_M][NT_N];
-  vf* sums = (vf*)p->sums + j * p->m + i * NT_N;
-  for (int r = 0; r < mr; r++) x[r] = p->x + (i + r) * p->ldx;
-  // past the last row of w the last one is taken again, and its result not stored
-  for (int c = 0; c < NT_N; c++) w[c] = p->w + (j + c < p->n ? j + c : p->n - 1) * p->ldw;
-  for (int r = 0; r < mr; r++)
-    for (int c = 0; c < NT_N; c++) acc[r][c] = p->from == 0 ? all(0) : sums[r * NT_N + c];
-  long t = p->from, to = p->to;
-// one step keeps the vectors of one side in registers and takes those of the other as they come
-#if NT_M < NT_N
-#define NT_STEP(LD) \
-    vf xv[NT_M]; \
-    for (int r = 0; r < mr; r++) xv[r] = LD(x[r] + t); \
-    for (int c = 0; c < NT_N; c++) { \
-      vf wv = LD(w[c] + t); \
-      for (int r = 0; r < mr; r++) acc[r][c] = fma(xv[r], wv, acc[r][c]); \
-    }
-#else
-#define NT_STEP(LD) \
-    vf wv[NT_N]; \
-    for (int c = 0; c < NT_N; c++) wv[c] = LD(w[c] + t); \
-    for (int r = 0; r < mr; r++) { \
-      vf xv = LD(x[r] + t); \
-      for (int c = 0; c < NT_N; c++) acc[r][c] = fma(xv, wv[c], acc[r][c]); \
-    }
-#endif
-  for (; t + VL <= to; t += VL) { NT_STEP(load) }
-  if (t < to) {
-    long rest = to - t;
-    NT_STEP(PART_LOAD)
-  }
-  if (to < p->k) {
-    for (int r = 0; r < mr; r++)
-      for (int c = 0; c < NT_N; c++) sums[r * NT_N + c] = acc[r][c];
-    return;
-  }
-  float* d = p->dst + i * p->ldd + j;
-  long cols = p->n - j;
-  for (int r = 0; r < mr; r++, d += p->ldd) {
-    f4 v = sum_four(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
-    if (cols >= NT_N) {
-      *(f4u*)d = p->add ? *(f4u*)d + v : v;
-    } else {
-      d[0] = p->add ? d[0] + v[0] : v[0];
-      if (cols > 1) d[1] = p->add ? d[1] + v[1] : v[1];
-      if (cols > 2) d[2] = p->add ? d[2] + v[2] : v[2];
-    }
-  }
-}
-
-KERNEL(gemm_nt, gemm_nt)
-{
-  for (long j = 0; j < p->n; j += NT_N) {
-    long i = 0;
-    for (; i + NT_M <= p->m; i += NT_M) nt_tile(p, NT_M, i, j);
-    switch (p->m - i) {
-#if NT_M > 3
-    case 5: nt_tile(p, 5, i, j); break;
-    case 4: nt_tile(p, 4, i, j); break;
-    case 3: nt_tile(p, 3, i, j); break;
-#endif
-    case 2: nt_tile(p, 2, i, j); break;
-    case 1: nt_tile(p, 1, i, j); break;
-    }
-  }
-}
-
 // Outer products: a tile of OM rows and two vectors of columns, summed over k in order. Element
 // (i,t) of a is at i*ra + t*ka.
 #if VL == 8
@@ -128,7 +42,8 @@ INLINE void outer(vf acc[OM][ON], const int mr, const int nv, long part, const f
   }
 }
 
-// dst[m,n] (+)= a[m,k] b[k,n]
+// dst[m,n] (+)= a[m,k] b[k,n] for products too small to pack (see panel.c): each sum begins at zero
+// and is added to dst when it is complete.
 struct gemm_outer {
   float* dst; const float* a; const float* b;
   long ldd, lda, ldb, m, n, k, add;
@@ -139,13 +54,13 @@ INLINE void outer_tile(struct gemm_outer* restrict p, const int mr, const int nv
   vf acc[OM][ON];
   float* d = p->dst + i * p->ldd + j;
   for (int r = 0; r < mr; r++)
-    for (int c = 0; c < nv; c++)
-      acc[r][c] = !p->add ? all(0) : part ? load_part(d + r * p->ldd, part) : load(d + r * p->ldd + c * VL);
+    for (int c = 0; c < nv; c++) acc[r][c] = all(0);
   outer(acc, mr, nv, part, p->a + i * p->lda, p->lda, 1, p->b + j, p->ldb, p->k);
   for (int r = 0; r < mr; r++)
     for (int c = 0; c < nv; c++) {
-      if (part) store_part(d + r * p->ldd, part, acc[r][c]);
-      else store(d + r * p->ldd + c * VL, acc[r][c]);
+      float* q = d + r * p->ldd + c * VL;
+      if (part) store_part(q, part, p->add ? load_part(q, part) + acc[r][c] : acc[r][c]);
+      else store(q, p->add ? load(q) + acc[r][c] : acc[r][c]);
     }
 }
 
@@ -177,7 +92,7 @@ INLINE void outer_tile_64(struct gemm_outer_64* restrict p, const int mr, const 
   double* d = p->dst + i * p->ldd + j;
   const double *a = p->a + i * p->lda, *b = p->b + j;
   for (int r = 0; r < mr; r++)
-    for (int c = 0; c < nv; c++) acc[r][c] = p->add ? loadd(d + r * p->ldd + c * VD) : alld(0);
+    for (int c = 0; c < nv; c++) acc[r][c] = alld(0);
   for (long t = 0; t < p->k; t++, a++, b += p->ldb) {
     vd bv[ON];
     for (int c = 0; c < nv; c++) bv[c] = loadd(b + c * VD);
@@ -187,7 +102,10 @@ INLINE void outer_tile_64(struct gemm_outer_64* restrict p, const int mr, const 
     }
   }
   for (int r = 0; r < mr; r++)
-    for (int c = 0; c < nv; c++) *(vdu*)(d + r * p->ldd + c * VD) = acc[r][c];
+    for (int c = 0; c < nv; c++) {
+      vdu* q = (vdu*)(d + r * p->ldd + c * VD);
+      *q = p->add ? *q + acc[r][c] : acc[r][c];
+    }
 }
 
 KERNEL(gemm_outer_64, gemm_outer_64)
@@ -201,9 +119,9 @@ KERNEL(gemm_outer_64, gemm_outer_64)
     else if (left >= VD) { BAND_64(1) j += VD; }
     else {
       for (; i < p->m; i++) {
-        double s = p->add ? p->dst[i * p->ldd + j] : 0;
+        double s = 0, *q = p->dst + i * p->ldd + j;
         for (long t = 0; t < p->k; t++) s = __builtin_fma(p->a[i * p->lda + t], p->b[t * p->ldb + j], s);
-        p->dst[i * p->ldd + j] = s;
+        *q = p->add ? *q + s : s;
       }
       j++;
     }
